@@ -1,0 +1,136 @@
+"""What the kill switch asks of a venue: a small async protocol, and how its answers and failures are told apart.
+
+The distinction that matters most is between *refused* (the venue answered no, nothing happened) and *unknown* (no
+answer came, it may have happened). An unknown outcome is looked up, never repeated blindly.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+from enum import StrEnum
+from typing import Protocol, runtime_checkable
+
+from breaker.orders import Account, MarketClock, Order, OrderType, Position, Side, TimeInForce
+
+
+@dataclass(frozen=True, slots=True)
+class Capabilities:
+    """What this venue can do; the kill switch asks instead of assuming."""
+
+    bulk_cancel: bool
+    bulk_close: bool
+    """One request closes every position, each at most to zero."""
+    reduce_only: bool
+    """An order can be marked so that the venue itself never lets it cross zero."""
+    fractional: bool
+    requests_per_minute: int | None
+    page_size: int
+    """Most orders in one answer: 1,200 open orders cost three requests at 500 a page."""
+
+
+class CancelOutcome(StrEnum):
+    ACCEPTED = "accepted"
+    """The venue took the cancel; the order is gone only when the venue no longer lists it."""
+    NOT_OPEN = "not_open"
+    """The order had already filled, expired or been cancelled."""
+    REFUSED = "refused"
+    """The venue will not cancel it now (pending replace, for one); `reason` is the venue's."""
+    UNKNOWN = "unknown"
+    """No answer came in time; it may or may not have been cancelled."""
+
+
+@dataclass(frozen=True, slots=True)
+class CancelResult:
+    order_id: str
+    outcome: CancelOutcome
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class CloseOrder:
+    """An order that reduces one position. `client_order_id` makes it unique: the venue refuses a second one with it."""
+
+    symbol: str
+    side: Side
+    quantity: Decimal
+    client_order_id: str
+    type: OrderType = OrderType.MARKET
+    limit_price: Decimal | None = None
+    time_in_force: TimeInForce = TimeInForce.DAY
+    extended_hours: bool = False
+
+
+class CloseOutcome(StrEnum):
+    ACCEPTED = "accepted"
+    DUPLICATE = "duplicate"
+    """An order with this client order id exists: ours from before, or another kill switch's. Look it up."""
+    REFUSED = "refused"
+    """The venue said no and nothing was sent; `reason` is the venue's own, `code` its code."""
+    UNKNOWN = "unknown"
+    """No answer came and the look-up by client order id failed too."""
+
+
+@dataclass(frozen=True, slots=True)
+class CloseResult:
+    symbol: str
+    outcome: CloseOutcome
+    order: Order | None = None
+    reason: str = ""
+    code: str = ""
+
+
+@runtime_checkable
+class Broker(Protocol):
+    """One account at one venue. Every method has a deadline of its own; one that can't answer raises `BrokerError`."""
+
+    name: str
+    """The account's name in the configuration, as people know it."""
+    capabilities: Capabilities
+
+    async def account(self) -> Account: ...
+
+    async def clock(self) -> MarketClock: ...
+
+    async def open_orders(self) -> Sequence[Order]:
+        """Every open order of the account, every page, bracket legs as orders of their own."""
+        ...
+
+    async def positions(self) -> Sequence[Position]: ...
+
+    async def order(self, client_order_id: str) -> Order | None:
+        """The order with this client order id, open or closed; None when the venue knows none."""
+        ...
+
+    async def cancel_all(self) -> Sequence[CancelResult]:
+        """Ask for every open order's cancellation in one request where the venue can; a result for each item."""
+        ...
+
+    async def cancel(self, order_id: str) -> CancelResult: ...
+
+    async def close(self, request: CloseOrder) -> CloseResult: ...
+
+    async def close_all(self) -> Sequence[CloseResult]:
+        """Close every position in one request (only where `capabilities.bulk_close`); a result for each item."""
+        ...
+
+    async def aclose(self) -> None:
+        """Release connections."""
+        ...
+
+
+class BrokerError(Exception):
+    """A venue could not be asked or could not answer. The message is one line: what, which account, what to do."""
+
+    def __init__(self, message: str, *, account: str) -> None:
+        super().__init__(message)
+        self.account = account
+
+
+class BrokerUnavailable(BrokerError):
+    """Refused, timed out, reset, rate limited past its deadline or 5xx: worth trying again."""
+
+
+class BrokerRefused(BrokerError):
+    """The venue answered no: wrong keys, account blocked, unknown endpoint. Trying again changes nothing."""
