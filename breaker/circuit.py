@@ -1,0 +1,247 @@
+"""The circuit breaker: its transitions and what can be asked of it, for threads and for asyncio."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from breaker.connection import AsyncWire, Wire
+from breaker.errors import BreakerError
+from breaker.events import TransitionEvent
+from breaker.keys import GLOBAL
+from breaker.requests import (
+    Request,
+    origin,
+    read_history_reply,
+    read_status_replies,
+    read_transition_reply,
+    seconds,
+)
+from breaker.state import State, Status, not_older_than, unknown
+
+if TYPE_CHECKING:
+    from redis import Redis
+    from redis.asyncio import Redis as AsyncRedis
+
+
+class _Core:
+    """What both breakers share: settings, and the highest epoch seen so far."""
+
+    def __init__(self, scope: str, timeout: float, quiet_period: float, reset_interval: float, source: str) -> None:
+        self._origin = origin(scope, source)
+        self.keys = self._origin.keys
+        self.timeout = seconds(timeout, "timeout", least=0.001)
+        self.quiet_period = seconds(quiet_period, "quiet_period")
+        self.reset_interval = seconds(reset_interval, "reset_interval")
+        self._seen: int | None = None
+
+    @property
+    def scope(self) -> str:
+        return self.keys.scope
+
+    def _reset_request(
+        self,
+        reset_by: str | None,
+        reason: str | None,
+        event_id: str | None,
+        expected_incident_id: str | None,
+        expected_epoch: int | None,
+        ip_address: str | None,
+    ) -> Request:
+        return self._origin.reset(
+            reset_by,
+            reason,
+            event_id,
+            expected_incident_id,
+            expected_epoch,
+            ip_address,
+            self.quiet_period,
+            self.reset_interval,
+        )
+
+    def _note(self, status: Status) -> Status:
+        if status.epoch is not None and (self._seen is None or status.epoch > self._seen):
+            self._seen = status.epoch
+        return status
+
+    def _judge(self, status: Status, seen: int | None) -> Status:
+        """`seen` is the highest epoch known before the question was sent; the answer can't be older by rights."""
+        return self._note(not_older_than(status, seen))
+
+
+class CircuitBreaker(_Core):
+    """The circuit breaker of one scope.
+
+    `redis` is a plain `redis.Redis`, however it is set up; the breaker opens connections of its own to the same server.
+    `timeout`: seconds after which each call has ended. `quiet_period`: seconds of limited trading after a reset; 0 for
+    none. `reset_interval`: seconds between two resets of any scope (runbook: one per minute). `source`: which way in
+    this is, for the audit log. Safe to share between threads, and to use after a fork.
+
+    Transitions raise BreakerUnavailable if Redis gives no answer in time, RedisRefused if it won't, and InvalidInput
+    before anything is sent. Reading the state never raises: what can't be read is UNKNOWN.
+    """
+
+    def __init__(
+        self,
+        redis: Redis,
+        scope: str = GLOBAL,
+        *,
+        timeout: float = 2.0,
+        quiet_period: float = 300.0,
+        reset_interval: float = 60.0,
+        source: str = "library",
+    ) -> None:
+        super().__init__(scope, timeout, quiet_period, reset_interval, source)
+        self._wire = Wire(redis, self.timeout)
+
+    def trip(
+        self,
+        reason: str,
+        details: Mapping[str, Any] | None = None,
+        *,
+        tripped_by: str | None = None,
+        event_id: str | None = None,
+        incident_id: str | None = None,
+        ip_address: str | None = None,
+    ) -> Status:
+        """Halt trading, from any state whatever. Returns the state after it.
+
+        A breaker that is tripped already keeps the first trip's reason; this one counts, and is in history and outbox.
+        `reason`: 1 to 200 characters. `details`: what JSON can hold, plus Decimal, UUID and times; at most 16 kB.
+        `tripped_by`: `details["operator"]`, or else the login name. `event_id`: a UUID; giving the same one again
+        changes nothing and returns the state as it is by then. `incident_id`: used if this trip begins an incident.
+        """
+        return self._change(self._origin.trip(reason, details, tripped_by, event_id, incident_id, ip_address))
+
+    def reset(
+        self,
+        reset_by: str | None = None,
+        reason: str | None = None,
+        *,
+        event_id: str | None = None,
+        expected_incident_id: str | None = None,
+        expected_epoch: int | None = None,
+        ip_address: str | None = None,
+    ) -> Status:
+        """Let trading resume, with a quiet period first. Returns the state after it.
+
+        Raises NotTripped, ResetRateLimited, or StateConflict if the incident or epoch isn't the expected one.
+        """
+        return self._change(
+            self._reset_request(reset_by, reason, event_id, expected_incident_id, expected_epoch, ip_address)
+        )
+
+    def end_quiet_period(self, *, expected_epoch: int, by: str | None = None, event_id: str | None = None) -> Status:
+        """Go from QUIET_PERIOD to OPEN, unless any transition happened since `expected_epoch`: StateConflict then."""
+        return self._change(self._origin.end_quiet_period(expected_epoch, by, event_id))
+
+    def initialize_state(self, force: bool = False, by: str | None = None, *, event_id: str | None = None) -> Status:
+        """Create the state OPEN where there is none; a valid one stays as it is.
+
+        `force` also overwrites garbage, or an OPEN state, with a fresh one. Raises StateConflict for garbage without
+        it, and with it for TRIPPED and a running quiet period, which only a reset and time may end.
+        """
+        return self._change(self._origin.initialize(force, by, event_id))
+
+    def get_status(self) -> Status:
+        """The state at this moment by Redis's clock. Never raises: UNKNOWN, with `problem`, if it can't be told."""
+        seen = self._seen
+        try:
+            status = read_status_replies(self._wire.ask(self._origin.status()), self.keys)
+        except BreakerError as error:
+            return unknown(str(error))
+        return self._judge(status, seen)
+
+    def get_state(self) -> State:
+        return self.get_status().state
+
+    def is_tripped(self) -> bool:
+        """True for TRIPPED, and for UNKNOWN too: what can't be read is closed."""
+        return self.get_status().is_tripped
+
+    def get_history(self, limit: int = 10) -> list[TransitionEvent]:
+        """The newest transitions, newest first; 1,000 are kept. Raises BreakerError if they can't be read."""
+        return read_history_reply(self._wire.ask(self._origin.history(limit))[0], self.keys)
+
+    def close(self) -> None:
+        """Close the breaker's own connections. It may be used again afterwards."""
+        self._wire.close()
+
+    def _change(self, request: Request) -> Status:
+        return self._note(read_transition_reply(self._wire.ask(request)[0], self.keys))
+
+
+class AsyncCircuitBreaker(_Core):
+    """CircuitBreaker for asyncio, on a `redis.asyncio.Redis`. Same arguments, results and errors; see there."""
+
+    def __init__(
+        self,
+        redis: AsyncRedis,
+        scope: str = GLOBAL,
+        *,
+        timeout: float = 2.0,
+        quiet_period: float = 300.0,
+        reset_interval: float = 60.0,
+        source: str = "library",
+    ) -> None:
+        super().__init__(scope, timeout, quiet_period, reset_interval, source)
+        self._wire = AsyncWire(redis, self.timeout)
+
+    async def trip(
+        self,
+        reason: str,
+        details: Mapping[str, Any] | None = None,
+        *,
+        tripped_by: str | None = None,
+        event_id: str | None = None,
+        incident_id: str | None = None,
+        ip_address: str | None = None,
+    ) -> Status:
+        return await self._change(self._origin.trip(reason, details, tripped_by, event_id, incident_id, ip_address))
+
+    async def reset(
+        self,
+        reset_by: str | None = None,
+        reason: str | None = None,
+        *,
+        event_id: str | None = None,
+        expected_incident_id: str | None = None,
+        expected_epoch: int | None = None,
+        ip_address: str | None = None,
+    ) -> Status:
+        return await self._change(
+            self._reset_request(reset_by, reason, event_id, expected_incident_id, expected_epoch, ip_address)
+        )
+
+    async def end_quiet_period(
+        self, *, expected_epoch: int, by: str | None = None, event_id: str | None = None
+    ) -> Status:
+        return await self._change(self._origin.end_quiet_period(expected_epoch, by, event_id))
+
+    async def initialize_state(
+        self, force: bool = False, by: str | None = None, *, event_id: str | None = None
+    ) -> Status:
+        return await self._change(self._origin.initialize(force, by, event_id))
+
+    async def get_status(self) -> Status:
+        seen = self._seen
+        try:
+            status = read_status_replies(await self._wire.ask(self._origin.status()), self.keys)
+        except BreakerError as error:
+            return unknown(str(error))
+        return self._judge(status, seen)
+
+    async def get_state(self) -> State:
+        return (await self.get_status()).state
+
+    async def is_tripped(self) -> bool:
+        return (await self.get_status()).is_tripped
+
+    async def get_history(self, limit: int = 10) -> list[TransitionEvent]:
+        return read_history_reply((await self._wire.ask(self._origin.history(limit)))[0], self.keys)
+
+    async def close(self) -> None:
+        await self._wire.close()
+
+    async def _change(self, request: Request) -> Status:
+        return self._note(read_transition_reply((await self._wire.ask(request))[0], self.keys))

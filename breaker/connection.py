@@ -1,0 +1,407 @@
+"""Connections of the breaker's own, so that each call ends in time whatever the caller's client is set to.
+
+redis-py's own pool waits 5 s a step and tries again ten times. Here a request has one deadline: each attempt gets half
+of what is left of it, so that one dead connection can't use it up, and a new attempt always goes over a fresh one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import random
+import threading
+import time
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from redis.asyncio.retry import Retry as AsyncRetry
+from redis.backoff import NoBackoff
+from redis.exceptions import (
+    AuthenticationError,
+    AuthorizationError,
+    BusyLoadingError,
+    ClusterDownError,
+    NoPermissionError,
+    NoScriptError,
+    OutOfMemoryError,
+    ReadOnlyError,
+    RedisError,
+    ResponseError,
+    TimeoutError,
+    TryAgainError,
+)
+from redis.retry import Retry
+
+from breaker.errors import BreakerUnavailable, InvalidInput, RedisRefused
+from breaker.requests import Command, Request, one_line
+
+if TYPE_CHECKING:
+    from redis import Redis
+    from redis.asyncio import Redis as AsyncRedis
+
+_LEAST_ATTEMPT = 0.05
+_LONGEST_PAUSE = 0.25
+_IDLE_KEPT = 8
+
+# Settings of the caller's pool that belong to its pool, or that RESP2 has no use for.
+_NOT_COPIED = frozenset(
+    {
+        "retry",
+        "retry_on_timeout",
+        "retry_on_error",
+        "parser_class",
+        "himport_registry",
+        "maint_notifications_config",
+        "maint_notifications_pool_handler",
+        "oss_cluster_maint_notifications_handler",
+        "orig_host_address",
+        "orig_socket_timeout",
+        "orig_socket_connect_timeout",
+    }
+)
+_WAITING = (BusyLoadingError, ReadOnlyError, ClusterDownError, TryAgainError)
+_WAITING_CODES = ("BUSY", "LOADING", "READONLY", "CLUSTERDOWN", "MASTERDOWN", "TRYAGAIN", "NOREPLICAS", "UNBLOCKED")
+
+
+class NotSent(Exception):
+    """No connection could be had, so the request was never sent."""
+
+
+@dataclass
+class Conversation:
+    """One request on its way to an answer: what to send, until when, whether to try again. Pure, but for chance."""
+
+    request: Request
+    address: str
+    deadline: float
+    timeout: float
+    with_text: bool = False
+    may_have_happened: bool = False
+    attempts: int = 0
+    last_error: str = field(default="no answer in time")
+
+    def next_attempt(self, now: float) -> tuple[Sequence[Command], float]:
+        """The commands to send now, and by when this attempt must have ended. Raises BreakerUnavailable."""
+        left = self.deadline - now
+        if left <= 0:
+            raise self.gave_up()
+        self.attempts += 1
+        commands = self.request.with_text if self.with_text else self.request.commands
+        return commands, now + min(left, max(left / 2, _LEAST_ATTEMPT))
+
+    def failed(self, error: BaseException, now: float) -> float:
+        """Take note of an attempt without an answer. Returns how many seconds to wait before the next one."""
+        cause = error.__cause__ if isinstance(error, NotSent) and error.__cause__ else error
+        if not isinstance(error, NotSent):
+            self.may_have_happened = True
+        if _is_refusal(cause):
+            raise self.refused(cause)
+        self.last_error = one_line(cause)
+        return self._pause(now)
+
+    def answered(self, replies: Sequence[Any], now: float) -> float | None:
+        """None if `replies` are the answer, otherwise how many seconds to wait before asking again."""
+        for reply in replies:
+            if isinstance(reply, NoScriptError):
+                self.with_text = True
+                return 0.0
+            if isinstance(reply, RedisError) and _is_waiting(reply):
+                self.last_error = one_line(reply)
+                return self._pause(now)
+            if isinstance(reply, RedisError) and _is_refusal(reply):
+                raise self.refused(reply)
+        return None
+
+    def refused(self, error: BaseException) -> RedisRefused:
+        return RedisRefused(
+            f"Redis at {self.address} refused to {self.request.doing}: {one_line(error)}. "
+            f"{self._what_holds()} {_advice(error)}"
+        )
+
+    def gave_up(self) -> BreakerUnavailable:
+        return BreakerUnavailable(
+            f"Redis at {self.address} gave no answer within {self.timeout:g} s when asked to {self.request.doing} "
+            f"({self.attempts} attempts, the last one: {self.last_error}). {self._what_holds()} "
+            "Check that it is up and reachable, then try again.",
+            may_have_happened=self.may_have_happened,
+            event_id=self.request.event_id,
+        )
+
+    def _what_holds(self) -> str:
+        if self.request.event_id is None:
+            return "The state is not known."
+        if self.may_have_happened:
+            return f"It may have happened or not; repeating it with event id {self.request.event_id} is safe."
+        return "Nothing was changed."
+
+    def _pause(self, now: float) -> float:
+        longest = min(_LONGEST_PAUSE, 0.01 * 2 ** min(self.attempts, 10), max(self.deadline - now, 0))
+        return random.uniform(longest / 2, longest)  # noqa: S311 (jitter, no secret)
+
+
+def _is_waiting(error: BaseException) -> bool:
+    """Whether Redis said that it can't now, but may be able to soon; it has not done anything then."""
+    text = str(error)
+    return isinstance(error, _WAITING) or text.startswith(_WAITING_CODES) or "max number of clients" in text
+
+
+def _is_refusal(error: BaseException) -> bool:
+    """Whether asking again is of no use."""
+    denied = isinstance(error, AuthenticationError | AuthorizationError | NoPermissionError)
+    return denied or (isinstance(error, ResponseError) and not _is_waiting(error) and "WRONGTYPE" not in str(error))
+
+
+def _advice(error: BaseException) -> str:
+    text = str(error)
+    if isinstance(error, NoPermissionError):
+        return "Grant the user the command and the keys circuit_breaker:* (ACL SETUSER)."
+    if isinstance(error, AuthenticationError | AuthorizationError):
+        return "Check the user name and password in its URL."
+    if isinstance(error, OutOfMemoryError):
+        return "Free memory or raise maxmemory; a trip works regardless."
+    if text.startswith("MISCONF"):
+        return "It can't write to its disk: make room, see its log."
+    return "See its log."
+
+
+def describe(client: Any) -> str:
+    """Where `client` connects to, without credentials. Raises InvalidInput for what is no plain Redis client."""
+    pool = getattr(client, "connection_pool", None)
+    settings = getattr(pool, "connection_kwargs", None)
+    if not isinstance(settings, dict):
+        raise InvalidInput(
+            f"{type(client).__name__} is no redis.Redis client, so no breaker can use it. "
+            "For a cluster, connect to one plain Redis or a Sentinel master."
+        )
+    if "path" in settings:
+        return str(settings["path"])
+    if "host" not in settings:
+        return f"Sentinel's {getattr(pool, 'service_name', 'master')}"
+    return f"{settings['host']}:{settings.get('port', 6379)}"
+
+
+def _settings(pool: Any, timeout: float, retry: Any) -> dict[str, Any]:
+    copied = {name: value for name, value in pool.connection_kwargs.items() if name not in _NOT_COPIED}
+    return copied | {
+        "socket_timeout": timeout,
+        "socket_connect_timeout": timeout,
+        "retry": retry,
+        "decode_responses": False,
+        "encoding": "utf-8",
+        "health_check_interval": 0,
+        "protocol": 2,
+    }
+
+
+class Wire:
+    """Blocking exchanges with the server that `client` is for. Threads may share it; a fork starts afresh."""
+
+    def __init__(self, client: Redis, timeout: float) -> None:
+        self.address = describe(client)
+        self._timeout = timeout
+        self._pool = client.connection_pool
+        self._idle: deque[Any] = deque()
+        self._pid = os.getpid()
+
+    def ask(self, request: Request) -> Sequence[Any]:
+        """The replies to `request`. Raises BreakerUnavailable after `timeout` seconds, RedisRefused at once."""
+        talk = Conversation(request, self.address, time.monotonic() + self._timeout, self._timeout)
+        while True:
+            commands, until = talk.next_attempt(time.monotonic())
+            try:
+                replies = self._exchange(commands, until)
+            except (NotSent, RedisError, OSError) as error:
+                time.sleep(talk.failed(error, time.monotonic()))
+                continue
+            pause = talk.answered(replies, time.monotonic())
+            if pause is None:
+                return replies
+            time.sleep(pause)
+
+    def close(self) -> None:
+        """Close the idle connections."""
+        while self._idle:
+            self._idle.pop().disconnect()
+
+    def _exchange(self, commands: Sequence[Command], until: float) -> list[Any]:
+        connection = self._take(until)
+        try:
+            connection.update_current_socket_timeout(_left(until))
+            connection.send_packed_command(connection.pack_commands(commands), check_health=False)
+            replies = [_reply(connection, until) for _ in commands]
+        except BaseException:
+            connection.disconnect()
+            raise
+        if len(self._idle) < _IDLE_KEPT and self._pid == os.getpid():
+            self._idle.append(connection)
+        else:
+            connection.disconnect()
+        return replies
+
+    def _take(self, until: float) -> Any:
+        if self._pid != os.getpid():
+            self._idle, self._pid = deque(), os.getpid()
+        with contextlib.suppress(IndexError):
+            while True:
+                connection = self._idle.pop()
+                if _is_fresh(connection):
+                    return connection
+                connection.disconnect()
+        return self._connect(until)
+
+    def _connect(self, until: float) -> Any:
+        """A new connection. In a thread, since looking up a name, Sentinel and TLS have waits that no option bounds."""
+        opening = _Opening(self._pool, _left(until))
+        thread = threading.Thread(target=opening.run, name="breaker-connect", daemon=True)
+        try:
+            thread.start()
+        except RuntimeError:  # No more threads, or the interpreter is on its way out: better unbounded than not at all.
+            opening.run()
+        return opening.result(until)
+
+
+class _Opening:
+    """A connection being made in another thread, which closes it itself if nobody waits for it any longer."""
+
+    def __init__(self, pool: Any, timeout: float) -> None:
+        self._pool = pool
+        self._timeout = timeout
+        self._lock = threading.Lock()
+        self._done = threading.Event()
+        self._abandoned = False
+        self._connection: Any = None
+        self._error: Exception | None = None
+
+    def run(self) -> None:
+        connection = None
+        try:
+            retry = Retry(NoBackoff(), 0)
+            connection = self._pool.connection_class(**_settings(self._pool, self._timeout, retry))
+            connection.connect()
+        except Exception as error:  # whatever it was, result reports it
+            self._error = error
+        with self._lock:
+            if self._abandoned and connection is not None:
+                connection.disconnect()
+            self._connection = connection
+            self._done.set()
+
+    def result(self, until: float) -> Any:
+        self._done.wait(_left(until))
+        with self._lock:
+            self._abandoned = not self._done.is_set()
+        if self._abandoned:
+            raise NotSent from TimeoutError("Timeout connecting to server")
+        if self._error is not None:
+            raise NotSent from self._error
+        return self._connection
+
+
+def _is_fresh(connection: Any) -> bool:
+    """False if the server has closed the connection meanwhile, or sent what nobody asked for."""
+    try:
+        return not connection.can_read()
+    except (RedisError, OSError):
+        return False
+
+
+def _reply(connection: Any, until: float) -> Any:
+    connection.update_current_socket_timeout(_left(until))
+    try:
+        return connection.read_response(disconnect_on_error=False)
+    except ResponseError as error:
+        return error
+    except BusyLoadingError as error:
+        return error
+
+
+def _left(until: float) -> float:
+    """Seconds until then, never 0, which would mean "don't wait at all" to a socket."""
+    return max(until - time.monotonic(), 0.001)
+
+
+class AsyncWire:
+    """The same for asyncio. Connections belong to the event loop that made them; another loop starts afresh."""
+
+    def __init__(self, client: AsyncRedis, timeout: float) -> None:
+        self.address = describe(client)
+        self._timeout = timeout
+        self._pool = client.connection_pool
+        self._idle: deque[Any] = deque()
+        self._owner: tuple[int, object] | None = None
+
+    async def ask(self, request: Request) -> Sequence[Any]:
+        """The replies to `request`. Raises BreakerUnavailable after `timeout` seconds, RedisRefused at once."""
+        talk = Conversation(request, self.address, time.monotonic() + self._timeout, self._timeout)
+        while True:
+            commands, until = talk.next_attempt(time.monotonic())
+            try:
+                replies = await self._exchange(commands, until)
+            except (NotSent, RedisError, OSError) as error:
+                await asyncio.sleep(talk.failed(error, time.monotonic()))
+                continue
+            pause = talk.answered(replies, time.monotonic())
+            if pause is None:
+                return replies
+            await asyncio.sleep(pause)
+
+    async def close(self) -> None:
+        """Close the idle connections."""
+        while self._idle:
+            await self._idle.pop().disconnect(nowait=True)
+
+    async def _exchange(self, commands: Sequence[Command], until: float) -> list[Any]:
+        connection = await self._take(until)
+        try:
+            async with asyncio.timeout(_left(until)):
+                await connection.send_packed_command(connection.pack_commands(commands), check_health=False)
+                replies = [await _async_reply(connection) for _ in commands]
+        except BaseException:
+            await connection.disconnect(nowait=True)
+            raise
+        if len(self._idle) < _IDLE_KEPT:
+            self._idle.append(connection)
+        else:
+            await connection.disconnect(nowait=True)
+        return replies
+
+    async def _take(self, until: float) -> Any:
+        owner = (os.getpid(), asyncio.get_running_loop())
+        if self._owner != owner:
+            self._idle, self._owner = deque(), owner
+        while self._idle:
+            connection = self._idle.pop()
+            if await _is_fresh_async(connection):
+                return connection
+            await connection.disconnect(nowait=True)
+        settings = _settings(self._pool, self._timeout, AsyncRetry(NoBackoff(), 0))
+        connection: Any = self._pool.connection_class(**settings)
+        try:
+            async with asyncio.timeout(_left(until)):
+                await connection.connect()
+        except Exception as error:
+            await connection.disconnect(nowait=True)
+            raise NotSent from error
+        except BaseException:
+            await connection.disconnect(nowait=True)
+            raise
+        return connection
+
+
+async def _is_fresh_async(connection: Any) -> bool:
+    try:
+        return not await connection.can_read()
+    except (RedisError, OSError):
+        return False
+
+
+async def _async_reply(connection: Any) -> Any:
+    try:
+        return await connection.read_response(disconnect_on_error=False)
+    except ResponseError as error:
+        return error
+    except BusyLoadingError as error:
+        return error

@@ -1,0 +1,50 @@
+"""The names of the breaker's keys in Redis, as the operations runbook has them."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from breaker.errors import InvalidInput
+
+GLOBAL = "global"
+_SCOPE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*(:[A-Za-z0-9_.-]+)?")
+_SCOPE_LENGTH = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Keys:
+    """Every key that the breaker of one scope uses."""
+
+    scope: str
+    state: str
+    history: str
+    outbox: str
+    event_ids: str
+    reset_rate_limit: str
+
+    @classmethod
+    def of(cls, scope: str = GLOBAL) -> Keys:
+        """The keys of `scope`; those of `global` have no suffix. The reset rate limit is one for all scopes.
+
+        Raises InvalidInput for a scope that isn't like `global`, `account:ALPHA` or `strategy:meanrev`.
+        """
+        check_scope(scope)
+        suffix = "" if scope == GLOBAL else f":{scope}"
+        return cls(
+            scope=scope,
+            state=f"circuit_breaker:state{suffix}",
+            history=f"circuit_breaker:history{suffix}",
+            outbox=f"circuit_breaker:outbox{suffix}",
+            event_ids=f"circuit_breaker:event_ids{suffix}",
+            reset_rate_limit="circuit_breaker:reset_rate_limit",
+        )
+
+
+def check_scope(scope: str) -> None:
+    """Raise InvalidInput unless `scope` is a word or `kind:name`, at most 64 characters of A-Z a-z 0-9 _ . -."""
+    if not isinstance(scope, str) or len(scope) > _SCOPE_LENGTH or not _SCOPE.fullmatch(scope):
+        raise InvalidInput(
+            f"The scope {scope!r:.80} can't be used; nothing was changed. Use 'global' or 'kind:name' like "
+            f"'account:ALPHA': letters, digits, '_', '.', '-', at most {_SCOPE_LENGTH} characters."
+        )

@@ -1,0 +1,384 @@
+"""What the breaker asks of Redis, and what an answer means. Pure: shared by the blocking and the async client."""
+
+from __future__ import annotations
+
+import getpass
+import hashlib
+import ipaddress
+import json
+import math
+import os
+import unicodedata
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, date, datetime
+from decimal import Decimal
+from functools import cache
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+from breaker.errors import (
+    BreakerError,
+    InvalidInput,
+    NotTripped,
+    RedisRefused,
+    ResetRateLimited,
+    StateConflict,
+)
+from breaker.events import TransitionEvent
+from breaker.keys import Keys
+from breaker.state import Status, read_status, wrong_type
+from breaker.uuid7 import uuid7
+
+SOURCES = frozenset({"cli", "console", "api", "flow", "rule", "gate", "library", "override"})
+_REASON_LENGTH = 200
+_RESET_REASON_LENGTH = 1_000
+_NAME_LENGTH = 128
+_DETAILS_BYTES = 16_384
+_DETAILS_DEPTH = 32
+_LONGEST = 30 * 86_400.0
+
+Command = tuple[str | bytes | int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One question to Redis: commands sent together, and their replies read together."""
+
+    doing: str
+    """What it is for, as it reads in an error: "trip circuit_breaker:state"."""
+    commands: tuple[Command, ...]
+    with_text: tuple[Command, ...] = ()
+    """The same with the script's text in place of its SHA, for a server that doesn't know it (NOSCRIPT)."""
+    event_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Script:
+    text: str
+    sha: str
+
+
+@cache
+def load_script(name: str) -> Script:
+    """The script `name`, with the prelude after its first line, which Redis needs to stay the first."""
+    folder = Path(__file__).with_name("scripts")
+    first, body = (folder / f"{name}.lua").read_text("utf-8").split("\n", 1)
+    text = f"{first}\n{(folder / 'prelude.lua').read_text('utf-8')}\n{body}"
+    return Script(text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest())
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Who asks for a transition, and from where: checked and in JSON already."""
+
+    keys: Keys
+    source: str
+
+    def request(
+        self,
+        script: str,
+        *arguments: str | int,
+        by: str,
+        reason: str,
+        event_id: str | None,
+        details: str = "{}",
+        ip_address: str | None = None,
+    ) -> Request:
+        event_id = uuid7() if event_id is None else _uuid(event_id, "event_id")
+        keys = self.keys
+        names = (keys.state, keys.history, keys.outbox, keys.event_ids, keys.reset_rate_limit)
+        common = (
+            event_id,
+            _json(keys.scope),
+            _json(by),
+            _json(reason),
+            details,
+            _json(self.source),
+            "null" if ip_address is None else _json(_address(ip_address)),
+        )
+        loaded = load_script(script)
+        tail = (len(names), *names, *common, *arguments)
+        return Request(
+            doing=f"{script.replace('_', ' ')} {keys.state}",
+            commands=(("EVALSHA", loaded.sha, *tail),),
+            with_text=(("EVAL", loaded.text, *tail),),
+            event_id=event_id,
+        )
+
+    def trip(
+        self,
+        reason: str,
+        details: Mapping[str, Any] | None,
+        tripped_by: str | None,
+        event_id: str | None,
+        incident_id: str | None,
+        ip_address: str | None,
+    ) -> Request:
+        text = _details(details)
+        operator = (details or {}).get("operator")
+        if tripped_by is None and isinstance(operator, str) and operator:
+            tripped_by = operator
+        return self.request(
+            "trip",
+            uuid7() if incident_id is None else _uuid(incident_id, "incident_id"),
+            by=_name(tripped_by, "tripped_by"),
+            reason=_text(reason, "reason", _REASON_LENGTH),
+            details=text,
+            event_id=event_id,
+            ip_address=ip_address,
+        )
+
+    def reset(
+        self,
+        reset_by: str | None,
+        reason: str | None,
+        event_id: str | None,
+        expected_incident_id: str | None,
+        expected_epoch: int | None,
+        ip_address: str | None,
+        quiet_period: float,
+        interval: float,
+    ) -> Request:
+        return self.request(
+            "reset",
+            round(quiet_period * 1000),
+            round(interval * 1000),
+            "" if expected_epoch is None else _epoch(expected_epoch),
+            "" if expected_incident_id is None else _text(expected_incident_id, "expected_incident_id", 64),
+            by=_name(reset_by, "reset_by"),
+            reason="" if reason is None else _text(reason, "reason", _RESET_REASON_LENGTH),
+            event_id=event_id,
+            ip_address=ip_address,
+        )
+
+    def end_quiet_period(self, expected_epoch: int, by: str | None, event_id: str | None) -> Request:
+        return self.request(
+            "end_quiet_period",
+            _epoch(expected_epoch),
+            by=_name(by, "by"),
+            reason="QUIET_PERIOD_END",
+            event_id=event_id,
+        )
+
+    def initialize(self, force: bool, by: str | None, event_id: str | None) -> Request:
+        return self.request(
+            "initialize",
+            1 if force else 0,
+            by=_name(by, "by"),
+            reason="INITIALIZE_FORCED" if force else "INITIALIZE",
+            event_id=event_id,
+        )
+
+    def status(self) -> Request:
+        # TIME first: a state can then only be judged by a clock that is not ahead of it, which errs to the strict side.
+        return Request(f"read {self.keys.state}", (("TIME",), ("GET", self.keys.state)))
+
+    def history(self, limit: int) -> Request:
+        if isinstance(limit, bool) or not isinstance(limit, int) or not 1 <= limit <= 1_000:
+            raise InvalidInput(f"limit is {limit!r:.40}; use a whole number from 1 to 1000.")
+        return Request(f"read {self.keys.history}", (("ZREVRANGE", self.keys.history, 0, limit - 1),))
+
+
+def origin(scope: str, source: str) -> Origin:
+    if source not in SOURCES:
+        raise InvalidInput(f"source is {source!r:.40}; use one of {', '.join(sorted(SOURCES))}.")
+    return Origin(Keys.of(scope), source)
+
+
+def seconds(value: float, name: str, *, least: float = 0.0) -> float:
+    """`value` if it is a number of seconds from `least` to 30 days. Raises InvalidInput otherwise."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value <= _LONGEST:
+        raise InvalidInput(f"{name} is {value!r:.40}; use seconds from {least:g} to {_LONGEST:g}.")
+    return float(value)
+
+
+def read_status_replies(replies: Sequence[Any], keys: Keys) -> Status:
+    """The status that the replies to `Origin.status` tell."""
+    clock, raw = replies
+    raise_if_error(clock)
+    now = int(clock[0]) * 1_000_000 + int(clock[1])
+    if isinstance(raw, Exception) and "WRONGTYPE" in str(raw):
+        return wrong_type(keys.state, now)
+    raise_if_error(raw)
+    return read_status(raw, now, key=keys.state)
+
+
+def read_history_reply(reply: Any, keys: Keys) -> list[TransitionEvent]:
+    """The events in the reply to `Origin.history`. Raises StateConflict if one is none."""
+    if isinstance(reply, Exception) and "WRONGTYPE" in str(reply):
+        raise StateConflict(f"{keys.history} is not a sorted set; no history can be read. {_aside(keys.history)}")
+    raise_if_error(reply)
+    try:
+        return [TransitionEvent.from_json(member) for member in reply]
+    except ValueError as error:
+        raise StateConflict(f"{keys.history} holds a member of somebody else's; ZREM it. {error}") from error
+
+
+def read_transition_reply(reply: Any, keys: Keys) -> Status:
+    """The status after a transition. Raises what the script refused with; then nothing has changed."""
+    raise_if_error(reply)
+    outcome, kind, raw, clock_seconds, clock_micros, extra = reply
+    now = int(clock_seconds) * 1_000_000 + int(clock_micros)
+    status = wrong_type(keys.state, now)
+    if kind in (b"string", b"none"):
+        status = read_status(raw if kind == b"string" else None, now, key=keys.state)
+    word = outcome.decode()
+    if word not in ("DONE", "REPEATED", "UNCHANGED"):
+        raise _refusal(word, extra.decode(), status, keys)
+    return status
+
+
+def _refusal(word: str, extra: str, status: Status, keys: Keys) -> BreakerError:
+    now = f"{keys.state} is {status.state}" + (f", epoch {status.epoch}" if status.epoch is not None else "")
+    if word == "NOT_TRIPPED":
+        return NotTripped(f"Not TRIPPED: {now}. Nothing was changed; {_instead_of_reset(extra)}.")
+    if word == "RATE_LIMITED":
+        return _rate_limited(int(extra), keys)
+    refusals: dict[str, BreakerError] = {
+        "EPOCH_DIFFERS": StateConflict(
+            f"Somebody else changed the breaker meanwhile: {now}. Nothing was changed; look at it and decide again."
+        ),
+        "INCIDENT_DIFFERS": StateConflict(
+            f"Another incident is in progress ({status.incident_id}): {now}. Nothing was changed; look at it first."
+        ),
+        "NOT_QUIET": StateConflict(f"There is no quiet period to end: {now}. Nothing was changed."),
+        "GARBAGE": StateConflict(
+            f"{status.problem or keys.state} Nothing was changed; trading stays closed until one of the two is done."
+        ),
+        "IN_FORCE": StateConflict(
+            f"{now}, which initialising never overwrites. Nothing was changed; reset it, or let the quiet period end."
+        ),
+        "WRONG_TYPE": StateConflict(f"{extra}; nothing was changed. {_aside(extra.split(' ', 1)[0])}"),
+        "REUSED": InvalidInput("The event_id belongs to another transition; nothing was changed. Use a new one."),
+        "FORBIDDEN": RedisRefused(
+            f"Redis's access rules don't let this user run {extra}; nothing was changed. Grant it (ACL SETUSER)."
+        ),
+    }
+    return refusals[word]
+
+
+def _instead_of_reset(word: str) -> str:
+    if word in ("OPEN", "QUIET_PERIOD"):
+        return "no reset is needed"
+    return "trip it, or initialise it with `breaker init`" + (" --force" if word == "UNKNOWN" else "")
+
+
+def _rate_limited(milliseconds: int, keys: Keys) -> ResetRateLimited:
+    if milliseconds < 0:
+        return ResetRateLimited(
+            f"Rate limit exceeded: {keys.reset_rate_limit} was set by hand and has no expiry. Nothing was changed; "
+            f"DEL {keys.reset_rate_limit} to allow resets.",
+            retry_after=60.0,
+        )
+    retry_after = max(milliseconds, 1) / 1000
+    return ResetRateLimited(
+        "Rate limit exceeded: a reset of this or another scope came just before. Nothing was changed; "
+        f"try again in {math.ceil(retry_after)} s.",
+        retry_after=retry_after,
+    )
+
+
+def _aside(key: str) -> str:
+    return f"Look at it, then move it aside: redis-cli RENAME {key} {key}:corrupt"
+
+
+def raise_if_error(reply: Any) -> None:
+    """Turn an error that Redis replied with into RedisRefused."""
+    if isinstance(reply, Exception):
+        raise RedisRefused(f"Redis answered with an error: {one_line(reply)}. Nothing is known to have changed.")
+
+
+def one_line(error: BaseException) -> str:
+    return " ".join(str(error).split()).rstrip(".")[:300] or type(error).__name__
+
+
+def _json(text: str) -> str:
+    return json.dumps(text, ensure_ascii=False)
+
+
+def _text(value: str, name: str, longest: int) -> str:
+    if not isinstance(value, str):
+        raise InvalidInput(f"{name} is {type(value).__name__}, not text; nothing was changed.")
+    if not value.strip():
+        raise InvalidInput(f"{name} is empty; nothing was changed. Say in 1 to {longest} characters why or who.")
+    if len(value) > longest:
+        raise InvalidInput(f"{name} has {len(value)} characters; nothing was changed. Use at most {longest}.")
+    if any(unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp") for character in value):
+        raise InvalidInput(f"{name} holds control characters or line breaks; nothing was changed. Use one plain line.")
+    return value
+
+
+def _name(value: str | None, name: str) -> str:
+    return _login() if value is None else _text(value, name, _NAME_LENGTH)
+
+
+def _login() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return f"uid:{os.getuid()}"
+
+
+def _uuid(value: str, name: str) -> str:
+    try:
+        return str(UUID(value))
+    except (ValueError, AttributeError, TypeError):
+        raise InvalidInput(f"{name} is {value!r:.60}, not a UUID; nothing was changed.") from None
+
+
+def _epoch(value: int) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        raise InvalidInput(f"expected_epoch is {value!r:.40}, not a whole number from 0 on; nothing was changed.")
+    return value
+
+
+def _address(value: str) -> str:
+    try:
+        return str(ipaddress.ip_address(value))
+    except ValueError:
+        raise InvalidInput(f"ip_address is {value!r:.60}, no IPv4 or IPv6 address; nothing was changed.") from None
+
+
+def _details(details: Mapping[str, Any] | None) -> str:
+    if details is not None and not isinstance(details, Mapping):
+        raise InvalidInput(f"details is {type(details).__name__}, not a mapping; nothing was changed.")
+    try:
+        text = json.dumps(_plain(details or {}, "details", 0), ensure_ascii=False, allow_nan=False)
+        size = len(text.encode())
+    except ValueError as error:
+        raise InvalidInput(f"details can't be written as JSON ({one_line(error)}); nothing was changed.") from error
+    if size > _DETAILS_BYTES:
+        raise InvalidInput(f"details take {size} bytes as JSON; nothing was changed. Use at most {_DETAILS_BYTES}.")
+    return text
+
+
+def _plain(value: object, where: str, depth: int) -> Any:
+    """`value` in JSON's own types: Decimal and UUID as text, times as ISO 8601 in UTC. Raises ValueError."""
+    if depth > _DETAILS_DEPTH:
+        raise ValueError(f"nested deeper than {_DETAILS_DEPTH}")
+    match value:
+        case None | bool() | int() | float() | str():
+            return value
+        case Decimal() | UUID():
+            return str(value)
+        case datetime():
+            if value.tzinfo is None:
+                raise ValueError(f"{where} is a time without a zone")
+            return value.astimezone(UTC).isoformat().replace("+00:00", "Z")
+        case date():
+            return value.isoformat()
+        case Mapping():
+            return {_key(key, where): _plain(item, f"{where}[{key!r:.40}]", depth + 1) for key, item in value.items()}
+        case list() | tuple():
+            return [_plain(item, f"{where}[{index}]", depth + 1) for index, item in enumerate(value)]
+    raise ValueError(f"{where} is {type(value).__name__}")
+
+
+def _key(key: object, where: str) -> str:
+    if not isinstance(key, str):
+        raise ValueError(  # noqa: TRY004 (caught above as one kind of bad details)
+            f"{where} has a key that is {type(key).__name__}, not text"
+        )
+    return key

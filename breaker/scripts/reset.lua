@@ -1,0 +1,26 @@
+#!lua
+-- Lets trading resume. ARGV[8]: quiet period in ms (0: none), [9]: ms until the next reset (0: no limit),
+-- [10], [11]: expected epoch and incident id, or ''.
+local stop = obstacle('RESET')
+if stop then return stop end
+if not redis.acl_check_cmd('SET', RATE_LIMIT, '') then return reply('FORBIDDEN', 'SET ' .. RATE_LIMIT) end
+
+local state = load_state()
+if state.word ~= 'TRIPPED' then return reply('NOT_TRIPPED', state.word) end
+if ARGV[10] ~= '' and whole(state.fields.epoch) ~= tonumber(ARGV[10]) then return reply('EPOCH_DIFFERS') end
+if ARGV[11] ~= '' and state.fields.incident_id ~= ARGV[11] then return reply('INCIDENT_DIFFERS') end
+if redis.call('EXISTS', RATE_LIMIT) == 1 then
+  return reply('RATE_LIMITED', tostring(redis.call('PTTL', RATE_LIMIT)))
+end
+
+local quiet, interval = tonumber(ARGV[8]), tonumber(ARGV[9])
+local epoch = next_epoch(state)
+local to = quiet > 0 and 'QUIET_PERIOD' or 'OPEN'
+
+record('RESET', 'TRIPPED', to, incident_of(state), epoch)
+store(state, {
+  state = quoted(to), reset_at = quoted(iso(now)), reset_by = BY, reset_reason = REASON ~= '""' and REASON,
+  quiet_until = quiet > 0 and quoted(iso(now + quiet * 1000)), epoch = number(epoch),
+})
+if interval > 0 then redis.call('SET', RATE_LIMIT, EVENT_ID, 'PX', ARGV[9]) end
+return reply('DONE')

@@ -1,0 +1,237 @@
+"""What a breaker's stored state means at a given moment. Pure: no I/O, no clock of its own."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime, timedelta
+from enum import StrEnum
+from typing import Any
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_DAY = 86_400_000_000
+_LAST = 253_402_300_799_999_999  # 9999-12-31T23:59:59.999999Z in microseconds
+_MAX_EPOCH = 2**53 - 2
+_TIME = re.compile(
+    r"([0-9]{4})-([0-9]{2})-([0-9]{2})[T ]([0-9]{2}):([0-9]{2}):([0-9]{2})(?:\.([0-9]{1,9}))?"
+    r"(?:Z|([+-])([0-9]{2}):?([0-9]{2}))"
+)
+
+
+class State(StrEnum):
+    """Whether trading is allowed (runbook, *States*)."""
+
+    OPEN = "OPEN"
+    TRIPPED = "TRIPPED"
+    QUIET_PERIOD = "QUIET_PERIOD"
+    UNKNOWN = "UNKNOWN"
+    """Never stored: missing, unreadable, unreachable or outdated. To be treated as TRIPPED."""
+
+
+_STORED = frozenset({State.OPEN, State.TRIPPED, State.QUIET_PERIOD})
+
+
+class Status(Mapping[str, Any]):
+    """A breaker's state at one moment.
+
+    As a mapping it holds what is stored, with times as ISO 8601 text and without fields that are None, so that it can
+    go to `json.dumps` as it is. The attributes give the same in Python's types. A quiet period that has ended by
+    Redis's clock reads as OPEN, and `trip_count_today` is 0 once the UTC day has changed.
+    """
+
+    __slots__ = ("_fields", "as_of", "problem", "state")
+
+    def __init__(
+        self,
+        state: State,
+        fields: Mapping[str, Any] | None = None,
+        *,
+        problem: str | None = None,
+        as_of: datetime | None = None,
+    ) -> None:
+        self.state = state
+        self.problem = problem
+        """Why the state is UNKNOWN, as a sentence for the operator; None otherwise."""
+        self.as_of = as_of
+        """Redis's time at which this was true; None if Redis didn't answer."""
+        known = {name: value for name, value in (fields or {}).items() if value is not None and name != "state"}
+        self._fields = {"state": state.value, **known} | ({} if problem is None else {"problem": problem})
+
+    def __getitem__(self, name: str) -> Any:
+        return self._fields[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._fields)
+
+    def __len__(self) -> int:
+        return len(self._fields)
+
+    def __repr__(self) -> str:
+        return f"Status({self._fields!r})"
+
+    @property
+    def is_tripped(self) -> bool:
+        """True for TRIPPED and for UNKNOWN."""
+        return self.state in (State.TRIPPED, State.UNKNOWN)
+
+    @property
+    def tripped_at(self) -> datetime | None:
+        """When the trip that began this incident happened."""
+        return self._time("tripped_at")
+
+    @property
+    def last_trip_at(self) -> datetime | None:
+        """When the newest trip happened; later than `tripped_at` if an already tripped breaker was tripped again."""
+        return self._time("last_trip_at")
+
+    @property
+    def reset_at(self) -> datetime | None:
+        return self._time("reset_at")
+
+    @property
+    def quiet_until(self) -> datetime | None:
+        return self._time("quiet_until")
+
+    @property
+    def trip_reason(self) -> str | None:
+        return self._text("trip_reason")
+
+    @property
+    def tripped_by(self) -> str | None:
+        return self._text("tripped_by")
+
+    @property
+    def reset_by(self) -> str | None:
+        return self._text("reset_by")
+
+    @property
+    def reset_reason(self) -> str | None:
+        return self._text("reset_reason")
+
+    @property
+    def incident_id(self) -> str | None:
+        return self._text("incident_id")
+
+    @property
+    def trip_details(self) -> Mapping[str, Any]:
+        details = self._fields.get("trip_details")
+        return details if isinstance(details, dict) else {}
+
+    @property
+    def trip_count_today(self) -> int:
+        return usable_count(self._fields.get("trip_count_today")) or 0
+
+    @property
+    def epoch(self) -> int | None:
+        """Counts transitions; None in a state written by hand without one."""
+        return usable_count(self._fields.get("epoch"))
+
+    def _time(self, name: str) -> datetime | None:
+        microseconds = parse_time(self._fields.get(name))
+        return None if microseconds is None else _EPOCH + timedelta(microseconds=microseconds)
+
+    def _text(self, name: str) -> str | None:
+        value = self._fields.get(name)
+        return value if isinstance(value, str) else None
+
+
+def parse_time(value: object) -> int | None:
+    """Unix microseconds of an ISO 8601 time with a zone, from 1970 to 9999; None for anything else.
+
+    The grammar is exactly the scripts' own, since both must agree on when a quiet period ends.
+    """
+    match = _TIME.fullmatch(value) if isinstance(value, str) else None
+    if match is None:
+        return None
+    year, month, day, hour, minute, second = (int(part) for part in match.groups()[:6])
+    fraction, sign, zone_hours, zone_minutes = match.groups()[6:]
+    if int(zone_hours or 0) > 23 or int(zone_minutes or 0) > 59:
+        return None
+    try:
+        local = datetime(year, month, day, hour, minute, second, tzinfo=UTC)
+    except ValueError:
+        return None
+    offset = (int(zone_hours or 0) * 3600 + int(zone_minutes or 0) * 60) * (-1 if sign == "-" else 1)
+    whole = (local - _EPOCH) // timedelta(seconds=1) - offset
+    microseconds = whole * 1_000_000 + int((fraction or "").ljust(6, "0")[:6])
+    return microseconds if 0 <= microseconds <= _LAST else None
+
+
+def usable_count(value: object) -> int | None:
+    """`value` as a whole number from 0 on that Lua's doubles hold exactly; None if it isn't one."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= _MAX_EPOCH:
+        return None
+    return int(value) if value == int(value) else None
+
+
+def read_status(raw: bytes | None, now: int, *, key: str = "circuit_breaker:state") -> Status:
+    """What the stored text means at `now`, Redis's own time in Unix microseconds. Never raises.
+
+    `raw` is None when the key is missing. Anything but an object with a known `state` word is UNKNOWN.
+    """
+    as_of = _EPOCH + timedelta(microseconds=now)
+    if raw is None:
+        return unknown(
+            f"{key} is missing in Redis: never initialised, or flushed. Find out which, then run `breaker init`.",
+            as_of=as_of,
+        )
+    fields = _decode(raw)
+    if fields is None:
+        return unknown(_garbage(key, "holds no JSON object"), as_of=as_of)
+    word = fields.get("state")
+    if not isinstance(word, str) or word not in _STORED:
+        return unknown(_garbage(key, f"names no known state ({word!r:.40})"), as_of=as_of)
+    state = State(word)
+    if state is State.QUIET_PERIOD:
+        quiet_until = parse_time(fields.get("quiet_until"))
+        if quiet_until is None:
+            return unknown(_garbage(key, "says QUIET_PERIOD without a readable quiet_until"), as_of=as_of)
+        if quiet_until <= now:
+            state = State.OPEN
+    return Status(state, _count_of_today(fields, now), as_of=as_of)
+
+
+def unknown(problem: str, *, as_of: datetime | None = None) -> Status:
+    """The status of a breaker whose state can't be told, and why."""
+    return Status(State.UNKNOWN, problem=problem, as_of=as_of)
+
+
+def wrong_type(key: str, now: int) -> Status:
+    """The status when `key` holds something else than a string."""
+    return unknown(_garbage(key, "is not a string"), as_of=_EPOCH + timedelta(microseconds=now))
+
+
+def not_older_than(status: Status, epoch: int | None) -> Status:
+    """`status`, or UNKNOWN if its epoch is lower than one seen before: an older copy of the data is being served."""
+    if epoch is None or status.epoch is None or status.epoch >= epoch:
+        return status
+    return unknown(
+        f"The breaker's epoch went back from {epoch} to {status.epoch}: Redis serves an older copy of its data. "
+        "Check for a failover or a restored backup, then trip, reset and run `breaker init --force`.",
+        as_of=status.as_of,
+    )
+
+
+def _garbage(key: str, what: str) -> str:
+    return f"{key} {what}. Trip the breaker, or look at it and run `breaker init --force`."
+
+
+def _decode(raw: bytes) -> dict[str, Any] | None:
+    """The object in `raw`, as leniently as Redis's own decoder takes it; None if there is none."""
+    text = raw.decode("utf-8", "replace")
+    try:
+        value = json.loads(text, strict=False)
+        if "\\u" in text:  # A lone surrogate, which the scripts' decoder refuses.
+            json.dumps(value, ensure_ascii=False).encode()
+    except (ValueError, RecursionError):
+        return None
+    return value if isinstance(value, dict) else None
+
+
+def _count_of_today(fields: dict[str, Any], now: int) -> dict[str, Any]:
+    """`fields` with `trip_count_today` set to 0 if the newest trip was on another UTC day."""
+    last = parse_time(fields.get("last_trip_at")) or parse_time(fields.get("tripped_at"))
+    if "trip_count_today" not in fields or last is None or last // _DAY == now // _DAY:
+        return fields
+    return fields | {"trip_count_today": 0}
