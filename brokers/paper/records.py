@@ -1,0 +1,195 @@
+"""What the paper exchange keeps: orders, positions, fills, and how it says no."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from decimal import Decimal
+from enum import StrEnum
+
+from breaker.orders import ZERO, OrderType, Side, TimeInForce
+
+
+class Status(StrEnum):
+    """An order's status in Alpaca's words (docs.alpaca.markets, "Order lifecycle")."""
+
+    NEW = "new"
+    ACCEPTED = "accepted"
+    HELD = "held"
+    PARTIALLY_FILLED = "partially_filled"
+    PENDING_CANCEL = "pending_cancel"
+    PENDING_REPLACE = "pending_replace"
+    FILLED = "filled"
+    CANCELED = "canceled"
+    EXPIRED = "expired"
+    REPLACED = "replaced"
+    REJECTED = "rejected"
+
+
+CLOSED = frozenset({Status.FILLED, Status.CANCELED, Status.EXPIRED, Status.REPLACED, Status.REJECTED})
+
+
+class Origin(StrEnum):
+    """Who caused an order."""
+
+    CLIENT = "client"
+    """It came over the API."""
+    BOOK = "book"
+    """It was there when the exchange started."""
+    STRATEGY = "strategy"
+    """A strategy of the same account placed it, or placed it again after a cancel."""
+    VENUE = "venue"
+    """A fill that the venue reported after everything seemed over."""
+
+
+class OrderClass(StrEnum):
+    SIMPLE = "simple"
+    BRACKET = "bracket"
+    OCO = "oco"
+    OTO = "oto"
+
+
+class Session(StrEnum):
+    OPEN = "open"
+    EXTENDED = "extended"
+    CLOSED = "closed"
+
+
+class Refusal(Exception):
+    """The exchange says no: HTTP status, Alpaca's code and message, and any further fields of the error body."""
+
+    def __init__(self, status: int, code: int, message: str, **extra: object) -> None:
+        super().__init__(message)
+        self.status = status
+        self.body: dict[str, object] = {**extra, "code": code, "message": message}
+
+
+def not_found(message: str) -> Refusal:
+    return Refusal(404, 40410000, message)
+
+
+def unprocessable(message: str) -> Refusal:
+    return Refusal(422, 42210000, message)
+
+
+def invalid(message: str) -> Refusal:
+    return Refusal(422, 40010001, message)
+
+
+@dataclass(frozen=True, slots=True)
+class Again:
+    """How often, until when (exchange seconds) and how soon a strategy places a cancelled order again."""
+
+    times: int
+    until: float
+    delay: float
+
+
+@dataclass(frozen=True, slots=True)
+class OrderRequest:
+    """A valid order as asked for; exactly one of `qty` and `notional` is set."""
+
+    symbol: str
+    side: Side
+    type: OrderType
+    time_in_force: TimeInForce
+    qty: Decimal | None = None
+    notional: Decimal | None = None
+    limit_price: Decimal | None = None
+    stop_price: Decimal | None = None
+    trail_price: Decimal | None = None
+    trail_percent: Decimal | None = None
+    extended_hours: bool = False
+    client_order_id: str | None = None
+    order_class: OrderClass = OrderClass.SIMPLE
+    take_profit: Decimal | None = None
+    """Limit price of the take-profit leg."""
+    stop_loss: Decimal | None = None
+    """Stop price of the stop-loss leg."""
+    stop_loss_limit: Decimal | None = None
+
+
+@dataclass(slots=True)
+class PaperOrder:
+    """One order. Times are seconds on the exchange's clock since it started; orders of the book have negative ones."""
+
+    id: str
+    client_order_id: str
+    symbol: str
+    side: Side
+    type: OrderType
+    time_in_force: TimeInForce
+    qty: Decimal
+    status: Status
+    submitted_at: float
+    updated_at: float
+    origin: Origin
+    notional: Decimal | None = None
+    limit_price: Decimal | None = None
+    stop_price: Decimal | None = None
+    trail_price: Decimal | None = None
+    trail_percent: Decimal | None = None
+    high_water_mark: Decimal | None = None
+    extended_hours: bool = False
+    order_class: OrderClass = OrderClass.SIMPLE
+    parent: PaperOrder | None = None
+    legs: list[PaperOrder] = field(default_factory=list)
+    sibling: PaperOrder | None = None
+    """The other leg of a one-cancels-other pair."""
+    filled_qty: Decimal = ZERO
+    filled_value: Decimal = ZERO
+    filled_at: float | None = None
+    canceled_at: float | None = None
+    expired_at: float | None = None
+    failed_at: float | None = None
+    replaced_at: float | None = None
+    replaced_by: str | None = None
+    replaces: str | None = None
+    filling: bool = False
+    """A fill is on its way."""
+    triggered: bool = False
+    """A stop whose price has been reached."""
+    stalled: bool = False
+    """The market has no more to give; it stays as it is until it is cancelled."""
+    again: Again | None = None
+
+    @property
+    def is_open(self) -> bool:
+        return self.status not in CLOSED
+
+    @property
+    def remaining(self) -> Decimal:
+        return self.qty - self.filled_qty
+
+    @property
+    def holds(self) -> Decimal:
+        """The quantity it keeps from being closed by others: nothing while it is held or waits for its entry."""
+        return self.remaining if self.is_open and self.status is not Status.HELD and not self.waits else ZERO
+
+    @property
+    def waits(self) -> bool:
+        """It is the leg of an entry that has not filled."""
+        entry = self.parent
+        return entry is not None and entry.order_class is not OrderClass.OCO and entry.status is not Status.FILLED
+
+
+@dataclass(slots=True)
+class Holding:
+    """A position; `qty` is signed and never zero."""
+
+    symbol: str
+    qty: Decimal
+    average_price: Decimal
+
+    @property
+    def closing_side(self) -> Side:
+        return Side.SELL if self.qty > 0 else Side.BUY
+
+
+@dataclass(frozen=True, slots=True)
+class Fill:
+    at: float
+    order_id: str
+    symbol: str
+    side: Side
+    qty: Decimal
+    price: Decimal
