@@ -27,6 +27,7 @@ class Record:
         self.strategy_orders_refused = 0
         self.first_request_at: float | None = None
         self.first_cancel_all_at: float | None = None
+        self.first_no_open_orders_at: float | None = None
         self.no_open_orders_at: float | None = None
         self.first_flat_at: float | None = None
         self.flat_at: float | None = None
@@ -91,6 +92,8 @@ class Record:
 
     def no_open_orders(self, now: float) -> None:
         self.no_open_orders_at = now
+        if self.first_no_open_orders_at is None:
+            self.first_no_open_orders_at = now
 
     def became_flat(self, now: float) -> None:
         self.times_flat += 1
@@ -116,6 +119,7 @@ class Record:
             "violations": self._violations,
             "first_request_at": self.first_request_at,
             "first_cancel_all_at": self.first_cancel_all_at,
+            "first_no_open_orders_at": self.first_no_open_orders_at,
             "first_flat_at": self.first_flat_at,
             "times_flat": self.times_flat,
         }

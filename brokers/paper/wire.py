@@ -69,7 +69,7 @@ def read_order(body: Json) -> OrderRequest:
 
 
 def _check_prices(request: OrderRequest) -> None:
-    if request.qty is not None and -int(request.qty.normalize().as_tuple().exponent) > 9:
+    if request.qty is not None and -int(request.qty.as_tuple().exponent) > 9:
         raise invalid("qty can have at most 9 decimal places")
     is_oco = request.order_class is OrderClass.OCO
     if request.type in _NEEDS_LIMIT and request.limit_price is None and not (is_oco and request.take_profit):
@@ -106,7 +106,7 @@ def number(source: Mapping[str, object], key: str) -> Decimal | None:
         raise invalid(f"{key} is invalid") from error
     if not parsed.is_finite() or parsed <= 0:
         raise invalid(f"{key} must be > 0")
-    return parsed
+    return parsed.normalize()
 
 
 def flag(query: Mapping[str, str], key: str) -> bool:
