@@ -62,6 +62,8 @@ _NOT_COPIED = frozenset(
         "orig_socket_connect_timeout",
     }
 )
+# Errors that Redis replied with; redis-py has some of them as ConnectionErrors.
+_REPLIED = (ResponseError, BusyLoadingError, AuthenticationError, AuthorizationError)
 _WAITING = (BusyLoadingError, ReadOnlyError, ClusterDownError, TryAgainError)
 _WAITING_CODES = ("BUSY", "LOADING", "READONLY", "CLUSTERDOWN", "MASTERDOWN", "TRYAGAIN", "NOREPLICAS", "UNBLOCKED")
 
@@ -95,7 +97,7 @@ class Conversation:
     def failed(self, error: BaseException, now: float) -> float:
         """Take note of an attempt without an answer. Returns how many seconds to wait before the next one."""
         cause = error.__cause__ if isinstance(error, NotSent) and error.__cause__ else error
-        if not isinstance(error, NotSent):
+        if not (isinstance(error, NotSent) or _is_waiting(cause) or _is_refusal(cause)):
             self.may_have_happened = True
         if _is_refusal(cause):
             raise self.refused(cause)
@@ -219,6 +221,8 @@ class Wire:
             pause = talk.answered(replies, time.monotonic())
             if pause is None:
                 return replies
+            if pause:
+                self.close()  # They may lead to a demoted server; a new connection asks anew where to go.
             time.sleep(pause)
 
     def close(self) -> None:
@@ -312,9 +316,7 @@ def _reply(connection: Any, until: float) -> Any:
     connection.update_current_socket_timeout(_left(until))
     try:
         return connection.read_response(disconnect_on_error=False)
-    except ResponseError as error:
-        return error
-    except BusyLoadingError as error:
+    except _REPLIED as error:
         return error
 
 
@@ -346,6 +348,8 @@ class AsyncWire:
             pause = talk.answered(replies, time.monotonic())
             if pause is None:
                 return replies
+            if pause:
+                await self.close()
             await asyncio.sleep(pause)
 
     async def close(self) -> None:
@@ -377,6 +381,9 @@ class AsyncWire:
             if await _is_fresh_async(connection):
                 return connection
             await connection.disconnect(nowait=True)
+        return await self._connect(until)
+
+    async def _connect(self, until: float) -> Any:
         settings = _settings(self._pool, self._timeout, AsyncRetry(NoBackoff(), 0))
         connection: Any = self._pool.connection_class(**settings)
         try:
@@ -401,7 +408,5 @@ async def _is_fresh_async(connection: Any) -> bool:
 async def _async_reply(connection: Any) -> Any:
     try:
         return await connection.read_response(disconnect_on_error=False)
-    except ResponseError as error:
-        return error
-    except BusyLoadingError as error:
+    except _REPLIED as error:
         return error

