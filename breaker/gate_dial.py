@@ -1,0 +1,62 @@
+"""A connection of the gate's own: the same address and credentials as the engine's Redis client, its own limits.
+
+redis-py resolves (Sentinel too), connects, encrypts and authenticates; from then on the socket is the gate's, which
+reads and writes it without ever blocking.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import redis
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """An open connection that has said HELLO 3. Closing it more than once does no harm."""
+
+    socket: socket.socket
+    encrypted: bool
+    _connection: Any
+    """Kept alive: redis-py closes the socket when its connection object goes."""
+
+    def close(self) -> None:
+        self.socket.close()
+
+
+def dialler(source: redis.Redis | str, timeout: float, name: str) -> Callable[[], Line]:
+    """How to connect to where `source` (a client or a URL) points, each step within `timeout` seconds.
+
+    The returned function raises `OSError` or `redis.RedisError`. `name` is shown by `CLIENT LIST`.
+    """
+
+    def dial() -> Line:
+        from redis import ConnectionPool  # noqa: PLC0415 -- redis costs 100 ms to import; the engine may not need it
+        from redis.backoff import NoBackoff  # noqa: PLC0415
+        from redis.connection import SSLConnection  # noqa: PLC0415
+        from redis.maint_notifications import MaintNotificationsConfig  # noqa: PLC0415
+        from redis.retry import Retry  # noqa: PLC0415
+
+        pool = ConnectionPool.from_url(source) if isinstance(source, str) else source.connection_pool
+        kwargs: dict[str, Any] = pool.connection_kwargs | {
+            "protocol": 3,
+            "socket_timeout": timeout,
+            "socket_connect_timeout": timeout,
+            "retry": Retry(NoBackoff(), 0),
+            "retry_on_timeout": False,
+            "health_check_interval": 0,
+            "client_name": name,
+            "maint_notifications_config": MaintNotificationsConfig(enabled=False),
+        }
+        connection = pool.connection_class(**kwargs)
+        connection.connect()
+        # redis-py has no public way to take the socket over.
+        open_socket: socket.socket = connection._sock
+        open_socket.setblocking(False)
+        return Line(open_socket, isinstance(connection, SSLConnection), connection)
+
+    return dial

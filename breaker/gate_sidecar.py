@@ -1,0 +1,65 @@
+"""One process per host that listens for all gates of the host: `python -m breaker.gate_sidecar --redis URL`.
+
+It writes what it knows to a board in shared memory (`breaker.gate_board`), which gates of the `shm` backend read. Run
+it under a supervisor that starts it again; while it is away, every such gate closes within `--max-staleness`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import signal
+import sys
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+
+from breaker.gate_board import DEFAULT_PATH, BoardInUse, BoardWriter
+from breaker.gate_lease import Lease, View
+from breaker.gate_listener import listen
+from breaker.keys import GLOBAL, check_scope
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Serve until SIGTERM or SIGINT; 0 then, 2 when it can't start."""
+    options = _options().parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    scopes = tuple(dict.fromkeys((GLOBAL, *options.scope)))
+    for scope in scopes:
+        check_scope(scope)
+    try:
+        board = BoardWriter(options.board, options.max_staleness)
+    except (BoardInUse, OSError) as error:
+        sys.stderr.write(f"{error}\n")
+        return 2
+    lease = Lease(options.max_staleness, tuple(View(scope) for scope in scopes), options.replicas)
+    listener = listen(options.redis, lease, board.write, heartbeat=options.max_staleness / 4, drain=False)
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    listener.start()
+    stop.wait()
+    listener.stop()
+    board.close()
+    return 0
+
+
+def _options() -> argparse.ArgumentParser:
+    options = argparse.ArgumentParser(prog="python -m breaker.gate_sidecar", description=(__doc__ or "").split("\n")[0])
+    options.add_argument(
+        "--redis",
+        default=os.environ.get("BREAKER_REDIS_URL", "redis://localhost:6379/0"),
+        help="URL of the breaker's Redis; BREAKER_REDIS_URL unless given (credentials then stay out of `ps`)",
+    )
+    options.add_argument("--board", type=Path, default=DEFAULT_PATH, help="file in shared memory to write")
+    options.add_argument("--scope", action="append", default=[], help="watch this scope too; may be given repeatedly")
+    options.add_argument("--max-staleness", type=float, default=0.2, help="seconds; gates that demand less stay closed")
+    options.add_argument(
+        "--replicas", type=int, default=0, help="replicas that can be promoted, each to confirm heartbeats"
+    )
+    return options
+
+
+if __name__ == "__main__":
+    sys.exit(main())
