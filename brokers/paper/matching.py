@@ -120,6 +120,7 @@ class Exchange:
                 request.symbol, request.side, qty, self._position_qty(request.symbol), self._working(request, reduces)
             )
         order = self._add(self._order_from(request, qty, origin))
+        order.closing = reduces and origin is Origin.CLIENT
         if refusal:
             self.after(self._fill_delay(), lambda: self._end(order, Status.REJECTED))
         else:

@@ -36,6 +36,7 @@ class Record:
         self._closes: Counter[str] = Counter()
         self._largest_close: dict[str, object] | None = None
         self._largest_ratio = ZERO
+        self._was_long: dict[str, bool] = {}
         self._sign_changes: list[dict[str, object]] = []
         self._duplicates: list[str] = []
         self._too_large: list[dict[str, object]] = []
@@ -73,8 +74,11 @@ class Record:
             self._duplicates.append(client_order_id)
 
     def filled(self, now: float, order: PaperOrder, before: Decimal, after: Decimal) -> None:
+        """Note a change of sign, also one by way of zero, as a second close of the same position makes it."""
         self.fills[order.origin] += 1
-        if before * after >= 0:
+        if before:
+            self._was_long[order.symbol] = before > 0
+        if not after or self._was_long.get(order.symbol, after > 0) == (after > 0):
             return
         if len(self._sign_changes) < _KEPT:
             self._sign_changes.append(
@@ -87,8 +91,9 @@ class Record:
                     "client_order_id": order.client_order_id,
                 }
             )
-        if order.origin is Origin.CLIENT:
-            self._violate(f"{order.symbol} went from {before:f} to {after:f} by the order {order.client_order_id}")
+        if order.closing or (order.origin is Origin.CLIENT and before):
+            turn = "short to long" if after > 0 else "long to short"
+            self._violate(f"{order.symbol} turned from {turn} ({after:f}) by the order {order.client_order_id}")
 
     def no_open_orders(self, now: float) -> None:
         self.no_open_orders_at = now

@@ -123,6 +123,8 @@ class PaperOrder:
     submitted_at: float
     updated_at: float
     origin: Origin
+    closing: bool = False
+    """A client sent it to reduce a position."""
     notional: Decimal | None = None
     limit_price: Decimal | None = None
     stop_price: Decimal | None = None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from decimal import Decimal
+from typing import Any
 from uuid import uuid4
 
 import pytest
@@ -28,6 +29,7 @@ from alpaca.trading.requests import (
 from brokers.paper.server import PaperExchange
 
 Venue = Callable[..., PaperExchange]
+Sdk = Any  # The methods of its TradingClient are annotated as returning raw JSON as well.
 PRICES = "[prices]\nAAPL = 200\nMSFT = 400\n"
 LONG_AAPL = PRICES + '[[positions]]\nsymbol = "AAPL"\nqty = 100\n'
 
@@ -45,7 +47,7 @@ def refusal(error: pytest.ExceptionInfo[APIError]) -> tuple[int, dict[str, objec
     return error.value.status_code, json.loads(str(error.value))
 
 
-def test_account_clock_and_assets(venue: Venue, alpaca: TradingClient) -> None:
+def test_account_clock_and_assets(venue: Venue, alpaca: Sdk) -> None:
     venue(PRICES + "[account]\nequity = 50000\n")
     account = alpaca.get_account()
     assert Decimal(account.equity) == 50_000
@@ -60,7 +62,7 @@ def test_account_clock_and_assets(venue: Venue, alpaca: TradingClient) -> None:
     assert {"AAPL", "MSFT"} <= {each.symbol for each in alpaca.get_all_assets()}
 
 
-def test_a_market_order_makes_a_position_and_a_close_ends_it(venue: Venue, alpaca: TradingClient) -> None:
+def test_a_market_order_makes_a_position_and_a_close_ends_it(venue: Venue, alpaca: Sdk) -> None:
     venue(PRICES)
     bought = alpaca.submit_order(market_order(OrderSide.BUY, qty=10, client_order_id="mine"))
     assert bought.status in {OrderStatus.NEW, OrderStatus.ACCEPTED}
@@ -79,7 +81,7 @@ def test_a_market_order_makes_a_position_and_a_close_ends_it(venue: Venue, alpac
     assert refusal(error) == (404, {"code": 40410000, "message": "position does not exist"})
 
 
-def test_close_with_quantity_and_with_percentage(venue: Venue, alpaca: TradingClient) -> None:
+def test_close_with_quantity_and_with_percentage(venue: Venue, alpaca: Sdk) -> None:
     venue(LONG_AAPL)
     alpaca.close_position("AAPL", ClosePositionRequest(qty="30"))
     assert alpaca.get_open_position("AAPL").qty == "70"
@@ -87,7 +89,7 @@ def test_close_with_quantity_and_with_percentage(venue: Venue, alpaca: TradingCl
     assert alpaca.get_open_position("AAPL").qty == "35"
 
 
-def test_a_short_is_closed_by_buying(venue: Venue, alpaca: TradingClient) -> None:
+def test_a_short_is_closed_by_buying(venue: Venue, alpaca: Sdk) -> None:
     venue(PRICES)
     alpaca.submit_order(market_order(OrderSide.SELL, qty=7))
     assert alpaca.get_open_position("AAPL").qty == "-7"
@@ -95,7 +97,7 @@ def test_a_short_is_closed_by_buying(venue: Venue, alpaca: TradingClient) -> Non
     assert alpaca.get_all_positions() == []
 
 
-def test_fractions_by_quantity_and_by_notional(venue: Venue, alpaca: TradingClient) -> None:
+def test_fractions_by_quantity_and_by_notional(venue: Venue, alpaca: Sdk) -> None:
     venue(PRICES)
     alpaca.submit_order(market_order(OrderSide.BUY, qty=0.5))
     by_notional = alpaca.submit_order(market_order(OrderSide.BUY, notional=50))
@@ -110,9 +112,7 @@ def test_fractions_by_quantity_and_by_notional(venue: Venue, alpaca: TradingClie
     "request_",
     [
         limit_order(OrderSide.BUY, 150),
-        StopOrderRequest(
-            symbol="AAPL", side=OrderSide.BUY, qty=10, time_in_force=TimeInForce.GTC, stop_price=250
-        ),
+        StopOrderRequest(symbol="AAPL", side=OrderSide.BUY, qty=10, time_in_force=TimeInForce.GTC, stop_price=250),
         StopLimitOrderRequest(
             symbol="AAPL", side=OrderSide.BUY, qty=10, time_in_force=TimeInForce.GTC, stop_price=250, limit_price=260
         ),
@@ -122,9 +122,7 @@ def test_fractions_by_quantity_and_by_notional(venue: Venue, alpaca: TradingClie
     ],
     ids=lambda request: str(request.type.value),
 )
-def test_resting_orders_rest_until_cancelled(
-    venue: Venue, alpaca: TradingClient, request_: LimitOrderRequest
-) -> None:
+def test_resting_orders_rest_until_cancelled(venue: Venue, alpaca: Sdk, request_: LimitOrderRequest) -> None:
     venue(PRICES)
     order = alpaca.submit_order(request_)
     assert alpaca.get_order_by_id(order.id).status == OrderStatus.NEW
@@ -135,7 +133,7 @@ def test_resting_orders_rest_until_cancelled(
     assert alpaca.get_orders() == []
 
 
-def test_cancelling_what_is_filled_or_unknown_is_refused(venue: Venue, alpaca: TradingClient) -> None:
+def test_cancelling_what_is_filled_or_unknown_is_refused(venue: Venue, alpaca: Sdk) -> None:
     venue(PRICES)
     order = alpaca.submit_order(market_order(OrderSide.BUY, qty=1))
     with pytest.raises(APIError) as error:
@@ -146,7 +144,7 @@ def test_cancelling_what_is_filled_or_unknown_is_refused(venue: Venue, alpaca: T
     assert refusal(error)[0] == 404
 
 
-def test_a_client_order_id_is_taken_once(venue: Venue, alpaca: TradingClient) -> None:
+def test_a_client_order_id_is_taken_once(venue: Venue, alpaca: Sdk) -> None:
     exchange = venue(PRICES)
     alpaca.submit_order(market_order(OrderSide.BUY, qty=1, client_order_id="once"))
     with pytest.raises(APIError) as error:
@@ -156,7 +154,7 @@ def test_a_client_order_id_is_taken_once(venue: Venue, alpaca: TradingClient) ->
     assert exchange.report()["duplicate_client_order_ids_refused"] == ["once"]
 
 
-def test_quantity_that_orders_hold_cannot_be_closed(venue: Venue, alpaca: TradingClient) -> None:
+def test_quantity_that_orders_hold_cannot_be_closed(venue: Venue, alpaca: Sdk) -> None:
     venue(LONG_AAPL)
     resting = alpaca.submit_order(limit_order(OrderSide.SELL, 250, qty=60))
     assert alpaca.get_open_position("AAPL").qty_available == "40"
@@ -175,7 +173,7 @@ def test_quantity_that_orders_hold_cannot_be_closed(venue: Venue, alpaca: Tradin
     }
 
 
-def test_more_than_can_be_paid_is_refused(venue: Venue, alpaca: TradingClient) -> None:
+def test_more_than_can_be_paid_is_refused(venue: Venue, alpaca: Sdk) -> None:
     venue(PRICES + "[account]\nequity = 1000\n")
     with pytest.raises(APIError) as error:
         alpaca.submit_order(market_order(OrderSide.BUY, qty=100))
@@ -183,7 +181,7 @@ def test_more_than_can_be_paid_is_refused(venue: Venue, alpaca: TradingClient) -
     assert (status, body["code"], body["message"]) == (403, 40310000, "insufficient buying power")
 
 
-def test_replacing_ends_the_old_order_and_links_both(venue: Venue, alpaca: TradingClient) -> None:
+def test_replacing_ends_the_old_order_and_links_both(venue: Venue, alpaca: Sdk) -> None:
     venue(PRICES)
     old = alpaca.submit_order(limit_order(OrderSide.BUY, 150))
     new = alpaca.replace_order_by_id(old.id, ReplaceOrderRequest(qty=4, limit_price=160))
@@ -196,7 +194,7 @@ def test_replacing_ends_the_old_order_and_links_both(venue: Venue, alpaca: Tradi
     assert refusal(error)[1]["message"] == "cannot replace order in replaced status"
 
 
-def test_a_list_has_50_orders_unless_asked_and_pages_by_time(venue: Venue, alpaca: TradingClient) -> None:
+def test_a_list_has_50_orders_unless_asked_and_pages_by_time(venue: Venue, alpaca: Sdk) -> None:
     venue("[book]\norders = 1200\n")
     assert len(alpaca.get_orders()) == 50
     seen: list[Order] = []
@@ -208,7 +206,7 @@ def test_a_list_has_50_orders_unless_asked_and_pages_by_time(venue: Venue, alpac
     assert len(seen) == len({order.id for order in seen}) == 1200
 
 
-def test_a_list_filters_by_status_side_and_symbol(venue: Venue, alpaca: TradingClient) -> None:
+def test_a_list_filters_by_status_side_and_symbol(venue: Venue, alpaca: Sdk) -> None:
     venue(LONG_AAPL)
     alpaca.submit_order(market_order(OrderSide.BUY, qty=1))
     buy = alpaca.submit_order(limit_order(OrderSide.BUY, 150))
@@ -227,7 +225,7 @@ def test_a_list_filters_by_status_side_and_symbol(venue: Venue, alpaca: TradingC
     assert len(ids(status=QueryOrderStatus.CLOSED)) == 1
 
 
-def test_cancel_all_answers_for_each_order(venue: Venue, alpaca: TradingClient) -> None:
+def test_cancel_all_answers_for_each_order(venue: Venue, alpaca: Sdk) -> None:
     exchange = venue("[book]\norders = 20\npending_replace = 2\n")
     results = alpaca.cancel_orders()
     assert sorted(result.status for result in results) == [200] * 18 + [500] * 2
@@ -237,7 +235,7 @@ def test_cancel_all_answers_for_each_order(venue: Venue, alpaca: TradingClient) 
     assert exchange.report()["first_cancel_all_at"] is not None
 
 
-def test_close_all_with_cancel_orders_flattens_the_book(venue: Venue, alpaca: TradingClient) -> None:
+def test_close_all_with_cancel_orders_flattens_the_book(venue: Venue, alpaca: Sdk) -> None:
     exchange = venue("[book]\norders = 40\npositions = 20\nbrackets = 3\n")
     assert exchange.report()["is_flat"] is False
     results = alpaca.close_all_positions(cancel_orders=True)
@@ -249,7 +247,7 @@ def test_close_all_with_cancel_orders_flattens_the_book(venue: Venue, alpaca: Tr
     assert report["violations"] == []
 
 
-def test_close_all_without_cancelling_names_what_orders_hold(venue: Venue, alpaca: TradingClient) -> None:
+def test_close_all_without_cancelling_names_what_orders_hold(venue: Venue, alpaca: Sdk) -> None:
     venue(LONG_AAPL)
     alpaca.submit_order(limit_order(OrderSide.SELL, 250, qty=60))
     (result,) = alpaca.close_all_positions()
@@ -257,7 +255,7 @@ def test_close_all_without_cancelling_names_what_orders_hold(venue: Venue, alpac
     assert (result.body.existing_qty, result.body.held_for_orders) == (100, 60)
 
 
-def test_a_bracket_has_legs_and_one_cancels_the_other(venue: Venue, alpaca: TradingClient) -> None:
+def test_a_bracket_has_legs_and_one_cancels_the_other(venue: Venue, alpaca: Sdk) -> None:
     exchange = venue(PRICES)
     entry = alpaca.submit_order(
         market_order(
@@ -280,15 +278,13 @@ def test_a_bracket_has_legs_and_one_cancels_the_other(venue: Venue, alpaca: Trad
     assert [leg.status for leg in nested.legs or []] == [OrderStatus.CANCELED, OrderStatus.FILLED]
 
 
-def test_open_legs_of_a_filled_entry_are_listed_nested_or_not(venue: Venue, alpaca: TradingClient) -> None:
+def test_open_legs_of_a_filled_entry_are_listed_nested_or_not(venue: Venue, alpaca: Sdk) -> None:
     venue("[book]\nbrackets = 2\n")
     assert len(alpaca.get_orders()) == 4
     assert len(alpaca.get_orders(GetOrdersRequest(nested=True))) == 4
 
 
-def test_outside_the_session_orders_wait_and_extended_hours_take_limits_only(
-    venue: Venue, alpaca: TradingClient
-) -> None:
+def test_outside_the_session_orders_wait_and_extended_hours_take_limits_only(venue: Venue, alpaca: Sdk) -> None:
     exchange = venue(LONG_AAPL + '[market]\nsession = "extended"\n')
     assert alpaca.get_clock().is_open is False
     queued = alpaca.submit_order(market_order(OrderSide.SELL, qty=30))
