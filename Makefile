@@ -28,3 +28,44 @@ $(READY): requirements.lock pyproject.toml
 lock: ## Resolve requirements.lock again
 	uv pip compile --universal --python-version 3.11 --extra dev --quiet --no-emit-index-url --no-emit-find-links \
 	    --custom-compile-command 'make lock' pyproject.toml -o requirements.lock
+
+# --- the runbook's commands -------------------------------------------------------------------------------------------
+.PHONY: circuit-trip circuit-status circuit-reset circuit-init circuit-history kill-switch
+WHO = $(if $(OPERATOR),--operator "$$OPERATOR")
+WHY = $(if $(REASON),--reason "$$REASON")
+
+circuit-trip: $(READY) ## Halt trading                        REASON="why" [OPERATOR=you] [SCOPE=account:ALPHA]
+	@$(BIN)/breaker trip --scope "$$SCOPE" $(WHO) $(WHY)
+
+circuit-status: $(READY) ## The breaker's state                 [SCOPE=…]
+	@$(BIN)/breaker status --scope "$$SCOPE"
+
+circuit-reset: $(READY) ## End a trip, one a minute            REASON="20 characters or more" [YES=1 acknowledges]
+	@$(BIN)/breaker reset --scope "$$SCOPE" $(WHO) --reason "$$REASON" $(if $(YES),--acknowledge)
+
+circuit-init: $(READY) ## Write the first state               [SCOPE=…]
+	@$(BIN)/breaker init --scope "$$SCOPE" $(WHO)
+
+circuit-history: $(READY) ## The latest transitions              [SCOPE=…]
+	@$(BIN)/breaker history --scope "$$SCOPE"
+
+kill-switch: $(READY) ## Halt, cancel, flatten, prove it     REASON="why" [YES=1 doesn't ask] [OPERATOR=you]
+	@$(BIN)/breaker kill --scope "$$SCOPE" $(WHO) $(WHY) $(if $(YES),--yes)
+
+# --- seeing and checking it -------------------------------------------------------------------------------------------
+.PHONY: demo test lint format bench
+demo: $(READY) ## A real book, halted and flattened   [KEEP=1 leaves it running] [ORDERS=200] [POSITIONS=60]
+	@$(BIN)/python -m deployments.demo $(if $(KEEP),--keep) $(if $(ORDERS),--orders $(ORDERS)) \
+	    $(if $(POSITIONS),--positions $(POSITIONS))
+
+test: $(READY) ## All tests
+	@$(BIN)/pytest
+
+lint: $(READY) ## Style, types and layers
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/lint-imports
+
+format: $(READY) ## Put the code in the common style
+	@$(BIN)/ruff check --fix . ; $(BIN)/ruff format .
+
+bench: $(READY) ## The figures that README quotes
+	@$(BIN)/python -m benchmarks

@@ -1,0 +1,14 @@
+"""The command line: `breaker`."""
+
+from __future__ import annotations
+
+import sys
+
+
+def main() -> None:
+    """Run the command line and leave with one of the documented exit statuses."""
+    try:
+        from cli.app import run  # noqa: PLC0415  so that a missing extra is one line, not a traceback
+    except ModuleNotFoundError as error:
+        sys.exit(f"breaker: {error.name} is not installed; the command line needs: pip install 'trading-breaker[ops]'")
+    sys.exit(run())

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import atexit
 import contextlib
-import ctypes
 import importlib.util
 import os
 import platform
@@ -16,15 +15,14 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 
 from breaker.errors import BreakerError
+from deployments.child_process import free_port, spawn
 
-_PR_SET_PDEATHSIG = 1
 _PORT_ATTEMPTS = 5
 
 
@@ -70,8 +68,11 @@ class EmbeddedRedis:
         binary = find_binary()
         self.data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
         for _ in range(_PORT_ATTEMPTS):
-            self._port = self._port or _free_port()
-            self._process = _spawn([str(binary), *self._arguments()])
+            self._port = self._port or free_port()
+            try:
+                self._process = spawn([str(binary), *self._arguments()])
+            except OSError as error:
+                raise EmbeddedRedisError(f"The embedded Redis can't be run: {error}.") from error
             if self._answers(time.monotonic() + timeout):
                 self._fixed_port = self._port
                 self._owner = os.getpid()
@@ -163,13 +164,6 @@ def find_binary() -> Path:
     return binary
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
 def _pings(port: int) -> bool:
     try:
         with socket.create_connection(("127.0.0.1", port), timeout=1) as connection:
@@ -177,50 +171,3 @@ def _pings(port: int) -> bool:
             return connection.recv(16).startswith(b"+PONG")
     except OSError:
         return False
-
-
-def _spawn(command: list[str]) -> subprocess.Popen[bytes]:
-    """Start `command` in a session of its own, so that Ctrl-C reaches us and not it.
-
-    Linux sends the death signal when the *thread* ends that started the child, so that one outlives the child.
-    """
-    started: list[subprocess.Popen[bytes] | OSError] = []
-    ready = threading.Event()
-
-    def keep() -> None:
-        try:
-            process = subprocess.Popen(
-                command,
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-                start_new_session=True,
-                preexec_fn=_die_with_parent(),  # noqa: PLW1509 (only calls prctl, which was looked up before the fork)
-            )
-        except OSError as error:
-            started.append(error)
-            ready.set()
-            return
-        started.append(process)
-        ready.set()
-        process.wait()
-
-    threading.Thread(target=keep, name="embedded-redis", daemon=True).start()
-    ready.wait()
-    if isinstance(started[0], OSError):
-        raise EmbeddedRedisError(f"The embedded Redis can't be run: {started[0]}.")
-    return started[0]
-
-
-def _die_with_parent() -> Callable[[], None] | None:
-    if sys.platform != "linux":
-        return None
-    prctl = ctypes.CDLL(None).prctl
-    parent = os.getpid()
-
-    def ask() -> None:
-        prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != parent:
-            os._exit(1)
-
-    return ask

@@ -1,0 +1,176 @@
+"""Configuration: `breaker.toml` and `BREAKER_*` environment variables, checked once at start.
+
+The environment wins over the file. Nested keys are joined by two underscores: `BREAKER_ACCOUNTS__ALPHA__SECRET_KEY`.
+An account's name is upper-cased, so that file and environment agree on it.
+"""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from collections.abc import Mapping
+from decimal import Decimal
+from pathlib import Path
+from typing import Annotated, Any, Self
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    SettingsError,
+    TomlConfigSettingsSource,
+)
+
+from breaker.errors import BreakerError
+
+Seconds = Annotated[float, Field(gt=0, le=86_400)]
+
+
+def default_state_dir() -> Path:
+    base = os.environ.get("XDG_STATE_HOME")
+    return (Path(base) if base else Path.home() / ".local" / "state") / "breaker"
+
+
+class ConfigurationError(BreakerError):
+    """The configuration cannot be used; the message names the file or variable, the key and what is wrong."""
+
+
+class AccountSettings(BaseModel):
+    """One account at one venue. `adapter` names an entry point of the group `breaker.brokers`."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    adapter: str = "alpaca"
+    base_url: str = Field(pattern=r"^https?://[^\s]+$")
+    key_id: SecretStr
+    secret_key: SecretStr
+    request_timeout: Seconds = 5.0
+    """Longest wait for one answer of the venue, in seconds."""
+    requests_per_minute: int = Field(default=200, gt=0)
+    """The venue's limit for this account; what it says in its own headers wins."""
+
+
+class KillSettings(BaseModel):
+    """How the kill switch paces itself; all times in seconds."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    deadline: Seconds = 300.0
+    """After this long it reports what is not flat instead of going on."""
+    first_sweep_timeout: Seconds = 6.0
+    cancel_patience: Seconds = 5.0
+    """How long cancels may make no progress before flattening starts beside them."""
+    poll_interval: Seconds = 0.25
+    escalate_after: Seconds = 3.0
+    """How long a close may stand unfilled before it is replaced by a more aggressive one."""
+    collars: tuple[Decimal, ...] = (Decimal("0.02"), Decimal("0.05"), Decimal("0.10"))
+    """How far past the last price each marketable limit may go, as fractions of it."""
+    retry_backoff: Seconds = 1.0
+    retry_backoff_max: Seconds = 15.0
+    """Bounds of the wait before a refused close is tried again; it doubles from the first to the second."""
+    stuck_after: Seconds = 30.0
+    """Once only positions remain that the venue refuses to close, how long they are retried before they are stuck."""
+    settle: Seconds = 1.0
+    """Time between the two readings of the venue that must agree before the book is called flat."""
+    guard: Annotated[float, Field(ge=0, le=3_600)] = 5.0
+    """How long the book is swept on after it was flat, because fills may arrive late."""
+    orchestrator_wait: Seconds = 2.0
+    """How long a configured Prefect API may take before the procedure runs without it.
+
+    Without one Prefect starts a temporary server, which takes many seconds; that is never waited for.
+    """
+    record_wait: Seconds = 20.0
+    """How long, after everything is done and said, a late orchestrator may take to be told about it."""
+
+
+class Settings(BaseSettings):
+    """Everything breaker can be told. Unknown keys are refused, so that a typing mistake is not a silent default."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="BREAKER_",
+        env_nested_delimiter="__",
+        extra="forbid",
+        frozen=True,
+        nested_model_default_partial_update=True,
+    )
+
+    redis_url: SecretStr = SecretStr("redis://localhost:6379/0")
+    redis_timeout: Seconds = 2.0
+    """Longest wait for one transition or reading of the breaker, retries included."""
+    state_dir: Path = Field(default_factory=default_state_dir)
+    """Where reports, the journal and the spool are kept when nothing else can be reached."""
+    database_url: SecretStr | None = None
+    """The ledger's database; an SQLite file in `state_dir` unless named."""
+    quiet_period: Annotated[float, Field(ge=0, le=86_400)] = 300.0
+    accounts: Mapping[str, AccountSettings] = Field(default_factory=dict)
+    kill: KillSettings = KillSettings()
+
+    @field_validator("accounts", mode="before")
+    @classmethod
+    def _merge_account_names(cls, value: Any) -> Any:
+        if not isinstance(value, Mapping):
+            return value
+        merged: dict[str, Any] = {}
+        for name, account in value.items():
+            upper = str(name).upper()
+            if isinstance(account, Mapping) and isinstance(merged.get(upper), Mapping):
+                merged[upper] = {**merged[upper], **account}
+            else:
+                merged[upper] = account
+        return merged
+
+    @model_validator(mode="after")
+    def _redis_url_scheme(self) -> Self:
+        if not self.redis_url.get_secret_value().startswith(("redis://", "rediss://", "unix://")):
+            raise ValueError("redis_url must start with redis://, rediss:// or unix://")
+        return self
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        file = TomlConfigSettingsSource(settings_cls, toml_file=configuration_file())
+        return init_settings, env_settings, file
+
+
+def configuration_file() -> Path:
+    """The file that is read: `BREAKER_CONFIG`, else `breaker.toml` in the working directory."""
+    return Path(os.environ.get("BREAKER_CONFIG", "breaker.toml"))
+
+
+def load_settings() -> Settings:
+    """Read and check the configuration.
+
+    Raises:
+        ConfigurationError: the file is named but missing, cannot be parsed, or a value is not acceptable.
+    """
+    file = configuration_file()
+    if "BREAKER_CONFIG" in os.environ and not file.is_file():
+        raise ConfigurationError(f"BREAKER_CONFIG names {file}, which is not a file; correct the path or unset it")
+    try:
+        return Settings()
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigurationError(f"{file} is not valid TOML: {error}; nothing was changed, correct the file") from None
+    except OSError as error:
+        raise ConfigurationError(f"{file} cannot be read: {error.strerror}; nothing was changed") from None
+    except SettingsError as error:
+        raise ConfigurationError(f"a BREAKER_* variable cannot be read: {error}; nothing was changed") from None
+    except ValidationError as error:
+        raise ConfigurationError(_one_line(error, file)) from None
+
+
+def _one_line(error: ValidationError, file: Path) -> str:
+    """Every complaint with its key; the offending values are left out, since they may be secrets."""
+    complaints = "; ".join(
+        f"{'.'.join(str(part) for part in item['loc']) or 'settings'}: {item['msg']}"
+        for item in error.errors(include_input=False, include_url=False, include_context=False)
+    )
+    return (
+        f"configuration ({file} and BREAKER_* variables): {complaints}; nothing was changed, correct it and try again"
+    )

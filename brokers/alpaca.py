@@ -1,0 +1,422 @@
+"""Alpaca's Trading API v2, and whatever else speaks it: the paper exchange, by another base URL and keys.
+
+Sources: Alpaca's Trading API documentation (orders, positions, rate limits) and its official Python client. What shapes
+this adapter: 207 is not success but a status per item; lists of orders come in pages of at most 500; an order whose
+answer was lost is looked up by its client order id and never sent again under another one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import httpx
+import stamina
+
+from breaker.orders import Account, MarketClock, Order, OrderStatus, OrderType, Position, Side, TimeInForce
+from brokers.protocol import (
+    BrokerRefused,
+    BrokerUnavailable,
+    CancelOutcome,
+    CancelResult,
+    Capabilities,
+    CloseOrder,
+    CloseOutcome,
+    CloseResult,
+)
+
+if TYPE_CHECKING:
+    from breaker.settings import AccountSettings
+
+PAGE = 500
+"""The largest page of orders that Alpaca serves; without a limit it serves 50."""
+
+_STATUS = {
+    "partially_filled": OrderStatus.PARTIALLY_FILLED,
+    "pending_cancel": OrderStatus.PENDING_CANCEL,
+    "pending_replace": OrderStatus.PENDING_REPLACE,
+    "held": OrderStatus.HELD,
+    "filled": OrderStatus.FILLED,
+    "canceled": OrderStatus.CANCELED,
+    "replaced": OrderStatus.CANCELED,
+    "rejected": OrderStatus.REJECTED,
+    "expired": OrderStatus.EXPIRED,
+}
+_CLOSED_WORDS = ("filled", "canceled", "cancelled", "expired", "rejected", "replaced")
+_Json = dict[str, Any]
+_T = TypeVar("_T")
+
+
+class _RateLimited(BrokerUnavailable):
+    """429: nothing was done; `retry_after` seconds until the venue counts anew."""
+
+    def __init__(self, message: str, *, account: str, retry_after: float) -> None:
+        super().__init__(message, account=account)
+        self.retry_after = retry_after
+
+
+class AlpacaBroker:
+    """One Alpaca account. Keep one instance per account and process: it holds the connections and the rate limit.
+
+    Args:
+        name: the account's name in the configuration.
+        base_url: `https://api.alpaca.markets`, the paper exchange's address, …, with or without `/v2`.
+        timeout: longest wait for one answer, seconds. A call that is retried ends within three times that.
+        requests_per_minute: assumed until the venue's own headers say what is left.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        base_url: str,
+        key_id: str,
+        secret_key: str,
+        *,
+        timeout: float = 5.0,
+        requests_per_minute: int = 200,
+    ) -> None:
+        self.name = name
+        self.capabilities = Capabilities(
+            bulk_cancel=True,
+            bulk_close=True,
+            reduce_only=False,
+            fractional=True,
+            requests_per_minute=requests_per_minute,
+            page_size=PAGE,
+        )
+        self._timeout = timeout
+        self._rate = _RateLimit()
+        self._client = httpx.AsyncClient(
+            base_url=base_url.rstrip("/").removesuffix("/v2") + "/v2",
+            headers={"APCA-API-KEY-ID": key_id, "APCA-API-SECRET-KEY": secret_key},
+            timeout=httpx.Timeout(timeout, connect=min(timeout, 2.0)),
+            limits=httpx.Limits(max_connections=16, max_keepalive_connections=16),
+        )
+
+    def __repr__(self) -> str:
+        return f"AlpacaBroker({self.name!r}, {str(self._client.base_url)!r})"
+
+    async def aclose(self) -> None:
+        await self._client.aclose()
+
+    async def account(self) -> Account:
+        body = await self._read("/account")
+        return Account(
+            id=body["account_number"],
+            currency=body["currency"],
+            equity=Decimal(body["equity"]),
+            buying_power=Decimal(body["buying_power"]),
+            trading_blocked=bool(body.get("trading_blocked") or body.get("account_blocked")),
+        )
+
+    async def clock(self) -> MarketClock:
+        body = await self._read("/clock")
+        return MarketClock(
+            now=_time(body["timestamp"]),
+            is_open=body["is_open"],
+            next_open=_time(body["next_open"]),
+            next_close=_time(body["next_close"]),
+        )
+
+    async def open_orders(self) -> Sequence[Order]:
+        """Every open order. That there are none is believed only if the list without nesting agrees.
+
+        A bracket whose entry has filled is no longer open itself, so that its legs may be missing from the nested list.
+        """
+        orders = [order async for order in self._pages(nested=True)]
+        return orders or [order async for order in self._pages(nested=False)]
+
+    async def _pages(self, *, nested: bool) -> AsyncIterator[Order]:
+        """Oldest first; each page starts a little before the end of the last, as orders may share a time stamp."""
+        seen: set[str] = set()
+        after: datetime | None = None
+        while True:
+            params = {"status": "open", "limit": str(PAGE), "direction": "asc", "nested": str(nested).lower()}
+            if after is not None:
+                params["after"] = (after - timedelta(milliseconds=1)).isoformat()
+            page = await self._read("/orders", params)
+            fresh = [body for body in page if body["id"] not in seen]
+            for body in fresh:
+                for leg in (body, *(body.get("legs") or ())):
+                    order = _order(leg)
+                    if order.id not in seen and order.status.is_open:
+                        yield order
+                    seen.add(order.id)
+            if len(page) < PAGE:
+                return
+            if not fresh:
+                raise BrokerUnavailable(
+                    f"{self.name}: more than {PAGE} open orders share one time stamp, so the list can't be read whole; "
+                    "cancel them at the venue",
+                    account=self.name,
+                )
+            after = _time(page[-1]["submitted_at"])
+
+    async def positions(self) -> Sequence[Position]:
+        return [_position(body) for body in await self._read("/positions")]
+
+    async def order(self, client_order_id: str) -> Order | None:
+        response = await self._retrying(
+            "GET", "/orders:by_client_order_id", params={"client_order_id": client_order_id}
+        )
+        if response.status_code == httpx.codes.NOT_FOUND:
+            return None
+        return _order(self._body(response))
+
+    async def cancel_all(self) -> Sequence[CancelResult]:
+        response = await self._retrying("DELETE", "/orders")
+        return [_cancel_result(item["id"], item["status"], item.get("body")) for item in self._body(response)]
+
+    async def cancel(self, order_id: str) -> CancelResult:
+        try:
+            response = await self._retrying("DELETE", f"/orders/{order_id}")
+        except BrokerUnavailable as error:
+            return CancelResult(order_id, CancelOutcome.UNKNOWN, str(error))
+        return _cancel_result(order_id, response.status_code, _json(response))
+
+    async def close(self, request: CloseOrder) -> CloseResult:
+        payload: _Json = {
+            "symbol": request.symbol,
+            "qty": str(request.quantity),
+            "side": request.side.value,
+            "type": request.type.value,
+            "time_in_force": request.time_in_force.value,
+            "client_order_id": request.client_order_id,
+        }
+        if request.limit_price is not None:
+            payload["limit_price"] = str(request.limit_price)
+        if request.extended_hours:
+            payload["extended_hours"] = True
+        try:
+            response = await self._retrying("POST", "/orders", json=payload, retry_on=_RateLimited)
+        except BrokerUnavailable as error:
+            return await self._look_up(request, error)
+        if response.is_success:
+            return CloseResult(request.symbol, CloseOutcome.ACCEPTED, _order(self._body(response)))
+        code, message = _error(response)
+        if "client_order_id must be unique" in message:
+            return CloseResult(
+                request.symbol, CloseOutcome.DUPLICATE, await self.order(request.client_order_id), message
+            )
+        return CloseResult(request.symbol, CloseOutcome.REFUSED, None, message, code)
+
+    async def _look_up(self, request: CloseOrder, lost: BrokerUnavailable) -> CloseResult:
+        """The answer to a close was lost: whether it was taken is for the venue to say."""
+        try:
+            order = await self.order(request.client_order_id)
+        except BrokerUnavailable as error:
+            return CloseResult(request.symbol, CloseOutcome.UNKNOWN, None, f"{lost}; then {error}")
+        if order is None:
+            return CloseResult(
+                request.symbol, CloseOutcome.UNKNOWN, None, f"{lost}; the venue does not know the order (yet)"
+            )
+        return CloseResult(request.symbol, CloseOutcome.ACCEPTED, order)
+
+    async def close_all(self) -> Sequence[CloseResult]:
+        response = await self._retrying(
+            "DELETE", "/positions", params={"cancel_orders": "false"}, retry_on=_RateLimited
+        )
+        results = []
+        for item in self._body(response):
+            body = item.get("body") or {}
+            if item["status"] == httpx.codes.OK:
+                results.append(CloseResult(item["symbol"], CloseOutcome.ACCEPTED, _order(body)))
+            else:
+                message = str(body.get("message", f"status {item['status']}"))
+                results.append(
+                    CloseResult(
+                        item["symbol"], CloseOutcome.REFUSED, None, message, str(body.get("code", item["status"]))
+                    )
+                )
+        return results
+
+    async def _read(self, path: str, params: Mapping[str, str] | None = None) -> Any:
+        return self._body(await self._retrying("GET", path, params=params))
+
+    async def _retrying(
+        self,
+        method: str,
+        path: str,
+        *,
+        params: Mapping[str, str] | None = None,
+        json: _Json | None = None,
+        retry_on: type[BrokerUnavailable] = BrokerUnavailable,
+    ) -> httpx.Response:
+        """One request, repeated on `retry_on` for three timeouts, and on 429 once the limit is counted anew."""
+
+        def wait(error: Exception) -> bool | float:
+            return error.retry_after if isinstance(error, _RateLimited) else isinstance(error, retry_on)
+
+        async for attempt in stamina.retry_context(
+            on=wait, attempts=12, timeout=3 * self._timeout, wait_initial=0.05, wait_max=1.0, wait_jitter=0.1
+        ):
+            with attempt:
+                return await self._send(method, path, params, json)
+        raise AssertionError("a retry context returns or raises")
+
+    async def _send(
+        self, method: str, path: str, params: Mapping[str, str] | None, json: _Json | None
+    ) -> httpx.Response:
+        await self._rate.wait()
+        try:
+            async with asyncio.timeout(self._timeout):
+                response = await self._client.request(method, path, params=params, json=json)
+        except (httpx.TimeoutException, TimeoutError):
+            raise self._unavailable(method, path, f"no answer within {self._timeout:g} s") from None
+        except httpx.TransportError as error:
+            raise self._unavailable(method, path, str(error) or type(error).__name__) from None
+        self._rate.observe(response.headers)
+        if response.status_code == httpx.codes.TOO_MANY_REQUESTS:
+            raise _RateLimited(
+                f"{self.name}: {method} {path}: the venue's rate limit is used up, it counts anew in "
+                f"{self._rate.seconds_to_reset:.1f} s",
+                account=self.name,
+                retry_after=self._rate.seconds_to_reset,
+            )
+        if response.is_server_error:
+            raise self._unavailable(method, path, f"the venue answered {response.status_code}")
+        if response.status_code == httpx.codes.UNAUTHORIZED:
+            raise BrokerRefused(
+                f"{self.name}: the venue at {self._client.base_url.host} refuses the keys (401); nothing was done "
+                f"there, correct key_id and secret_key of account {self.name}",
+                account=self.name,
+            )
+        return response
+
+    def _unavailable(self, method: str, path: str, what: str) -> BrokerUnavailable:
+        return BrokerUnavailable(
+            f"{self.name}: {method} {path} at {self._client.base_url.host}: {what}", account=self.name
+        )
+
+    def _body(self, response: httpx.Response) -> Any:
+        if not response.is_success:
+            _, message = _error(response)
+            raise BrokerRefused(
+                f"{self.name}: {response.request.method} {response.request.url.path}: "
+                f"the venue answered {response.status_code}: {message}",
+                account=self.name,
+            )
+        body = _json(response)
+        if body is None:
+            raise BrokerUnavailable(
+                f"{self.name}: {response.request.method} {response.request.url.path}: the answer is not JSON",
+                account=self.name,
+            )
+        return body
+
+
+class _RateLimit:
+    """What the venue's `X-Ratelimit-*` headers say is left, so that a request that must be refused is not sent."""
+
+    _LONGEST = 60.0
+    """Alpaca counts by the minute; a longer wait would be a clock that is wrong, not a limit."""
+
+    def __init__(self) -> None:
+        self._remaining: int | None = None
+        self._reset_at = 0.0  # monotonic seconds
+
+    @property
+    def exhausted(self) -> bool:
+        return self._remaining is not None and self._remaining <= 0 and self.seconds_to_reset > 0
+
+    @property
+    def seconds_to_reset(self) -> float:
+        return max(0.0, self._reset_at - time.monotonic())
+
+    async def wait(self) -> None:
+        if self.exhausted:
+            await asyncio.sleep(self.seconds_to_reset)
+        if self._remaining is not None:
+            self._remaining -= 1
+
+    def observe(self, headers: httpx.Headers) -> None:
+        try:
+            remaining, reset = int(headers["X-Ratelimit-Remaining"]), float(headers["X-Ratelimit-Reset"])
+        except (KeyError, ValueError):
+            return
+        self._remaining = remaining
+        self._reset_at = time.monotonic() + min(max(reset - time.time(), 0.05), self._LONGEST)
+
+
+def from_settings(name: str, account: AccountSettings) -> AlpacaBroker:
+    """The entry point of adapter `alpaca`."""
+    return AlpacaBroker(
+        name,
+        account.base_url,
+        account.key_id.get_secret_value(),
+        account.secret_key.get_secret_value(),
+        timeout=account.request_timeout,
+        requests_per_minute=account.requests_per_minute,
+    )
+
+
+def _json(response: httpx.Response) -> Any:
+    if not response.content:
+        return None
+    try:
+        return response.json()
+    except ValueError:
+        return None
+
+
+def _error(response: httpx.Response) -> tuple[str, str]:
+    body = _json(response)
+    if isinstance(body, dict):
+        return str(body.get("code", response.status_code)), str(body.get("message", response.reason_phrase))
+    return str(response.status_code), response.reason_phrase
+
+
+def _cancel_result(order_id: str, status: int, body: Any) -> CancelResult:
+    message = str(body.get("message", "")) if isinstance(body, dict) else ""
+    if status in (httpx.codes.OK, httpx.codes.NO_CONTENT):
+        return CancelResult(order_id, CancelOutcome.ACCEPTED)
+    if status == httpx.codes.NOT_FOUND or any(f"{word}" in message.lower() for word in _CLOSED_WORDS):
+        return CancelResult(order_id, CancelOutcome.NOT_OPEN, message)
+    return CancelResult(order_id, CancelOutcome.REFUSED, message or f"status {status}")
+
+
+def _order(body: _Json) -> Order:
+    return Order(
+        id=body["id"],
+        client_order_id=body["client_order_id"],
+        symbol=body["symbol"],
+        side=Side(body["side"]),
+        quantity=Decimal(body["qty"] or 0),
+        filled_quantity=Decimal(body["filled_qty"] or 0),
+        # A word that is not in the table is an order that may still fill: accepted, suspended, done for the day, …
+        status=_STATUS.get(body["status"], OrderStatus.NEW),
+        type=OrderType(body["type"]),
+        time_in_force=TimeInForce(body["time_in_force"]),
+        limit_price=_optional(body.get("limit_price"), _decimal),
+        stop_price=_optional(body.get("stop_price"), _decimal),
+        average_price=_optional(body.get("filled_avg_price"), _decimal),
+        submitted_at=_optional(body.get("submitted_at"), _time),
+    )
+
+
+def _position(body: _Json) -> Position:
+    quantity = Decimal(body["qty"])
+    return Position(
+        symbol=body["symbol"],
+        quantity=-abs(quantity) if body["side"] == "short" else quantity,
+        available=abs(Decimal(body["qty_available" if "qty_available" in body else "qty"])),
+        average_entry_price=Decimal(body["avg_entry_price"]),
+        current_price=_optional(body.get("current_price"), _decimal),
+    )
+
+
+def _optional(value: Any, convert: Callable[[Any], _T]) -> _T | None:
+    return None if value is None else convert(value)
+
+
+def _decimal(text: str) -> Decimal:
+    return Decimal(text)
+
+
+def _time(text: str) -> datetime:
+    """ISO 8601 with a zone; Alpaca's nanoseconds are cut to the microseconds that `datetime` holds."""
+    return datetime.fromisoformat(text).astimezone(UTC)

@@ -1,0 +1,42 @@
+"""From an account's configuration to its broker."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib import import_module
+from importlib.metadata import entry_points
+
+from breaker.settings import AccountSettings, ConfigurationError
+from brokers.protocol import Broker
+
+ENTRY_POINTS = "breaker.brokers"
+"""Third parties register a callable `(name, AccountSettings) -> Broker` in this group."""
+
+_OURS = {"alpaca": ("brokers.alpaca", "from_settings")}
+
+
+def open_broker(name: str, account: AccountSettings) -> Broker:
+    """Make the broker of one account; nothing is sent yet.
+
+    Raises:
+        ConfigurationError: no adapter of that name is installed, or what is registered is no broker.
+    """
+    if account.adapter in _OURS:
+        module, function = _OURS[account.adapter]
+        make = getattr(import_module(module), function)
+    else:
+        found = entry_points(group=ENTRY_POINTS, name=account.adapter)
+        if not found:
+            known = sorted({*_OURS, *(entry.name for entry in entry_points(group=ENTRY_POINTS))})
+            raise ConfigurationError(
+                f"accounts.{name}.adapter: no adapter '{account.adapter}' is installed; known are {', '.join(known)}"
+            )
+        make = next(iter(found)).load()
+    broker = make(name, account)
+    if not isinstance(broker, Broker):
+        raise ConfigurationError(f"accounts.{name}.adapter: '{account.adapter}' does not provide a broker")
+    return broker
+
+
+def open_brokers(accounts: Mapping[str, AccountSettings]) -> dict[str, Broker]:
+    return {name: open_broker(name, account) for name, account in accounts.items()}

@@ -1,0 +1,37 @@
+"""The first sweep: one bulk cancel per account, at once, before anything slow is even imported."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from brokers.protocol import Broker, BrokerError, CancelOutcome
+
+
+@dataclass(frozen=True, slots=True)
+class Swept:
+    """What one account's venue answered. `accepted` cancels are not gone yet, only asked to go."""
+
+    account: str
+    accepted: int
+    refused: int
+    problem: str = ""
+
+
+async def first_sweep(brokers: Iterable[Broker], timeout: float) -> list[Swept]:
+    """Ask every account's venue to cancel everything, all at once; never raises for a venue that can't be reached."""
+    return list(await asyncio.gather(*(_sweep(broker, timeout) for broker in brokers)))
+
+
+async def _sweep(broker: Broker, timeout: float) -> Swept:
+    try:
+        async with asyncio.timeout(timeout):
+            results = await broker.cancel_all()
+    except TimeoutError:
+        return Swept(broker.name, 0, 0, f"{broker.name}: no answer to the first sweep within {timeout:g} s")
+    except BrokerError as error:
+        return Swept(broker.name, 0, 0, str(error))
+    accepted = sum(result.outcome is CancelOutcome.ACCEPTED for result in results)
+    refused = sum(result.outcome in (CancelOutcome.REFUSED, CancelOutcome.UNKNOWN) for result in results)
+    return Swept(broker.name, accepted, refused)

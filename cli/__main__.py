@@ -1,0 +1,5 @@
+"""`python -m cli` is `breaker`."""
+
+from cli import main
+
+main()

@@ -1,0 +1,113 @@
+"""`breaker trip | status | reset | init | history`."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated
+
+import typer
+
+from breaker.settings import load_settings
+from breaker.state import State, Status
+from cli import circuit_view
+from cli.exit_codes import EPILOG, Exit
+from cli.options import MIN_REASON, JsonOption, OperatorOption, ScopeOption, login_name, on_terminal, open_breaker
+
+
+def register(app: typer.Typer) -> None:
+    for command in (trip, status, reset, init, history):
+        app.command(epilog=EPILOG)(command)
+
+
+def trip(
+    reason: Annotated[str, typer.Option("--reason", help="Why, in a sentence.")] = "tripped by hand, no reason given",
+    operator: OperatorOption = None,
+    scope: ScopeOption = "global",
+    as_json: JsonOption = False,
+) -> None:
+    """Halt trading: from now on only orders that reduce risk pass. Orders and positions are left as they are."""
+    if not reason.strip():
+        raise typer.BadParameter("the reason is empty; nothing changed, say why in a sentence", param_hint="--reason")
+    who = operator or login_name()
+    after = open_breaker(load_settings(), scope).trip(
+        "MANUAL", details={"operator": who, "reason": reason.strip()}, tripped_by=who
+    )
+    _show(after, scope, as_json)
+    if not as_json:
+        circuit_view.next_step("open orders and positions are untouched; to close them: make kill-switch")
+
+
+def status(scope: ScopeOption = "global", as_json: JsonOption = False) -> None:
+    """The breaker's state, read afresh."""
+    now = open_breaker(load_settings(), scope).get_status()
+    _show(now, scope, as_json)
+    if now.state is State.UNKNOWN:
+        raise typer.Exit(Exit.NOT_HALTED)
+
+
+def reset(
+    reason: Annotated[str, typer.Option("--reason", help=f"Why trading may resume, {MIN_REASON} characters or more.")],
+    acknowledge: Annotated[
+        bool, typer.Option("--acknowledge", help="Confirm that the cause is understood and conditions are normal.")
+    ] = False,
+    operator: OperatorOption = None,
+    scope: ScopeOption = "global",
+    as_json: JsonOption = False,
+) -> None:
+    """End a trip: a quiet period begins, after which trading is normal. At most one reset a minute."""
+    reason = reason.strip()
+    if len(reason) < MIN_REASON:
+        raise typer.BadParameter(
+            f"a reset's reason has at least {MIN_REASON} characters, this has {len(reason)}; nothing changed",
+            param_hint="--reason",
+        )
+    breaker = open_breaker(load_settings(), scope)
+    before = breaker.get_status()
+    if not acknowledge:
+        if not on_terminal():
+            raise typer.BadParameter("not acknowledged; nothing changed", param_hint="--acknowledge")
+        _show(before, scope, as_json=False)
+        answer = typer.prompt("The cause is understood and conditions are normal. Type RESET to go on", err=True)
+        if answer.strip() != "RESET":
+            typer.echo("breaker: not reset; nothing changed", err=True)
+            raise typer.Exit(Exit.REFUSED)
+    # What was looked at is what is reset: a trip that came in the meantime is not undone.
+    expected = before.epoch if before.state is State.TRIPPED else None
+    after = breaker.reset(reset_by=operator or login_name(), reason=reason, expected_epoch=expected)
+    _show(after, scope, as_json)
+    if not as_json:
+        circuit_view.next_step("watch for five minutes; if anything looks wrong: make circuit-trip")
+
+
+def init(
+    force: Annotated[
+        bool, typer.Option("--force", help="Replace a state that cannot be read. Never replaces a trip.")
+    ] = False,
+    operator: OperatorOption = None,
+    scope: ScopeOption = "global",
+    as_json: JsonOption = False,
+) -> None:
+    """Write the first state, OPEN, where there is none. Until then no new risk passes."""
+    after = open_breaker(load_settings(), scope).initialize_state(force=force, by=operator or login_name())
+    _show(after, scope, as_json)
+
+
+def history(
+    limit: Annotated[int, typer.Option("--limit", min=1, max=1000, help="How many, newest first.")] = 10,
+    scope: ScopeOption = "global",
+    as_json: JsonOption = False,
+) -> None:
+    """The latest transitions, newest first."""
+    events = open_breaker(load_settings(), scope).get_history(limit)
+    if as_json:
+        for event in events:
+            typer.echo(event.raw)
+    else:
+        circuit_view.show_history(events, scope)
+
+
+def _show(status: Status, scope: str, as_json: bool) -> None:
+    if as_json:
+        typer.echo(json.dumps({"scope": scope, **status}))
+    else:
+        circuit_view.show_status(status, scope)

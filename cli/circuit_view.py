@@ -1,0 +1,103 @@
+"""The breaker's state and history on a terminal: the state in one glance, a table, the next step."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+
+from rich import box
+from rich.console import Console
+from rich.panel import Panel
+from rich.table import Table
+from rich.text import Text
+
+from breaker.events import TransitionEvent
+from breaker.state import State, Status
+
+WIDTH_ELSEWHERE = 160
+
+# A shape and a word beside the colour, for those who can't tell the colours, or have none.
+LOOKS = {
+    State.OPEN: ("●", "green", "trading allowed"),
+    State.TRIPPED: ("■", "red", "halted: only orders that reduce risk pass"),
+    State.QUIET_PERIOD: ("◐", "yellow", "limited trading, cooling down after a reset"),
+    State.UNKNOWN: ("?", "red", "cannot be told, so treated as tripped"),
+}
+
+
+def console() -> Console:
+    """Standard output; colour and boxes only where it is a terminal, and room enough where it is none."""
+    out = Console(highlight=False)
+    return out if out.is_terminal else Console(highlight=False, width=WIDTH_ELSEWHERE)
+
+
+def show_status(status: Status, scope: str) -> None:
+    shape, colour, meaning = LOOKS[status.state]
+    facts = Table.grid(padding=(0, 2))
+    facts.add_column(style="dim", no_wrap=True)
+    facts.add_column(overflow="fold")
+    for name, value in _facts(status):
+        if value:
+            facts.add_row(name, Text(value))
+    title = Text.assemble((f"{shape} {status.state.value}", f"bold {colour}"), f"  {scope}  ", (meaning, "dim"))
+    out = console()
+    if out.is_terminal:
+        out.print(Panel(facts, title=title, title_align="left", border_style=colour, box=box.ROUNDED))
+    else:
+        out.print(title)
+        out.print(facts)
+
+
+def _facts(status: Status) -> list[tuple[str, str]]:
+    details = {name: str(value) for name, value in status.trip_details.items()}
+    reason = details.pop("reason", "")
+    tripped = status.state is State.TRIPPED
+    return [
+        ("problem", status.problem or ""),
+        ("tripped" if tripped else "last trip", _when(status.tripped_at, status.as_of, status.tripped_by)),
+        ("why", " · ".join(part for part in (status.trip_reason, reason) if part)),
+        ("details", ", ".join(f"{name}={value}" for name, value in details.items() if name != "operator")),
+        ("reset", _when(status.reset_at, status.as_of, status.reset_by)),
+        ("reset reason", status.reset_reason or ""),
+        ("quiet until", _when(status.quiet_until, None, None) if status.state is State.QUIET_PERIOD else ""),
+        ("trips today", str(status.trip_count_today) if status.trip_count_today else ""),
+        ("incident", status.incident_id or ""),
+        ("epoch", str(status.epoch) if status.epoch is not None else ""),
+    ]
+
+
+def show_history(events: Sequence[TransitionEvent], scope: str) -> None:
+    if not events:
+        console().print(f"No transition of {scope} is on record.")
+        return
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for column in ("when (UTC)", "what", "from → to", "by", "reason", "incident"):
+        table.add_column(column, overflow="fold")
+    for event in events:
+        table.add_row(
+            f"{event.at:%Y-%m-%d %H:%M:%S}",
+            event.transition.value,
+            f"{event.from_state} → {event.to_state}",
+            Text(event.by),
+            Text(event.reason),
+            (event.incident_id or "")[-12:],
+        )
+    console().print(table)
+
+
+def next_step(text: str) -> None:
+    console().print(Text.assemble(("next: ", "dim"), text))
+
+
+def _when(moment: datetime | None, now: datetime | None, who: str | None) -> str:
+    if moment is None:
+        return ""
+    ago = f" ({_ago((now - moment).total_seconds())} ago)" if now else ""
+    return f"{moment:%Y-%m-%d %H:%M:%S} UTC{ago}" + (f" by {who}" if who else "")
+
+
+def _ago(elapsed: float) -> str:
+    for unit, size in (("d", 86_400), ("h", 3_600), ("min", 60)):
+        if elapsed >= size:
+            return f"{elapsed / size:.0f} {unit}"
+    return f"{max(elapsed, 0):.0f} s"

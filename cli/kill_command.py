@@ -1,0 +1,169 @@
+"""`breaker kill`: halt first, in this process, before anything slow is imported; then cancel, flatten and prove it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import importlib
+import json
+import os
+import sys
+import threading
+import time
+from typing import Annotated
+
+import typer
+
+from breaker import BreakerError
+from breaker.settings import Settings, load_settings
+from breaker.state import Status
+from breaker.uuid7 import uuid7
+from cli import kill_view
+from cli.exit_codes import EPILOG, Exit
+from cli.options import JsonOption, OperatorOption, ScopeOption, login_name, on_terminal, open_breaker
+from cli.process_clock import process_started
+from tasks.kill.report import KillReport
+from tasks.kill.run import KillRun
+
+EXIT_WITHIN = 5.0
+"""Seconds after the result by which the process is gone, even if the orchestrator's client would not let it."""
+
+# The orchestrator's client must fail fast and keep quiet: its own patience is over a minute, and its log lines would
+# tear the display. Set before it is imported; what the environment says already wins.
+_PREFECT = {
+    "PREFECT_API_REQUEST_TIMEOUT": "2",
+    "PREFECT_CLIENT_MAX_RETRIES": "0",
+    "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",
+    "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    "DO_NOT_TRACK": "1",
+}
+
+
+def register(app: typer.Typer) -> None:
+    app.command(epilog=EPILOG)(kill)
+
+
+def kill(
+    reason: Annotated[str, typer.Option("--reason", help="Why, in a sentence.")] = "kill switch, no reason given",
+    operator: OperatorOption = None,
+    scope: ScopeOption = "global",
+    account: Annotated[
+        list[str] | None, typer.Option("--account", help="Only this account; may be repeated. All of them otherwise.")
+    ] = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Don't ask: cancel and flatten at once.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Halt trading, cancel every open order, flatten every position, prove it. For emergencies: it can't be undone."""
+    started = process_started()
+    if not reason.strip():
+        raise typer.BadParameter("the reason is empty; nothing changed, say why in a sentence", param_hint="--reason")
+    settings = load_settings()
+    view = kill_view.KillView(quiet=as_json)
+    who = operator or login_name()
+    status = _halt(settings, scope, who, reason.strip(), view, started)
+    halted_after = time.monotonic() - started if status else None
+    outcome = _flatten(settings, scope, who, reason.strip(), status, halted_after, account, yes, view, started)
+    if as_json:
+        body = outcome.as_dict() if outcome else {"flat": False, "accounts": [], "halted_after": halted_after}
+        typer.echo(json.dumps({"halted": status is not None, **body}))
+    _leave(_exit_status(status, outcome))
+
+
+def _halt(
+    settings: Settings, scope: str, who: str, reason: str, view: kill_view.KillView, started: float
+) -> Status | None:
+    try:
+        status = open_breaker(settings, scope).trip(
+            "KILL_SWITCH", details={"operator": who, "reason": reason}, tripped_by=who
+        )
+    except BreakerError as error:
+        view.not_halted(error)
+        return None
+    view.halted(status, scope, time.monotonic() - started)
+    return status
+
+
+def _flatten(
+    settings: Settings,
+    scope: str,
+    who: str,
+    reason: str,
+    status: Status | None,
+    halted_after: float | None,
+    accounts: list[str] | None,
+    yes: bool,
+    view: kill_view.KillView,
+    started: float,
+) -> KillReport | None:
+    if not settings.accounts:
+        view.no_broker()
+        return None
+    if not yes and not on_terminal():
+        view.not_confirmed()
+        return None
+    os.environ.update({name: os.environ.get(name, value) for name, value in _PREFECT.items()})
+    loading = threading.Thread(target=importlib.import_module, args=("flows.kill_switch",), daemon=True)
+    loading.start()
+    incident_id = (status.incident_id if status else None) or uuid7()
+
+    async def run() -> KillReport | None:
+        from flows.kill_context import open_kill_run  # noqa: PLC0415  after the trip
+
+        async with open_kill_run(
+            reason=reason,
+            operator=who,
+            incident_id=incident_id,
+            accounts=[name.upper() for name in accounts] if accounts else None,
+            scope=scope,
+            settings=settings,
+        ) as kill_run:
+            kill_run.started, kill_run.halted_after = started, halted_after
+            return await _confirm_and_run(kill_run, yes, view, loading)
+
+    return asyncio.run(run())
+
+
+async def _confirm_and_run(
+    run: KillRun, yes: bool, view: kill_view.KillView, loading: threading.Thread
+) -> KillReport | None:
+    from brokers.sweep import first_sweep  # noqa: PLC0415  after the trip
+
+    if not yes:
+        await view.show_book(run)
+        if not await view.confirmed():
+            view.declined()
+            return None
+    swept = await first_sweep(run.brokers.values(), run.settings.first_sweep_timeout)
+    run.first_sweep_after = run.elapsed
+    for result in swept:
+        run.update(result.account, canceled=result.accepted, orders_at_start=result.accepted + result.refused)
+        if result.problem:
+            run.update(result.account, note=result.problem)
+    view.swept(swept, run.elapsed)
+    await asyncio.to_thread(loading.join)
+    from flows.kill_switch import run_kill_switch  # noqa: PLC0415  the slow import, done meanwhile
+
+    with view.live(run):
+        report = await run_kill_switch(run, view.report)
+    view.done_without(run)
+    return report
+
+
+def _exit_status(status: Status | None, report: KillReport | None) -> Exit:
+    if status is None:
+        return Exit.NOT_HALTED
+    return Exit.OK if report is not None and report.flat else Exit.NOT_FLAT
+
+
+def _leave(status: Exit) -> None:
+    """Leave normally, so that what was started is stopped; but leave."""
+
+    def force() -> None:
+        time.sleep(EXIT_WITHIN)
+        with contextlib.suppress(OSError, ValueError):
+            sys.stdout.flush()
+        os._exit(status)
+
+    threading.Thread(target=force, daemon=True).start()
+    raise typer.Exit(status)

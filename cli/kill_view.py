@@ -1,0 +1,195 @@
+"""What the kill switch shows on a terminal: halted or not, what will be flattened, progress, and the proof."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+from rich import box
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from breaker.state import Status
+from brokers.protocol import BrokerError
+from brokers.sweep import Swept
+from cli.circuit_view import WIDTH_ELSEWHERE
+from tasks.kill.report import KillReport, seconds
+from tasks.kill.run import AccountProgress, KillRun
+from tasks.kill.snapshot import Snapshot, take_snapshot
+
+CONFIRMATION = "FLATTEN"
+
+
+class KillView:
+    """Writes to standard error, so that `--json` owns standard output; `quiet` leaves out all but trouble."""
+
+    def __init__(self, *, quiet: bool) -> None:
+        out = Console(stderr=True, highlight=False)
+        self._console = out if out.is_terminal else Console(stderr=True, highlight=False, width=WIDTH_ELSEWHERE)
+        self._quiet = quiet
+        self._live: Live | None = None
+
+    def halted(self, status: Status, scope: str, after: float) -> None:
+        if not self._quiet:
+            self._console.print(
+                Text.assemble(
+                    ("■ HALTED", "bold red"),
+                    f"  {scope}  in {seconds(after)}  ",
+                    (f"incident {status.incident_id}", "dim"),
+                )
+            )
+
+    def not_halted(self, error: Exception) -> None:
+        self._console.print(Text.assemble(("✗ COULD NOT HALT", "bold red"), f"  {error}"))
+        self._console.print("  Going on to cancel and flatten; gates that can't reach Redis close by themselves.")
+
+    def no_broker(self) -> None:
+        self._console.print(
+            Text.assemble(
+                ("✗ NOTHING WAS CANCELLED OR FLATTENED", "bold red"),
+                "  no broker is configured. Close the book at the venue now; then add [accounts.NAME] to breaker.toml.",
+            )
+        )
+
+    def not_confirmed(self) -> None:
+        self._console.print(
+            Text.assemble(
+                ("✗ STOPPED AFTER THE TRIP", "bold red"),
+                "  no terminal to ask on: nothing was cancelled or flattened. To go on, add --yes (make: YES=1).",
+            )
+        )
+
+    def declined(self) -> None:
+        self._console.print("Halted, but nothing was cancelled or flattened. To go on later: make kill-switch")
+
+    async def show_book(self, run: KillRun) -> None:
+        """What is there and what it will take; an account that can't be read is named, not left out."""
+        snapshots = await asyncio.gather(
+            *(take_snapshot(broker) for broker in run.brokers.values()), return_exceptions=True
+        )
+        table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+        for column in ("account", "open orders", "positions", "long", "short", "requests", "at least"):
+            table.add_column(column, justify="left" if column == "account" else "right")
+        blocked: list[str] = []
+        for name, taken in zip(run.brokers, snapshots, strict=True):
+            if isinstance(taken, Snapshot):
+                table.add_row(name, *_book_cells(taken))
+                blocked += [f"{name} {symbol}: {reason}" for symbol, reason in taken.forecast.blocked]
+            elif isinstance(taken, BrokerError):
+                table.add_row(name, "?", "?", "?", "?", "?", "?")
+                blocked.append(str(taken))
+            else:
+                raise taken
+        self._console.print(table)
+        for line in blocked[:20]:
+            self._console.print(Text.assemble(("  cannot be closed now  ", "yellow"), line))
+        if len(blocked) > 20:
+            self._console.print(f"  … and {len(blocked) - 20} more")
+
+    async def confirmed(self) -> bool:
+        prompt = f"Cancel all of these orders and flatten all of these positions? Type {CONFIRMATION}: "
+        answer = await asyncio.to_thread(self._console.input, prompt)
+        return answer.strip() == CONFIRMATION
+
+    def swept(self, results: Sequence[Swept], after: float) -> None:
+        if self._quiet:
+            return
+        accepted = sum(result.accepted for result in results)
+        self._console.print(
+            Text.assemble(
+                ("▸ FIRST SWEEP", "bold"), f"  {accepted} orders asked to cancel, {seconds(after)} after the start"
+            )
+        )
+        for result in results:
+            if result.problem:
+                self._console.print(Text.assemble(("  ! ", "yellow"), result.problem))
+
+    @contextmanager
+    def live(self, run: KillRun) -> Iterator[None]:
+        """Progress that moves until the report; on something that is no terminal, nothing."""
+        if self._quiet or not self._console.is_terminal:
+            yield
+            return
+        self._live = Live(
+            console=self._console, refresh_per_second=10, get_renderable=lambda: _progress(run), transient=True
+        )
+        with self._live:
+            yield
+
+    def report(self, report: KillReport) -> None:
+        if self._quiet:
+            return
+        if self._live is not None:
+            self._live.stop()
+        out = self._console
+        verdict = ("✓ FLAT", "bold green") if report.flat else ("✗ NOT FLAT", "bold red")
+        out.print(
+            Text.assemble(
+                verdict,
+                f"  halted {seconds(report.halted_after)} · no open orders {seconds(report.no_orders_after)}"
+                f" · flat {seconds(report.flat_after)} · watched until {seconds(report.finished_after)}",
+            )
+        )
+        table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+        for column in ("account", "result", "orders", "cancels", "positions", "closes", "rounds", "note"):
+            table.add_column(column, justify="left" if column in ("account", "result", "note") else "right")
+        for a in report.accounts:
+            result = Text("✓ flat", "green") if a.flat else Text("✗ NOT FLAT", "red")
+            orders, positions = (
+                _left(a.orders_at_start, a.orders_open),
+                _left(a.positions_at_start, a.positions_open),
+            )
+            table.add_row(
+                a.account, result, orders, str(a.canceled), positions, str(a.closes_sent), str(a.rounds), Text(a.note)
+            )
+        out.print(table)
+        for a in report.accounts:
+            for item in a.stuck:
+                held = f"{item.quantity} held" if item.quantity else f"{item.open_orders} orders open"
+                out.print(Text.assemble(("  ! stuck  ", "red"), f"{a.account} {item.symbol}, {held}: {item.reason}"))
+        if report.flat:
+            step = "find out why, then: breaker status, and reset when conditions are normal"
+        else:
+            step = "deal with what is stuck at the venue, or run make kill-switch again: it is safe to repeat"
+        out.print(Text.assemble(("next: ", "dim"), step))
+
+    def done_without(self, run: KillRun) -> None:
+        """What could not be reached, known in full only when the orchestrator had its time too."""
+        for what in run.missing:
+            self._console.print(Text.assemble(("  ! done without  ", "yellow"), what))
+
+
+def _book_cells(taken: Snapshot) -> list[str]:
+    floor = taken.forecast.floor_seconds
+    return [
+        str(taken.orders),
+        str(taken.positions),
+        f"{taken.long_notional:,.0f} {taken.currency}",
+        f"{taken.short_notional:,.0f} {taken.currency}",
+        str(taken.forecast.requests),
+        f"{floor:.0f} s" if floor else "seconds",
+    ]
+
+
+def _progress(run: KillRun) -> Group:
+    head = Text.assemble(("▸ ", "bold"), f"{run.elapsed:5.1f} s  ", (f"incident {run.incident_id}", "dim"))
+    table = Table.grid(padding=(0, 2))
+    for account in run.progress.values():
+        bar = ProgressBar(total=1.0, completed=account.done, width=24)
+        table.add_row(account.account, account.phase, bar, _counts(account), Text(account.note[:80], "yellow"))
+    return Group(head, table)
+
+
+def _counts(account: AccountProgress) -> str:
+    return (
+        f"orders {_left(account.orders_at_start, account.orders_open)}  "
+        f"positions {_left(account.positions_at_start, account.positions_open)}"
+    )
+
+
+def _left(start: int, now: int) -> str:
+    return f"{start} → {now}"

@@ -1,0 +1,228 @@
+"""The kill switch: confirm the trip, cancel, flatten, verify, report. One procedure, with or without Prefect.
+
+Whatever happens to the orchestrator, the procedure goes on: the flow is a way of running it, not a condition for it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from typing import Any
+
+from prefect import flow, get_run_logger, tags
+from prefect.client.schemas.objects import State
+from prefect.context import TagsContext
+from prefect.settings import get_current_settings
+from prefect.states import Completed, Failed
+
+from brokers.protocol import BrokerError
+from flows.kill_context import open_kill_run
+from flows.steps import RunStep, with_prefect, without_prefect
+from tasks.kill import steps
+from tasks.kill.artifacts import moving_progress
+from tasks.kill.report import KillReport, make_report, seconds
+from tasks.kill.run import KillRun, current_run
+
+CONFIRMATION_WAIT = 2.0
+"""Seconds after which flattening no longer waits for the trip to be confirmed; confirming goes on beside it."""
+FINAL_STATE_WAIT = 3.0
+"""Seconds that the orchestrator may take to write down a result that is already known."""
+
+
+async def halt_and_flatten(run: KillRun, do: RunStep) -> KillReport:
+    """The procedure. Accounts go in parallel, and none waits for another one's trouble."""
+    confirmation = asyncio.create_task(_confirm_trip(run, do))
+    await asyncio.wait({confirmation}, timeout=CONFIRMATION_WAIT)
+    await asyncio.gather(*(_flatten_account(run, do, account) for account in run.brokers))
+    await confirmation
+    report = make_report(run)
+    run.tell("KILL_SWITCH_FINISHED", **_summary(report))
+    return report
+
+
+async def _confirm_trip(run: KillRun, do: RunStep) -> None:
+    try:
+        await do(steps.confirm_trip, incident_id=run.incident_id)
+    except Exception as error:  # Redis being down must not keep the book from being closed
+        run.miss(f"the trip could not be confirmed: {error}")
+
+
+async def _flatten_account(run: KillRun, do: RunStep, account: str) -> None:
+    try:
+        await do(steps.take_snapshot, account=account)
+    except Exception as error:
+        run.update(account, note=f"no snapshot: {error}")
+    try:
+        await do(steps.cancel_orders, account=account)
+        while await do(steps.flatten_positions, account=account):
+            if await do(steps.verify_flat, account=account) or run.overdue:
+                return
+    except BrokerError as error:
+        run.update(account, phase="failed", note=str(error))
+        run.tell("ACCOUNT_FAILED", account=account, error=str(error))
+    except Exception as error:  # a mistake of ours in one account must not stop the others
+        run.update(account, phase="failed", note=f"{type(error).__name__}: {error}")
+        run.tell("ACCOUNT_FAILED", account=account, error=f"{type(error).__name__}: {error}")
+
+
+@flow(
+    name="kill-switch",
+    flow_run_name="kill-switch-{incident_id}",
+    description="Trip the breaker, cancel every open order, flatten every position, and prove it.",
+    persist_result=False,
+    validate_parameters=True,
+)
+async def kill_switch(
+    reason: str, operator: str = "prefect", incident_id: str = "new", accounts: list[str] | None = None
+) -> State[Any]:
+    """Halt and flatten.
+
+    Args:
+        reason: why, for the record.
+        operator: who asked for it.
+        incident_id: the incident it belongs to; a new one unless the breaker is already tripped.
+        accounts: names from the configuration; all of them unless named.
+    """
+    run = current_run.get(None)
+    if run is not None:
+        return await _flow_body(run)
+    async with open_kill_run(reason=reason, operator=operator, incident_id=incident_id, accounts=accounts) as own:
+        return await _flow_body(own)
+
+
+async def _flow_body(run: KillRun) -> State[Any]:
+    token = current_run.set(run)
+    try:
+        with TagsContext(current_tags=set()):  # the run's tags stay the run's; see the steps
+            if run.taken_over:
+                await run.reported.wait()
+                await _record_late(run)
+            else:
+                run.begun.set()
+                await _run_orchestrated(run)
+        report = run.report
+    finally:
+        run.finished.set()
+        current_run.reset(token)
+    if report is None:
+        return Failed(message="The procedure ended without a report.")
+    if report.flat:
+        return Completed(message=f"FLAT {seconds(report.flat_after)} after the start")
+    return Failed(message=f"NOT FLAT: {_what_is_left(report)}")
+
+
+async def _run_orchestrated(run: KillRun) -> None:
+    logger = get_run_logger()
+    run.observers = (*run.observers, lambda action, details: logger.info("%s %s", action, _brief(details)))
+    async with moving_progress(run):
+        run.report = await halt_and_flatten(run, with_prefect)
+    run.reported.set()
+    await _publish(run, run.report)
+
+
+async def _record_late(run: KillRun) -> None:
+    """The orchestrator answered after the procedure had begun without it: show there what was done."""
+    for step in run.done_directly:
+        name = " ".join([step.name, *(str(value) for value in step.arguments.values() if isinstance(value, str))])
+        recorded = steps.record_direct_step.with_options(name=step.name, task_run_name=name)
+        with suppress(RuntimeError):  # how a recorded failure shows as one; it was reported when it happened
+            await recorded(step)
+    if run.report is not None:
+        await _publish(run, run.report)
+
+
+async def _publish(run: KillRun, report: KillReport) -> None:
+    try:
+        await steps.publish_report(incident_id=run.incident_id, report=report)
+    except Exception as error:
+        run.miss(f"Prefect's report artifact ({type(error).__name__})")
+
+
+async def run_kill_switch(run: KillRun, announce: Callable[[KillReport], None]) -> KillReport:
+    """Run the flow here, in this process; without the orchestrator when it doesn't answer in time or fails on the way.
+
+    Safe to fall back at any moment, because the procedure is safe to run again. `announce` is called with the result
+    as soon as there is one; what follows is only the orchestrator's record of it.
+    """
+    token = current_run.set(run)
+    try:
+        flow_run = asyncio.create_task(_start_flow(run))
+        configured = get_current_settings().api.url
+        if configured:
+            await _first(flow_run, run.begun, run.settings.orchestrator_wait)
+        if run.begun.is_set():
+            await _first(flow_run, run.reported, None)
+        if run.report is None:
+            run.taken_over = True
+            if configured:
+                run.miss(_why_without_prefect(flow_run, configured, run.settings.orchestrator_wait))
+            run.report = await halt_and_flatten(run, without_prefect)
+            run.reported.set()
+        announce(run.report)
+        await _let_it_record(run, flow_run)
+        return run.report
+    finally:
+        current_run.reset(token)
+
+
+async def _let_it_record(run: KillRun, flow_run: asyncio.Task[None]) -> None:
+    wait = run.settings.record_wait if run.taken_over else FINAL_STATE_WAIT
+    await asyncio.wait({flow_run}, timeout=wait)
+    if not flow_run.done():
+        run.miss(f"Prefect did not record the run within {wait:g} s")
+        flow_run.cancel()
+    elif flow_run.exception() is not None and not run.taken_over:
+        run.miss(f"Prefect did not record the run ({type(flow_run.exception()).__name__})")
+
+
+async def _start_flow(run: KillRun) -> None:
+    with tags("kill-switch"):
+        await kill_switch(
+            reason=run.reason,
+            operator=run.operator,
+            incident_id=run.incident_id,
+            accounts=list(run.brokers),
+            return_state=True,
+        )
+
+
+async def _first(flow_run: asyncio.Task[None], event: asyncio.Event, timeout: float | None) -> None:
+    """Wait until the flow run ended, the event happened, or `timeout` seconds passed."""
+    waiting = asyncio.create_task(event.wait())
+    await asyncio.wait({flow_run, waiting}, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
+    waiting.cancel()
+
+
+def _why_without_prefect(flow_run: asyncio.Task[None], api: str, wait: float) -> str:
+    if not flow_run.done():
+        return f"Prefect at {api}, which did not answer within {wait:g} s"
+    error = flow_run.exception()
+    return f"Prefect at {api}, which failed ({type(error).__name__})" if error else f"Prefect at {api}: no result"
+
+
+def _what_is_left(report: KillReport) -> str:
+    parts = []
+    for account in report.accounts:
+        if account.flat:
+            continue
+        stuck = ", ".join(f"{item.symbol} ({item.reason})" for item in account.stuck)
+        parts.append(f"{account.account}: {stuck or account.note or account.phase}")
+    return "; ".join(parts) or "no account is configured"
+
+
+def _summary(report: KillReport) -> dict[str, Any]:
+    return {
+        "flat": report.flat,
+        "halted_after": report.halted_after,
+        "no_orders_after": report.no_orders_after,
+        "flat_after": report.flat_after,
+        "stuck": {
+            account.account: [item.symbol for item in account.stuck] for account in report.accounts if account.stuck
+        },
+        "without": list(report.missing),
+    }
+
+
+def _brief(details: Mapping[str, Any]) -> str:
+    return " ".join(f"{key}={value}" for key, value in details.items() if value not in ("", None))

@@ -1,0 +1,43 @@
+"""Two ways to run the same step: under the orchestrator, and without it."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any, Protocol
+
+from prefect.tasks import Task
+
+from tasks.kill.run import DirectStep, current_run
+from tasks.kill.steps import is_transient
+
+
+class RunStep(Protocol):
+    """How a procedure runs one of its steps."""
+
+    async def __call__(self, step: Task[..., Any], **arguments: Any) -> Any: ...
+
+
+async def with_prefect(step: Task[..., Any], **arguments: Any) -> Any:
+    return await step(**arguments)
+
+
+async def without_prefect(step: Task[..., Any], **arguments: Any) -> Any:
+    """Run the task's function under the task's own policy: its retries, its waits between them and its time limit."""
+    delays = step.retry_delay_seconds
+    waits: Sequence[float] = delays if isinstance(delays, Sequence) else [float(delays or 0)] * step.retries
+    run, begun = current_run.get(), datetime.now(UTC)
+    for wait in [*waits[: step.retries], None]:
+        try:
+            async with asyncio.timeout(step.timeout_seconds):
+                result = await step.fn(**arguments)
+                run.done_directly.append(DirectStep(step.name, arguments, begun, datetime.now(UTC)))
+                return result
+        except Exception as error:
+            if wait is None or not is_transient(error):
+                run.done_directly.append(DirectStep(step.name, arguments, begun, datetime.now(UTC), str(error)))
+                raise
+            await asyncio.sleep(wait * random.uniform(1, 1 + (step.retry_jitter_factor or 0)))  # noqa: S311  no secret
+    raise AssertionError("the last attempt returns or raises")

@@ -1,0 +1,141 @@
+"""What a run of the kill switch did, as data, as JSON and as the page that people read afterwards."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from decimal import Decimal
+from typing import Any
+
+from tasks.kill.run import AccountProgress, KillRun
+
+
+@dataclass(frozen=True, slots=True)
+class KillReport:
+    """Durations are seconds from the start of the run."""
+
+    incident_id: str
+    reason: str
+    operator: str
+    started_at: datetime
+    halted_after: float | None
+    first_sweep_after: float | None
+    finished_after: float
+    accounts: tuple[AccountProgress, ...]
+    missing: tuple[str, ...]
+
+    @property
+    def flat(self) -> bool:
+        return bool(self.accounts) and all(account.flat for account in self.accounts)
+
+    @property
+    def no_orders_after(self) -> float | None:
+        return _latest(account.no_orders_after for account in self.accounts)
+
+    @property
+    def flat_after(self) -> float | None:
+        return _latest(account.flat_after for account in self.accounts) if self.flat else None
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON types only: decimals and times as strings."""
+        body: dict[str, Any] = _plain(dataclasses.asdict(self))
+        return {"flat": self.flat, **body, "no_orders_after": self.no_orders_after, "flat_after": self.flat_after}
+
+
+def make_report(run: KillRun) -> KillReport:
+    return KillReport(
+        incident_id=run.incident_id,
+        reason=run.reason,
+        operator=run.operator,
+        started_at=run.started_at,
+        halted_after=run.halted_after,
+        first_sweep_after=run.first_sweep_after,
+        finished_after=run.elapsed,
+        accounts=tuple(run.progress.values()),
+        missing=tuple(run.missing),
+    )
+
+
+def seconds(value: float | None) -> str:
+    """A duration as people read it; a dash where the moment never came."""
+    if value is None:
+        return "—"
+    return f"{value * 1000:.0f} ms" if value < 1 else f"{value:.1f} s"
+
+
+def markdown(report: KillReport) -> str:
+    """The report as the orchestrator's UI shows it."""
+    verdict = "FLAT" if report.flat else "NOT FLAT"
+    lines = [
+        f"# Kill switch: {verdict}",
+        "",
+        f"Incident `{report.incident_id}` · {report.started_at:%Y-%m-%d %H:%M:%S} UTC · by {_cell(report.operator)}",
+        "",
+        f"Reason: {_cell(report.reason)}",
+        "",
+        "| halted | first sweep | no open orders | flat | finished |",
+        "| --- | --- | --- | --- | --- |",
+        f"| {seconds(report.halted_after)} | {seconds(report.first_sweep_after)} | {seconds(report.no_orders_after)} "
+        f"| {seconds(report.flat_after)} | {seconds(report.finished_after)} |",
+        "",
+        "| account | result | orders at start | cancels accepted | positions at start | closes sent | rounds |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    lines += [
+        f"| {a.account} | {'flat' if a.flat else 'NOT FLAT'} | {a.orders_at_start} | {a.canceled} "
+        f"| {a.positions_at_start} | {a.closes_sent} | {a.rounds} |"
+        for a in report.accounts
+    ]
+    stuck = [(account, item) for account in report.accounts for item in account.stuck]
+    if stuck:
+        lines += [
+            "",
+            "## Stuck",
+            "",
+            "| account | symbol | position | open orders | why |",
+            "| --- | --- | --- | --- | --- |",
+        ]
+        lines += [
+            f"| {account.account} | {item.symbol} | {item.quantity} | {item.open_orders} | {_cell(item.reason)} |"
+            for account, item in stuck
+        ]
+        lines += ["", "Nothing else is sent for these. Run the kill switch again when the reason is gone."]
+    notes = [f"- {account.account}: {_cell(account.note)}" for account in report.accounts if account.note]
+    if notes:
+        lines += ["", "## Notes", "", *notes]
+    if report.missing:
+        lines += ["", "## Done without", "", *(f"- {_cell(item)}" for item in report.missing)]
+    return "\n".join(lines) + "\n"
+
+
+def close_rows(report: KillReport) -> list[dict[str, Any]]:
+    """One row a close that was sent, for a table."""
+    return [
+        {"account": account.account, **_plain(dataclasses.asdict(close))}
+        for account in report.accounts
+        for close in account.closes
+    ]
+
+
+def _cell(text: str) -> str:
+    """Text from outside, harmless inside a Markdown table."""
+    return text.replace("|", "\\|").replace("<", "&lt;").replace("\n", " ")
+
+
+def _latest(values: Any) -> float | None:
+    seen = list(values)
+    return max(seen) if seen and all(value is not None for value in seen) else None
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Decimal):
+        return str(value)
+    if isinstance(value, datetime):
+        return value.isoformat()
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    return value

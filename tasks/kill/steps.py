@@ -1,0 +1,143 @@
+"""The steps of the kill switch as Prefect tasks.
+
+A task carries its own policy (retries, waits, time limit), so the same object runs with and without the orchestrator.
+No step is ever cached: a second kill switch must act, not remember. None has a tag: before a tagged task runs, Prefect
+asks its API for a concurrency slot, and a kill must not wait for that. The run carries the tags.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, ParamSpec, TypeVar
+
+from prefect import get_run_logger, task
+from prefect.cache_policies import NO_CACHE
+from prefect.client.schemas.objects import State, TaskRun
+from prefect.tasks import Task
+
+from breaker.errors import BreakerUnavailable
+from brokers.protocol import BrokerUnavailable
+from tasks.kill import snapshot, verify
+from tasks.kill.artifacts import publish_report as publish
+from tasks.kill.flatten import Flattening
+from tasks.kill.report import KillReport
+from tasks.kill.run import DirectStep, KillRun, current_run
+
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
+
+
+async def _is_transient(_task: Task[..., Any], _run: TaskRun, state: State[Any]) -> bool:
+    """Whether trying again can help: an unreachable venue or Redis, not a refusal and not a mistake of ours."""
+    error = await state.aresult(raise_on_failure=False)
+    return is_transient(error)
+
+
+def is_transient(error: object) -> bool:
+    return isinstance(error, (BrokerUnavailable, BreakerUnavailable, TimeoutError, ConnectionError))
+
+
+def _step(name: str, run_name: str, *, timeout: float, retries: int = 3) -> Callable[[Callable[_P, _R]], Task[_P, _R]]:
+    return task(
+        name=name,
+        task_run_name=run_name,
+        retries=retries,
+        retry_delay_seconds=[0.25, 1.0, 3.0][:retries],
+        retry_jitter_factor=0.3,
+        retry_condition_fn=_is_transient,
+        timeout_seconds=timeout,
+        cache_policy=NO_CACHE,
+        persist_result=False,
+    )
+
+
+@_step("Confirm the trip", "confirm-trip-{incident_id}", timeout=15)
+async def confirm_trip(incident_id: str) -> str:
+    """Read the breaker back; trip it if it is not tripped. Returns the state's word."""
+    run = current_run.get()
+    status = await run.breaker.get_status()
+    if status.state.value != "TRIPPED":
+        status = await run.breaker.trip(
+            "KILL_SWITCH",
+            details={"operator": run.operator, "reason": run.reason},
+            tripped_by=run.operator,
+            incident_id=incident_id,
+        )
+    if run.halted_after is None:
+        run.halted_after = run.elapsed
+    run.tell("TRIP_CONFIRMED", state=status.state.value, incident_id=incident_id)
+    return status.state.value
+
+
+@_step("Take a snapshot of the book", "snapshot-{account}", timeout=60)
+async def take_snapshot(account: str) -> dict[str, Any]:
+    """What is there before flattening. Orders that the first sweep has already cancelled are no longer in it."""
+    run = current_run.get()
+    taken = await snapshot.take_snapshot(run.brokers[account])
+    progress = run.progress[account]
+    run.update(
+        account,
+        phase="snapshot",
+        orders_at_start=max(taken.orders, progress.orders_at_start),
+        orders_open=taken.orders,
+        positions_at_start=max(taken.positions, progress.positions_at_start),
+        positions_open=taken.positions,
+        notional_at_start=max(taken.notional, progress.notional_at_start),
+    )
+    summary = {
+        "orders": taken.orders,
+        "positions": taken.positions,
+        "long": str(taken.long_notional),
+        "short": str(taken.short_notional),
+        "equity": str(taken.equity),
+        "currency": taken.currency,
+    }
+    run.tell("SNAPSHOT_TAKEN", account=account, **summary)
+    return summary
+
+
+@_step("Cancel open orders", "cancel-orders-{account}", timeout=86_400)
+async def cancel_orders(account: str) -> int:
+    """Cancel until the venue lists none, or those left resist. Returns how many are left."""
+    run = current_run.get()
+    run.update(account, phase="cancelling")
+    await _flattening(run, account).until_no_orders()
+    return run.progress[account].orders_open
+
+
+@_step("Flatten positions", "flatten-positions-{account}", timeout=86_400)
+async def flatten_positions(account: str) -> bool:
+    """Close until the venue lists no position and no order. False when what is left is stuck or time is up."""
+    run = current_run.get()
+    run.update(account, phase="flattening")
+    return await _flattening(run, account).until_flat()
+
+
+@_step("Verify that the book is flat", "verify-flat-{account}", timeout=86_400)
+async def verify_flat(account: str) -> bool:
+    """Two agreeing readings of the venue, then a watch for late fills."""
+    run = current_run.get()
+    run.update(account, phase="verifying")
+    flat = await verify.verify_flat(run, account)
+    run.update(account, phase="flat" if flat else "not flat after all")
+    return flat
+
+
+@_step("Publish the report", "report-{incident_id}", timeout=15, retries=0)
+async def publish_report(incident_id: str, report: KillReport) -> None:
+    """Artifacts for the orchestrator's UI; nothing depends on them."""
+    await publish(report)
+
+
+@task(name="Record a step that ran directly", cache_policy=NO_CACHE, persist_result=False)
+async def record_direct_step(step: DirectStep) -> None:
+    """So that the orchestrator's UI shows what happened while it could not be reached."""
+    get_run_logger().info("ran without Prefect from %s to %s", step.begun_at.isoformat(), step.ended_at.isoformat())
+    if step.error:
+        raise RuntimeError(step.error)
+
+
+def _flattening(run: KillRun, account: str) -> Flattening:
+    if account not in run.flattenings:
+        run.flattenings[account] = Flattening(run, account)
+    return run.flattenings[account]

@@ -1,0 +1,46 @@
+"""Flat means flat: the venue says so twice, and still says so after a while."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+from brokers.protocol import BrokerUnavailable
+from tasks.kill.flatten import read_book
+from tasks.kill.run import KillRun
+
+
+async def verify_flat(run: KillRun, account: str) -> bool:
+    """Whether the account is flat.
+
+    Two readings `settle` seconds apart must both show no order and no position; then the venue is read on for `guard`
+    seconds, because a fill can be reported after its order was called cancelled. Anything that appears makes it False.
+    """
+    broker, settings = run.brokers[account], run.settings
+    flat_after = run.elapsed
+    since = time.monotonic()
+    readings = 0
+    while True:
+        try:
+            book = await read_book(broker)
+        except BrokerUnavailable as error:
+            run.update(account, note=str(error))
+            if run.elapsed > settings.deadline + settings.guard:
+                return False
+            await asyncio.sleep(settings.poll_interval)
+            continue
+        if not book.empty:
+            positions = [position.symbol for position in book.positions if position.quantity]
+            run.tell("NOT_FLAT_AFTER_ALL", account=account, orders=len(book.orders), positions=positions[:50])
+            run.update(account, orders_open=len(book.orders), positions_open=len(positions), flat_after=None)
+            return False
+        readings += 1
+        run.update(account, orders_open=0, positions_open=0)
+        standing = time.monotonic() - since
+        if readings >= 2 and standing >= settings.settle + settings.guard:
+            run.update(account, flat=True, flat_after=flat_after)
+            run.tell("ACCOUNT_FLAT", account=account, after_seconds=round(flat_after, 3), readings=readings)
+            return True
+        await asyncio.sleep(
+            min(settings.settle, max(settings.settle + settings.guard - standing, settings.poll_interval))
+        )
