@@ -80,7 +80,9 @@ def test_trips_are_counted_per_utc_day() -> None:
 
 
 def test_a_status_is_a_mapping_without_absent_fields_that_json_can_hold() -> None:
-    status = read({"state": "TRIPPED", "tripped_at": "2026-11-24T11:00:00Z", "trip_reason": None, "epoch": 5, "mine": []})
+    status = read(
+        {"state": "TRIPPED", "tripped_at": "2026-11-24T11:00:00Z", "trip_reason": None, "epoch": 5, "mine": []}
+    )
     assert status.get("trip_reason", "N/A") == "N/A"
     assert "trip_reason" not in status
     assert json.loads(json.dumps(dict(status))) == {

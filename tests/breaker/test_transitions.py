@@ -93,7 +93,9 @@ def test_promise_1_making_a_breaker_or_reading_it_writes_nothing(cb: Any, redis_
 
 @pytest.mark.parametrize("make", ["lpush", "hset", "sadd", "zadd", "xadd"])
 def test_promise_1_a_state_key_of_another_type_is_closed(cb: Any, redis_client: redis.Redis, make: str) -> None:
-    redis_client.execute_command(make.upper(), KEYS.state, *{"zadd": (1, "a"), "xadd": ("*", "a", "b")}.get(make, ("a", "b")))
+    redis_client.execute_command(
+        make.upper(), KEYS.state, *{"zadd": (1, "a"), "xadd": ("*", "a", "b")}.get(make, ("a", "b"))
+    )
     status = cb.get_status()
     assert status.state is State.UNKNOWN
     assert "is not a string" in status.problem
@@ -223,7 +225,11 @@ def test_promise_4_a_transition_that_cannot_be_recorded_does_not_happen(
     redis_client.delete(key)
     redis_client.set(key, "mine")
     before = everything(redis_client)
-    for transition in (lambda: cb.reset("ada"), lambda: cb.initialize_state(), lambda: cb.end_quiet_period(expected_epoch=1)):
+    for transition in (
+        lambda: cb.reset("ada"),
+        lambda: cb.initialize_state(),
+        lambda: cb.end_quiet_period(expected_epoch=1),
+    ):
         with pytest.raises(StateConflict, match=rf"{key} holds a string.*RENAME {key}"):
             transition()
     assert everything(redis_client) == before
@@ -266,7 +272,10 @@ def test_promise_4_every_transition_is_in_history_and_outbox(cb: Any, redis_clie
 
 
 def test_an_event_is_written_in_the_agreed_order_of_fields(cb: Any, redis_client: redis.Redis) -> None:
-    cb.trip('quo"te/é', {"empty": [], "big": 12345678901234567890, "at": datetime(2026, 1, 2, tzinfo=UTC), "id": UUID(int=1)})
+    cb.trip(
+        'quo"te/é',
+        {"empty": [], "big": 12345678901234567890, "at": datetime(2026, 1, 2, tzinfo=UTC), "id": UUID(int=1)},
+    )
     [member] = redis_client.zrange(KEYS.history, 0, -1)
     assert list(json.loads(member)) == [
         "event_id", "transition", "scope", "from_state", "to_state", "at", "by", "reason", "details", "source",
