@@ -122,7 +122,10 @@ class _Client:
 
 
 class PaperExchange(_Client):
-    """The exchange in a child process on a free loopback port; it ends with `stop()`, and with its parent (Linux)."""
+    """The exchange in a child process on a free loopback port; it ends with `stop()`, and with its parent (Linux).
+
+    Start it from the main thread, or from one that lives as long as it should.
+    """
 
     def __init__(self, scenario: Scenario | None = None, *, port: int = 0) -> None:
         self._scenario = scenario or Scenario()
@@ -221,7 +224,10 @@ class PaperExchangeThread(_Client):
 
 
 def die_with(parent: int) -> None:
-    """Ask the kernel to end this process when that parent ends (Linux); at once if it already has."""
+    """Ask the kernel to end this process when that parent ends (Linux); at once if it already has.
+
+    The kernel watches the *thread* that started it, so a parent starts it from a thread that lasts.
+    """
     if sys.platform == "linux":
         ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
         if os.getppid() != parent:

@@ -137,6 +137,9 @@ def test_a_race_may_fill_a_part(market: Market) -> None:
     exchange = market(LONG + "[cancels]\ndelay = 5\nrace_probability = 1\nrace_fraction = 0.25\n")
     resting = exchange.submit(order(Side.SELL, "60", "300"))
     exchange.cancel(resting.id)
+    while not exchange.fills:
+        exchange.advance(exchange.now + 0.01)
+    assert state(resting) == (Status.PENDING_CANCEL, 15)
     exchange.advance(5)
     assert state(resting) == (Status.CANCELED, 15)
     assert quantity(exchange) == 85
@@ -151,6 +154,19 @@ def test_pending_orders_refuse_cancels_until_they_are_released(market: Market, p
         exchange.cancel(stuck.id)
     exchange.advance(30)
     assert stuck.status is then
+
+
+def test_a_pending_order_that_filled_meanwhile_is_not_brought_back(market: Market) -> None:
+    exchange = market(
+        LONG + '[[orders]]\nsymbol = "AAPL"\nside = "sell"\nqty = 5\nlimit_price = 300\n'
+        'status = "pending_replace"\nstatus_for = 30\n'
+    )
+    (stuck,) = exchange.open_orders.values()
+    exchange.set_price("AAPL", Decimal(301))
+    exchange.advance(60)
+    assert state(stuck) == (Status.FILLED, 5)
+    assert quantity(exchange) == 95
+    assert not exchange.open_orders
 
 
 def test_pending_orders_without_an_end_stay(market: Market) -> None:
@@ -268,6 +284,27 @@ def test_a_cancel_may_be_answered_by_both_legs_filling(market: Market) -> None:
     assert quantity(exchange, symbol) == -before
 
 
+def test_a_leg_that_fills_cancels_the_other(market: Market) -> None:
+    exchange = market("[book]\nbrackets = 1\n")
+    profit, loss = exchange.open_orders.values()
+    exchange.set_price(profit.symbol, profit.limit_price or ZERO)
+    exchange.advance(0)
+    assert (profit.status, loss.status) == (Status.FILLED, Status.CANCELED)
+    assert not exchange.positions
+
+
+def test_what_is_bought_is_paid_for(market: Market) -> None:
+    exchange = market(PRICES + "[account]\nequity = 10000\n")
+    exchange.submit(order(Side.BUY, "10"))
+    exchange.advance(0)
+    assert exchange.cash == 8_000
+    assert exchange.equity == 10_000
+    exchange.set_price("AAPL", Decimal(210))
+    exchange.close_position("AAPL")
+    exchange.advance(0)
+    assert exchange.cash == exchange.equity == 10_100
+
+
 def test_cancelling_an_entry_cancels_its_legs(market: Market) -> None:
     exchange = market(PRICES)
     entry = exchange.submit(
@@ -331,6 +368,17 @@ def test_the_book_is_as_described_and_the_same_for_the_same_seed(market: Market)
     assert exchange.positions != other.positions
     exchange.advance(1_000)
     assert not exchange.fills
+
+
+def test_the_orders_of_a_generated_book_never_hold_more_than_there_is(market: Market) -> None:
+    exchange = market("[book]\norders = 500\npositions = 20\nbrackets = 3\nreducing = 1\n")
+    for holding in exchange.positions.values():
+        held = [
+            each.holds
+            for each in exchange.open_orders.values()
+            if each.symbol == holding.symbol and each.side is holding.closing_side
+        ]
+        assert 0 < sum(held) <= abs(holding.qty)
 
 
 def test_a_crowded_timestamp_is_shared_by_as_many_orders_as_told(market: Market) -> None:
