@@ -54,8 +54,8 @@ class Reason(StrEnum):
 class Permit:
     """What a decision was based on, so that it can be checked again where the order leaves the process.
 
-    `epochs` are the breakers' epochs by scope; `deadline` is on the host's boot-time clock (`breaker.gate_clock.now`), in
-    seconds, and is the last moment at which the decision may be acted on without asking again. A permit to reduce has
+    `epochs` are the breakers' epochs by scope. `deadline` is in seconds on the host's boot-time clock
+    (`breaker.gate_clock.now`): until then the decision may be acted on without asking again. A permit to reduce has
     no deadline: reducing stays allowed, whatever happens to the breaker.
     """
 

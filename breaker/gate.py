@@ -17,7 +17,7 @@ import os
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, ParamSpec, Protocol, Self, TypeVar, overload
@@ -32,6 +32,9 @@ from breaker.quiet_period import OrderRate, QuietPeriodLimits
 
 if TYPE_CHECKING:
     import redis
+
+    from breaker.rules import Rules
+    from breaker.staleness_watch import StalenessWatch
 
 __all__ = [
     "Decision",
@@ -148,6 +151,9 @@ class Gate:
         self._rate = OrderRate()
         self._backend = backend
         self._make_source = self._source_maker(redis_source, backend, topology, beat, board)
+        self._watches: list[StalenessWatch] = []
+        self._callbacks: list[Callable[[GateStatus], None]] = []
+        self._generation = 0
         self._begin()
         _gates.add(self)
 
@@ -282,9 +288,18 @@ class Gate:
         """
         self._callbacks.append(callback)
         if len(self._callbacks) == 1:
-            threading.Thread(
-                target=self._watch, args=(self._generation,), name="breaker-gate-watch", daemon=True
-            ).start()
+            self._start_watching()
+
+    def watch_feeds(self, rules: Rules, feeds: Sequence[str], every: float = 5.0) -> None:
+        """Have this process judge the age of `feeds` every `every` seconds, until the gate is closed.
+
+        Any number of gates may do so; whichever looks first trips, once.
+        """
+        from breaker.staleness_watch import StalenessWatch  # noqa: PLC0415 -- brings redis with it
+
+        watch = StalenessWatch(rules, feeds, every)
+        self._watches.append(watch)
+        watch.start()
 
     def status(self) -> GateStatus:
         """What is known now, for health pages. Reads nothing from Redis."""
@@ -316,6 +331,8 @@ class Gate:
         """Stop listening. From then on only orders that reduce risk pass."""
         self._generation += 1
         self._poll_at = math.inf
+        while self._watches:
+            self._watches.pop().stop()
         self._source.stop()
         self._publish(self._blank(), Halt(Reason.CLOSED, "The gate was closed; only orders that reduce risk pass."))
 
@@ -326,13 +343,18 @@ class Gate:
         self.close()
 
     def _begin(self) -> None:
-        self._generation = getattr(self, "_generation", 0) + 1
-        self._callbacks: list[Callable[[GateStatus], None]] = getattr(self, "_callbacks", [])
+        self._generation += 1
         self._publish(self._blank(), Halt(Reason.NOT_CONNECTED, "The gate has not heard from Redis yet."))
         self._source = self._make_source()
         self._poll_at = math.inf if self._source.poll_every == math.inf else NEVER
         self._poll = self._source.poll if self._source.poll_every == 0 else self._poll_now_and_then
         self._source.start()
+        if self._callbacks:
+            self._start_watching()
+
+    def _start_watching(self) -> None:
+        watch = threading.Thread(target=self._watch, args=(self._generation,), name="breaker-gate-watch", daemon=True)
+        watch.start()
 
     def _blank(self, replicas: int = 0) -> Lease:
         return Lease(self._max_staleness, tuple(View(scope) for scope in self._scopes), replicas)

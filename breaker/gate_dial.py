@@ -6,6 +6,7 @@ reads and writes it without ever blocking.
 
 from __future__ import annotations
 
+import inspect
 import socket
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,6 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import redis
+
+# Settings with which a pool makes its connections report to it.
+_POOLS_OWN = ("maint_notifications", "oss_cluster_maint", "orig_", "himport")
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,8 +35,13 @@ class Line:
 def dialler(source: redis.Redis | str, timeout: float, name: str) -> Callable[[], Line]:
     """How to connect to where `source` (a client or a URL) points, each step within `timeout` seconds.
 
-    The returned function raises `OSError` or `redis.RedisError`. `name` is shown by `CLIENT LIST`.
+    The returned function raises `OSError` or `redis.RedisError`. `name` is shown by `CLIENT LIST`. Raises TypeError
+    for a client of redis.asyncio, whose connections belong to an event loop.
     """
+    if not isinstance(source, str) and inspect.iscoroutinefunction(source.connection_pool.connection_class.connect):
+        raise TypeError(
+            "A gate can't share an asyncio client's settings; give it the URL, it serves coroutines as well."
+        )
 
     def dial() -> Line:
         from redis import ConnectionPool  # noqa: PLC0415 -- redis costs 100 ms to import; the engine may not need it
@@ -42,12 +51,14 @@ def dialler(source: redis.Redis | str, timeout: float, name: str) -> Callable[[]
         from redis.retry import Retry  # noqa: PLC0415
 
         pool = ConnectionPool.from_url(source) if isinstance(source, str) else source.connection_pool
-        kwargs: dict[str, Any] = pool.connection_kwargs | {
+        given = {name: value for name, value in pool.connection_kwargs.items() if not name.startswith(_POOLS_OWN)}
+        kwargs: dict[str, Any] = given | {
             "protocol": 3,
             "socket_timeout": timeout,
             "socket_connect_timeout": timeout,
             "retry": Retry(NoBackoff(), 0),
             "retry_on_timeout": False,
+            "retry_on_error": [],
             "health_check_interval": 0,
             "client_name": name,
             "maint_notifications_config": MaintNotificationsConfig(enabled=False),

@@ -83,6 +83,8 @@ class Listener:
     def forked(self) -> Halt:
         """In a forked child: let go of the parent's connection without a word on it."""
         self._stopping = True
+        # The parent's threads may have held these at the fork, and nobody here would ever let go of them.
+        self._turn, self._wake = threading.Lock(), threading.Event()
         if self._line is not None:
             self._line.close()
         return Halt(

@@ -15,10 +15,14 @@ import threading
 from collections.abc import Sequence
 from pathlib import Path
 
+from redis import Redis
+
 from breaker.gate_board import DEFAULT_PATH, BoardInUse, BoardWriter
 from breaker.gate_lease import Lease, View
 from breaker.gate_listener import listen
 from breaker.keys import GLOBAL, check_scope
+from breaker.rules import Limits, Rules
+from breaker.staleness_watch import StalenessWatch
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -39,10 +43,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
     listener.start()
+    watches = _watches(options)
+    for watch in watches:
+        watch.start()
     stop.wait()
+    for watch in watches:
+        watch.stop()
     listener.stop()
     board.close()
     return 0
+
+
+def _watches(options: argparse.Namespace) -> list[StalenessWatch]:
+    if not options.feed:
+        return []
+    rules = Rules(Redis.from_url(options.redis), limits=Limits(data_age=options.data_age))
+    return [StalenessWatch(rules, options.feed, every=5.0)]
 
 
 def _options() -> argparse.ArgumentParser:
@@ -58,6 +74,10 @@ def _options() -> argparse.ArgumentParser:
     options.add_argument(
         "--replicas", type=int, default=0, help="replicas that can be promoted, each to confirm heartbeats"
     )
+    options.add_argument(
+        "--feed", action="append", default=[], help="trip when this feed's data is too old; repeatable"
+    )
+    options.add_argument("--data-age", type=float, default=1800.0, help="seconds after which data is too old")
     return options
 
 

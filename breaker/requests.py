@@ -61,11 +61,12 @@ class Script:
 
 
 @cache
-def load_script(name: str) -> Script:
-    """The script `name`, with the prelude after its first line, which Redis needs to stay the first."""
+def load_script(name: str, *shared: str) -> Script:
+    """The script `name`, with the prelude and further `shared` parts after its first line, which must stay first."""
     folder = Path(__file__).with_name("scripts")
     first, body = (folder / f"{name}.lua").read_text("utf-8").split("\n", 1)
-    text = f"{first}\n{(folder / 'prelude.lua').read_text('utf-8')}\n{body}"
+    parts = [(folder / f"{part}.lua").read_text("utf-8") for part in ("prelude", *shared)]
+    text = "\n".join([first, *parts, body])
     return Script(text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest())
 
 
