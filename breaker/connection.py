@@ -399,8 +399,9 @@ class AsyncWire:
 
 
 async def _is_fresh_async(connection: Any) -> bool:
+    can_read = getattr(connection, "can_read", None) or connection.can_read_destructive  # its name in redis-py 7
     try:
-        return not await connection.can_read()
+        return not await can_read()
     except (RedisError, OSError):
         return False
 

@@ -6,9 +6,9 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
+from typing import Any
 
 import pytest
-import redis
 
 from breaker import CircuitBreaker, State
 from deployments.embedded_redis import EmbeddedRedis
@@ -42,7 +42,7 @@ Run = Callable[[str], str]
 
 
 @pytest.fixture(params=[False, True], ids=["bytes", "decoded"])
-def run(request: pytest.FixtureRequest, redis_server: EmbeddedRedis, redis_client: redis.Redis) -> Run:
+def run(request: pytest.FixtureRequest, redis_server: EmbeddedRedis, redis_client: Any) -> Run:
     """Runs a snippet in a process of its own, with the import lines that this project's README gives."""
 
     def run_snippet(snippet: str) -> str:
@@ -54,12 +54,12 @@ def run(request: pytest.FixtureRequest, redis_server: EmbeddedRedis, redis_clien
     return run_snippet
 
 
-def test_trip_status_and_reset_as_printed(run: Run, redis_client: redis.Redis) -> None:
+def test_trip_status_and_reset_as_printed(run: Run, redis_client: Any) -> None:
     assert run(STATUS) == "State: UNKNOWN\nTripped at: N/A\nReason: N/A\n"
     CircuitBreaker(redis_client).initialize_state()
     assert run(STATUS) == "State: OPEN\nTripped at: N/A\nReason: N/A\n"
     assert run(TRIP) == "Circuit breaker TRIPPED\n"
-    stored = json.loads(redis_client.get("circuit_breaker:state"))  # type: ignore[arg-type]
+    stored = json.loads(redis_client.get("circuit_breaker:state"))
     assert stored["trip_details"] == {"operator": "your-name", "reason": "describe reason"}
     assert stored["tripped_by"] == "your-name"
     assert run(STATUS) == f"State: TRIPPED\nTripped at: {stored['tripped_at']}\nReason: MANUAL\n"
@@ -67,7 +67,7 @@ def test_trip_status_and_reset_as_printed(run: Run, redis_client: redis.Redis) -
     assert CircuitBreaker(redis_client).get_status().reset_by == "your-name"
 
 
-def test_the_state_is_legible_to_json_tool_and_history_to_zrevrange(redis_client: redis.Redis) -> None:
+def test_the_state_is_legible_to_json_tool_and_history_to_zrevrange(redis_client: Any) -> None:
     CircuitBreaker(redis_client).trip("MANUAL", details={"operator": "your-name"})
     raw = redis_client.get("circuit_breaker:state")
     legible = subprocess.run([sys.executable, "-m", "json.tool"], input=raw, capture_output=True, check=True).stdout
@@ -77,7 +77,7 @@ def test_the_state_is_legible_to_json_tool_and_history_to_zrevrange(redis_client
     assert score > 1_700_000_000
 
 
-def test_the_manual_override_is_honoured_at_once(run: Run, redis_client: redis.Redis) -> None:
+def test_the_manual_override_is_honoured_at_once(run: Run, redis_client: Any) -> None:
     cb = CircuitBreaker(redis_client)
     cb.initialize_state()
     redis_client.set("circuit_breaker:state", OVERRIDE)

@@ -32,7 +32,8 @@ def read(fields: Any, now: datetime = NOON) -> Status:
     [None, b"", b"garbage", b"{}", b"[]", b"null", b'"OPEN"', b"\xff\xfe", b'{"state": null}', b'{"state": "open"}',
      b'{"state": ["OPEN"]}', b'{"state": "UNKNOWN"}', b'{"state": "QUIET_PERIOD"}', b'{"state": "OPEN"',
      b'{"state": "QUIET_PERIOD", "quiet_until": "soon"}', b'{"state": "QUIET_PERIOD", "quiet_until": 1}',
-     b'{"state": "QUIET_PERIOD", "quiet_until": "2030-01-01T00:00:00"}', b"[" * 100_000, b'{"state": "OPEN", "x": "\\ud800"}'],
+     b'{"state": "QUIET_PERIOD", "quiet_until": "2030-01-01T00:00:00"}', b"[" * 100_000,
+     b'{"state": "OPEN", "x": "\\ud800"}'],
 )  # fmt: skip
 def test_promise_1_what_is_no_state_is_closed_and_says_why(raw: bytes | None) -> None:
     status = read_status(raw, micros(NOON))
@@ -101,7 +102,10 @@ def test_odd_types_in_a_hand_written_state_do_not_raise() -> None:
     assert status["tripped_at"] == "yesterday"
 
 
-@given(st.datetimes(datetime(1970, 1, 2), datetime(9999, 12, 30)), st.integers(-1439, 1439))
+@given(
+    st.datetimes(datetime(1970, 1, 2), datetime(9999, 12, 30)),  # noqa: DTZ001 (hypothesis wants them naive)
+    st.integers(-1439, 1439),
+)
 def test_times_in_any_zone_are_understood(local: datetime, minutes: int) -> None:
     sign = "-" if minutes < 0 else "+"
     hours, rest = divmod(abs(minutes), 60)

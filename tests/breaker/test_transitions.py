@@ -22,20 +22,20 @@ from deployments.embedded_redis import EmbeddedRedis
 KEYS = Keys.of()
 
 
-def stored(client: redis.Redis, key: str = KEYS.state) -> dict[str, Any]:
-    fields: dict[str, Any] = json.loads(client.get(key))  # type: ignore[arg-type]
+def stored(client: Any, key: str = KEYS.state) -> dict[str, Any]:
+    fields: dict[str, Any] = json.loads(client.get(key))
     return fields
 
 
-def outbox(client: redis.Redis, key: str = KEYS.outbox) -> list[TransitionEvent]:
+def outbox(client: Any, key: str = KEYS.outbox) -> list[TransitionEvent]:
     return [TransitionEvent.from_json(fields[b"event"]) for _, fields in client.xrange(key)]
 
 
-def everything(client: redis.Redis) -> dict[bytes, bytes]:
-    return {key: client.dump(key) for key in sorted(client.keys())}  # type: ignore[union-attr,misc]
+def everything(client: Any) -> dict[bytes, bytes]:
+    return {key: client.dump(key) for key in sorted(client.keys())}
 
 
-def hand_written(client: redis.Redis, **fields: Any) -> None:
+def hand_written(client: Any, **fields: Any) -> None:
     client.set(KEYS.state, json.dumps(fields))
 
 
@@ -74,7 +74,7 @@ def test_promise_1_a_missing_state_is_closed_until_initialised(cb: Any) -> None:
     assert not cb.is_tripped()
 
 
-def test_promise_1_a_flushed_redis_stays_closed(cb: Any, redis_client: redis.Redis) -> None:
+def test_promise_1_a_flushed_redis_stays_closed(cb: Any, redis_client: Any) -> None:
     cb.initialize_state()
     redis_client.flushall()
     assert cb.is_tripped()
@@ -84,7 +84,7 @@ def test_promise_1_a_flushed_redis_stays_closed(cb: Any, redis_client: redis.Red
     assert redis_client.keys() == []
 
 
-def test_promise_1_making_a_breaker_or_reading_it_writes_nothing(cb: Any, redis_client: redis.Redis) -> None:
+def test_promise_1_making_a_breaker_or_reading_it_writes_nothing(cb: Any, redis_client: Any) -> None:
     cb.get_status()
     cb.is_tripped()
     cb.get_history()
@@ -92,7 +92,7 @@ def test_promise_1_making_a_breaker_or_reading_it_writes_nothing(cb: Any, redis_
 
 
 @pytest.mark.parametrize("make", ["lpush", "hset", "sadd", "zadd", "xadd"])
-def test_promise_1_a_state_key_of_another_type_is_closed(cb: Any, redis_client: redis.Redis, make: str) -> None:
+def test_promise_1_a_state_key_of_another_type_is_closed(cb: Any, redis_client: Any, make: str) -> None:
     redis_client.execute_command(
         make.upper(), KEYS.state, *{"zadd": (1, "a"), "xadd": ("*", "a", "b")}.get(make, ("a", "b"))
     )
@@ -104,11 +104,11 @@ def test_promise_1_a_state_key_of_another_type_is_closed(cb: Any, redis_client: 
     assert cb.initialize_state(force=True).state is State.OPEN
 
 
-def test_promise_1_an_older_copy_of_the_data_is_closed(cb: Any, redis_client: redis.Redis) -> None:
+def test_promise_1_an_older_copy_of_the_data_is_closed(cb: Any, redis_client: Any) -> None:
     cb.initialize_state()
     older = redis_client.get(KEYS.state)
     cb.trip("MANUAL")
-    redis_client.set(KEYS.state, older)  # type: ignore[arg-type]
+    redis_client.set(KEYS.state, older)
     status = cb.get_status()
     assert status.state is State.UNKNOWN
     assert "older copy" in status.problem
@@ -120,7 +120,7 @@ def test_promise_1_an_older_copy_of_the_data_is_closed(cb: Any, redis_client: re
 
 
 @pytest.mark.parametrize("before", STATES.values(), ids=STATES.keys())
-def test_promise_2_trip_succeeds_from_any_state(cb: Any, redis_client: redis.Redis, before: Any) -> None:
+def test_promise_2_trip_succeeds_from_any_state(cb: Any, redis_client: Any, before: Any) -> None:
     if before is not None:
         redis_client.set(KEYS.state, json.dumps(before) if isinstance(before, dict) else before)
     status = cb.trip("MANUAL")
@@ -134,9 +134,7 @@ def test_promise_2_trip_succeeds_from_any_state(cb: Any, redis_client: redis.Red
 
 @pytest.mark.parametrize("key", [KEYS.state, KEYS.history, KEYS.outbox, KEYS.event_ids])
 @pytest.mark.parametrize("kind", ["string", "list", "hash"])
-def test_promise_2_trip_succeeds_whatever_type_its_keys_have(
-    cb: Any, redis_client: redis.Redis, key: str, kind: str
-) -> None:
+def test_promise_2_trip_succeeds_whatever_type_its_keys_have(cb: Any, redis_client: Any, key: str, kind: str) -> None:
     if kind == "string":
         redis_client.set(key, "mine")
     elif kind == "list":
@@ -146,7 +144,7 @@ def test_promise_2_trip_succeeds_whatever_type_its_keys_have(
     assert cb.trip("MANUAL").state is State.TRIPPED
     assert [event.reason for event in cb.get_history()] == ["MANUAL"]
     assert [event.reason for event in outbox(redis_client)] == ["MANUAL"]
-    kept = list(redis_client.keys("*:corrupt:*"))  # type: ignore[arg-type]
+    kept = list(redis_client.keys("*:corrupt:*"))
     assert len(kept) == (0 if key == KEYS.state else 1)
     assert all(name.decode().startswith(f"{key}:corrupt:") for name in kept)
 
@@ -167,7 +165,7 @@ def test_promise_2_trip_succeeds_when_redis_is_out_of_memory(make_breaker: Any, 
     client.close()
 
 
-def test_promise_2_a_second_trip_is_kept_beside_the_first(cb: Any, redis_client: redis.Redis) -> None:
+def test_promise_2_a_second_trip_is_kept_beside_the_first(cb: Any, redis_client: Any) -> None:
     first = cb.trip("DRAWDOWN", {"percent": Decimal("5.10")}, tripped_by="rule")
     second = cb.trip("MANUAL", {"operator": "ada"})
     assert (second.trip_reason, second.tripped_by, second.trip_details) == ("DRAWDOWN", "rule", {"percent": "5.10"})
@@ -192,7 +190,7 @@ def test_promise_2_a_trip_ends_a_quiet_period_and_stays_in_its_incident(cb: Any)
     assert again.quiet_until is None
 
 
-def test_promise_2_no_end_of_a_quiet_period_undoes_a_later_trip(cb: Any, redis_client: redis.Redis) -> None:
+def test_promise_2_no_end_of_a_quiet_period_undoes_a_later_trip(cb: Any, redis_client: Any) -> None:
     cb.trip("MANUAL")
     watched = cb.reset("ada")
     cb.trip("AGAIN")
@@ -204,7 +202,7 @@ def test_promise_2_no_end_of_a_quiet_period_undoes_a_later_trip(cb: Any, redis_c
 
 
 def test_promise_2_a_quiet_period_running_out_after_a_trip_changes_nothing(
-    make_breaker: Any, redis_server: EmbeddedRedis, redis_client: redis.Redis
+    make_breaker: Any, redis_server: EmbeddedRedis, redis_client: Any
 ) -> None:
     cb = make_breaker(redis_server.url, quiet_period=0.05)
     cb.trip("MANUAL")
@@ -218,16 +216,14 @@ def test_promise_2_a_quiet_period_running_out_after_a_trip_changes_nothing(
 
 
 @pytest.mark.parametrize("key", [KEYS.history, KEYS.outbox, KEYS.event_ids])
-def test_promise_4_a_transition_that_cannot_be_recorded_does_not_happen(
-    cb: Any, redis_client: redis.Redis, key: str
-) -> None:
+def test_promise_4_a_transition_that_cannot_be_recorded_does_not_happen(cb: Any, redis_client: Any, key: str) -> None:
     cb.trip("MANUAL")
     redis_client.delete(key)
     redis_client.set(key, "mine")
     before = everything(redis_client)
     for transition in (
         lambda: cb.reset("ada"),
-        lambda: cb.initialize_state(),
+        cb.initialize_state,
         lambda: cb.end_quiet_period(expected_epoch=1),
     ):
         with pytest.raises(StateConflict, match=rf"{key} holds a string.*RENAME {key}"):
@@ -238,7 +234,7 @@ def test_promise_4_a_transition_that_cannot_be_recorded_does_not_happen(
 def test_promise_4_missing_permissions_stop_a_transition_before_its_first_write(
     make_breaker: Any, own_server: EmbeddedRedis
 ) -> None:
-    admin = redis.Redis.from_url(own_server.url)
+    admin: Any = redis.Redis.from_url(own_server.url)
     admin.execute_command("ACL", "SETUSER", "half", "on", ">secret", "~*", "+@all", "-xadd")
     cb = make_breaker(f"redis://half:secret@127.0.0.1:{own_server.port}/0")
     with pytest.raises(RedisRefused, match="XADD circuit_breaker:outbox") as refusal:
@@ -248,7 +244,7 @@ def test_promise_4_missing_permissions_stop_a_transition_before_its_first_write(
     admin.close()
 
 
-def test_promise_4_every_transition_is_in_history_and_outbox(cb: Any, redis_client: redis.Redis) -> None:
+def test_promise_4_every_transition_is_in_history_and_outbox(cb: Any, redis_client: Any) -> None:
     cb.initialize_state(by="ada")
     cb.trip("MANUAL", {"operator": "bob"}, ip_address="::1")
     quiet = cb.reset("cy", "all is well again, resuming")
@@ -271,7 +267,7 @@ def test_promise_4_every_transition_is_in_history_and_outbox(cb: Any, redis_clie
     assert scores == pytest.approx([e.at.timestamp() for e in events], abs=1e-5)
 
 
-def test_an_event_is_written_in_the_agreed_order_of_fields(cb: Any, redis_client: redis.Redis) -> None:
+def test_an_event_is_written_in_the_agreed_order_of_fields(cb: Any, redis_client: Any) -> None:
     cb.trip(
         'quo"te/é',
         {"empty": [], "big": 12345678901234567890, "at": datetime(2026, 1, 2, tzinfo=UTC), "id": UUID(int=1)},
@@ -288,7 +284,7 @@ def test_an_event_is_written_in_the_agreed_order_of_fields(cb: Any, redis_client
     assert stored(redis_client)["trip_details"] == details
 
 
-def test_history_keeps_the_newest_thousand_and_the_outbox_all(cb: Any, redis_client: redis.Redis) -> None:
+def test_history_keeps_the_newest_thousand_and_the_outbox_all(cb: Any, redis_client: Any) -> None:
     for _ in range(1_010):
         last = cb.trip("MANUAL")
     events = cb.get_history(1_000)
@@ -297,7 +293,7 @@ def test_history_keeps_the_newest_thousand_and_the_outbox_all(cb: Any, redis_cli
     assert redis_client.xlen(KEYS.outbox) == 1_010
 
 
-def test_a_history_member_of_somebody_elses_is_named(cb: Any, redis_client: redis.Redis) -> None:
+def test_a_history_member_of_somebody_elses_is_named(cb: Any, redis_client: Any) -> None:
     redis_client.zadd(KEYS.history, {"mine": 1})
     with pytest.raises(StateConflict, match=r"ZREM.*mine"):
         cb.get_history()
@@ -310,7 +306,7 @@ def test_a_history_member_of_somebody_elses_is_named(cb: Any, redis_client: redi
 # --- Event ids ---
 
 
-def test_a_repeated_event_id_changes_nothing_and_tells_the_present_state(cb: Any, redis_client: redis.Redis) -> None:
+def test_a_repeated_event_id_changes_nothing_and_tells_the_present_state(cb: Any, redis_client: Any) -> None:
     trip_id, reset_id = uuid7(), uuid7()
     cb.trip("MANUAL", event_id=trip_id)
     cb.reset("ada", event_id=reset_id)
@@ -320,7 +316,7 @@ def test_a_repeated_event_id_changes_nothing_and_tells_the_present_state(cb: Any
     assert everything(redis_client) == before
 
 
-def test_an_event_id_of_another_transition_is_refused(cb: Any, redis_client: redis.Redis) -> None:
+def test_an_event_id_of_another_transition_is_refused(cb: Any, redis_client: Any) -> None:
     event_id = uuid7()
     cb.trip("MANUAL", event_id=event_id)
     before = everything(redis_client)
@@ -329,7 +325,7 @@ def test_an_event_id_of_another_transition_is_refused(cb: Any, redis_client: red
     assert everything(redis_client) == before
 
 
-def test_event_ids_are_forgotten_after_an_hour_and_beyond_ten_thousand(cb: Any, redis_client: redis.Redis) -> None:
+def test_event_ids_are_forgotten_after_an_hour_and_beyond_ten_thousand(cb: Any, redis_client: Any) -> None:
     now = time.time()
     redis_client.zadd(KEYS.event_ids, {f"TRIP old-{i}": now - 3_700 for i in range(5)})
     redis_client.zadd(KEYS.event_ids, {f"TRIP new-{i}": now for i in range(10_000)})
@@ -342,7 +338,7 @@ def test_event_ids_are_forgotten_after_an_hour_and_beyond_ten_thousand(cb: Any, 
 
 
 @pytest.mark.parametrize("before", ["missing", "open", "quiet period", "quiet period over", "garbage"])
-def test_only_a_tripped_breaker_can_be_reset(cb: Any, redis_client: redis.Redis, before: str) -> None:
+def test_only_a_tripped_breaker_can_be_reset(cb: Any, redis_client: Any, before: str) -> None:
     if STATES[before] is not None:
         redis_client.set(KEYS.state, json.dumps(STATES[before]) if isinstance(STATES[before], dict) else STATES[before])
     kept = everything(redis_client)
@@ -352,7 +348,7 @@ def test_only_a_tripped_breaker_can_be_reset(cb: Any, redis_client: redis.Redis,
 
 
 def test_only_successful_resets_use_up_the_limit_which_is_one_for_all_scopes(
-    make_breaker: Any, redis_server: EmbeddedRedis, redis_client: redis.Redis
+    make_breaker: Any, redis_server: EmbeddedRedis, redis_client: Any
 ) -> None:
     cb = make_breaker(redis_server.url)
     other = make_breaker(redis_server.url, scope="account:ALPHA")
@@ -379,7 +375,7 @@ def test_only_successful_resets_use_up_the_limit_which_is_one_for_all_scopes(
 
 
 def test_a_limit_set_by_hand_holds_until_it_is_deleted(
-    make_breaker: Any, redis_server: EmbeddedRedis, redis_client: redis.Redis
+    make_breaker: Any, redis_server: EmbeddedRedis, redis_client: Any
 ) -> None:
     cb = make_breaker(redis_server.url)
     cb.trip("MANUAL")
@@ -388,7 +384,7 @@ def test_a_limit_set_by_hand_holds_until_it_is_deleted(
         cb.reset("ada")
 
 
-def test_a_reset_of_another_incident_is_refused(cb: Any, redis_client: redis.Redis) -> None:
+def test_a_reset_of_another_incident_is_refused(cb: Any, redis_client: Any) -> None:
     cb.trip("MANUAL")
     before = everything(redis_client)
     with pytest.raises(StateConflict, match="Another incident"):
@@ -397,7 +393,7 @@ def test_a_reset_of_another_incident_is_refused(cb: Any, redis_client: redis.Red
 
 
 def test_the_quiet_period_is_told_truly_during_and_after_it(
-    make_breaker: Any, redis_server: EmbeddedRedis, redis_client: redis.Redis
+    make_breaker: Any, redis_server: EmbeddedRedis, redis_client: Any
 ) -> None:
     cb = make_breaker(redis_server.url, quiet_period=0.3)
     cb.trip("MANUAL")
@@ -421,7 +417,7 @@ def test_the_quiet_period_is_told_truly_during_and_after_it(
 
 
 def test_without_a_quiet_period_a_reset_opens_at_once(
-    make_breaker: Any, redis_server: EmbeddedRedis, redis_client: redis.Redis
+    make_breaker: Any, redis_server: EmbeddedRedis, redis_client: Any
 ) -> None:
     cb = make_breaker(redis_server.url, quiet_period=0)
     cb.trip("MANUAL")
@@ -461,7 +457,7 @@ def test_a_quiet_period_ends_only_once_and_only_where_there_is_one(cb: Any) -> N
     ],
 )
 @pytest.mark.parametrize("force", [False, True])
-def test_initialising(cb: Any, redis_client: redis.Redis, before: str, plain: Any, forced: Any, force: bool) -> None:
+def test_initialising(cb: Any, redis_client: Any, before: str, plain: Any, forced: Any, force: bool) -> None:
     if STATES[before] is not None:
         redis_client.set(KEYS.state, json.dumps(STATES[before]) if isinstance(STATES[before], dict) else STATES[before])
     kept = everything(redis_client)
@@ -481,7 +477,7 @@ def test_initialising(cb: Any, redis_client: redis.Redis, before: str, plain: An
 # --- Epochs ---
 
 
-def test_a_flushed_breaker_never_counts_through_the_same_epochs_again(cb: Any, redis_client: redis.Redis) -> None:
+def test_a_flushed_breaker_never_counts_through_the_same_epochs_again(cb: Any, redis_client: Any) -> None:
     cb.initialize_state()
     for _ in range(5):
         last = cb.trip("MANUAL")
@@ -496,7 +492,7 @@ def test_the_first_epoch_is_unix_time_in_milliseconds(cb: Any) -> None:
     assert before <= cb.initialize_state().epoch <= time.time_ns() // 1_000_000
 
 
-def test_an_epoch_follows_history_when_the_state_has_none(cb: Any, redis_client: redis.Redis) -> None:
+def test_an_epoch_follows_history_when_the_state_has_none(cb: Any, redis_client: Any) -> None:
     last = cb.trip("MANUAL")
     hand_written(redis_client, state="OPEN")
     assert cb.trip("AGAIN").epoch == last.epoch + 1
@@ -506,7 +502,7 @@ def test_an_epoch_follows_history_when_the_state_has_none(cb: Any, redis_client:
     assert cb.initialize_state().epoch == last.epoch + 3
 
 
-def test_forced_initialisation_moves_a_small_epoch_to_the_present(cb: Any, redis_client: redis.Redis) -> None:
+def test_forced_initialisation_moves_a_small_epoch_to_the_present(cb: Any, redis_client: Any) -> None:
     hand_written(redis_client, state="OPEN", epoch=3)
     assert cb.initialize_state(force=True).epoch >= time.time_ns() // 1_000_000 - 60_000
 
@@ -514,17 +510,17 @@ def test_forced_initialisation_moves_a_small_epoch_to_the_present(cb: Any, redis
 # --- States written by hand ---
 
 
-def test_unknown_fields_are_kept_byte_for_byte(cb: Any, redis_client: redis.Redis) -> None:
+def test_unknown_fields_are_kept_byte_for_byte(cb: Any, redis_client: Any) -> None:
     redis_client.set(KEYS.state, '{"desk": {"a/b": [], "n": 12345678901234567890}, "state":"OPEN", "é\\n": 1.0}')
     cb.trip("MANUAL")
     quiet = cb.reset("ada")
     cb.end_quiet_period(expected_epoch=quiet.epoch)
-    text = redis_client.get(KEYS.state).decode()  # type: ignore[union-attr]
+    text = redis_client.get(KEYS.state).decode()
     assert '"desk": {"a/b": [], "n": 12345678901234567890}' in text
     assert cb.get_status()["é\n"] == 1.0
 
 
-def test_a_trip_written_by_hand_is_kept_as_the_first_one(cb: Any, redis_client: redis.Redis) -> None:
+def test_a_trip_written_by_hand_is_kept_as_the_first_one(cb: Any, redis_client: Any) -> None:
     hand_written(redis_client, state="TRIPPED", trip_reason="EMERGENCY_MANUAL")
     status = cb.trip("LATER", {"operator": "ada"})
     assert status.trip_reason == "EMERGENCY_MANUAL"
@@ -532,18 +528,18 @@ def test_a_trip_written_by_hand_is_kept_as_the_first_one(cb: Any, redis_client: 
     assert status.incident_id is not None
 
 
-def test_a_bare_trip_written_by_hand_takes_its_reason_from_the_next(cb: Any, redis_client: redis.Redis) -> None:
+def test_a_bare_trip_written_by_hand_takes_its_reason_from_the_next(cb: Any, redis_client: Any) -> None:
     hand_written(redis_client, state="TRIPPED")
     assert cb.trip("LATER").trip_reason == "LATER"
 
 
-def test_an_odd_incident_id_is_replaced_rather_than_spread(cb: Any, redis_client: redis.Redis) -> None:
+def test_an_odd_incident_id_is_replaced_rather_than_spread(cb: Any, redis_client: Any) -> None:
     hand_written(redis_client, state="TRIPPED", incident_id={"a": 1})
     assert UUID(cb.trip("LATER").incident_id)
 
 
 @pytest.mark.parametrize(("last", "count"), [(0, 8), (-86_400 * 2, 1)])
-def test_trips_are_counted_within_the_utc_day(cb: Any, redis_client: redis.Redis, last: float, count: int) -> None:
+def test_trips_are_counted_within_the_utc_day(cb: Any, redis_client: Any, last: float, count: int) -> None:
     hand_written(redis_client, state="OPEN", last_trip_at=from_now(last), trip_count_today=7)
     assert cb.trip("MANUAL").trip_count_today == count
 
@@ -551,7 +547,7 @@ def test_trips_are_counted_within_the_utc_day(cb: Any, redis_client: redis.Redis
 # --- Scopes, scripts, connections ---
 
 
-def test_scopes_are_apart(make_breaker: Any, redis_server: EmbeddedRedis, redis_client: redis.Redis) -> None:
+def test_scopes_are_apart(make_breaker: Any, redis_server: EmbeddedRedis, redis_client: Any) -> None:
     plain = make_breaker(redis_server.url)
     account = make_breaker(redis_server.url, scope="account:ALPHA", source="console")
     plain.initialize_state()
@@ -563,7 +559,7 @@ def test_scopes_are_apart(make_breaker: Any, redis_server: EmbeddedRedis, redis_
     assert (event.scope, event.source) == ("account:ALPHA", "console")
 
 
-def test_scripts_forgotten_by_the_server_are_brought_again(cb: Any, redis_client: redis.Redis) -> None:
+def test_scripts_forgotten_by_the_server_are_brought_again(cb: Any, redis_client: Any) -> None:
     cb.initialize_state()
     redis_client.script_flush()
     assert cb.trip("MANUAL").state is State.TRIPPED
