@@ -1,0 +1,88 @@
+"""What `breaker audit` and the scheduled verification do with the ledger, as functions that print nothing.
+
+Listing is `Ledger.query`, exporting `ledger.export.write_export`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from pydantic import SecretStr
+
+from breaker.errors import BreakerError
+from ledger.checkpoint import Checkpoint, Checkpoints
+from ledger.errors import LedgerError
+from ledger.ledger import Ledger
+from ledger.outbox import OutboxDrain, drain_outbox
+from ledger.spool import Spool, SpoolDrain
+from ledger.verify import Verification, verify
+
+if TYPE_CHECKING:
+    from redis import Redis
+
+
+@dataclass(frozen=True, slots=True)
+class Audit:
+    """A verification, and the checkpoint that was kept of it; none is kept of a broken chain."""
+
+    verification: Verification
+    checkpoint: Checkpoint | None
+
+
+def verify_ledger(
+    ledger: Ledger,
+    checkpoints: Checkpoints,
+    *,
+    key: SecretStr | None = None,
+    also: Sequence[Checkpoint] = (),
+    only_new: bool = False,
+) -> Audit:
+    """Verify the chain against the kept checkpoints and those in `also`, then keep a new one.
+
+    `only_new` begins at the newest kept checkpoint, which makes it fit to be run every minute; what lies before it was
+    verified when that one was taken, and a later change of it is found only by a walk of the whole chain.
+
+    Raises:
+        LedgerUnavailable, LedgerNotReady: the chain could not be read to its end.
+        SpoolUnavailable: the file of checkpoints can't be read or written.
+    """
+    kept = checkpoints.all()
+    start = max(kept, key=lambda point: point.seq, default=None) if only_new else None
+    verification = verify(ledger, key=key, checkpoints=[*kept, *also], start=start)
+    if not verification.whole:
+        return Audit(verification, None)
+    checkpoint = Checkpoint.now(verification.seq, verification.hash)
+    if not kept or kept[-1].seq != checkpoint.seq:
+        checkpoints.add(checkpoint)
+    return Audit(verification, checkpoint)
+
+
+@dataclass(frozen=True, slots=True)
+class Drained:
+    """What a drain moved from both waiting places, and, for each that it couldn't empty, why."""
+
+    spool: SpoolDrain
+    outbox: OutboxDrain
+    problems: tuple[str, ...]
+
+
+def drain(redis: Redis, ledger: Ledger, spool: Spool, scopes: Sequence[str], *, timeout: float = 2.0) -> Drained:
+    """Move everything that waits in the spool and in the outboxes of `scopes` into the ledger.
+
+    What fails for one does not stop the others; what was not moved still waits where it was.
+    """
+    problems: list[str] = []
+    from_spool = SpoolDrain()
+    try:
+        from_spool = spool.drain(ledger)
+    except LedgerError as error:
+        problems.append(str(error))
+    from_outbox = OutboxDrain()
+    for scope in scopes:
+        try:
+            from_outbox += drain_outbox(redis, ledger, [scope], timeout=timeout)
+        except (LedgerError, BreakerError) as error:
+            problems.append(str(error))
+    return Drained(from_spool, from_outbox, tuple(dict.fromkeys(problems)))

@@ -1,0 +1,40 @@
+"""The ledger, its spool and its checkpoints as the configuration names them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import SecretStr
+
+from breaker.settings import Settings
+from ledger.checkpoint import Checkpoints
+from ledger.ledger import Ledger
+from ledger.recorder import Recorder
+from ledger.spool import Spool
+
+
+def database_url(settings: Settings) -> SecretStr:
+    """`database_url`, or an SQLite file in the state directory."""
+    return settings.database_url or SecretStr(f"sqlite:///{state_file(settings, 'audit.db')}")
+
+
+def state_file(settings: Settings, name: str) -> Path:
+    return settings.state_dir.expanduser().absolute() / name
+
+
+def open_ledger(settings: Settings, *, timeout: float = 2.0) -> Ledger:
+    """The configured ledger; nothing is sent before its first use."""
+    return Ledger.connect(database_url(settings), timeout=timeout)
+
+
+def open_spool(settings: Settings) -> Spool:
+    return Spool(state_file(settings, "spool"))
+
+
+def open_checkpoints(settings: Settings) -> Checkpoints:
+    return Checkpoints(state_file(settings, "checkpoints.jsonl"))
+
+
+def open_recorder(settings: Settings) -> Recorder:
+    """What records an action wherever it can: in the database, or failing that in the spool."""
+    return Recorder(open_ledger(settings), open_spool(settings))

@@ -1,0 +1,150 @@
+"""Exports that an outsider can verify without the database: JSON Lines or CSV, with a checkpoint beside it.
+
+Every value is the text that was hashed, the details too, so that verification does not depend on how a language writes
+numbers. docs/audit.md has the twenty lines that verify an export.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import json
+import os
+from collections.abc import Generator, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from itertools import islice
+from pathlib import Path
+from typing import IO, Any, Literal
+
+from ledger.checkpoint import Checkpoint
+from ledger.errors import ExportUnreadable, LedgerError
+from ledger.ledger import Ledger
+from ledger.record import COLUMNS, GENESIS, RawRow
+
+Format = Literal["jsonl", "csv"]
+
+_BATCH = 2_000
+_PREV_HASH = COLUMNS.index("prev_hash")
+
+
+class NotWritten(LedgerError):
+    """The export could not be written; a file of that name is as it was before."""
+
+
+@dataclass(frozen=True, slots=True)
+class Export:
+    """A written export and the checkpoint that belongs to it."""
+
+    path: Path
+    checkpoint_path: Path
+    rows: int
+    checkpoint: Checkpoint
+
+
+def checkpoint_path(path: Path) -> Path:
+    """Where the checkpoint of an export lies."""
+    return path.with_name(path.name + ".checkpoint.json")
+
+
+def write_export(ledger: Ledger, path: Path, format: Format = "jsonl") -> Export:
+    """Write the whole ledger to `path`, as of one moment, and its checkpoint beside it; both appear only when complete.
+
+    Raises:
+        NotWritten: the disk refused.
+        LedgerUnavailable, LedgerNotReady: the ledger could not be read to its end.
+    """
+    beside = checkpoint_path(path)
+    try:
+        with _replacing(path) as file:
+            rows, seq, last_hash = _write_rows(ledger, file, format)
+        checkpoint = Checkpoint.now(seq, last_hash)
+        with _replacing(beside) as file:
+            file.write(json.dumps(asdict(checkpoint)) + "\n")
+    except OSError as error:
+        raise NotWritten(
+            f"{path} can't be written ({error.strerror}); nothing was exported: choose another place"
+        ) from None
+    return Export(path, beside, rows, checkpoint)
+
+
+def _write_rows(ledger: Ledger, file: IO[str], format: Format) -> tuple[int, int, str]:
+    rows, seq, last_hash = 0, 0, GENESIS
+    table = csv.writer(file, lineterminator="\n")
+    if format == "csv":
+        table.writerow(COLUMNS)
+    with contextlib.closing(ledger.stream()) as batches:
+        for batch in batches:
+            if format == "csv":
+                table.writerows(batch)
+            else:
+                file.writelines(
+                    json.dumps(dict(zip(COLUMNS, row, strict=True)), ensure_ascii=False) + "\n" for row in batch
+                )
+            rows, seq, last_hash = rows + len(batch), batch[-1][0], batch[-1][-1]
+    return rows, seq, last_hash
+
+
+@contextlib.contextmanager
+def _replacing(path: Path) -> Iterator[IO[str]]:
+    """A file that takes the place of `path` once it is complete and on the disk."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        with partial.open("w", encoding="utf-8", newline="") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+class ExportedRows:
+    """The rows of an export, to be given to `verify` in place of a ledger."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def checkpoint(self) -> Checkpoint:
+        """The checkpoint that was written with the export.
+
+        Raises:
+            ExportUnreadable: it is missing or damaged.
+        """
+        beside = checkpoint_path(self.path)
+        try:
+            return Checkpoint.parse(beside.read_text(encoding="utf-8"))
+        except OSError as error:
+            raise ExportUnreadable(
+                f"{beside} can't be read ({error.strerror}): get the checkpoint of the export"
+            ) from None
+
+    def stream(self, after_seq: int = 0, /) -> Generator[Sequence[RawRow], None, None]:
+        rows = (row for row in self._rows() if row[0] > after_seq or not after_seq)
+        while batch := list(islice(rows, _BATCH)):
+            yield batch
+
+    def rows_behind(self, hash_before: str, /) -> list[RawRow]:
+        return [row for row in self._rows() if row[_PREV_HASH] == hash_before]
+
+    def _rows(self) -> Iterator[RawRow]:
+        try:
+            with self.path.open(encoding="utf-8", newline="") as file:
+                yield from _read_csv(file) if self.path.suffix == ".csv" else _read_jsonl(file)
+        except OSError as error:
+            raise ExportUnreadable(f"{self.path} can't be read ({error.strerror})") from None
+        except (ValueError, KeyError, TypeError, csv.Error) as error:
+            raise ExportUnreadable(f"{self.path} is not an export of the audit log, or is cut short: {error}") from None
+
+
+def _read_jsonl(file: IO[str]) -> Iterator[RawRow]:
+    for line in file:
+        values = json.loads(line)
+        yield int(values["seq"]), *(values[name] for name in COLUMNS[1:])
+
+
+def _read_csv(file: IO[str]) -> Iterator[RawRow]:
+    csv.field_size_limit(2**31 - 1)
+    for values in csv.DictReader(file):
+        # Empty and absent are one thing in the ledger, so nothing is lost in CSV.
+        row: list[Any] = [values[name] or None for name in COLUMNS[1:]]
+        yield int(values["seq"]), *row

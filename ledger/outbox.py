@@ -1,0 +1,161 @@
+"""Moving a breaker's transitions from its outbox, a Redis stream, into the ledger.
+
+Every drain reads the stream from its oldest entry, appends, and only then deletes. Drains may run at once, and may be
+killed anywhere: the ledger knows an event by its id, and none can be recorded before an older one, which a consumer
+group, with its entries pending at dead consumers, could not promise. That order is what detection relies on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from redis.exceptions import ResponseError
+
+from breaker.connection import Wire
+from breaker.events import TransitionEvent
+from breaker.keys import GLOBAL, Keys
+from breaker.requests import Request
+from ledger.continuity import gap_before, record_of, word_after
+from ledger.errors import LedgerError
+from ledger.ledger import Ledger, Tail
+from ledger.models import STATE_ACTIONS
+from ledger.record import AuditRecord, derived_id
+
+if TYPE_CHECKING:
+    from redis import Redis
+
+UNREADABLE = "OUTBOX_ENTRY_UNREADABLE"
+"""Recorded for an entry of the stream that no transition wrote."""
+
+_BATCH = 500
+
+
+class OutboxUnreadable(LedgerError):
+    """The outbox's key holds something else than a stream."""
+
+
+@dataclass(frozen=True, slots=True)
+class OutboxDrain:
+    """`moved` transitions are in the ledger now, `known` were there already, `unreadable` entries were recorded as
+    such, and `overrides` are states found between transitions that none of them explains.
+    """
+
+    moved: int = 0
+    known: int = 0
+    unreadable: int = 0
+    overrides: int = 0
+
+    def __add__(self, other: OutboxDrain) -> OutboxDrain:
+        return OutboxDrain(
+            self.moved + other.moved,
+            self.known + other.known,
+            self.unreadable + other.unreadable,
+            self.overrides + other.overrides,
+        )
+
+
+def drain_outbox(
+    redis: Redis, ledger: Ledger, scopes: Iterable[str] = (GLOBAL,), *, timeout: float = 2.0
+) -> OutboxDrain:
+    """Move everything in the outboxes of `scopes` into the ledger. Each exchange with Redis ends within `timeout` s.
+
+    Raises:
+        BreakerUnavailable, RedisRefused: Redis didn't answer or won't. What was not moved stays in the outbox.
+        LedgerUnavailable, LedgerNotReady: the same of the ledger.
+        OutboxUnreadable: somebody put something else in the outbox's place.
+    """
+    wire = Wire(redis, timeout)
+    try:
+        return sum((_drain_scope(wire, ledger, scope) for scope in scopes), OutboxDrain())
+    finally:
+        wire.close()
+
+
+def known_scopes(redis: Redis, ledger: Ledger, *, timeout: float = 2.0) -> tuple[str, ...]:
+    """Every scope that has an outbox in Redis or a recorded state in the ledger, `global` always."""
+    prefix = Keys.of(GLOBAL).outbox
+    found = {GLOBAL, *ledger.scopes()}
+    wire = Wire(redis, timeout)
+    cursor = b"0"
+    try:
+        while True:
+            scan = ("SCAN", cursor, "MATCH", f"{prefix}:*", "COUNT", 1_000, "TYPE", "stream")
+            cursor, keys = wire.ask(Request("look for outboxes", (scan,)))[0]
+            found.update(key.decode("utf-8", "replace").removeprefix(f"{prefix}:") for key in keys)
+            if cursor == b"0":
+                return tuple(sorted(found))
+    finally:
+        wire.close()
+
+
+def _drain_scope(wire: Wire, ledger: Ledger, scope: str) -> OutboxDrain:
+    key = Keys.of(scope).outbox
+    total = OutboxDrain()
+    while True:
+        entries = _oldest(wire, key)
+        if not entries:
+            return total
+        records = [_record(key, scope, *entry) for entry in entries]
+        total += record_transitions(ledger, scope, records)
+        wire.ask(Request(f"delete recorded entries of {key}", (("XDEL", key, *(entry_id for entry_id, _ in entries)),)))
+
+
+def record_transitions(ledger: Ledger, scope: str, records: Sequence[AuditRecord]) -> OutboxDrain:
+    """Append transitions of one breaker in their order, each behind the override that it reveals, if it does."""
+    done = ledger.append_decided(lambda tail: _with_gaps(tail, scope, records))
+    ids = {record.id for record in records}
+    unreadable = {record.id for record in records if record.action == UNREADABLE}
+    new = set(done.new)
+    known = len(ids) - len(new & ids)
+    return OutboxDrain(len(new & ids - unreadable), known, len(new & unreadable), len(new - ids))
+
+
+def _with_gaps(tail: Tail, scope: str, records: Sequence[AuditRecord]) -> list[AuditRecord]:
+    known = tail.known(record.id for record in records)
+    last = word_after(tail.last_word(scope))
+    woven: list[AuditRecord] = []
+    for record in records:
+        if record.id in known:
+            continue
+        if record.action in STATE_ACTIONS:
+            gap = gap_before(last, record)
+            woven += [record] if gap is None else [gap, record]
+            last = word_after(record)
+        else:
+            woven.append(record)
+    return woven
+
+
+def _oldest(wire: Wire, key: str) -> list[tuple[bytes, list[bytes]]]:
+    reply = wire.ask(Request(f"read {key}", (("XRANGE", key, "-", "+", "COUNT", _BATCH),)))[0]
+    if isinstance(reply, ResponseError):
+        raise OutboxUnreadable(f"{key} is not a stream, so its transitions can't be moved: rename it, and look at it")
+    return [(entry_id, list(fields or ())) for entry_id, fields in reply]
+
+
+def _record(key: str, scope: str, entry_id: bytes, fields: list[bytes]) -> AuditRecord:
+    try:
+        event = TransitionEvent.from_json(fields[fields.index(b"event") + 1])
+        record = record_of(event)
+    except (ValueError, IndexError, RecursionError) as error:
+        return _unreadable(key, scope, entry_id, fields, str(error))
+    if event.scope != scope:
+        return _unreadable(key, scope, entry_id, fields, f"an event of {event.scope:.80} among those of {scope}")
+    return record
+
+
+def _unreadable(key: str, scope: str, entry_id: bytes, fields: list[bytes], problem: str) -> AuditRecord:
+    text: list[Any] = [field.decode("utf-8", "replace") for field in fields]
+    entry = entry_id.decode()
+    return AuditRecord(
+        id=derived_id(UNREADABLE, key, entry, *text),
+        action=UNREADABLE,
+        source="override",
+        scope=scope,
+        timestamp=datetime.fromtimestamp(min(int(entry.split("-")[0]), 253_402_300_799_000) / 1000, UTC),
+        details={"key": key, "entry": entry, "fields": text, "problem": problem},
+        outcome="UNREADABLE",
+    )

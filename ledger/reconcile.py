@@ -1,0 +1,180 @@
+"""Comparing a breaker in Redis with its record in the ledger, so that nobody gets past either.
+
+The comparison never mistakes a transition under way for an override: it counts only what held while the outbox was
+empty and the ledger's last word on the breaker was the same before and after Redis was read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import closing
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+from uuid import UUID
+
+from breaker.circuit import CircuitBreaker
+from breaker.connection import Wire
+from breaker.events import TransitionEvent
+from breaker.keys import GLOBAL, Keys
+from breaker.requests import Request
+from breaker.state import State
+from ledger.continuity import Stored, explains, override_of, record_of
+from ledger.ledger import LATE, LastWord, Ledger
+from ledger.outbox import OutboxDrain, drain_outbox, record_transitions
+from ledger.record import AuditRecord, derived_id
+
+if TYPE_CHECKING:
+    from redis import Redis
+
+LEDGER_MISMATCH = "LEDGER_MISMATCH"
+"""The reason of the trip that restores what the ledger says."""
+
+_ATTEMPTS = 10
+_NOTHING = OutboxDrain()
+
+
+@dataclass(frozen=True, slots=True)
+class Reconciliation:
+    """What was found for one scope. `override` is the record this call made of a state that nothing explains; `tripped`
+    says that it tripped the breaker, because the ledger has no reset of its last trip. `settled` is False if
+    transitions came too thick to compare anything: then nothing was found, and nothing ruled out.
+    """
+
+    scope: str
+    state: str
+    settled: bool
+    override: AuditRecord | None = None
+    tripped: bool = False
+    drained: OutboxDrain = _NOTHING
+    recovered: int = 0
+    """Transitions that had vanished from the outbox and were recorded from the breaker's history."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Snapshot:
+    stored: Stored
+    outbox_length: int
+    history: tuple[bytes, ...]
+
+
+def reconcile(redis: Redis, ledger: Ledger, scope: str = GLOBAL, *, timeout: float = 2.0) -> Reconciliation:
+    """Record what happened to the breaker of `scope` past its own transitions, once, and trip it again if it was opened
+    without a reset. Each exchange with Redis ends within `timeout` seconds.
+
+    Raises:
+        BreakerUnavailable, RedisRefused: Redis didn't answer or won't; call again, nothing is lost.
+        LedgerUnavailable, LedgerNotReady: the same of the ledger.
+        OutboxUnreadable: somebody put something else in the outbox's place.
+    """
+    with closing(Wire(redis, timeout)) as wire:
+        found = Reconciliation(scope, State.UNKNOWN, settled=False)
+        for _ in range(_ATTEMPTS):
+            before = ledger.state_of(scope)
+            seen = _snapshot(wire, scope)
+            if seen.outbox_length:
+                found = replace(found, drained=found.drained + drain_outbox(redis, ledger, [scope], timeout=timeout))
+                continue
+            if recovered := _recover(ledger, scope, seen.history, before):
+                found = replace(found, recovered=found.recovered + recovered)
+                continue
+            settled = _settle(ledger, scope, before, seen.stored, found)
+            if settled is not None:
+                return _trip_if_opened(redis, ledger, before, settled, timeout)
+        return found
+
+
+def _settle(
+    ledger: Ledger, scope: str, before: LastWord, stored: Stored, found: Reconciliation
+) -> Reconciliation | None:
+    """The finding, with the override recorded if it is one; None if the breaker moved on meanwhile."""
+    found = replace(found, state=stored.word, settled=True)
+    if explains(before.row, stored):
+        return found if ledger.state_of(scope) == before else None
+    override = override_of(before.row, stored, scope)
+    done = ledger.append_decided(lambda tail: [override] if tail.state_of(scope) == before else [])
+    if done.new:
+        return replace(found, override=override)
+    return None
+
+
+def _trip_if_opened(
+    redis: Redis, ledger: Ledger, before: LastWord, found: Reconciliation, timeout: float
+) -> Reconciliation:
+    if before.standing_trip is None or found.state == State.TRIPPED:
+        return found
+    # The same id for the same finding: whoever else found it too trips it once with us.
+    cause = found.override.id if found.override is not None else before.row.id if before.row is not None else ""
+    with closing(CircuitBreaker(redis, found.scope, timeout=timeout, source="rule")) as breaker:
+        breaker.trip(
+            LEDGER_MISMATCH,
+            details={"found": found.state, "ledger": State.TRIPPED.value, "cause": cause},
+            tripped_by="reconciliation",
+            event_id=derived_id(LEDGER_MISMATCH, found.scope, cause),
+            incident_id=_uuid_or_none(before.standing_trip.incident_id),
+        )
+    drained = drain_outbox(redis, ledger, [found.scope], timeout=timeout)
+    return replace(found, tripped=True, drained=found.drained + drained)
+
+
+def _recover(ledger: Ledger, scope: str, history: Sequence[bytes], before: LastWord) -> int:
+    """Record transitions that the breaker's history has and the ledger hasn't: the outbox was lost or cut."""
+    records = {record.id: record for raw in history if (record := _transition(raw, scope)) is not None}
+    missing = [records[record_id] for record_id in records.keys() - ledger.known(records)]
+    if not missing:
+        return 0
+    missing.sort(key=lambda record: record.timestamp)
+    newest = before.row.timestamp if before.row is not None else None
+    late = [replace(record, outcome=LATE) for record in missing if newest is not None and record.timestamp < newest]
+    ledger.append(late)
+    current = missing[len(late) :]
+    if current:
+        record_transitions(ledger, scope, current)
+    return len(missing)
+
+
+def _transition(raw: bytes, scope: str) -> AuditRecord | None:
+    try:
+        event = TransitionEvent.from_json(raw)
+        return record_of(event) if event.scope == scope else None
+    except (ValueError, RecursionError):
+        # A member that no transition wrote says nothing about any.
+        return None
+
+
+def _snapshot(wire: Wire, scope: str) -> _Snapshot:
+    """State, outbox and history at one moment."""
+    keys = Keys.of(scope)
+    commands = (
+        ("MULTI",),
+        ("TIME",),
+        ("TYPE", keys.state),
+        ("GET", keys.state),
+        ("TYPE", keys.outbox),
+        ("XLEN", keys.outbox),
+        ("TYPE", keys.history),
+        ("ZRANGE", keys.history, 0, -1),
+        ("EXEC",),
+    )
+    clock, state_kind, state, outbox_kind, length, history_kind, history = wire.ask(
+        Request(f"compare {keys.state} with the ledger", commands)
+    )[-1]
+    at = datetime.fromtimestamp(int(clock[0]), UTC).replace(microsecond=int(clock[1]))
+    kind = _text(state_kind)
+    return _Snapshot(
+        Stored(state if kind == "string" else None, kind, at),
+        # What is no stream is left to the drain to complain of.
+        0 if _text(outbox_kind) == "none" else length if _text(outbox_kind) == "stream" else 1,
+        tuple(history) if _text(history_kind) == "zset" else (),
+    )
+
+
+def _text(reply: Any) -> str:
+    return reply.decode() if isinstance(reply, bytes) else str(reply)
+
+
+def _uuid_or_none(value: str | None) -> str | None:
+    try:
+        return None if value is None else str(UUID(value))
+    except ValueError:
+        return None
