@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Any, Self
+from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import (
@@ -121,9 +122,13 @@ class Settings(BaseSettings):
         return merged
 
     @model_validator(mode="after")
-    def _redis_url_scheme(self) -> Self:
+    def _redis_url_is_usable(self) -> Self:
         if not self.redis_url.get_secret_value().startswith(("redis://", "rediss://", "unix://")):
             raise ValueError("redis_url must start with redis://, rediss:// or unix://")
+        try:
+            urlsplit(self.redis_url.get_secret_value()).port  # noqa: B018  reading it is what checks it
+        except ValueError:
+            raise ValueError("redis_url has no usable port") from None
         return self
 
     @classmethod

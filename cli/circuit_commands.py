@@ -11,7 +11,16 @@ from breaker.settings import load_settings
 from breaker.state import State, Status
 from cli import circuit_view
 from cli.exit_codes import EPILOG, Exit
-from cli.options import MIN_REASON, JsonOption, OperatorOption, ScopeOption, login_name, on_terminal, open_breaker
+from cli.options import (
+    MIN_REASON,
+    JsonOption,
+    OperatorOption,
+    ScopeOption,
+    checked_reason,
+    login_name,
+    on_terminal,
+    open_breaker,
+)
 
 
 def register(app: typer.Typer) -> None:
@@ -26,11 +35,10 @@ def trip(
     as_json: JsonOption = False,
 ) -> None:
     """Halt trading: from now on only orders that reduce risk pass. Orders and positions are left as they are."""
-    if not reason.strip():
-        raise typer.BadParameter("the reason is empty; nothing changed, say why in a sentence", param_hint="--reason")
+    why = checked_reason(reason)
     who = operator or login_name()
     after = open_breaker(load_settings(), scope).trip(
-        "MANUAL", details={"operator": who, "reason": reason.strip()}, tripped_by=who
+        "MANUAL", details={"operator": who, "reason": why}, tripped_by=who
     )
     _show(after, scope, as_json)
     if not as_json:
@@ -55,12 +63,7 @@ def reset(
     as_json: JsonOption = False,
 ) -> None:
     """End a trip: a quiet period begins, after which trading is normal. At most one reset a minute."""
-    reason = reason.strip()
-    if len(reason) < MIN_REASON:
-        raise typer.BadParameter(
-            f"a reset's reason has at least {MIN_REASON} characters, this has {len(reason)}; nothing changed",
-            param_hint="--reason",
-        )
+    why = checked_reason(reason, at_least=MIN_REASON)
     breaker = open_breaker(load_settings(), scope)
     before = breaker.get_status()
     if not acknowledge:
@@ -73,7 +76,7 @@ def reset(
             raise typer.Exit(Exit.REFUSED)
     # What was looked at is what is reset: a trip that came in the meantime is not undone.
     expected = before.epoch if before.state is State.TRIPPED else None
-    after = breaker.reset(reset_by=operator or login_name(), reason=reason, expected_epoch=expected)
+    after = breaker.reset(reset_by=operator or login_name(), reason=why, expected_epoch=expected)
     _show(after, scope, as_json)
     if not as_json:
         circuit_view.next_step("watch for five minutes; if anything looks wrong: make circuit-trip")

@@ -15,12 +15,12 @@ from typing import Annotated
 import typer
 
 from breaker import BreakerError
-from breaker.settings import Settings, load_settings
+from breaker.settings import ConfigurationError, Settings, load_settings
 from breaker.state import Status
 from breaker.uuid7 import uuid7
 from cli import kill_view
 from cli.exit_codes import EPILOG, Exit
-from cli.options import JsonOption, OperatorOption, ScopeOption, login_name, on_terminal, open_breaker
+from cli.options import JsonOption, OperatorOption, ScopeOption, checked_reason, login_name, on_terminal, open_breaker
 from cli.process_clock import process_started
 from tasks.kill.report import KillReport
 from tasks.kill.run import KillRun
@@ -56,14 +56,19 @@ def kill(
 ) -> None:
     """Halt trading, cancel every open order, flatten every position, prove it. For emergencies: it can't be undone."""
     started = process_started()
-    if not reason.strip():
-        raise typer.BadParameter("the reason is empty; nothing changed, say why in a sentence", param_hint="--reason")
+    why = checked_reason(reason)
     settings = load_settings()
+    accounts = [name.upper() for name in account or settings.accounts]
+    unknown = [name for name in accounts if name not in settings.accounts]
+    if unknown:
+        raise typer.BadParameter(
+            f"no account {', '.join(unknown)} is configured; nothing changed, not even halted", param_hint="--account"
+        )
     view = kill_view.KillView(quiet=as_json)
     who = operator or login_name()
-    status = _halt(settings, scope, who, reason.strip(), view, started)
+    status = _halt(settings, scope, who, why, view, started)
     halted_after = time.monotonic() - started if status else None
-    outcome = _flatten(settings, scope, who, reason.strip(), status, halted_after, account, yes, view, started)
+    outcome = _flatten(settings, scope, who, why, status, halted_after, accounts, yes, view, started)
     if as_json:
         body = outcome.as_dict() if outcome else {"flat": False, "accounts": [], "halted_after": halted_after}
         typer.echo(json.dumps({"halted": status is not None, **body}))
@@ -91,12 +96,12 @@ def _flatten(
     reason: str,
     status: Status | None,
     halted_after: float | None,
-    accounts: list[str] | None,
+    accounts: list[str],
     yes: bool,
     view: kill_view.KillView,
     started: float,
 ) -> KillReport | None:
-    if not settings.accounts:
+    if not accounts:
         view.no_broker()
         return None
     if not yes and not on_terminal():
@@ -114,14 +119,18 @@ def _flatten(
             reason=reason,
             operator=who,
             incident_id=incident_id,
-            accounts=[name.upper() for name in accounts] if accounts else None,
+            accounts=accounts,
             scope=scope,
             settings=settings,
         ) as kill_run:
             kill_run.started, kill_run.halted_after = started, halted_after
             return await _confirm_and_run(kill_run, yes, view, loading)
 
-    return asyncio.run(run())
+    try:
+        return asyncio.run(run())
+    except ConfigurationError as error:
+        view.not_flattened(error)
+        return None
 
 
 async def _confirm_and_run(

@@ -55,6 +55,9 @@ class KillView:
             )
         )
 
+    def not_flattened(self, error: Exception) -> None:
+        self._console.print(Text.assemble(("✗ NOTHING WAS CANCELLED OR FLATTENED", "bold red"), f"  {error}"))
+
     def not_confirmed(self) -> None:
         self._console.print(
             Text.assemble(

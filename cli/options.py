@@ -22,6 +22,20 @@ MIN_REASON = 20
 """A reset's reason has at least this many characters (runbook, *Reset via Web Console*)."""
 
 
+MAX_REASON = 500
+
+
+def checked_reason(text: str, *, at_least: int = 1) -> str:
+    """The reason without blanks around it; a usage error, before anything is done, if it can't be kept as it is."""
+    reason = text.strip()
+    if not at_least <= len(reason) <= MAX_REASON or not reason.isprintable():
+        raise typer.BadParameter(
+            f"a reason is one line of {at_least} to {MAX_REASON} characters, this has {len(reason)}; nothing changed",
+            param_hint="--reason",
+        )
+    return reason
+
+
 def login_name() -> str:
     """Who is at the keyboard: the person behind sudo rather than root."""
     try:

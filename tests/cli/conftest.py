@@ -1,0 +1,80 @@
+"""The command line as a person uses it: a process of its own, a configuration file, a terminal or none."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import redis
+
+from brokers.paper.scenario import parse
+from brokers.paper.server import PaperExchangeThread
+from deployments.child_process import free_port
+from deployments.embedded_redis import EmbeddedRedis
+
+ROOT = Path(__file__).parents[2]
+Outcome = subprocess.CompletedProcess[str]
+RunCli = Callable[..., Outcome]
+WriteConfiguration = Callable[..., Path]
+
+
+@pytest.fixture
+def environment(tmp_path: Path) -> dict[str, str]:
+    """A home of its own and an orchestrator that refuses: what is tested here must work without one."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("BREAKER_", "PREFECT_"))}
+    return {
+        **kept,
+        "HOME": str(tmp_path),
+        "XDG_STATE_HOME": str(tmp_path / "state"),
+        "PREFECT_HOME": str(tmp_path / "prefect"),
+        "PREFECT_API_URL": f"http://127.0.0.1:{free_port()}/api",
+        "PYTHONPATH": str(ROOT),
+        "COLUMNS": "160",
+    }
+
+
+@pytest.fixture
+def write_configuration(tmp_path: Path, environment: dict[str, str]) -> WriteConfiguration:
+    def write(text: str) -> Path:
+        path = tmp_path / "breaker.toml"
+        path.write_text(text, encoding="utf-8")
+        environment["BREAKER_CONFIG"] = str(path)
+        return path
+
+    return write
+
+
+@pytest.fixture
+def configured(
+    redis_server: EmbeddedRedis, redis_client: redis.Redis, write_configuration: WriteConfiguration
+) -> redis.Redis:
+    """The session's Redis, emptied and configured; no broker."""
+    write_configuration(f'redis_url = "{redis_server.url}"\n')
+    return redis_client
+
+
+@pytest.fixture
+def breaker_cli(environment: dict[str, str], tmp_path: Path) -> RunCli:
+    def run(*arguments: str) -> Outcome:
+        return subprocess.run(
+            [sys.executable, "-m", "cli", *arguments],
+            env=environment,
+            cwd=tmp_path,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+
+    return run
+
+
+@pytest.fixture
+def exchange() -> Iterator[PaperExchangeThread]:
+    with PaperExchangeThread(parse("[book]\norders = 40\npositions = 12\n")) as running:
+        yield running

@@ -1,0 +1,166 @@
+"""`breaker trip | status | reset | init | history`, and every way in which they refuse."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import redis
+
+from deployments.child_process import free_port
+from tests.cli.conftest import RunCli, WriteConfiguration
+
+STATE = "circuit_breaker:state"
+GOOD_REASON = "cause found and fixed, book checked"
+
+
+def state_of(client: redis.Redis) -> str:
+    return str(json.loads(client.get(STATE) or b"{}").get("state"))  # type: ignore[arg-type]
+
+
+def test_a_whole_day(configured: redis.Redis, breaker_cli: RunCli) -> None:
+    assert breaker_cli("init").returncode == 0
+    assert state_of(configured) == "OPEN"
+
+    tripped = breaker_cli("trip", "--reason", "prices look wrong", "--operator", "ada")
+    assert tripped.returncode == 0
+    assert "TRIPPED" in tripped.stdout
+    assert "prices look wrong" in tripped.stdout
+    assert "by ada" in tripped.stdout
+
+    assert breaker_cli("status").returncode == 0
+    reset = breaker_cli("reset", "--reason", GOOD_REASON, "--acknowledge", "--operator", "bob")
+    assert reset.returncode == 0, reset.stderr
+    assert "QUIET_PERIOD" in reset.stdout
+
+    history = breaker_cli("history", "--json")
+    events = [json.loads(line) for line in history.stdout.splitlines()]
+    assert [event["transition"] for event in events] == ["RESET", "TRIP", "INITIALIZE"]
+    assert events[0]["by"] == "bob"
+    assert events[1]["details"] == {"operator": "ada", "reason": "prices look wrong"}
+    assert {event["source"] for event in events} == {"cli"}
+
+
+def test_status_as_json_is_one_document(configured: redis.Redis, breaker_cli: RunCli) -> None:
+    breaker_cli("trip", "--reason", "x", "--scope", "account:ALPHA")
+    outcome = breaker_cli("status", "--json", "--scope", "account:ALPHA")
+    status = json.loads(outcome.stdout)
+    assert (status["scope"], status["state"], status["trip_reason"]) == ("account:ALPHA", "TRIPPED", "MANUAL")
+    assert configured.exists("circuit_breaker:state:account:ALPHA")
+
+
+def test_a_reset_ends_only_the_trip_that_was_looked_at(configured: redis.Redis, breaker_cli: RunCli) -> None:
+    breaker_cli("init")
+    refused = breaker_cli("reset", "--reason", GOOD_REASON, "--acknowledge")
+    assert refused.returncode == 1
+    assert "Not TRIPPED" in refused.stderr
+    assert state_of(configured) == "OPEN"
+
+
+def test_a_second_reset_within_a_minute_is_refused(configured: redis.Redis, breaker_cli: RunCli) -> None:
+    for _ in range(2):
+        breaker_cli("trip")
+        outcome = breaker_cli("reset", "--reason", GOOD_REASON, "--acknowledge")
+    assert outcome.returncode == 1
+    assert "Rate limit exceeded" in outcome.stderr
+    assert state_of(configured) == "TRIPPED"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("trip", "--reason", ""), "1 to 500 characters"),
+        (("trip", "--reason", "x" * 501), "this has 501"),
+        (("trip", "--reason", "two\nlines"), "one line"),
+        (("trip", "--scope", "bad scope!"), "scope"),
+        (("reset", "--reason", "too short", "--acknowledge"), "20 to 500 characters"),
+        (("reset", "--reason", GOOD_REASON), "not acknowledged"),
+        (("kill", "--reason", " "), "1 to 500 characters"),
+        (("kill", "--account", "nobody"), "no account NOBODY"),
+        (("history", "--limit", "0"), "limit"),
+        (("no-such-command",), "no-such-command"),
+    ],
+)
+def test_bad_input_changes_nothing(
+    configured: redis.Redis, breaker_cli: RunCli, arguments: tuple[str, ...], says: str
+) -> None:
+    outcome = breaker_cli(*arguments)
+    assert outcome.returncode == 2
+    assert says in outcome.stderr
+    assert "Traceback" not in outcome.stderr
+    assert configured.keys("*") == []
+
+
+@pytest.mark.parametrize(
+    ("configuration", "says"),
+    [
+        ("redis_url = ", "not valid TOML"),
+        ('redis_url = "http://localhost"', "redis_url must start with"),
+        ('redis_url = "redis://localhost:port/0"', "no usable port"),
+        ("redis_ulr = 'redis://localhost'", "redis_ulr"),
+        ("[accounts.ALPHA]\nbase_url = 'https://x'\nkey_id = 'k'", "accounts.ALPHA.secret_key"),
+        ("quiet_period = -1", "quiet_period"),
+    ],
+)
+@pytest.mark.parametrize("command", ["status", "kill"])
+def test_a_configuration_that_cannot_be_used_names_the_key(
+    breaker_cli: RunCli, write_configuration: WriteConfiguration, configuration: str, says: str, command: str
+) -> None:
+    write_configuration(configuration)
+    outcome = breaker_cli(command)
+    assert outcome.returncode == 2
+    assert says in outcome.stderr
+    assert len(outcome.stderr.strip().splitlines()) == 1
+
+
+def test_a_missing_configuration_file_is_named(breaker_cli: RunCli, environment: dict[str, str]) -> None:
+    environment["BREAKER_CONFIG"] = "/nonexistent/breaker.toml"
+    outcome = breaker_cli("status")
+    assert outcome.returncode == 2
+    assert "/nonexistent/breaker.toml" in outcome.stderr
+
+
+@pytest.mark.parametrize("command", [("status",), ("trip",), ("reset", "--reason", GOOD_REASON, "--acknowledge")])
+def test_a_redis_that_refuses_is_one_line_and_status_4(
+    breaker_cli: RunCli, write_configuration: WriteConfiguration, command: tuple[str, ...]
+) -> None:
+    port = free_port()
+    write_configuration(f'redis_url = "redis://:hunter2@127.0.0.1:{port}/0"\nredis_timeout = 0.3\n')
+    outcome = breaker_cli(*command)
+    said = outcome.stdout + outcome.stderr
+    assert outcome.returncode == 4
+    assert f"127.0.0.1:{port}" in said
+    assert "hunter2" not in said
+    assert "Traceback" not in said
+
+
+@pytest.mark.parametrize("stored", [b"not json", b"{}", b'{"state":"CLOSED"}', b"\xff\xfe"])
+def test_a_state_that_cannot_be_read_is_unknown_and_can_be_tripped(
+    configured: redis.Redis, breaker_cli: RunCli, stored: bytes
+) -> None:
+    configured.set(STATE, stored)
+    status = breaker_cli("status")
+    assert status.returncode == 4
+    assert "UNKNOWN" in status.stdout
+    refused = breaker_cli("init")
+    assert refused.returncode == 1
+    assert configured.get(STATE) == stored
+    assert breaker_cli("trip").returncode == 0
+    assert state_of(configured) == "TRIPPED"
+
+
+def test_a_state_key_of_another_type_is_unknown_and_can_be_tripped(
+    configured: redis.Redis, breaker_cli: RunCli
+) -> None:
+    configured.lpush(STATE, "x")
+    assert breaker_cli("status").returncode == 4
+    assert breaker_cli("reset", "--reason", GOOD_REASON, "--acknowledge").returncode == 1
+    assert breaker_cli("trip").returncode == 0
+    assert state_of(configured) == "TRIPPED"
+
+
+def test_help_documents_the_exit_statuses(breaker_cli: RunCli) -> None:
+    for command in ((), ("kill",)):
+        shown = " ".join(breaker_cli(*command, "--help").stdout.split())
+        assert "3 halted but not flat" in shown
+        assert "4 could not halt" in shown
