@@ -1,0 +1,1 @@
+"""The web console, the REST API and the metrics exporter."""
