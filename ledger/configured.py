@@ -27,6 +27,20 @@ def open_ledger(settings: Settings, *, timeout: float = 2.0) -> Ledger:
     return Ledger.connect(database_url(settings), timeout=timeout)
 
 
+def open_ready_ledger(settings: Settings, *, timeout: float = 2.0) -> Ledger:
+    """The configured ledger; where it is the SQLite file of the state directory, that is made when it is missing.
+
+    Raises:
+        LedgerUnavailable: the file can't be made. A configured database is not asked, nor migrated, here.
+    """
+    ledger = open_ledger(settings, timeout=timeout)
+    if settings.database_url is None and not state_file(settings, "audit.db").exists():
+        from ledger.schema import upgrade  # noqa: PLC0415  Alembic is slow to import, and seldom needed
+
+        upgrade(ledger)
+    return ledger
+
+
 def open_spool(settings: Settings) -> Spool:
     return Spool(state_file(settings, "spool"))
 

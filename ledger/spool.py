@@ -16,12 +16,15 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 from uuid import uuid4
 
 from ledger.checkpoint import ending_of_torn_line
 from ledger.errors import InvalidRecord, SpoolUnavailable
-from ledger.ledger import Ledger
 from ledger.record import AuditRecord, derived_id
+
+if TYPE_CHECKING:  # adding to the spool must not wait for SQLAlchemy to be imported
+    from ledger.ledger import Ledger
 
 UNREADABLE = "SPOOL_LINE_UNREADABLE"
 """Recorded for a line that is no record: what a crash left of it, or what somebody wrote there."""

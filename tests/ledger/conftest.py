@@ -1,4 +1,4 @@
-"""Every test that takes `database_url` or `ledger` runs on PostgreSQL and on SQLite, each time in a database of its own."""
+"""A test that takes `database_url` or `ledger` runs on PostgreSQL and on SQLite, each in a database of its own."""
 
 from __future__ import annotations
 

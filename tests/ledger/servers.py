@@ -40,7 +40,10 @@ class Postgres:
         if os.geteuid() != 0:
             return [], None
         wrapper = ["unshare", "--user", "--map-user=65534", "--map-group=65534"]
-        if shutil.which("unshare") and subprocess.run([*wrapper, "true"], capture_output=True).returncode == 0:
+        if (
+            shutil.which("unshare")
+            and subprocess.run([*wrapper, "true"], check=False, capture_output=True).returncode == 0
+        ):
             return wrapper, None
         self.directory.mkdir(parents=True, exist_ok=True)
         os.chown(self.directory, 65534, 65534)
@@ -50,7 +53,7 @@ class Postgres:
 
     def _command(self, name: str, *arguments: str) -> None:
         command = [*self._wrapper, str(_binaries() / name), *arguments]
-        done = subprocess.run(command, user=self._user, capture_output=True, text=True, cwd="/")
+        done = subprocess.run(command, check=False, user=self._user, capture_output=True, text=True, cwd="/")
         assert done.returncode == 0, done.stderr
 
     def start(self) -> None:
