@@ -8,8 +8,9 @@ import typer
 
 from breaker.errors import BreakerError, BreakerUnavailable, InvalidInput, RedisRefused
 from breaker.settings import ConfigurationError
-from cli import circuit_commands, kill_command
+from cli import audit_commands, circuit_commands, kill_command
 from cli.exit_codes import EPILOG, Exit
+from ledger.errors import LedgerError
 
 app = typer.Typer(
     name="breaker",
@@ -22,6 +23,7 @@ app = typer.Typer(
 )
 circuit_commands.register(app)
 kill_command.register(app)
+audit_commands.register(app)
 
 
 def run() -> int:
@@ -32,7 +34,7 @@ def run() -> int:
         return _fail(error, Exit.USAGE)
     except (BreakerUnavailable, RedisRefused) as error:
         return _fail(error, Exit.NOT_HALTED)
-    except BreakerError as error:
+    except (BreakerError, LedgerError) as error:
         return _fail(error, Exit.REFUSED)
     return Exit.OK
 

@@ -10,6 +10,7 @@ import typer
 from breaker.settings import load_settings
 from breaker.state import State, Status
 from cli import circuit_view
+from cli.audit_commands import record_transitions
 from cli.exit_codes import EPILOG, Exit
 from cli.options import (
     MIN_REASON,
@@ -37,10 +38,10 @@ def trip(
     """Halt trading: from now on only orders that reduce risk pass. Orders and positions are left as they are."""
     why = checked_reason(reason)
     who = operator or login_name()
-    after = open_breaker(load_settings(), scope).trip(
-        "MANUAL", details={"operator": who, "reason": why}, tripped_by=who
-    )
+    settings = load_settings()
+    after = open_breaker(settings, scope).trip("MANUAL", details={"operator": who, "reason": why}, tripped_by=who)
     _show(after, scope, as_json)
+    record_transitions(settings, scope)
     if not as_json:
         circuit_view.next_step("open orders and positions are untouched; to close them: make kill-switch")
 
@@ -64,7 +65,8 @@ def reset(
 ) -> None:
     """End a trip: a quiet period begins, after which trading is normal. At most one reset a minute."""
     why = checked_reason(reason, at_least=MIN_REASON)
-    breaker = open_breaker(load_settings(), scope)
+    settings = load_settings()
+    breaker = open_breaker(settings, scope)
     before = breaker.get_status()
     if not acknowledge:
         if not on_terminal():
@@ -78,6 +80,7 @@ def reset(
     expected = before.epoch if before.state is State.TRIPPED else None
     after = breaker.reset(reset_by=operator or login_name(), reason=why, expected_epoch=expected)
     _show(after, scope, as_json)
+    record_transitions(settings, scope)
     if not as_json:
         circuit_view.next_step("watch for five minutes; if anything looks wrong: make circuit-trip")
 
@@ -91,8 +94,10 @@ def init(
     as_json: JsonOption = False,
 ) -> None:
     """Write the first state, OPEN, where there is none. Until then no new risk passes."""
-    after = open_breaker(load_settings(), scope).initialize_state(force=force, by=operator or login_name())
+    settings = load_settings()
+    after = open_breaker(settings, scope).initialize_state(force=force, by=operator or login_name())
     _show(after, scope, as_json)
+    record_transitions(settings, scope)
 
 
 def history(

@@ -121,10 +121,14 @@ def _flatten(
             incident_id=incident_id,
             accounts=accounts,
             scope=scope,
+            source="cli",
+            record_at_once=False,
             settings=settings,
         ) as kill_run:
             kill_run.started, kill_run.halted_after = started, halted_after
-            return await _confirm_and_run(kill_run, yes, view, loading)
+            report = await _confirm_and_run(kill_run, yes, view, loading)
+        view.done_without(kill_run)
+        return report
 
     try:
         return asyncio.run(run())
@@ -149,14 +153,22 @@ async def _confirm_and_run(
         run.update(result.account, canceled=result.accepted, orders_at_start=result.accepted + result.refused)
         if result.problem:
             run.update(result.account, note=result.problem)
+        run.tell(
+            "FIRST_SWEEP",
+            account=result.account,
+            accepted=result.accepted,
+            refused=result.refused,
+            problem=result.problem,
+            after_seconds=round(run.first_sweep_after, 3),
+        )
     view.swept(swept, run.elapsed)
+    if run.trail is not None:
+        run.trail.start()
     await asyncio.to_thread(loading.join)
     from flows.kill_switch import run_kill_switch  # noqa: PLC0415  the slow import, done meanwhile
 
     with view.live(run):
-        report = await run_kill_switch(run, view.report)
-    view.done_without(run)
-    return report
+        return await run_kill_switch(run, view.report)
 
 
 def _exit_status(status: Status | None, report: KillReport | None) -> Exit:

@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
+from typing import TYPE_CHECKING
 
 from breaker import AsyncCircuitBreaker
 from breaker.settings import ConfigurationError, Settings, load_settings
 from breaker.uuid7 import uuid7
 from brokers.registry import open_brokers
+from ledger.spool import Spool
+from tasks.audit_trail import AuditTrail
 from tasks.kill.run import KillRun, Observer
+
+if TYPE_CHECKING:
+    from ledger.ledger import Ledger
+
+LEDGER_WAIT = 3.0
+"""Seconds that the ledger may take, after everything else, to catch up with the run."""
 
 
 def async_breaker(settings: Settings, *, scope: str = "global", source: str = "flow") -> AsyncCircuitBreaker:
@@ -29,10 +40,14 @@ async def open_kill_run(
     incident_id: str = "new",
     accounts: Sequence[str] | None = None,
     scope: str = "global",
+    source: str = "flow",
+    record_at_once: bool = True,
     settings: Settings | None = None,
     observers: Sequence[Observer] = (),
 ) -> AsyncIterator[KillRun]:
     """A run on the configured accounts, its connections closed at the end.
+
+    Without `record_at_once`, importing and asking the database begins when the run's `trail` is started.
 
     Raises:
         ConfigurationError: an account is not configured, or its adapter is not installed.
@@ -46,17 +61,47 @@ async def open_kill_run(
             f"no account {', '.join(unknown)} is configured (there are: {known}); nothing was sent"
         )
     brokers = open_brokers({name: settings.accounts[name] for name in wanted})
+    incident = uuid7() if incident_id == "new" else incident_id
+    trail = AuditTrail(
+        Spool(settings.state_dir.expanduser().absolute() / "spool"),
+        partial(_ledger, settings),
+        partial(_drain_transitions, settings, scope),
+        source=source,
+        user_id=operator,
+        incident_id=incident,
+        scope=scope,
+    )
     run = KillRun(
-        incident_id=uuid7() if incident_id == "new" else incident_id,
+        incident_id=incident,
         reason=reason,
         operator=operator,
         breaker=async_breaker(settings, scope=scope),
         brokers=brokers,
         settings=settings.kill,
-        observers=tuple(observers),
+        observers=(trail, *observers),
+        trail=trail,
     )
+    if record_at_once:
+        trail.start()
+    run.tell("KILL_SWITCH_STARTED", reason=reason, accounts=wanted)
     try:
         yield run
     finally:
         for broker in brokers.values():
             await broker.aclose()
+        run.missing += await asyncio.to_thread(trail.close, LEDGER_WAIT)
+
+
+def _ledger(settings: Settings) -> Ledger:
+    from ledger.configured import open_ready_ledger  # noqa: PLC0415  SQLAlchemy, on the trail's own thread
+
+    return open_ready_ledger(settings)
+
+
+def _drain_transitions(settings: Settings, scope: str, ledger: Ledger) -> None:
+    from redis import Redis  # noqa: PLC0415
+
+    from ledger.outbox import drain_outbox  # noqa: PLC0415
+
+    with Redis.from_url(settings.redis_url.get_secret_value()) as redis:
+        drain_outbox(redis, ledger, (scope,), timeout=settings.redis_timeout)

@@ -13,6 +13,7 @@ from typing import Any
 from prefect import flow, get_run_logger, tags
 from prefect.client.schemas.objects import State
 from prefect.context import TagsContext
+from prefect.runtime import flow_run as this_flow_run
 from prefect.settings import get_current_settings
 from prefect.states import Completed, Failed
 
@@ -93,6 +94,8 @@ async def kill_switch(
 
 async def _flow_body(run: KillRun) -> State[Any]:
     token = current_run.set(run)
+    if run.trail is not None:
+        run.trail.flow_run_id = this_flow_run.id
     try:
         with TagsContext(current_tags=set()):  # the run's tags stay the run's; see the steps
             if run.taken_over:
@@ -214,14 +217,18 @@ def _what_is_left(report: KillReport) -> str:
 def _summary(report: KillReport) -> dict[str, Any]:
     return {
         "flat": report.flat,
-        "halted_after": report.halted_after,
-        "no_orders_after": report.no_orders_after,
-        "flat_after": report.flat_after,
+        "halted_after": _milliseconds(report.halted_after),
+        "no_orders_after": _milliseconds(report.no_orders_after),
+        "flat_after": _milliseconds(report.flat_after),
         "stuck": {
             account.account: [item.symbol for item in account.stuck] for account in report.accounts if account.stuck
         },
         "without": list(report.missing),
     }
+
+
+def _milliseconds(value: float | None) -> str | None:
+    return None if value is None else f"{value:.3f}"
 
 
 def _brief(details: Mapping[str, Any]) -> str:

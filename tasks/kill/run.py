@@ -20,6 +20,7 @@ from brokers.protocol import Broker
 
 if TYPE_CHECKING:
     from breaker import AsyncCircuitBreaker
+    from tasks.audit_trail import AuditTrail
     from tasks.kill.flatten import Flattening
     from tasks.kill.report import KillReport
 
@@ -100,6 +101,7 @@ class KillRun:
     brokers: Mapping[str, Broker]
     settings: KillSettings
     observers: Sequence[Observer] = ()
+    trail: AuditTrail | None = None
     halted_after: float | None = None
     first_sweep_after: float | None = None
     started_at: datetime = field(default_factory=lambda: datetime.now(UTC))

@@ -15,7 +15,7 @@ GOOD_REASON = "cause found and fixed, book checked"
 
 
 def state_of(client: redis.Redis) -> str:
-    return str(json.loads(client.get(STATE) or b"{}").get("state"))  # type: ignore[arg-type]
+    return str(json.loads(client.get(STATE) or b"{}").get("state"))
 
 
 def test_a_whole_day(configured: redis.Redis, breaker_cli: RunCli) -> None:

@@ -1,0 +1,97 @@
+"""`breaker audit`: every action is there once, whole, and can be taken elsewhere."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from pathlib import Path
+
+import pytest
+import redis
+
+from brokers.paper.server import PaperExchangeThread
+from deployments.embedded_redis import EmbeddedRedis
+from tests.cli.conftest import RunCli, WriteConfiguration
+from tests.cli.test_kill_command import PACE, account
+
+
+@pytest.fixture
+def state_dir(tmp_path: Path) -> Path:
+    return tmp_path / "kept"
+
+
+@pytest.fixture
+def audited(
+    redis_server: EmbeddedRedis,
+    redis_client: redis.Redis,
+    state_dir: Path,
+    exchange: PaperExchangeThread,
+    write_configuration: WriteConfiguration,
+) -> redis.Redis:
+    write_configuration(f'redis_url = "{redis_server.url}"\nstate_dir = "{state_dir}"\n{PACE}{account(exchange.url)}')
+    return redis_client
+
+
+def rows(breaker_cli: RunCli, *arguments: str) -> list[dict[str, object]]:
+    outcome = breaker_cli("audit", "--json", "--limit", "100", *arguments)
+    assert outcome.returncode == 0, outcome.stderr
+    return [json.loads(line) for line in outcome.stdout.splitlines()]
+
+
+def test_promise_8_a_kill_switch_is_on_record_step_by_step(audited: redis.Redis, breaker_cli: RunCli) -> None:
+    breaker_cli("init", "--operator", "ada")
+    assert breaker_cli("kill", "--yes", "--operator", "ada", "--reason", "drill").returncode == 0
+    actions = [str(row["action"]) for row in reversed(rows(breaker_cli))]
+    for once in (
+        "CIRCUIT_BREAKER_INITIALIZE",
+        "CIRCUIT_BREAKER_TRIP",
+        "FIRST_SWEEP",
+        "TRIP_CONFIRMED",
+        "SNAPSHOT_TAKEN",
+        "ACCOUNT_FLAT",
+        "KILL_SWITCH_FINISHED",
+    ):
+        assert actions.count(once) == 1, (once, actions)
+    incident = {row["incident_id"] for row in rows(breaker_cli, "--action", "FIRST_SWEEP")}
+    assert len(rows(breaker_cli, "--incident", str(incident.pop()))) == len(actions) - 1
+    assert {row["user_id"] for row in rows(breaker_cli, "--user", "ada")} == {"ada"}
+    assert audited.xlen("circuit_breaker:outbox") == 0
+    assert breaker_cli("audit", "verify").returncode == 0
+
+
+def test_a_changed_row_is_found_and_named(audited: redis.Redis, breaker_cli: RunCli, state_dir: Path) -> None:
+    breaker_cli("init")
+    breaker_cli("trip", "--operator", "mallory")
+    database = sqlite3.connect(state_dir / "audit.db")
+    for (trigger,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'trigger'").fetchall():
+        database.execute(f'DROP TRIGGER "{trigger}"')
+    database.execute("UPDATE audit_log SET user_id = 'alice' WHERE user_id = 'mallory'")
+    database.commit()
+    outcome = breaker_cli("audit", "verify")
+    assert outcome.returncode == 1
+    assert "BROKEN at row 2 (changed)" in outcome.stdout
+
+
+def test_without_the_database_a_transition_waits_and_is_not_lost(
+    audited: redis.Redis, breaker_cli: RunCli, state_dir: Path
+) -> None:
+    state_dir.mkdir()
+    (state_dir / "audit.db").mkdir()  # the database can't be opened
+    tripped = breaker_cli("trip")
+    assert tripped.returncode == 0
+    assert "not yet in the audit log" in tripped.stderr
+    assert audited.xlen("circuit_breaker:outbox") == 1
+    (state_dir / "audit.db").rmdir()
+    drained = breaker_cli("audit", "drain")
+    assert drained.returncode == 0, drained.stderr
+    assert "1 transitions from Redis" in drained.stdout
+    assert [row["action"] for row in rows(breaker_cli)] == ["CIRCUIT_BREAKER_TRIP"]
+
+
+def test_export_can_be_read_without_the_database(audited: redis.Redis, breaker_cli: RunCli, tmp_path: Path) -> None:
+    breaker_cli("trip")
+    outcome = breaker_cli("audit", "export", str(tmp_path / "log.jsonl"))
+    assert outcome.returncode == 0, outcome.stderr
+    exported = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert [row["action"] for row in exported] == ["CIRCUIT_BREAKER_TRIP"]
+    assert (tmp_path / "log.jsonl.checkpoint.json").exists()
