@@ -1,0 +1,159 @@
+"""`breaker audit`: what is on record, whether it is whole, and taking it elsewhere."""
+
+from __future__ import annotations
+
+import json
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich import box
+from rich.table import Table
+from rich.text import Text
+
+from breaker.errors import BreakerError
+from breaker.settings import Settings, load_settings
+from cli.circuit_view import console
+from cli.exit_codes import EPILOG, Exit
+from cli.options import JsonOption
+from ledger.errors import LedgerError
+
+if TYPE_CHECKING:
+    from redis import Redis
+
+    from ledger.record import AuditRow
+
+audit_app = typer.Typer(
+    help="The audit log: what is on record, newest first.", epilog=EPILOG, invoke_without_command=True
+)
+
+
+def register(app: typer.Typer) -> None:
+    audit_app.callback()(list_rows)
+    for command in (verify, export, drain, upgrade):
+        audit_app.command(epilog=EPILOG)(command)
+    app.add_typer(audit_app, name="audit")
+
+
+def record_transitions(settings: Settings, scope: str) -> None:
+    """Move what a command just did from Redis's outbox into the ledger; if that fails it waits there, which is said."""
+    from ledger.configured import open_ready_ledger  # noqa: PLC0415  after the transition, not before
+    from ledger.outbox import drain_outbox  # noqa: PLC0415
+
+    try:
+        drain_outbox(_redis(settings), open_ready_ledger(settings), (scope,), timeout=settings.redis_timeout)
+    except (BreakerError, LedgerError) as error:
+        sys.stderr.write(f"breaker: done, but not yet in the audit log: {error}; it waits in Redis's outbox\n")
+
+
+def list_rows(
+    context: typer.Context,
+    action: Annotated[list[str] | None, typer.Option("--action", help="Only this action; may be repeated.")] = None,
+    user: Annotated[str | None, typer.Option("--user", help="Only what this person did.")] = None,
+    since: Annotated[datetime | None, typer.Option("--since", help="Only from then on (UTC).")] = None,
+    incident: Annotated[str | None, typer.Option("--incident", help="Only this incident.")] = None,
+    limit: Annotated[int, typer.Option("--limit", min=1, max=1000)] = 20,
+    after: Annotated[str | None, typer.Option("--after", help="Where the page before ended.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """The audit log: what is on record, newest first."""
+    if context.invoked_subcommand is not None:
+        return
+    from ledger.configured import open_ready_ledger  # noqa: PLC0415
+    from ledger.ledger import Filter  # noqa: PLC0415
+
+    wanted = Filter(
+        actions=action or (), user_id=user, since=since.replace(tzinfo=UTC) if since else None, incident_id=incident
+    )
+    page = open_ready_ledger(load_settings()).query(wanted, limit=limit, after=after)
+    if as_json:
+        for row in page.rows:
+            typer.echo(json.dumps(_as_json(row), default=str))
+        return
+    _show(page.rows)
+    if page.next:
+        console().print(Text(f"more: breaker audit --after '{page.next}'", "dim"))
+
+
+def verify() -> None:
+    """Walk the whole chain; names the first row that was changed, removed, inserted or moved. Exit status 1 if any."""
+    from ledger.audit import verify_ledger  # noqa: PLC0415
+    from ledger.configured import open_checkpoints, open_ready_ledger  # noqa: PLC0415
+
+    settings = load_settings()
+    found = verify_ledger(open_ready_ledger(settings), open_checkpoints(settings)).verification
+    if found.problem is None:
+        typer.echo(f"whole: {found.rows} rows, the last is {found.seq}, hash {found.hash}")
+        return
+    typer.echo(f"BROKEN at row {found.problem.seq} ({found.problem.kind.value}): {found.problem.sentence}")
+    raise typer.Exit(Exit.REFUSED)
+
+
+def export(
+    path: Annotated[Path, typer.Argument(help="Where to; a .csv name makes CSV, anything else JSON Lines.")],
+) -> None:
+    """Write the whole log to a file, with a checkpoint by which an outsider can verify it without the database."""
+    from ledger.configured import open_ready_ledger  # noqa: PLC0415
+    from ledger.export import write_export  # noqa: PLC0415
+
+    done = write_export(open_ready_ledger(load_settings()), path, "csv" if path.suffix.lower() == ".csv" else "jsonl")
+    typer.echo(f"{done.rows} rows in {done.path}, checkpoint in {done.checkpoint_path}")
+
+
+def drain() -> None:
+    """Move everything that waits in this host's spool and in Redis's outboxes into the log."""
+    from ledger import audit  # noqa: PLC0415
+    from ledger.configured import open_ready_ledger, open_spool  # noqa: PLC0415
+    from ledger.outbox import known_scopes  # noqa: PLC0415
+
+    settings = load_settings()
+    ledger, redis = open_ready_ledger(settings), _redis(settings)
+    done = audit.drain(redis, ledger, open_spool(settings), known_scopes(redis, ledger), timeout=settings.redis_timeout)
+    typer.echo(f"{done.spool.moved} records from the spool, {done.outbox.moved} transitions from Redis")
+    for problem in done.problems:
+        sys.stderr.write(f"breaker: {problem}\n")
+    if done.problems:
+        raise typer.Exit(Exit.REFUSED)
+
+
+def upgrade() -> None:
+    """Bring the log's database to the form that this version needs. Safe to repeat."""
+    from ledger.configured import open_ledger  # noqa: PLC0415
+    from ledger.schema import upgrade as bring_up_to_date  # noqa: PLC0415
+
+    ledger = open_ledger(load_settings(), timeout=30)
+    bring_up_to_date(ledger)
+    typer.echo(f"{ledger} is up to date")
+
+
+def _redis(settings: Settings) -> Redis:
+    from redis import Redis  # noqa: PLC0415
+
+    return Redis.from_url(settings.redis_url.get_secret_value())
+
+
+def _as_json(row: AuditRow) -> dict[str, object]:
+    return {name: getattr(row, name) for name in row.__dataclass_fields__}
+
+
+def _show(rows: tuple[AuditRow, ...]) -> None:
+    if not rows:
+        console().print("Nothing on record.")
+        return
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for column in ("when (UTC)", "action", "who", "from", "outcome", "incident", "details"):
+        table.add_column(column, overflow="fold", no_wrap=column in ("when (UTC)", "action"))
+    for row in rows:
+        details = ", ".join(f"{name}={value}" for name, value in row.details.items() if value not in (None, "", [], {}))
+        table.add_row(
+            f"{row.timestamp:%Y-%m-%d %H:%M:%S}",
+            row.action,
+            Text(row.user_id or ""),
+            row.source,
+            Text(row.outcome, "" if row.outcome == "OK" else "yellow"),
+            (row.incident_id or "")[-12:],
+            Text(details[:160]),
+        )
+    console().print(table)
