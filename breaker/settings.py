@@ -14,7 +14,16 @@ from pathlib import Path
 from typing import Annotated, Any, Self
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    IPvAnyNetwork,
+    SecretStr,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -85,6 +94,31 @@ class KillSettings(BaseModel):
     """How long, after everything is done and said, a late orchestrator may take to be told about it."""
 
 
+class ConsoleSettings(BaseModel):
+    """Where the web console and the exporter listen, and how long a sign-in lasts."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    host: str = "127.0.0.1"
+    """Anything but a loopback address needs TLS, by `tls_certificate` and `tls_key` or by `trusted_proxies`."""
+    port: int = Field(default=8500, ge=0, le=65_535)
+    names: tuple[str, ...] = ()
+    """Host names by which browsers reach the console, besides `host` and the loopback names."""
+    trusted_proxies: tuple[IPvAnyNetwork, ...] = ()
+    """Reverse proxies that end TLS; only what these say about a client's address is believed."""
+    tls_certificate: Path | None = None
+    tls_key: Path | None = None
+    idle_timeout: Seconds = 1_800.0
+    """A session ends after this many seconds without a click; a page that only watches doesn't count as one."""
+    session_lifetime: Seconds = 43_200.0
+    """A session ends after this many seconds in any case."""
+    exposure_interval: Seconds = 10.0
+    """Seconds between two readings of each account's book while somebody looks at it; each costs venue requests."""
+    metrics_host: str = "127.0.0.1"
+    metrics_port: int = Field(default=8503, ge=0, le=65_535)
+    """The exporter's port (runbook, *CB Verification Failed Alert*)."""
+
+
 class Settings(BaseSettings):
     """Everything breaker can be told. Unknown keys are refused, so that a typing mistake is not a silent default."""
 
@@ -106,6 +140,7 @@ class Settings(BaseSettings):
     quiet_period: Annotated[float, Field(ge=0, le=86_400)] = 300.0
     accounts: Mapping[str, AccountSettings] = Field(default_factory=dict)
     kill: KillSettings = KillSettings()
+    console: ConsoleSettings = ConsoleSettings()
 
     @field_validator("accounts", mode="before")
     @classmethod
