@@ -119,6 +119,110 @@ class ConsoleSettings(BaseModel):
     """The exporter's port (runbook, *CB Verification Failed Alert*)."""
 
 
+class LogSettings(BaseModel):
+    """Where the last lines of a service's log are found; exactly one of the three."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    file: Path | None = None
+    journal: str | None = None
+    """A systemd unit."""
+    docker: str | None = None
+    """A container's name."""
+    lines: int = Field(default=200, gt=0, le=10_000)
+
+    @model_validator(mode="after")
+    def _exactly_one(self) -> Self:
+        if sum(place is not None for place in (self.file, self.journal, self.docker)) != 1:
+            raise ValueError("name exactly one of file, journal, docker")
+        return self
+
+
+class ServiceSettings(BaseModel):
+    """One service of the trading platform, as the system health check sees it."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    url: str | None = Field(default=None, pattern=r"^https?://[^\s]+$")
+    """Healthy when it answers with a 2xx status in time."""
+    timeout: Seconds = 2.0
+    slow_after: Seconds = 0.5
+    """An answer that takes longer is yellow."""
+    log: LogSettings | None = None
+
+
+class QueueSettings(BaseModel):
+    """One queue whose backlog counts: a Redis list or stream by `key`, or a Prometheus query."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    key: str | None = None
+    query: str | None = None
+    limit: int = Field(gt=0)
+
+    @model_validator(mode="after")
+    def _exactly_one(self) -> Self:
+        if (self.key is None) == (self.query is None):
+            raise ValueError("name exactly one of key, query")
+        return self
+
+
+class LatencySettings(BaseModel):
+    """One latency: a Prometheus query that answers in seconds, and its limit."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    query: str
+    limit: Seconds
+
+
+class RecoverySettings(BaseModel):
+    """What a recovery measures, against which limits, and who may decide; times in seconds."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    two_person: bool = True
+    """Whoever approves the reset neither tripped nor wrote the root cause."""
+    people: Mapping[str, tuple[str, ...]] = Field(default_factory=dict)
+    """Permissions by name, such as `ada = ["APPROVE_RECOVERY", "RESET_CIRCUIT"]`. Nobody has any unless named."""
+    watch: Seconds = 300.0
+    watch_interval: Seconds = 5.0
+    condition_deadline: Seconds = 600.0
+    """How long conditions are measured again and again until they are green or yellow, before a person is asked."""
+    condition_interval: Seconds = 5.0
+    remind_after: Seconds = 900.0
+    max_drawdown: Decimal = Field(default=Decimal("0.05"), gt=0, lt=1)
+    max_position_notional: Decimal | None = Field(default=None, gt=0)
+    """Per position, in the account's currency; not judged unless given."""
+    max_feed_age: Seconds = 1_800.0
+    feeds: tuple[str, ...] = ()
+    redis_latency: Seconds = 0.05
+    database_latency: Seconds = 0.25
+    services: Mapping[str, ServiceSettings] = Field(default_factory=dict)
+    queues: Mapping[str, QueueSettings] = Field(default_factory=dict)
+    latencies: Mapping[str, LatencySettings] = Field(default_factory=dict)
+    prometheus_url: str | None = Field(default=None, pattern=r"^https?://[^\s]+$")
+    panels: Mapping[str, str] = Field(default_factory=dict)
+    """Prometheus queries whose course around the trip belongs to the evidence, by name."""
+    deployment_lock: str = "circuit_breaker:deployment_lock"
+    """A Redis key that a deployment holds while it runs; present means conflict."""
+    console_url: str | None = None
+    """Linked from notifications."""
+
+
+class NotificationSettings(BaseModel):
+    """Where people are told. Any Apprise URL works; they may hold tokens, so they are secrets."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    slack: SecretStr | None = None
+    pagerduty: SecretStr | None = None
+    """An Events API v2 integration key; incidents are opened and resolved by the breaker's incident id."""
+    pagerduty_url: str = Field(default="https://events.pagerduty.com/v2/enqueue", pattern=r"^https?://[^\s]+$")
+    others: tuple[SecretStr, ...] = ()
+    timeout: Seconds = 5.0
+
+
 class Settings(BaseSettings):
     """Everything breaker can be told. Unknown keys are refused, so that a typing mistake is not a silent default."""
 
@@ -141,6 +245,8 @@ class Settings(BaseSettings):
     accounts: Mapping[str, AccountSettings] = Field(default_factory=dict)
     kill: KillSettings = KillSettings()
     console: ConsoleSettings = ConsoleSettings()
+    recovery: RecoverySettings = RecoverySettings()
+    notifications: NotificationSettings = NotificationSettings()
 
     @field_validator("accounts", mode="before")
     @classmethod
