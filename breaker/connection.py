@@ -14,7 +14,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from redis.asyncio.retry import Retry as AsyncRetry
@@ -30,9 +30,9 @@ from redis.exceptions import (
     ReadOnlyError,
     RedisError,
     ResponseError,
-    TimeoutError,
     TryAgainError,
 )
+from redis.exceptions import TimeoutError as RedisTimeoutError
 from redis.retry import Retry
 
 from breaker.errors import BreakerUnavailable, InvalidInput, RedisRefused
@@ -83,7 +83,8 @@ class Conversation:
     with_text: bool = False
     may_have_happened: bool = False
     attempts: int = 0
-    last_error: str = field(default="no answer in time")
+    last_error: str = "it did not answer"
+    """The last thing that went wrong other than time running out, which says least and always comes last."""
 
     def next_attempt(self, now: float) -> tuple[Sequence[Command], float]:
         """The commands to send now, and by when this attempt must have ended. Raises BreakerUnavailable."""
@@ -101,7 +102,8 @@ class Conversation:
             self.may_have_happened = True
         if _is_refusal(cause):
             raise self.refused(cause)
-        self.last_error = one_line(cause)
+        if not isinstance(cause, TimeoutError | RedisTimeoutError):
+            self.last_error = one_line(cause)
         return self._pause(now)
 
     def answered(self, replies: Sequence[Any], now: float) -> float | None:
@@ -126,7 +128,7 @@ class Conversation:
     def gave_up(self) -> BreakerUnavailable:
         return BreakerUnavailable(
             f"Redis at {self.address} gave no answer within {self.timeout:g} s when asked to {self.request.doing} "
-            f"({self.attempts} attempts, the last one: {self.last_error}). {self._what_holds()} "
+            f"({self.attempts} attempts: {self.last_error}). {self._what_holds()} "
             "Check that it is up and reachable, then try again.",
             may_have_happened=self.may_have_happened,
             event_id=self.request.event_id,
@@ -298,7 +300,7 @@ class _Opening:
         with self._lock:
             self._abandoned = not self._done.is_set()
         if self._abandoned:
-            raise NotSent from TimeoutError("Timeout connecting to server")
+            raise NotSent from TimeoutError("no connection in time")
         if self._error is not None:
             raise NotSent from self._error
         return self._connection
