@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from decimal import Decimal
 from enum import StrEnum
 
@@ -59,8 +59,8 @@ class Permit:
     no deadline: reducing stays allowed, whatever happens to the breaker.
     """
 
-    epochs: Mapping[str, int | None] = field(default_factory=dict)
-    deadline: float = NEVER
+    epochs: Mapping[str, int | None]
+    deadline: float
 
 
 @dataclass(frozen=True, slots=True)

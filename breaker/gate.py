@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any, Literal, ParamSpec, Protocol, Self, TypeV
 from breaker import gate_clock
 from breaker.decision import NEVER, Decision, OrderIntent, OrderRefused, Permit, Reason
 from breaker.gate_guard import Admission, guarded
-from breaker.gate_judgement import Halt, gate_halt, judge, scope_halt, standing_decision
+from breaker.gate_judgement import Halt, concerned, gate_halt, judge, scope_halt, standing_decision
 from breaker.gate_lease import Lease, Standing, View
 from breaker.keys import GLOBAL, check_scope
 from breaker.quiet_period import OrderRate, QuietPeriodLimits
@@ -53,6 +53,7 @@ _WATCH_EVERY = 0.01
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
 _NO_ORDERS: tuple[Any, ...] = ()
+_NO_EPOCH = -1
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,21 +213,23 @@ class Gate:
             return allowed
         return self._judge(now, order, position, working)
 
-    def recheck(self, permit: Permit) -> Decision:
+    def recheck(self, permit: Permit, order: Any = None) -> Decision:
         """Whether a decision made earlier still stands, asked where the order is about to leave the process.
 
         A permit to reduce risk stands for ever. Any other stands while trading goes on, in the same epoch of every
-        breaker: after a trip and a reset the order has to be checked again.
+        breaker that the order belongs to (of every one watched, if no order is given): after a trip and a reset the
+        order has to be checked again.
         """
         if permit.deadline == math.inf:
             return Decision(True, Reason.REDUCES_RISK, "The order only reduces the position.", permit)
         now = self._polled()
+        self._source.refresh()
         lease, halt = self._known
-        halt = halt or gate_halt(lease, now) or scope_halt(v for v in lease.views if v.scope in permit.epochs)
+        views = concerned(lease.views, order)
+        halt = halt or gate_halt(lease, now) or scope_halt(views)
         if halt is not None:
             return Decision(False, halt.reason, halt.sentence, None, halt.scope)
-        epochs = {view.scope: view.reading.epoch for view in lease.views}
-        if any(epochs.get(scope) != epoch for scope, epoch in permit.epochs.items()):
+        if any(permit.epochs.get(view.scope, _NO_EPOCH) != view.reading.epoch for view in views):
             sentence = "A breaker has changed since the order was checked; nothing was sent. Check it again."
             return Decision(False, Reason.PERMIT_EXPIRED, sentence)
         return Decision(True, Reason.OPEN, "The permit still stands.", Permit(permit.epochs, lease.deadline))

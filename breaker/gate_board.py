@@ -134,7 +134,7 @@ class BoardReader:
             if checksum == self._known_checksum:
                 return self._known
             text = self._memory[_SNAPSHOT_AT : _SNAPSHOT_AT + (checksum >> 32)]
-            if _checksum(text) == checksum:
+            if text and _checksum(text) == checksum:
                 plain = json.loads(text)
                 self._known = tuple(_view(v) for v in plain["views"]), _halt(plain["halt"])
                 self._known_checksum = checksum

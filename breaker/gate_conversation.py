@@ -142,9 +142,10 @@ class Conversation:
     def _state(self, frame: Frame, now: float) -> None:
         if isinstance(frame, ErrorReply) and frame.code != "WRONGTYPE":
             _refuse_error(frame, "GET")
-        raw = frame if isinstance(frame, bytes | ErrorReply) else None
+        if not (frame is None or isinstance(frame, bytes | ErrorReply)):
+            raise ConversationFailed(f"Redis answered GET with {frame!r:.60}; connecting again.")
         key = self._state_keys[len(self._readings)]
-        self._readings.append(read_state(raw, self._redis_time, now, key=key))
+        self._readings.append(read_state(frame, self._redis_time, now, key=key))
         if len(self._readings) == len(self.lease.views):
             self.lease = states_read(self.lease, tuple(self._readings))
             self._readings.clear()

@@ -160,11 +160,14 @@ class Listener:
 
     def _converse(self, line: Line) -> None:
         """Until the line is lost, which is raised or found by a check, or the gate is closed."""
-        started = next_beat = gate_clock.now()
+        informed = next_beat = gate_clock.now()
         while not self._stopping and self._line is line:
             now = gate_clock.now()
-            if now - max(self._heard_at, started) > self._patience:
-                raise ConversationFailed(f"no answer for {self._patience:.1f} s")
+            if now < self._conversation.lease.deadline:
+                informed = now
+            elif now - informed > self._patience:
+                # Silence, answers that come too late, or an old primary whose replicas have left it for another.
+                raise ConversationFailed(self._conversation.doubt or f"no answer in time for {self._patience:.1f} s")
             if now >= next_beat or self._conversation.wants_heartbeat:
                 next_beat = now + self._heartbeat
                 self._beat(line)

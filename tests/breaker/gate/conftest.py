@@ -1,0 +1,53 @@
+"""Gates of every backend on a real server."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+
+from breaker import CircuitBreaker
+from breaker.gate import Gate
+from tests.breaker.gate.harness import BACKENDS, Sidecar
+
+MakeGate = Callable[..., Gate]
+
+
+@pytest.fixture
+def make_gate(tmp_path: Path) -> Iterator[MakeGate]:
+    """Makes a gate of any backend at a URL, with a sidecar of its own where it needs one."""
+    with contextlib.ExitStack() as stack:
+
+        def make(url: str, backend: str = "thread", **settings: Any) -> Gate:
+            if backend == "shm":
+                scopes, topology = settings.get("scopes", ()), settings.pop("topology", None)
+                arguments = [word for scope in scopes for word in ("--scope", scope)]
+                arguments += ["--max-staleness", str(settings.get("max_staleness", 0.2))]
+                arguments += ["--replicas", str(topology.replicas)] if topology else []
+                board = tmp_path / "board"
+                stack.callback(Sidecar(url, board, *arguments).stop)
+                gate = Gate(backend="shm", board=board, **settings)
+            else:
+                gate = Gate(url, backend=backend, **settings)  # type: ignore[arg-type]
+            stack.callback(gate.close)
+            return gate
+
+        yield make
+
+
+@pytest.fixture(params=BACKENDS)
+def backend(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture
+def cb(redis_client: redis.Redis) -> Iterator[CircuitBreaker]:
+    """An open breaker without quiet period, whose resets are not limited."""
+    breaker = CircuitBreaker(redis_client, quiet_period=0, reset_interval=0)
+    breaker.initialize_state()
+    yield breaker
+    breaker.close()

@@ -1,0 +1,76 @@
+"""What the gate's tests share: a record of what a gate admits while things go wrong, and a sidecar process."""
+
+from __future__ import annotations
+
+import contextlib
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from breaker import gate_clock
+from breaker.gate import Gate, OrderIntent
+
+BACKENDS = ("thread", "drain", "shm")
+BUY = OrderIntent("AAPL", "buy", 10)
+
+
+def eventually(condition: Callable[[], object], within: float = 5.0) -> None:
+    """Wait until `condition` holds; fail when it does not come to that."""
+    give_up = time.monotonic() + within
+    while not condition():
+        assert time.monotonic() < give_up, f"not within {within} s"
+        time.sleep(0.002)
+
+
+class Record:
+    """Checks a gate without pause in a thread; each check's time is read before it is made."""
+
+    def __init__(self, gate: Gate) -> None:
+        self._gate = gate
+        self._checks: list[tuple[float, bool]] = []
+        self._stopping = False
+        self._thread = threading.Thread(target=self._run, daemon=True)
+
+    def __enter__(self) -> Record:
+        self._thread.start()
+        eventually(lambda: self._checks)
+        return self
+
+    def __exit__(self, *failure: object) -> None:
+        self._stopping = True
+        self._thread.join()
+
+    def admitted_since(self, at: float) -> int:
+        return sum(1 for checked, admitted in tuple(self._checks) if admitted and checked >= at)
+
+    def refused_between(self, start: float, end: float) -> int:
+        return sum(1 for checked, admitted in tuple(self._checks) if not admitted and start <= checked < end)
+
+    def closed_after(self, at: float) -> float:
+        """Seconds from `at` until the last order that was admitted since, 0 if none was."""
+        return max(
+            (checked - at for checked, admitted in tuple(self._checks) if admitted and checked >= at), default=0.0
+        )
+
+    def _run(self) -> None:
+        while not self._stopping:
+            now = gate_clock.now()
+            self._checks.append((now, bool(self._gate.check(BUY, 0))))
+            time.sleep(0.0002)
+
+
+class Sidecar:
+    """`python -m breaker.gate_sidecar` as a process."""
+
+    def __init__(self, url: str, board: Path, *arguments: str) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "breaker.gate_sidecar", "--redis", url, "--board", str(board), *arguments]
+        )
+
+    def stop(self) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            self.process.terminate()
+        self.process.wait(5)

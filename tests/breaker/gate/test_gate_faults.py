@@ -1,0 +1,299 @@
+"""Whatever fails, no order that adds risk passes later than `max_staleness` after the fault or the acknowledged trip.
+
+Admitted orders are counted by the time that was read before each check; the count has to be zero.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import os
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import redis
+
+from benchmarks.silent_proxy import SilentProxy
+from breaker import CircuitBreaker, gate_clock
+from breaker.gate import Gate, Reason, Topology
+from deployments.embedded_redis import EmbeddedRedis
+from tests.breaker.gate.conftest import MakeGate
+from tests.breaker.gate.harness import BUY, Record, Sidecar, eventually
+
+STALENESS = 0.2
+SOON = 0.2
+"""How long each run goes on after the gate has to be closed."""
+
+
+def breaker_at(url: str) -> CircuitBreaker:
+    cb = CircuitBreaker(redis.Redis.from_url(url), quiet_period=0, reset_interval=0)
+    cb.initialize_state()
+    return cb
+
+
+def sigstop(server: EmbeddedRedis, proxy: SilentProxy) -> None:
+    assert server.pid is not None
+    os.kill(server.pid, signal.SIGSTOP)
+
+
+def kill(server: EmbeddedRedis, proxy: SilentProxy) -> None:
+    server.kill()
+
+
+def partition(server: EmbeddedRedis, proxy: SilentProxy) -> None:
+    proxy.drop_silently()
+    breaker_at(server.url).trip("MANUAL")
+
+
+def cut(server: EmbeddedRedis, proxy: SilentProxy) -> None:
+    proxy.drop_silently()
+    proxy.cut()
+    breaker_at(server.url).trip("MANUAL")
+
+
+@pytest.mark.parametrize("fault", [sigstop, kill, partition, cut])
+def test_no_order_passes_once_redis_cannot_be_heard(
+    make_gate: MakeGate, backend: str, own_server: EmbeddedRedis, fault: Callable[[EmbeddedRedis, SilentProxy], None]
+) -> None:
+    breaker_at(own_server.url)
+    with SilentProxy(own_server.port) as proxy:
+        gate = make_gate(proxy.url, backend, max_staleness=STALENESS)
+        assert gate.wait_until_open(5)
+        with Record(gate) as record:
+            before = gate_clock.now()
+            fault(own_server, proxy)
+            after = gate_clock.now()
+            time.sleep(STALENESS + SOON)
+        assert record.admitted_since(before - 0.05) > 0, "it was open"
+        assert record.admitted_since(after + STALENESS) == 0
+        assert not gate.check(BUY, 0)
+        assert gate.check(BUY, -10).reason is Reason.REDUCES_RISK
+
+
+@pytest.mark.parametrize("backend", ["thread", "drain"])
+def test_it_opens_again_by_itself_but_only_after_a_fresh_reading(
+    make_gate: MakeGate, backend: str, own_server: EmbeddedRedis
+) -> None:
+    cb = breaker_at(own_server.url)
+    with SilentProxy(own_server.port) as proxy:
+        gate = make_gate(proxy.url, backend)
+        assert gate.wait_until_open(5)
+        proxy.drop_silently()
+        eventually(lambda: not gate.is_open)
+        cb.trip("MANUAL")
+        proxy.heal()
+        with Record(gate) as record:
+            eventually(lambda: gate.check(BUY, 0).reason is Reason.TRIPPED, within=10)
+        assert record.admitted_since(0) == 0
+        own_server.kill()
+        own_server.start()
+        cb.reset(reset_by="me")
+        assert gate.wait_until_open(10)
+        assert gate.status().connections > 1
+
+
+def flush(client: redis.Redis) -> None:
+    client.flushall()
+
+
+def write_by_hand(client: redis.Redis) -> None:
+    client.set(
+        "circuit_breaker:state", '{"state":"TRIPPED","tripped_at":"2025-01-15T10:00:00Z","trip_reason":"MANUAL"}'
+    )
+
+
+def garble(client: redis.Redis) -> None:
+    client.set("circuit_breaker:state", '{"state":"OPEN"')
+
+
+def retype(client: redis.Redis) -> None:
+    client.delete("circuit_breaker:state")
+    client.lpush("circuit_breaker:state", "OPEN")
+
+
+def age(client: redis.Redis) -> None:
+    client.set("circuit_breaker:state", '{"state":"OPEN","epoch":1}')
+
+
+@pytest.mark.parametrize(
+    ("fault", "reason"),
+    [
+        (flush, Reason.STATE_MISSING),
+        (write_by_hand, Reason.TRIPPED),
+        (garble, Reason.STATE_UNREADABLE),
+        (retype, Reason.STATE_UNREADABLE),
+        (age, Reason.STATE_OUTDATED),
+    ],
+)
+def test_anyone_who_changes_the_key_is_noticed_at_once(
+    make_gate: MakeGate,
+    backend: str,
+    redis_server: EmbeddedRedis,
+    redis_client: redis.Redis,
+    cb: CircuitBreaker,
+    fault: Callable[[redis.Redis], None],
+    reason: Reason,
+) -> None:
+    gate = make_gate(redis_server.url, backend, max_staleness=STALENESS)
+    assert gate.wait_until_open(5)
+    valid = redis_client.get("circuit_breaker:state")
+    assert isinstance(valid, bytes)
+    with Record(gate) as record:
+        fault(redis_client)
+        acknowledged = gate_clock.now()
+        eventually(lambda: gate.check(BUY, 0).reason is reason)
+        time.sleep(STALENESS)
+        redis_client.delete("circuit_breaker:state")
+        eventually(lambda: gate.check(BUY, 0).reason is Reason.STATE_MISSING)
+        redis_client.set("circuit_breaker:state", valid)
+        eventually(lambda: gate.check(BUY, 0).reason is Reason.STATE_OUTDATED)
+    assert record.admitted_since(acknowledged + STALENESS) == 0
+    assert record.closed_after(acknowledged) < STALENESS / 2, "pushed, not waited for"
+    cb.initialize_state(force=True)
+    assert gate.wait_until_open(2)
+
+
+def follow(replica: EmbeddedRedis, primary: EmbeddedRedis) -> redis.Redis:
+    client = redis.Redis.from_url(replica.url)
+    client.replicaof("127.0.0.1", primary.port)
+    eventually(lambda: client.info("replication")["master_link_status"] == "up", within=20)
+    return client
+
+
+@pytest.fixture
+def replica(tmp_path: Path) -> EmbeddedRedis:
+    return EmbeddedRedis(tmp_path / "replica", config={"repl-diskless-sync-delay": "0"})
+
+
+@pytest.fixture
+def primary(tmp_path: Path) -> EmbeddedRedis:
+    return EmbeddedRedis(tmp_path / "primary", config={"repl-diskless-sync-delay": "0"})
+
+
+def test_a_gate_left_on_an_old_primary_closes(
+    make_gate: MakeGate, backend: str, primary: EmbeddedRedis, replica: EmbeddedRedis
+) -> None:
+    with primary, replica:
+        breaker_at(primary.url)
+        promoted = follow(replica, primary)
+        gate = make_gate(primary.url, backend, topology=Topology.replicated(1), max_staleness=STALENESS)
+        careless = make_gate(primary.url)
+        assert gate.wait_until_open(5)
+        assert careless.wait_until_open(5)
+        with Record(gate) as record:
+            promoted.replicaof("NO", "ONE")
+            breaker_at(replica.url).trip("MANUAL")
+            acknowledged = gate_clock.now()
+            time.sleep(STALENESS + SOON)
+        assert record.admitted_since(acknowledged + STALENESS) == 0
+        assert "0 of the 1 replicas" in (gate.status().problem or "") or backend == "shm"
+        assert careless.is_open, "told that nothing fails over, it can't know"
+
+
+def test_a_gate_led_to_a_stale_replica_closes(
+    make_gate: MakeGate, backend: str, primary: EmbeddedRedis, replica: EmbeddedRedis
+) -> None:
+    with primary, replica, SilentProxy(0) as proxy:
+        cb = breaker_at(primary.url)
+        follow(replica, primary).replicaof("NO", "ONE")
+        cb.trip("MANUAL")
+        cb.reset(reset_by="me")
+        proxy.lead_to(primary.port)
+        gate = make_gate(proxy.url, backend, max_staleness=STALENESS)
+        assert gate.wait_until_open(5)
+        cb.trip("MANUAL")
+        eventually(lambda: gate.check(BUY, 0).reason is Reason.TRIPPED)
+        with Record(gate) as record:
+            failed_over = gate_clock.now()
+            proxy.lead_to(replica.port)
+            eventually(lambda: gate.check(BUY, 0).reason is Reason.STATE_OUTDATED)
+            time.sleep(STALENESS)
+        assert record.admitted_since(failed_over) == 0
+        breaker_at(replica.url).initialize_state(force=True)
+        assert gate.wait_until_open(2)
+
+
+@pytest.mark.parametrize("number", [signal.SIGSTOP, signal.SIGKILL])
+def test_a_sidecar_that_dies_or_hangs_closes_every_gate_in_time(
+    tmp_path: Path, redis_server: EmbeddedRedis, cb: CircuitBreaker, number: signal.Signals
+) -> None:
+    board = tmp_path / "board"
+    sidecar = Sidecar(redis_server.url, board)
+    with Gate(backend="shm", board=board, max_staleness=STALENESS) as gate:
+        assert gate.wait_until_open(5)
+        with Record(gate) as record:
+            before = gate_clock.now()
+            sidecar.process.send_signal(number)
+            cb.trip("MANUAL")
+            acknowledged = gate_clock.now()
+            time.sleep(STALENESS + 0.1)
+        assert record.admitted_since(before - 0.05) > 0
+        assert record.admitted_since(acknowledged + STALENESS) == 0
+        sidecar.process.kill()
+        sidecar.process.wait()
+        cb.reset(reset_by="me")
+        again = Sidecar(redis_server.url, board)
+        try:
+            assert gate.wait_until_open(5)
+        finally:
+            again.stop()
+
+
+def test_hours_of_drift_of_the_wall_clock_change_nothing(
+    make_gate: MakeGate, redis_server: EmbeddedRedis, cb: CircuitBreaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = time.time
+    gates = [make_gate(redis_server.url, backend) for backend in ("thread", "drain")]
+    for hours in (5, -5):
+        monkeypatch.setattr(time, "time", lambda hours=hours: real() + hours * 3600)
+        assert abs(dt.datetime.fromtimestamp(time.time(), dt.UTC).timestamp() - real()) > 3600
+        for gate in gates:
+            assert gate.wait_until_open(5)
+            with Record(gate) as record:
+                start = gate_clock.now()
+                time.sleep(2 * STALENESS)
+                end = gate_clock.now()
+                cb.trip("MANUAL")
+                acknowledged = gate_clock.now()
+                eventually(lambda gate=gate: gate.check(BUY, 0).reason is Reason.TRIPPED)  # type: ignore[misc]
+                time.sleep(STALENESS)
+            assert record.refused_between(start, end) == 0
+            assert record.admitted_since(acknowledged + STALENESS) == 0
+            cb.reset(reset_by="me")
+
+
+def test_a_suspended_host_wakes_up_closed(
+    make_gate: MakeGate, own_server: EmbeddedRedis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    breaker_at(own_server.url)
+    gate = make_gate(own_server.url)
+    assert gate.wait_until_open(5)
+    sigstop(own_server, SilentProxy(own_server.port))
+    assert gate.check(BUY, 0), "the lease is still good"
+    boottime = gate_clock.now
+    monkeypatch.setattr(gate_clock, "now", lambda: boottime() + 3600)
+    assert not gate.check(BUY, 0)
+
+
+def test_it_does_not_close_without_a_reason(
+    make_gate: MakeGate, backend: str, redis_server: EmbeddedRedis, cb: CircuitBreaker
+) -> None:
+    """Trips and resets under a steady load; SOAK_SECONDS=300 is the long run."""
+    duration = float(os.environ.get("SOAK_SECONDS", "1.5"))
+    gate = make_gate(redis_server.url, backend, max_staleness=0.5)
+    assert gate.wait_until_open(5)
+    refused = rounds = 0
+    with Record(gate) as record:
+        end = time.monotonic() + duration
+        while time.monotonic() < end:
+            cb.trip("MANUAL")
+            cb.reset(reset_by="me")
+            eventually(lambda: gate.check(BUY, 0))
+            start = gate_clock.now()
+            time.sleep(0.25)
+            refused += record.refused_between(start, gate_clock.now() - 0.005)
+            rounds += 1
+    assert rounds > 2
+    assert refused == 0
