@@ -1,0 +1,133 @@
+"""What Redis and the ledger say at this moment, for the exporter and for System Health. Each reading ends in time."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from contextlib import closing
+from dataclasses import dataclass
+from datetime import datetime
+from decimal import Decimal, InvalidOperation
+from typing import TYPE_CHECKING, Any
+
+from breaker import BreakerError, CircuitBreaker, State, Status
+from breaker.connection import Wire
+from breaker.keys import GLOBAL, Keys
+from breaker.requests import Request
+from breaker.rules import Limits
+from breaker.state import unknown
+
+if TYPE_CHECKING:
+    from redis import Redis
+
+
+_WINDOW = Limits().api_error_window
+
+
+@dataclass(frozen=True, slots=True)
+class Measurements:
+    """What the automatic rules have measured; None where nothing was ever recorded, or it can't be read."""
+
+    api_errors: int | None = None
+    """Within the window of the rule (runbook: 5 minutes)."""
+    drawdown: Decimal | None = None
+    """Fraction below the high-water mark."""
+
+
+@dataclass(frozen=True, slots=True)
+class ScopeReading:
+    """One breaker. `outbox_oldest` is the age in seconds of its oldest transition that the ledger hasn't got yet."""
+
+    scope: str
+    status: Status
+    outbox_entries: int | None = None
+    outbox_oldest: float | None = None
+    measured: Measurements = Measurements()
+
+    @property
+    def verified(self) -> bool:
+        """The state was read, is there and can be understood (runbook: binary semantics)."""
+        return self.status.state is not State.UNKNOWN
+
+
+@dataclass(frozen=True, slots=True)
+class RedisReading:
+    """`latency` in seconds of the first state's reading; `problem` says why Redis could not be read."""
+
+    scopes: tuple[ScopeReading, ...]
+    latency: float | None = None
+    problem: str | None = None
+
+    @property
+    def verified(self) -> bool:
+        return bool(self.scopes) and all(scope.verified for scope in self.scopes)
+
+
+def read_redis(redis: Redis, scopes: Iterable[str] = (GLOBAL,), *, timeout: float) -> RedisReading:
+    """Every breaker of `scopes`. Ends within about `timeout` seconds if Redis doesn't answer: then nothing else is
+    asked of it."""
+    found: list[ScopeReading] = []
+    problem: str | None = None
+    latency: float | None = None
+    for scope in scopes:
+        if problem is not None:
+            found.append(ScopeReading(scope, unknown(problem)))
+            continue
+        begun = time.monotonic()
+        with closing(CircuitBreaker(redis, scope, timeout=timeout)) as breaker:
+            status = breaker.get_status()
+        if status.as_of is None:
+            problem = status.problem or "Redis did not answer"
+            found.append(ScopeReading(scope, status))
+            continue
+        latency = latency if latency is not None else time.monotonic() - begun
+        found.append(_beside(redis, scope, status, status.as_of, timeout))
+    return RedisReading(tuple(found), latency, problem)
+
+
+def _beside(redis: Redis, scope: str, status: Status, now: datetime, timeout: float) -> ScopeReading:
+    """What is kept beside the state. A failure to read this says nothing about the state."""
+    keys = Keys.of(scope)
+    suffix = "" if scope == GLOBAL else f":{scope}"
+    window_start = int((now.timestamp() - _WINDOW) * 1_000_000)
+    commands = (
+        ("XLEN", keys.outbox),
+        ("XRANGE", keys.outbox, "-", "+", "COUNT", 1),
+        ("ZCOUNT", f"circuit_breaker:api_errors{suffix}", window_start, "+inf"),
+        ("HMGET", f"circuit_breaker:equity{suffix}", "equity", "high_water"),
+    )
+    try:
+        with closing(Wire(redis, timeout)) as wire:
+            length, oldest, errors, equity = wire.ask(Request(f"read what lies beside {keys.state}", commands))
+    except BreakerError:
+        return ScopeReading(scope, status)
+    return ScopeReading(
+        scope,
+        status,
+        outbox_entries=_count(length),
+        outbox_oldest=_age(oldest, now),
+        measured=Measurements(_count(errors), _drawdown(equity)),
+    )
+
+
+def _count(reply: Any) -> int | None:
+    return reply if isinstance(reply, int) else None
+
+
+def _age(reply: Any, now: datetime) -> float | None:
+    if not isinstance(reply, list):
+        return None
+    if not reply:
+        return 0.0
+    milliseconds = int(bytes(reply[0][0]).split(b"-")[0])
+    return max(0.0, now.timestamp() - milliseconds / 1000)
+
+
+def _drawdown(reply: Any) -> Decimal | None:
+    if not isinstance(reply, list) or None in reply:
+        return None
+    try:
+        equity, high = (Decimal(bytes(value).decode()) for value in reply)
+        return max(Decimal(0), (high - equity) / high)
+    except (InvalidOperation, ArithmeticError, UnicodeDecodeError):
+        return None

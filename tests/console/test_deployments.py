@@ -1,0 +1,75 @@
+"""What Prometheus, Alertmanager and Grafana are told fits what the exporter exports."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from breaker.state import unknown
+from console.ledger_counts import Counts
+from console.metrics import ChainReading, LedgerReading, Scrape, families
+from console.readings import Measurements, RedisReading, ScopeReading
+
+DEPLOYMENTS = Path(__file__).parents[2] / "deployments"
+DASHBOARD = DEPLOYMENTS / "grafana" / "track7_slo.json"
+RULES = DEPLOYMENTS / "prometheus" / "rules.yml"
+
+
+def exported() -> set[str]:
+    """The names of all metrics, with the suffix that counters get."""
+    kill = {"flat": True, "halted_after": 0.1, "no_orders_after": 0.2, "flat_after": 0.3}
+    scope = ScopeReading("global", unknown("x"), 0, 0.0, Measurements())
+    ledger = LedgerReading(Counts(last_kill=kill), None, 0)
+    taken = Scrape(RedisReading((scope,), 0.001), ledger, ChainReading(True, 1.0), {"verified": 1}, 0.1)
+    return {family.name + ("_total" if family.type == "counter" else "") for family in families(taken)}
+
+
+def expressions() -> Iterator[str]:
+    dashboard = json.loads(DASHBOARD.read_text())
+    for panel in dashboard["panels"]:
+        yield from (target["expr"] for target in panel["targets"])
+    yield from (annotation["expr"] for annotation in dashboard["annotations"]["list"])
+    yield from re.findall(r"^\s+expr: (.*)$", RULES.read_text(), re.MULTILINE)
+
+
+@pytest.mark.parametrize("expression", list(expressions()))
+def test_every_query_names_a_metric_that_is_exported(expression: str) -> None:
+    named = set(re.findall(r"\bcb_\w+", expression))
+    assert named
+    assert named <= exported()
+
+
+def test_the_dashboard_has_the_runbooks_key_panels() -> None:
+    dashboard: dict[str, Any] = json.loads(DASHBOARD.read_text())
+    assert dashboard["title"] == "Track7 SLO"
+    queries = [target["expr"] for panel in dashboard["panels"] for target in panel["targets"]]
+    assert "cb_staleness_seconds" in queries
+    assert any("cb_state" in query for query in queries)
+    assert {"Trips", "Resets"} <= {annotation["name"] for annotation in dashboard["annotations"]["list"]}
+
+
+def test_the_rules_have_the_runbooks_alert() -> None:
+    alerts = re.findall(r"- alert: (\w+)", RULES.read_text())
+    assert {"CBVerificationFailed", "CBMetricMissing"} <= set(alerts)
+
+
+needs_promtool = pytest.mark.skipif(promtool is None, reason="promtool is not installed: apt install prometheus")
+
+
+@needs_promtool
+@pytest.mark.parametrize(
+    "arguments",
+    [["check", "rules", "rules.yml"], ["check", "config", "prometheus.yml"], ["test", "rules", "rules_test.yml"]],
+)
+def test_prometheus_own_tool_accepts_it(arguments: str) -> None:
+    done = subprocess.run(
+        ["promtool", *arguments.split()], cwd=RULES.parent, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
