@@ -183,6 +183,8 @@ end
 
 local function number(value) return string.format('%d', value) end
 
+local function set_aside(key) redis.call('RENAME', key, key .. ':corrupt:' .. number(math.floor(now / 1000))) end
+
 local function incident_of(state)
   local id = state.fields.incident_id
   if type(id) == 'string' and #id <= 64 and string.find(id, '^[%w%p ]+$') then return state.values.incident_id end
@@ -194,8 +196,12 @@ local function record(transition, from, to, incident_id, epoch)
     .. ', "from_state": ' .. quoted(from) .. ', "to_state": ' .. quoted(to) .. ', "at": ' .. quoted(iso(now))
     .. ', "by": ' .. BY .. ', "reason": ' .. REASON .. ', "details": ' .. DETAILS .. ', "source": ' .. SOURCE
     .. ', "ip_address": ' .. IP_ADDRESS .. ', "incident_id": ' .. incident_id .. ', "epoch": ' .. number(epoch) .. '}'
-  -- First, since it is the one write that could still fail: a stream may have been driven to its last id.
-  redis.call('XADD', OUTBOX, '*', 'event', event)
+  -- First, since it is the one write that can still fail: a stream may have been driven to its last id.
+  local added = redis.pcall('XADD', OUTBOX, '*', 'event', event)
+  if type(added) == 'table' and added.err then
+    if transition == 'TRIP' then set_aside(OUTBOX) end
+    redis.call('XADD', OUTBOX, '*', 'event', event)
+  end
   redis.call('ZADD', HISTORY, string.format('%d.%06d', clock[1], clock[2]), event)
   redis.call('ZREMRANGEBYRANK', HISTORY, 0, -HISTORY_KEPT - 1)
   redis.call('ZADD', EVENT_IDS, clock[1], transition .. ' ' .. EVENT_ID)
@@ -258,7 +264,7 @@ local function trip(new_incident_id)
 
   -- A trip must not fail because somebody wrote something else to a key; what was there is kept for inspection.
   for _, wrong in ipairs(wrong_types()) do
-    redis.call('RENAME', wrong.key, wrong.key .. ':corrupt:' .. number(math.floor(now / 1000)))
+    set_aside(wrong.key)
   end
 
   local seen = seen_before('TRIP')

@@ -165,6 +165,25 @@ def test_promise_2_trip_succeeds_when_redis_is_out_of_memory(make_breaker: Any, 
     client.close()
 
 
+def test_promise_2_trip_succeeds_when_the_outbox_has_no_ids_left(cb: Any, redis_client: Any) -> None:
+    cb.initialize_state()
+    redis_client.xadd(KEYS.outbox, {"mine": "1"}, id=f"{2**64 - 1}-{2**64 - 1}")
+    before = everything(redis_client)
+    assert cb.trip("MANUAL").state is State.TRIPPED
+    assert [event.reason for event in outbox(redis_client)] == ["MANUAL"]
+    [kept] = redis_client.keys("*:corrupt:*")
+    assert redis_client.dump(kept) == before[KEYS.outbox.encode()]
+
+
+def test_promise_4_a_reset_that_the_outbox_cannot_take_does_not_happen(cb: Any, redis_client: Any) -> None:
+    cb.trip("MANUAL")
+    redis_client.xadd(KEYS.outbox, {"mine": "1"}, id=f"{2**64 - 1}-{2**64 - 1}")
+    before = everything(redis_client)
+    with pytest.raises(RedisRefused, match=r"exhausted the last possible ID.*Nothing was changed"):
+        cb.reset("ada")
+    assert everything(redis_client) == before
+
+
 def test_promise_2_a_second_trip_is_kept_beside_the_first(cb: Any, redis_client: Any) -> None:
     first = cb.trip("DRAWDOWN", {"percent": Decimal("5.10")}, tripped_by="rule")
     second = cb.trip("MANUAL", {"operator": "ada"})
