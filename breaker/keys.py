@@ -23,6 +23,10 @@ class Keys:
     event_ids: str
     reset_rate_limit: str
 
+    def key(self, name: str) -> str:
+        """The key of this scope for `name`, such as `equity` or `heartbeat:quotes`."""
+        return f"circuit_breaker:{name}" + ("" if self.scope == GLOBAL else f":{self.scope}")
+
     @classmethod
     def of(cls, scope: str = GLOBAL) -> Keys:
         """The keys of `scope`; those of `global` have no suffix. The reset rate limit is one for all scopes.

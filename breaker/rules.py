@@ -134,8 +134,7 @@ class _Recorder:
     limits: Limits
 
     def key(self, name: str) -> str:
-        suffix = "" if self.keys.scope == GLOBAL else f":{self.keys.scope}"
-        return f"circuit_breaker:{name}{suffix}"
+        return self.keys.key(name)
 
     def request(self, script: str, rule: Rule, limit: object, measurements: str, *arguments: object) -> Request:
         return self._request(script, rule, limit, (self.key(measurements),), arguments)

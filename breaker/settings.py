@@ -194,9 +194,13 @@ class RecoverySettings(BaseModel):
     max_drawdown: Decimal = Field(default=Decimal("0.05"), gt=0, lt=1)
     max_position_notional: Decimal | None = Field(default=None, gt=0)
     """Per position, in the account's currency; not judged unless given."""
+    max_api_errors: int = Field(default=10, ge=0)
+    """In 5 minutes (runbook, *Automatic Trips*); more are red, fewer but any are yellow."""
     max_feed_age: Seconds = 1_800.0
     feeds: tuple[str, ...] = ()
     redis_latency: Seconds = 0.05
+    replication_lag: Seconds = 5.0
+    """How long a replica of Redis may not have confirmed anything."""
     database_latency: Seconds = 0.25
     services: Mapping[str, ServiceSettings] = Field(default_factory=dict)
     queues: Mapping[str, QueueSettings] = Field(default_factory=dict)
