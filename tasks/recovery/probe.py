@@ -18,6 +18,7 @@ from breaker.requests import Request, raise_if_error
 from breaker.settings import Settings
 from brokers.protocol import BrokerError
 from ledger.errors import LedgerError
+from tasks.prometheus import PrometheusError
 from tasks.recovery.measurement import Colour, Measurement
 from tasks.recovery.scrub import scrub
 
@@ -62,7 +63,11 @@ async def take(probe: Probe, deadline: float, measuring: Awaitable[Measurement])
 def explain(error: Exception) -> str:
     """An exception as one line without secrets. Ours are sentences; of others the type says most."""
     text = " ".join(scrub(str(error)).split())
-    return text if isinstance(error, BreakerError | LedgerError | BrokerError) else f"{type(error).__name__}: {text}"
+    return (
+        text
+        if isinstance(error, BreakerError | LedgerError | BrokerError | PrometheusError)
+        else f"{type(error).__name__}: {text}"
+    )
 
 
 def judge(value: float, limit: float) -> Colour:

@@ -1,0 +1,75 @@
+"""What the configured Prefect API knows of flow runs. Ask only where `is_configured`: none is started for it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+from uuid import UUID
+
+if TYPE_CHECKING:
+    from prefect.client.orchestration import PrefectClient
+    from prefect.client.schemas.objects import FlowRun, State
+
+DEADLINE = 4.0
+"""Seconds that one question may take, retries of Prefect's client included."""
+
+
+def is_configured() -> bool:
+    from prefect.settings import get_current_settings  # noqa: PLC0415  Prefect is slow to import
+
+    return bool(get_current_settings().api.url)
+
+
+async def count_late_runs() -> int:
+    """Flow runs whose time has come without anybody starting them."""
+    from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterState, FlowRunFilterStateName  # noqa: PLC0415
+
+    late = FlowRunFilter(state=FlowRunFilterState(name=FlowRunFilterStateName(any_=["Late"])))
+    async with _client() as client:
+        return int(await client.count_flow_runs(flow_run_filter=late))
+
+
+async def running(flow_name: str) -> list[FlowRun]:
+    """The flow's runs that are going on now."""
+    from prefect.client.schemas.filters import (  # noqa: PLC0415
+        FlowFilter,
+        FlowFilterName,
+        FlowRunFilter,
+        FlowRunFilterState,
+        FlowRunFilterStateType,
+    )
+    from prefect.client.schemas.objects import StateType  # noqa: PLC0415
+
+    going_on = FlowRunFilterStateType(any_=[StateType.RUNNING, StateType.CANCELLING])
+    async with _client() as client:
+        return await client.read_flow_runs(
+            flow_filter=FlowFilter(name=FlowFilterName(any_=[flow_name])),
+            flow_run_filter=FlowRunFilter(state=FlowRunFilterState(type=going_on)),
+        )
+
+
+async def run_again_if_running(flow_run_id: UUID) -> bool:
+    """Put a run whose process is gone back to Scheduled, so that whoever serves its deployment starts it again.
+
+    False when it does not say Running, so there is nothing to put back.
+    """
+    from prefect.states import Scheduled  # noqa: PLC0415
+
+    async with _client() as client:
+        run = await client.read_flow_run(flow_run_id)
+        if run.state is None or not run.state.is_running():
+            return False
+        again: State[None] = Scheduled(message="Its process was gone; started again by the health verification")
+        await client.set_flow_run_state(flow_run_id, again, force=True)
+    return True
+
+
+@asynccontextmanager
+async def _client() -> AsyncIterator[PrefectClient]:
+    """Raises TimeoutError, and what Prefect's client raises."""
+    from prefect.client.orchestration import get_client  # noqa: PLC0415
+
+    async with asyncio.timeout(DEADLINE), get_client() as client:
+        yield client
