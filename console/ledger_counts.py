@@ -14,6 +14,7 @@ from typing import Any
 
 from sqlalchemy import Text, cast, or_, select
 
+from console.database import reading
 from ledger.ledger import Ledger
 from ledger.models import OVERRIDE_DETECTED, TRANSITION_ACTIONS, audit_log
 from ledger.record import DENIED
@@ -60,7 +61,7 @@ def read_on(ledger: Ledger, counts: Counts) -> Counts:
     head, _ = ledger.head()
     if head == counts.seq:
         return counts
-    with ledger.explained(), ledger.engine.connect() as connection, connection.begin():
+    with reading(ledger) as connection:
         rows = connection.execute(wanted.where(columns.seq <= head)).all()
     for row in rows:
         counts = add_row(counts, row.action, row.outcome, json.loads(row.details))

@@ -1,0 +1,306 @@
+"""Users, their tokens and their sessions, in the ledger's database."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import re
+import secrets
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+from sqlalchemy import Connection, delete, func, insert, select, update
+
+from breaker.errors import BreakerError, InvalidInput
+from console.database import reading, writing
+from console.passwords import hash_password, password_fits
+from console.permissions import PERMISSIONS, WITHOUT_DATABASE, Identity, Permission, Role
+from console.tables import sessions, tokens, users
+from ledger.errors import LedgerError
+from ledger.ledger import Ledger
+
+TOKEN_PREFIX = "brk_"  # noqa: S105  how tokens begin, so that scanners for leaked secrets find them
+LONGEST_TOKEN_DAYS = 366
+_NAME = re.compile(r"[a-z][a-z0-9._-]{0,63}")
+_SEEN_EVERY = 30.0
+"""Seconds between two notes of a session's use."""
+_REMEMBERED = 1_000
+
+
+class AccountConflict(BreakerError):
+    """The user or token is not there, is there already, or must stay. Nothing changed."""
+
+
+@dataclass(frozen=True, slots=True)
+class User:
+    name: str
+    role: Role
+    created_at: float
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """An API token without its secret. `permissions` are an upper bound: those of the user's role still apply."""
+
+    id: str
+    user: str
+    label: str
+    permissions: frozenset[Permission]
+    created_at: float
+    expires_at: float
+
+
+class Accounts:
+    """Safe to use from several threads; each call is one short transaction.
+
+    `idle_timeout` and `lifetime` of sessions in seconds. Methods raise LedgerError when the database is away, except
+    `session`, which then falls back on what it knew.
+    """
+
+    def __init__(self, ledger: Ledger, *, idle_timeout: float = 1_800.0, lifetime: float = 43_200.0) -> None:
+        self._ledger = ledger
+        self._idle_timeout = idle_timeout
+        self._lifetime = lifetime
+        self._remembered: OrderedDict[str, tuple[Identity, float]] = OrderedDict()
+        self._lock = threading.Lock()
+
+    # --- users ---
+
+    def add_user(self, name: str, role: Role, password: str) -> User:
+        """A new user; one who was removed may come back with a new password.
+
+        Raises:
+            AccountConflict: there is one of that name.
+            InvalidInput: the name or the password can't be used.
+        """
+        if not _NAME.fullmatch(name):
+            raise InvalidInput(
+                f"{name!r:.80} is no user name: a-z first, then a-z 0-9 . _ -, at most 64; nothing changed."
+            )
+        hashed = hash_password(password, name)
+        user = User(name, role, time.time())
+        with writing(self._ledger) as connection:
+            found = connection.execute(select(users.c.removed).where(users.c.name == name)).first()
+            if found is not None and not found.removed:
+                raise AccountConflict(f"There is a user {name} already; nothing changed.")
+            values = {"role": role.value, "password_hash": hashed, "created_at": user.created_at, "removed": False}
+            if found is None:
+                connection.execute(insert(users).values(name=name, **values))
+            else:
+                connection.execute(update(users).where(users.c.name == name).values(**values))
+        return user
+
+    def users(self) -> list[User]:
+        wanted = select(users).where(~users.c.removed).order_by(users.c.name)
+        with reading(self._ledger) as connection:
+            return [User(row.name, Role(row.role), row.created_at) for row in connection.execute(wanted)]
+
+    def remove_user(self, name: str) -> None:
+        """The user's sessions and tokens end with it. Raises AccountConflict: unknown, or the last admin."""
+        with writing(self._ledger) as connection:
+            self._check_not_last_admin(connection, name)
+            connection.execute(update(users).where(users.c.name == name).values(removed=True))
+            connection.execute(update(tokens).where(tokens.c.user_name == name).values(revoked=True))
+            self._end_sessions(connection, name)
+
+    def set_role(self, name: str, role: Role) -> None:
+        """Holds from the next request on. Raises AccountConflict: unknown user, or the last admin."""
+        with writing(self._ledger) as connection:
+            self._check_not_last_admin(connection, name, becoming=role)
+            connection.execute(update(users).where(users.c.name == name).values(role=role.value))
+            self._end_sessions(connection, name)
+
+    def set_password(self, name: str, password: str) -> None:
+        """Ends the user's sessions. Raises AccountConflict, or InvalidInput for a password that can't be used."""
+        hashed = hash_password(password, name)
+        with writing(self._ledger) as connection:
+            self._role(connection, name)
+            connection.execute(update(users).where(users.c.name == name).values(password_hash=hashed))
+            self._end_sessions(connection, name)
+
+    def sign_in(self, name: str, password: str, address: str) -> tuple[str, Identity] | None:
+        """A new session's secret and whose it is; None if name or password is wrong, which takes as long."""
+        with reading(self._ledger) as connection:
+            found = connection.execute(select(users).where(users.c.name == name, ~users.c.removed)).first()
+        if not password_fits(password, None if found is None else found.password_hash) or found is None:
+            return None
+        secret, csrf, now = secrets.token_urlsafe(32), secrets.token_urlsafe(32), time.time()
+        with writing(self._ledger) as connection:
+            connection.execute(delete(sessions).where(sessions.c.created_at < now - self._lifetime))
+            connection.execute(
+                insert(sessions).values(
+                    id_hash=_digest(secret), user_name=name, csrf=csrf, created_at=now, seen_at=now, address=address
+                )
+            )
+        role = Role(found.role)
+        return secret, self._remember(Identity(name, role, PERMISSIONS[role], csrf, _digest(secret)))
+
+    # --- sessions ---
+
+    def session(self, secret: str, *, used: bool = True) -> Identity | None:
+        """Whose session it is, if it still holds. `used`: it counts as activity.
+
+        While the database is away a session that was confirmed within the idle timeout still may do what makes things
+        safer, and nothing else.
+        """
+        name = _digest(secret)
+        try:
+            return self._confirmed_session(name, used)
+        except LedgerError:
+            return self._unconfirmed(name)
+
+    def _confirmed_session(self, name: str, used: bool) -> Identity | None:
+        now = time.time()
+        wanted = (
+            select(sessions.c.csrf, sessions.c.seen_at, sessions.c.created_at, users.c.name, users.c.role)
+            .join(users, users.c.name == sessions.c.user_name)
+            .where(sessions.c.id_hash == name, ~users.c.removed)
+        )
+        with reading(self._ledger) as connection:
+            found = connection.execute(wanted).first()
+        if found is None or now - found.seen_at > self._idle_timeout or now - found.created_at > self._lifetime:
+            self._forget(name)
+            return None
+        if used and now - found.seen_at > min(_SEEN_EVERY, self._idle_timeout / 4):
+            with writing(self._ledger) as connection:
+                connection.execute(update(sessions).where(sessions.c.id_hash == name).values(seen_at=now))
+        role = Role(found.role)
+        return self._remember(Identity(found.name, role, PERMISSIONS[role], found.csrf, name))
+
+    def _unconfirmed(self, name: str) -> Identity | None:
+        with self._lock:
+            known = self._remembered.get(name)
+        if known is None or time.monotonic() - known[1] > self._idle_timeout:
+            return None
+        identity = known[0]
+        return replace(identity, permissions=identity.permissions & WITHOUT_DATABASE, confirmed=False)
+
+    def end_session(self, identity: Identity) -> None:
+        self._forget(identity.session)
+        with writing(self._ledger) as connection:
+            connection.execute(delete(sessions).where(sessions.c.id_hash == identity.session))
+
+    # --- tokens ---
+
+    def create_token(self, user: str, label: str, permissions: Iterable[Permission], days: float) -> tuple[str, Token]:
+        """A new token, and its text, which is never seen again.
+
+        Raises:
+            AccountConflict: no such user.
+            InvalidInput: it would never expire, or its user's role has none of the permissions.
+        """
+        if not 0 < days <= LONGEST_TOKEN_DAYS:
+            raise InvalidInput(f"A token holds for up to {LONGEST_TOKEN_DAYS} days, not {days:g}; nothing changed.")
+        if not 0 < len(label) <= 100 or not label.isprintable():
+            raise InvalidInput("A token's label is one line of 1 to 100 characters; nothing changed.")
+        with writing(self._ledger) as connection:
+            role = self._role(connection, user)
+            beyond = sorted(frozenset(permissions) - PERMISSIONS[role])
+            if beyond or not permissions:
+                raise InvalidInput(
+                    f"The role {role} of {user} doesn't have {', '.join(beyond) or 'no permissions to give'}; "
+                    "nothing changed."
+                )
+            secret, now = secrets.token_urlsafe(32), time.time()
+            token = Token(secrets.token_hex(6), user, label, frozenset(permissions), now, now + days * 86_400)
+            connection.execute(
+                insert(tokens).values(
+                    id=token.id,
+                    secret_hash=_digest(secret),
+                    user_name=user,
+                    label=label,
+                    permissions=" ".join(sorted(token.permissions)),
+                    created_at=now,
+                    expires_at=token.expires_at,
+                    revoked=False,
+                )
+            )
+        return f"{TOKEN_PREFIX}{token.id}_{secret}", token
+
+    def tokens(self) -> list[Token]:
+        """Those that are neither revoked nor expired."""
+        wanted = (
+            select(tokens).where(~tokens.c.revoked, tokens.c.expires_at > time.time()).order_by(tokens.c.created_at)
+        )
+        with reading(self._ledger) as connection:
+            return [
+                Token(
+                    row.id,
+                    row.user_name,
+                    row.label,
+                    _permissions(row.permissions),
+                    row.created_at,
+                    row.expires_at,
+                )
+                for row in connection.execute(wanted)
+            ]
+
+    def revoke_token(self, token_id: str) -> None:
+        """Holds from the next request on. Raises AccountConflict: there is none of that id."""
+        with writing(self._ledger) as connection:
+            done = connection.execute(
+                update(tokens).where(tokens.c.id == token_id, ~tokens.c.revoked).values(revoked=True)
+            )
+            if done.rowcount == 0:
+                raise AccountConflict(f"There is no token {token_id!r:.40} to revoke; nothing changed.")
+
+    def token(self, text: str) -> Identity | None:
+        """Whose token it is, if it holds; its permissions are those that both it and its user's role have."""
+        token_id, _, secret = text.removeprefix(TOKEN_PREFIX).partition("_")
+        if not text.startswith(TOKEN_PREFIX) or not secret or len(text) > 200:
+            return None
+        wanted = (
+            select(tokens, users.c.role)
+            .join(users, users.c.name == tokens.c.user_name)
+            .where(tokens.c.id == token_id, ~tokens.c.revoked, ~users.c.removed, tokens.c.expires_at > time.time())
+        )
+        with reading(self._ledger) as connection:
+            found = connection.execute(wanted).first()
+        if found is None or not hmac.compare_digest(found.secret_hash, _digest(secret)):
+            return None
+        role = Role(found.role)
+        return Identity(found.user_name, role, PERMISSIONS[role] & _permissions(found.permissions))
+
+    # --- within a transaction ---
+
+    def _role(self, connection: Connection, name: str) -> Role:
+        found = connection.execute(select(users.c.role).where(users.c.name == name, ~users.c.removed)).first()
+        if found is None:
+            raise AccountConflict(f"There is no user {name!r:.80}; nothing changed. `breaker user list` shows them.")
+        return Role(found.role)
+
+    def _check_not_last_admin(self, connection: Connection, name: str, becoming: Role | None = None) -> None:
+        if self._role(connection, name) is not Role.ADMIN or becoming is Role.ADMIN:
+            return
+        admins = select(func.count()).select_from(users).where(users.c.role == Role.ADMIN.value, ~users.c.removed)
+        if connection.execute(admins).scalar_one() <= 1:
+            raise AccountConflict(f"{name} is the last admin and has to stay one; nothing changed. Add another first.")
+
+    def _end_sessions(self, connection: Connection, name: str) -> None:
+        connection.execute(delete(sessions).where(sessions.c.user_name == name))
+        with self._lock:
+            for key in [key for key, (identity, _) in self._remembered.items() if identity.user == name]:
+                del self._remembered[key]
+
+    def _remember(self, identity: Identity) -> Identity:
+        with self._lock:
+            self._remembered[identity.session] = (identity, time.monotonic())
+            self._remembered.move_to_end(identity.session)
+            while len(self._remembered) > _REMEMBERED:
+                self._remembered.popitem(last=False)
+        return identity
+
+    def _forget(self, name: str) -> None:
+        with self._lock:
+            self._remembered.pop(name, None)
+
+
+def _digest(secret: str) -> str:
+    return hashlib.sha256(secret.encode()).hexdigest()
+
+
+def _permissions(text: str) -> frozenset[Permission]:
+    return frozenset(Permission(word) for word in text.split())

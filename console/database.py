@@ -1,0 +1,41 @@
+"""Short transactions in the ledger's database, limited in time as the ledger's own are."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+
+from sqlalchemy import Connection
+
+from ledger.deadline import deadlines
+from ledger.ledger import Ledger
+
+
+@contextlib.contextmanager
+def reading(ledger: Ledger) -> Iterator[Connection]:
+    """A transaction that only reads. Raises LedgerError."""
+    with ledger.explained(), ledger.engine.connect() as connection, _limited(ledger, connection), connection.begin():
+        yield connection
+
+
+@contextlib.contextmanager
+def writing(ledger: Ledger) -> Iterator[Connection]:
+    """A transaction that takes its place among the writers at once. Raises LedgerError: nothing was written then,
+    unless the connection was lost in the very commit."""
+    with (
+        ledger.explained(),
+        ledger.engine.connect() as connection,
+        _limited(ledger, connection),
+        connection.execution_options(ledger_write=True).begin(),
+    ):
+        yield connection
+
+
+@contextlib.contextmanager
+def _limited(ledger: Ledger, connection: Connection) -> Iterator[None]:
+    socket = connection.connection.info.get("socket")
+    if socket is None:  # SQLite, which has no server that could hang
+        yield
+        return
+    with deadlines.within(ledger.timeout + 0.5, socket):
+        yield

@@ -1,0 +1,260 @@
+"""Users, sessions and tokens, on both databases."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from breaker.errors import InvalidInput
+from console import accounts as accounts_module
+from console.accounts import AccountConflict, Accounts
+from console.database import reading
+from console.permissions import PERMISSIONS, WITHOUT_DATABASE, Permission, Role
+from console.schema import upgrade
+from console.tables import sessions, tokens, users
+from console.throttle import FREE, LONGEST_WAIT, Throttle
+from ledger.ledger import Ledger
+from ledger.schema import upgrade as upgrade_ledger
+from tests.ledger.servers import Postgres
+
+PASSWORD = "correct horse battery"
+
+
+@pytest.fixture(scope="module")
+def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Postgres]:
+    server = Postgres(tmp_path_factory.mktemp("postgres") / "data")
+    server.start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def ledger(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Ledger]:
+    if request.param == "sqlite":
+        url = f"sqlite:///{tmp_path / 'audit.db'}"
+    else:
+        server: Postgres = request.getfixturevalue("postgres")
+        url = server.create_database(f"console_{time.time_ns()}")
+    opened = Ledger.connect(url)
+    upgrade_ledger(opened)
+    upgrade(opened)
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def accounts(ledger: Ledger) -> Accounts:
+    made = Accounts(ledger)
+    made.add_user("root", Role.ADMIN, PASSWORD)
+    return made
+
+
+def test_migrating_again_changes_nothing(ledger: Ledger, accounts: Accounts) -> None:
+    upgrade(ledger)
+    assert [user.name for user in accounts.users()] == ["root"]
+
+
+def test_signing_in_gives_a_session_with_the_roles_permissions(accounts: Accounts) -> None:
+    accounts.add_user("rita", Role.RISK_MANAGER, PASSWORD)
+    signed_in = accounts.sign_in("rita", PASSWORD, "127.0.0.1")
+    assert signed_in is not None
+    identity = accounts.session(signed_in[0])
+    assert identity is not None
+    assert (identity.user, identity.permissions) == ("rita", PERMISSIONS[Role.RISK_MANAGER])
+
+
+@pytest.mark.parametrize("name, password", [("root", "wrong password"), ("nobody", PASSWORD), ("root", ""), ("", "")])
+def test_a_wrong_name_or_password_gives_nothing(accounts: Accounts, name: str, password: str) -> None:
+    assert accounts.sign_in(name, password, "127.0.0.1") is None
+
+
+def test_sessions_end_by_signing_out(accounts: Accounts) -> None:
+    secret, identity = accounts.sign_in("root", PASSWORD, "x") or pytest.fail("not signed in")
+    accounts.end_session(identity)
+    assert accounts.session(secret) is None
+
+
+@pytest.mark.parametrize("change", ["role", "password", "removal"])
+def test_whoever_is_changed_is_signed_out_everywhere(accounts: Accounts, change: str) -> None:
+    accounts.add_user("olga", Role.OPERATOR, PASSWORD)
+    secret, _ = accounts.sign_in("olga", PASSWORD, "x") or pytest.fail("not signed in")
+    match change:
+        case "role":
+            accounts.set_role("olga", Role.VIEWER)
+        case "password":
+            accounts.set_password("olga", "another long password")
+        case "removal":
+            accounts.remove_user("olga")
+    assert accounts.session(secret) is None
+
+
+def test_a_session_ends_when_nobody_uses_it_and_watching_is_no_use(ledger: Ledger, accounts: Accounts) -> None:
+    brief = Accounts(ledger, idle_timeout=0.4)
+    secret, _ = brief.sign_in("root", PASSWORD, "x") or pytest.fail("not signed in")
+    deadline = time.monotonic() + 5
+    while brief.session(secret, used=False) is not None:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    secret, _ = brief.sign_in("root", PASSWORD, "x") or pytest.fail("not signed in")
+    until = time.monotonic() + 1.0
+    while time.monotonic() < until:
+        assert brief.session(secret) is not None
+        time.sleep(0.05)
+
+
+def test_a_session_ends_after_its_lifetime_however_busy(ledger: Ledger, accounts: Accounts) -> None:
+    short = Accounts(ledger, lifetime=0.3)
+    secret, _ = short.sign_in("root", PASSWORD, "x") or pytest.fail("not signed in")
+    deadline = time.monotonic() + 5
+    while short.session(secret) is not None:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def test_without_the_database_a_known_session_may_only_make_things_safer(
+    ledger: Ledger, accounts: Accounts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    secret, _ = accounts.sign_in("root", PASSWORD, "x") or pytest.fail("not signed in")
+    away = Ledger.connect("postgresql://nobody@127.0.0.1:9/nothing")
+    monkeypatch.setattr(accounts, "_ledger", away)
+    identity = accounts.session(secret)
+    assert identity is not None
+    assert identity.permissions == WITHOUT_DATABASE
+    assert not identity.confirmed
+    assert accounts.session("never seen") is None
+
+
+def test_the_last_admin_stays(accounts: Accounts) -> None:
+    with pytest.raises(AccountConflict, match="last admin"):
+        accounts.remove_user("root")
+    with pytest.raises(AccountConflict, match="last admin"):
+        accounts.set_role("root", Role.VIEWER)
+    accounts.add_user("second", Role.ADMIN, PASSWORD)
+    accounts.remove_user("root")
+    assert [user.name for user in accounts.users()] == ["second"]
+
+
+def test_a_removed_user_may_come_back_but_its_tokens_dont(accounts: Accounts) -> None:
+    accounts.add_user("olga", Role.OPERATOR, PASSWORD)
+    text, _ = accounts.create_token("olga", "ci", [Permission.VIEW_CIRCUIT], 1)
+    accounts.remove_user("olga")
+    accounts.add_user("olga", Role.VIEWER, "another long password")
+    assert accounts.token(text) is None
+    assert accounts.sign_in("olga", PASSWORD, "x") is None
+    assert accounts.sign_in("olga", "another long password", "x") is not None
+
+
+@pytest.mark.parametrize("name", ["", "Root", "a b", "a\n", "-x", "a" * 65, "é", "a/../b"])
+def test_names_that_could_be_mistaken_are_refused(accounts: Accounts, name: str) -> None:
+    with pytest.raises(InvalidInput):
+        accounts.add_user(name, Role.VIEWER, PASSWORD)
+
+
+@pytest.mark.parametrize("password", ["short", "x" * 257, "aaaaaaaaaaaaaaaa", "longusername"])
+def test_passwords_that_would_be_guessed_are_refused(accounts: Accounts, password: str) -> None:
+    with pytest.raises(InvalidInput):
+        accounts.add_user("longusername", Role.VIEWER, password)
+
+
+def test_a_token_has_what_both_it_and_the_role_have(accounts: Accounts) -> None:
+    accounts.add_user("olga", Role.OPERATOR, PASSWORD)
+    text, token = accounts.create_token("olga", "bot", [Permission.VIEW_CIRCUIT, Permission.TRIP_CIRCUIT], 30)
+    assert (found := accounts.token(text)) is not None
+    assert found.permissions == {Permission.VIEW_CIRCUIT, Permission.TRIP_CIRCUIT}
+    accounts.set_role("olga", Role.VIEWER)
+    assert (found := accounts.token(text)) is not None
+    assert found.permissions == {Permission.VIEW_CIRCUIT}
+    accounts.revoke_token(token.id)
+    assert accounts.token(text) is None
+
+
+def test_a_token_cant_be_given_more_than_its_user_has(accounts: Accounts) -> None:
+    accounts.add_user("vera", Role.VIEWER, PASSWORD)
+    with pytest.raises(InvalidInput, match="RESET_CIRCUIT"):
+        accounts.create_token("vera", "x", [Permission.RESET_CIRCUIT], 1)
+
+
+def test_a_token_expires(accounts: Accounts) -> None:
+    text, _ = accounts.create_token("root", "x", [Permission.VIEW_CIRCUIT], 0.2 / 86_400)
+    deadline = time.monotonic() + 5
+    while accounts.token(text) is not None:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    assert accounts.tokens() == []
+
+
+@pytest.mark.parametrize("text", ["", "brk_", "brk_x", "brk_x_y", "Bearer", "brk_%_x", "brk_" + "x" * 500])
+def test_what_is_no_token_is_nobodys(accounts: Accounts, text: str) -> None:
+    assert accounts.token(text) is None
+
+
+def test_nothing_that_is_stored_can_be_used_to_sign_in(ledger: Ledger, accounts: Accounts) -> None:
+    secret, _ = accounts.sign_in("root", PASSWORD, "x") or pytest.fail("not signed in")
+    text, _ = accounts.create_token("root", "x", [Permission.VIEW_CIRCUIT], 1)
+    with reading(ledger) as connection:
+        stored = str([connection.execute(table.select()).all() for table in (users, tokens, sessions)])
+    assert "$argon2id$" in stored
+    for usable in (PASSWORD, secret, text.rpartition("_")[2]):
+        assert usable not in stored
+
+
+def test_a_user_who_doesnt_exist_costs_as_much_time_as_one_who_does(
+    accounts: Accounts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    verified: list[str | None] = []
+
+    def spy(password: str, password_hash: str | None) -> bool:
+        verified.append(password_hash)
+        return False
+
+    monkeypatch.setattr(accounts_module, "password_fits", spy)
+    accounts.sign_in("nobody", "x", "y")
+    assert verified == [None]
+
+
+def test_roles_grow_and_only_deciders_reset() -> None:
+    order = [Role.VIEWER, Role.OPERATOR, Role.RISK_MANAGER, Role.ADMIN]
+    for lower, higher in pairwise(order):
+        assert PERMISSIONS[lower] < PERMISSIONS[higher] or higher is Role.ADMIN
+    assert PERMISSIONS[Role.ADMIN] == frozenset(Permission)
+    assert Permission.RESET_CIRCUIT not in PERMISSIONS[Role.OPERATOR]
+    assert Permission.TRIP_CIRCUIT in PERMISSIONS[Role.OPERATOR]
+    assert Permission.TRIP_CIRCUIT not in PERMISSIONS[Role.VIEWER]
+
+
+def test_guessing_gets_slower_and_slower() -> None:
+    throttle, now, tries = Throttle(), 0.0, 0
+    while now < 86_400:
+        now += throttle.wait("root", "10.0.0.1", now)
+        throttle.failed("root", "10.0.0.1", now)
+        tries += 1
+    assert tries < 120
+
+
+def test_guessing_from_elsewhere_doesnt_keep_the_owner_out() -> None:
+    throttle = Throttle()
+    for n in range(1_000):
+        throttle.failed("root", f"10.0.{n // 250}.{n % 250}", 0.0)
+    assert throttle.wait("root", "192.168.1.1", 0.0) == 0
+
+
+def test_one_good_password_doesnt_excuse_an_addresss_other_failures() -> None:
+    throttle = Throttle()
+    for n in range(FREE + 3):
+        throttle.failed(f"user{n}", "10.0.0.1", 0.0)
+    throttle.succeeded("mine", "10.0.0.1")
+    assert throttle.wait("another", "10.0.0.1", 0.0) > 0
+
+
+@given(st.integers(1, 10_000))
+def test_no_wait_is_endless(failures: int) -> None:
+    throttle = Throttle()
+    for _ in range(min(failures, 60)):
+        throttle.failed("a", "b", 0.0)
+    assert throttle.wait("a", "b", 0.0) <= LONGEST_WAIT
