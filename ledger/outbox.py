@@ -17,7 +17,7 @@ from redis.exceptions import ResponseError
 from breaker.connection import Wire
 from breaker.events import TransitionEvent
 from breaker.keys import GLOBAL, Keys
-from breaker.requests import Request
+from breaker.requests import Command, Request
 from ledger.continuity import gap_before, record_of, word_after
 from ledger.errors import LedgerError
 from ledger.ledger import Ledger, Tail
@@ -94,13 +94,16 @@ def known_scopes(redis: Redis, ledger: Ledger, *, timeout: float = 2.0) -> tuple
 def _drain_scope(wire: Wire, ledger: Ledger, scope: str) -> OutboxDrain:
     key = Keys.of(scope).outbox
     total = OutboxDrain()
-    while True:
-        entries = _oldest(wire, key)
+    # What is added meanwhile is left to the next drain, or this one might never end.
+    last = next((entry_id for entry_id, _ in _read(wire, key, ("XREVRANGE", key, "+", "-", "COUNT", 1))), None)
+    while last is not None:
+        entries = _read(wire, key, ("XRANGE", key, "-", last, "COUNT", _BATCH))
         if not entries:
-            return total
+            break
         records = [_record(key, scope, *entry) for entry in entries]
         total += record_transitions(ledger, scope, records)
         wire.ask(Request(f"delete recorded entries of {key}", (("XDEL", key, *(entry_id for entry_id, _ in entries)),)))
+    return total
 
 
 def record_transitions(ledger: Ledger, scope: str, records: Sequence[AuditRecord]) -> OutboxDrain:
@@ -129,8 +132,8 @@ def _with_gaps(tail: Tail, scope: str, records: Sequence[AuditRecord]) -> list[A
     return woven
 
 
-def _oldest(wire: Wire, key: str) -> list[tuple[bytes, list[bytes]]]:
-    reply = wire.ask(Request(f"read {key}", (("XRANGE", key, "-", "+", "COUNT", _BATCH),)))[0]
+def _read(wire: Wire, key: str, command: Command) -> list[tuple[bytes, list[bytes]]]:
+    reply = wire.ask(Request(f"read {key}", (command,)))[0]
     if isinstance(reply, ResponseError):
         raise OutboxUnreadable(f"{key} is not a stream, so its transitions can't be moved: rename it, and look at it")
     return [(entry_id, list(fields or ())) for entry_id, fields in reply]
