@@ -9,9 +9,12 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from email.utils import parsedate_to_datetime
+from enum import StrEnum
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import httpx
@@ -46,9 +49,12 @@ _STATUS = {
     "rejected": OrderStatus.REJECTED,
     "expired": OrderStatus.EXPIRED,
 }
+_SENSELESS = (KeyError, TypeError, ValueError, AttributeError, ArithmeticError)
+"""What reading an answer of an unexpected shape raises."""
 _CLOSED_WORDS = ("filled", "canceled", "cancelled", "expired", "rejected", "replaced")
 _Json = dict[str, Any]
 _T = TypeVar("_T")
+_Word = TypeVar("_Word", bound=StrEnum)
 
 
 class _RateLimited(BrokerUnavailable):
@@ -90,6 +96,7 @@ class AlpacaBroker:
         )
         self._timeout = timeout
         self._rate = _RateLimit()
+        self._crypto: set[str] = set()
         self._client = httpx.AsyncClient(
             base_url=base_url.rstrip("/").removesuffix("/v2") + "/v2",
             headers={"APCA-API-KEY-ID": key_id, "APCA-API-SECRET-KEY": secret_key},
@@ -105,30 +112,33 @@ class AlpacaBroker:
 
     async def account(self) -> Account:
         body = await self._read("/account")
-        return Account(
-            id=body["account_number"],
-            currency=body["currency"],
-            equity=Decimal(body["equity"]),
-            buying_power=Decimal(body["buying_power"]),
-            trading_blocked=bool(body.get("trading_blocked") or body.get("account_blocked")),
-        )
+        with self._understood("account"):
+            return Account(
+                id=body["account_number"],
+                currency=body["currency"],
+                equity=Decimal(body["equity"]),
+                buying_power=Decimal(body["buying_power"]),
+                trading_blocked=bool(body.get("trading_blocked") or body.get("account_blocked")),
+            )
 
     async def clock(self) -> MarketClock:
         body = await self._read("/clock")
-        return MarketClock(
-            now=_time(body["timestamp"]),
-            is_open=body["is_open"],
-            next_open=_time(body["next_open"]),
-            next_close=_time(body["next_close"]),
-        )
+        with self._understood("clock"):
+            return MarketClock(
+                now=_time(body["timestamp"]),
+                is_open=bool(body["is_open"]),
+                next_open=_optional(body.get("next_open"), _time),
+                next_close=_optional(body.get("next_close"), _time),
+            )
 
     async def open_orders(self) -> Sequence[Order]:
-        """Every open order. That there are none is believed only if the list without nesting agrees.
+        """Every open order. That there are none is believed only if the nested list, by another query, agrees.
 
-        A bracket whose entry has filled is no longer open itself, so that its legs may be missing from the nested list.
+        The flat list has bracket legs as orders of their own. The nested one rolls them up under their entry, and may
+        miss them once that has filled and is itself no longer open.
         """
-        orders = [order async for order in self._pages(nested=True)]
-        return orders or [order async for order in self._pages(nested=False)]
+        orders = [order async for order in self._pages(nested=False)]
+        return orders or [order async for order in self._pages(nested=True)]
 
     async def _pages(self, *, nested: bool) -> AsyncIterator[Order]:
         """Oldest first; each page starts a little before the end of the last, as orders may share a time stamp."""
@@ -139,13 +149,14 @@ class AlpacaBroker:
             if after is not None:
                 params["after"] = (after - timedelta(milliseconds=1)).isoformat()
             page = await self._read("/orders", params)
-            fresh = [body for body in page if body["id"] not in seen]
-            for body in fresh:
-                for leg in (body, *(body.get("legs") or ())):
-                    order = _order(leg)
-                    if order.id not in seen and order.status.is_open:
-                        yield order
-                    seen.add(order.id)
+            with self._understood("list of orders"):
+                fresh = [body for body in page if body["id"] not in seen]
+                orders = [_order(leg) for body in fresh for leg in (body, *(body.get("legs") or ()))]
+                after = _time(page[-1].get("submitted_at") or page[-1]["created_at"]) if page else None
+            for order in orders:
+                if order.id not in seen and order.status.is_open:
+                    yield order
+                seen.add(order.id)
             if len(page) < PAGE:
                 return
             if not fresh:
@@ -154,10 +165,12 @@ class AlpacaBroker:
                     "cancel them at the venue",
                     account=self.name,
                 )
-            after = _time(page[-1]["submitted_at"])
 
     async def positions(self) -> Sequence[Position]:
-        return [_position(body) for body in await self._read("/positions")]
+        body = await self._read("/positions")
+        with self._understood("list of positions"):
+            self._crypto.update(item["symbol"] for item in body if item.get("asset_class") == "crypto")
+            return [_position(item) for item in body]
 
     async def order(self, client_order_id: str) -> Order | None:
         response = await self._retrying(
@@ -165,11 +178,14 @@ class AlpacaBroker:
         )
         if response.status_code == httpx.codes.NOT_FOUND:
             return None
-        return _order(self._body(response))
+        body = self._body(response)
+        with self._understood("order"):
+            return _order(body)
 
     async def cancel_all(self) -> Sequence[CancelResult]:
-        response = await self._retrying("DELETE", "/orders")
-        return [_cancel_result(item["id"], item["status"], item.get("body")) for item in self._body(response)]
+        body = self._body(await self._retrying("DELETE", "/orders"))
+        with self._understood("answer to cancelling all orders"):
+            return [_cancel_result(item["id"], item["status"], item.get("body")) for item in body]
 
     async def cancel(self, order_id: str) -> CancelResult:
         try:
@@ -179,30 +195,42 @@ class AlpacaBroker:
         return _cancel_result(order_id, response.status_code, _json(response))
 
     async def close(self, request: CloseOrder) -> CloseResult:
-        payload: _Json = {
-            "symbol": request.symbol,
-            "qty": str(request.quantity),
-            "side": request.side.value,
-            "type": request.type.value,
-            "time_in_force": request.time_in_force.value,
-            "client_order_id": request.client_order_id,
-        }
-        if request.limit_price is not None:
-            payload["limit_price"] = str(request.limit_price)
-        if request.extended_hours:
-            payload["extended_hours"] = True
+        """Send it once. Raises `BrokerUnavailable` when it was not sent because the rate limit is used up.
+
+        It never waits for the limit: what is asked for belongs to a position as it was read just now.
+        """
         try:
-            response = await self._retrying("POST", "/orders", json=payload, retry_on=_RateLimited)
+            response = await self._send("POST", "/orders", json=self._order_body(request), may_wait=False)
+        except _RateLimited:
+            raise
         except BrokerUnavailable as error:
             return await self._look_up(request, error)
         if response.is_success:
-            return CloseResult(request.symbol, CloseOutcome.ACCEPTED, _order(self._body(response)))
+            try:
+                return CloseResult(request.symbol, CloseOutcome.ACCEPTED, _order(self._body(response)))
+            except (BrokerUnavailable, *_SENSELESS):
+                return CloseResult(request.symbol, CloseOutcome.ACCEPTED)
         code, message = _error(response)
         if "client_order_id must be unique" in message:
-            return CloseResult(
-                request.symbol, CloseOutcome.DUPLICATE, await self.order(request.client_order_id), message
-            )
+            return CloseResult(request.symbol, CloseOutcome.DUPLICATE, None, message)
         return CloseResult(request.symbol, CloseOutcome.REFUSED, None, message, code)
+
+    def _order_body(self, request: CloseOrder) -> _Json:
+        # Alpaca, crypto trading: round the clock, so neither `day` nor extended hours is known there.
+        crypto = request.symbol in self._crypto
+        body: _Json = {
+            "symbol": request.symbol,
+            "qty": f"{request.quantity:f}",
+            "side": request.side.value,
+            "type": request.type.value,
+            "time_in_force": (TimeInForce.GTC if crypto else request.time_in_force).value,
+            "client_order_id": request.client_order_id,
+        }
+        if request.limit_price is not None:
+            body["limit_price"] = f"{request.limit_price:f}"
+        if request.extended_hours and not crypto:
+            body["extended_hours"] = True
+        return body
 
     async def _look_up(self, request: CloseOrder, lost: BrokerUnavailable) -> CloseResult:
         """The answer to a close was lost: whether it was taken is for the venue to say."""
@@ -220,19 +248,9 @@ class AlpacaBroker:
         response = await self._retrying(
             "DELETE", "/positions", params={"cancel_orders": "false"}, retry_on=_RateLimited
         )
-        results = []
-        for item in self._body(response):
-            body = item.get("body") or {}
-            if item["status"] == httpx.codes.OK:
-                results.append(CloseResult(item["symbol"], CloseOutcome.ACCEPTED, _order(body)))
-            else:
-                message = str(body.get("message", f"status {item['status']}"))
-                results.append(
-                    CloseResult(
-                        item["symbol"], CloseOutcome.REFUSED, None, message, str(body.get("code", item["status"]))
-                    )
-                )
-        return results
+        body = self._body(response)
+        with self._understood("answer to closing all positions"):
+            return [_close_result(item["symbol"], item["status"], item.get("body") or {}) for item in body]
 
     async def _read(self, path: str, params: Mapping[str, str] | None = None) -> Any:
         return self._body(await self._retrying("GET", path, params=params))
@@ -243,7 +261,6 @@ class AlpacaBroker:
         path: str,
         *,
         params: Mapping[str, str] | None = None,
-        json: _Json | None = None,
         retry_on: type[BrokerUnavailable] = BrokerUnavailable,
     ) -> httpx.Response:
         """One request, repeated on `retry_on` for three timeouts, and on 429 once the limit is counted anew."""
@@ -255,12 +272,20 @@ class AlpacaBroker:
             on=wait, attempts=12, timeout=3 * self._timeout, wait_initial=0.05, wait_max=1.0, wait_jitter=0.1
         ):
             with attempt:
-                return await self._send(method, path, params, json)
+                return await self._send(method, path, params=params)
         raise AssertionError("a retry context returns or raises")
 
     async def _send(
-        self, method: str, path: str, params: Mapping[str, str] | None, json: _Json | None
+        self,
+        method: str,
+        path: str,
+        *,
+        params: Mapping[str, str] | None = None,
+        json: _Json | None = None,
+        may_wait: bool = True,
     ) -> httpx.Response:
+        if self._rate.exhausted and not may_wait:
+            raise self._rate_limited(method, path)
         await self._rate.wait()
         try:
             async with asyncio.timeout(self._timeout):
@@ -271,12 +296,7 @@ class AlpacaBroker:
             raise self._unavailable(method, path, str(error) or type(error).__name__) from None
         self._rate.observe(response.headers)
         if response.status_code == httpx.codes.TOO_MANY_REQUESTS:
-            raise _RateLimited(
-                f"{self.name}: {method} {path}: the venue's rate limit is used up, it counts anew in "
-                f"{self._rate.seconds_to_reset:.1f} s",
-                account=self.name,
-                retry_after=self._rate.seconds_to_reset,
-            )
+            raise self._rate_limited(method, path)
         if response.is_server_error:
             raise self._unavailable(method, path, f"the venue answered {response.status_code}")
         if response.status_code == httpx.codes.UNAUTHORIZED:
@@ -286,6 +306,14 @@ class AlpacaBroker:
                 account=self.name,
             )
         return response
+
+    def _rate_limited(self, method: str, path: str) -> _RateLimited:
+        wait = self._rate.seconds_to_reset or 1.0  # it does not say when
+        return _RateLimited(
+            f"{self.name}: {method} {path}: the venue's rate limit is used up, it counts anew in {wait:.1f} s",
+            account=self.name,
+            retry_after=wait,
+        )
 
     def _unavailable(self, method: str, path: str, what: str) -> BrokerUnavailable:
         return BrokerUnavailable(
@@ -307,6 +335,16 @@ class AlpacaBroker:
                 account=self.name,
             )
         return body
+
+    @contextmanager
+    def _understood(self, what: str) -> Iterator[None]:
+        try:
+            yield
+        except _SENSELESS as error:
+            raise BrokerUnavailable(
+                f"{self.name}: the venue's {what} can't be understood ({type(error).__name__}: {error})",
+                account=self.name,
+            ) from error
 
 
 class _RateLimit:
@@ -339,7 +377,7 @@ class _RateLimit:
         except (KeyError, ValueError):
             return
         self._remaining = remaining
-        self._reset_at = time.monotonic() + min(max(reset - time.time(), 0.05), self._LONGEST)
+        self._reset_at = time.monotonic() + min(max(reset - _venue_time(headers), 0.05), self._LONGEST)
 
 
 def from_settings(name: str, account: AccountSettings) -> AlpacaBroker:
@@ -352,6 +390,14 @@ def from_settings(name: str, account: AccountSettings) -> AlpacaBroker:
         timeout=account.request_timeout,
         requests_per_minute=account.requests_per_minute,
     )
+
+
+def _venue_time(headers: httpx.Headers) -> float:
+    """Unix seconds by the venue's own clock where it says so: ours may be off by more than a minute."""
+    try:
+        return parsedate_to_datetime(headers["Date"]).timestamp()
+    except (KeyError, ValueError):
+        return time.time()
 
 
 def _json(response: httpx.Response) -> Any:
@@ -374,23 +420,36 @@ def _cancel_result(order_id: str, status: int, body: Any) -> CancelResult:
     message = str(body.get("message", "")) if isinstance(body, dict) else ""
     if status in (httpx.codes.OK, httpx.codes.NO_CONTENT):
         return CancelResult(order_id, CancelOutcome.ACCEPTED)
-    if status == httpx.codes.NOT_FOUND or any(f"{word}" in message.lower() for word in _CLOSED_WORDS):
+    if status == httpx.codes.NOT_FOUND or any(word in message.lower() for word in _CLOSED_WORDS):
         return CancelResult(order_id, CancelOutcome.NOT_OPEN, message)
     return CancelResult(order_id, CancelOutcome.REFUSED, message or f"status {status}")
 
 
+def _close_result(symbol: str, status: int, body: _Json) -> CloseResult:
+    if status == httpx.codes.OK:
+        return CloseResult(symbol, CloseOutcome.ACCEPTED, _order(body))
+    message = str(body.get("message", f"status {status}"))
+    return CloseResult(symbol, CloseOutcome.REFUSED, None, message, str(body.get("code", status)))
+
+
 def _order(body: _Json) -> Order:
+    """One order, whatever kind it is: what can't be told apart can still be cancelled.
+
+    An order with several legs (options) has no symbol and no side of its own, one for an amount of money no quantity,
+    and kinds of orders are added in time.
+    """
+    filled = _decimal(body.get("filled_qty") or "0")
     return Order(
         id=body["id"],
-        client_order_id=body["client_order_id"],
-        symbol=body["symbol"],
-        side=Side(body["side"]),
-        quantity=Decimal(body["qty"] or 0),
-        filled_quantity=Decimal(body["filled_qty"] or 0),
+        client_order_id=body.get("client_order_id") or "",
+        symbol=_symbol(body),
+        side=_word(Side, body.get("side"), Side.BUY),
+        quantity=_decimal(body.get("qty") or filled),
+        filled_quantity=filled,
         # A word that is not in the table is an order that may still fill: accepted, suspended, done for the day, …
         status=_STATUS.get(body["status"], OrderStatus.NEW),
-        type=OrderType(body["type"]),
-        time_in_force=TimeInForce(body["time_in_force"]),
+        type=_word(OrderType, body.get("type") or body.get("order_type"), OrderType.LIMIT),
+        time_in_force=_word(TimeInForce, body.get("time_in_force"), TimeInForce.DAY),
         limit_price=_optional(body.get("limit_price"), _decimal),
         stop_price=_optional(body.get("stop_price"), _decimal),
         average_price=_optional(body.get("filled_avg_price"), _decimal),
@@ -398,23 +457,38 @@ def _order(body: _Json) -> Order:
     )
 
 
+def _symbol(body: _Json) -> str:
+    """Alpaca calls a pair `BTC/USD` in orders and `BTCUSD` in positions, and takes either in a request."""
+    symbol = body.get("symbol") or ""
+    return symbol.replace("/", "") if body.get("asset_class") == "crypto" else symbol
+
+
 def _position(body: _Json) -> Position:
-    quantity = Decimal(body["qty"])
+    quantity = _decimal(body["qty"])
+    available = body.get("qty_available")
     return Position(
-        symbol=body["symbol"],
-        quantity=-abs(quantity) if body["side"] == "short" else quantity,
-        available=abs(Decimal(body["qty_available" if "qty_available" in body else "qty"])),
-        average_entry_price=Decimal(body["avg_entry_price"]),
+        symbol=_symbol(body),
+        quantity=-abs(quantity) if body.get("side") == "short" else quantity,
+        available=abs(quantity if available is None else _decimal(available)),
+        average_entry_price=_decimal(body.get("avg_entry_price") or "0"),
         current_price=_optional(body.get("current_price"), _decimal),
     )
+
+
+def _word(words: type[_Word], value: Any, otherwise: _Word) -> _Word:
+    return words(value) if value in set(words) else otherwise
 
 
 def _optional(value: Any, convert: Callable[[Any], _T]) -> _T | None:
     return None if value is None else convert(value)
 
 
-def _decimal(text: str) -> Decimal:
-    return Decimal(text)
+def _decimal(value: Any) -> Decimal:
+    """A finite number; a quantity that is none would pass every comparison."""
+    number = Decimal(str(value))
+    if not number.is_finite():
+        raise ValueError(f"{value!r:.40} is not a number")
+    return number
 
 
 def _time(text: str) -> datetime:

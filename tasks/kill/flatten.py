@@ -18,7 +18,17 @@ from brokers.protocol import (
     CloseOutcome,
     CloseResult,
 )
-from tasks.kill.plan import Pace, Plan, SymbolMemory, plan_round, refused, sent
+from tasks.kill.plan import (
+    Pace,
+    Plan,
+    SymbolMemory,
+    attempt_of,
+    may_close_again,
+    plan_round,
+    refused,
+    sent,
+    unanswered,
+)
 from tasks.kill.run import CloseRecord, KillRun, StuckItem
 
 BULK_FROM = 5
@@ -27,7 +37,10 @@ CONCURRENT = 8
 """Single requests under way at once for one account."""
 POSITION_LAG = 5.0
 """Seconds that a venue's positions may lag behind its fills before a close is planned on them again."""
-
+FRESH_FOR = 2.0
+"""Seconds after which a reading is too old to close by: somebody else may have closed the position meanwhile."""
+READING_SHARE = 0.5
+"""Of the venue's rate limit, what readings may use up; the rest is for cancels and closes."""
 IDLE_POLL_FACTOR = 8
 """Readings that show no change come ever less often, down to this many poll intervals, to spare the rate limit."""
 MARKET_CLOCK_AGE = 5.0
@@ -67,6 +80,7 @@ class Flattening:
             retry_backoff=run.settings.retry_backoff,
             retry_backoff_max=run.settings.retry_backoff_max,
             stuck_after=run.settings.stuck_after,
+            position_lag=POSITION_LAG,
         )
         self._memory: dict[str, SymbolMemory] = {}
         self._own: set[str] = set()
@@ -75,9 +89,10 @@ class Flattening:
         self._market_read = 0.0
         self._last_seen: Book | None = None
         self._pause = run.settings.poll_interval
+        self._readings = _ReadingAllowance(self._broker.capabilities.requests_per_minute)
 
     async def until_no_orders(self) -> None:
-        """Cancel until the venue lists no open order, or cancels have made no progress for `cancel_patience`.
+        """Cancel until the venue lists no order but closes of this incident, or cancels stall for `cancel_patience`.
 
         What survives is cancelled again in each round of `until_flat`; it must not keep other positions from closing.
         """
@@ -86,11 +101,13 @@ class Flattening:
         asked: set[str] = set()
         while not self._run.overdue:
             try:
-                orders = await self._broker.open_orders()
+                everything = await self._broker.open_orders()
             except BrokerUnavailable as error:
                 await self._venue_unavailable(error)
+                await self._cancel_unseen()
                 continue
-            self._note_orders(orders)
+            self._note_orders(everything)
+            orders = [order for order in everything if attempt_of(order, self._run.incident_id) is None]
             if not orders:
                 return
             if fewest is None or len(orders) < fewest:
@@ -100,9 +117,9 @@ class Flattening:
                 return
             fresh = [order for order in orders if order.id not in asked]
             again = [order for order in orders if order.status is not OrderStatus.PENDING_CANCEL]
-            await self._cancel(fresh or again, of=len(orders))
+            await self._cancel(fresh or again, of=len(everything))
             asked.update(order.id for order in orders)
-            await asyncio.sleep(self._run.settings.poll_interval)
+            await self._rest(Book(everything, ()))
 
     async def until_flat(self) -> bool:
         """Rounds of cancel and close until nothing is left (True), or what is left is stuck or time is up (False)."""
@@ -126,13 +143,15 @@ class Flattening:
                 self._run.update(self._account, stuck=(), note="")
                 return True
             if not self._bulk_closed and self._bulk_is_safe(book, market):
-                await self._close_in_bulk()
+                await self._close_in_bulk(book.positions)
             else:
+                read_at = time.monotonic()
                 plan = self._plan(book, market)
                 self._note_stuck(plan, book)
-                if self._run.overdue or (plan.remaining and plan.remaining == set(plan.stuck)):
+                if self._run.overdue or plan.remaining == set(plan.stuck):
+                    await self._cancel(plan.cancels, of=len(book.orders))
                     return False
-                await self._carry_out(plan, len(book.orders))
+                await self._carry_out(plan, len(book.orders), read_at)
             await self._rest(book)
 
     async def _rest(self, book: Book) -> None:
@@ -140,7 +159,8 @@ class Flattening:
         changed = book != self._last_seen
         self._last_seen = book
         self._pause = shortest if changed else min(self._pause * 2, shortest * IDLE_POLL_FACTOR)
-        await asyncio.sleep(self._pause)
+        pages = 1 + len(book.orders) // self._broker.capabilities.page_size
+        await asyncio.sleep(max(self._pause, self._readings.wait(pages + 1, time.monotonic())))
 
     def _bulk_is_safe(self, book: Book, market: MarketClock) -> bool:
         """A bulk close acts on whole positions: only where no order of anybody's could fill beside it."""
@@ -157,17 +177,18 @@ class Flattening:
             own_order_ids=frozenset(self._own),
             now=time.monotonic(),
             pace=self._pace,
+            time_is_up=self._run.overdue,
         )
         self._memory = dict(plan.memory)
         return plan
 
-    async def _carry_out(self, plan: Plan, open_orders: int) -> None:
+    async def _carry_out(self, plan: Plan, open_orders: int, read_at: float) -> None:
         await self._cancel(plan.cancels, of=open_orders)
         canceling = {order.symbol for order in plan.cancels}
         # A symbol whose orders were only just asked to go is planned afresh in the next round, when it is known what
         # they left. Sending now would be correct (their quantity is deducted) but would need a second close.
         closes = [close for close in plan.closes if close.symbol not in canceling]
-        await _together(closes, self._send_close)
+        await _together(closes, lambda close: self._send_close(close, read_at))
 
     async def _cancel(self, orders: Sequence[Order], *, of: int) -> None:
         """Cancel these of the `of` open orders: in bulk only where that would not take a close of ours with it."""
@@ -196,22 +217,39 @@ class Flattening:
         canceled = self._run.progress[self._account].canceled + accepted
         self._run.update(self._account, canceled=canceled)
 
-    async def _close_in_bulk(self) -> None:
+    async def _cancel_unseen(self) -> None:
+        """The orders can't be read, but perhaps they can be cancelled all the same."""
+        if not self._broker.capabilities.bulk_cancel:
+            return
+        try:
+            results = await self._broker.cancel_all()
+        except BrokerUnavailable as error:
+            await self._venue_unavailable(error)
+            return
+        self._run.tell("ORDERS_CANCELED_UNSEEN", account=self._account, answers=len(results))
+
+    async def _close_in_bulk(self, positions: Sequence[Position]) -> None:
         self._bulk_closed = True
         self._run.tell("POSITIONS_CLOSE_ALL_SENT", account=self._account)
+        now = time.monotonic()
+        self._memory = {p.symbol: SymbolMemory(changed_at=now, quantity=abs(p.quantity)) for p in positions}
         try:
             results = await self._broker.close_all()
         except BrokerUnavailable as error:
-            # It may have been applied. The next round reads what is there now and closes only that.
+            # It may have been applied, or be so at any moment now: positions are left alone until that would show.
+            wait = time.monotonic() + POSITION_LAG
+            self._memory = {symbol: replace(memory, retry_at=wait) for symbol, memory in self._memory.items()}
             await self._venue_unavailable(error)
             return
         for result in results:
             order = result.order
             if order is None:
                 self._note_close(result, "bulk close", "", ZERO, "")
-            else:
-                self._own.add(order.id)
-                self._note_close(result, "bulk close", order.client_order_id, order.quantity, order.side.value)
+                continue
+            self._own.add(order.id)
+            self._note_close(result, "bulk close", order.client_order_id, order.quantity, order.side.value)
+            memory = self._memory.get(result.symbol, SymbolMemory(changed_at=now, quantity=order.quantity))
+            self._memory[result.symbol] = replace(sent(memory, order.client_order_id, now), attempt=0)
         self._run.tell(
             "POSITIONS_CLOSE_ALL_ANSWERED",
             account=self._account,
@@ -219,10 +257,10 @@ class Flattening:
             refused={r.symbol: r.reason for r in results if r.order is None},
         )
 
-    async def _send_close(self, close: CloseOrder) -> None:
-        memory = self._memory[close.symbol]
-        if await self._position_lags(close, memory):
+    async def _send_close(self, close: CloseOrder, read_at: float) -> None:
+        if not await self._last_close_is_settled(close) or time.monotonic() - read_at > FRESH_FOR:
             return
+        memory = self._memory[close.symbol]
         self._run.tell(
             "POSITION_CLOSE_SENT",
             account=self._account,
@@ -231,15 +269,19 @@ class Flattening:
             quantity=str(close.quantity),
             client_order_id=close.client_order_id,
         )
-        result = await self._broker.close(close)
+        try:
+            result = await self._broker.close(close)
+        except BrokerUnavailable as error:
+            # Nothing was sent: the rate limit is used up. The next round, when there is one, plans on what is then.
+            await self._venue_unavailable(error)
+            return
         now = time.monotonic()
         if result.outcome in (CloseOutcome.ACCEPTED, CloseOutcome.DUPLICATE):
-            self._memory[close.symbol] = sent(memory, now)
+            self._memory[close.symbol] = sent(memory, close.client_order_id, now)
         elif result.outcome is CloseOutcome.REFUSED:
             self._memory[close.symbol] = refused(memory, result.reason, now, self._pace)
         else:
-            # Whether the venue has it is not known: the same attempt is sent again, which it can take only once.
-            self._memory[close.symbol] = replace(memory, reason=result.reason, sent_against=memory.quantity)
+            self._memory[close.symbol] = unanswered(memory, close.client_order_id, result.reason)
         self._note_close(result, close.type.value, close.client_order_id, close.quantity, close.side.value)
         self._run.tell(
             "POSITION_CLOSE_ANSWERED",
@@ -250,19 +292,17 @@ class Flattening:
             reason=result.reason,
         )
 
-    async def _position_lags(self, close: CloseOrder, memory: SymbolMemory) -> bool:
-        """Whether the last close filled but the position does not show it yet: closing it again would flip it."""
-        if memory.attempt == 0 or memory.sent_against != memory.quantity or memory.sent_at is None:
-            return False
-        if time.monotonic() - memory.sent_at > POSITION_LAG:
-            return False
-        previous = close.client_order_id.rpartition("-")[0] + f"-{memory.attempt}"
+    async def _last_close_is_settled(self, close: CloseOrder) -> bool:
+        memory = self._memory[close.symbol]
+        if memory.last_close in ("", close.client_order_id):
+            return True
         try:
-            order = await self._broker.order(previous)
+            last = await self._broker.order(memory.last_close)
         except BrokerUnavailable as error:
             await self._venue_unavailable(error)
-            return True
-        return order is not None and (order.filled_quantity > 0 or order.status.is_open)
+            return False
+        self._memory[close.symbol], settled = may_close_again(memory, last, time.monotonic(), self._pace)
+        return settled
 
     def _note_close(self, result: CloseResult, kind: str, client_order_id: str, quantity: Decimal, side: str) -> None:
         record = CloseRecord(
@@ -316,6 +356,28 @@ class Flattening:
         self._run.update(self._account, note=str(error))
         self._run.tell("VENUE_UNAVAILABLE", account=self._account, error=str(error))
         await asyncio.sleep(max(self._run.settings.poll_interval, 0.05))
+
+
+class _ReadingAllowance:
+    """So that polling a big or restless book never uses up what cancels and closes need. Times are monotonic seconds.
+
+    A burst is free; then readings come no faster than `READING_SHARE` of the venue's limit is renewed.
+    """
+
+    def __init__(self, requests_per_minute: int | None) -> None:
+        self._most = None if requests_per_minute is None else requests_per_minute * READING_SHARE
+        self._left = self._most or 0.0
+        self._counted_at: float | None = None
+
+    def wait(self, requests: int, now: float) -> float:
+        """Count a reading of that many requests; how long to wait before the next one."""
+        if self._most is None:
+            return 0.0
+        per_second = self._most / 60
+        since = 0.0 if self._counted_at is None else now - self._counted_at
+        self._left = min(self._most, self._left + since * per_second) - requests
+        self._counted_at = now
+        return max(0.0, -self._left / per_second)
 
 
 async def _together(items: Sequence[_T], action: Callable[[_T], Awaitable[_R]]) -> list[_R]:

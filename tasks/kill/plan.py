@@ -8,10 +8,13 @@ The rules that keep a close from making things worse:
   itself refuses the second of two processes that send the same attempt.
 - A close is at most |position|, less every reducing order that may still fill, and at most what the venue calls
   available. A cancel that is only pending still counts as working.
+- Before another close is sent, it is known what became of the last one. A venue's positions may lag behind its fills,
+  and a close of what is already closed would open the opposite position.
 """
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from decimal import ROUND_DOWN, ROUND_UP, Decimal
@@ -19,6 +22,9 @@ from enum import StrEnum
 
 from breaker.orders import ZERO, MarketClock, Order, OrderStatus, OrderType, Position, Side, TimeInForce
 from brokers.protocol import CloseOrder
+
+LONGEST_CLIENT_ORDER_ID = 128
+"""Alpaca, orders: a client order id has at most that many characters."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +36,8 @@ class Pace:
     retry_backoff: float
     retry_backoff_max: float
     stuck_after: float
+    position_lag: float
+    """How long the venue's positions may lag behind its fills."""
 
 
 class Rung(StrEnum):
@@ -46,14 +54,18 @@ class SymbolMemory:
     """What one run remembers of a symbol between its rounds; times are the run's monotonic seconds."""
 
     changed_at: float
-    """When the position last became smaller (or the symbol was first seen): the clock of being stuck."""
+    """When the position last became smaller, or the symbol turned up in the book: the clock of being stuck."""
     quantity: Decimal = ZERO
     attempt: int = 0
     """The highest attempt whose client order id the venue is known to have."""
     rung: int = 0
     sent_at: float | None = None
-    sent_against: Decimal | None = None
-    """|position| when the last close was sent."""
+    last_close: str = ""
+    """Client order id of the last close that the venue took, until it is known what became of it."""
+    sent_against: Decimal = ZERO
+    """|position| when that close was sent."""
+    ended_at: float | None = None
+    """When that close was first seen to have ended."""
     excess: Decimal | None = None
     """What our working close had left when it was more than the position, until a reading in which it is not."""
     refusals: int = 0
@@ -77,13 +89,22 @@ class Plan:
 
 
 def client_order_id(incident_id: str, symbol: str, attempt: int) -> str:
-    return f"{incident_id}-{symbol.replace('/', '')}-{attempt}"
+    """The same for the same attempt, whichever process makes it."""
+    return f"{_prefix(incident_id, symbol)}-{attempt}"
 
 
 def attempt_of(order: Order, incident_id: str) -> int | None:
     """Which attempt of this incident's kill switch the order is, None if it is somebody else's."""
     prefix, _, number = order.client_order_id.rpartition("-")
-    return int(number) if prefix == client_order_id(incident_id, order.symbol, 0)[:-2] and number.isdigit() else None
+    ours = prefix == _prefix(incident_id, order.symbol) and number.isascii() and number.isdecimal()
+    return int(number) if ours else None
+
+
+def _prefix(incident_id: str, symbol: str) -> str:
+    readable = f"{incident_id}-{symbol}"
+    if len(readable) + len("-999999") <= LONGEST_CLIENT_ORDER_ID:
+        return readable
+    return hashlib.sha256(readable.encode()).hexdigest()
 
 
 def plan_round(
@@ -96,25 +117,27 @@ def plan_round(
     own_order_ids: frozenset[str],
     now: float,
     pace: Pace,
+    time_is_up: bool = False,
 ) -> Plan:
     """Decide one round for one account.
 
     Args:
         orders: the venue's open orders, read before `positions`.
+        memory: the last round's; empty in the first one.
         own_order_ids: the venue's ids of closes that a bulk request made for this run.
+        time_is_up: nothing more will be tried, so that whatever is left is stuck.
     """
     held = {position.symbol: position for position in positions if position.quantity != ZERO}
     working = _by_symbol(orders)
     cancels: list[Order] = []
     closes: list[CloseOrder] = []
-    kept: dict[str, SymbolMemory] = {}
+    kept = {symbol: _gone(memory[symbol], now) for symbol in memory}
     stuck: dict[str, str] = {}
     for symbol in sorted({*held, *working}):
         position, of_symbol = held.get(symbol), working.get(symbol, [])
         remembered = _remember(memory.get(symbol), position, now)
         ours = [o for o in of_symbol if o.id in own_order_ids or attempt_of(o, incident_id) is not None]
-        numbers = [attempt_of(order, incident_id) or 0 for order in ours]
-        remembered = replace(remembered, attempt=max([remembered.attempt, *numbers]))
+        remembered = _take_over(remembered, ours, incident_id)
         cancels += [
             order for order in of_symbol if order not in ours and order.status is not OrderStatus.PENDING_CANCEL
         ]
@@ -126,18 +149,49 @@ def plan_round(
             if close is not None:
                 closes.append(close)
         others = frozenset(order.id for order in of_symbol if order not in ours)
-        if symbol not in memory:
+        if not memory:
             remembered = replace(remembered, first_orders=others)
         kept[symbol] = replace(remembered, placed_since=remembered.placed_since | (others - remembered.first_orders))
         queued = _is_queued(ours, market)
-        if queued or now - remembered.changed_at >= pace.stuck_after:
+        if queued or time_is_up or now - remembered.changed_at >= pace.stuck_after:
             stuck[symbol] = _reason(kept[symbol], of_symbol, ours, market)
-    return Plan(tuple(cancels), tuple(closes), kept, stuck, frozenset(kept))
+    return Plan(tuple(cancels), tuple(closes), kept, stuck, frozenset({*held, *working}))
 
 
-def sent(memory: SymbolMemory, now: float) -> SymbolMemory:
-    """The venue has the close (or had it already: then another process sent the same attempt)."""
-    return replace(memory, attempt=memory.attempt + 1, sent_at=now, sent_against=memory.quantity)
+def sent(memory: SymbolMemory, close_id: str, now: float) -> SymbolMemory:
+    """The venue has the close with this client order id; if another process sent it first, that is the same."""
+    return replace(
+        memory,
+        attempt=memory.attempt + 1,
+        sent_at=now,
+        last_close=close_id,
+        sent_against=memory.quantity,
+        ended_at=None,
+    )
+
+
+def unanswered(memory: SymbolMemory, close_id: str, reason: str) -> SymbolMemory:
+    """Whether the venue has the close is not known: the same attempt is sent again, which it can take only once."""
+    return replace(memory, last_close=close_id, sent_against=memory.quantity, ended_at=None, reason=reason)
+
+
+def may_close_again(memory: SymbolMemory, last: Order | None, now: float, pace: Pace) -> tuple[SymbolMemory, bool]:
+    """Whether the position that is shown can be believed now that the last close is no longer among the open orders.
+
+    Args:
+        last: that close as the venue knows it; None when it doesn't (yet).
+    """
+    if last is not None and last.status.is_open:
+        return memory, False
+    ended_at = now if memory.ended_at is None else memory.ended_at
+    memory = replace(memory, ended_at=ended_at)
+    unseen = last is None or (last.filled_quantity > 0 and memory.quantity > memory.sent_against - last.filled_quantity)
+    if unseen and now - ended_at < pace.position_lag:
+        return memory, False
+    memory = replace(memory, last_close="", ended_at=None)
+    if last is not None and last.status in (OrderStatus.REJECTED, OrderStatus.EXPIRED) and last.filled_quantity == 0:
+        return refused(memory, f"the venue took the close and then called it {last.status}", now, pace), False
+    return memory, True
 
 
 def refused(memory: SymbolMemory, reason: str, now: float, pace: Pace) -> SymbolMemory:
@@ -186,6 +240,34 @@ def _remember(memory: SymbolMemory | None, position: Position | None, now: float
     return replace(memory, quantity=quantity)
 
 
+def _gone(memory: SymbolMemory, now: float) -> SymbolMemory:
+    """A symbol that is not in the book. If it comes back its closes go on being counted, and its time begins anew."""
+    ended_at = now if memory.ended_at is None else memory.ended_at
+    return replace(
+        memory,
+        changed_at=now,
+        quantity=ZERO,
+        ended_at=ended_at,
+        rung=0,
+        refusals=0,
+        retry_at=0.0,
+        reason="",
+        excess=None,
+    )
+
+
+def _take_over(memory: SymbolMemory, ours: list[Order], incident_id: str) -> SymbolMemory:
+    """Closes at work that an earlier run, another process or a lost answer made are counted like those of this run."""
+    if not ours:
+        return memory
+    newest = max(ours, key=lambda order: attempt_of(order, incident_id) or 0)
+    memory = replace(memory, attempt=max(memory.attempt, attempt_of(newest, incident_id) or 0))
+    if memory.last_close == newest.client_order_id:
+        return memory
+    before = memory.quantity + newest.filled_quantity
+    return replace(memory, last_close=newest.client_order_id, sent_against=before, ended_at=None)
+
+
 def _review(
     ours: list[Order], position: Position | None, market: MarketClock, memory: SymbolMemory, now: float, pace: Pace
 ) -> tuple[SymbolMemory, list[Order]]:
@@ -217,8 +299,10 @@ def _close(
     incident_id: str,
     pace: Pace,
 ) -> CloseOrder | None:
-    reducing = sum((order.remaining for order in of_symbol if order.side is position.closing_side), ZERO)
-    quantity = min(abs(position.quantity) - reducing, position.available)
+    reducing = [order for order in of_symbol if order.side is position.closing_side]
+    if any(order.remaining <= ZERO for order in reducing):
+        return None  # an order for an amount of money: how much of the position it may take is not known
+    quantity = min(abs(position.quantity) - sum((order.remaining for order in reducing), ZERO), position.available)
     if quantity <= ZERO:
         return None
     rungs = ladder(quantity, position.current_price, market, pace)
@@ -253,10 +337,18 @@ def _reason(memory: SymbolMemory, of_symbol: list[Order], ours: list[Order], mar
             f"something is still trading: {len(memory.placed_since)} orders were placed since the trip, "
             f"the last as {others[-1].client_order_id}; stop that engine"
         )
-    working = f"; a close for {ours[0].quantity} is working" if ours else ""
     if memory.reason:
-        return memory.reason + working
+        return memory.reason + (f"; a close for {ours[0].quantity} is working" if ours else "")
+    return _what_is_seen(memory, others, ours)
+
+
+def _what_is_seen(memory: SymbolMemory, others: list[Order], ours: list[Order]) -> str:
+    """Why nothing moves, where the venue has given no reason."""
     if others:
         words = ", ".join(sorted({order.status.value for order in others}))
         return f"{len(others)} orders are still open at the venue ({words})"
-    return "the venue accepted the close but has not filled it" + working
+    if ours:
+        return f"the venue accepted a close for {ours[0].quantity} but has not filled it"
+    if memory.sent_at is not None:
+        return "the venue took a close and shows a position again or still; look for an engine that is still trading"
+    return "no close could be sent before the time was up"

@@ -69,9 +69,12 @@ async def confirm_trip(incident_id: str) -> str:
     return status.state.value
 
 
-@_step("Take a snapshot of the book", "snapshot-{account}", timeout=60)
+@_step("Take a snapshot of the book", "snapshot-{account}", timeout=10, retries=0)
 async def take_snapshot(account: str) -> dict[str, Any]:
-    """What is there before flattening. Orders that the first sweep has already cancelled are no longer in it."""
+    """What is there before flattening. Orders that the first sweep has already cancelled are no longer in it.
+
+    Tried once: a venue that can't be read now must not keep the cancels waiting.
+    """
     run = current_run.get()
     taken = await snapshot.take_snapshot(run.brokers[account])
     progress = run.progress[account]

@@ -4,10 +4,27 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import Counter
 
+from breaker.orders import ZERO
 from brokers.protocol import BrokerUnavailable
-from tasks.kill.flatten import read_book
-from tasks.kill.run import KillRun
+from tasks.kill.flatten import Book, read_book
+from tasks.kill.run import KillRun, StuckItem
+
+
+def came_back(book: Book) -> list[StuckItem]:
+    """What appeared after the book had been flat; it is closed in the next round, if there is time for one."""
+    quantities = {position.symbol: position.quantity for position in book.positions if position.quantity}
+    orders = Counter(order.symbol for order in book.orders)
+    return [
+        StuckItem(
+            symbol,
+            quantities.get(symbol, ZERO),
+            orders[symbol],
+            "it appeared after the book was flat: a fill was reported late, or an engine is still trading; stop that",
+        )
+        for symbol in sorted({*quantities, *orders})
+    ]
 
 
 async def verify_flat(run: KillRun, account: str) -> bool:
@@ -32,7 +49,13 @@ async def verify_flat(run: KillRun, account: str) -> bool:
         if not book.empty:
             positions = [position.symbol for position in book.positions if position.quantity]
             run.tell("NOT_FLAT_AFTER_ALL", account=account, orders=len(book.orders), positions=positions[:50])
-            run.update(account, orders_open=len(book.orders), positions_open=len(positions), flat_after=None)
+            run.update(
+                account,
+                orders_open=len(book.orders),
+                positions_open=len(positions),
+                flat_after=None,
+                stuck=tuple(came_back(book)),
+            )
             return False
         readings += 1
         run.update(account, orders_open=0, positions_open=0)

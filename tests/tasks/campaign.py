@@ -1,0 +1,154 @@
+"""Kill switches against the paper exchange, fast: the exchange's clock and the kill switch's patience, both scaled.
+
+The exchange's own report is the judge, never the kill switch's bookkeeping.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import pytest
+import redis.asyncio
+
+from breaker import AsyncCircuitBreaker
+from breaker.settings import KillSettings
+from breaker.uuid7 import uuid7
+from brokers.alpaca import AlpacaBroker
+from brokers.paper.scenario import Scenario, parse
+from brokers.paper.server import PaperExchange, PaperExchangeThread
+from flows.kill_switch import halt_and_flatten
+from flows.steps import without_prefect
+from tasks.kill import flatten
+from tasks.kill.report import KillReport
+from tasks.kill.run import KillRun, current_run
+
+FASTER: Final = 20
+"""Exchange seconds per real second, and how much less patient the kill switch is than by default."""
+FULL: Final = os.environ.get("BREAKER_TEST_SCALE") == "full"
+
+
+def kill_settings(**changes: Any) -> KillSettings:
+    """The defaults, scaled, except for what is in `changes` (unscaled seconds of the exchange's clock)."""
+    normal = {
+        "deadline": 120.0,
+        "cancel_patience": 5.0,
+        "poll_interval": 0.25,
+        "escalate_after": 3.0,
+        "retry_backoff": 1.0,
+        "retry_backoff_max": 8.0,
+        "stuck_after": 20.0,
+        "settle": 1.0,
+        "guard": 5.0,
+        **changes,
+    }
+    return KillSettings(**{name: value / FASTER for name, value in normal.items()})
+
+
+def scale_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(flatten, "POSITION_LAG", flatten.POSITION_LAG / FASTER)
+    monkeypatch.setattr(flatten, "MARKET_CLOCK_AGE", flatten.MARKET_CLOCK_AGE / FASTER)
+
+
+def scaled(toml: str, seed: int = 1) -> Scenario:
+    """A scenario of this TOML on the fast clock; its rate limit is out of the way unless it is named."""
+    limit = "" if "rate_limit" in toml else "rate_limit = 1000000\n"
+    return parse(f"seed = {seed}\ntime_scale = {FASTER}\n{limit}{toml}")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One or more kill switches that ended, and what the exchange says then."""
+
+    reports: Sequence[KillReport]
+    venue: dict[str, Any]
+
+    @property
+    def report(self) -> KillReport:
+        return self.reports[0]
+
+    @property
+    def same_incident(self) -> bool:
+        """Then client order ids keep apart what is sent; two incidents have only what the venue checks."""
+        return len({report.incident_id for report in self.reports}) == 1
+
+    @property
+    def said_flat(self) -> bool:
+        return any(report.flat for report in self.reports)
+
+    @property
+    def stuck(self) -> dict[str, str]:
+        return {item.symbol: item.reason for r in self.reports for a in r.accounts for item in a.stuck}
+
+    @property
+    def left(self) -> set[str]:
+        """Symbols that the exchange still has a position of."""
+        return set(self.venue["positions"])
+
+    def faults(self) -> list[str]:
+        """Broken promises: a false flat, something left without a name, or what the exchange calls a violation."""
+        faults = list(self.venue["violations"])
+        if self.same_incident:
+            faults += [f"turned over: {change}" for change in self.venue["sign_changes"] if change["by"] == "client"]
+        if self.said_flat and not self.venue["is_flat"]:
+            faults.append(
+                f"said flat, but the exchange has {self.venue['positions']}, {self.venue['open_orders']} orders"
+            )
+        for report in self.reports:
+            named = {item.symbol for account in report.accounts for item in account.stuck}
+            unreadable = any("the venue answered" in account.note for account in report.accounts)
+            if not report.flat and not self.left <= named and not unreadable:
+                faults.append(f"left without a name: {sorted(self.left - named)} of {report.accounts}")
+            if not report.flat and not named and not any(account.note for account in report.accounts):
+                faults.append("not flat, and no word of what is left")
+        return faults
+
+
+Exchange = PaperExchange | PaperExchangeThread
+
+
+async def kill(
+    exchange: Exchange,
+    redis_url: str,
+    *,
+    incident_id: str | None = None,
+    settings: KillSettings | None = None,
+    timeout: float = 0.5,
+    requests_per_minute: int = 1_000_000,
+    **account: str,
+) -> KillReport:
+    """One kill switch from its start to its report, on connections of its own, without an orchestrator."""
+    broker = AlpacaBroker(
+        "PAPER",
+        exchange.url,
+        account.get("key", "key"),
+        account.get("secret", "secret"),
+        timeout=timeout,
+        requests_per_minute=requests_per_minute,
+    )
+    client = redis.asyncio.Redis.from_url(redis_url)
+    run = KillRun(
+        incident_id=incident_id or uuid7(),
+        reason="campaign",
+        operator="tests",
+        breaker=AsyncCircuitBreaker(client, timeout=1.0),
+        brokers={"PAPER": broker},
+        settings=settings or kill_settings(),
+    )
+    token = current_run.set(run)
+    try:
+        return await halt_and_flatten(run, without_prefect)
+    finally:
+        current_run.reset(token)
+        await broker.aclose()
+        await client.aclose()
+
+
+async def judge(exchange: Exchange, scenario: Scenario, kills: Iterable[Any]) -> Outcome:
+    """Run these kill switches at once on a fresh exchange of this scenario."""
+    exchange.restart(scenario)
+    reports = await asyncio.gather(*kills)
+    return Outcome(reports, exchange.report())
