@@ -1,0 +1,61 @@
+"""What the orchestrator's UI shows of a recovery: one progress bar and one checklist per incident, kept up to date."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from uuid import UUID
+
+from prefect.artifacts import (
+    acreate_markdown_artifact,
+    acreate_progress_artifact,
+    aupdate_progress_artifact,
+)
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.actions import ArtifactUpdate
+
+from tasks.recovery.desk import RecoveryDesk
+
+EVERY = 1.0
+LIMIT = 5.0
+
+
+@asynccontextmanager
+async def shown_in_prefect(desk: RecoveryDesk) -> AsyncIterator[None]:
+    """Keep the artifacts like the desk's state while the body runs, and once more at its end."""
+    updates = asyncio.create_task(_keep_updating(desk))
+    try:
+        yield
+    finally:
+        updates.cancel()
+        await asyncio.gather(updates, return_exceptions=True)
+        await update(desk)
+
+
+async def update(desk: RecoveryDesk) -> None:
+    """Create the artifacts of this incident, or bring them up to date; their ids are kept with the state."""
+    state = desk.state
+    percent = round(100 * state.share_done, 1)
+    text = f"{state.phase}, round {state.round}" + (f"; waiting for {state.waiting_for}" if state.waiting_for else "")
+    async with asyncio.timeout(LIMIT):
+        if "progress" not in state.artifacts:
+            progress = await acreate_progress_artifact(percent, key="recovery-progress", description=text)
+            checklist = await acreate_markdown_artifact(
+                key="recovery-checklist", markdown=state.as_markdown(), description="The runbook's recovery checklist"
+            )
+            await desk.show(artifacts={"progress": str(progress), "checklist": str(checklist)})
+            return
+        await aupdate_progress_artifact(UUID(state.artifacts["progress"]), percent, description=text)
+        async with get_client() as client:
+            await client.update_artifact(UUID(state.artifacts["checklist"]), ArtifactUpdate(data=state.as_markdown()))
+
+
+async def _keep_updating(desk: RecoveryDesk) -> None:
+    shown = ""
+    while True:
+        now = desk.state.as_markdown()
+        if now != shown:
+            await update(desk)
+            shown = now
+        await asyncio.sleep(EVERY)
