@@ -1,0 +1,118 @@
+"""What people are told, and in which words each channel says it. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from apprise import NotifyType
+
+
+class Kind(StrEnum):
+    """What happened."""
+
+    TRIPPED = "tripped"
+    KILL_REPORT = "kill report"
+    STUCK = "stuck"
+    WAITING = "waiting for a person"
+    RESET = "reset"
+    RETRIPPED = "tripped again"
+    RECOVERED = "recovered"
+    VERIFICATION_FAILED = "verification failed"
+    VERIFICATION_RECOVERED = "verification recovered"
+
+
+class Severity(StrEnum):
+    """PagerDuty's words."""
+
+    INFO = "info"
+    WARNING = "warning"
+    CRITICAL = "critical"
+
+
+@dataclass(frozen=True, slots=True)
+class Note:
+    """One thing to tell. `incident_id` is what PagerDuty tells incidents apart by; `title` is one line."""
+
+    kind: Kind
+    incident_id: str
+    title: str
+    body: str
+    severity: Severity
+    link: str | None = None
+
+
+_RESOLVES = frozenset({Kind.RECOVERED, Kind.VERIFICATION_RECOVERED})
+_NOT_FOR_PAGERDUTY = frozenset({Kind.RESET})
+"""A reset neither opens an incident nor ends it: the watch after it does."""
+_MARKS = {Severity.INFO: "ℹ️", Severity.WARNING: "⚠️", Severity.CRITICAL: "🛑"}
+_SLACK_HEADER, _SLACK_SECTION = 150, 3_000
+_PAGERDUTY_SUMMARY, _PAGERDUTY_KEY, _PAGERDUTY_BODY = 1_024, 255, 8_000
+
+
+def pagerduty_event(note: Note, routing_key: str) -> dict[str, Any] | None:
+    """The Events API v2 request: opens the incident, adds to it, or resolves it; None for what is not PagerDuty's."""
+    if note.kind in _NOT_FOR_PAGERDUTY:
+        return None
+    event: dict[str, Any] = {"routing_key": routing_key, "dedup_key": note.incident_id[:_PAGERDUTY_KEY]}
+    if note.kind in _RESOLVES:
+        return {**event, "event_action": "resolve"}
+    links = [{"href": note.link, "text": "Open"}] if note.link else []
+    return {
+        **event,
+        "event_action": "trigger",
+        "client": "breaker",
+        "links": links,
+        "payload": {
+            "summary": note.title[:_PAGERDUTY_SUMMARY],
+            "source": "breaker",
+            "component": "circuit breaker",
+            "class": note.kind.value,
+            "severity": note.severity.value,
+            "custom_details": {"incident": note.incident_id, "text": note.body[:_PAGERDUTY_BODY]},
+        },
+    }
+
+
+def slack_message(note: Note) -> dict[str, Any]:
+    """The body of an incoming webhook: blocks, and the text that stands for them in a notification."""
+    title = f"{_MARKS[note.severity]} {note.title}"
+    blocks: list[dict[str, Any]] = [
+        {"type": "header", "text": {"type": "plain_text", "text": title[:_SLACK_HEADER], "emoji": True}}
+    ]
+    if note.body:
+        blocks.append({"type": "section", "text": {"type": "mrkdwn", "text": _escaped(note.body, _SLACK_SECTION)}})
+    context = f"{note.kind.value} · incident `{_escaped(note.incident_id, 100)}`"
+    if note.link:
+        context += f" · <{note.link}|Open>"
+    blocks.append({"type": "context", "elements": [{"type": "mrkdwn", "text": context}]})
+    return {"text": _escaped(title, _SLACK_SECTION), "blocks": blocks}
+
+
+def plain_text(note: Note) -> str:
+    """The body for every other channel."""
+    lines = [note.body, "", f"Incident {note.incident_id}", note.link or ""]
+    return "\n".join(lines).strip()
+
+
+def apprise_type(note: Note) -> NotifyType:
+    from apprise import NotifyType  # noqa: PLC0415  slow to import
+
+    if note.kind in _RESOLVES:
+        return NotifyType.SUCCESS
+    named = {Severity.INFO: NotifyType.INFO, Severity.WARNING: NotifyType.WARNING}
+    return named.get(note.severity, NotifyType.FAILURE)
+
+
+def _escaped(text: str, limit: int) -> str:
+    """`text` as Slack shows it unchanged; cut before escaping, so that no escape is cut in two."""
+
+    def escape(part: str) -> str:
+        return part.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+
+    kept = text[:limit]
+    while len(escape(kept)) > limit:
+        kept = kept[: len(kept) - (len(escape(kept)) - limit + 4) // 5]
+    return escape(kept)
