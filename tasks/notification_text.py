@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     from apprise import NotifyType
@@ -13,23 +13,24 @@ if TYPE_CHECKING:
 class Kind(StrEnum):
     """What happened."""
 
-    TRIPPED = "tripped"
-    KILL_REPORT = "kill report"
-    STUCK = "stuck"
-    WAITING = "waiting for a person"
-    RESET = "reset"
-    RETRIPPED = "tripped again"
-    RECOVERED = "recovered"
-    VERIFICATION_FAILED = "verification failed"
-    VERIFICATION_RECOVERED = "verification recovered"
+    TRIPPED = "TRIPPED"
+    KILL_REPORT = "KILL_REPORT"
+    STUCK = "STUCK"
+    WAITING = "WAITING"
+    """A recovery can't go on without a person."""
+    RESET = "RESET"
+    RETRIPPED = "RETRIPPED"
+    RECOVERED = "RECOVERED"
+    VERIFICATION_FAILED = "VERIFICATION_FAILED"
+    VERIFICATION_RECOVERED = "VERIFICATION_RECOVERED"
+
+    @property
+    def words(self) -> str:
+        return self.value.replace("_", " ").lower()
 
 
-class Severity(StrEnum):
-    """PagerDuty's words."""
-
-    INFO = "info"
-    WARNING = "warning"
-    CRITICAL = "critical"
+Severity = Literal["info", "warning", "critical"]
+"""In PagerDuty's words."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +48,7 @@ class Note:
 _RESOLVES = frozenset({Kind.RECOVERED, Kind.VERIFICATION_RECOVERED})
 _NOT_FOR_PAGERDUTY = frozenset({Kind.RESET})
 """A reset neither opens an incident nor ends it: the watch after it does."""
-_MARKS = {Severity.INFO: "ℹ️", Severity.WARNING: "⚠️", Severity.CRITICAL: "🛑"}
+_MARKS: dict[Severity, str] = {"info": "ℹ️", "warning": "⚠️", "critical": "🛑"}
 _SLACK_HEADER, _SLACK_SECTION = 150, 3_000
 _PAGERDUTY_SUMMARY, _PAGERDUTY_KEY, _PAGERDUTY_BODY = 1_024, 255, 8_000
 
@@ -69,8 +70,8 @@ def pagerduty_event(note: Note, routing_key: str) -> dict[str, Any] | None:
             "summary": note.title[:_PAGERDUTY_SUMMARY],
             "source": "breaker",
             "component": "circuit breaker",
-            "class": note.kind.value,
-            "severity": note.severity.value,
+            "class": note.kind.words,
+            "severity": note.severity,
             "custom_details": {"incident": note.incident_id, "text": note.body[:_PAGERDUTY_BODY]},
         },
     }
@@ -84,7 +85,7 @@ def slack_message(note: Note) -> dict[str, Any]:
     ]
     if note.body:
         blocks.append({"type": "section", "text": {"type": "mrkdwn", "text": _escaped(note.body, _SLACK_SECTION)}})
-    context = f"{note.kind.value} · incident `{_escaped(note.incident_id, 100)}`"
+    context = f"{note.kind.words} · incident `{_escaped(note.incident_id, 100)}`"
     if note.link:
         context += f" · <{note.link}|Open>"
     blocks.append({"type": "context", "elements": [{"type": "mrkdwn", "text": context}]})
@@ -102,7 +103,7 @@ def apprise_type(note: Note) -> NotifyType:
 
     if note.kind in _RESOLVES:
         return NotifyType.SUCCESS
-    named = {Severity.INFO: NotifyType.INFO, Severity.WARNING: NotifyType.WARNING}
+    named = {"info": NotifyType.INFO, "warning": NotifyType.WARNING}
     return named.get(note.severity, NotifyType.FAILURE)
 
 
