@@ -1,0 +1,548 @@
+"""The decisions of the kill switch: what is cancelled, what is closed, and what a person is told about the rest."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from itertools import count
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from breaker.orders import MarketClock, Order, OrderStatus, OrderType, Position, Side, TimeInForce
+from brokers.protocol import CloseOrder
+from tasks.kill.plan import (
+    LONGEST_CLIENT_ORDER_ID,
+    Pace,
+    Plan,
+    Rung,
+    SymbolMemory,
+    attempt_of,
+    client_order_id,
+    ladder,
+    limit_price,
+    may_close_again,
+    plan_round,
+    refused,
+    sent,
+    unanswered,
+)
+
+D = Decimal
+INCIDENT = "0190aaaa-bbbb-7ccc-8ddd-eeeeeeeeeeee"
+PACE = Pace(
+    escalate_after=3,
+    collars=(D("0.02"), D("0.05")),
+    retry_backoff=1,
+    retry_backoff_max=8,
+    stuck_after=30,
+    position_lag=5,
+)
+NOON = datetime(2026, 11, 24, 17, tzinfo=UTC)
+OPEN = MarketClock(NOON, is_open=True)
+CLOSED = MarketClock(NOON, is_open=False, next_open=NOON + timedelta(hours=21))
+_ids = count()
+
+
+def order(
+    quantity: str = "10",
+    side: Side = Side.SELL,
+    *,
+    symbol: str = "AAPL",
+    filled: str = "0",
+    status: OrderStatus = OrderStatus.NEW,
+    attempt: int | None = None,
+    kind: OrderType = OrderType.MARKET,
+) -> Order:
+    number = f"o{next(_ids)}"
+    name = number if attempt is None else client_order_id(INCIDENT, symbol, attempt)
+    return Order(number, name, symbol, side, D(quantity), D(filled), status, kind, TimeInForce.DAY)
+
+
+def position(quantity: str = "100", *, available: str | None = None, symbol: str = "AAPL") -> Position:
+    free = abs(D(quantity)) if available is None else D(available)
+    return Position(symbol, D(quantity), free, D(50), D(50))
+
+
+def plan(
+    orders: Sequence[Order] = (),
+    positions: Sequence[Position] = (),
+    memory: Mapping[str, SymbolMemory] | None = None,
+    *,
+    market: MarketClock = OPEN,
+    now: float = 100.0,
+    time_is_up: bool = False,
+    own: frozenset[str] = frozenset(),
+) -> Plan:
+    return plan_round(
+        orders,
+        positions,
+        market,
+        memory or {},
+        incident_id=INCIDENT,
+        own_order_ids=own,
+        now=now,
+        pace=PACE,
+        time_is_up=time_is_up,
+    )
+
+
+def close_of(
+    orders: Sequence[Order], held: Position, memory: SymbolMemory | None = None, market: MarketClock = OPEN
+) -> CloseOrder | None:
+    closes = plan(orders, [held], {held.symbol: memory} if memory else None, market=market).closes
+    assert len(closes) <= 1
+    return closes[0] if closes else None
+
+
+def remembered(**changes: object) -> SymbolMemory:
+    return replace(SymbolMemory(changed_at=100.0, quantity=D(100)), **changes)  # type: ignore[arg-type]
+
+
+# How much
+
+
+@pytest.mark.parametrize(("quantity", "side"), [("100", Side.SELL), ("-7.125", Side.BUY)])
+def test_a_position_is_closed_whole_and_the_other_way(quantity: str, side: Side) -> None:
+    close = close_of([], position(quantity))
+    assert close is not None
+    assert (close.side, close.quantity, close.type) == (side, abs(D(quantity)), OrderType.MARKET)
+
+
+@pytest.mark.parametrize("status", [OrderStatus.NEW, OrderStatus.PENDING_CANCEL, OrderStatus.PENDING_REPLACE])
+def test_what_may_still_fill_is_left_out_of_a_close(status: OrderStatus) -> None:
+    close = close_of([order("30", filled="10", status=status)], position())
+    assert close is not None and close.quantity == 80
+    assert close_of([order("100", status=status)], position()) is None
+
+
+def test_orders_that_add_to_the_position_take_nothing_off_its_close() -> None:
+    close = close_of([order("30", Side.BUY)], position())
+    assert close is not None and close.quantity == 100
+
+
+def test_a_close_is_never_more_than_the_venue_calls_available() -> None:
+    close = close_of([], position("100", available="25"))
+    assert close is not None and close.quantity == 25
+    assert close_of([], position("100", available="0")) is None
+
+
+def test_an_order_for_an_amount_of_money_may_take_any_part_so_its_end_is_awaited() -> None:
+    by_amount = order("0", kind=OrderType.LIMIT)
+    decided = plan([by_amount], [position()])
+    assert decided.closes == () and decided.cancels == (by_amount,)
+    partly = order("0.5", filled="0.5", status=OrderStatus.PARTIALLY_FILLED)
+    assert close_of([partly], position()) is None
+
+
+def test_a_position_of_nothing_needs_nothing() -> None:
+    decided = plan([], [position("0")])
+    assert (decided.closes, decided.cancels, decided.remaining) == ((), (), frozenset())
+
+
+def test_one_close_works_per_symbol() -> None:
+    ours = order("40", attempt=1)
+    decided = plan([ours], [position()], {"AAPL": remembered(sent_at=99.0, attempt=1)})
+    assert decided.closes == () and decided.cancels == ()
+
+
+@given(
+    held=st.decimals("-1000", "1000", places=3).filter(bool),
+    others=st.lists(
+        st.tuples(st.decimals("0.001", "900", places=3), st.sampled_from(Side), st.sampled_from(OrderStatus)),
+        max_size=6,
+    ),
+    available=st.decimals("0", "1000", places=3),
+)
+def test_a_close_with_everything_that_works_never_exceeds_the_position(
+    held: Decimal, others: list[tuple[Decimal, Side, OrderStatus]], available: Decimal
+) -> None:
+    orders = [order(str(quantity), side, status=status) for quantity, side, status in others]
+    of = position(str(held), available=str(available))
+    close = close_of(orders, of)
+    if close is not None:
+        reducing = sum(o.remaining for o in orders if o.side is of.closing_side)
+        assert close.side is of.closing_side
+        assert 0 < close.quantity <= min(abs(held) - reducing, available)
+
+
+# Under which name
+
+
+def test_the_same_attempt_has_the_same_name_in_every_process_and_the_next_one_another() -> None:
+    first = close_of([], position())
+    assert first is not None and first.client_order_id == f"{INCIDENT}-AAPL-1"
+    assert close_of([], position()) == first
+    after = sent(remembered(), first.client_order_id, 100.0)
+    second = close_of([], position(), after)
+    assert second is not None and second.client_order_id == f"{INCIDENT}-AAPL-2"
+
+
+def test_an_attempt_that_the_venue_refused_keeps_its_name() -> None:
+    after = replace(refused(remembered(), "no", 90.0, PACE), retry_at=0.0)
+    close = close_of([], position(), after)
+    assert close is not None and close.client_order_id == f"{INCIDENT}-AAPL-1"
+
+
+@pytest.mark.parametrize("symbol", ["AAPL", "BTC/USD", "BRK.B", "SPY-261218", "X" * 200, "AAPL  261218C00150000"])
+def test_every_symbol_has_names_of_its_own_that_a_venue_takes(symbol: str) -> None:
+    name = client_order_id(INCIDENT, symbol, 12)
+    assert len(name) <= LONGEST_CLIENT_ORDER_ID
+    made = replace(order(symbol=symbol), client_order_id=name)
+    assert attempt_of(made, INCIDENT) == 12
+    assert attempt_of(made, "another incident") is None
+    assert client_order_id(INCIDENT, symbol + "Y", 12) != name != client_order_id(INCIDENT, symbol, 13)
+
+
+def test_a_slash_does_not_make_two_symbols_one() -> None:
+    assert client_order_id(INCIDENT, "BTC/USD", 1) != client_order_id(INCIDENT, "BTCUSD", 1)
+
+
+@pytest.mark.parametrize("name", ["", "-", f"{INCIDENT}-AAPL-", f"{INCIDENT}-AAPL-²", f"{INCIDENT}-MSFT-1", "AAPL-1"])
+def test_other_peoples_names_are_not_taken_for_ours(name: str) -> None:
+    strange = replace(order(), client_order_id=name)
+    assert attempt_of(strange, INCIDENT) is None
+    assert plan([strange], [position()]).cancels == (strange,)
+
+
+# Readings that don't fit together
+
+
+def test_a_close_that_filled_between_the_readings_is_neither_cancelled_nor_sent_again() -> None:
+    ours = order("100", attempt=1)
+    decided = plan([ours], [position("40")], {"AAPL": remembered(sent_at=99.0, attempt=1)})
+    assert decided.cancels == () and decided.closes == ()
+    gone = plan([ours], [], {"AAPL": remembered(sent_at=99.0, attempt=1)})
+    assert gone.cancels == () and gone.closes == ()
+
+
+def test_a_close_that_is_too_large_in_two_readings_is_taken_back() -> None:
+    ours = order("100", attempt=1)
+    first = plan([ours], [position("40")], {"AAPL": remembered(sent_at=99.0, attempt=1)})
+    assert plan([ours], [position("40")], first.memory, now=101.0).cancels == (ours,)
+
+
+def test_a_close_on_the_wrong_side_is_taken_back_at_once() -> None:
+    ours = order("100", Side.SELL, attempt=1)
+    assert plan([ours], [position("-100")]).cancels == (ours,)
+
+
+def test_a_close_of_an_earlier_run_is_left_to_work_and_counted() -> None:
+    ours = order("100", attempt=7)
+    decided = plan([ours], [position()])
+    assert decided.cancels == () and decided.memory["AAPL"].attempt == 7
+    assert decided.memory["AAPL"].last_close == ours.client_order_id
+
+
+def test_a_bulk_close_of_this_run_is_known_by_the_venues_id() -> None:
+    made = order("100")
+    assert plan([made], [position()], own=frozenset({made.id})).cancels == ()
+    assert plan([made], [position()]).cancels == (made,)
+
+
+# What became of the last close
+
+
+def ended(status: OrderStatus, filled: str, attempt: int = 1) -> Order:
+    return order("100", attempt=attempt, filled=filled, status=status)
+
+
+def after_sending(quantity: str = "100") -> SymbolMemory:
+    return replace(sent(remembered(), client_order_id(INCIDENT, "AAPL", 1), 99.0), quantity=D(quantity))
+
+
+@pytest.mark.parametrize(
+    ("shown", "last"),
+    [
+        ("100", ended(OrderStatus.FILLED, "100")),
+        ("50", ended(OrderStatus.FILLED, "100")),
+        ("100", ended(OrderStatus.CANCELED, "30")),
+        ("100", None),
+    ],
+)
+def test_a_position_that_lags_behind_a_fill_is_waited_for_but_not_for_ever(shown: str, last: Order | None) -> None:
+    memory, settled = may_close_again(after_sending(shown), last, 100.0, PACE)
+    assert not settled
+    memory, settled = may_close_again(memory, last, 104.9, PACE)
+    assert not settled
+    memory, settled = may_close_again(memory, last, 105.0, PACE)
+    assert settled and memory.last_close == ""
+
+
+def test_a_position_that_shows_the_fill_is_closed_again_at_once() -> None:
+    memory, settled = may_close_again(after_sending("70"), ended(OrderStatus.CANCELED, "30"), 100.0, PACE)
+    assert settled and memory.last_close == ""
+
+
+def test_nothing_is_sent_while_the_last_close_is_open_anywhere() -> None:
+    still_open = order("100", attempt=1)
+    assert not may_close_again(after_sending(), still_open, 10_000.0, PACE)[1]
+
+
+def test_a_lag_does_not_start_anew_because_the_position_was_gone_in_between() -> None:
+    memory = plan([], [], {"AAPL": after_sending()}, now=100.0).memory
+    back = plan([], [position("10")], memory, now=104.0).memory["AAPL"]
+    last = ended(OrderStatus.FILLED, "100")
+    assert not may_close_again(back, last, 104.0, PACE)[1]
+    assert may_close_again(back, last, 105.0, PACE)[1]
+
+
+@pytest.mark.parametrize("status", [OrderStatus.REJECTED, OrderStatus.EXPIRED])
+def test_a_close_that_the_venue_took_and_then_ended_counts_as_refused(status: OrderStatus) -> None:
+    memory, settled = may_close_again(after_sending(), ended(status, "0"), 100.0, PACE)
+    assert not settled
+    assert (memory.rung, memory.retry_at) == (1, 101.0)
+    assert status.value in memory.reason
+
+
+# Faster and more patient
+
+
+def test_a_market_order_that_stands_is_replaced_by_ever_wider_limits_and_then_again_by_a_market_order() -> None:
+    memory: Mapping[str, SymbolMemory] = {}
+    now, kinds = 100.0, []
+    for attempt in range(1, 5):
+        close = plan([], [position()], memory, now=now).closes[0]
+        kinds.append((close.type, close.limit_price))
+        memory = {"AAPL": sent(remembered(attempt=attempt - 1, rung=attempt - 1), close.client_order_id, now)}
+        standing = order("100", attempt=attempt, kind=close.type)
+        assert plan([standing], [position()], memory, now=now + 2.9).cancels == ()
+        taken_back = plan([standing], [position()], memory, now=now + 3 * (2 if attempt > 3 else 1))
+        assert taken_back.cancels == (standing,)
+        memory, now = taken_back.memory, now + 4
+    assert kinds == [
+        (OrderType.MARKET, None),
+        (OrderType.LIMIT, D("49.00")),
+        (OrderType.LIMIT, D("47.50")),
+        (OrderType.MARKET, None),
+    ]
+
+
+def test_each_refusal_waits_twice_as_long_up_to_the_longest_and_tries_another_kind() -> None:
+    memory, waits = remembered(), []
+    for _ in range(5):
+        memory = refused(memory, "halted", 200.0, PACE)
+        waits.append(memory.retry_at - 200.0)
+    assert waits == [1, 2, 4, 8, 8]
+    assert memory.rung == 5
+    assert plan([], [position()], {"AAPL": memory}, now=207.9).closes == ()
+    assert len(plan([], [position()], {"AAPL": memory}, now=208.0).closes) == 1
+
+
+def test_other_symbols_go_on_while_one_waits() -> None:
+    waiting = refused(remembered(), "halted", 100.0, PACE)
+    closes = plan([], [position(), position(symbol="MSFT")], {"AAPL": waiting}, now=100.1).closes
+    assert [close.symbol for close in closes] == ["MSFT"]
+
+
+@pytest.mark.parametrize(
+    ("market", "quantity", "kinds"),
+    [
+        (OPEN, "100", [Rung.MARKET, Rung.LIMIT, Rung.LIMIT]),
+        (CLOSED, "100", [Rung.EXTENDED_HOURS, Rung.QUEUED]),
+        (CLOSED, "1.5", [Rung.QUEUED]),
+    ],
+)
+def test_the_ladder_follows_the_session_and_fractions_wait_for_it(
+    market: MarketClock, quantity: str, kinds: list[Rung]
+) -> None:
+    assert [kind for kind, _ in ladder(D(quantity), D(50), market, PACE)] == kinds
+    without_price = [kind for kind, _ in ladder(D(quantity), None, market, PACE)]
+    assert Rung.LIMIT not in without_price and Rung.EXTENDED_HOURS not in without_price and without_price
+
+
+def test_extended_hours_take_a_limit_for_the_day() -> None:
+    close = close_of([], position(), market=CLOSED)
+    assert close is not None and close.extended_hours
+    assert (close.type, close.time_in_force, close.limit_price) == (OrderType.LIMIT, TimeInForce.DAY, D("49.00"))
+
+
+def test_an_order_queued_for_the_open_is_left_there_and_told_at_once() -> None:
+    queued = order("100", attempt=1)
+    decided = plan([queued], [position()], {"AAPL": remembered(attempt=1, sent_at=1.0, rung=1)}, market=CLOSED)
+    assert decided.cancels == ()
+    assert "queued for the open at 2026-11-25 14:00 UTC" in decided.stuck["AAPL"]
+
+
+@pytest.mark.parametrize(
+    ("side", "price", "limit"),
+    [
+        (Side.SELL, "50", "49.00"),
+        (Side.BUY, "50.005", "51.01"),
+        (Side.SELL, "0.5", "0.4900"),
+        (Side.SELL, "0.00001", "0.0001"),
+        (Side.BUY, "0.99", "1.01"),
+    ],
+)
+def test_limits_are_whole_ticks_past_the_price(side: Side, price: str, limit: str) -> None:
+    assert str(limit_price(side, D(price), D("0.02"))) == limit
+
+
+# What a person is told
+
+
+def test_a_symbol_is_stuck_when_it_made_no_progress_and_says_the_venues_reason() -> None:
+    memory = {"AAPL": remembered(reason="trading is halted", changed_at=100.0, retry_at=1e9)}
+    assert plan([], [position()], memory, now=129.9).stuck == {}
+    assert plan([], [position()], memory, now=130.0).stuck == {"AAPL": "trading is halted"}
+    smaller = plan([], [position("99")], memory, now=130.0)
+    assert smaller.stuck == {} and smaller.memory["AAPL"].changed_at == 130.0
+
+
+def test_when_the_time_is_up_everything_that_is_left_is_named() -> None:
+    orders = [order(symbol="MSFT", status=OrderStatus.PENDING_REPLACE)]
+    decided = plan(orders, [position()], time_is_up=True)
+    assert set(decided.stuck) == decided.remaining == {"AAPL", "MSFT"}
+    assert "no close could be sent" in decided.stuck["AAPL"]
+    assert "pending_replace" in decided.stuck["MSFT"]
+    after = plan([], [position()], {"AAPL": after_sending()}, time_is_up=True)
+    assert "still trading" in after.stuck["AAPL"]
+
+
+def test_orders_placed_during_the_kill_are_called_what_they_are() -> None:
+    first = plan([order("1", Side.BUY)], [], now=100.0)
+    nothing = plan([], [], first.memory, now=101.0)
+    placed = order("1", Side.BUY)
+    again = plan([placed], [], nothing.memory, now=102.0, time_is_up=True)
+    assert again.cancels == (placed,)
+    assert "still trading: 1 orders were placed since the trip" in again.stuck["AAPL"]
+    assert "still trading" in plan([order(symbol="NEW")], [], first.memory, time_is_up=True).stuck["NEW"]
+
+
+def test_a_symbol_that_comes_back_has_its_time_anew_but_goes_on_counting_its_closes() -> None:
+    memory = plan([], [], {"AAPL": after_sending()}, now=125.0).memory
+    back = plan([], [position("10")], memory, now=126.0)
+    assert back.stuck == {}
+    assert back.closes[0].client_order_id == f"{INCIDENT}-AAPL-2"
+
+
+# Two kill switches and a market, in any order
+
+
+@dataclass
+class Venue:
+    """One symbol of a venue that would fill anything; it accepts a client order id once."""
+
+    held: Decimal
+    orders: dict[str, Order] = field(default_factory=dict)
+
+    def open_orders(self) -> list[Order]:
+        return [each for each in self.orders.values() if each.status.is_open]
+
+    def positions(self) -> list[Position]:
+        if not self.held:
+            return []
+        holds = sum(o.remaining for o in self.open_orders() if o.side.sign * self.held < 0)
+        return [Position("AAPL", self.held, max(abs(self.held) - holds, D(0)), D(50), D(50))]
+
+    def close(self, asked: CloseOrder) -> bool:
+        if asked.client_order_id in self.orders:
+            return False
+        assert asked.side.sign * self.held < 0, f"{asked} would open a position, not close {self.held}"
+        working = sum(o.remaining for o in self.open_orders() if o.side is asked.side)
+        assert asked.quantity + working <= abs(self.held), f"{asked} beside {working} is more than {self.held}"
+        name = asked.client_order_id
+        self.orders[name] = Order(
+            name, name, "AAPL", asked.side, asked.quantity, D(0), OrderStatus.NEW, asked.type, TimeInForce.DAY
+        )
+        return True
+
+    def fill(self, which: Order, quantity: Decimal) -> None:
+        filled = which.filled_quantity + quantity
+        status = OrderStatus.FILLED if filled == which.quantity else OrderStatus.PARTIALLY_FILLED
+        before, self.held = self.held, self.held + which.side.sign * quantity
+        assert before * self.held >= 0, f"turned over from {before} to {self.held}"
+        self.orders[which.client_order_id] = replace(which, filled_quantity=filled, status=status)
+
+    def cancel(self, which: Order) -> None:
+        now = self.orders[which.client_order_id]
+        if now.status.is_open:
+            self.orders[which.client_order_id] = replace(now, status=OrderStatus.CANCELED)
+
+
+@dataclass
+class Switch:
+    """A kill switch in single steps, between which anything may happen."""
+
+    venue: Venue
+    memory: Mapping[str, SymbolMemory] = field(default_factory=dict)
+    seen: list[Order] | None = None
+    to_cancel: list[Order] = field(default_factory=list)
+    to_close: list[CloseOrder] = field(default_factory=list)
+
+    def step(self, now: float, lost: bool) -> None:
+        if self.to_cancel:
+            self.venue.cancel(self.to_cancel.pop())
+        elif self.to_close:
+            self._close(self.to_close.pop(), now, lost)
+        elif self.seen is None:
+            self.seen = self.venue.open_orders()
+        else:
+            decided = plan(self.seen, self.venue.positions(), self.memory, now=now)
+            self.seen, self.memory = None, decided.memory
+            self.to_cancel = list(decided.cancels)
+            canceling = {each.symbol for each in decided.cancels}
+            self.to_close = [close for close in decided.closes if close.symbol not in canceling]
+
+    def _close(self, asked: CloseOrder, now: float, lost: bool) -> None:
+        memory = self.memory["AAPL"]
+        if memory.last_close not in ("", asked.client_order_id):
+            last = self.venue.orders.get(memory.last_close)
+            memory, settled = may_close_again(memory, last, now, PACE)
+            self.memory = {"AAPL": memory}
+            if not settled:
+                return
+        self.venue.close(asked)
+        name = asked.client_order_id
+        self.memory = {"AAPL": unanswered(memory, name, "lost") if lost else sent(memory, name, now)}
+
+    def restart(self) -> None:
+        """Killed and started over: nothing is remembered."""
+        self.memory, self.seen, self.to_cancel, self.to_close = {}, None, [], []
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    held=st.integers(-60, 60).filter(bool),
+    resting=st.lists(st.integers(1, 20), max_size=3),
+    schedule=st.lists(st.tuples(st.integers(0, 9), st.integers(1, 60)), max_size=80),
+)
+def test_two_kill_switches_in_any_order_with_fills_losses_and_restarts_never_turn_the_position_over(
+    held: int, resting: list[int], schedule: list[tuple[int, int]]
+) -> None:
+    venue = Venue(D(held))
+    side = Side.SELL if held > 0 else Side.BUY
+    room = abs(held)
+    for size in resting:
+        if size <= room:
+            room -= size
+            made = order(str(size), side, kind=OrderType.LIMIT)
+            venue.orders[made.client_order_id] = made
+    switches = [Switch(venue), Switch(venue)]
+    now = 100.0
+    for what, amount in schedule:
+        now += 0.7
+        match what:
+            case 0 | 1 | 2:
+                switches[0].step(now, lost=False)
+            case 3 | 4:
+                switches[1].step(now, lost=False)
+            case 5:
+                switches[amount % 2].step(now, lost=True)
+            case 6:
+                switches[amount % 2].restart()
+            case _ if venue.open_orders():
+                chosen = venue.open_orders()[amount % len(venue.open_orders())]
+                venue.fill(chosen, min(D(amount), chosen.remaining))
+    for _ in range(200):
+        now += 1.0
+        for switch in switches:
+            switch.step(now, lost=False)
+        for each in venue.open_orders():
+            venue.fill(each, each.remaining)
+        if not venue.held and not venue.open_orders():
+            break
+    assert not venue.held and not venue.open_orders()
