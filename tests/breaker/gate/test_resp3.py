@@ -15,7 +15,7 @@ WIRE = (
     b">2\r\n$10\r\ninvalidate\r\n*1\r\n$1\r\nk\r\n%1\r\n+a\r\n:1\r\n(123456789012345678901\r\n|1\r\n+x\r\n:1\r\n+after\r\n"
     b"!5\r\nERR x\r\n=6\r\ntxt:ab\r\n~0\r\n>2\r\n+invalidate\r\n_\r\n"
 )
-FRAMES: list[Frame] = [
+FRAMES: list[object] = [
     *(b"OK", 42, None, None, b"he\r\nl", [b"a", [-1]], ErrorReply("WRONGTYPE no"), 1.5, True),
     *(Push(b"invalidate", [[b"k"]]), [b"a", 1], 123456789012345678901, b"after", ErrorReply("ERR x"), b"ab", []),
     Push(b"invalidate", [None]),
