@@ -22,6 +22,15 @@ def is_configured() -> bool:
     return bool(get_current_settings().api.url)
 
 
+def page_of(flow_run_id: str) -> str | None:
+    """The run's page in Prefect's UI, where there is one."""
+    if not is_configured():
+        return None
+    from prefect.utilities.urls import url_for  # noqa: PLC0415
+
+    return url_for("flow-run", flow_run_id)
+
+
 async def count_late_runs() -> int:
     """Flow runs whose time has come without anybody starting them."""
     from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterState, FlowRunFilterStateName  # noqa: PLC0415

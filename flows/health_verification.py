@@ -1,0 +1,119 @@
+"""The scheduled verification: every minute, whether breaker, ledger, feeds, conditions and services are in order.
+
+Red runs fail and say what is red; people are told once per change. One check that fails never keeps another from being
+made.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from contextlib import ExitStack
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from prefect import flow, get_run_logger
+from prefect.client.schemas.objects import State
+from prefect.runtime import flow_run as this_flow_run
+from prefect.states import Completed, Failed
+
+from breaker.settings import load_settings
+from tasks.health import checks, steps
+from tasks.health.last import Change, LastVerification, change, read_last, write_last
+from tasks.notify import Kind, Note, notify
+from tasks.recovery.measurement import Colour, Measurement
+from tasks.recovery.probe import Probe, explain
+
+TOO_LATE = timedelta(seconds=60)
+"""After an outage the orchestrator hands out every run that was missed; only the newest says anything of now."""
+DEDUPLICATION = "health-verification"
+"""What stands for an incident's id in notifications of the verification itself."""
+
+
+@flow(
+    name="health-verification",
+    description="State readable, ledger in agreement, chain unbroken, outbox drained, feeds fresh, all conditions met.",
+    persist_result=False,
+)
+async def health_verification() -> State[Any]:
+    """Verify everything once. Failed when anything is red, with what it is as the message."""
+    started_at = datetime.now(UTC)
+    scheduled = this_flow_run.scheduled_start_time
+    if scheduled is not None and started_at - scheduled > TOO_LATE:
+        return Completed(
+            name="Skipped", message=f"Missed at {scheduled:%H:%M:%S}; a newer run looks at things as they are."
+        )
+    settings = load_settings()
+    previous = await read_last(settings)
+    with ExitStack() as opened:
+        stores = await asyncio.to_thread(opened.enter_context, checks.open_stores(settings))
+        run = steps.Run(settings, stores, previous, started_at)
+        measurements = await _measure(run)
+    red = [found for found in measurements if found.colour is Colour.RED]
+    _log(measurements)
+    await asyncio.gather(steps.publish(measurements, started_at), _conclude(run, measurements))
+    if red:
+        return Failed(message="RED: " + "; ".join(f"{found.name}: {found.problem}" for found in red))
+    yellow = checks.names(measurements, Colour.YELLOW)
+    return Completed(message=f"GREEN, yellow: {', '.join(yellow)}" if yellow else "GREEN")
+
+
+async def _measure(run: steps.Run) -> list[Measurement]:
+    token = steps.current_run.set(run)
+    try:
+        found = await asyncio.gather(_one_after_another(steps.IN_ORDER), *(_made(check) for check in steps.BESIDE))
+    finally:
+        steps.current_run.reset(token)
+    return [measurement for some in found for measurement in some]
+
+
+async def _one_after_another(some: Sequence[steps.Check]) -> list[Measurement]:
+    return [measurement for check in some for measurement in await _made(check)]
+
+
+async def _made(check: steps.Check) -> list[Measurement]:
+    """The check's measurements; a red one in its name when it could not be made."""
+    try:
+        found: list[Measurement] = await check()
+    except Exception as error:  # the other checks are made all the same
+        return [Probe(check.name, "made", "the check itself").failed(explain(error) or type(error).__name__)]
+    return found
+
+
+def _log(measurements: Sequence[Measurement]) -> None:
+    logger = get_run_logger()
+    for found in measurements:
+        if found.colour is not Colour.GREEN:
+            level = logger.error if found.colour is Colour.RED else logger.warning
+            level("%s is %s: %s, limit %s. %s", found.name, found.colour, found.value, found.limit, found.problem)
+
+
+async def _conclude(run: steps.Run, measurements: Sequence[Measurement]) -> None:
+    """Keep what was found, and tell people if it is news."""
+    settings, previous = run.settings, run.previous
+    walked_at = None if previous is None else previous.walked_at
+    if run.walks and any(found.name == "chain" and found.colour is Colour.GREEN for found in measurements):
+        walked_at = run.started_at
+    # Kept first: telling people twice is worse than a run that dies between the two.
+    last = LastVerification(run.started_at, checks.names(measurements, Colour.RED), walked_at)
+    problems = await write_last(settings, last)
+    note = news(() if previous is None else previous.failing, measurements, settings.recovery.console_url)
+    failures = [] if note is None else await notify(settings, note)
+    for problem in [*problems, *(f"{failure.channel}: {failure.problem}" for failure in failures)]:
+        get_run_logger().warning(problem)
+
+
+def news(before: Sequence[str], measurements: Sequence[Measurement], link: str | None) -> Note | None:
+    """What people are to be told after the names in `before` were red; None when nothing has changed for them."""
+    red = [found for found in measurements if found.colour is Colour.RED]
+    match change(before, [found.name for found in red]):
+        case Change.FAILED:
+            names = ", ".join(sorted({found.name for found in red}))
+            body = "\n".join(f"{found.name}: {found.value}. {found.problem}" for found in red)
+            title = f"Health verification failed: {names}"
+            return Note(Kind.VERIFICATION_FAILED, DEDUPLICATION, title, body, "critical", link)
+        case Change.RECOVERED:
+            title, body = "Health verification is green again", f"No longer red: {', '.join(before)}."
+            return Note(Kind.VERIFICATION_RECOVERED, DEDUPLICATION, title, body, "info", link)
+        case Change.NONE:
+            return None
