@@ -140,6 +140,8 @@ class _Recorder:
         return self._request(script, rule, limit, (self.key(measurements),), arguments)
 
     def staleness(self, feeds: Sequence[str], opened: str) -> Request:
+        if not feeds:
+            raise InvalidInput("No feed was named, so there is no data whose age could be judged.")
         limit = self.limits.data_age
         milliseconds = 0 if limit is None else round(limit * 1000)
         extra = tuple(self.key(f"heartbeat:{check_feed(feed)}") for feed in feeds)
