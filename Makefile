@@ -8,6 +8,8 @@ READY := $(VENV)/.ready
 SCOPE ?= global
 # Read through the environment, so that no reason, however quoted, is ever parsed by a shell.
 export REASON OPERATOR SCOPE
+# Where a running `make up` says how to reach it.
+-include .breaker/up.mk
 
 .PHONY: help install
 help: ## What can be made
@@ -51,6 +53,19 @@ circuit-history: $(READY) ## The latest transitions              [SCOPE=…]
 
 kill-switch: $(READY) ## Halt, cancel, flatten, prove it     REASON="why" [YES=1 doesn't ask] [OPERATOR=you]
 	@$(BIN)/breaker kill --scope "$$SCOPE" $(WHO) $(WHY) $(if $(YES),--yes)
+
+.PHONY: recover audit up down
+recover: $(READY) ## The recovery checklist, live; answer its forms with: .venv/bin/breaker recover answer
+	@$(BIN)/breaker recover --watch
+
+audit: $(READY) ## The audit log, newest first
+	@$(BIN)/breaker audit
+
+up: $(READY) ## The whole stack on this machine, until Ctrl-C   [WATCH=300 seconds]
+	@$(BIN)/python -m deployments.up $(if $(WATCH),--watch $(WATCH))
+
+down: ## Stop what `make up` started
+	@if [ -f .breaker/up.pid ]; then kill -TERM "$$(cat .breaker/up.pid)"; else echo "nothing is up"; fi
 
 # --- seeing and checking it -------------------------------------------------------------------------------------------
 .PHONY: demo test lint format bench

@@ -226,6 +226,11 @@ class NotificationSettings(BaseModel):
     others: tuple[SecretStr, ...] = ()
     timeout: Seconds = 5.0
 
+    @property
+    def anybody(self) -> bool:
+        """Whether any channel is configured."""
+        return bool(self.slack or self.pagerduty or self.others)
+
 
 class Settings(BaseSettings):
     """Everything breaker can be told. Unknown keys are refused, so that a typing mistake is not a silent default."""

@@ -127,7 +127,7 @@ def _keep(configuration: Path, prefect: PrefectServer, exchange: PaperExchange, 
     out.print(f"Prefect UI  {prefect.ui_url}/runs")
     out.print(f"Exchange    {exchange.url}/_paper/report")
     out.print("In another terminal:")
-    out.print(f"  export BREAKER_CONFIG={configuration} PREFECT_API_URL={prefect.api_url}")
+    out.print(f"  export BREAKER_CONFIG={configuration} PREFECT_API_URL={prefect.api_url}", soft_wrap=True)
     out.print("  make circuit-status")
     out.print("Ctrl-C stops everything.")
     while True:

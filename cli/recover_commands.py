@@ -1,0 +1,258 @@
+"""`breaker recover`: the recovery checklist, live, and answers to what it asks."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Group
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from breaker.settings import Settings, load_settings
+from cli.circuit_view import console
+from cli.exit_codes import EPILOG, Exit
+from cli.options import JsonOption, OperatorOption, ScopeOption, login_name, on_terminal, open_breaker
+from tasks.recovery.checklist import CHECKLIST
+from tasks.recovery.decision import CATEGORIES, MIN_TEXT, Approval, RootCause, Rules, refuse_approval, refuse_root_cause
+from tasks.recovery.state import RecoveryState, Tick, read_state
+
+if TYPE_CHECKING:
+    from prefect.input import RunInput
+
+recover_app = typer.Typer(help="The recovery checklist.", epilog=EPILOG, invoke_without_command=True)
+_COLOURS = {
+    Tick.GREEN: "green",
+    Tick.YELLOW: "yellow",
+    Tick.OVERRIDDEN: "yellow",
+    Tick.RED: "red",
+    Tick.WORKING: "cyan",
+}
+
+
+def register(app: typer.Typer) -> None:
+    recover_app.callback()(show)
+    recover_app.command(epilog=EPILOG)(start)
+    recover_app.command(epilog=EPILOG)(answer)
+    app.add_typer(recover_app, name="recover")
+
+
+def show(
+    context: typer.Context,
+    watch: Annotated[bool, typer.Option("--watch", help="Stay and follow it until it ends or waits for you.")] = False,
+    scope: ScopeOption = "global",
+    as_json: JsonOption = False,
+) -> None:
+    """Where the latest recovery stands."""
+    if context.invoked_subcommand is not None:
+        return
+    settings = load_settings()
+    state = _read(settings, scope)
+    if as_json:
+        typer.echo(state.to_json() if state else json.dumps(None))
+    elif state is None:
+        console().print(f"No recovery of {scope} is on record; a trip starts one where the deployments are served.")
+    elif watch and on_terminal():
+        _follow(settings, state)
+    else:
+        console().print(_picture(state))
+        _next_step(state)
+
+
+def start(scope: ScopeOption = "global") -> None:
+    """Start the recovery of the present incident by hand; usually the trip has done so."""
+    settings = load_settings()
+    status = open_breaker(settings, scope).get_status()
+    if status.incident_id is None or status.state.value not in ("TRIPPED", "QUIET_PERIOD"):
+        raise typer.BadParameter(f"{scope} is {status.state.value}: there is nothing to recover from")
+    from prefect.deployments import arun_deployment  # noqa: PLC0415  slow to import
+
+    parameters = {"incident_id": status.incident_id, "scope": scope}
+    run = asyncio.run(arun_deployment("recovery/recovery", parameters=parameters, timeout=0, as_subflow=False))
+    typer.echo(f"started flow run {run.id}; follow it with: breaker recover --watch")
+
+
+def answer(
+    root_cause: Annotated[str, typer.Option("--root-cause", help="What happened, and why.")] = "",
+    corrective_action: Annotated[str, typer.Option("--corrective-action", help="What was done about it.")] = "",
+    category: Annotated[str, typer.Option("--category", help=f"One of {', '.join(CATEGORIES)}.")] = "other",
+    reason: Annotated[str, typer.Option("--reason", help="Approval: why trading may resume.")] = "",
+    acknowledge: Annotated[
+        bool, typer.Option("--acknowledge", help="Approval: the cause is understood, conditions are normal.")
+    ] = False,
+    override: Annotated[str, typer.Option("--override", help="Approval: why to go on although something is red.")] = "",
+    operator: OperatorOption = None,
+    scope: ScopeOption = "global",
+) -> None:
+    """Answer what the recovery waits for: its root cause, or the approval of its reset. Asks for what is not given."""
+    settings = load_settings()
+    state = _read(settings, scope)
+    if state is None or not state.waiting_for:
+        typer.echo("breaker: no recovery waits for a person; nothing was done", err=True)
+        raise typer.Exit(Exit.REFUSED)
+    who = operator or login_name()
+    status = open_breaker(settings, scope).get_status()
+    rules = Rules(settings.recovery.people, settings.recovery.two_person, status.tripped_by or "", state.author)
+    if state.waiting_for == "root-cause":
+        cause = RootCause(
+            who,
+            category,
+            _asked("Root cause: what happened, and why", root_cause),
+            _asked("Corrective action", corrective_action),
+        )
+        refusal, form = refuse_root_cause(cause, rules), _root_cause_form(cause)
+    else:
+        approval = Approval(who, _asked("Why may trading resume", reason), acknowledge or _acknowledged(), override)
+        refusal = refuse_approval(approval, rules, asyncio.run(_measure(settings, scope)))
+        form = _approval_form(approval)
+    if refusal is not None:
+        _record_refusal(settings, state, who, refusal)
+        typer.echo(f"breaker: refused: {refusal}; nothing changed, the recovery still waits", err=True)
+        raise typer.Exit(Exit.REFUSED)
+    asyncio.run(_resume(state, form()))
+    typer.echo(f"answered {state.waiting_for}; follow it with: breaker recover --watch")
+
+
+def _asked(what: str, given: str) -> str:
+    if given.strip() or not on_terminal():
+        return given.strip()
+    return str(typer.prompt(f"{what} ({MIN_TEXT} characters or more)", err=True)).strip()
+
+
+def _acknowledged() -> bool:
+    return on_terminal() and typer.confirm("The cause is understood, conditions are normal, trading resumes?", err=True)
+
+
+def _root_cause_form(cause: RootCause) -> Callable[[], RunInput]:
+    def make() -> RunInput:
+        from tasks.recovery.forms import RootCauseForm  # noqa: PLC0415  slow to import
+
+        return RootCauseForm(
+            author=cause.author,
+            category=cause.category,
+            root_cause=cause.root_cause,
+            corrective_action=cause.corrective_action,
+        )
+
+    return make
+
+
+def _approval_form(approval: Approval) -> Callable[[], RunInput]:
+    def make() -> RunInput:
+        from tasks.recovery.forms import ApprovalForm  # noqa: PLC0415  slow to import
+
+        return ApprovalForm(
+            approver=approval.approver,
+            reason=approval.reason,
+            acknowledge=approval.acknowledge,
+            override_reason=approval.override_reason,
+        )
+
+    return make
+
+
+async def _resume(state: RecoveryState, form: RunInput) -> None:
+    from uuid import UUID  # noqa: PLC0415
+
+    from prefect.exceptions import FlowPauseTimeout, NotPausedError, ObjectNotFound  # noqa: PLC0415
+    from prefect.flow_runs import aresume_flow_run  # noqa: PLC0415
+
+    try:
+        await aresume_flow_run(UUID(state.flow_run_id), run_input=form.model_dump(mode="json"))
+    except (NotPausedError, FlowPauseTimeout, ObjectNotFound, RuntimeError) as error:
+        typer.echo(f"breaker: the recovery's run takes no answer now ({error}); look with: breaker recover", err=True)
+        raise typer.Exit(Exit.REFUSED) from None
+
+
+async def _measure(settings: Settings, scope: str) -> list[Any]:
+    from tasks.recovery.conditions import measure_conditions  # noqa: PLC0415  slow to import
+    from tasks.recovery.health import measure_health  # noqa: PLC0415
+
+    found = await asyncio.gather(measure_conditions(settings, scope), measure_health(settings))
+    return [measurement for group in found for measurement in group]
+
+
+def _record_refusal(settings: Settings, state: RecoveryState, who: str, refusal: str) -> None:
+    from ledger.configured import open_ready_ledger, open_spool  # noqa: PLC0415  slow to import
+    from ledger.record import DENIED, AuditRecord  # noqa: PLC0415
+    from ledger.recorder import Recorder  # noqa: PLC0415
+
+    Recorder(open_ready_ledger(settings), open_spool(settings)).record(
+        AuditRecord(
+            action="RECOVERY_ANSWER_REFUSED",
+            source="cli",
+            user_id=who,
+            details={"form": state.waiting_for, "refused": refusal},
+            incident_id=state.incident_id,
+            scope=state.scope,
+            flow_run_id=state.flow_run_id,
+            outcome=DENIED,
+        )
+    )
+
+
+def _read(settings: Settings, scope: str) -> RecoveryState | None:
+    async def once() -> RecoveryState | None:
+        from redis.asyncio import Redis  # noqa: PLC0415
+
+        timeout = settings.redis_timeout
+        url = settings.redis_url.get_secret_value()
+        async with Redis.from_url(url, socket_timeout=timeout, socket_connect_timeout=timeout) as redis:
+            return await read_state(redis, scope)
+
+    from redis.exceptions import RedisError  # noqa: PLC0415
+
+    try:
+        return asyncio.run(once())
+    except RedisError as error:
+        sys.stderr.write(f"breaker: the recovery's state cannot be read from Redis: {error}\n")
+        raise typer.Exit(Exit.NOT_HALTED) from None
+
+
+def _follow(settings: Settings, state: RecoveryState) -> None:
+    with Live(_picture(state), console=console(), refresh_per_second=4) as live:
+        while not state.done and not state.waiting_for:
+            time.sleep(0.5)
+            state = _read(settings, state.scope) or state
+            live.update(_picture(state))
+    _next_step(state)
+
+
+def _next_step(state: RecoveryState) -> None:
+    if state.waiting_for:
+        console().print(Text.assemble(("next: ", "dim"), f"breaker recover answer   ({state.waiting_for})"))
+    elif state.report_path and state.done:
+        console().print(Text.assemble(("report: ", "dim"), state.report_path))
+
+
+def _picture(state: RecoveryState) -> Group:
+    head = Text.assemble(
+        ("▸ RECOVERY", "bold"), f"  {state.phase}  ", (f"round {state.round} · incident {state.incident_id}", "dim")
+    )
+    table = Table.grid(padding=(0, 1))
+    table.add_column(no_wrap=True)
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold", style="dim")
+    for section in CHECKLIST:
+        table.add_row("", Text(f"{section.number}. {section.title}", "bold"), "")
+        for item in section.items:
+            shown = state.item(item.key)
+            word = "" if shown.tick in (Tick.GREEN, Tick.PENDING) else f" [{shown.tick.value}]"
+            who = " ".join(part for part in (shown.at[11:19], f"by {shown.by}" if shown.by else "") if part)
+            table.add_row(
+                Text(shown.tick.mark, _COLOURS.get(shown.tick, "")),
+                Text(f"{item.words}{word}"),
+                Text(" · ".join(part for part in (who, shown.evidence) if part)),
+            )
+    bar = ProgressBar(total=1.0, completed=state.share_done, width=40)
+    parts: list[Any] = [head, table, bar]
+    if state.problem:
+        parts.insert(1, Text(f"! {state.problem}", "red"))
+    return Group(*parts)

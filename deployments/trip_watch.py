@@ -1,0 +1,75 @@
+"""Sees trips within a second, whoever made them: moves them into the ledger and announces them to the orchestrator."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+import structlog
+from redis import Redis
+from redis.exceptions import RedisError
+
+from breaker.errors import BreakerError
+from breaker.settings import Settings
+from ledger.configured import open_ready_ledger
+from ledger.errors import LedgerError
+from ledger.ledger import Ledger
+from ledger.outbox import drain_outbox, known_scopes
+from tasks.trip_announcement import announce_trips
+
+EVERY = 0.5
+"""Seconds between two looks; one costs two commands per breaker."""
+SCOPES_EVERY = 30.0
+
+log = structlog.get_logger(__name__)
+
+
+class TripWatch(threading.Thread):
+    """Runs until `stop`. Outlives outages of Redis, database and orchestrator; says when each begins and ends."""
+
+    def __init__(self, settings: Settings) -> None:
+        super().__init__(name="trip watch", daemon=True)
+        self._settings = settings
+        self._stop_asked = threading.Event()
+        self._trouble: dict[str, str] = {}
+        self._scopes: tuple[str, ...] = ("global",)
+        self._scopes_read = float("-inf")
+
+    def stop(self) -> None:
+        self._stop_asked.set()
+        self.join(5)
+
+    def run(self) -> None:
+        timeout = self._settings.redis_timeout
+        redis = Redis.from_url(
+            self._settings.redis_url.get_secret_value(), socket_timeout=timeout, socket_connect_timeout=timeout
+        )
+        ledger: Ledger | None = None
+        while not self._stop_asked.wait(EVERY):
+            try:
+                ledger = ledger or open_ready_ledger(self._settings)
+                self._find_scopes(redis, ledger)
+                drain_outbox(redis, ledger, self._scopes, timeout=timeout)
+                self._note("ledger", None)
+            except (BreakerError, LedgerError) as error:
+                self._note("ledger", error)
+            try:
+                for announced in announce_trips(self._settings, redis, self._scopes):
+                    log.info("trip announced", scope=announced.scope, incident_id=announced.incident_id)
+                self._note("announcement", None)
+            except (BreakerError, RedisError) as error:
+                self._note("announcement", error)
+
+    def _find_scopes(self, redis: Redis, ledger: Ledger) -> None:
+        if time.monotonic() - self._scopes_read > SCOPES_EVERY:
+            self._scopes = known_scopes(redis, ledger)
+            self._scopes_read = time.monotonic()
+
+    def _note(self, what: str, error: Exception | None) -> None:
+        before = self._trouble.pop(what, None)
+        if error is not None:
+            self._trouble[what] = str(error)
+            if before is None:
+                log.warning("trip watch in trouble", what=what, error=str(error))
+        elif before is not None:
+            log.info("trip watch well again", what=what)

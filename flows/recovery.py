@@ -1,0 +1,201 @@
+"""The recovery: the runbook's checklist, walked as far as machines can, then waiting for people.
+
+While it waits, the run is suspended: no process is kept, and a restart of worker or server loses nothing. When it goes
+on it begins at the top again, and every step that was done is taken from what was kept of it.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import asdict, replace
+from typing import Any, TypeVar
+
+from prefect import flow
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.objects import State
+from prefect.exceptions import ObjectNotFound
+from prefect.flow_runs import asuspend_flow_run
+from prefect.input import RunInput
+from prefect.runtime import flow_run as this_flow_run
+from prefect.states import Completed
+from redis.asyncio import Redis
+
+from breaker.settings import Settings, load_settings
+from flows.kill_context import async_breaker
+from ledger.configured import open_ready_ledger, open_spool
+from ledger.recorder import Recorder
+from tasks.recovery import steps
+from tasks.recovery.artifacts import shown_in_prefect, update
+from tasks.recovery.checklist import CHECKLIST, Section
+from tasks.recovery.desk import RecoveryDesk, current_desk
+from tasks.recovery.forms import ApprovalForm, RootCauseForm
+from tasks.recovery.state import RecoveryState, claim, now_iso, read_state, take_over
+
+WAIT_FOR_PEOPLE = 365 * 86_400
+"""Seconds that a form stays open. Nobody answering leads to reminders, not to a failure."""
+
+_Form = TypeVar("_Form", bound=RunInput)
+
+
+@flow(
+    name="recovery",
+    flow_run_name="recovery-{incident_id}",
+    description="The runbook's recovery checklist: root cause, conditions, health, reset, and the watch after it.",
+    persist_result=True,
+    validate_parameters=True,
+)
+async def recovery(incident_id: str, scope: str = "global") -> State[Any]:
+    """Recover from one incident.
+
+    Args:
+        incident_id: the incident's id, as the breaker's state names it.
+        scope: which breaker.
+    """
+    settings = load_settings()
+    async with _open_desk(settings, incident_id, scope) as desk:
+        holder = await _holder(desk)
+        if holder != desk.state.flow_run_id:
+            return Completed(message=f"Attached: flow run {holder} is this incident's recovery.")
+        token = current_desk.set(desk)
+        try:
+            async with shown_in_prefect(desk):
+                for round_ in itertools.count(1):
+                    if await _walk(desk, round_):
+                        break
+        finally:
+            current_desk.reset(token)
+    return Completed(message="Recovered: OPEN.")
+
+
+async def _walk(desk: RecoveryDesk, round_: int) -> bool:
+    """The checklist, once. False when the watch tripped the breaker again: then it is begun anew."""
+    section_1, section_2, section_3 = CHECKLIST[:3]
+    trip = dict(await desk.breaker.get_status())
+    evidence = await steps.gather_evidence(round_)
+    cause = await _root_cause(desk, round_, evidence)
+    root_cause = asdict(cause.answer())
+    desk.state = replace(desk.state, author=cause.author)
+    for number, item in enumerate(section_1.items, 1):
+        await steps.confirm(
+            item.key, f"1.{number} {item.words}", round_, cause.author, "evidence reviewed; see the incident report"
+        )
+    await steps.measure_conditions(round_)
+    await _verify_items(section_2, round_)
+    await steps.measure_health(round_)
+    await _verify_items(section_3, round_)
+
+    await steps.tell_people(round_, "WAITING", "A reset waits for approval", f"Root cause: {cause.root_cause}")
+    await steps.write_report(round_, "before the reset", trip, root_cause, evidence)
+    await steps.look_for_conflicts(round_)
+
+    done = await _approved_reset(desk, round_)
+    epoch = int(done["epoch"])
+    await steps.verify_state(round_, epoch)
+    await steps.find_ledger_row(round_, epoch)
+    await steps.tell_people(round_, "RESET", "The breaker was reset", f"By {done['by']}; the watch has begun")
+    why = await steps.watch(round_, desk.settings.recovery.watch / 60, epoch)
+    if why is not None:
+        await steps.tell_people(round_, "RETRIPPED", "The watch tripped the breaker again", why, critical=True)
+        await desk.record("RECOVERY_REOPENED", {"why": why}, once=str(round_))
+        artifacts = desk.state.artifacts
+        await desk.show(items={}, phase="reopened", problem=f"Reopened: {why}", author="", artifacts=artifacts)
+        return False
+    await desk.show(phase="recovered: OPEN", done=True, problem="")
+    await desk.record("RECOVERY_FINISHED", {"rounds": round_}, once="finished")
+    await steps.write_report(round_, "at the end", trip, root_cause, evidence)
+    await steps.tell_people(round_, "RECOVERED", "Recovered", "The watch ended well; trading is OPEN again")
+    return True
+
+
+async def _root_cause(desk: RecoveryDesk, round_: int, evidence: str) -> RootCauseForm:
+    for attempt in itertools.count(1):
+        form = await _ask(
+            desk, RootCauseForm, "root-cause", f"root-cause-{round_}-{attempt}", f"{_refusal(desk)}{evidence}"
+        )
+        problem = await steps.accept_root_cause(round_, attempt, asdict(form.answer()))
+        desk.state = replace(desk.state, problem=problem or "")
+        if problem is None:
+            return form
+    raise AssertionError("asked until answered")
+
+
+async def _approved_reset(desk: RecoveryDesk, round_: int) -> dict[str, Any]:
+    for attempt in itertools.count(1):
+        form = await _ask(
+            desk,
+            ApprovalForm,
+            "approval",
+            f"approval-{round_}-{attempt}",
+            f"{_refusal(desk)}{desk.state.as_markdown()}",
+        )
+        done = await steps.reset(round_, attempt, asdict(form.answer()))
+        desk.state = replace(desk.state, problem=done.get("refused", ""))
+        if "refused" not in done:
+            return done
+    raise AssertionError("asked until approved")
+
+
+async def _ask(desk: RecoveryDesk, form: type[_Form], waiting_for: str, key: str, description: str) -> _Form:
+    """Suspend until a person has answered. Asked once: a run that begins again gets the answer that was given."""
+    if desk.state.waiting_for != waiting_for:
+        await desk.show(waiting_for=waiting_for, waiting_since=now_iso(), phase=f"waiting for a person: {waiting_for}")
+    await update(desk)
+    answer: _Form = await asuspend_flow_run(
+        wait_for_input=form.with_initial_data(description=description), key=key, timeout=WAIT_FOR_PEOPLE
+    )
+    await desk.show(waiting_for="", waiting_since="", phase="going on", reminded_at="")
+    return answer
+
+
+def _refusal(desk: RecoveryDesk) -> str:
+    return f"**The last answer was refused: {desk.state.problem}**\n\n" if desk.state.problem else ""
+
+
+async def _verify_items(section: Section, round_: int) -> None:
+    for number, item in enumerate(section.items, 1):
+        await steps.verify(item.key, f"{section.number}.{number} {item.words}", round_)
+
+
+async def _holder(desk: RecoveryDesk) -> str:
+    """The flow run that is this incident's recovery: this one, unless another one lives."""
+    mine, incident = desk.state.flow_run_id, desk.state.incident_id
+    holder = await claim(desk.redis, incident, mine)
+    if holder != mine and await _has_ended(holder):
+        await take_over(desk.redis, incident, mine)
+        return mine
+    return holder
+
+
+async def _has_ended(flow_run_id: str) -> bool:
+    """A crashed run has not: it is put back on schedule. A cancelled or failed one has."""
+    async with get_client() as client:
+        try:
+            other = await client.read_flow_run(flow_run_id)  # type: ignore[arg-type]
+        except ObjectNotFound:
+            return True
+    return (
+        other.state is not None
+        and other.state.is_final()
+        and not (other.state.is_crashed() or other.state.is_completed())
+    )
+
+
+@asynccontextmanager
+async def _open_desk(settings: Settings, incident_id: str, scope: str) -> AsyncIterator[RecoveryDesk]:
+    redis = Redis.from_url(settings.redis_url.get_secret_value())
+    breaker = async_breaker(settings, scope=scope)
+    recorder = Recorder(open_ready_ledger(settings), open_spool(settings))
+    mine = str(this_flow_run.id)
+    shown = await read_state(redis, scope)
+    if shown is None or shown.incident_id != incident_id or shown.flow_run_id != mine:
+        shown = RecoveryState(incident_id=incident_id, scope=scope, flow_run_id=mine)
+    status = await breaker.get_status()
+    desk = RecoveryDesk(settings, redis, breaker, recorder, shown, tripped_by=status.tripped_by or "")
+    try:
+        yield desk
+    finally:
+        await breaker.close()
+        await redis.aclose()
+        recorder.ledger.close()
