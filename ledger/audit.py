@@ -74,15 +74,15 @@ def drain(redis: Redis, ledger: Ledger, spool: Spool, scopes: Sequence[str], *, 
     What fails for one does not stop the others; what was not moved still waits where it was.
     """
     problems: list[str] = []
-    from_spool = SpoolDrain()
-    try:
-        from_spool = spool.drain(ledger)
-    except LedgerError as error:
-        problems.append(str(error))
-    from_outbox = OutboxDrain()
+    from_outbox, from_spool = OutboxDrain(), SpoolDrain()
+    # First the outbox: what waits in the spool is most often what a kill switch did after its trip.
     for scope in scopes:
         try:
             from_outbox += drain_outbox(redis, ledger, [scope], timeout=timeout)
         except (LedgerError, BreakerError) as error:
             problems.append(str(error))
+    try:
+        from_spool = spool.drain(ledger)
+    except LedgerError as error:
+        problems.append(str(error))
     return Drained(from_spool, from_outbox, tuple(dict.fromkeys(problems)))

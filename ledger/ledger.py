@@ -277,6 +277,8 @@ class Ledger:
         rows = select(*self._columns).order_by(audit_log.c.seq, audit_log.c.id)
         # Rows that claim a place before the first are read too, so that verification sees them.
         rows = rows.where(audit_log.c.seq > after_seq) if after_seq else rows
+        # Connections that died in the pool are found and replaced here, as a stream can't be begun again half-way.
+        self.head()
         with self.explained(), self.engine.connect() as connection, connection.begin():
             options = {"stream_results": True, "max_row_buffer": batch}
             with self._limited(connection):

@@ -69,12 +69,14 @@ class Recorder:
 
     def _drain_behind(self, records: Sequence[AuditRecord]) -> Recorded:
         try:
-            drained = self.drain()
+            drained = self.spool.drain(self.ledger, within=self.ledger.timeout)
         except LedgerError as error:
             self._rest(error)
             return Recorded(Where.SPOOL, str(error))
         if drained.busy:
             return Recorded(Where.SPOOL, "another process is draining the spool")
+        if drained.unfinished:
+            return Recorded(Where.SPOOL, "the spool holds more than can be moved at once")
         return Recorded(Where.LEDGER)
 
     def _spool(self, records: Sequence[AuditRecord], failure: str | None) -> None:

@@ -10,10 +10,11 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import math
 import os
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -37,13 +38,14 @@ _LOCK_WAIT = 2.0
 class SpoolDrain:
     """`moved` records are in the ledger now, `known` were there already, `unreadable` lines were recorded as such.
 
-    `busy` says that another process is draining, so nothing was done.
+    `busy` says that another process is draining, so nothing was done; `unfinished` that the time was over first.
     """
 
     moved: int = 0
     known: int = 0
     unreadable: int = 0
     busy: bool = False
+    unfinished: bool = False
 
 
 class Spool:
@@ -81,8 +83,8 @@ class Spool:
         """What waits, in the order in which it came."""
         return [record for file in self._files() for record in _parse(file)]
 
-    def drain(self, ledger: Ledger) -> SpoolDrain:
-        """Move everything into the ledger, oldest first.
+    def drain(self, ledger: Ledger, *, within: float = math.inf) -> SpoolDrain:
+        """Move everything into the ledger, oldest first, or what can be moved `within` so many seconds.
 
         Raises:
             LedgerUnavailable, LedgerNotReady: the ledger took only a part, or nothing; the rest still waits.
@@ -95,9 +97,11 @@ class Spool:
                 if not mine:
                     return SpoolDrain(busy=True)
                 self._put_current_aside()
-                drained = SpoolDrain()
+                drained, end = SpoolDrain(), time.monotonic() + within
                 for file in self._files(aside=True):
-                    drained = _drain_file(file, ledger, drained)
+                    drained = _drain_file(file, ledger, drained, end)
+                    if drained.unfinished:
+                        break
                     file.unlink()
                 return drained
         except OSError as error:
@@ -164,14 +168,20 @@ class Spool:
             os.close(file)
 
 
-def _drain_file(file: Path, ledger: Ledger, before: SpoolDrain) -> SpoolDrain:
-    records = _parse(file)
-    moved, known = before.moved, before.known
+def _drain_file(file: Path, ledger: Ledger, before: SpoolDrain, end: float) -> SpoolDrain:
+    drained, records = before, _parse(file)
     for start in range(0, len(records), _BATCH):
-        done = ledger.append(records[start : start + _BATCH])
-        moved, known = moved + len(done.new), known + len(done.known)
-    unreadable = sum(record.action == UNREADABLE for record in records)
-    return SpoolDrain(moved, known, before.unreadable + unreadable)
+        if time.monotonic() > end:
+            return replace(drained, unfinished=True)
+        batch = records[start : start + _BATCH]
+        done = ledger.append(batch)
+        drained = replace(
+            drained,
+            moved=drained.moved + len(done.new),
+            known=drained.known + len(done.known),
+            unreadable=drained.unreadable + sum(record.action == UNREADABLE for record in batch),
+        )
+    return drained
 
 
 def _parse(file: Path) -> list[AuditRecord]:

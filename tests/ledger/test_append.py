@@ -256,6 +256,9 @@ def test_a_lost_connection_is_replaced(postgres: Postgres, postgres_url: str) ->
     ledger.append([record(2)])
     postgres.stop()
     postgres.start()
+    assert verify(ledger).rows == 2
+    postgres.stop()
+    postgres.start()
     assert ledger.append([record(3)]).new == ("event-3",)
     assert verify(ledger).rows == 3
     ledger.close()

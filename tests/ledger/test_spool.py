@@ -239,6 +239,18 @@ def test_a_drain_that_fails_half_way_keeps_everything(unreachable: Ledger, tmp_p
     assert [waiting.id for waiting in spool.records()] == ["a", "b"]
 
 
+def test_a_long_spool_does_not_hold_up_a_record(ledger: Ledger, tmp_path: Path) -> None:
+    spool = Spool(tmp_path / "spool")
+    spool.add([record(str(number)) for number in range(600)])
+    part = spool.drain(ledger, within=0)
+    assert part.unfinished
+    assert part.moved < 600
+    assert spool.pending()
+    rest = spool.drain(ledger)
+    assert (rest.moved + rest.known, rest.unfinished) == (600, False)
+    assert ids(ledger) == [str(number) for number in range(600)]
+
+
 def test_only_its_owner_can_read_the_spool(tmp_path: Path) -> None:
     spool = Spool(tmp_path / "spool")
     spool.add([record("a")])
