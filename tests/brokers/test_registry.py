@@ -1,0 +1,55 @@
+"""From a configured account to its adapter."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+from pydantic import SecretStr
+
+from breaker.settings import AccountSettings, ConfigurationError
+from brokers.alpaca import AlpacaBroker
+from brokers.registry import open_broker, open_brokers
+
+
+def account(adapter: str = "alpaca") -> AccountSettings:
+    return AccountSettings(
+        adapter=adapter, base_url="http://127.0.0.1:1", key_id=SecretStr("k"), secret_key=SecretStr("hidden-s")
+    )
+
+
+def installed(where: Path, code: str) -> None:
+    """A third party's distribution with one entry point, as pip would leave it behind."""
+    (where / "theirs.py").write_text(code)
+    info = where / "theirs-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: theirs\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[breaker.brokers]\ntheirs = theirs:make\n")
+
+
+def test_every_account_gets_its_broker() -> None:
+    brokers = open_brokers({"ALPHA": account(), "BETA": account()})
+    assert [broker.name for broker in brokers.values()] == ["ALPHA", "BETA"]
+    assert all(isinstance(broker, AlpacaBroker) for broker in brokers.values())
+    assert "hidden-s" not in repr(brokers)
+
+
+def test_an_adapter_that_is_not_installed_is_named_with_those_that_are() -> None:
+    with pytest.raises(ConfigurationError, match=r"accounts\.ALPHA\.adapter: no adapter 'nasdaq'.*known are alpaca"):
+        open_broker("ALPHA", account("nasdaq"))
+
+
+def test_a_third_partys_adapter_is_found_by_its_entry_point(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    installed(tmp_path, "from brokers.alpaca import from_settings as make\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "theirs", raising=False)
+    assert open_broker("ALPHA", account("theirs")).name == "ALPHA"
+
+
+def test_something_that_is_no_broker_is_not_taken_for_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    installed(tmp_path, "def make(name, account):\n    return object()\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "theirs", raising=False)
+    with pytest.raises(ConfigurationError, match="does not provide a broker"):
+        open_broker("ALPHA", account("theirs"))

@@ -1,0 +1,39 @@
+"""The first sweep: every account at once, and none waits for another one's trouble."""
+
+from __future__ import annotations
+
+import socket
+import time
+
+from brokers.alpaca import AlpacaBroker
+from brokers.paper.scenario import parse
+from brokers.paper.server import PaperExchangeThread
+from brokers.sweep import first_sweep
+
+
+async def test_a_sweep_asks_every_account_and_says_what_each_answered() -> None:
+    book = "[book]\norders = 30\npending_replace = 4\n"
+    with PaperExchangeThread(parse(book)) as exchange, socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        hung = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        brokers = [
+            AlpacaBroker("GOOD", exchange.url, "key", "secret"),
+            AlpacaBroker("HUNG", hung, "key", "secret"),
+            AlpacaBroker("KEYS", exchange.url, "key", "wrong"),
+            AlpacaBroker("HASTY", hung, "key", "secret", timeout=0.05),
+        ]
+        begun = time.monotonic()
+        swept = {result.account: result for result in await first_sweep(brokers, timeout=0.5)}
+        assert time.monotonic() - begun < 1.5
+        for broker in brokers:
+            await broker.aclose()
+        assert (swept["GOOD"].accepted, swept["GOOD"].refused, swept["GOOD"].problem) == (26, 4, "")
+        assert "no answer to the first sweep within 0.5 s" in swept["HUNG"].problem
+        assert "refuses the keys" in swept["KEYS"].problem
+        assert "no answer within 0.05 s" in swept["HASTY"].problem
+        assert exchange.report()["open_orders"] == 4
+
+
+async def test_no_account_is_no_trouble() -> None:
+    assert await first_sweep([], timeout=0.1) == []
