@@ -95,7 +95,7 @@ async def _conclude(run: steps.Run, measurements: Sequence[Measurement]) -> None
     if run.walks and any(found.name == "chain" and found.colour is Colour.GREEN for found in measurements):
         walked_at = run.started_at
     # Kept first: telling people twice is worse than a run that dies between the two.
-    last = LastVerification(run.started_at, checks.names(measurements, Colour.RED), walked_at)
+    last = LastVerification(run.started_at, checks.names(measurements, Colour.RED), walked_at, run.compared_to)
     problems = await write_last(settings, last)
     note = news(() if previous is None else previous.failing, measurements, settings.recovery.console_url)
     failures = [] if note is None else await notify(settings, note)

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
-from datetime import datetime
 
 from redis import Redis
 
@@ -124,8 +123,19 @@ def judge_drain(probe: Probe, drained: Drained) -> Measurement:
     return probe.found(value)
 
 
-def check_reconciliation(stores: Stores, since: datetime | None) -> list[Measurement]:
-    """Compare each breaker with its record; red for whatever was done past it and found since `since`, by anybody."""
+@dataclass(frozen=True, slots=True)
+class Compared:
+    """`up_to` is the last row of the ledger that was looked at."""
+
+    measurements: tuple[Measurement, ...]
+    up_to: int
+
+
+def check_reconciliation(stores: Stores, after: int | None) -> Compared:
+    """Compare each breaker with its record; red for whatever was done past it, and found by anybody since row `after`.
+
+    Without `after` only what is found here counts.
+    """
     found = [
         judge_reconciliation(
             Probe(_name("reconciliation", scope), "Redis as the ledger says", Keys.of(scope).state),
@@ -133,11 +143,13 @@ def check_reconciliation(stores: Stores, since: datetime | None) -> list[Measure
         )
         for scope in stores.scopes
     ]
-    if since is None:
-        return found
-    overrides = stores.ledger.query(Filter(actions=(OVERRIDE_DETECTED,), since=since)).rows
-    seen = {measurement.name for measurement in found if measurement.colour is Colour.RED}
-    return found + [_override(row) for row in overrides if _name("reconciliation", row.scope) not in seen]
+    up_to, _ = stores.ledger.head()
+    if after is None:
+        return Compared(tuple(found), up_to)
+    overrides = stores.ledger.query(Filter(actions=(OVERRIDE_DETECTED,))).rows
+    red = {measurement.name for measurement in found if measurement.colour is Colour.RED}
+    by_others = [row for row in overrides if after < row.seq <= up_to and _name("reconciliation", row.scope) not in red]
+    return Compared((*found, *(_override(row) for row in by_others)), up_to)
 
 
 def judge_reconciliation(probe: Probe, found: Reconciliation) -> Measurement:

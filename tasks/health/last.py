@@ -33,11 +33,14 @@ class Change(Enum):
 
 @dataclass(frozen=True, slots=True)
 class LastVerification:
-    """`failing` are the names of red measurements; `walked_at` is when the whole chain was last found unbroken."""
+    """`failing` are the names of red measurements, `walked_at` is when the whole chain was last found unbroken, and
+    `compared_to` the last row of the ledger whose news was told.
+    """
 
     checked_at: datetime
     failing: tuple[str, ...] = ()
     walked_at: datetime | None = None
+    compared_to: int | None = None
 
     def walk_is_due(self, now: datetime) -> bool:
         return self.walked_at is None or now - self.walked_at >= WALK_EVERY
@@ -56,6 +59,7 @@ class LastVerification:
             checked_at=datetime.fromisoformat(fields["checked_at"]),
             failing=tuple(str(name) for name in fields["failing"]),
             walked_at=None if walked is None else datetime.fromisoformat(walked),
+            compared_to=fields["compared_to"],
         )
 
 

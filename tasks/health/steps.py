@@ -34,7 +34,7 @@ _P = ParamSpec("_P")
 _R = TypeVar("_R")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Run:
     """What the checks of one verification work with."""
 
@@ -42,6 +42,12 @@ class Run:
     stores: checks.Stores
     previous: LastVerification | None
     started_at: datetime
+    compared_to: int | None = None
+    """The last row of the ledger whose news is told by this run, or was by an earlier one."""
+
+    def __post_init__(self) -> None:
+        if self.previous is not None:
+            self.compared_to = self.previous.compared_to
 
     @property
     def walks(self) -> bool:
@@ -69,8 +75,9 @@ async def drain() -> list[Measurement]:
 @_check("Ledger and Redis agree")
 async def reconcile() -> list[Measurement]:
     run = current_run.get()
-    since = None if run.previous is None else run.previous.checked_at
-    return await asyncio.to_thread(checks.check_reconciliation, run.stores, since)
+    found = await asyncio.to_thread(checks.check_reconciliation, run.stores, run.compared_to)
+    run.compared_to = found.up_to
+    return list(found.measurements)
 
 
 @_check("Chain is unbroken", limit=WALK_LIMIT)
