@@ -1,0 +1,33 @@
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+
+from breaker.settings import Settings
+from deployments.embedded_redis import EmbeddedRedis
+from tests.ledger.conftest import database_url, postgres, postgres_url
+from tests.tasks.web import Web
+
+__all__ = ["database_url", "postgres", "postgres_url"]
+
+Configure = Callable[..., Settings]
+
+
+@pytest.fixture
+def configure(redis_server: EmbeddedRedis, redis_client: redis.Redis, tmp_path: Path) -> Configure:
+    """Settings on the session's Redis, emptied, and a state directory of the test's own."""
+
+    def make(**changes: Any) -> Settings:
+        return Settings(**{"redis_url": redis_server.url, "state_dir": tmp_path / "state", **changes})
+
+    return make
+
+
+@pytest.fixture
+def web() -> Iterator[Web]:
+    with Web() as server:
+        yield server
