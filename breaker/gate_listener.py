@@ -33,6 +33,7 @@ _log = logging.getLogger(__name__)
 _CONNECT_TIMEOUT = 1.0
 _CHUNK = 65_536
 _DRAIN_EVERY = 100e-6
+_READ_AGAIN_WITHIN = 0.005
 _BACKOFF_FIRST = 0.05
 _BACKOFF_MOST = 1.0
 _WOULD_BLOCK = (BlockingIOError, ssl.SSLWantReadError)
@@ -168,7 +169,11 @@ class Listener:
             elif now - informed > self._patience:
                 # Silence, answers that come too late, or an old primary whose replicas have left it for another.
                 raise ConversationFailed(self._conversation.doubt or f"no answer in time for {self._patience:.1f} s")
-            if now >= next_beat or self._conversation.wants_heartbeat:
+            if self._conversation.wants_heartbeat:
+                # Closed already, so it can wait until the whole fleet has taken in the push and is closed as well.
+                self._conversation.wants_heartbeat = False
+                next_beat = min(next_beat, now + random.uniform(0, _READ_AGAIN_WITHIN))  # noqa: S311 -- no secret
+            if now >= next_beat:
                 next_beat = now + self._heartbeat
                 self._beat(line)
             self._wait(line, next_beat - now)
