@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from urllib.parse import urlsplit
 
 from pydantic import BaseModel, SecretStr
 
@@ -49,7 +50,10 @@ def configured_secrets(settings: BaseModel) -> frozenset[str]:
 def _secrets(value: object) -> Iterable[str]:
     match value:
         case SecretStr():
-            yield value.get_secret_value()
+            secret = value.get_secret_value()
+            yield secret
+            if secret.startswith(("http://", "https://")):
+                yield urlsplit(secret).path  # all that is secret of a webhook, and what its service may repeat
         case BaseModel():
             for name in type(value).model_fields:
                 yield from _secrets(getattr(value, name))
