@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 import threading
+from functools import cache
 
 from argon2 import PasswordHasher
 from argon2.exceptions import InvalidHashError, VerificationError
@@ -17,8 +18,12 @@ _AT_ONCE = 2
 
 _hasher = PasswordHasher()
 _slots = threading.BoundedSemaphore(_AT_ONCE)
-# A user that doesn't exist costs as much as one that does, so that time doesn't tell them apart.
-_NOBODY = _hasher.hash(secrets.token_urlsafe(32))
+
+
+@cache
+def _nobody() -> str:
+    """A user that doesn't exist costs as much as one that does, so that time doesn't tell them apart."""
+    return _hasher.hash(secrets.token_urlsafe(32))
 
 
 def hash_password(password: str, user: str) -> str:
@@ -40,7 +45,7 @@ def password_fits(password: str, password_hash: str | None) -> bool:
         return False
     with _slots:
         try:
-            return _hasher.verify(password_hash or _NOBODY, password) and password_hash is not None
+            return _hasher.verify(password_hash or _nobody(), password) and password_hash is not None
         except (VerificationError, InvalidHashError):
             return False
 

@@ -51,9 +51,11 @@ class Throttle:
                 self._failures.popitem(last=False)
 
     def succeeded(self, user: str, address: str) -> None:
-        """Forget this user's failures from there. Those of the address stay: one good password excuses no others."""
+        """The attempt counted last was none. Failures with other names from that address stay."""
         with self._lock:
             self._failures.pop((user, address), None)
+            if (found := self._failures.get((address,))) is not None:
+                found.count = max(0, found.count - 1)
 
     def _of(self, key: tuple[str, ...], now: float) -> _Failures:
         found = self._failures.get(key)

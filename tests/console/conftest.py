@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import redis
+from argon2 import PasswordHasher
 from pydantic import SecretStr
 
 from breaker.settings import Settings
+from console import passwords
 from deployments.embedded_redis import EmbeddedRedis
+from tests.console.harness import Console
+
+
+@pytest.fixture(scope="session", autouse=True)
+def quick_passwords() -> Iterator[None]:
+    """Hashing them as in production would take most of these tests' time; what production does has its own test."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(passwords, "_hasher", PasswordHasher(time_cost=1, memory_cost=8, parallelism=1))
+        yield
+
 
 MakeSettings = Callable[..., Settings]
 
@@ -31,3 +43,10 @@ def make_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> MakeSettin
 def settings(make_settings: MakeSettings, redis_server: EmbeddedRedis, redis_client: redis.Redis) -> Settings:
     """On the session's Redis, emptied."""
     return make_settings(redis_server.url)
+
+
+@pytest.fixture
+def console(settings: Settings) -> Iterator[Console]:
+    """A console on the session's Redis, emptied, without accounts at a venue."""
+    with Console(settings) as running:
+        yield running

@@ -8,6 +8,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
+from argon2 import PasswordHasher, Type
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -204,6 +205,12 @@ def test_nothing_that_is_stored_can_be_used_to_sign_in(ledger: Ledger, accounts:
         assert usable not in stored
 
 
+def test_passwords_are_hashed_as_rfc_9106_recommends() -> None:
+    hasher = PasswordHasher()
+    assert hasher.type is Type.ID
+    assert (hasher.time_cost, hasher.memory_cost, hasher.parallelism) == (3, 65_536, 4)
+
+
 def test_a_user_who_doesnt_exist_costs_as_much_time_as_one_who_does(
     accounts: Accounts, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -248,8 +255,17 @@ def test_one_good_password_doesnt_excuse_an_addresss_other_failures() -> None:
     throttle = Throttle()
     for n in range(FREE + 3):
         throttle.failed(f"user{n}", "10.0.0.1", 0.0)
+    throttle.failed("mine", "10.0.0.1", 0.0)
     throttle.succeeded("mine", "10.0.0.1")
     assert throttle.wait("another", "10.0.0.1", 0.0) > 0
+
+
+def test_signing_in_often_is_no_failure() -> None:
+    throttle = Throttle()
+    for _ in range(100):
+        throttle.failed("mine", "10.0.0.1", 0.0)
+        throttle.succeeded("mine", "10.0.0.1")
+    assert throttle.wait("mine", "10.0.0.1", 0.0) == 0
 
 
 @given(st.integers(1, 10_000))

@@ -1,0 +1,212 @@
+"""Tripping and resetting for people and programs, the same for pages and API: checked, authorised and on record."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+from uuid import NAMESPACE_URL, UUID, uuid5
+
+from redis.asyncio import Redis
+
+from breaker import AsyncCircuitBreaker, BreakerError, State, Status
+from breaker.errors import InvalidInput
+from breaker.settings import Settings
+from breaker.uuid7 import uuid7
+from console.permissions import Identity, Permission
+from ledger.errors import LedgerError
+from ledger.record import DENIED, OK, AuditRecord
+from ledger.recorder import Recorder
+from tasks.recovery.conditions import measure_conditions
+from tasks.recovery.measurement import Colour, Measurement
+
+MIN_REASON = 20
+"""Characters (runbook, *Trip via Web Console* and *Reset via Web Console*)."""
+MAX_REASON = 500
+
+_log = logging.getLogger(__name__)
+
+
+class Denied(BreakerError):
+    """Whoever asks lacks the permission. On record; nothing else changed."""
+
+    def __init__(self, identity: Identity, permission: Permission) -> None:
+        super().__init__(
+            f"This needs the permission {permission}, which {identity.user} ({identity.role}) doesn't have; nothing "
+            "changed. An admin can change the role: `breaker user role`."
+            if identity.confirmed
+            else f"This needs the permission {permission}, which can't be confirmed while the database is away; "
+            "nothing changed. Halting works."
+        )
+        self.permission = permission
+
+
+class ConditionsRed(BreakerError):
+    """A reset was refused because of conditions that are red. Nothing changed."""
+
+    def __init__(self, red: list[Measurement]) -> None:
+        self.red = red
+        names = ", ".join(measurement.name for measurement in red)
+        super().__init__(
+            f"Not reset: {names} {'is' if len(red) == 1 else 'are'} red. Nothing changed. "
+            "Put that right, or override it explicitly; an override is recorded."
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who asks, from where (an address), and by which way in: `console` or `api`."""
+
+    identity: Identity
+    address: str | None
+    source: str
+
+    @property
+    def user(self) -> str:
+        return self.identity.user
+
+
+def checked_reason(text: str) -> str:
+    """The reason without blanks around it. Raises InvalidInput: too short, too long or not one line of text."""
+    reason = text.strip()
+    if len(reason) < MIN_REASON:
+        raise InvalidInput(
+            f"A reason has at least {MIN_REASON} characters, this one has {len(reason)}; nothing changed."
+        )
+    if len(reason) > MAX_REASON:
+        raise InvalidInput(
+            f"A reason has at most {MAX_REASON} characters, this one has {len(reason)}; nothing changed."
+        )
+    if not reason.isprintable():
+        raise InvalidInput("A reason is one line of plain text; nothing changed.")
+    return reason
+
+
+def event_id_of(caller: Caller, key: str) -> str:
+    """The event id that a caller's idempotency key stands for, so that Redis itself refuses to do it twice."""
+    return str(uuid5(NAMESPACE_URL, f"breaker:{caller.source}:{caller.user}:{key}"))
+
+
+def usable_event_id(text: str) -> str:
+    """The id that a form came with, or a new one if it isn't one."""
+    try:
+        return str(UUID(text))
+    except ValueError:
+        return uuid7()
+
+
+class Actions:
+    """`changed` is called after every transition, so that pages learn of it at once."""
+
+    def __init__(self, settings: Settings, redis: Redis, recorder: Recorder, changed: Callable[[], None]) -> None:
+        self._settings = settings
+        self._redis = redis
+        self._recorder = recorder
+        self._changed = changed
+        self._breakers: dict[tuple[str, str], AsyncCircuitBreaker] = {}
+
+    def breaker(self, scope: str, source: str) -> AsyncCircuitBreaker:
+        """The breaker of `scope`. Raises InvalidInput for what is no scope."""
+        key = (scope, source)
+        if key not in self._breakers:
+            made = AsyncCircuitBreaker(
+                self._redis,
+                scope,
+                timeout=self._settings.redis_timeout,
+                quiet_period=self._settings.quiet_period,
+                source=source,
+            )
+            if len(self._breakers) >= 100:  # a caller may name any scope, but not make us keep them all
+                return made
+            self._breakers[key] = made
+        return self._breakers[key]
+
+    async def require(self, caller: Caller, permission: Permission) -> None:
+        """Raises Denied, which is on record by then."""
+        if caller.identity.may(permission):
+            return
+        await self.record(caller, "PERMISSION_DENIED", {"permission": permission}, outcome=DENIED)
+        raise Denied(caller.identity, permission)
+
+    async def record(
+        self,
+        caller: Caller,
+        action: str,
+        details: Mapping[str, Any],
+        *,
+        outcome: str = OK,
+        scope: str = "global",
+        incident_id: str | None = None,
+    ) -> None:
+        """Keep it in the ledger, or in the spool. Where neither takes it, it is in the log."""
+        record = AuditRecord(
+            action=action,
+            source=caller.source,
+            user_id=caller.user,
+            details=details,
+            ip_address=caller.address,
+            outcome=outcome,
+            scope=scope,
+            incident_id=incident_id,
+        )
+        try:
+            await asyncio.to_thread(self._recorder.record, record)
+        except LedgerError as error:
+            _log.error("not recorded: %s", error)
+
+    async def trip(self, caller: Caller, scope: str, reason: str, event_id: str | None = None) -> Status:
+        """Halt. Raises Denied, InvalidInput, and what the breaker's own `trip` raises."""
+        await self.require(caller, Permission.TRIP_CIRCUIT)
+        why = checked_reason(reason)
+        try:
+            return await self.breaker(scope, caller.source).trip(
+                "MANUAL",
+                details={"operator": caller.user, "reason": why},
+                tripped_by=caller.user,
+                event_id=event_id,
+                ip_address=caller.address,
+            )
+        finally:
+            self._changed()
+
+    async def reset(
+        self,
+        caller: Caller,
+        scope: str,
+        reason: str,
+        *,
+        expected_epoch: int | None = None,
+        override: bool = False,
+        event_id: str | None = None,
+    ) -> Status:
+        """Let trading resume, if it is tripped and no condition is red at this moment, or with an explicit override.
+
+        Raises Denied, InvalidInput, ConditionsRed, and what the breaker's own `reset` raises: NotTripped,
+        ResetRateLimited, StateConflict if the state isn't the one that was looked at.
+        """
+        await self.require(caller, Permission.RESET_CIRCUIT)
+        why = checked_reason(reason)
+        breaker = self.breaker(scope, caller.source)
+        before = await breaker.get_status()
+        red: list[Measurement] = []
+        if before.state is State.TRIPPED:
+            measured = await measure_conditions(self._settings, scope)
+            red = [measurement for measurement in measured if measurement.colour is Colour.RED]
+        if red and not override:
+            raise ConditionsRed(red)
+        if red:
+            details = {"reason": why, "red": [measurement.as_dict() for measurement in red]}
+            incident = before.incident_id
+            await self.record(caller, "RESET_CONDITIONS_OVERRIDDEN", details, scope=scope, incident_id=incident)
+        try:
+            return await breaker.reset(
+                reset_by=caller.user,
+                reason=why,
+                event_id=event_id,
+                expected_epoch=expected_epoch if expected_epoch is not None else before.epoch,
+                ip_address=caller.address,
+            )
+        finally:
+            self._changed()

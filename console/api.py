@@ -1,0 +1,408 @@
+"""The REST API, `/api/v1`: what the pages do, for programs. Callers bring a token (`breaker token create`)."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import OrderedDict
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime
+from http import HTTPStatus
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Depends, FastAPI, Header, Query, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import StreamingResponse
+from fastapi.security import HTTPBearer
+from starlette.exceptions import HTTPException
+
+from breaker import BreakerError, Status
+from breaker.keys import GLOBAL
+from console.actions import Caller, event_id_of
+from console.api_models import (
+    AuditPage,
+    AuditRowBody,
+    EventBody,
+    Health,
+    History,
+    KillBody,
+    KillRequest,
+    MeasurementBody,
+    ResetRequest,
+    StatusBody,
+    TripRequest,
+)
+from console.kills import Kill
+from console.permissions import Identity, Permission
+from console.problems import MEDIA_TYPE, ApiProblem, Problem, problem, problem_of
+from console.services import Services
+from console.web import address
+from ledger.errors import LedgerError
+from ledger.ledger import Filter
+
+RECHECK_TOKEN = 10.0
+_KEYS_KEPT = 10_000
+_Scope = Annotated[
+    str,
+    Query(
+        max_length=64,
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9_.\-]*(:[A-Za-z0-9_.\-]+)?$",
+        description="Which breaker.",
+        examples=["global", "account:ALPHA"],
+    ),
+]
+
+_bearer = HTTPBearer(auto_error=False, description="A token made by `breaker token create`.")
+_IdempotencyKey = Annotated[
+    str | None,
+    Header(
+        alias="Idempotency-Key",
+        min_length=1,
+        max_length=200,
+        pattern=r"^[\x21-\x7e]+$",
+        description="Sending the same request with the same key again does it once and returns the state as it is.",
+    ),
+]
+
+
+def _problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    return {
+        status: {
+            "description": HTTPStatus(status).phrase,
+            "content": {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}},
+        }
+        for status in (401, 403, 413, 421, 422, 503, *statuses)
+    }
+
+
+class _Keys:
+    """Which request a caller's idempotency key was used for, so that using it for another one is noticed."""
+
+    def __init__(self) -> None:
+        self._used: OrderedDict[str, str] = OrderedDict()
+
+    def check(self, event_id: str, request: str) -> None:
+        if self._used.setdefault(event_id, request) != request:
+            raise ApiProblem(
+                422,
+                "idempotency-key-reused",
+                "The idempotency key belongs to another request",
+                "This Idempotency-Key was used for a different request; nothing was done. Use a new one.",
+            )
+        while len(self._used) > _KEYS_KEPT:
+            self._used.popitem(last=False)
+
+
+router = APIRouter()
+
+
+async def _caller(request: Request, _: Annotated[Any, Depends(_bearer)]) -> Caller:
+    return Caller(await _identity(request), address(request), "api")
+
+
+_Who = Annotated[Caller, Depends(_caller)]
+
+
+@router.get("/circuit-breaker", responses=_problems(), summary="The state (VIEW_CIRCUIT)", tags=["circuit breaker"])
+async def get_status(request: Request, who: _Who, scope: _Scope = GLOBAL) -> StatusBody:
+    """Read afresh. A state that can't be read is UNKNOWN, to be treated as TRIPPED, and is no error."""
+    here = _services(request)
+    await here.actions.require(who, Permission.VIEW_CIRCUIT)
+    return status_body(scope, await here.actions.breaker(scope, "api").get_status())
+
+
+@router.post(
+    "/circuit-breaker/trip",
+    responses=_problems(),
+    summary="Halt trading (TRIP_CIRCUIT)",
+    tags=["circuit breaker"],
+)
+async def trip(
+    request: Request, who: _Who, body: TripRequest, scope: _Scope = GLOBAL, key: _IdempotencyKey = None
+) -> StatusBody:
+    """Works from any state. Tripping a tripped breaker again is recorded and keeps the incident."""
+    event_id = _event_id(who, key, f"trip {scope} {body.model_dump_json()}", _keys(request))
+    return status_body(scope, await _services(request).actions.trip(who, scope, body.reason, event_id))
+
+
+@router.post(
+    "/circuit-breaker/reset",
+    responses=_problems(409, 429),
+    summary="Let trading resume (RESET_CIRCUIT)",
+    tags=["circuit breaker"],
+)
+async def reset(
+    request: Request, who: _Who, body: ResetRequest, scope: _Scope = GLOBAL, key: _IdempotencyKey = None
+) -> StatusBody:
+    """Only from TRIPPED, with no condition red, and once a minute over all scopes. A quiet period follows."""
+    event_id = _event_id(who, key, f"reset {scope} {body.model_dump_json()}", _keys(request))
+    after = await _services(request).actions.reset(
+        who,
+        scope,
+        body.reason,
+        expected_epoch=body.expected_epoch,
+        override=body.override_conditions,
+        event_id=event_id,
+    )
+    return status_body(scope, after)
+
+
+@router.get(
+    "/circuit-breaker/history",
+    responses=_problems(),
+    summary="The latest transitions (VIEW_CIRCUIT)",
+    tags=["circuit breaker"],
+)
+async def get_history(
+    request: Request, who: _Who, scope: _Scope = GLOBAL, limit: Annotated[int, Query(ge=1, le=1_000)] = 10
+) -> History:
+    """Newest first. The newest 1,000 are kept here; the audit log has all."""
+    here = _services(request)
+    await here.actions.require(who, Permission.VIEW_CIRCUIT)
+    found = await here.actions.breaker(scope, "api").get_history(limit)
+    names = EventBody.model_fields
+    return History(events=[EventBody(**{name: getattr(event, name) for name in names}) for event in found])
+
+
+@router.post(
+    "/kill-switch",
+    status_code=202,
+    responses=_problems(),
+    summary="Halt, cancel and flatten (KILL_SWITCH)",
+    tags=["kill switch"],
+)
+async def start_kill(
+    request: Request,
+    who: _Who,
+    body: KillRequest,
+    response: Response,
+    scope: _Scope = GLOBAL,
+    key: _IdempotencyKey = None,
+) -> KillBody:
+    """Trips before it answers, then cancels and closes. While a run of the incident goes on, this joins it."""
+    event_id = _event_id(who, key, f"kill {scope} {body.model_dump_json()}", _keys(request))
+    kill = await _services(request).kills.start(who, scope, body.reason, event_id=event_id)
+    response.headers["Location"] = f"/api/v1/kill-switch/{kill.incident_id}"
+    return kill_body(kill)
+
+
+@router.get(
+    "/kill-switch/{incident_id}",
+    responses=_problems(404),
+    summary="How a run stands (VIEW_CIRCUIT)",
+    tags=["kill switch"],
+)
+async def get_kill(request: Request, who: _Who, incident_id: str) -> KillBody:
+    """Of the runs that this console has started. The audit log has those of any origin."""
+    here = _services(request)
+    await here.actions.require(who, Permission.VIEW_CIRCUIT)
+    kill = here.kills.find(incident_id)
+    if kill is None:
+        raise ApiProblem(404, "unknown-incident", "No such run", "This console has started no run of that incident.")
+    return kill_body(kill)
+
+
+@router.get("/audit", responses=_problems(), summary="Rows of the audit log (VIEW_AUDIT)", tags=["audit log"])
+async def get_audit(
+    request: Request,
+    who: _Who,
+    action: Annotated[str | None, Query(max_length=64, examples=["CIRCUIT_BREAKER_TRIP"])] = None,
+    user: Annotated[str | None, Query(max_length=128)] = None,
+    incident_id: Annotated[str | None, Query(max_length=128)] = None,
+    outcome: Annotated[str | None, Query(max_length=64, examples=["DENIED"])] = None,
+    since: Annotated[datetime | None, Query(description="Inclusive; UTC unless it has a zone.")] = None,
+    until: Annotated[datetime | None, Query(description="Exclusive; UTC unless it has a zone.")] = None,
+    after: Annotated[str | None, Query(max_length=100, description="`next` of the page before.")] = None,
+    limit: Annotated[int, Query(ge=1, le=500)] = 50,
+) -> AuditPage:
+    """Newest first."""
+    here = _services(request)
+    await here.actions.require(who, Permission.VIEW_AUDIT)
+    wanted = Filter(
+        actions=() if action is None else (action.replace("\0", "\ufffd"),),
+        user_id=_storable(user),
+        incident_id=_storable(incident_id),
+        outcome=_storable(outcome),
+        since=_zoned(since),
+        until=_zoned(until),
+    )
+    page = await asyncio.to_thread(here.ledger.query, wanted, limit=limit, after=after)
+    return AuditPage(rows=[AuditRowBody(**row.to_dict()) for row in page.rows], next=page.next)
+
+
+@router.get("/health", responses=_problems(), summary="System health (VIEW_CIRCUIT)", tags=["health"])
+async def get_health(request: Request, who: _Who) -> Health:
+    """Measured at most 10 seconds ago."""
+    here = _services(request)
+    await here.actions.require(who, Permission.VIEW_CIRCUIT)
+    seen = here.health.look()
+    if seen is None or seen.age > 10:
+        seen = await here.health.fresh()
+    found = [MeasurementBody(**measured.as_dict()) for measured in seen.value]
+    colours = {measured.colour for measured in found}
+    worst: Literal["green", "yellow", "red"] = (
+        "red" if "red" in colours else "yellow" if "yellow" in colours else "green"
+    )
+    return Health(colour=worst, measurements=found)
+
+
+@router.get(
+    "/events",
+    responses={**_problems(), 200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}}},
+    response_class=StreamingResponse,
+    summary="States as they change (VIEW_CIRCUIT)",
+    tags=["circuit breaker"],
+)
+async def get_events(request: Request, who: _Who, scope: _Scope = GLOBAL) -> StreamingResponse:
+    """Server-sent events: `status` with a state as JSON at once and at each change, `beat` every second. When no
+    beat comes, nothing is known of the state."""
+    here = _services(request)
+    await here.actions.require(who, Permission.VIEW_CIRCUIT)
+    here.watcher.watch([scope])
+    return StreamingResponse(_stream(request, here, scope), media_type="text/event-stream")
+
+
+def create_api() -> FastAPI:
+    """The API; `state.services` has to be set before the first request."""
+    api = FastAPI(
+        title="Circuit Breaker",
+        version="1",
+        description="Trip, reset and watch the circuit breaker, and start the kill switch. Errors are problem details "
+        "(RFC 9457). Each action needs the permission named with it.",
+        docs_url=None,
+        redoc_url=None,
+        openapi_url="/openapi.json",
+    )
+    api.state.keys = _Keys()
+    api.include_router(router)
+    for kind in (BreakerError, LedgerError, ApiProblem):
+        api.add_exception_handler(kind, _ours)
+    api.add_exception_handler(RequestValidationError, _invalid)
+    api.add_exception_handler(HTTPException, _http)
+    _complete(api)
+    return api
+
+
+def status_body(scope: str, status: Status) -> StatusBody:
+    return StatusBody.model_validate({"scope": scope, "as_of": status.as_of, **status})
+
+
+def kill_body(kill: Kill) -> KillBody:
+    return KillBody(
+        incident_id=kill.incident_id,
+        verdict=kill.verdict,
+        scope=kill.scope,
+        operator=kill.operator,
+        reason=kill.reason,
+        started_at=kill.started_at,
+        elapsed=round(kill.elapsed, 3),
+        halted=not kill.halt_problem,
+        problem=" ".join(part for part in (kill.halt_problem, kill.problem) if part),
+        accounts=[
+            {
+                "account": account.account,
+                "phase": account.phase,
+                "flat": account.flat,
+                "orders_open": account.orders_open,
+                "orders_at_start": account.orders_at_start,
+                "positions_open": account.positions_open,
+                "positions_at_start": account.positions_at_start,
+                "closes_sent": account.closes_sent,
+                "note": account.note,
+                "stuck": [{"symbol": item.symbol, "reason": item.reason} for item in account.stuck],
+            }
+            for account in kill.accounts
+        ],
+        done_without=list(kill.missing),
+    )
+
+
+async def _stream(request: Request, here: Services, scope: str) -> AsyncIterator[bytes]:
+    """The renewed check ends the stream of a token that was revoked."""
+    check_at = time.monotonic() + RECHECK_TOKEN
+    async for data in here.broadcast.listen([f"status:{scope}", "beat"]):
+        yield data.replace(f"event: status:{scope}\n".encode(), b"event: status\n")
+        if time.monotonic() > check_at:
+            try:
+                await _identity(request)
+            except ApiProblem:
+                return
+            check_at = time.monotonic() + RECHECK_TOKEN
+
+
+async def _identity(request: Request) -> Identity:
+    scheme, _, token = request.headers.get("authorization", "").partition(" ")
+    found = None
+    if scheme.lower() == "bearer" and token:
+        found = await asyncio.to_thread(_services(request).accounts.token, token.strip())
+    if found is None:
+        raise ApiProblem(401, "token-needed", "A token is needed", "Send `Authorization: Bearer …` with a valid token.")
+    return found
+
+
+def _services(request: Request) -> Services:
+    found: Services = request.app.state.services
+    return found
+
+
+def _keys(request: Request) -> _Keys:
+    found: _Keys = request.app.state.keys
+    return found
+
+
+def _event_id(who: Caller, key: str | None, request: str, keys: _Keys) -> str | None:
+    if key is None:
+        return None
+    event_id = event_id_of(who, key)
+    keys.check(event_id, request)
+    return event_id
+
+
+def _storable(text: str | None) -> str | None:
+    """PostgreSQL knows no NUL, so nothing in it can equal one."""
+    return None if text is None else text.replace("\0", "\ufffd")
+
+
+def _zoned(moment: datetime | None) -> datetime | None:
+    if moment is None or moment.tzinfo is not None:
+        return moment
+    return moment.replace(tzinfo=UTC)
+
+
+async def _ours(_: Request, error: Exception) -> Response:
+    answer = problem_of(error)
+    if answer.status_code == HTTPStatus.UNAUTHORIZED:
+        answer.headers["WWW-Authenticate"] = "Bearer"
+    return answer
+
+
+async def _invalid(_: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)  # noqa: S101  registered for nothing else
+    complaints = "; ".join(
+        f"{'.'.join(str(part) for part in item['loc'])}: {item['msg']}" for item in error.errors()[:10]
+    )
+    return problem(422, "invalid-input", "The request can't be used", f"{complaints}. Nothing was done.")
+
+
+async def _http(_: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)  # noqa: S101  registered for nothing else
+    phrase = HTTPStatus(error.status_code).phrase
+    kind = phrase.lower().replace(" ", "-")
+    return problem(error.status_code, kind, phrase, f"{phrase}.", headers=error.headers)
+
+
+def _complete(api: FastAPI) -> None:
+    """Put into the OpenAPI document what FastAPI can't know: our problem details instead of its own error body."""
+    generate = api.openapi
+
+    def openapi() -> dict[str, Any]:
+        if api.openapi_schema is None:
+            document = generate()
+            schemas = document["components"]["schemas"]
+            schemas["Problem"] = Problem.model_json_schema()
+            for unused in ("HTTPValidationError", "ValidationError"):
+                schemas.pop(unused, None)
+            document["servers"] = [{"url": "/api/v1"}]
+        return generate()
+
+    api.openapi = openapi  # type: ignore[method-assign]

@@ -1,0 +1,77 @@
+"""What System Health shows: everything that the breaker needs or that needs it, each within a deadline of its own."""
+
+from __future__ import annotations
+
+import asyncio
+from time import perf_counter
+
+import httpx
+from prefect.settings import get_current_settings
+
+from breaker.settings import Settings
+from console.exposure import AccountExposure
+from console.looks import seconds
+from tasks.recovery.conditions import measure_database, measure_redis
+from tasks.recovery.health import measure_health
+from tasks.recovery.measurement import Colour, Measurement
+from tasks.recovery.probe import Probe, take
+
+_DEADLINE = 3.0
+_SLOW = 1.0
+
+
+async def measure_system(settings: Settings, exposure: tuple[AccountExposure, ...] | None) -> list[Measurement]:
+    """Stores, orchestrator, exporter, venues, and what `recovery` configures. Nothing is raised.
+
+    `exposure` is the newest reading of the venues; None if they have not been asked.
+    """
+    where = settings.console
+    exporter = f"http://{where.metrics_host}:{where.metrics_port}/metrics"
+    api = get_current_settings().api.url
+    found = await asyncio.gather(
+        measure_redis(settings),
+        measure_database(settings),
+        measure_http("exporter", exporter, "start it with `breaker metrics`"),
+        *([measure_http("prefect", f"{api}/health", "flows wait; the kill switch runs without it")] if api else []),
+    )
+    configured = await measure_health(settings)
+    return [*found, *([] if api else [_no_prefect()]), *_venues(settings, exposure), *configured]
+
+
+async def measure_http(name: str, url: str, remedy: str) -> Measurement:
+    """Whether `url` answers 200 in time."""
+    probe = Probe(name, f"200 within {seconds(_SLOW)}", f"GET {url}")
+
+    async def measure() -> Measurement:
+        begun = perf_counter()
+        try:
+            async with httpx.AsyncClient(timeout=_DEADLINE) as client:
+                answer = await client.get(url)
+        except httpx.TransportError as error:
+            return probe.found("down", Colour.RED, f"It does not answer ({type(error).__name__}): {remedy}.")
+        took = perf_counter() - begun
+        value = f"{answer.status_code} after {seconds(took)}"
+        if answer.status_code != httpx.codes.OK:
+            return probe.found(value, Colour.RED, f"It answers {answer.status_code}: see its log.")
+        return probe.found(value, Colour.YELLOW, "It is slow.") if took > _SLOW else probe.found(value)
+
+    return await take(probe, _DEADLINE + 1, measure())
+
+
+def _no_prefect() -> Measurement:
+    probe = Probe("prefect", "configured", "PREFECT_API_URL")
+    return probe.found("not configured", Colour.YELLOW, "Flows run here, without a server; none is scheduled.")
+
+
+def _venues(settings: Settings, exposure: tuple[AccountExposure, ...] | None) -> list[Measurement]:
+    if not settings.accounts:
+        probe = Probe("venues", "configured", "accounts in the configuration")
+        return [probe.found("none", Colour.YELLOW, "No account is configured: the kill switch can only halt.")]
+    found = []
+    for account in exposure or ():
+        probe = Probe(f"venue/{account.account}", "answers", "account, orders and positions")
+        if account.problem:
+            found.append(probe.failed(account.problem))
+        else:
+            found.append(probe.found(f"{account.orders} orders, {len(account.positions)} positions"))
+    return found

@@ -1,0 +1,109 @@
+"""HTML from templates. Pieces that pages show and servers push are rendered by the same code."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from breaker import State
+from breaker.events import TransitionEvent
+from breaker.settings import Settings
+from console import looks
+from console.exposure import AccountExposure, profit_of
+from console.kills import Kill
+from console.lookout import Seen
+from console.permissions import Permission
+from console.watch import Reading
+from tasks.recovery.measurement import Measurement
+
+HERE = Path(str(files("console")))
+STATIC = HERE / "static"
+
+
+class Renderer:
+    """Everything is escaped; an unknown name is an error, not an empty space."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._environment = Environment(
+            loader=FileSystemLoader(HERE / "templates"),
+            autoescape=True,
+            undefined=StrictUndefined,
+            trim_blocks=True,
+            lstrip_blocks=True,
+            auto_reload=False,
+        )
+        self._environment.filters.update(
+            utc=looks.utc, time=_time, until=_until, seconds=looks.seconds, money=looks.money, shares=looks.shares
+        )
+        self._environment.globals.update(
+            LOOKS=looks.LOOKS,
+            SHAPES=looks.COLOUR_SHAPES,
+            State=State,
+            Permission=Permission,
+            profit_of=profit_of,
+            quiet_period=settings.quiet_period,
+            version=_fingerprint(STATIC),
+        )
+
+    def page(self, template: str, **values: Any) -> str:
+        return self._environment.get_template(template).render(values)
+
+    def strip(self, reading: Reading) -> str:
+        return self.page("_strip.html", reading=reading)
+
+    def state(self, reading: Reading) -> str:
+        return self.page("_state.html", reading=reading)
+
+    def scopes(self, readings: Sequence[Reading]) -> str:
+        return self.page("_scopes.html", readings=readings)
+
+    def history(self, events: Sequence[TransitionEvent] | str) -> str:
+        return self.page("_history.html", events=events)
+
+    def conditions(self, seen: Seen[list[Measurement]] | None) -> str:
+        return self.page("_measurements.html", seen=seen, empty="Being measured …")
+
+    def health(self, seen: Seen[list[Measurement]] | None) -> str:
+        return self.page("_measurements.html", seen=seen, empty="Being measured …")
+
+    def exposure(self, seen: Seen[tuple[AccountExposure, ...]] | None) -> str:
+        return self.page("_exposure.html", seen=seen)
+
+    def kill(self, kill: Kill) -> str:
+        return self.page("_kill.html", kill=kill)
+
+
+def _time(moment: datetime | None) -> Markup | str:
+    """A point in the past; with JavaScript the page adds how long ago that is."""
+    if moment is None:
+        return "—"
+    return Markup('<time datetime="{}" data-ago>{}</time>').format(moment.isoformat(), looks.utc(moment))
+
+
+def _until(moment: datetime | None) -> Markup | str:
+    """A point in the future; with JavaScript the page counts down to it."""
+    if moment is None:
+        return "—"
+    left = (moment - datetime.now(UTC)).total_seconds()
+    return Markup('<time datetime="{}" data-until>{} (in {})</time>').format(
+        moment.isoformat(), looks.utc(moment), looks.ago(left)
+    )
+
+
+def _fingerprint(folder: Path) -> str:
+    """Changes when any static file does, so that browsers may keep them for ever."""
+    return _digest(path.read_bytes() for path in sorted(folder.iterdir()) if path.is_file())
+
+
+def _digest(parts: Iterable[bytes]) -> str:
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(part)
+    return digest.hexdigest()[:12]

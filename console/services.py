@@ -1,0 +1,232 @@
+"""Everything that the pages and the API work with, made once, and the tasks that keep it up to date."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import hmac
+import json
+import logging
+import os
+import secrets
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from redis import Redis
+from redis.asyncio import Redis as AsyncRedis
+
+from breaker import AsyncCircuitBreaker, BreakerError
+from breaker.events import TransitionEvent
+from breaker.settings import Settings
+from console.accounts import Accounts
+from console.actions import Actions
+from console.broadcast import Broadcast
+from console.exposure import AccountExposure, ExposureReader
+from console.health import measure_system
+from console.kills import Kills
+from console.lookout import Lookout, Seen
+from console.render import Renderer
+from console.throttle import Throttle
+from console.watch import TIMEOUT, Reading, Watcher
+from ledger.audit import drain
+from ledger.configured import open_ready_ledger, open_spool
+from ledger.errors import LedgerError
+from ledger.outbox import known_scopes
+from ledger.recorder import Recorder
+from tasks.recovery.conditions import measure_conditions
+from tasks.recovery.measurement import Measurement
+
+HISTORY = 12
+"""Transitions shown on the Circuit Breaker page."""
+CONDITIONS_EVERY = 10.0
+SCOPES_EVERY = 30.0
+BEAT = 1.0
+KILL_TELL_EVERY = 0.2
+
+_log = logging.getLogger(__name__)
+
+
+class Services:
+    """Made inside the event loop that it will live in."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.key = session_key(settings.state_dir.expanduser().absolute())
+        self.ledger = open_ready_ledger(settings)
+        self.recorder = Recorder(self.ledger, open_spool(settings))
+        self.accounts = Accounts(
+            self.ledger, idle_timeout=settings.console.idle_timeout, lifetime=settings.console.session_lifetime
+        )
+        self.throttle = Throttle()
+        self.broadcast = Broadcast()
+        self.render = Renderer(settings)
+        url = settings.redis_url.get_secret_value()
+        self.redis: Redis = Redis.from_url(url)
+        self.async_redis: AsyncRedis = AsyncRedis.from_url(url)
+        self.watcher = Watcher(self._watched_breaker, self._tell)
+        self.actions = Actions(settings, self.async_redis, self.recorder, self._transition_made)
+        self.kills = Kills(settings, self.actions)
+        self.exposures = ExposureReader(settings.accounts)
+        self.exposure: Lookout[tuple[AccountExposure, ...]] = Lookout(
+            self.exposures.read, settings.console.exposure_interval, self._tell_exposure
+        )
+        self.health: Lookout[list[Measurement]] = Lookout(self._read_health, CONDITIONS_EVERY, self._tell_health)
+        self._conditions: dict[str, Lookout[list[Measurement]]] = {}
+        self.up_since = datetime.now(UTC)
+        self._drain_wanted = asyncio.Event()
+        self._background: set[asyncio.Task[None]] = set()
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Keep everything up to date while the block runs. A kill switch under way is waited for at the end."""
+        for work in (
+            self.watcher.run(),
+            self.exposure.run(),
+            self.health.run(),
+            self._beat(),
+            self._find_scopes(),
+            self._drain_when_wanted(),
+            self._tell_kills(),
+        ):
+            self._spawn(work)
+        try:
+            yield
+        finally:
+            self.broadcast.close()
+            await self.kills.finish()
+            for task in list(self._background):
+                task.cancel()
+            await asyncio.gather(*self._background, return_exceptions=True)
+            await self.exposures.close()
+            await self.async_redis.aclose()
+            self.redis.close()
+            self.ledger.close()
+
+    def conditions(self, scope: str) -> Lookout[list[Measurement]]:
+        """The conditions of one scope, measured while somebody looks at them."""
+        if scope not in self._conditions:
+            made: Lookout[list[Measurement]] = Lookout(
+                lambda: measure_conditions(self.settings, scope),
+                CONDITIONS_EVERY,
+                lambda seen: self.broadcast.publish(f"conditions:{scope}", self.render.conditions(seen)),
+            )
+            self._conditions[scope] = made
+            self._spawn(made.run())
+        return self._conditions[scope]
+
+    async def history(self, scope: str, limit: int = HISTORY) -> list[TransitionEvent] | str:
+        """The newest transitions, or why they can't be read."""
+        try:
+            return await self.actions.breaker(scope, "console").get_history(limit)
+        except BreakerError as error:
+            return str(error)
+
+    def sign(self, secret: str) -> str:
+        """The cookie of a session: its secret and our signature."""
+        return f"{secret}.{self._signature(secret)}"
+
+    def unsign(self, cookie: str) -> str | None:
+        """The session's secret, if the cookie is one of ours."""
+        secret, _, signature = cookie.rpartition(".")
+        return secret if secret and hmac.compare_digest(signature, self._signature(secret)) else None
+
+    def _signature(self, secret: str) -> str:
+        return hmac.new(self.key, secret.encode(), hashlib.sha256).hexdigest()
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(_loudly(work))
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
+
+    def _watched_breaker(self, scope: str) -> AsyncCircuitBreaker:
+        return AsyncCircuitBreaker(
+            self.async_redis, scope, timeout=min(TIMEOUT, self.settings.redis_timeout), source="console"
+        )
+
+    def _transition_made(self) -> None:
+        self.watcher.soon()
+
+    def _tell(self, changed: list[Reading]) -> None:
+        for reading in changed:
+            self.broadcast.publish(f"state:{reading.scope}", self.render.state(reading))
+            self.broadcast.publish(f"status:{reading.scope}", json.dumps({"scope": reading.scope, **reading.status}))
+        self.broadcast.publish("strip", self.render.strip(self.watcher.reading("global")))
+        self.broadcast.publish("scopes", self.render.scopes([self.watcher.reading(s) for s in self.watcher.scopes]))
+        for reading in changed:
+            self._spawn(self._tell_history(reading.scope))
+        self._drain_wanted.set()
+
+    async def _tell_history(self, scope: str) -> None:
+        self.broadcast.publish(f"history:{scope}", self.render.history(await self.history(scope)))
+
+    def _tell_exposure(self, seen: Seen[tuple[AccountExposure, ...]]) -> None:
+        self.broadcast.publish("exposure", self.render.exposure(seen))
+
+    def _tell_health(self, seen: Seen[list[Measurement]]) -> None:
+        self.broadcast.publish("health", self.render.health(seen))
+
+    async def _read_health(self) -> list[Measurement]:
+        seen = self.exposure.look()
+        return await measure_system(self.settings, None if seen is None else seen.value)
+
+    async def _beat(self) -> None:
+        """Tell every page that its state has just been read. If the watcher stops reading, so does this."""
+        while True:
+            if self.watcher.reading("global").age < 2 * TIMEOUT:
+                self.broadcast.publish("beat", "")
+            await asyncio.sleep(BEAT)
+
+    async def _find_scopes(self) -> None:
+        while True:
+            try:
+                self.watcher.watch(await asyncio.to_thread(known_scopes, self.redis, self.ledger))
+            except (BreakerError, LedgerError) as error:
+                _log.info("scopes not read: %s", error)
+            await asyncio.sleep(SCOPES_EVERY)
+
+    async def _drain_when_wanted(self) -> None:
+        """Move transitions into the ledger soon after they happen, and never in their way."""
+        while True:
+            await self._drain_wanted.wait()
+            self._drain_wanted.clear()
+            drained = await asyncio.to_thread(
+                drain, self.redis, self.ledger, self.recorder.spool, tuple(self.watcher.scopes)
+            )
+            for problem in drained.problems:
+                _log.warning("not in the ledger yet: %s", problem)
+            if drained.problems:
+                await asyncio.sleep(5.0)
+                self._drain_wanted.set()
+
+    async def _tell_kills(self) -> None:
+        told: dict[str, str] = {}
+        while True:
+            for kill in self.kills.all():
+                html = self.render.kill(kill)
+                if told.get(kill.incident_id) != html:
+                    told[kill.incident_id] = html
+                    self.broadcast.publish(f"kill:{kill.incident_id}", html)
+            await asyncio.sleep(KILL_TELL_EVERY)
+
+
+async def _loudly(work: Coroutine[Any, Any, None]) -> None:
+    try:
+        await work
+    except Exception:
+        _log.exception("a task of the console ended; what it kept up to date is not any more")
+
+
+def session_key(state_dir: Path) -> bytes:
+    """This host's key for signing sessions, made at first use; only its owner can read it."""
+    path = state_dir / "console.key"
+    state_dir.mkdir(parents=True, exist_ok=True)
+    try:
+        file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except FileExistsError:
+        return bytes.fromhex(path.read_text().strip())
+    with os.fdopen(file, "w") as out:
+        out.write(secrets.token_hex(32))
+    return bytes.fromhex(path.read_text().strip())

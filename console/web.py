@@ -1,0 +1,65 @@
+"""What pages and API share about requests: who asks, and the form that a browser sent."""
+
+from __future__ import annotations
+
+import asyncio
+from urllib.parse import parse_qsl
+
+from fastapi import Request
+
+from breaker import BreakerError
+from console.actions import Caller
+from console.permissions import Identity, Permission
+from console.services import Services
+
+COOKIE = "breaker_session"
+_MOST_FIELDS = 40
+
+
+class SignInNeeded(Exception):
+    """Nobody is signed in, or not any more."""
+
+
+class BadForm(BreakerError):
+    """A form that is not one of ours, or not whole. Nothing was done."""
+
+
+def services(request: Request) -> Services:
+    found: Services = request.app.state.services
+    return found
+
+
+def address(request: Request) -> str | None:
+    return request.client.host if request.client else None
+
+
+async def identity_of(request: Request, *, used: bool = True) -> Identity | None:
+    """Whose session the request's cookie is."""
+    here = services(request)
+    secret = here.unsign(request.cookies.get(COOKIE, ""))
+    return None if secret is None else await asyncio.to_thread(here.accounts.session, secret, used=used)
+
+
+async def caller_of(request: Request, needed: Permission | None = None) -> Caller:
+    """Whoever asks for a page. Raises SignInNeeded, and Denied where `needed` is lacking."""
+    identity = await identity_of(request)
+    if identity is None:
+        raise SignInNeeded
+    caller = Caller(identity, address(request), "console")
+    if needed is not None:
+        await services(request).actions.require(caller, needed)
+    return caller
+
+
+async def form_of(request: Request) -> dict[str, str]:
+    """The fields of a form; of a field that came twice, the last. Raises BadForm."""
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind != "application/x-www-form-urlencoded":
+        raise BadForm("This is no form of this console; nothing was done.")
+    try:
+        text = (await request.body()).decode("ascii")
+        return dict(
+            parse_qsl(text, keep_blank_values=True, max_num_fields=_MOST_FIELDS, encoding="utf-8", errors="strict")
+        )
+    except ValueError:
+        raise BadForm("The form can't be read; nothing was done. Load the page again.") from None

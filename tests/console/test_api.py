@@ -1,0 +1,213 @@
+"""The REST API: the same rules as the pages, problem details, idempotency, and an OpenAPI document that holds."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from typing import Any
+
+import httpx
+import pytest
+import redis
+
+from breaker import CircuitBreaker, State
+from console.permissions import PERMISSIONS, Permission, Role
+from ledger.ledger import Filter
+from tests.console.harness import REASON, Console, until
+
+TRIP = {"reason": REASON, "acknowledge": True}
+
+
+@pytest.fixture
+def breaker(redis_client: redis.Redis) -> CircuitBreaker:
+    made = CircuitBreaker(redis_client)
+    made.initialize_state()
+    return made
+
+
+def problem(answer: httpx.Response, status: int, kind: str) -> dict[str, Any]:
+    assert answer.status_code == status, answer.text
+    assert answer.headers["content-type"] == "application/problem+json"
+    body: dict[str, Any] = answer.json()
+    assert body["status"] == status
+    assert body["type"] == f"/problems/{kind}"
+    assert body["title"] and body["detail"]
+    return body
+
+
+def test_trip_status_history_reset(console: Console, breaker: CircuitBreaker) -> None:
+    api = console.api()
+    assert api.get("/circuit-breaker").json()["state"] == "OPEN"
+    tripped = api.post("/circuit-breaker/trip", json=TRIP).json()
+    assert (tripped["state"], tripped["trip_reason"], tripped["tripped_by"]) == ("TRIPPED", "MANUAL", "the_admin")
+    reset = api.post("/circuit-breaker/reset", json={**TRIP, "expected_epoch": tripped["epoch"]}).json()
+    assert reset["state"] == "QUIET_PERIOD"
+    events = api.get("/circuit-breaker/history").json()["events"]
+    assert [event["transition"] for event in events] == ["RESET", "TRIP", "INITIALIZE"]
+    assert events[0]["source"] == "api"
+
+
+def test_a_missing_state_is_unknown_and_no_error(console: Console, redis_client: redis.Redis) -> None:
+    answer = console.api().get("/circuit-breaker")
+    assert answer.status_code == 200
+    assert answer.json()["state"] == "UNKNOWN"
+    assert "breaker init" in answer.json()["problem"]
+
+
+@pytest.mark.parametrize(
+    "authorization", [None, "", "Bearer", "Bearer x", "Basic YTpi", "Bearer brk_0_0", "bearer brk_" + "0" * 300]
+)
+def test_without_a_token_there_is_nothing(console: Console, authorization: str | None) -> None:
+    headers = {} if authorization is None else {"Authorization": authorization}
+    for path in ("/circuit-breaker", "/audit", "/health", "/events"):
+        answer = httpx.get(f"{console.url}/api/v1{path}", headers=headers)
+        problem(answer, 401, "token-needed")
+        assert answer.headers["www-authenticate"] == "Bearer"
+
+
+def test_a_session_is_no_token(console: Console) -> None:
+    problem(console.visitor(Role.ADMIN).get("/api/v1/circuit-breaker"), 401, "token-needed")
+
+
+_NEEDS = [
+    ("GET", "/circuit-breaker", Permission.VIEW_CIRCUIT, None),
+    ("GET", "/circuit-breaker/history", Permission.VIEW_CIRCUIT, None),
+    ("POST", "/circuit-breaker/trip", Permission.TRIP_CIRCUIT, TRIP),
+    ("POST", "/circuit-breaker/reset", Permission.RESET_CIRCUIT, TRIP),
+    ("POST", "/kill-switch", Permission.KILL_SWITCH, {**TRIP, "confirm": "FLATTEN"}),
+    ("GET", "/kill-switch/x", Permission.VIEW_CIRCUIT, None),
+    ("GET", "/audit", Permission.VIEW_AUDIT, None),
+    ("GET", "/health", Permission.VIEW_CIRCUIT, None),
+    ("GET", "/events", Permission.VIEW_CIRCUIT, None),
+]
+
+
+@pytest.mark.parametrize("method, path, needed, body", _NEEDS)
+def test_every_permission_is_needed(
+    console: Console, breaker: CircuitBreaker, method: str, path: str, needed: Permission, body: object
+) -> None:
+    others = sorted(PERMISSIONS[Role.ADMIN] - {needed})
+    body_of = {} if body is None else {"json": body}
+    answer = console.api(Role.ADMIN, others).request(method, path, **body_of)  # type: ignore[arg-type]
+    assert problem(answer, 403, "permission-denied")["permission"] == needed
+    assert breaker.get_state() is State.OPEN
+    row = console.ledger.query(Filter(actions=("PERMISSION_DENIED",))).rows[0]
+    assert (row.source, row.outcome, row.details["permission"]) == ("api", "DENIED", needed)
+
+
+@pytest.mark.parametrize(
+    "body", [{}, {"reason": "short", "acknowledge": True}, {**TRIP, "acknowledge": False}, {**TRIP, "more": 1}, [], "x"]
+)
+def test_a_body_that_cant_be_used_does_nothing(console: Console, breaker: CircuitBreaker, body: object) -> None:
+    problem(console.api().post("/circuit-breaker/trip", json=body), 422, "invalid-input")
+    assert breaker.get_state() is State.OPEN
+
+
+def test_blanks_are_no_reason(console: Console, breaker: CircuitBreaker) -> None:
+    problem(console.api().post("/circuit-breaker/trip", json={**TRIP, "reason": " " * 40}), 422, "invalid-input")
+    assert breaker.get_state() is State.OPEN
+
+
+def test_refusals_say_which(console: Console, breaker: CircuitBreaker) -> None:
+    api = console.api()
+    problem(api.post("/circuit-breaker/reset", json=TRIP), 409, "not-tripped")
+    breaker.trip("MANUAL")
+    problem(api.post("/circuit-breaker/reset", json={**TRIP, "expected_epoch": 1}), 409, "state-conflict")
+    api.post("/circuit-breaker/reset", json=TRIP)
+    breaker.trip("MANUAL")
+    limited = api.post("/circuit-breaker/reset", json=TRIP)
+    assert 0 < problem(limited, 429, "reset-rate-limited")["retry_after"] <= 60
+    assert 0 < int(limited.headers["retry-after"]) <= 61
+
+
+def test_red_conditions_are_listed(console: Console, breaker: CircuitBreaker, redis_client: redis.Redis) -> None:
+    breaker.trip("MANUAL")
+    redis_client.hset("circuit_breaker:equity", mapping={"equity": "90", "high_water": "100", "measured_at": 9e15})
+    body = problem(console.api().post("/circuit-breaker/reset", json=TRIP), 409, "conditions-red")
+    assert [found["name"] for found in body["conditions"]] == ["drawdown"]
+    after = console.api().post("/circuit-breaker/reset", json={**TRIP, "override_conditions": True})
+    assert after.json()["state"] == "QUIET_PERIOD"
+
+
+def test_the_same_key_does_it_once(console: Console, breaker: CircuitBreaker) -> None:
+    api = console.api()
+    for _ in range(3):
+        answer = api.post("/circuit-breaker/trip", json=TRIP, headers={"Idempotency-Key": "k1"})
+        assert answer.json()["state"] == "TRIPPED"
+    assert breaker.get_status().trip_count_today == 1
+    api.post("/circuit-breaker/trip", json=TRIP, headers={"Idempotency-Key": "k2"})
+    api.post("/circuit-breaker/trip", json=TRIP)
+    assert breaker.get_status().trip_count_today == 3
+
+
+def test_a_key_belongs_to_one_request_and_one_caller(console: Console, breaker: CircuitBreaker) -> None:
+    key = {"Idempotency-Key": "k1"}
+    console.api().post("/circuit-breaker/trip", json=TRIP, headers=key)
+    other = {**TRIP, "reason": "Something else altogether happened"}
+    problem(console.api().post("/circuit-breaker/trip", json=other, headers=key), 422, "idempotency-key-reused")
+    console.api(Role.OPERATOR).post("/circuit-breaker/trip", json=TRIP, headers=key)
+    assert breaker.get_status().trip_count_today == 2
+
+
+def test_the_audit_log_has_pages_here_too(console: Console, breaker: CircuitBreaker) -> None:
+    api = console.api()
+    for _ in range(5):
+        api.post("/circuit-breaker/trip", json=TRIP)
+    until(lambda: len(console.ledger.query(Filter(actions=("CIRCUIT_BREAKER_TRIP",))).rows) == 5)
+    seen: list[str] = []
+    after: str | None = None
+    while True:
+        asked: dict[str, str | int] = {"action": "CIRCUIT_BREAKER_TRIP", "limit": 2} | (
+            {"after": after} if after else {}
+        )
+        page = api.get("/audit", params=asked).json()
+        seen += [row["id"] for row in page["rows"]]
+        after = page["next"]
+        if after is None:
+            break
+    assert len(seen) == len(set(seen)) == 5
+    problem(api.get("/audit", params={"after": "nonsense"}), 422, "invalid-input")
+
+
+def test_what_isnt_there(console: Console) -> None:
+    api = console.api()
+    problem(api.get("/nothing"), 404, "not-found")
+    problem(api.delete("/circuit-breaker"), 405, "method-not-allowed")
+    problem(api.get("/kill-switch/unknown"), 404, "unknown-incident")
+
+
+def test_events_tell_of_a_trip_from_elsewhere_at_once(console: Console, breaker: CircuitBreaker) -> None:
+    heard: list[tuple[float, str]] = []
+    api = console.api()
+
+    def listen() -> None:
+        with api.stream("GET", "/events", timeout=10) as stream:
+            for line in stream.iter_lines():
+                if line.startswith("data: {"):
+                    heard.append((time.monotonic(), json.loads(line[6:])["state"]))
+                    if heard[-1][1] == "TRIPPED":
+                        return
+
+    thread = threading.Thread(target=listen)
+    thread.start()
+    until(lambda: [state for _, state in heard][-1:] == ["OPEN"])
+    tripped_at = time.monotonic()
+    breaker.trip("MANUAL")
+    thread.join(10)
+    assert heard[-1][1] == "TRIPPED"
+    assert heard[-1][0] - tripped_at < 2.0
+
+
+def test_the_openapi_document_is_complete(console: Console) -> None:
+    document = httpx.get(f"{console.url}/api/v1/openapi.json").json()
+    assert document["servers"] == [{"url": "/api/v1"}]
+    assert "Problem" in document["components"]["schemas"]
+    for path, operations in document["paths"].items():
+        for method, operation in operations.items():
+            assert operation["summary"] and operation["description"], (method, path)
+            assert operation["security"], (method, path)
+            for status in ("401", "403", "422", "503"):
+                assert "application/problem+json" in operation["responses"][status]["content"]
+    for name in ("TripRequest", "ResetRequest", "KillRequest"):
+        assert document["components"]["schemas"][name]["properties"]["reason"]["examples"]

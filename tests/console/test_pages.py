@@ -1,0 +1,274 @@
+"""The pages as the runbook describes them, used as a browser without JavaScript does."""
+
+from __future__ import annotations
+
+import io
+import os
+import signal
+import zipfile
+
+import pytest
+import redis
+
+from breaker import CircuitBreaker, State
+from console.permissions import PERMISSIONS, Permission, Role
+from deployments.embedded_redis import EmbeddedRedis
+from ledger.ledger import Filter
+from ledger.record import AuditRecord
+from tests.console.conftest import MakeSettings
+from tests.console.harness import REASON, Console, hidden_fields, until
+
+TRIP = {"reason": REASON, "acknowledge": "yes"}
+
+
+@pytest.fixture
+def breaker(redis_client: redis.Redis) -> CircuitBreaker:
+    made = CircuitBreaker(redis_client)
+    made.initialize_state()
+    return made
+
+
+def actions_in(console: Console, action: str) -> int:
+    return len(console.ledger.query(Filter(actions=(action,))).rows)
+
+
+def test_the_runbooks_trip(console: Console, breaker: CircuitBreaker) -> None:
+    operator = console.visitor(Role.OPERATOR)
+    page = operator.get("/circuit-breaker")
+    assert "●" in page.text and "OPEN" in page.text and "trading allowed" in page.text
+    assert "Trip Circuit Breaker" in page.text
+    assert "Confirm Trip" in operator.get("/circuit-breaker/trip").text
+    after = operator.submit("/circuit-breaker/trip", TRIP)
+    assert after.url.path == "/circuit-breaker"
+    assert "TRIPPED" in after.text and REASON in after.text and "the_operator" in after.text
+    status = breaker.get_status()
+    assert (status.state, status.trip_reason, status.tripped_by) == (State.TRIPPED, "MANUAL", "the_operator")
+    until(lambda: actions_in(console, "CIRCUIT_BREAKER_TRIP") == 1)
+    row = console.ledger.query(Filter(actions=("CIRCUIT_BREAKER_TRIP",))).rows[0]
+    assert (row.user_id, row.source, row.ip_address) == ("the_operator", "console", "127.0.0.1")
+
+
+def test_the_runbooks_reset(console: Console, breaker: CircuitBreaker) -> None:
+    breaker.trip("MANUAL")
+    manager = console.visitor(Role.RISK_MANAGER)
+    page = manager.get("/circuit-breaker/reset").text
+    assert "Conditions" in page and "redis" in page and "postgresql" in page and "api-errors" in page
+    after = manager.submit("/circuit-breaker/reset", TRIP)
+    assert "QUIET PERIOD" in after.text
+    status = breaker.get_status()
+    assert (status.state, status.reset_by, status.reset_reason) == (State.QUIET_PERIOD, "the_risk_manager", REASON)
+
+
+@pytest.mark.parametrize("reason", ["", "too short", "x" * 19, " " * 30, "short" + " " * 30, "x" * 501, "a\nb" * 10])
+@pytest.mark.parametrize("action", ["trip", "reset", "kill"])
+def test_a_reason_is_a_sentence(console: Console, breaker: CircuitBreaker, action: str, reason: str) -> None:
+    if action == "reset":
+        breaker.trip("MANUAL")
+    before = dict(breaker.get_status())
+    path = f"/circuit-breaker/{action}"
+    answer = console.visitor(Role.ADMIN).submit(path, {"reason": reason, "acknowledge": "yes", "confirm": "FLATTEN"})
+    assert answer.status_code == 422
+    assert "nothing changed" in answer.text
+    assert dict(breaker.get_status()) == before
+
+
+@pytest.mark.parametrize("reason", ["x" * 20, "é" * 20, "🛑" * 20, "  " + "x" * 20 + "  "])
+def test_characters_are_counted_as_they_are_typed(console: Console, breaker: CircuitBreaker, reason: str) -> None:
+    assert "TRIPPED" in console.visitor(Role.ADMIN).submit("/circuit-breaker/trip", {**TRIP, "reason": reason}).text
+
+
+@pytest.mark.parametrize("action", ["trip", "reset", "kill"])
+def test_without_the_acknowledgement_nothing_happens(console: Console, breaker: CircuitBreaker, action: str) -> None:
+    if action == "reset":
+        breaker.trip("MANUAL")
+    before = dict(breaker.get_status())
+    fields = {"reason": REASON, "confirm": "FLATTEN"}
+    answer = console.visitor(Role.ADMIN).submit(f"/circuit-breaker/{action}", fields)
+    assert answer.status_code == 422
+    assert "acknowledgement" in answer.text
+    assert REASON in answer.text, "what was typed is still there"
+    assert dict(breaker.get_status()) == before
+
+
+def test_a_form_sent_twice_trips_once(console: Console, breaker: CircuitBreaker) -> None:
+    operator = console.visitor(Role.OPERATOR)
+    form = {**TRIP, "event_id": "0190b5a0-0000-7000-8000-000000000001"}
+    for _ in range(2):
+        operator.submit("/circuit-breaker/trip", form)
+    assert breaker.get_status().trip_count_today == 1
+
+
+def test_what_was_looked_at_is_what_is_reset(console: Console, breaker: CircuitBreaker) -> None:
+    breaker.trip("MANUAL")
+    manager = console.visitor(Role.RISK_MANAGER)
+    seen = str(breaker.get_status().epoch)
+    breaker.trip("DRAWDOWN")
+    answer = manager.submit("/circuit-breaker/reset", {**TRIP, "epoch": seen})
+    assert answer.status_code == 409
+    assert breaker.get_state() is State.TRIPPED
+
+
+def test_red_conditions_need_an_override_that_is_recorded(
+    console: Console, breaker: CircuitBreaker, redis_client: redis.Redis
+) -> None:
+    breaker.trip("MANUAL")
+    now = redis_client.time()
+    redis_client.zadd("circuit_breaker:api_errors", {f"e{n}": now[0] * 1_000_000 + now[1] for n in range(11)})
+    manager = console.visitor(Role.RISK_MANAGER)
+    assert "Override" in manager.get("/circuit-breaker/reset").text
+    refused = manager.submit("/circuit-breaker/reset", TRIP)
+    assert refused.status_code == 409
+    assert "api-errors" in refused.text
+    assert breaker.get_state() is State.TRIPPED
+    manager.submit("/circuit-breaker/reset", {**TRIP, "override": "yes"})
+    assert breaker.get_state() is State.QUIET_PERIOD
+    assert actions_in(console, "RESET_CONDITIONS_OVERRIDDEN") == 1
+
+
+# --- the runbook's troubleshooting ------------------------------------------------------------------------------------
+
+
+def test_rate_limit_exceeded_on_reset(console: Console, breaker: CircuitBreaker) -> None:
+    breaker.trip("MANUAL")
+    manager = console.visitor(Role.RISK_MANAGER)
+    manager.submit("/circuit-breaker/reset", TRIP)
+    breaker.trip("MANUAL")
+    answer = manager.submit("/circuit-breaker/reset", TRIP)
+    assert answer.status_code == 409
+    assert "minute" in answer.text or "Rate limit" in answer.text
+    assert breaker.get_state() is State.TRIPPED
+
+
+def test_reset_blocked_with_not_tripped(console: Console, breaker: CircuitBreaker) -> None:
+    manager = console.visitor(Role.RISK_MANAGER)
+    assert "nothing to reset" in manager.get("/circuit-breaker/reset").text
+    # The page offers no form then; somebody else may have reset it since this one was loaded.
+    breaker.trip("MANUAL")
+    loaded = hidden_fields(manager.get("/circuit-breaker/reset").text, "/circuit-breaker/reset")
+    breaker.reset()
+    answer = manager.post("/circuit-breaker/reset", data={**loaded, **TRIP, "epoch": ""})
+    assert answer.status_code == 409
+    assert "not TRIPPED" in answer.text
+
+
+@pytest.mark.parametrize("role, action", [(Role.VIEWER, "trip"), (Role.OPERATOR, "reset"), (Role.VIEWER, "kill")])
+def test_rbac_violation(console: Console, breaker: CircuitBreaker, role: Role, action: str) -> None:
+    visitor = console.visitor(role)
+    page = visitor.get(f"/circuit-breaker/{action}")
+    assert page.status_code == 403
+    assert "breaker user role" in page.text
+    csrf = visitor.get("/circuit-breaker").text.split('name="csrf" value="')[1].split('"')[0]
+    posted = visitor.post(f"/circuit-breaker/{action}", data={**TRIP, "csrf": csrf, "confirm": "FLATTEN"})
+    assert posted.status_code == 403
+    assert breaker.get_state() is State.OPEN
+    denied = console.ledger.query(Filter(actions=("PERMISSION_DENIED",))).rows
+    assert len(denied) == 2
+    assert (denied[0].user_id, denied[0].outcome) == (f"the_{role}", "DENIED")
+
+
+def test_cb_verification_failed_names_the_fix(console: Console, redis_client: redis.Redis) -> None:
+    page = console.visitor(Role.VIEWER).get("/circuit-breaker").text
+    assert "UNKNOWN" in page
+    assert "breaker init" in page
+
+
+def test_a_hung_redis_is_unknown_and_the_page_comes(own_server: EmbeddedRedis, make_settings: MakeSettings) -> None:
+    CircuitBreaker(redis.Redis.from_url(own_server.url)).initialize_state()
+    with Console(make_settings(own_server.url, redis_timeout=0.5)) as console:
+        visitor = console.visitor(Role.OPERATOR)
+        assert "OPEN" in visitor.get("/circuit-breaker").text
+        assert own_server.pid is not None
+        os.kill(own_server.pid, signal.SIGSTOP)
+        try:
+            page = visitor.get("/circuit-breaker").text
+            assert "UNKNOWN" in page and "treated as tripped" in page
+            answer = visitor.submit("/circuit-breaker/trip", TRIP)
+            assert answer.status_code == 503
+        finally:
+            os.kill(own_server.pid, signal.SIGCONT)
+
+
+# --- what each role sees ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("role", list(Role))
+def test_each_role_is_offered_what_it_may_do(console: Console, breaker: CircuitBreaker, role: Role) -> None:
+    breaker.trip("MANUAL")
+    page = console.visitor(role).get("/circuit-breaker").text
+    offered = {
+        Permission.TRIP_CIRCUIT: "/circuit-breaker/trip",
+        Permission.RESET_CIRCUIT: "/circuit-breaker/reset",
+        Permission.KILL_SWITCH: "/circuit-breaker/kill",
+        Permission.VIEW_AUDIT: 'href="/audit"',
+    }
+    for permission, link in offered.items():
+        assert (link in page) == (permission in PERMISSIONS[role]), permission
+
+
+def test_a_scope_of_its_own(console: Console, breaker: CircuitBreaker) -> None:
+    operator = console.visitor(Role.OPERATOR)
+    after = operator.submit("/circuit-breaker/trip?scope=account%3AALPHA", TRIP)
+    assert "account:ALPHA" in after.text
+    assert breaker.get_state() is State.OPEN
+    assert operator.get("/circuit-breaker?scope=../etc").status_code == 422
+
+
+# --- audit log --------------------------------------------------------------------------------------------------------
+
+
+def test_the_audit_log_is_filtered_by_action_and_user(console: Console, breaker: CircuitBreaker) -> None:
+    operator = console.visitor(Role.OPERATOR)
+    operator.submit("/circuit-breaker/trip", TRIP)
+    until(lambda: actions_in(console, "CIRCUIT_BREAKER_TRIP") == 1)
+    page = operator.get("/audit", params={"action": "CIRCUIT_BREAKER_TRIP"}).text
+    assert page.count("<code>CIRCUIT_BREAKER_TRIP</code>") == 1
+    assert "<code>SIGNED_IN</code>" not in page
+    assert REASON in page
+    assert "No row fits" in operator.get("/audit", params={"user": "nobody"}).text
+    assert "No row fits" in operator.get("/audit", params={"until": "2001-01-01T00:00"}).text
+    assert "is no time" in operator.get("/audit", params={"since": "yesterday"}).text
+
+
+def test_the_audit_log_has_pages(console: Console, breaker: CircuitBreaker) -> None:
+    console.ledger.append([AuditRecord(action="EXAMPLE", source="cli", user_id=f"u{n}") for n in range(120)])
+    viewer = console.visitor(Role.OPERATOR)
+    seen, path = [], "/audit?action=EXAMPLE"
+    while path:
+        page = viewer.get(path).text
+        seen += [part.split("</td>")[0] for part in page.split("<td>u")[1:]]
+        link = page.split('rel="next" href="')
+        path = link[1].split('"')[0].replace("&amp;", "&") if len(link) > 1 else ""
+    assert sorted(map(int, seen)) == list(range(120))
+
+
+def test_the_chain_is_verified_on_request(console: Console, breaker: CircuitBreaker) -> None:
+    auditor = console.visitor(Role.OPERATOR)
+    assert "The chain is whole" in auditor.submit("/audit/verify", {}, page="/audit").text
+    with console.ledger.engine.begin() as connection:
+        connection.exec_driver_sql("DROP TRIGGER audit_log_no_update")
+        connection.exec_driver_sql("UPDATE audit_log SET user_id = 'mallory' WHERE seq = 1")
+    assert "The chain is broken" in auditor.submit("/audit/verify", {}, page="/audit").text
+
+
+def test_the_export_can_be_verified_elsewhere(console: Console, breaker: CircuitBreaker) -> None:
+    answer = console.visitor(Role.OPERATOR).submit("/audit/export", {"format": "jsonl"}, page="/audit")
+    names = zipfile.ZipFile(io.BytesIO(answer.content)).namelist()
+    assert [name.split(".", 1)[1] for name in names] == ["jsonl", "jsonl.checkpoint.json"]
+    assert actions_in(console, "AUDIT_EXPORTED") == 1
+
+
+def test_system_health_names_what_is_there(console: Console, breaker: CircuitBreaker) -> None:
+    visitor = console.visitor(Role.VIEWER)
+    until(lambda: "postgresql" in visitor.get("/system-health").text)
+    page = visitor.get("/system-health").text
+    for name in ("redis", "exporter", "prefect", "queues/outbox"):
+        assert name in page
+
+
+def test_a_page_is_light(console: Console, breaker: CircuitBreaker) -> None:
+    """Under 60 kB in all, with everything that it loads."""
+    visitor = console.visitor(Role.ADMIN)
+    page = visitor.get("/circuit-breaker")
+    loaded = [part.split('"')[0] for part in page.text.replace('href="/static', 'src="/static').split('src="')[1:]]
+    assert len(loaded) == 3
+    assert len(page.content) + sum(len(visitor.get(path).content) for path in loaded) < 60_000
