@@ -150,20 +150,21 @@ async def run_kill_switch(run: KillRun, announce: Callable[[KillReport], None]) 
     """
     token = current_run.set(run)
     try:
-        flow_run = asyncio.create_task(_start_flow(run))
         configured = get_current_settings().api.url
-        if configured:
+        # Where none is configured, Prefect starts a temporary server, and blocks this loop for seconds meanwhile.
+        flow_run = asyncio.create_task(_start_flow(run)) if configured else None
+        if flow_run is not None:
             await _first(flow_run, run.begun, run.settings.orchestrator_wait)
-        if run.begun.is_set():
-            await _first(flow_run, run.reported, None)
+            if run.begun.is_set():
+                await _first(flow_run, run.reported, None)
         if run.report is None:
             run.taken_over = True
-            if configured:
+            if configured and flow_run is not None:
                 run.miss(_why_without_prefect(flow_run, configured, run.settings.orchestrator_wait))
             run.report = await halt_and_flatten(run, without_prefect)
             run.reported.set()
         announce(run.report)
-        await _let_it_record(run, flow_run)
+        await _let_it_record(run, flow_run or asyncio.create_task(_start_flow(run)))
         return run.report
     finally:
         current_run.reset(token)

@@ -87,6 +87,9 @@ class Flattening:
         self._bulk_closed = False
         self._market: MarketClock | None = None
         self._market_read = 0.0
+        self._held_up = 0.0
+        self._planned_at: float | None = None
+        self._rested = 0.0
         self._last_seen: Book | None = None
         self._pause = run.settings.poll_interval
         self._readings = _ReadingAllowance(self._broker.capabilities.requests_per_minute)
@@ -125,8 +128,8 @@ class Flattening:
         """Rounds of cancel and close until nothing is left (True), or what is left is stuck or time is up (False)."""
         while True:
             try:
-                book = await read_book(self._broker)
                 market = await self._market_clock()
+                book = await read_book(self._broker)
             except BrokerUnavailable as error:
                 if self._run.overdue:
                     self._run.update(self._account, note=str(error))
@@ -160,7 +163,23 @@ class Flattening:
         self._last_seen = book
         self._pause = shortest if changed else min(self._pause * 2, shortest * IDLE_POLL_FACTOR)
         pages = 1 + len(book.orders) // self._broker.capabilities.page_size
-        await asyncio.sleep(max(self._pause, self._readings.wait(pages + 1, time.monotonic())))
+        self._rested = max(self._pause, self._readings.wait(pages + 1, time.monotonic()))
+        await asyncio.sleep(self._rested)
+
+    def _now(self) -> float:
+        """The clock of closes and of being stuck: it stands still while the venue doesn't answer or holds us back.
+
+        Otherwise one wait for the rate limit to be renewed would make stuck what has hardly been tried.
+        """
+        return time.monotonic() - self._held_up
+
+    def _notice_delay(self) -> None:
+        """Called once a round: more time since the last one than it takes to read and act is time held up."""
+        now = time.monotonic()
+        if self._planned_at is not None:
+            delay = now - self._planned_at - self._rested
+            self._held_up += delay if delay > FRESH_FOR else 0.0
+        self._planned_at = now
 
     def _bulk_is_safe(self, book: Book, market: MarketClock) -> bool:
         """A bulk close acts on whole positions: only where no order of anybody's could fill beside it."""
@@ -168,6 +187,7 @@ class Flattening:
         return enough and not book.orders and market.is_open and self._broker.capabilities.bulk_close
 
     def _plan(self, book: Book, market: MarketClock) -> Plan:
+        self._notice_delay()
         plan = plan_round(
             book.orders,
             book.positions,
@@ -175,7 +195,7 @@ class Flattening:
             self._memory,
             incident_id=self._run.incident_id,
             own_order_ids=frozenset(self._own),
-            now=time.monotonic(),
+            now=self._now(),
             pace=self._pace,
             time_is_up=self._run.overdue,
         )
@@ -231,13 +251,13 @@ class Flattening:
     async def _close_in_bulk(self, positions: Sequence[Position]) -> None:
         self._bulk_closed = True
         self._run.tell("POSITIONS_CLOSE_ALL_SENT", account=self._account)
-        now = time.monotonic()
+        now = self._now()
         self._memory = {p.symbol: SymbolMemory(changed_at=now, quantity=abs(p.quantity)) for p in positions}
         try:
             results = await self._broker.close_all()
         except BrokerUnavailable as error:
             # It may have been applied, or be so at any moment now: positions are left alone until that would show.
-            wait = time.monotonic() + POSITION_LAG
+            wait = self._now() + POSITION_LAG
             self._memory = {symbol: replace(memory, retry_at=wait) for symbol, memory in self._memory.items()}
             await self._venue_unavailable(error)
             return
@@ -275,7 +295,7 @@ class Flattening:
             # Nothing was sent: the rate limit is used up. The next round, when there is one, plans on what is then.
             await self._venue_unavailable(error)
             return
-        now = time.monotonic()
+        now = self._now()
         if result.outcome in (CloseOutcome.ACCEPTED, CloseOutcome.DUPLICATE):
             self._memory[close.symbol] = sent(memory, close.client_order_id, now)
         elif result.outcome is CloseOutcome.REFUSED:
@@ -301,7 +321,7 @@ class Flattening:
         except BrokerUnavailable as error:
             await self._venue_unavailable(error)
             return False
-        self._memory[close.symbol], settled = may_close_again(memory, last, time.monotonic(), self._pace)
+        self._memory[close.symbol], settled = may_close_again(memory, last, self._now(), self._pace)
         return settled
 
     def _note_close(self, result: CloseResult, kind: str, client_order_id: str, quantity: Decimal, side: str) -> None:

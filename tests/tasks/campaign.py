@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -20,6 +20,7 @@ from breaker.uuid7 import uuid7
 from brokers.alpaca import AlpacaBroker
 from brokers.paper.scenario import Scenario, parse
 from brokers.paper.server import PaperExchange, PaperExchangeThread
+from brokers.protocol import Broker
 from flows.kill_switch import halt_and_flatten
 from flows.steps import without_prefect
 from tasks.kill import flatten
@@ -50,6 +51,7 @@ def kill_settings(**changes: Any) -> KillSettings:
 
 def scale_time(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(flatten, "POSITION_LAG", flatten.POSITION_LAG / FASTER)
+    monkeypatch.setattr(flatten, "FRESH_FOR", 0.3)  # not by the whole factor: our own requests don't get faster
     monkeypatch.setattr(flatten, "MARKET_CLOCK_AGE", flatten.MARKET_CLOCK_AGE / FASTER)
 
 
@@ -118,16 +120,12 @@ async def kill(
     settings: KillSettings | None = None,
     timeout: float = 0.5,
     requests_per_minute: int = 1_000_000,
-    **account: str,
+    secret: str = "secret",
+    through: Callable[[AlpacaBroker], Broker] = lambda broker: broker,
 ) -> KillReport:
     """One kill switch from its start to its report, on connections of its own, without an orchestrator."""
     broker = AlpacaBroker(
-        "PAPER",
-        exchange.url,
-        account.get("key", "key"),
-        account.get("secret", "secret"),
-        timeout=timeout,
-        requests_per_minute=requests_per_minute,
+        "PAPER", exchange.url, "key", secret, timeout=timeout, requests_per_minute=requests_per_minute
     )
     client = redis.asyncio.Redis.from_url(redis_url)
     run = KillRun(
@@ -135,7 +133,7 @@ async def kill(
         reason="campaign",
         operator="tests",
         breaker=AsyncCircuitBreaker(client, timeout=1.0),
-        brokers={"PAPER": broker},
+        brokers={"PAPER": through(broker)},
         settings=settings or kill_settings(),
     )
     token = current_run.set(run)

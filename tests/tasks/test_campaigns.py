@@ -90,12 +90,14 @@ def stuck(*words: str, symbols: int | None = None) -> Callable[[Outcome], bool]:
     return check
 
 
+# The headers tell the end of a rate limit in whole seconds, which no clock can speed up.
+PATIENT = kill_settings(deadline=600.0)
 ROUGH_MARKETS = {
-    "alone": Case(ALONE + MANY + ROUGH, flat),
-    "alone, few positions": Case(ALONE + FEW + ROUGH, flat),
-    "two of one incident": Case(MANY + ROUGH, flat, together="same incident"),
-    "two of one incident, few positions": Case(FEW + ROUGH, flat, together="same incident"),
-    "two incidents": Case(MANY + ROUGH, flat, together="two incidents"),
+    "alone": Case(ALONE + MANY + ROUGH, flat, PATIENT),
+    "alone, few positions": Case(ALONE + FEW + ROUGH, flat, PATIENT),
+    "two of one incident": Case(MANY + ROUGH, flat, PATIENT, together="same incident"),
+    "two of one incident, few positions": Case(FEW + ROUGH, flat, PATIENT, together="same incident"),
+    "two incidents": Case(MANY + ROUGH, flat, PATIENT, together="two incidents"),
 }
 MILD = "latency_ms = 10\n[fills]\ndelay = { low = 0.0, high = 0.5 }\npartial_probability = 0.3\n"
 QUICK = kill_settings(stuck_after=8.0, deadline=40.0)

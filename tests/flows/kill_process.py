@@ -1,0 +1,36 @@
+"""One run of the kill switch in a process of its own, as the command line makes it: `python -m … INCIDENT`.
+
+Prints one JSON line with the result when it is announced, and one when the orchestrator has recorded it or can't.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import sys
+from typing import Any
+
+from flows.kill_context import open_kill_run
+from flows.kill_switch import run_kill_switch
+from tasks.kill.report import KillReport
+from tasks.kill.run import KillRun
+
+
+def say(word: str, run: KillRun, **more: Any) -> None:
+    print(json.dumps({"said": word, "after": run.elapsed, **more}), flush=True)
+
+
+async def main(incident_id: str) -> None:
+    async with open_kill_run(reason="a test | of <reasons>", operator="tests", incident_id=incident_id) as run:
+
+        def announce(report: KillReport) -> None:
+            say("result", run, report=report.as_dict())
+
+        await run_kill_switch(run, announce)
+        say("end", run, missing=run.missing)
+
+
+if __name__ == "__main__":
+    asyncio.run(main(sys.argv[1]))
+    os._exit(0)

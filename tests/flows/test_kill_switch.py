@@ -1,0 +1,200 @@
+"""The flow as people see it in Prefect, and the procedure without Prefect or Redis (promises 5 and 10)."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import time
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+import pytest
+
+from breaker.uuid7 import uuid7
+from brokers.paper.server import PaperExchange
+from deployments.child_process import free_port
+from deployments.embedded_redis import EmbeddedRedis
+from deployments.prefect_server import PrefectServer
+from tests.flows.conftest import Start
+
+BOOK = "[book]\norders = 20\npositions = 8\n"
+SLOW = BOOK + "[fills]\ndelay = 1.5\n"
+
+
+def asked(prefect: PrefectServer, what: str, query: dict[str, Any]) -> list[dict[str, Any]]:
+    answer = httpx.post(f"{prefect.api_url}/{what}/filter", json=query, timeout=10)
+    answer.raise_for_status()
+    found: list[dict[str, Any]] = answer.json()
+    return found
+
+
+def flow_run(prefect: PrefectServer, incident: str, state: str, within: float = 20) -> dict[str, Any]:
+    """The run named after the incident, once it is in that state."""
+    deadline = time.monotonic() + within
+    while True:
+        runs = asked(prefect, "flow_runs", {"flow_runs": {"name": {"any_": [f"kill-switch-{incident}"]}}})
+        if runs and runs[0]["state_type"] == state:
+            return runs[0]
+        assert time.monotonic() < deadline, f"not {state}: {[(run['name'], run['state']) for run in runs]}"
+        time.sleep(0.1)
+
+
+def of_run(run: dict[str, Any]) -> dict[str, Any]:
+    return {"flow_runs": {"id": {"any_": [run["id"]]}}}
+
+
+def test_a_run_is_told_in_prefects_ui_and_a_second_one_acts_again(
+    prefect: PrefectServer, paper: PaperExchange, start_kill: Start
+) -> None:
+    incident = uuid7()
+    kill = start_kill(incident, book=BOOK, api=prefect.api_url, wait=15)
+    result, end = kill.said("result"), kill.said("end")
+    assert result["report"]["flat"] and paper.report()["is_flat"]
+    assert end["missing"] == []
+
+    run = flow_run(prefect, incident, "COMPLETED")
+    assert run["state"]["message"].startswith("FLAT ")
+    assert run["tags"] == ["kill-switch"]
+    tasks = {task["name"] for task in asked(prefect, "task_runs", of_run(run))}
+    assert {
+        f"confirm-trip-{incident}",
+        "snapshot-PAPER",
+        "cancel-orders-PAPER",
+        "flatten-positions-PAPER",
+        "verify-flat-PAPER",
+        f"report-{incident}",
+    } == tasks
+    artifacts = {artifact["key"]: artifact for artifact in asked(prefect, "artifacts", of_run(run))}
+    assert set(artifacts) == {
+        "kill-switch-progress",
+        "kill-switch-report",
+        "kill-switch-accounts",
+        "kill-switch-closes",
+    }
+    assert artifacts["kill-switch-report"]["data"].startswith("# Kill switch: FLAT")
+    assert "a test \\| of &lt;reasons>" in artifacts["kill-switch-report"]["data"]
+    assert artifacts["kill-switch-closes"]["data"].count("bulk close") == 8
+
+    for symbol in ("AAPL", "MSFT"):
+        paper.control("late-fill", {"symbol": symbol, "side": "buy", "qty": "3"})
+    again = start_kill(incident, api=prefect.api_url, wait=15)
+    second = again.said("result")["report"]
+    assert second["flat"] and paper.report()["is_flat"]
+    assert second["accounts"][0]["closes_sent"] == 2
+    assert paper.report()["violations"] == []
+
+
+def test_a_run_that_is_not_flat_failed_and_says_what_is_left(
+    prefect: PrefectServer, paper: PaperExchange, start_kill: Start
+) -> None:
+    incident = uuid7()
+    kill = start_kill(incident, book=BOOK + "[[halts]]\ncount = 1\n", api=prefect.api_url, wait=15)
+    assert not kill.said("result")["report"]["flat"]
+    (left,) = paper.report()["positions"]
+    run = flow_run(prefect, incident, "FAILED")
+    assert run["state"]["message"].startswith("NOT FLAT: PAPER: ")
+    assert f"{left} (" in run["state"]["message"] and "trading is halted" in run["state"]["message"]
+
+
+def test_with_prefect_refusing_connections_the_book_is_flat_at_once(paper: PaperExchange, start_kill: Start) -> None:
+    kill = start_kill(uuid7(), book=BOOK, api=f"http://127.0.0.1:{free_port()}/api")
+    result = kill.said("result")
+    assert result["report"]["flat"] and paper.report()["is_flat"]
+    assert result["after"] < 8
+    (missing,) = result["report"]["missing"]
+    assert missing.startswith("Prefect at http://127.0.0.1")
+    kill.said("end", within=30)
+
+
+def test_with_prefect_hanging_the_book_is_flat_as_soon_as_the_wait_for_it_is_over(
+    paper: PaperExchange, start_kill: Start
+) -> None:
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        api = f"http://127.0.0.1:{silent.getsockname()[1]}/api"
+        kill = start_kill(uuid7(), book=BOOK, api=api, wait=1.0, record_wait=1.0)
+        result = kill.said("result")
+        assert result["report"]["flat"] and paper.report()["is_flat"]
+        assert result["after"] < 8
+        assert "did not answer within 1 s" in result["report"]["missing"][0]
+        assert kill.process.wait(timeout=30) == 0
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP], ids=["killed", "hung"])
+def test_with_prefect_gone_while_flattening_the_book_is_flat_and_the_result_is_told(
+    how: signal.Signals, prefect: PrefectServer, paper: PaperExchange, start_kill: Start, tmp_path: Path
+) -> None:
+    home = tmp_path / "second"
+    home.mkdir()
+    shutil.copy(prefect.home / "prefect.db", home)  # a new database takes many seconds longer
+    with PrefectServer(home) as server:
+        (process,) = (p for p in psutil.Process().children() if str(server.port) in p.cmdline())
+        kill = start_kill(uuid7(), book=SLOW, api=server.api_url, wait=15)
+        deadline = time.monotonic() + 30
+        while not paper.report()["closes"]:
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        os.kill(process.pid, how)
+        result = kill.said("result")
+        assert result["report"]["flat"] and paper.report()["is_flat"]
+        assert paper.report()["violations"] == []
+        end = kill.said("end", within=30)
+        assert any("Prefect" in missing for missing in end["missing"])
+        assert end["after"] - result["after"] < 15
+
+
+def test_without_a_prefect_configured_it_starts_at_once_and_tells_a_temporary_one_afterwards(
+    prefect: PrefectServer, paper: PaperExchange, start_kill: Start, tmp_path: Path
+) -> None:
+    home = tmp_path / "home"
+    home.mkdir()
+    shutil.copy(prefect.home / "prefect.db", home)
+    incident = uuid7()
+    kill = start_kill(incident, book=BOOK, api=None, home=home, record_wait=60)
+    result = kill.said("result")
+    assert result["report"]["flat"] and paper.report()["is_flat"]
+    assert result["after"] < 6
+    assert kill.said("end")["missing"] == []
+    kill.process.wait(timeout=30)
+    with PrefectServer(home) as server:
+        run = flow_run(server, incident, "COMPLETED")
+        names = {task["name"] for task in asked(server, "task_runs", of_run(run))}
+        assert "Flatten positions PAPER" in names and "Verify that the book is flat PAPER" in names
+
+
+@pytest.mark.parametrize("how", ["refused", "hung"])
+def test_with_redis_down_the_book_is_flat_and_the_missing_confirmation_is_named(
+    how: str, paper: PaperExchange, start_kill: Start
+) -> None:
+    with socket.socket() as dead:
+        dead.bind(("127.0.0.1", 0))
+        if how == "hung":
+            dead.listen()
+        redis_url = f"redis://127.0.0.1:{dead.getsockname()[1]}/0"
+        api = f"http://127.0.0.1:{free_port()}/api"
+        kill = start_kill(uuid7(), book=BOOK, api=api, redis_url=redis_url, wait=1.0, record_wait=1.0)
+        result = kill.said("result")
+    report = result["report"]
+    assert report["flat"] and paper.report()["is_flat"]
+    assert any("the trip could not be confirmed" in missing for missing in report["missing"])
+    assert report["halted_after"] is None
+    assert report["flat_after"] < 8
+
+
+def test_redis_stopping_during_the_procedure_is_named_too(
+    paper: PaperExchange, start_kill: Start, own_server: EmbeddedRedis
+) -> None:
+    own_server.stop()
+    api = f"http://127.0.0.1:{free_port()}/api"
+    kill = start_kill(uuid7(), book=SLOW, api=api, redis_url=own_server.url, wait=1.0, record_wait=1.0)
+    deadline = time.monotonic() + 30
+    while not paper.report()["closes"]:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    report = kill.said("result")["report"]
+    assert report["flat"] and any("could not be confirmed" in missing for missing in report["missing"])

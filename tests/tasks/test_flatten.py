@@ -1,0 +1,124 @@
+"""One account at a difficult venue: what must never be sent, and what a kill switch that is cut off leaves behind."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Sequence
+from random import Random
+
+import pytest
+
+from breaker.orders import Position
+from breaker.uuid7 import uuid7
+from brokers.alpaca import AlpacaBroker
+from brokers.paper.server import PaperExchange
+from deployments.embedded_redis import EmbeddedRedis
+from tasks.kill.flatten import READING_SHARE, _ReadingAllowance
+from tests.tasks.campaign import FASTER, FULL, Outcome, judge, kill, kill_settings, scaled
+
+pytestmark = [pytest.mark.usefixtures("scaled_time"), pytest.mark.timeout(3_600 if FULL else 120)]
+
+SEEDS = range(200 if FULL else 3)
+FEW = "latency_ms = 10\nenforce_available = false\n[book]\norders = 6\npositions = 4\n"
+MANY = "latency_ms = 10\nenforce_available = false\n[book]\norders = 20\npositions = 10\n"
+FILLS = "[fills]\ndelay = { low = 0.0, high = 1.0 }\npartial_probability = 0.4\n"
+
+
+class LateBooks(AlpacaBroker):
+    """A venue whose positions are told from a copy that lags behind its fills, now more, now less."""
+
+    def __init__(self, real: AlpacaBroker, seed: int) -> None:
+        self.__dict__ = real.__dict__
+        self._seed = Random(seed)
+        self._copies: list[tuple[float, Sequence[Position]]] = []
+
+    async def positions(self) -> Sequence[Position]:
+        self._copies.append((time.monotonic(), await super().positions()))
+        oldest = time.monotonic() - self._seed.uniform(0, 3.0) / FASTER
+        return next((copy for at, copy in self._copies if at >= oldest), self._copies[-1][1])
+
+
+@pytest.mark.parametrize("book", [FEW, MANY], ids=["closed one by one", "closed in bulk"])
+async def test_positions_that_lag_behind_their_fills_are_not_closed_twice(
+    book: str, exchange: PaperExchange, redis_server: EmbeddedRedis
+) -> None:
+    for seed in SEEDS:
+        late = kill(exchange, redis_server.url, through=lambda broker, seed=seed: LateBooks(broker, seed))  # type: ignore[misc]
+        outcome = await judge(exchange, scaled(book + FILLS, seed), [late])
+        assert outcome.faults() == [] and outcome.report.flat, seed
+
+
+@pytest.mark.parametrize("book", [FEW, MANY], ids=["closed one by one", "closed in bulk"])
+async def test_cut_off_at_any_moment_and_started_again_it_ends_flat_and_nothing_was_made_worse(
+    book: str, exchange: PaperExchange, redis_server: EmbeddedRedis
+) -> None:
+    for seed in SEEDS:
+        random, incident = Random(seed), uuid7()
+        exchange.restart(scaled(book + FILLS, seed))
+        for _ in range(4):
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(random.uniform(0.01, 0.2)):
+                    await kill(exchange, redis_server.url, incident_id=incident)
+        report = await kill(exchange, redis_server.url, incident_id=incident)
+        outcome = Outcome([report], exchange.report())
+        assert outcome.faults() == [] and report.flat, seed
+
+
+async def test_wrong_keys_are_named_and_nothing_is_called_flat(
+    exchange: PaperExchange, redis_server: EmbeddedRedis
+) -> None:
+    wrong = kill(exchange, redis_server.url, secret="not the secret")
+    outcome = await judge(exchange, scaled(MANY), [wrong])
+    account = outcome.report.accounts[0]
+    assert not outcome.report.flat and account.phase == "failed"
+    assert "refuses the keys (401)" in account.note and "not the secret" not in account.note
+
+
+async def test_the_closes_of_another_run_of_the_incident_are_not_cancelled_at_the_start(
+    exchange: PaperExchange, redis_server: EmbeddedRedis
+) -> None:
+    incident = uuid7()
+    exchange.restart(scaled("[book]\norders = 8\npositions = 3\n[fills]\ndelay = 15\n"))
+    settings = kill_settings(escalate_after=30)
+    first = asyncio.create_task(kill(exchange, redis_server.url, incident_id=incident, settings=settings))
+    deadline = time.monotonic() + 10
+    while sum(exchange.report()["closes"].values()) < 3:
+        assert time.monotonic() < deadline
+        await asyncio.sleep(0.01)
+    second = await kill(exchange, redis_server.url, incident_id=incident, settings=settings)
+    assert (await first).flat and second.flat
+    assert sum(exchange.report()["closes"].values()) == 3
+
+
+async def test_250_positions_that_need_orders_of_their_own_fit_into_the_rate_limit(
+    exchange: PaperExchange, redis_server: EmbeddedRedis
+) -> None:
+    """A resting order that can't be cancelled rules out a bulk close; 200 requests a minute do not allow 250 closes."""
+    book = "rate_limit = 200\n[book]\npositions = 250\norders = 1\npending_replace = 1\nreducing = 0\n"
+    run = kill(
+        exchange,
+        redis_server.url,
+        settings=kill_settings(deadline=900, stuck_after=30),
+        requests_per_minute=200 * FASTER,
+        timeout=2.0,
+    )
+    outcome = await judge(exchange, scaled(book), [run])
+    assert outcome.faults() == []
+    assert [reason for reason in outcome.stuck.values() if "pending_replace" not in reason] == []
+    assert outcome.left <= set(outcome.stuck)
+    assert len(outcome.venue["closes"]) >= 249
+    assert outcome.venue["responses"].get("429", 0) <= 10
+
+
+def test_readings_never_use_more_than_their_share_of_the_rate_limit() -> None:
+    allowance, now, readings = _ReadingAllowance(200), 0.0, 0
+    while now < 600:
+        readings += 1
+        now += max(0.25, allowance.wait(3, now))
+    burst, share = 200 * READING_SHARE, 200 * READING_SHARE * 10
+    assert share <= 3 * readings <= share + burst + 3
+
+
+def test_a_venue_without_a_limit_is_read_as_often_as_wanted() -> None:
+    assert _ReadingAllowance(None).wait(1_000_000, 0.0) == 0.0
