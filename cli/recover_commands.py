@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import importlib
 import json
 import sys
 import time
@@ -172,6 +173,9 @@ async def _resume(state: RecoveryState, form: RunInput) -> None:
 
 
 async def _measure(settings: Settings, scope: str) -> list[Any]:
+    # All that measuring needs is imported first: done meanwhile, it would count as slowness of what is measured.
+    for module in ("prefect.client.orchestration", "redis.asyncio", "ledger.health"):
+        importlib.import_module(module)
     from tasks.recovery.conditions import measure_conditions  # noqa: PLC0415  slow to import
     from tasks.recovery.health import measure_health  # noqa: PLC0415
 

@@ -1,9 +1,14 @@
-"""Sees trips within a second, whoever made them: moves them into the ledger and announces them to the orchestrator."""
+"""Sees trips within a second, whoever made them: moves them into the ledger and announces them to the orchestrator.
+
+It also starts a recovery again whose process died; one whose host is gone is found by the health verification.
+"""
 
 from __future__ import annotations
 
+import asyncio
 import threading
 import time
+from uuid import UUID
 
 import structlog
 from redis import Redis
@@ -15,11 +20,14 @@ from ledger.configured import open_ready_ledger
 from ledger.errors import LedgerError
 from ledger.ledger import Ledger
 from ledger.outbox import drain_outbox, known_scopes
+from tasks import orchestrator
+from tasks.recovery.state import RecoveryState, key_of
 from tasks.trip_announcement import announce_trips
 
 EVERY = 0.5
 """Seconds between two looks; one costs two commands per breaker."""
 SCOPES_EVERY = 30.0
+RECOVERIES_EVERY = 5.0
 
 log = structlog.get_logger(__name__)
 
@@ -34,6 +42,7 @@ class TripWatch(threading.Thread):
         self._trouble: dict[str, str] = {}
         self._scopes: tuple[str, ...] = ("global",)
         self._scopes_read = float("-inf")
+        self._recoveries_read = float("-inf")
 
     def stop(self) -> None:
         self._stop_asked.set()
@@ -59,11 +68,28 @@ class TripWatch(threading.Thread):
                 self._note("announcement", None)
             except (BreakerError, RedisError) as error:
                 self._note("announcement", error)
+            self._look_after_recoveries(redis)
 
     def _find_scopes(self, redis: Redis, ledger: Ledger) -> None:
         if time.monotonic() - self._scopes_read > SCOPES_EVERY:
             self._scopes = known_scopes(redis, ledger)
             self._scopes_read = time.monotonic()
+
+    def _look_after_recoveries(self, redis: Redis) -> None:
+        if time.monotonic() - self._recoveries_read < RECOVERIES_EVERY:
+            return
+        self._recoveries_read = time.monotonic()
+        try:
+            for scope in self._scopes:
+                raw = redis.get(key_of(scope))
+                state = RecoveryState.from_json(raw) if isinstance(raw, bytes) else None
+                if state is None or state.done:
+                    continue
+                if asyncio.run(orchestrator.run_again_if_crashed(UUID(state.flow_run_id))):
+                    log.warning("recovery had died, started again", incident_id=state.incident_id)
+            self._note("recoveries", None)
+        except Exception as error:  # whatever the orchestrator's client raises must not end the watch over trips
+            self._note("recoveries", error)
 
     def _note(self, what: str, error: Exception | None) -> None:
         before = self._trouble.pop(what, None)

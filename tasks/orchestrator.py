@@ -75,6 +75,19 @@ async def run_again_if_running(flow_run_id: UUID) -> bool:
     return True
 
 
+async def run_again_if_crashed(flow_run_id: UUID) -> bool:
+    """The same for a run of which whoever served it has reported that its process died."""
+    from prefect.states import Scheduled  # noqa: PLC0415
+
+    async with _client() as client:
+        run = await client.read_flow_run(flow_run_id)
+        if run.state is None or not run.state.is_crashed():
+            return False
+        again: State[None] = Scheduled(message="Its process had died; started again")
+        await client.set_flow_run_state(flow_run_id, again, force=True)
+    return True
+
+
 @asynccontextmanager
 async def _client() -> AsyncIterator[PrefectClient]:
     """Raises TimeoutError, and what Prefect's client raises."""

@@ -1,0 +1,2 @@
+-- The orchestrator's own database beside the ledger's.
+CREATE DATABASE prefect;

@@ -1,0 +1,44 @@
+"""The files of `deployments/` say what the code says, and name versions."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from deployments import serve
+
+HERE = Path(serve.__file__).parent
+
+
+def read(name: str) -> Any:
+    return yaml.safe_load((HERE / name).read_text())
+
+
+async def test_prefect_yaml_deploys_what_is_served() -> None:
+    written = {each["name"]: each for each in read("prefect.yaml")["deployments"]}
+    served = {each.name: each for each in await serve.deployments()}
+    assert written.keys() == served.keys()
+    for name, deployment in served.items():
+        assert written[name]["description"] == deployment.description
+        assert written[name]["tags"] == deployment.tags
+        module, _, function = written[name]["entrypoint"].partition(":")
+        assert f"{module.removesuffix('.py').replace('/', '.')}.{function}" == deployment.entrypoint
+    assert written["recovery"]["triggers"][0]["expect"] == [serve.TRIPPED]
+    assert written["health-verification"]["schedules"][0]["interval"] == serve.VERIFY_EVERY
+
+
+def test_every_image_is_pinned_and_every_port_is_on_loopback() -> None:
+    services = read("docker-compose.yml")["services"]
+    for name, service in services.items():
+        assert re.search(r":v?\d+(\.\d+)+", service["image"]), name
+        for port in service.get("ports", ()):
+            assert port.startswith("127.0.0.1:"), name
+
+
+def test_no_secret_has_a_default() -> None:
+    text = (HERE / "docker-compose.yml").read_text()
+    for variable in re.findall(r"\$\{(\w+)([^}]*)\}", text):
+        assert variable[1].startswith(":?"), variable
