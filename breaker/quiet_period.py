@@ -28,7 +28,7 @@ class QuietPeriodLimits:
 
     start_fraction: Decimal = Decimal("0.1")
     orders_per_minute: int = 60
-    normal_quantity: Mapping[str, Decimal] = field(default_factory=dict)
+    normal_quantity: Mapping[str, Decimal | int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not 0 <= self.start_fraction <= 1:

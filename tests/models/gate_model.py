@@ -132,11 +132,22 @@ def search(behaviour: Behaviour, *, staleness: int, gates: int, in_flight: int, 
         broken = violation(world)
         if broken is not None:
             return Result(len(came_from), (*_way(came_from, world), broken), opened, reopened)
-        for action, following in steps(world, behaviour, in_flight):
+        for action, step in steps(world, behaviour, in_flight):
+            following = _canonical(step)
             if following not in came_from:
                 came_from[following] = world, action
                 frontier.append(following)
     return Result(len(came_from), None, opened, reopened)
+
+
+def _canonical(world: World) -> World:
+    """Gates are alike, so worlds that differ only in how they are numbered are one; a way may renumber them."""
+    order = sorted(range(len(world.gates)), key=lambda number: hash(world.gates[number]))
+    if order == [*range(len(order))]:
+        return world
+    place = {old: new for new, old in enumerate(order)}
+    replicating = tuple(write if isinstance(write, Reading) else place[write] for write in world.replicating)
+    return world._replace(gates=tuple(world.gates[old] for old in order), replicating=replicating)
 
 
 def violation(world: World) -> str | None:

@@ -21,13 +21,14 @@ def test_one_gate_with_two_heartbeats_in_flight_keeps_the_promise() -> None:
     assert result.states > 10_000
 
 
+@pytest.mark.timeout(3600 if EVERYTHING else 120)
 def test_two_gates_keep_the_promise() -> None:
     """MODEL=full adds a longer lease and the reset, and takes minutes."""
     staleness, resets = (2, 1) if EVERYTHING else (1, 0)
     result = search(Behaviour(), staleness=staleness, gates=2, in_flight=1, resets=resets)
     assert result.violation is None
     assert result.opened
-    assert result.states > 100_000
+    assert result.states > 50_000
 
 
 def confirmed_at_receipt(lease: Lease, replicas: int) -> Lease:

@@ -93,7 +93,7 @@ def test_the_quiet_period_after_a_reset_is_limited_and_ends_by_redis_time(
     gate = make_gate(
         redis_server.url,
         backend,
-        quiet_limits=QuietPeriodLimits(normal_quantity={"AAPL": 100}),  # type: ignore[dict-item]
+        quiet_limits=QuietPeriodLimits(normal_quantity={"AAPL": 100}),
     )
     eventually(lambda: gate.status().reason is Reason.QUIET_PERIOD)
     assert gate.check(OrderIntent("AAPL", "buy", 100), 0).reason is Reason.QUIET_SIZE
