@@ -51,4 +51,4 @@ def open_checkpoints(settings: Settings) -> Checkpoints:
 
 def open_recorder(settings: Settings) -> Recorder:
     """What records an action wherever it can: in the database, or failing that in the spool."""
-    return Recorder(open_ledger(settings), open_spool(settings))
+    return Recorder(open_ledger(settings, timeout=1.0), open_spool(settings))

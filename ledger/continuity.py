@@ -16,7 +16,7 @@ from typing import Any
 from breaker.events import TransitionEvent
 from breaker.state import State, read_status, usable_count
 from ledger.models import OVERRIDE_DETECTED, TRANSITION_ACTIONS
-from ledger.record import AuditRecord, AuditRow, derived_id, iso
+from ledger.record import AuditRecord, AuditRow, derived_id, iso, plain
 
 MISSING = "MISSING"
 UNKNOWN = State.UNKNOWN.value
@@ -64,8 +64,9 @@ class Stored:
     @property
     def fields(self) -> Mapping[str, Any]:
         """The stored state as it is written, or nothing if it is missing or can't be read."""
-        status = read_status(self.raw, int(self.at.timestamp() * 1_000_000))
-        return {} if self.raw is None or status.state is State.UNKNOWN else dict(json.loads(self.raw, strict=False))
+        if self.raw is None or read_status(self.raw, int(self.at.timestamp() * 1e6)).state is State.UNKNOWN:
+            return {}
+        return dict(json.loads(self.raw.decode("utf-8", "replace"), strict=False))
 
     @property
     def word(self) -> str:
@@ -89,7 +90,8 @@ def explains(last: AuditRow | None, stored: Stored) -> bool:
         return stored.word == MISSING
     if last.action == OVERRIDE_DETECTED:
         return bool(last.details["after"].get("digest") == stored.digest)
-    fields, said = stored.fields, last.details
+    # Compared as the ledger keeps text, which is not always as it came.
+    fields, said = plain(stored.fields), last.details
     expected = {"state": said["to_state"], "epoch": said["epoch"]}
     at = iso(last.timestamp)
     match last.action:

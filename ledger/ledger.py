@@ -39,7 +39,7 @@ from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError, SQLAlchemy
 
 from ledger.deadline import deadlines
 from ledger.errors import InvalidRecord, LedgerError, LedgerNotReady, LedgerUnavailable
-from ledger.models import OVERRIDE_DETECTED, STATE_ACTIONS, TRANSITION_ACTIONS, UtcTime, audit_log, raw_columns
+from ledger.models import IS_STATE, OVERRIDE_DETECTED, TRANSITION_ACTIONS, UtcTime, audit_log, raw_columns
 from ledger.record import COLUMNS, GENESIS, AuditRecord, AuditRow, RawRow, chain, key_bytes
 
 T = TypeVar("T")
@@ -142,22 +142,22 @@ class Tail:
 
     def last_word(self, scope: str) -> AuditRow | None:
         """The last row that says what state the breaker of `scope` is in."""
-        return self._newest(scope, audit_log.c.action.in_(STATE_ACTIONS))
+        return self._newest(scope)
 
     def state_of(self, scope: str) -> LastWord:
         """The last word on the breaker of `scope`, and whether its last trip stands."""
         columns = audit_log.c
         tripped_by_hand = and_(columns.action == OVERRIDE_DETECTED, columns.outcome == "TRIPPED")
         decisive = or_(columns.action.in_((TRANSITION_ACTIONS["TRIP"], TRANSITION_ACTIONS["RESET"])), tripped_by_hand)
-        decision = self._newest(scope, and_(columns.action.in_(STATE_ACTIONS), decisive))
+        decision = self._newest(scope, decisive)
         standing = None if decision is None or decision.action == TRANSITION_ACTIONS["RESET"] else decision
         return LastWord(self.last_word(scope), standing)
 
-    def _newest(self, scope: str, condition: ColumnElement[bool]) -> AuditRow | None:
+    def _newest(self, scope: str, *conditions: ColumnElement[bool]) -> AuditRow | None:
         columns = audit_log.c
         found = self._connection.execute(
             select(*self._columns)
-            .where(columns.scope == scope, condition, columns.outcome != LATE)
+            .where(IS_STATE, columns.scope == scope, columns.outcome != LATE, *conditions)
             .order_by(columns.seq.desc())
             .limit(1)
         ).first()
@@ -248,7 +248,7 @@ class Ledger:
     def scopes(self) -> tuple[str, ...]:
         """Every scope that has a recorded state."""
         columns = audit_log.c
-        wanted = select(columns.scope).where(columns.action.in_(STATE_ACTIONS)).distinct().order_by(columns.scope)
+        wanted = select(columns.scope).where(IS_STATE).distinct().order_by(columns.scope)
         return self._read(lambda connection: tuple(connection.scalars(wanted)))
 
     def query(self, wanted: Filter | None = None, *, limit: int = 50, after: str | None = None) -> Page:
@@ -303,6 +303,7 @@ class Ledger:
         """Append one record in one exchange, if this can be; None if nothing was written or the connection was lost."""
         if self.engine.dialect.name != "postgresql":
             return None
+        begun = time.monotonic()
         with self.explained():
             try:
                 with self.engine.connect() as connection, self._limited(connection):
@@ -316,7 +317,7 @@ class Ledger:
                     connection.info[_HEAD] = (row[0], row[-1])
                     return Appended((record.id,), (), (row[0], row[-1]))
             except DBAPIError as error:
-                if not error.connection_invalidated:
+                if not self._was_dead_already(error, begun):
                     raise
                 return None
 
@@ -367,12 +368,15 @@ class Ledger:
             try:
                 return once()
             except DBAPIError as error:
-                # A connection that died while it lay in the pool, or a place in the chain taken by somebody who did not
-                # take the lock. Trying again is safe, since records are known by their ids.
-                lost = error.connection_invalidated and time.monotonic() - begun < self.timeout / 2
-                if not (lost or isinstance(error, IntegrityError)):
+                # Also when somebody who did not take the lock has taken the place in the chain. Trying again is safe,
+                # since records are known by their ids.
+                if not (self._was_dead_already(error, begun) or isinstance(error, IntegrityError)):
                     raise
                 return once()
+
+    def _was_dead_already(self, error: DBAPIError, begun: float) -> bool:
+        """Whether the connection died while it lay in the pool, rather than by being waited for."""
+        return error.connection_invalidated and time.monotonic() - begun < self.timeout / 2
 
     @contextlib.contextmanager
     def _limited(self, connection: Connection, limit: float | None = None) -> Iterator[None]:
@@ -398,7 +402,7 @@ def _parse(url: str | SecretStr) -> URL:
         parsed = make_url(secret)
     except ArgumentError:
         parsed = None
-    if parsed is None or parsed.get_backend_name() not in _LOCKED_HEAD:
+    if parsed is None or parsed.get_backend_name() not in _LOCKED_HEAD or not parsed.database:
         raise LedgerError(
             "the ledger's database URL is not usable: it should look like postgresql://user:password@host/database"
             " or sqlite:////path/to/audit.db; nothing was opened"

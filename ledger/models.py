@@ -90,9 +90,10 @@ audit_log = Table(
     Index("audit_log_newest", "timestamp", "seq"),
 )
 
-_STATE_ROWS = text(f"action IN ({', '.join(repr(action) for action in STATE_ACTIONS)})")
+IS_STATE = text(f"action IN ({', '.join(repr(action) for action in STATE_ACTIONS)})")
+"""Which rows say what state a breaker is in, in the words of the index, or SQLite would not use it."""
 
-Index("audit_log_state", audit_log.c.scope, audit_log.c.seq, postgresql_where=_STATE_ROWS, sqlite_where=_STATE_ROWS)
+Index("audit_log_state", audit_log.c.scope, audit_log.c.seq, postgresql_where=IS_STATE, sqlite_where=IS_STATE)
 Index(
     "audit_log_incident",
     audit_log.c.incident_id,

@@ -70,7 +70,7 @@ def _clean(text: str) -> str:
     return text.replace("\0", "\ufffd").encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """`value` as JSON can say it. What JSON has no word for is written as text, so that no record is lost for it."""
     if isinstance(value, Enum):
         value = value.value
@@ -79,9 +79,9 @@ def _plain(value: Any) -> Any:
     if isinstance(value, float) and math.isfinite(value):
         return value
     if isinstance(value, Mapping):
-        return {_clean(str(key)): _plain(item) for key, item in value.items()}
+        return {_clean(str(key)): plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple | set | frozenset):
-        return [_plain(item) for item in value]
+        return [plain(item) for item in value]
     return _clean(iso(value) if isinstance(value, datetime) and value.tzinfo is not None else str(value))
 
 
@@ -137,7 +137,7 @@ class AuditRecord:
                 raise InvalidRecord(f"the {name} of {self.action} is longer than {_LONGEST_NAME} characters")
             object.__setattr__(self, name, cleaned)
         try:
-            object.__setattr__(self, "details", _plain(self.details))
+            object.__setattr__(self, "details", plain(self.details))
             self.details_text()
         except (RecursionError, ValueError) as error:
             raise InvalidRecord(f"the details of {self.action} can't be written as JSON: {error}") from None

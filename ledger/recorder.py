@@ -44,7 +44,7 @@ class Recorder:
         self._last_failure: str | None = None
 
     def record(self, *records: AuditRecord) -> Recorded:
-        """Keep `records`; returns once they are safe, in at most about three times the ledger's `timeout`.
+        """Keep `records`; returns once they are safe, in about twice the ledger's `timeout` or 2 s, whichever is more.
 
         Raises:
             NotRecorded: neither the database nor the spool took them.

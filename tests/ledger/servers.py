@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import importlib.util
 import os
 import shutil
@@ -66,7 +67,14 @@ class Postgres:
         options = [item for name, value in settings.items() for item in ("-c", f"{name}={value}")]
         command = [*self._wrapper, str(_binaries() / "postgres"), "-D", str(self.directory), *options]
         with (self.directory.parent / "postgres.log").open("ab") as log:
-            self._process = subprocess.Popen(command, user=self._user, stdout=log, stderr=log, cwd="/")
+            self._process = subprocess.Popen(
+                command,
+                user=self._user,
+                stdout=log,
+                stderr=log,
+                cwd="/",
+                preexec_fn=_die_with_parent,  # noqa: PLW1509 (only calls prctl, which was looked up before the fork)
+            )
         deadline = time.monotonic() + 30
         while True:
             try:
@@ -126,6 +134,15 @@ class Postgres:
                 cursor.execute(statement)
         finally:
             connection.close()
+
+
+_prctl = ctypes.CDLL(None).prctl
+_PR_SET_PDEATHSIG = 1
+
+
+def _die_with_parent() -> None:
+    """A server must not outlive tests that are killed; its backends follow it by themselves."""
+    _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def _command_line(entry: Path) -> bytes:

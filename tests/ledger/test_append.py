@@ -238,7 +238,9 @@ def test_no_password_is_shown() -> None:
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("url", ["", "nonsense", "mysql://user:geheim@host/db", "postgresql//user:geheim@host"])
+@pytest.mark.parametrize(
+    "url", ["", "nonsense", "mysql://user:geheim@host/db", "postgresql//user:geheim@host", "sqlite://"]
+)
 def test_a_url_that_names_no_database_is_refused_without_being_shown(url: str) -> None:
     with pytest.raises(LedgerError) as caught:
         Ledger.connect(url)

@@ -10,12 +10,13 @@ import random
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from signal import SIGKILL
+from typing import Any
 
 import pytest
 import redis
@@ -32,7 +33,8 @@ from ledger.verify import verify
 from tests.ledger.servers import Postgres
 
 FULL = os.environ.get("BREAKER_TEST_SCALE") == "full"
-PROCESSES, EACH = (8, 125) if FULL else (4, 50)
+OUTBOX = "circuit_breaker:outbox"
+PROCESSES, EACH = (8, 125) if FULL else (3, 40)
 
 OPERATOR = """
 import sys
@@ -46,7 +48,7 @@ client = redis.Redis.from_url(sys.argv[1])
 ledger = Ledger.connect(sys.argv[2], timeout=1)
 breaker = CircuitBreaker(client, quiet_period=0, reset_interval=0, source="cli")
 made = 0
-while made < int(sys.argv[3]):
+while made < int(sys.argv[3]) or not client.exists("outages_over"):
     try:
         breaker.reset(reset_by="alice")
     except NotTripped:
@@ -137,19 +139,20 @@ def test_each_event_is_there_exactly_once_whatever_was_killed(
             for _ in range(PROCESSES)
         ]
         outages = _kill_database(request, client) if database_url.startswith("postgresql") else 0
+        client.set("outages_over", 1)
         try:
             made = [int(operator.communicate(timeout=100)[0]) for operator in operators]
         finally:
             for operator in operators:
                 operator.kill()
-    waiting = client.xlen("circuit_breaker:outbox")
+    waiting = client.xlen(OUTBOX)
     drain_outbox(client, ledger)
     seconds = time.monotonic() - begun
 
     history = client.zrange("circuit_breaker:history", 0, -1)
     rows = rows_of(ledger)
     ids = [row[1] for row in rows]
-    assert sum(made) == PROCESSES * EACH
+    assert sum(made) >= PROCESSES * EACH
     assert len(ids) == len(set(ids)) == sum(made) + 1
     assert all(str(event_id).encode() in member for event_id, member in zip(ids[-len(history) :], history, strict=True))
     assert OVERRIDE_DETECTED not in {row[4] for row in rows}
@@ -164,20 +167,25 @@ def test_each_event_is_there_exactly_once_whatever_was_killed(
 
 
 def _kill_database(request: pytest.FixtureRequest, client: redis.Redis) -> int:
-    """Twice, each time once some events have passed; it stays down until others wait for it."""
+    """Twice, each time once some transitions have been made; it stays down until others wait for it."""
     server: Postgres = request.getfixturevalue("postgres")
-    outages = 2
-    for _ in range(outages):
-        seen = client.zcard("circuit_breaker:history")
-        _until(lambda seen=seen: client.zcard("circuit_breaker:history") >= seen + PROCESSES * EACH // 10)  # type: ignore[misc]
+    for outage in (1, 2):
+        _until(_transitions_exceed(client, outage * PROCESSES * EACH // 4))
         server.stop(SIGKILL)
-        _until(lambda: client.xlen("circuit_breaker:outbox") >= 5)
+        _until(lambda: bool(client.xlen(OUTBOX) >= 5))
         server.start()
-    return outages
+    return 2
 
 
-def _until(condition: object) -> None:
-    assert callable(condition)
+def _transitions_exceed(client: redis.Redis, number: int) -> Callable[[], bool]:
+    def exceed() -> bool:
+        stream: Any = client.xinfo_stream(OUTBOX)
+        return bool(stream["entries-added"] > number)
+
+    return exceed
+
+
+def _until(condition: Callable[[], bool]) -> None:
     deadline = time.monotonic() + 60
     while not condition():
         assert time.monotonic() < deadline

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import redis
@@ -91,12 +92,13 @@ def test_an_entry_that_no_transition_wrote_is_recorded_and_blocks_nothing(
     redis_client: redis.Redis, breaker: CircuitBreaker, ledger: Ledger, fields: dict[str, str]
 ) -> None:
     breaker.trip("MANUAL")
-    event = json.loads(redis_client.xrange(OUTBOX)[0][1][b"event"])
+    entries: Any = redis_client.xrange(OUTBOX)
+    event = json.loads(entries[0][1][b"event"])
     forged = {
         "ID_TOO_LONG": json.dumps({**event, "event_id": "x" * 10_000}),
         "OTHER_SCOPE": json.dumps({**event, "scope": "account:ALPHA"}),
     }
-    entry = redis_client.xadd(OUTBOX, {name: forged.get(value, value) for name, value in fields.items()})
+    entry: Any = redis_client.xadd(OUTBOX, {name: forged.get(value, value) for name, value in fields.items()})
     breaker.trip("MANUAL")
     done = drain_outbox(redis_client, ledger)
     assert (done.moved, done.unreadable) == (2, 1)
@@ -112,7 +114,7 @@ def test_entries_that_come_back_are_not_recorded_again(
 ) -> None:
     """A restored backup brings entries back that the ledger has."""
     breaker.trip("MANUAL")
-    backup = redis_client.dump(OUTBOX)
+    backup: Any = redis_client.dump(OUTBOX)
     drain_outbox(redis_client, ledger)
     redis_client.restore(OUTBOX, 0, backup, replace=True)
     done = drain_outbox(redis_client, ledger)
@@ -172,7 +174,7 @@ def test_a_drain_killed_anywhere_is_taken_over_at_once(
         "outbox.drain_outbox(redis.Redis.from_url(sys.argv[1]), ledger)\n"
     )
     url = ledger.engine.url.render_as_string(hide_password=False)
-    for delay in (0.0, 0.002, 0.006):
+    for delay in (0.0, 0.004):
         victim = subprocess.Popen(
             [sys.executable, "-c", program, redis_server.url, url], stdout=subprocess.PIPE, text=True
         )

@@ -6,6 +6,7 @@ import json
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
 
 import pytest
 import redis
@@ -219,7 +220,7 @@ def test_a_restored_backup_is_recorded_and_trips_what_was_tripped_since(
 ) -> None:
     breaker.initialize_state()
     look()
-    backup = {key: redis_client.dump(key) for key in redis_client.keys("*")}
+    backup: dict[Any, Any] = {key: redis_client.dump(key) for key in redis_client.keys("*")}
     breaker.trip("DRAWDOWN")
     look()
     redis_client.flushall()
@@ -287,7 +288,8 @@ def test_transitions_under_way_are_never_taken_for_overrides(
         trading = pool.submit(trade_states)
         draining = [pool.submit(until_done, lambda: drain_outbox(redis_client, ledger), trading) for _ in range(2)]
         found = until_done(look, trading)
-        for job in (trading, *draining):
+        trading.result()
+        for job in draining:
             job.result()
     final = look()
     assert final.settled
@@ -327,6 +329,18 @@ def test_a_transition_recovered_too_late_does_not_speak_for_the_present(
     late = ledger.query(Filter(outcome=LATE)).rows
     assert [row.details["reason"] for row in late] == ["LOST"]
     assert look().recovered == 0
+
+
+def test_a_state_in_no_known_encoding_is_an_override_like_any_other(
+    redis_client: redis.Redis, breaker: CircuitBreaker, look: Look, ledger: Ledger
+) -> None:
+    breaker.initialize_state()
+    look()
+    redis_client.set(STATE, b'{"state":"TRIPPED","trip_reason":"\xff\\u0000"}')
+    assert look().override is not None
+    assert look().override is None
+    breaker.trip("AGAIN")
+    assert look().override is None
 
 
 def test_a_state_that_is_no_string_is_an_override_too(

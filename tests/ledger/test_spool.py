@@ -109,7 +109,7 @@ def test_nothing_that_was_acknowledged_is_lost_when_writers_are_killed(ledger: L
     """Writers killed at random, three at a time; a drainer killed while it moves what they wrote."""
     directory = tmp_path / "spool"
     acknowledged: list[str] = []
-    for round_ in range(3):
+    for round_ in range(2):
         writers = [start(WRITER, str(directory), f"{round_}.{number}") for number in range(3)]
         drainer = start(DRAINER, str(directory), ledger.engine.url.render_as_string(hide_password=False))
         for writer in writers:
@@ -118,7 +118,7 @@ def test_nothing_that_was_acknowledged_is_lost_when_writers_are_killed(ledger: L
     Spool(directory).drain(ledger)
     rows = [row for batch in ledger.stream() for row in batch]
     found = [row[1] for row in rows if row[4] != UNREADABLE]
-    assert len(acknowledged) > 40
+    assert len(acknowledged) >= 30
     assert set(acknowledged) <= set(found)
     assert len(found) == len(set(found))
     assert verify(ledger).whole
