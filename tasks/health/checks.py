@@ -27,7 +27,7 @@ from ledger.outbox import known_scopes
 from ledger.reconcile import Reconciliation, reconcile
 from ledger.record import AuditRow
 from tasks.recovery.measurement import Colour, Measurement
-from tasks.recovery.probe import Probe
+from tasks.recovery.probe import Probe, explain
 
 _DRAIN_COMMAND = "breaker audit drain"
 
@@ -136,13 +136,7 @@ def check_reconciliation(stores: Stores, after: int | None) -> Compared:
 
     Without `after` only what is found here counts.
     """
-    found = [
-        judge_reconciliation(
-            Probe(_name("reconciliation", scope), "Redis as the ledger says", Keys.of(scope).state),
-            reconcile(stores.redis, stores.ledger, scope, timeout=stores.timeout),
-        )
-        for scope in stores.scopes
-    ]
+    found = [_compare(stores, scope) for scope in stores.scopes]
     up_to, _ = stores.ledger.head()
     if after is None:
         return Compared(tuple(found), up_to)
@@ -150,6 +144,14 @@ def check_reconciliation(stores: Stores, after: int | None) -> Compared:
     red = {measurement.name for measurement in found if measurement.colour is Colour.RED}
     by_others = [row for row in overrides if after < row.seq <= up_to and _name("reconciliation", row.scope) not in red]
     return Compared((*found, *(_override(row) for row in by_others)), up_to)
+
+
+def _compare(stores: Stores, scope: str) -> Measurement:
+    probe = Probe(_name("reconciliation", scope), "Redis as the ledger says", Keys.of(scope).state)
+    try:
+        return judge_reconciliation(probe, reconcile(stores.redis, stores.ledger, scope, timeout=stores.timeout))
+    except (BreakerError, LedgerError) as error:  # one breaker's trouble must not hide another's
+        return probe.failed(explain(error))
 
 
 def judge_reconciliation(probe: Probe, found: Reconciliation) -> Measurement:

@@ -1,48 +1,48 @@
-"""The scheduled verification, on a real Prefect server, Redis and ledger: what it finds, and whom it tells how often."""
+"""The scheduled verification, on a real Prefect server, Redis and ledger: what it finds, and how often it tells."""
 
 from __future__ import annotations
 
-import asyncio
-import json
 import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
+import httpx
 import pytest
 import redis
 from hypothesis import given
 from hypothesis import strategies as st
+from prefect import flow
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import State
 from prefect.settings import PREFECT_API_URL, temporary_settings
-from prefect.states import Completed, Running, Scheduled
+from prefect.states import Running, Scheduled
 from sqlalchemy import text
 
-from breaker import AsyncCircuitBreaker, CircuitBreaker
-from breaker.rules import Rules
+from breaker import CircuitBreaker
 from breaker.settings import load_settings
 from breaker.uuid7 import uuid7
 from deployments.child_process import free_port
 from deployments.embedded_redis import EmbeddedRedis
 from deployments.prefect_server import PrefectServer
 from flows.health_verification import health_verification
-from flows.kill_switch import kill_switch
-from flows.recovery import recovery
 from ledger.configured import open_ready_ledger
+from ledger.record import AuditRecord
 from tasks.health.last import KEY, Change, LastVerification, change
 from tasks.health.steps import ARTIFACT
 from tasks.recovery.conflicts import find_conflicts
+from tasks.recovery.measurement import Colour
 from tasks.recovery.state import RecoveryState, key_of
 from tests.tasks.web import Answer, Web
 
 Configure = Callable[..., None]
-OLD = datetime.now(UTC) - timedelta(hours=1)
+FEEDS = '[recovery]\nfeeds = ["quotes"]\n'
 
 
 @pytest.fixture
@@ -53,25 +53,22 @@ def web() -> Iterator[Web]:
 
 @pytest.fixture
 def configure(
-    redis_server: EmbeddedRedis,
-    redis_client: redis.Redis,
-    web: Web,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    redis_server: EmbeddedRedis, redis_client: redis.Redis, web: Web, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Configure:
-    """Writes the configuration: the session's Redis, emptied and initialised, and notifications to `web`."""
+    """Writes the configuration anew. At first it is the session's Redis, emptied and initialised, and `web` is told."""
     for name in [name for name in os.environ if name.startswith("BREAKER_")]:
         monkeypatch.delenv(name)
+    path = tmp_path / "breaker.toml"
+    monkeypatch.setenv("BREAKER_CONFIG", str(path))
 
-    def write(more: str = "", redis_url: str = redis_server.url) -> None:
-        path = tmp_path / "breaker.toml"
+    def write(more: str = "", *, redis_url: str = redis_server.url, database_url: str | None = None) -> None:
+        database = "" if database_url is None else f'database_url = "{database_url}"\n'
         path.write_text(
-            f'redis_url = "{redis_url}"\nredis_timeout = 0.5\nstate_dir = "{tmp_path / "state"}"\n{more}\n'
+            f'redis_url = "{redis_url}"\nredis_timeout = 0.5\nstate_dir = "{tmp_path / "state"}"\n{database}{more}\n'
             f'[notifications]\nslack = "{web.url}/hook"\ntimeout = 2\n'
         )
-        monkeypatch.setenv("BREAKER_CONFIG", str(path))
 
-    with CircuitBreaker(redis_client) if False else _closing(CircuitBreaker(redis_client)) as breaker:
+    with closing(CircuitBreaker(redis_client)) as breaker:
         breaker.initialize_state(by="test")
     write()
     return write
@@ -85,3 +82,301 @@ async def verify(prefect: PrefectServer) -> State[Any]:
 
 def told(web: Web) -> list[str]:
     return [asked.json["text"] for asked in web.asked]
+
+
+def asked(prefect: PrefectServer, what: str, query: Mapping[str, Any]) -> list[dict[str, Any]]:
+    answer = httpx.post(f"{prefect.api_url}/{what}/filter", json=query, timeout=10)
+    answer.raise_for_status()
+    found: list[dict[str, Any]] = answer.json()
+    return found
+
+
+# --- green
+
+
+async def test_a_green_run_is_quick_and_keeps_one_artifact(
+    prefect: PrefectServer, configure: Configure, web: Web
+) -> None:
+    took = []
+    for _ in range(3):
+        begun = time.monotonic()
+        state = await verify(prefect)
+        took.append(time.monotonic() - begun)
+        assert state.is_completed() and str(state.message).startswith("GREEN")
+    assert min(took) < 3
+    artifacts = asked(prefect, "artifacts", {"artifacts": {"key": {"any_": [ARTIFACT]}}})
+    assert len(artifacts) == 1
+    assert "| green | state | OPEN |" in artifacts[0]["data"]
+    assert told(web) == []
+
+
+async def test_each_check_is_a_task_with_a_name_that_reads(prefect: PrefectServer, configure: Configure) -> None:
+    state = await verify(prefect)
+    of_run = {"flow_runs": {"id": {"any_": [str(state.state_details.flow_run_id)]}}}
+    assert {task["name"] for task in asked(prefect, "task_runs", of_run)} == {
+        "State is readable, epoch is sane",
+        "Outbox and spool drain",
+        "Ledger and Redis agree",
+        "Chain is unbroken",
+        "Feeds are fresh",
+        "Conditions are within limits",
+        "Services, queues and latencies",
+        "Recoveries are not forgotten",
+    }
+
+
+# --- red
+
+
+async def test_a_hand_edited_state_is_found_told_and_then_known(
+    prefect: PrefectServer, configure: Configure, redis_client: redis.Redis, web: Web
+) -> None:
+    assert (await verify(prefect)).is_completed()
+    redis_client.set("circuit_breaker:state", '{"state": "OPEN"}')
+    state = await verify(prefect)
+    assert state.is_failed()
+    assert "reconciliation: Somebody wrote OPEN to circuit_breaker:state" in str(state.message)
+    assert (await verify(prefect)).is_completed(), "it is on record now, and told once"
+    assert [text.split(" ", 1)[1] for text in told(web)] == [
+        "Health verification failed: reconciliation",
+        "Health verification is green again",
+    ]
+
+
+async def test_a_trip_that_was_written_over_is_restored(
+    prefect: PrefectServer, configure: Configure, redis_client: redis.Redis
+) -> None:
+    with closing(CircuitBreaker(redis_client)) as breaker:
+        breaker.trip("MANUAL", tripped_by="ada")
+        assert (await verify(prefect)).is_completed()
+        redis_client.set("circuit_breaker:state", '{"state": "OPEN"}')
+        assert "It was tripped again" in str((await verify(prefect)).message)
+        assert breaker.is_tripped()
+
+
+async def test_an_older_copy_of_the_data_is_found(
+    prefect: PrefectServer, configure: Configure, redis_client: redis.Redis
+) -> None:
+    before = redis_client.get("circuit_breaker:state")
+    assert isinstance(before, bytes)
+    with closing(CircuitBreaker(redis_client)) as breaker:
+        breaker.trip("MANUAL", tripped_by="ada")
+    assert (await verify(prefect)).is_completed()
+    redis_client.set("circuit_breaker:state", before)
+    assert "epoch: Redis serves an older copy" in str((await verify(prefect)).message)
+
+
+async def test_a_missing_state_is_red_until_somebody_initialises_it(
+    prefect: PrefectServer, configure: Configure, redis_client: redis.Redis
+) -> None:
+    redis_client.flushall()
+    for _ in range(2):
+        assert "state: circuit_breaker:state is missing" in str((await verify(prefect)).message)
+
+
+async def test_a_feed_that_is_too_old_trips(
+    prefect: PrefectServer, configure: Configure, redis_client: redis.Redis
+) -> None:
+    configure(FEEDS)
+    old = (datetime.now(UTC) - timedelta(hours=1)).isoformat()
+    redis_client.set("circuit_breaker:heartbeat:quotes", old)
+    assert "feeds: Feed quotes is too old; the breaker was tripped" in str((await verify(prefect)).message)
+    with closing(CircuitBreaker(redis_client)) as breaker:
+        assert breaker.get_status().trip_reason == "DATA_STALENESS"
+    redis_client.set("circuit_breaker:heartbeat:quotes", datetime.now(UTC).isoformat())
+    assert (await verify(prefect)).is_completed()
+
+
+async def test_what_can_be_checked_is_checked_when_the_ledger_is_down(
+    prefect: PrefectServer, configure: Configure, redis_client: redis.Redis, web: Web
+) -> None:
+    configure(FEEDS, database_url=f"postgresql://x:hunter2222@127.0.0.1:{free_port()}/x")
+    redis_client.set("circuit_breaker:heartbeat:quotes", datetime.now(UTC).isoformat())
+    state = await verify(prefect)
+    red = {part.split(":")[0] for part in str(state.message).removeprefix("RED: ").split("; ") if ":" in part}
+    assert {"drain", "postgresql", "Ledger and Redis agree", "Chain is unbroken"} <= red
+    assert "feeds" not in red and "redis" not in red
+    assert "hunter2222" not in str(state.message) + str(told(web))
+
+
+async def test_people_are_told_once_also_when_redis_is_what_fails(
+    prefect: PrefectServer, configure: Configure, web: Web
+) -> None:
+    configure(redis_url=f"redis://127.0.0.1:{free_port()}")
+    for _ in range(2):
+        assert (await verify(prefect)).is_failed()
+    assert len(told(web)) == 1
+    configure()
+    assert (await verify(prefect)).is_completed()
+    assert len(told(web)) == 2 and "green again" in told(web)[1]
+
+
+async def test_each_new_trouble_is_told_once(
+    prefect: PrefectServer, configure: Configure, redis_client: redis.Redis, web: Web
+) -> None:
+    queue = '[recovery.queues.{0}]\nkey = "{0}"\nlimit = 1\n'
+    configure(queue.format("orders") + queue.format("fills"))
+    for depths in ({"orders": 2}, {"orders": 2}, {"orders": 2, "fills": 2}, {"fills": 2}, {"fills": 2}, {}):
+        redis_client.delete("orders", "fills")
+        for name, depth in depths.items():
+            redis_client.rpush(name, *range(depth))
+        await verify(prefect)
+    failed = "Health verification failed: queues/"
+    assert [text.split(" ", 1)[1] for text in told(web)] == [
+        f"{failed}orders",
+        f"{failed}fills, queues/orders",
+        "Health verification is green again",
+    ]
+
+
+async def test_a_broken_chain_is_found_by_the_daily_walk_and_stays_red(
+    prefect: PrefectServer, configure: Configure, redis_client: redis.Redis, tmp_path: Path
+) -> None:
+    with closing(open_ready_ledger(load_settings())) as ledger:
+        ledger.append([AuditRecord(action="DONE", source="cli", details={"number": number}) for number in range(5)])
+        assert (await verify(prefect)).is_completed()
+        with ledger.engine.connect() as connection, connection.begin():
+            connection.execute(text("DROP TRIGGER audit_log_no_update"))
+            connection.execute(text("UPDATE audit_log SET user_id = 'nobody' WHERE seq = 3"))
+    assert (await verify(prefect)).is_completed(), "between walks only what is new is verified"
+    raw = redis_client.get(KEY)
+    assert isinstance(raw, bytes)
+    last = LastVerification.from_json(raw)
+    yesterday = LastVerification(last.checked_at, (), datetime.now(UTC) - timedelta(days=1), last.compared_to)
+    (tmp_path / "state" / "verification.json").unlink()
+    redis_client.set(KEY, yesterday.to_json())
+    for _ in range(2):
+        assert "chain: The audit log was tampered with: row 3" in str((await verify(prefect)).message)
+
+
+# --- recoveries
+
+
+async def test_who_is_waited_for_is_reminded_but_not_every_minute(
+    prefect: PrefectServer, configure: Configure, redis_client: redis.Redis, web: Web
+) -> None:
+    configure("[recovery]\nremind_after = 600\n")
+    since = datetime.now(UTC) - timedelta(minutes=11)
+    state = RecoveryState(
+        uuid7(), "global", str(uuid7()), waiting_for="approval", waiting_since=since.isoformat(), phase="waiting"
+    )
+    redis_client.set(key_of("global"), state.to_json())
+    for _ in range(2):
+        assert (await verify(prefect)).is_completed()
+    (text,) = told(web)
+    assert "Recovery waits for a person: approval" in text
+    assert state.incident_id in str(web.asked[0].json["blocks"])
+    assert f"/runs/flow-run/{state.flow_run_id}" in str(web.asked[0].json["blocks"])
+
+
+async def test_a_recovery_whose_process_died_is_scheduled_again(
+    prefect: PrefectServer, configure: Configure, redis_client: redis.Redis
+) -> None:
+    @flow(name="recovery")
+    async def recovery() -> None: ...
+
+    with temporary_settings(updates={PREFECT_API_URL: prefect.api_url}):
+        async with get_client() as client:
+            run = await client.create_flow_run(recovery, state=Running())
+            for age, expected in ((5, "RUNNING"), (61, "SCHEDULED")):
+                heartbeat = (datetime.now(UTC) - timedelta(seconds=age)).isoformat()
+                state = RecoveryState(uuid7(), "global", str(run.id), phase="watching", heartbeat_at=heartbeat)
+                redis_client.set(key_of("global"), state.to_json())
+                assert (await health_verification(return_state=True)).is_completed()
+                found = (await client.read_flow_run(run.id)).state
+                assert found is not None and found.type.value == expected
+
+
+async def test_a_kill_switch_that_prefect_says_runs_is_a_conflict(prefect: PrefectServer, configure: Configure) -> None:
+    @flow(name="kill-switch")
+    async def kill_switch() -> None: ...
+
+    with temporary_settings(updates={PREFECT_API_URL: prefect.api_url}):
+        async with get_client() as client:
+            run = await client.create_flow_run(kill_switch, name="kill-switch-by-hand", state=Running())
+            found = await find_conflicts(load_settings(), incident_id=uuid7(), flow_run_id=None)
+            await client.delete_flow_run(run.id)
+    assert found.colour is Colour.RED
+    assert "the kill switch is running (kill-switch-by-hand in Prefect)" in found.problem
+
+
+# --- on a schedule
+
+
+@pytest.fixture
+def served(prefect: PrefectServer, configure: Configure, tmp_path: Path) -> Iterator[Callable[[], None]]:
+    """Starts serving the verification every few seconds."""
+    processes: list[subprocess.Popen[bytes]] = []
+
+    def start() -> None:
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
+        environment |= {**prefect.environment, "PREFECT_HOME": str(tmp_path), "PREFECT_RUNNER_POLL_FREQUENCY": "1"}
+        with (tmp_path / "serve.log").open("wb") as log:
+            command = [sys.executable, "-m", "tests.flows.verification_process", "8"]
+            root = Path(__file__).parents[2]
+            processes.append(subprocess.Popen(command, env=environment, cwd=root, stdout=log, stderr=log))
+
+    yield start
+    for process in processes:
+        process.terminate()
+        process.wait(20)
+
+
+@pytest.mark.timeout(300)
+def test_a_schedule_catches_a_hand_edited_state_a_stopped_drain_and_a_stale_feed(
+    prefect: PrefectServer,
+    configure: Configure,
+    served: Callable[[], None],
+    redis_client: redis.Redis,
+    web: Web,
+    tmp_path: Path,
+) -> None:
+    configure(FEEDS)
+    for scope in ("account:ALPHA", "strategy:slow"):
+        with closing(CircuitBreaker(redis_client, scope)) as breaker:
+            breaker.initialize_state(by="test")
+    redis_client.set("circuit_breaker:heartbeat:quotes", datetime.now(UTC).isoformat())
+    begun = datetime.now(UTC)
+    served()
+
+    def run_with(words: str, within: float = 120) -> dict[str, Any]:
+        """The first run since the beginning whose state says so."""
+        since = {"flow_runs": {"expected_start_time": {"after_": (begun - timedelta(hours=1)).isoformat()}}}
+        deadline = time.monotonic() + within
+        while True:
+            scheduled = [run for run in asked(prefect, "flow_runs", since) if run["deployment_id"]]
+            for run in scheduled:
+                if words in f"{run['state_name']} {run['state']['message']}":
+                    return run
+            assert time.monotonic() < deadline, (
+                [(run["state_name"], run["state"]["message"]) for run in scheduled],
+                (tmp_path / "serve.log").read_text()[-2000:],
+            )
+            time.sleep(0.2)
+
+    green = run_with("Completed GREEN")
+    with (
+        temporary_settings(updates={PREFECT_API_URL: prefect.api_url}),
+        get_client(sync_client=True) as client,
+    ):
+        missed: State[None] = Scheduled(scheduled_time=begun - timedelta(minutes=10))
+        client.create_flow_run_from_deployment(UUID(green["deployment_id"]), state=missed)
+
+    redis_client.set("circuit_breaker:state:account:ALPHA", '{"state": "OPEN", "by": "hand"}')
+    redis_client.set("circuit_breaker:outbox:strategy:slow", "no stream, so nothing drains")
+    redis_client.set("circuit_breaker:heartbeat:quotes", (datetime.now(UTC) - timedelta(hours=1)).isoformat())
+    run = run_with("reconciliation/account:ALPHA: Somebody wrote OPEN to circuit_breaker:state:account:ALPHA")
+    assert run["state_type"] == "FAILED"
+    assert "drain: circuit_breaker:outbox:strategy:slow is not a stream" in run["state"]["message"]
+    assert "feeds: Feed quotes is too old; the breaker was tripped" in run["state"]["message"]
+    assert run_with("Skipped")["state"]["message"].startswith("Missed at ")
+
+
+# --- what is news
+
+
+@given(before=st.sets(st.sampled_from("abc")), failing=st.sets(st.sampled_from("abc")))
+def test_people_hear_of_new_trouble_and_of_the_end_of_all_of_it(before: set[str], failing: set[str]) -> None:
+    said = change(sorted(before), sorted(failing))
+    assert (said is Change.FAILED) == bool(failing - before)
+    assert (said is Change.RECOVERED) == (bool(before) and not failing)
