@@ -40,6 +40,8 @@ if TYPE_CHECKING:
     from redis import Redis
     from redis.asyncio import Redis as AsyncRedis
 
+    from breaker.settings import Settings
+
 _UNIX_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _FEED = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 _SOURCE_LENGTH = 200
@@ -133,23 +135,20 @@ class _Recorder:
     keys: Keys
     limits: Limits
 
-    def key(self, name: str) -> str:
-        return self.keys.key(name)
-
     def request(self, script: str, rule: Rule, limit: object, measurements: str, *arguments: object) -> Request:
-        return self._request(script, rule, limit, (self.key(measurements),), arguments)
+        return self._request(script, rule, limit, (self.keys.key(measurements),), arguments)
 
     def staleness(self, feeds: Sequence[str], opened: str) -> Request:
         if not feeds:
             raise InvalidInput("No feed was named, so there is no data whose age could be judged.")
         limit = self.limits.data_age
         milliseconds = 0 if limit is None else round(limit * 1000)
-        extra = tuple(self.key(f"heartbeat:{check_feed(feed)}") for feed in feeds)
+        extra = tuple(self.keys.key(f"heartbeat:{check_feed(feed)}") for feed in feeds)
         return self._request(
             "check_staleness",
             Rule.DATA_STALENESS,
             limit,
-            (self.key("feeds"),),
+            (self.keys.key("feeds"),),
             (milliseconds, opened, *feeds),
             extra,
         )
@@ -202,7 +201,7 @@ class _Recorder:
         names = (
             *(keys.state, keys.history, keys.outbox, keys.event_ids, keys.reset_rate_limit),
             *measurements,
-            *(self.key(name) for name in own),
+            *(self.keys.key(name) for name in own),
             *extra_keys,
         )
         event_id = uuid7()
@@ -280,12 +279,14 @@ class Rules:
 
     def refused_measurements(self) -> dict[str, int]:
         """How many impossible measurements were refused, by kind."""
-        reply = self._wire.ask(Request("read refusals", (("HGETALL", self._recorder.key("refused_measurements")),)))
+        reply = self._wire.ask(
+            Request("read refusals", (("HGETALL", self._recorder.keys.key("refused_measurements")),))
+        )
         return read_counts(reply[0])
 
     def would_have_tripped(self, limit: int = 100) -> list[dict[str, str]]:
         """What rules in dry run would have done, newest first: `rule`, `scope`, `at` and `details` as JSON."""
-        key = self._recorder.key("would_have_tripped")
+        key = self._recorder.keys.key("would_have_tripped")
         reply = self._wire.ask(Request("read dry runs", (("XREVRANGE", key, "+", "-", "COUNT", limit),)))
         return read_entries(reply[0])
 
@@ -350,6 +351,24 @@ class AsyncRules:
 
 
 _TIME = Request("read its clock", (("TIME",),))
+
+
+def limits_from(settings: Settings, scope: str = GLOBAL) -> Limits:
+    """The limits that the configuration gives to `scope`: its own, else those of `global`, else the runbook's."""
+    given = settings.rules.get(scope) or settings.rules.get(GLOBAL)
+    if given is None:
+        return Limits()
+    off = frozenset(given.off)
+    return Limits(
+        api_errors=None if Rule.API_ERRORS in off else given.api_errors,
+        api_error_window=given.api_error_window,
+        drawdown=None if Rule.DRAWDOWN in off else given.drawdown,
+        data_age=None if Rule.DATA_STALENESS in off else given.data_age,
+        daily_loss=None if Rule.DAILY_LOSS in off else given.daily_loss,
+        consecutive_rejections=None if Rule.CONSECUTIVE_REJECTIONS in off else given.consecutive_rejections,
+        confirmations={Rule(name): count for name, count in given.confirmations.items()},
+        dry_run=frozenset(Rule(name) for name in given.dry_run),
+    )
 
 
 def limits_of(scope: str, limits: Limits | Mapping[str, Limits]) -> Limits:

@@ -11,7 +11,7 @@ import tomllib
 from collections.abc import Mapping
 from decimal import Decimal
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
 
 from pydantic import (
@@ -214,6 +214,27 @@ class RecoverySettings(BaseModel):
     """Linked from notifications."""
 
 
+RuleName = Literal["API_ERRORS", "DRAWDOWN", "DATA_STALENESS", "DAILY_LOSS", "CONSECUTIVE_REJECTIONS"]
+
+
+class RuleSettings(BaseModel):
+    """The automatic trips of one scope (runbook, *Automatic Trips*): seconds, and fractions of the equity."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    api_errors: int = Field(default=10, ge=0)
+    api_error_window: Seconds = 300.0
+    drawdown: Decimal = Field(default=Decimal("0.05"), gt=0, lt=1)
+    data_age: Seconds = 1_800.0
+    daily_loss: Decimal | None = Field(default=None, gt=0, lt=1)
+    consecutive_rejections: int | None = Field(default=None, ge=0)
+    confirmations: Mapping[RuleName, Annotated[int, Field(ge=1)]] = Field(default_factory=dict)
+    """How many measurements in a row have to be beyond the limit; 1 unless given."""
+    dry_run: tuple[RuleName, ...] = ()
+    """Rules that only record what they would have done."""
+    off: tuple[RuleName, ...] = ()
+
+
 class NotificationSettings(BaseModel):
     """Where people are told. Any Apprise URL works; they may hold tokens, so they are secrets."""
 
@@ -225,6 +246,7 @@ class NotificationSettings(BaseModel):
     pagerduty_url: str = Field(default="https://events.pagerduty.com/v2/enqueue", pattern=r"^https?://[^\s]+$")
     others: tuple[SecretStr, ...] = ()
     timeout: Seconds = 5.0
+    """Longest that telling people of one thing may take."""
 
     @property
     def anybody(self) -> bool:
@@ -255,6 +277,8 @@ class Settings(BaseSettings):
     kill: KillSettings = KillSettings()
     console: ConsoleSettings = ConsoleSettings()
     recovery: RecoverySettings = RecoverySettings()
+    rules: Mapping[str, RuleSettings] = Field(default_factory=dict)
+    """By scope; a scope that is not named has those of `global`."""
     notifications: NotificationSettings = NotificationSettings()
 
     @field_validator("accounts", mode="before")

@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,7 +21,8 @@ from hypothesis import strategies as st
 
 from breaker import BreakerUnavailable, CircuitBreaker, InvalidInput, RedisRefused, State
 from breaker.gate import Gate
-from breaker.rules import AsyncRules, Limits, Rule, Rules, Verdict
+from breaker.rules import AsyncRules, Limits, Rule, Rules, Verdict, limits_from
+from breaker.settings import Settings, load_settings
 from breaker.staleness_watch import StalenessWatch
 from deployments.embedded_redis import EmbeddedRedis
 
@@ -351,6 +353,24 @@ def test_a_rule_that_may_not_trip_says_so(breaker: CircuitBreaker, redis_client:
 def test_limits_that_make_no_sense_are_refused(limits: dict[str, Any]) -> None:
     with pytest.raises(InvalidInput):
         Limits(**limits)
+
+
+def test_limits_come_from_the_configuration_by_scope(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    configuration = tmp_path / "breaker.toml"
+    configuration.write_text(
+        '[rules.global]\napi_errors = 5\noff = ["DATA_STALENESS"]\ndry_run = ["DRAWDOWN"]\n'
+        '[rules."account:ALPHA"]\ndrawdown = 0.02\ndaily_loss = 0.01\nconfirmations = { DRAWDOWN = 3 }\n'
+    )
+    assert limits_from(Settings()) == Limits()
+    monkeypatch.setenv("BREAKER_CONFIG", str(configuration))
+    settings = load_settings()
+    desk = limits_from(settings, "account:BETA")
+    assert desk == limits_from(settings)
+    assert (desk.api_errors, desk.data_age, desk.dry_run) == (5, None, frozenset({Rule.DRAWDOWN}))
+    alpha = limits_from(settings, "account:ALPHA")
+    assert (alpha.drawdown, alpha.daily_loss, alpha.confirmations) == (
+        Decimal("0.02"), Decimal("0.01"), {Rule.DRAWDOWN: 3},
+    )  # fmt: skip
 
 
 def test_names_that_cant_be_keys_are_refused(rules: Rules) -> None:

@@ -330,6 +330,28 @@ def test_a_forked_child_is_closed_and_leaves_the_parents_connection_alone(
     eventually(lambda: gate.check(BUY, 0).reason is Reason.TRIPPED)
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+@pytest.mark.parametrize("backend", ["thread", "drain"])
+def test_a_listener_that_dies_closes_the_gate(
+    make_gate: MakeGate,
+    backend: str,
+    redis_server: EmbeddedRedis,
+    cb: CircuitBreaker,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    gate = make_gate(redis_server.url, backend)
+    assert gate.wait_until_open(5)
+
+    def die(*_: object) -> None:
+        raise SystemExit
+
+    monkeypatch.setattr(gate._source, "_beat", die)
+    eventually(lambda: not gate.is_open, within=1)
+    assert "listener thread has ended" in gate.check(BUY, 0).sentence
+    assert gate.status().reason is Reason.NOT_CONNECTED
+    assert gate.check(COVER, -5)
+
+
 def test_shared_memory_serves_forked_workers(
     make_gate: MakeGate, redis_server: EmbeddedRedis, cb: CircuitBreaker
 ) -> None:
