@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 from functools import partial
 from typing import TYPE_CHECKING
 
-from breaker import AsyncCircuitBreaker
+from breaker import AsyncCircuitBreaker, State
 from breaker.settings import ConfigurationError, Settings, load_settings
 from breaker.uuid7 import uuid7
 from brokers.registry import open_brokers
@@ -61,7 +61,8 @@ async def open_kill_run(
             f"no account {', '.join(unknown)} is configured (there are: {known}); nothing was sent"
         )
     brokers = open_brokers({name: settings.accounts[name] for name in wanted})
-    incident = uuid7() if incident_id == "new" else incident_id
+    breaker = async_breaker(settings, scope=scope)
+    incident = await _incident_under_way(breaker) if incident_id == "new" else incident_id
     trail = AuditTrail(
         Spool(settings.state_dir.expanduser().absolute() / "spool"),
         partial(_ledger, settings),
@@ -75,7 +76,7 @@ async def open_kill_run(
         incident_id=incident,
         reason=reason,
         operator=operator,
-        breaker=async_breaker(settings, scope=scope),
+        breaker=breaker,
         brokers=brokers,
         settings=settings.kill,
         observers=(trail, *observers),
@@ -90,6 +91,12 @@ async def open_kill_run(
         for broker in brokers.values():
             await broker.aclose()
         run.missing += await asyncio.to_thread(trail.close, LEDGER_WAIT)
+
+
+async def _incident_under_way(breaker: AsyncCircuitBreaker) -> str:
+    """The tripped breaker's own incident: kill switches of one incident know each other's closes by their names."""
+    status = await breaker.get_status()
+    return status.incident_id if status.state is State.TRIPPED and status.incident_id else uuid7()
 
 
 def _ledger(settings: Settings) -> Ledger:

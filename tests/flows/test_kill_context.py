@@ -1,0 +1,48 @@
+"""From the configuration to a run: which accounts, and which incident."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import redis
+from pydantic import SecretStr
+
+from breaker import CircuitBreaker
+from breaker.settings import AccountSettings, ConfigurationError, Settings
+from deployments.embedded_redis import EmbeddedRedis
+from flows.kill_context import open_kill_run
+
+
+@pytest.fixture
+def settings(redis_server: EmbeddedRedis, redis_client: redis.Redis, tmp_path: Path) -> Settings:
+    account = AccountSettings.model_validate({"base_url": "http://127.0.0.1:1", "key_id": "k", "secret_key": "s"})
+    return Settings.model_validate(
+        {"redis_url": redis_server.url, "state_dir": tmp_path, "accounts": {"ALPHA": account, "BETA": account}}
+    )
+
+
+async def test_a_new_run_joins_the_incident_of_a_tripped_breaker(settings: Settings, redis_client: redis.Redis) -> None:
+    CircuitBreaker(redis_client).initialize_state()
+    async with open_kill_run(reason="r", operator="o", settings=settings) as before:
+        pass
+    tripped = CircuitBreaker(redis_client).trip("MANUAL")
+    async with open_kill_run(reason="r", operator="o", settings=settings) as first:
+        pass
+    async with open_kill_run(reason="r", operator="o", settings=settings) as second:
+        pass
+    assert before.incident_id != tripped.incident_id == first.incident_id == second.incident_id
+
+
+async def test_without_redis_a_run_has_an_incident_of_its_own(settings: Settings) -> None:
+    nowhere = settings.model_copy(update={"redis_url": SecretStr("redis://127.0.0.1:1/0"), "redis_timeout": 0.2})
+    async with open_kill_run(reason="r", operator="o", settings=nowhere) as run:
+        assert len(run.incident_id) == 36
+
+
+async def test_only_the_accounts_asked_for(settings: Settings) -> None:
+    async with open_kill_run(reason="r", operator="o", accounts=["BETA"], settings=settings) as run:
+        assert list(run.brokers) == list(run.progress) == ["BETA"]
+    with pytest.raises(ConfigurationError, match=r"no account GAMMA is configured .*ALPHA, BETA.*nothing was sent"):
+        async with open_kill_run(reason="r", operator="o", accounts=["BETA", "GAMMA"], settings=settings):
+            pytest.fail("it must not open")
