@@ -128,7 +128,7 @@ async def _approved_reset(desk: RecoveryDesk, round_: int) -> dict[str, Any]:
             ApprovalForm,
             "approval",
             f"approval-{round_}-{attempt}",
-            f"{_refusal(desk)}{desk.state.as_markdown()}",
+            f"{_refusal(desk)}{desk.state.as_text()}",
         )
         done = await steps.reset(round_, attempt, asdict(form.answer()))
         desk.state = replace(desk.state, problem=done.get("refused", ""))

@@ -91,6 +91,10 @@ class RecoveryState:
         items = {key: ItemState(**{**item, "tick": Tick(item["tick"])}) for key, item in fields.pop("items").items()}
         return cls(**fields, items=items)
 
+    def as_text(self) -> str:
+        """The same as `as_markdown`, with marks in place of boxes: a form would show those as boxes of its own."""
+        return self.as_markdown().replace("- [x] ", "- ☑ ").replace("- [ ] ", "- ☐ ")
+
     def as_markdown(self) -> str:
         """The checklist itself, with ticks, times, who and evidence."""
         lines = [f"# Recovery of incident `{self.incident_id}`", "", f"**{self.phase}** · round {self.round}", ""]
