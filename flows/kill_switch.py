@@ -176,7 +176,7 @@ async def _let_it_record(run: KillRun, flow_run: asyncio.Task[None]) -> None:
     if not flow_run.done():
         run.miss(f"Prefect did not record the run within {wait:g} s")
         flow_run.cancel()
-    elif flow_run.exception() is not None and not run.taken_over:
+    elif flow_run.exception() is not None:
         run.miss(f"Prefect did not record the run ({type(flow_run.exception()).__name__})")
 
 

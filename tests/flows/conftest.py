@@ -29,7 +29,8 @@ state_dir = "{state}"
 poll_interval = 0.05
 settle = 0.2
 guard = 0.4
-stuck_after = 2.0
+stuck_after = 8.0
+escalate_after = 6.0
 retry_backoff = 0.2
 retry_backoff_max = 1.0
 orchestrator_wait = {wait}
@@ -44,6 +45,7 @@ request_timeout = 2.0
 IMPATIENT = {
     "PREFECT_API_REQUEST_TIMEOUT": "2",
     "PREFECT_CLIENT_MAX_RETRIES": "0",
+    "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "60",
     "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     "DO_NOT_TRACK": "1",
