@@ -74,7 +74,11 @@ def create_app(settings: Settings) -> Application:
     names = [name for name in (where.host, *where.names) if name not in _NOWHERE]
     networks = [ipaddress.ip_network(str(network)) for network in where.trusted_proxies]
     guarded = Guard(app, names=names, trusted_proxies=networks)
-    return Application(guarded, lambda: app.state.services.broadcast.close())
+
+    def end_streams() -> None:
+        app.state.services.broadcast.close()
+
+    return Application(guarded, end_streams)
 
 
 async def _sign_in(request: Request, _: Exception) -> Response:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import ipaddress
 import json
 from collections.abc import Iterable, Sequence
@@ -10,6 +11,8 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 LARGEST_BODY = 65_536
+BODY_WITHIN = 10.0
+"""Seconds."""
 _LOOPBACK_NAMES = ("localhost", "127.0.0.1", "[::1]")
 
 # Nothing inline, nothing from elsewhere, nowhere else to send a form to, and no frame around it.
@@ -80,15 +83,15 @@ class Guard:
         if _host_name(headers.get("host", "")) not in self._names:
             await _refuse(answer, 421, "Unknown host", "This console isn't reached by that name; see console.names.")
             return
-        length = headers.get("content-length", "0")
-        if not length.isdigit() or int(length) > LARGEST_BODY:
-            await _refuse(answer, 413, "Too large", f"A request has at most {LARGEST_BODY} bytes.")
-            return
-        limited = _LimitedBody(receive)
         try:
-            await self._app(scope, limited, answer)
+            async with asyncio.timeout(BODY_WITHIN):
+                replayed = await _whole_body(headers, receive)
         except _BodyTooLarge:
             await _refuse(answer, 413, "Too large", f"A request has at most {LARGEST_BODY} bytes.")
+        except TimeoutError:
+            await _refuse(answer, 408, "Too slow", f"A request comes within {BODY_WITHIN:g} s.")
+        else:
+            await self._app(scope, replayed, answer)
 
     def _seen_by_proxies(self, scope: Scope, headers: Headers) -> Scope:
         host, port = scope.get("client") or ("", 0)
@@ -100,20 +103,31 @@ class Guard:
 
 
 class _BodyTooLarge(Exception):
-    """More came than was said, or than is allowed."""
+    """More than is allowed."""
 
 
-class _LimitedBody:
-    def __init__(self, receive: Receive) -> None:
-        self._receive = receive
-        self._received = 0
-
-    async def __call__(self) -> Message:
-        message = await self._receive()
-        self._received += len(message.get("body", b""))
-        if self._received > LARGEST_BODY:
+async def _whole_body(headers: Headers, receive: Receive) -> Receive:
+    """The body, received before anything looks at the request, to be received again. Raises _BodyTooLarge."""
+    if "content-length" not in headers and "transfer-encoding" not in headers:
+        return receive
+    length = headers.get("content-length", "0")
+    if not length.isdigit() or int(length) > LARGEST_BODY:
+        raise _BodyTooLarge
+    body, more = b"", True
+    while more:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            break
+        body += message.get("body", b"")
+        more = message.get("more_body", False)
+        if len(body) > LARGEST_BODY:
             raise _BodyTooLarge
-        return message
+    waiting: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
+
+    async def again() -> Message:
+        return waiting.pop() if waiting else await receive()
+
+    return again
 
 
 def _with_headers(send: Send, *, secure: bool) -> Send:

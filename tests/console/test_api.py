@@ -158,9 +158,7 @@ def test_the_audit_log_has_pages_here_too(console: Console, breaker: CircuitBrea
     seen: list[str] = []
     after: str | None = None
     while True:
-        asked: dict[str, str | int] = {"action": "CIRCUIT_BREAKER_TRIP", "limit": 2} | (
-            {"after": after} if after else {}
-        )
+        asked = {"action": "CIRCUIT_BREAKER_TRIP", "limit": "2"} | ({"after": after} if after else {})
         page = api.get("/audit", params=asked).json()
         seen += [row["id"] for row in page["rows"]]
         after = page["next"]
