@@ -15,6 +15,8 @@ import sys
 import time
 from contextlib import ExitStack
 from pathlib import Path
+from types import FrameType
+from typing import NoReturn
 
 from redis import Redis
 from rich import box
@@ -82,7 +84,9 @@ def _up(arguments: argparse.Namespace, started: ExitStack, out: Console) -> None
     home = HOME.absolute()
     home.mkdir(exist_ok=True, mode=0o700)
     _hold_pid_file(home / "up.pid", started)
-    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    # Both, as a process that a script starts in the background inherits an ignored Ctrl-C.
+    for each in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(each, _stop)
     out.print(Text("Starting …", "dim"))
     prefect = PrefectServer(home / "prefect", port=_port(PREFECT_PORT))
     started.callback(prefect.stop)
@@ -114,6 +118,10 @@ def _up(arguments: argparse.Namespace, started: ExitStack, out: Console) -> None
     raise BreakerError(f"the served deployments ended by themselves; see {home / 'serve.log'}")
 
 
+def _stop(signum: int, frame: FrameType | None) -> NoReturn:
+    raise KeyboardInterrupt
+
+
 def _hold_pid_file(path: Path, started: ExitStack) -> None:
     """So that `make down` finds us, and a second `make up` says so instead of fighting over ports and files."""
     try:
@@ -141,7 +149,7 @@ def _tell_make(path: Path, environment: dict[str, str], started: ExitStack) -> N
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    process.send_signal(signal.SIGINT)
+    process.terminate()
     try:
         process.wait(10)
     except subprocess.TimeoutExpired:

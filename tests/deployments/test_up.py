@@ -1,0 +1,80 @@
+"""`make up` and `make down`: the whole stack, settings for other terminals, and nothing left behind."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def environment(tmp_path: Path) -> dict[str, str]:
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("BREAKER_", "PREFECT_"))}
+    return {**kept, "HOME": str(tmp_path), "PYTHONPATH": str(ROOT), "COLUMNS": "160"}
+
+
+@pytest.fixture
+def up(tmp_path: Path, environment: dict[str, str]) -> Iterator[subprocess.Popen[bytes]]:
+    """Started as a script starts it in the background: with Ctrl-C ignored."""
+    with (tmp_path / "up.log").open("wb") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "deployments.up"],
+            cwd=tmp_path,
+            env=environment,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_IGN),  # noqa: PLW1509
+        )
+    yield process
+    process.kill()
+    process.wait()
+
+
+def test_other_terminals_act_on_it_and_down_leaves_nothing(
+    up: subprocess.Popen[bytes], tmp_path: Path, environment: dict[str, str]
+) -> None:
+    settings = tmp_path / ".breaker" / "up.mk"
+    deadline = time.monotonic() + 90
+    while not settings.exists():
+        assert up.poll() is None, (tmp_path / "up.log").read_text()
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    told = dict(line.removeprefix("export ").split(" := ", 1) for line in settings.read_text().splitlines())
+    status = subprocess.run(
+        [sys.executable, "-m", "cli", "status"],
+        cwd=tmp_path,
+        env=environment | told,
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    assert "OPEN" in status.stdout, status.stderr
+    second = subprocess.run(
+        [sys.executable, "-m", "deployments.up"],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    assert second.returncode == 1
+    assert "make down stops it" in second.stdout
+
+    children = psutil.Process(up.pid).children(recursive=True)
+    os.kill(int((tmp_path / ".breaker" / "up.pid").read_text()), signal.SIGTERM)
+    assert up.wait(40) == 0
+    _, alive = psutil.wait_procs(children, timeout=10)
+    assert [process.cmdline() for process in alive] == []
+    assert not settings.exists()
+    assert not (tmp_path / ".breaker" / "breaker.toml").exists()
