@@ -272,6 +272,8 @@ class Settings(BaseSettings):
     """Where reports, the journal and the spool are kept when nothing else can be reached."""
     database_url: SecretStr | None = None
     """The ledger's database; an SQLite file in `state_dir` unless named."""
+    ledger_key: SecretStr | None = None
+    """Makes the ledger's chain one of HMACs, which only its holders extend or verify. From the first row or never."""
     quiet_period: Annotated[float, Field(ge=0, le=86_400)] = 300.0
     accounts: Mapping[str, AccountSettings] = Field(default_factory=dict)
     kill: KillSettings = KillSettings()

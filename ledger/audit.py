@@ -9,8 +9,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from pydantic import SecretStr
-
 from breaker.errors import BreakerError
 from ledger.checkpoint import Checkpoint, Checkpoints
 from ledger.errors import LedgerError
@@ -35,7 +33,6 @@ def verify_ledger(
     ledger: Ledger,
     checkpoints: Checkpoints,
     *,
-    key: SecretStr | None = None,
     also: Sequence[Checkpoint] = (),
     only_new: bool = False,
 ) -> Audit:
@@ -50,7 +47,7 @@ def verify_ledger(
     """
     kept = checkpoints.all()
     start = max(kept, key=lambda point: point.seq, default=None) if only_new else None
-    verification = verify(ledger, key=key, checkpoints=[*kept, *also], start=start)
+    verification = verify(ledger, key=ledger.key, checkpoints=[*kept, *also], start=start)
     if not verification.whole:
         return Audit(verification, None)
     checkpoint = Checkpoint.now(verification.seq, verification.hash)

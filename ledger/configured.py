@@ -24,7 +24,7 @@ def state_file(settings: Settings, name: str) -> Path:
 
 def open_ledger(settings: Settings, *, timeout: float = 2.0) -> Ledger:
     """The configured ledger; nothing is sent before its first use."""
-    return Ledger.connect(database_url(settings), timeout=timeout)
+    return Ledger.connect(database_url(settings), key=settings.ledger_key, timeout=timeout)
 
 
 def open_ready_ledger(settings: Settings, *, timeout: float = 2.0) -> Ledger:

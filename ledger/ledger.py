@@ -170,6 +170,7 @@ class Ledger:
     def __init__(self, engine: Engine, *, key: SecretStr | None, timeout: float) -> None:
         self.engine = engine
         self.timeout = timeout
+        self.key = key
         self._key = key_bytes(key)
         self._columns = raw_columns(engine.dialect.name)
 

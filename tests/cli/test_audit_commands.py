@@ -95,3 +95,15 @@ def test_export_can_be_read_without_the_database(audited: redis.Redis, breaker_c
     exported = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
     assert [row["action"] for row in exported] == ["CIRCUIT_BREAKER_TRIP"]
     assert (tmp_path / "log.jsonl.checkpoint.json").exists()
+
+
+def test_with_a_key_the_chain_is_whole_only_for_its_holders(
+    audited: redis.Redis, breaker_cli: RunCli, environment: dict[str, str]
+) -> None:
+    environment["BREAKER_LEDGER_KEY"] = "a long secret"
+    breaker_cli("trip")
+    assert breaker_cli("audit", "verify").returncode == 0
+    environment["BREAKER_LEDGER_KEY"] = "another secret"
+    outcome = breaker_cli("audit", "verify")
+    assert outcome.returncode == 1
+    assert "a long secret" not in outcome.stdout + outcome.stderr
