@@ -195,10 +195,12 @@ class Listener:
                 with self._turn:
                     self._take_in(line)
             return
-        tick = min(longest, self._heartbeat / 4)
-        self._wake.wait(tick)
+        idle = self._heartbeat / 4
+        self._wake.wait(min(max(longest, 0.0), idle))
         self._wake.clear()
-        if gate_clock.now() - self._polled_at > tick:
+        # Only if no check has looked for a while: reading lets go of the interpreter with the turn held, and a busy
+        # engine would not see a trip until this thread has had it back.
+        if gate_clock.now() - self._polled_at > idle:
             self._look()
 
     def _take_in(self, line: Line) -> None:
