@@ -6,7 +6,6 @@ import asyncio
 import time
 from collections import OrderedDict
 from collections.abc import AsyncIterator
-from datetime import UTC, datetime
 from http import HTTPStatus
 from typing import Annotated, Any, Literal
 
@@ -14,6 +13,7 @@ from fastapi import APIRouter, Depends, FastAPI, Header, Query, Request, Respons
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import StreamingResponse
 from fastapi.security import HTTPBearer
+from pydantic import AwareDatetime, BeforeValidator
 from starlette.exceptions import HTTPException
 
 from breaker import BreakerError, Status
@@ -52,6 +52,15 @@ _Scope = Annotated[
     ),
 ]
 
+
+def _iso_only(value: object) -> object:
+    """Pydantic would take a number too, which the document doesn't offer."""
+    if isinstance(value, str) and not value[:5].endswith("-"):
+        raise ValueError("not an ISO 8601 time with a zone")
+    return value
+
+
+_Moment = Annotated[AwareDatetime, BeforeValidator(_iso_only)]
 _bearer = HTTPBearer(auto_error=False, description="A token made by `breaker token create`.")
 _IdempotencyKey = Annotated[
     str | None,
@@ -71,7 +80,7 @@ def _problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
             "description": HTTPStatus(status).phrase,
             "content": {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}},
         }
-        for status in (401, 403, 413, 421, 422, 503, *statuses)
+        for status in (400, 401, 403, 413, 421, 422, 503, *statuses)
     }
 
 
@@ -210,8 +219,8 @@ async def get_audit(
     user: Annotated[str | None, Query(max_length=128)] = None,
     incident_id: Annotated[str | None, Query(max_length=128)] = None,
     outcome: Annotated[str | None, Query(max_length=64, examples=["DENIED"])] = None,
-    since: Annotated[datetime | None, Query(description="Inclusive; UTC unless it has a zone.")] = None,
-    until: Annotated[datetime | None, Query(description="Exclusive; UTC unless it has a zone.")] = None,
+    since: Annotated[_Moment | None, Query(description="Inclusive.", examples=["2026-01-31T14:30:00Z"])] = None,
+    until: Annotated[_Moment | None, Query(description="Exclusive.", examples=["2026-01-31T14:35:00Z"])] = None,
     after: Annotated[str | None, Query(max_length=100, description="`next` of the page before.")] = None,
     limit: Annotated[int, Query(ge=1, le=500)] = 50,
 ) -> AuditPage:
@@ -223,8 +232,8 @@ async def get_audit(
         user_id=_storable(user),
         incident_id=_storable(incident_id),
         outcome=_storable(outcome),
-        since=_zoned(since),
-        until=_zoned(until),
+        since=since,
+        until=until,
     )
     page = await asyncio.to_thread(here.ledger.query, wanted, limit=limit, after=after)
     return AuditPage(rows=[AuditRowBody(**row.to_dict()) for row in page.rows], next=page.next)
@@ -361,12 +370,6 @@ def _event_id(who: Caller, key: str | None, request: str, keys: _Keys) -> str | 
 def _storable(text: str | None) -> str | None:
     """PostgreSQL knows no NUL, so nothing in it can equal one."""
     return None if text is None else text.replace("\0", "\ufffd")
-
-
-def _zoned(moment: datetime | None) -> datetime | None:
-    if moment is None or moment.tzinfo is not None:
-        return moment
-    return moment.replace(tzinfo=UTC)
 
 
 async def _ours(_: Request, error: Exception) -> Response:

@@ -487,11 +487,17 @@ def summary(row: AuditRow) -> str:
     """What a row says, in a line."""
     details = row.details
     inner = details.get("details")
-    parts = [details.get("reason"), inner.get("reason") if isinstance(inner, dict) else None]
+    said = [details.get("reason"), inner.get("reason") if isinstance(inner, dict) else None]
     if "from_state" in details:
-        parts.insert(0, f"{details['from_state']} → {details.get('to_state')}")
-    said = [str(part) for part in parts if part]
-    return " · ".join(dict.fromkeys(said)) or ", ".join(f"{key}={value}" for key, value in details.items())[:160]
+        said.insert(0, f"{details['from_state']} → {details.get('to_state')}")
+    words = [str(part) for part in said if part]
+    return " · ".join(dict.fromkeys(words)) or ", ".join(_brief(*item) for item in details.items())[:200]
+
+
+def _brief(name: str, value: object) -> str:
+    if isinstance(value, dict | list):
+        return f"{name}: {len(value) or 'none'}"
+    return f"{name}: {'—' if value is None else value}"
 
 
 @router.post("/audit/verify")

@@ -40,7 +40,13 @@ class Renderer:
             auto_reload=False,
         )
         self._environment.filters.update(
-            utc=looks.utc, time=_time, until=_until, seconds=looks.seconds, money=looks.money, shares=looks.shares
+            utc=looks.utc,
+            duration=looks.ago,
+            time=_time,
+            until=_until,
+            seconds=looks.seconds,
+            money=looks.money,
+            shares=looks.shares,
         )
         self._environment.globals.update(
             LOOKS=looks.LOOKS,

@@ -1,0 +1,122 @@
+"""The kill switch from the console, against a real exchange."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import redis
+from pydantic import SecretStr
+
+from breaker import CircuitBreaker, State
+from breaker.settings import AccountSettings, KillSettings
+from brokers.paper.scenario import parse
+from brokers.paper.server import PaperExchangeThread
+from console.permissions import Role
+from deployments.child_process import free_port
+from deployments.embedded_redis import EmbeddedRedis
+from ledger.ledger import Filter
+from tests.console.conftest import MakeSettings
+from tests.console.harness import REASON, Console, until
+
+KILL = {"reason": REASON, "acknowledge": "yes", "confirm": "FLATTEN"}
+QUICK = KillSettings(settle=0.2, guard=0.2, poll_interval=0.05, record_wait=0.1, orchestrator_wait=0.5)
+
+
+def account(exchange: PaperExchangeThread) -> AccountSettings:
+    return AccountSettings(base_url=exchange.url, key_id=SecretStr("key"), secret_key=SecretStr("secret"))
+
+
+@pytest.fixture
+def exchange() -> Iterator[PaperExchangeThread]:
+    with PaperExchangeThread(parse("seed = 3\n[book]\norders = 20\npositions = 6\n")) as running:
+        yield running
+
+
+@pytest.fixture(autouse=True)
+def no_orchestrator(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that refuses: without any, Prefect would start a server of its own for the record."""
+    monkeypatch.setenv("PREFECT_API_URL", f"http://127.0.0.1:{free_port()}/api")
+
+
+@pytest.fixture
+def console(
+    redis_server: EmbeddedRedis, redis_client: redis.Redis, make_settings: MakeSettings, exchange: PaperExchangeThread
+) -> Iterator[Console]:
+    CircuitBreaker(redis_client).initialize_state()
+    settings = make_settings(redis_server.url, accounts={"ALPHA": account(exchange)}, kill=QUICK)
+    with Console(settings) as running:
+        yield running
+
+
+def test_the_kill_switch_flattens_and_says_so(
+    console: Console, exchange: PaperExchangeThread, redis_client: redis.Redis
+) -> None:
+    operator = console.visitor(Role.OPERATOR)
+    until(lambda: "ALPHA: 6 positions" in operator.get("/circuit-breaker/kill").text)
+    page = operator.submit("/circuit-breaker/kill", KILL)
+    assert page.url.path.startswith("/kill/")
+    assert CircuitBreaker(redis_client).get_state() is State.TRIPPED, "halted before the page comes"
+    until(lambda: "RUNNING" not in operator.get(page.url.path).text, within=40)
+    after = operator.get(page.url.path).text
+    assert '<strong class="word">FLAT</strong>' in after
+    report = exchange.report()
+    assert report["is_flat"] and not report["violations"]
+    incident = page.url.path.split("/")[-1]
+    wanted = Filter(
+        actions=("KILL_SWITCH_STARTED", "KILL_SWITCH_FINISHED", "CIRCUIT_BREAKER_TRIP"), incident_id=incident
+    )
+    until(lambda: len(console.ledger.query(wanted).rows) == 3)
+    assert {row.user_id for row in console.ledger.query(wanted).rows} == {"the_operator"}
+
+
+def test_a_second_start_joins_the_run(console: Console, exchange: PaperExchangeThread) -> None:
+    api = console.api(Role.OPERATOR)
+    body = {"reason": REASON, "acknowledge": True, "confirm": "FLATTEN"}
+    first = api.post("/kill-switch", json=body)
+    assert first.status_code == 202
+    second = api.post("/kill-switch", json=body).json()
+    incident = first.json()["incident_id"]
+    assert second["incident_id"] == incident
+    assert first.headers["location"] == f"/api/v1/kill-switch/{incident}"
+    until(lambda: api.get(f"/kill-switch/{incident}").json()["verdict"] == "FLAT", within=40)
+    started = Filter(actions=("KILL_SWITCH_STARTED",))
+    until(lambda: len(console.ledger.query(started).rows) >= 1)
+    assert len(console.ledger.query(started).rows) == 1
+    assert exchange.report()["is_flat"]
+
+
+@pytest.mark.parametrize("typed", ["", "flatten", "KILL", "FLATTEN it"])
+def test_without_the_word_nothing_happens(
+    console: Console, exchange: PaperExchangeThread, redis_client: redis.Redis, typed: str
+) -> None:
+    answer = console.visitor(Role.OPERATOR).submit("/circuit-breaker/kill", {**KILL, "confirm": typed})
+    assert answer.status_code == 422
+    assert CircuitBreaker(redis_client).get_state() is State.OPEN
+    assert exchange.report()["open_orders"] == 20
+
+
+def test_without_an_account_it_halts_and_says_that_nothing_was_closed(
+    redis_server: EmbeddedRedis, redis_client: redis.Redis, make_settings: MakeSettings
+) -> None:
+    with Console(make_settings(redis_server.url)) as console:
+        page = console.visitor(Role.OPERATOR).submit("/circuit-breaker/kill", KILL)
+        assert CircuitBreaker(redis_client).get_state() is State.TRIPPED
+        assert "NOT FLAT" in console.visitor(Role.OPERATOR).get(page.url.path).text
+        assert "No account is configured" in console.visitor(Role.OPERATOR).get(page.url.path).text
+
+
+def test_with_redis_away_the_book_is_closed_all_the_same(
+    own_server: EmbeddedRedis, make_settings: MakeSettings, exchange: PaperExchangeThread
+) -> None:
+    CircuitBreaker(redis.Redis.from_url(own_server.url)).initialize_state()
+    settings = make_settings(own_server.url, redis_timeout=0.3, accounts={"ALPHA": account(exchange)}, kill=QUICK)
+    with Console(settings) as console:
+        operator = console.visitor(Role.OPERATOR)
+        own_server.stop()
+        page = operator.submit("/circuit-breaker/kill", KILL)
+        assert "Not halted" in operator.get(page.url.path).text
+        until(lambda: exchange.report()["is_flat"], within=40)
+        until(lambda: "RUNNING" not in operator.get(page.url.path).text, within=40)
+        assert "Not halted" in operator.get(page.url.path).text
+        own_server.start()
