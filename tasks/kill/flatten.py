@@ -167,18 +167,17 @@ class Flattening:
         await asyncio.sleep(self._rested)
 
     def _now(self) -> float:
-        """The clock of closes and of being stuck: it stands still while the venue doesn't answer or holds us back.
+        """The clock of closes and of being stuck: it hardly moves while the venue doesn't answer or holds us back.
 
         Otherwise one wait for the rate limit to be renewed would make stuck what has hardly been tried.
         """
         return time.monotonic() - self._held_up
 
     def _notice_delay(self) -> None:
-        """Called once a round: more time since the last one than it takes to read and act is time held up."""
+        """Called once a round: of the time since the last one, at most `FRESH_FOR` counts beside our own rest."""
         now = time.monotonic()
         if self._planned_at is not None:
-            delay = now - self._planned_at - self._rested
-            self._held_up += delay if delay > FRESH_FOR else 0.0
+            self._held_up += max(0.0, now - self._planned_at - self._rested - FRESH_FOR)
         self._planned_at = now
 
     def _bulk_is_safe(self, book: Book, market: MarketClock) -> bool:
@@ -203,12 +202,13 @@ class Flattening:
         return plan
 
     async def _carry_out(self, plan: Plan, open_orders: int, read_at: float) -> None:
-        await self._cancel(plan.cancels, of=open_orders)
         canceling = {order.symbol for order in plan.cancels}
-        # A symbol whose orders were only just asked to go is planned afresh in the next round, when it is known what
+        # A symbol whose orders are only now asked to go is planned afresh in the next round, when it is known what
         # they left. Sending now would be correct (their quantity is deducted) but would need a second close.
         closes = [close for close in plan.closes if close.symbol not in canceling]
+        # Closes first, as they belong to the reading just made; a slow venue's cancels would make it too old each time.
         await _together(closes, lambda close: self._send_close(close, read_at))
+        await self._cancel(plan.cancels, of=open_orders)
 
     async def _cancel(self, orders: Sequence[Order], *, of: int) -> None:
         """Cancel these of the `of` open orders: in bulk only where that would not take a close of ours with it."""

@@ -29,7 +29,7 @@ state_dir = "{state}"
 poll_interval = 0.05
 settle = 0.2
 guard = 0.4
-stuck_after = 8.0
+stuck_after = {stuck_after}
 escalate_after = 6.0
 retry_backoff = 0.2
 retry_backoff_max = 1.0
@@ -106,6 +106,7 @@ def start_kill(tmp_path: Path, paper: PaperExchange, redis_server: EmbeddedRedis
         redis_url: str | None = None,
         wait: float = 2.0,
         record_wait: float = 20.0,
+        stuck_after: float = 8.0,
     ) -> KillProcess:
         if book is not None:
             paper.restart(parse(book))
@@ -117,6 +118,7 @@ def start_kill(tmp_path: Path, paper: PaperExchange, redis_server: EmbeddedRedis
                 exchange=paper.url,
                 wait=wait,
                 record_wait=record_wait,
+                stuck_after=stuck_after,
             )
         )
         environment = {

@@ -30,10 +30,6 @@ delay = { low = 0.0, high = 0.8 }
 partial_probability = 0.3
 stall_probability = 0.1
 [[trouble]]
-kind = "429"
-probability = 0.02
-first = 1
-[[trouble]]
 kind = "500"
 probability = 0.04
 [[trouble]]
@@ -52,6 +48,9 @@ kind = "timeout"
 applied = true
 probability = 0.005
 """
+if FULL:
+    # The headers tell the end of a rate limit in whole seconds, which no clock can speed up.
+    ROUGH += '[[trouble]]\nkind = "429"\nprobability = 0.02\nfirst = 1\n'
 ALONE = "enforce_available = false\n"
 """A venue that would let a close cross zero: one kill switch alone must not need its help."""
 MANY = SLOW + "[book]\norders = 60\npositions = 20\n"
@@ -90,7 +89,6 @@ def stuck(*words: str, symbols: int | None = None) -> Callable[[Outcome], bool]:
     return check
 
 
-# The headers tell the end of a rate limit in whole seconds, which no clock can speed up.
 PATIENT = kill_settings(deadline=600.0)
 ROUGH_MARKETS = {
     "alone": Case(ALONE + MANY + ROUGH, flat, PATIENT),

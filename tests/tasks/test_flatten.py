@@ -122,3 +122,17 @@ def test_readings_never_use_more_than_their_share_of_the_rate_limit() -> None:
 
 def test_a_venue_without_a_limit_is_read_as_often_as_wanted() -> None:
     assert _ReadingAllowance(None).wait(1_000_000, 0.0) == 0.0
+
+
+async def test_a_venue_that_is_slow_at_everything_is_still_made_flat(
+    exchange: PaperExchange, redis_server: EmbeddedRedis
+) -> None:
+    """Each answer takes longer than a reading stays fresh, beside an order that resists for ever."""
+    slow = (
+        "latency_ms = 7000\nenforce_available = false\n[book]\npositions = 10\norders = 1\nreducing = 0\n"
+        "pending_replace = 1\n[[exit_refusals]]\nfirst = 3\n"
+    )
+    run = kill(exchange, redis_server.url, settings=kill_settings(deadline=900, stuck_after=40), timeout=2.0)
+    outcome = await judge(exchange, scaled(slow), [run])
+    assert outcome.faults() == [] and outcome.left == set()
+    assert ["pending_replace" in reason for reason in outcome.stuck.values()] == [True]
