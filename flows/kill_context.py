@@ -79,6 +79,7 @@ async def open_kill_run(
         breaker=breaker,
         brokers=brokers,
         settings=settings.kill,
+        configuration=settings,
         observers=(trail, *observers),
         trail=trail,
     )

@@ -27,6 +27,8 @@ from tasks.kill.run import KillRun, current_run
 
 CONFIRMATION_WAIT = 2.0
 """Seconds after which flattening no longer waits for the trip to be confirmed; confirming goes on beside it."""
+TELLING_WAIT = 3.0
+"""Seconds beyond the notifications' own time limit that the orchestrator and the spool may add to it."""
 FINAL_STATE_WAIT = 3.0
 """Seconds that the orchestrator may take to write down a result that is already known."""
 
@@ -120,8 +122,10 @@ async def _run_orchestrated(run: KillRun) -> None:
     run.observers = (*run.observers, lambda action, details: logger.info("%s %s", action, _brief(details)))
     async with moving_progress(run):
         run.report = await halt_and_flatten(run, with_prefect)
+    telling = asyncio.create_task(_tell_people(run, with_prefect, run.report))
     run.reported.set()
     await _publish(run, run.report)
+    await telling
 
 
 async def _record_late(run: KillRun) -> None:
@@ -140,6 +144,22 @@ async def _publish(run: KillRun, report: KillReport) -> None:
         await steps.publish_report(incident_id=run.incident_id, report=report)
     except Exception as error:
         run.miss(f"Prefect's report artifact ({type(error).__name__})")
+
+
+async def _tell_people(run: KillRun, do: RunStep, report: KillReport) -> None:
+    """Once a run, by whoever comes first; the other waits until it is done."""
+    settings = run.configuration
+    if settings is None or not settings.notifications.anybody:
+        return
+    async with run.telling:
+        if run.told:
+            return
+        run.told = True
+        try:
+            async with asyncio.timeout(settings.notifications.timeout + TELLING_WAIT):
+                await do(steps.notify_people, incident_id=run.incident_id, report=report)
+        except Exception as error:  # people not being told must not change what was done
+            run.miss(f"notifications ({type(error).__name__})")
 
 
 async def run_kill_switch(run: KillRun, announce: Callable[[KillReport], None]) -> KillReport:
@@ -164,6 +184,7 @@ async def run_kill_switch(run: KillRun, announce: Callable[[KillReport], None]) 
             run.report = await halt_and_flatten(run, without_prefect)
             run.reported.set()
         announce(run.report)
+        await _tell_people(run, without_prefect, run.report)
         await _let_it_record(run, flow_run or asyncio.create_task(_start_flow(run)))
         return run.report
     finally:

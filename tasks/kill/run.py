@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
-from breaker.settings import KillSettings
+from breaker.settings import KillSettings, Settings
 from brokers.protocol import Broker
 
 if TYPE_CHECKING:
@@ -102,6 +102,8 @@ class KillRun:
     settings: KillSettings
     observers: Sequence[Observer] = ()
     trail: AuditTrail | None = None
+    configuration: Settings | None = None
+    """Names whom to tell of the end; nobody is told without it."""
     halted_after: float | None = None
     first_sweep_after: float | None = None
     started_at: datetime = field(default_factory=lambda: datetime.now(UTC))
@@ -118,6 +120,9 @@ class KillRun:
     """Steps that ran without the orchestrator, to be shown there once it answers."""
     report: KillReport | None = None
     reported: asyncio.Event = field(default_factory=asyncio.Event)
+    telling: asyncio.Lock = field(default_factory=asyncio.Lock)
+    told: bool = False
+    """Somebody has begun to tell people of the report, and holds `telling` until that is done."""
     taken_over: bool = False
     """The procedure runs without the orchestrator; a body that it starts now only records."""
 

@@ -7,6 +7,7 @@ asks its API for a concurrency slot, and a kill must not wait for that. The run 
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from typing import Any, ParamSpec, TypeVar
 
@@ -20,8 +21,10 @@ from brokers.protocol import BrokerUnavailable
 from tasks.kill import snapshot, verify
 from tasks.kill.artifacts import publish_report as publish
 from tasks.kill.flatten import Flattening
+from tasks.kill.notes import kill_notes
 from tasks.kill.report import KillReport
 from tasks.kill.run import DirectStep, KillRun, current_run
+from tasks.notify import notify
 
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
@@ -130,6 +133,19 @@ async def verify_flat(account: str) -> bool:
 async def publish_report(incident_id: str, report: KillReport) -> None:
     """Artifacts for the orchestrator's UI; nothing depends on them."""
     await publish(report)
+
+
+@_step("Tell people", "notify-{incident_id}", timeout=86_400, retries=0)
+async def notify_people(incident_id: str, report: KillReport) -> None:
+    """Each channel has its own retries and deadline; one that fails is named among what the run did without."""
+    run = current_run.get()
+    if run.configuration is None:
+        return
+    notes = kill_notes(report, run.configuration.recovery.console_url)
+    undelivered = await asyncio.gather(*(notify(run.configuration, note) for note in notes))
+    for note, failures in zip(notes, undelivered, strict=True):
+        for failure in failures:
+            run.miss(f"{failure.channel}, for the note '{note.kind.words}' ({failure.problem})")
 
 
 @task(name="Record a step that ran directly", cache_policy=NO_CACHE, persist_result=False)

@@ -1,0 +1,47 @@
+"""What people are told of a kill switch's end. Pure."""
+
+from __future__ import annotations
+
+from tasks.kill.report import KillReport, seconds
+from tasks.kill.run import AccountProgress
+from tasks.notification_text import Kind, Note
+
+
+def kill_notes(report: KillReport, link: str | None) -> list[Note]:
+    """The report, and apart from it what is stuck, since that needs somebody now."""
+    verdict = f"FLAT after {seconds(report.flat_after)}" if report.flat else "NOT FLAT"
+    lines = [f"{report.reason} (by {report.operator})", *(_account(account) for account in report.accounts)]
+    lines += [f"Done without {missing}" for missing in report.missing]
+    notes = [
+        Note(
+            kind=Kind.KILL_REPORT,
+            incident_id=report.incident_id,
+            title=f"Kill switch: {verdict}",
+            body="\n".join(lines),
+            severity="info" if report.flat else "critical",
+            link=link,
+        )
+    ]
+    stuck = [(account.account, item) for account in report.accounts for item in account.stuck]
+    if stuck:
+        named = [f"{item.symbol} {item.quantity} in {account}: {item.reason}" for account, item in stuck]
+        notes.append(
+            Note(
+                kind=Kind.STUCK,
+                incident_id=report.incident_id,
+                title=f"{len(stuck)} positions can't be closed now",
+                body="\n".join(
+                    [*named, "Nothing else is sent for these: run the kill switch again when that is over."]
+                ),
+                severity="critical",
+                link=link,
+            )
+        )
+    return notes
+
+
+def _account(account: AccountProgress) -> str:
+    if account.flat:
+        return f"{account.account}: flat, {account.canceled} cancels, {account.closes_sent} closes"
+    left = f"{account.orders_open} orders and {account.positions_open} positions left"
+    return f"{account.account}: NOT FLAT, {left}" + (f" ({account.note})" if account.note else "")

@@ -1,0 +1,100 @@
+"""People are told of a kill switch's end, with Prefect and without, once, and never before the result is announced."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, temporary_settings
+
+from breaker.settings import Settings
+from breaker.uuid7 import uuid7
+from brokers.paper.scenario import parse
+from brokers.paper.server import PaperExchange
+from deployments.child_process import free_port
+from deployments.embedded_redis import EmbeddedRedis
+from deployments.prefect_server import PrefectServer
+from flows.kill_context import open_kill_run
+from flows.kill_switch import run_kill_switch
+from tasks.kill.report import KillReport
+from tests.tasks.web import Answer, Web
+
+FLAT = "[book]\norders = 3\npositions = 2\n"
+
+
+@pytest.fixture
+def web() -> Iterator[Web]:
+    with Web(lambda _: Answer(202)) as server:
+        yield server
+
+
+@pytest.fixture
+def settings(redis_server: EmbeddedRedis, paper: PaperExchange, web: Web, tmp_path: Path) -> Settings:
+    return Settings.model_validate(
+        {
+            "redis_url": redis_server.url,
+            "state_dir": tmp_path / "state",
+            "accounts": {"PAPER": {"base_url": paper.url, "key_id": "key", "secret_key": "secret"}},
+            "kill": {"poll_interval": 0.05, "settle": 0.1, "guard": 0, "stuck_after": 0.5, "record_wait": 0.5},
+            "notifications": {"pagerduty": "KEY", "pagerduty_url": f"{web.url}/enqueue", "timeout": 1.0},
+        }
+    )
+
+
+async def kill(settings: Settings, api: str, incident: str) -> tuple[KillReport, float, list[str], float]:
+    """The report, when it was announced, what the run did without, and when it ended; in seconds from the start."""
+    announced: list[float] = []
+    begun = time.monotonic()
+    quick = {PREFECT_API_URL: api, PREFECT_CLIENT_MAX_RETRIES: 0}
+    with temporary_settings(updates=quick):
+        async with open_kill_run(reason="a test", operator="ada", incident_id=incident, settings=settings) as run:
+            report = await run_kill_switch(run, lambda _: announced.append(time.monotonic() - begun))
+            return report, announced[0], list(run.missing), time.monotonic() - begun
+
+
+def events(web: Web) -> list[dict[str, Any]]:
+    return [asked.json for asked in web.asked]
+
+
+@pytest.mark.parametrize("with_prefect", [True, False])
+async def test_the_report_is_sent_once(
+    prefect: PrefectServer, paper: PaperExchange, settings: Settings, web: Web, with_prefect: bool
+) -> None:
+    paper.restart(parse(FLAT))
+    incident = uuid7()
+    api = prefect.api_url if with_prefect else f"http://127.0.0.1:{free_port()}/api"
+    report, _, _, _ = await kill(settings, api, incident)
+    (event,) = events(web)
+    assert event["dedup_key"] == report.incident_id
+    assert event["payload"]["summary"].startswith("Kill switch: FLAT after")
+    assert event["payload"]["severity"] == "info"
+    assert "a test (by ada)" in event["payload"]["custom_details"]["text"]
+    wanted = {"task_runs": {"name": {"any_": [f"notify-{incident}"]}}}
+    in_prefect = httpx.post(f"{prefect.api_url}/task_runs/filter", json=wanted, timeout=10).json()
+    assert len(in_prefect) == with_prefect
+
+
+async def test_what_is_stuck_is_told_apart_and_pages(paper: PaperExchange, settings: Settings, web: Web) -> None:
+    paper.restart(parse("[book]\norders = 0\npositions = 2\n[[halts]]\ncount = 1\n"))
+    report, _, _, _ = await kill(settings, f"http://127.0.0.1:{free_port()}/api", uuid7())
+    assert not report.flat
+    assert {event["payload"]["class"] for event in events(web)} == {"kill report", "stuck"}
+    assert {event["payload"]["severity"] for event in events(web)} == {"critical"}
+    assert len({event["dedup_key"] for event in events(web)}) == 1
+
+
+async def test_a_channel_that_hangs_delays_neither_the_result_nor_the_end_for_long(
+    paper: PaperExchange, settings: Settings, web: Web
+) -> None:
+    paper.restart(parse(FLAT))
+    web.answering = lambda _: Answer(wait=threading.Event())
+    report, announced, missing, ended = await kill(settings, f"http://127.0.0.1:{free_port()}/api", uuid7())
+    assert report.flat
+    assert ended - announced > 0.9, "the channel hung"
+    assert ended - announced < 1.0 + 1.0 + 6, "but not longer than its deadline and the records' own"
+    assert any("pagerduty, for the note 'kill report'" in what for what in missing)
