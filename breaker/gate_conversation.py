@@ -49,6 +49,7 @@ class Conversation:
         self._parser = Parser()
         self._expected: deque[Callable[[Frame, float], None]] = deque()
         self._state_keys = [Keys.of(view.scope).state for view in lease.views]
+        self._watched = frozenset(key.encode() for key in self._state_keys)
         self._redis_time = 0
         self._readings: list[Reading] = []
 
@@ -104,8 +105,7 @@ class Conversation:
         if push.kind != b"invalidate":
             return
         keys = push.content[0] if push.content else None
-        watched = {key.encode() for key in self._state_keys}
-        if not isinstance(keys, list) or not watched.isdisjoint(k for k in keys if isinstance(k, bytes)):
+        if not isinstance(keys, list) or any(key in self._watched for key in keys if isinstance(key, bytes)):
             self.lease = invalidated(self.lease)
             self.wants_heartbeat = True
 
