@@ -292,7 +292,7 @@ class AlpacaBroker:
                 response = await self._client.request(method, path, params=params, json=json)
         except (httpx.TimeoutException, TimeoutError):
             raise self._unavailable(method, path, f"no answer within {self._timeout:g} s") from None
-        except httpx.TransportError as error:
+        except httpx.RequestError as error:
             raise self._unavailable(method, path, str(error) or type(error).__name__) from None
         self._rate.observe(response.headers)
         if response.status_code == httpx.codes.TOO_MANY_REQUESTS:

@@ -20,7 +20,7 @@ class Swept:
 
 
 async def first_sweep(brokers: Iterable[Broker], timeout: float) -> list[Swept]:
-    """Ask every account's venue to cancel everything, all at once; never raises for a venue that can't be reached."""
+    """Ask every account's venue to cancel everything, all at once; what fails is told in its `problem`."""
     return list(await asyncio.gather(*(_sweep(broker, timeout) for broker in brokers)))
 
 
@@ -32,6 +32,8 @@ async def _sweep(broker: Broker, timeout: float) -> Swept:
         return Swept(broker.name, 0, 0, f"{broker.name}: no answer to the first sweep within {timeout:g} s")
     except BrokerError as error:
         return Swept(broker.name, 0, 0, str(error))
+    except Exception as error:  # a mistake in one account's adapter must not stop the others
+        return Swept(broker.name, 0, 0, f"{broker.name}: {type(error).__name__}: {error}")
     accepted = sum(result.outcome is CancelOutcome.ACCEPTED for result in results)
     refused = sum(result.outcome in (CancelOutcome.REFUSED, CancelOutcome.UNKNOWN) for result in results)
     return Swept(broker.name, accepted, refused)

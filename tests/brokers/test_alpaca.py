@@ -239,6 +239,12 @@ async def test_an_answer_that_makes_no_sense_is_no_answer(answer: object) -> Non
                 await read()
 
 
+async def test_a_damaged_answer_is_no_answer() -> None:
+    async with answering({"/positions": "not compressed"}, Content_Encoding="gzip") as (broker, _):
+        with pytest.raises(BrokerUnavailable, match="GET /positions"):
+            await broker.positions()
+
+
 async def test_an_accepted_close_stays_accepted_whatever_its_answer_looks_like() -> None:
     async with answering({"/orders": "thank you"}) as (broker, seen):
         assert (await broker.close(SELL)).outcome is CloseOutcome.ACCEPTED

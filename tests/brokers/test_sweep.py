@@ -4,11 +4,20 @@ from __future__ import annotations
 
 import socket
 import time
+from collections.abc import Sequence
 
 from brokers.alpaca import AlpacaBroker
 from brokers.paper.scenario import parse
 from brokers.paper.server import PaperExchangeThread
+from brokers.protocol import CancelResult
 from brokers.sweep import first_sweep
+
+
+class Broken(AlpacaBroker):
+    """An adapter with a mistake in it."""
+
+    async def cancel_all(self) -> Sequence[CancelResult]:
+        raise ZeroDivisionError("a mistake")
 
 
 async def test_a_sweep_asks_every_account_and_says_what_each_answered() -> None:
@@ -21,6 +30,7 @@ async def test_a_sweep_asks_every_account_and_says_what_each_answered() -> None:
             AlpacaBroker("GOOD", exchange.url, "key", "secret"),
             AlpacaBroker("HUNG", hung, "key", "secret"),
             AlpacaBroker("KEYS", exchange.url, "key", "wrong"),
+            Broken("BROKEN", exchange.url, "key", "secret"),
             AlpacaBroker("HASTY", hung, "key", "secret", timeout=0.05),
         ]
         begun = time.monotonic()
@@ -30,6 +40,7 @@ async def test_a_sweep_asks_every_account_and_says_what_each_answered() -> None:
             await broker.aclose()
         assert (swept["GOOD"].accepted, swept["GOOD"].refused, swept["GOOD"].problem) == (26, 4, "")
         assert "no answer to the first sweep within 0.5 s" in swept["HUNG"].problem
+        assert swept["BROKEN"].problem == "BROKEN: ZeroDivisionError: a mistake"
         assert "refuses the keys" in swept["KEYS"].problem
         assert "no answer within 0.05 s" in swept["HASTY"].problem
         assert exchange.report()["open_orders"] == 4

@@ -14,6 +14,7 @@ from breaker.uuid7 import uuid7
 from brokers.alpaca import AlpacaBroker
 from brokers.paper.server import PaperExchange
 from deployments.embedded_redis import EmbeddedRedis
+from tasks.kill import flatten
 from tasks.kill.flatten import READING_SHARE, _ReadingAllowance
 from tests.tasks.campaign import FASTER, FULL, Outcome, judge, kill, kill_settings, scaled
 
@@ -125,14 +126,15 @@ def test_a_venue_without_a_limit_is_read_as_often_as_wanted() -> None:
 
 
 async def test_a_venue_that_is_slow_at_everything_is_still_made_flat(
-    exchange: PaperExchange, redis_server: EmbeddedRedis
+    exchange: PaperExchange, redis_server: EmbeddedRedis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each answer takes longer than a reading stays fresh, beside an order that resists for ever."""
+    monkeypatch.setattr(flatten, "FRESH_FOR", 0.07)
     slow = (
-        "latency_ms = 7000\nenforce_available = false\n[book]\npositions = 10\norders = 1\nreducing = 0\n"
+        "latency_ms = 1600\nenforce_available = false\n[book]\npositions = 9\norders = 1\nreducing = 0\n"
         "pending_replace = 1\n[[exit_refusals]]\nfirst = 3\n"
     )
-    run = kill(exchange, redis_server.url, settings=kill_settings(deadline=900, stuck_after=40), timeout=2.0)
+    run = kill(exchange, redis_server.url, settings=kill_settings(deadline=900, stuck_after=20), timeout=2.0)
     outcome = await judge(exchange, scaled(slow), [run])
     assert outcome.faults() == [] and outcome.left == set()
     assert ["pending_replace" in reason for reason in outcome.stuck.values()] == [True]
