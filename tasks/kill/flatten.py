@@ -84,6 +84,7 @@ class Flattening:
         )
         self._memory: dict[str, SymbolMemory] = {}
         self._own: set[str] = set()
+        self._orders_at_start: frozenset[str] | None = None
         self._bulk_closed = False
         self._market: MarketClock | None = None
         self._market_read = 0.0
@@ -194,6 +195,7 @@ class Flattening:
             self._memory,
             incident_id=self._run.incident_id,
             own_order_ids=frozenset(self._own),
+            orders_at_start=self._orders_at_start or frozenset(),
             now=self._now(),
             pace=self._pace,
             time_is_up=self._run.overdue,
@@ -342,6 +344,8 @@ class Flattening:
         )
 
     def _note_orders(self, orders: Sequence[Order]) -> None:
+        if self._orders_at_start is None:
+            self._orders_at_start = frozenset(order.id for order in orders)
         progress = self._run.progress[self._account]
         first_time = progress.no_orders_after is None
         self._run.update(

@@ -72,9 +72,8 @@ class SymbolMemory:
     retry_at: float = 0.0
     reason: str = ""
     """The venue's last refusal, or what the last close failed to do."""
-    first_orders: frozenset[str] = frozenset()
     placed_since: frozenset[str] = frozenset()
-    """Other people's orders: those there at the start, and those placed while the book was being flattened."""
+    """Other people's orders that were not there at the start, but placed while the book was being flattened."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +114,7 @@ def plan_round(
     *,
     incident_id: str,
     own_order_ids: frozenset[str],
+    orders_at_start: frozenset[str],
     now: float,
     pace: Pace,
     time_is_up: bool = False,
@@ -125,6 +125,7 @@ def plan_round(
         orders: the venue's open orders, read before `positions`.
         memory: the last round's; empty in the first one.
         own_order_ids: the venue's ids of closes that a bulk request made for this run.
+        orders_at_start: the venue's ids of the orders that were open when the run first looked.
         time_is_up: nothing more will be tried, so that whatever is left is stuck.
     """
     held = {position.symbol: position for position in positions if position.quantity != ZERO}
@@ -149,9 +150,7 @@ def plan_round(
             if close is not None:
                 closes.append(close)
         others = frozenset(order.id for order in of_symbol if order not in ours)
-        if not memory:
-            remembered = replace(remembered, first_orders=others)
-        kept[symbol] = replace(remembered, placed_since=remembered.placed_since | (others - remembered.first_orders))
+        kept[symbol] = replace(remembered, placed_since=remembered.placed_since | (others - orders_at_start))
         queued = _is_queued(ours, market)
         if queued or time_is_up or now - remembered.changed_at >= pace.stuck_after:
             stuck[symbol] = _reason(kept[symbol], of_symbol, ours, market)
