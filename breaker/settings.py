@@ -177,7 +177,10 @@ class LatencySettings(BaseModel):
 
 
 class RecoverySettings(BaseModel):
-    """What a recovery measures, against which limits, and who may decide; times in seconds."""
+    """What a recovery measures, against which limits, and who may decide; times in seconds.
+
+    Drawdown, API errors and the age of data have the limits of the automatic trips, under `rules`.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -191,13 +194,10 @@ class RecoverySettings(BaseModel):
     """How long conditions are measured again and again until they are green or yellow, before a person is asked."""
     condition_interval: Seconds = 5.0
     remind_after: Seconds = 900.0
-    max_drawdown: Decimal = Field(default=Decimal("0.05"), gt=0, lt=1)
     max_position_notional: Decimal | None = Field(default=None, gt=0)
     """Per position, in the account's currency; not judged unless given."""
-    max_api_errors: int = Field(default=10, ge=0)
-    """In 5 minutes (runbook, *Automatic Trips*); more are red, fewer but any are yellow."""
-    max_feed_age: Seconds = 1_800.0
     feeds: tuple[str, ...] = ()
+    """Whose heartbeats the scheduled verification judges."""
     redis_latency: Seconds = 0.05
     replication_lag: Seconds = 5.0
     """How long a replica of Redis may not have confirmed anything."""

@@ -15,7 +15,7 @@ from redis import Redis
 from breaker import CircuitBreaker
 from breaker.errors import BreakerError
 from breaker.keys import GLOBAL, Keys
-from breaker.rules import AsyncRules, Limits, Outcome, Verdict
+from breaker.rules import AsyncRules, Outcome, Verdict, limits_from
 from breaker.settings import Settings
 from breaker.state import State
 from ledger.audit import Audit, Drained, drain, verify_ledger
@@ -192,14 +192,15 @@ async def check_feeds(settings: Settings) -> Measurement:
     """Judge the age of the configured feeds, which trips the breaker when it is too old (*Automatic Trips*)."""
     from redis.asyncio import Redis as AsyncRedis  # noqa: PLC0415
 
-    limits = settings.recovery
-    probe = Probe("feeds", f"{limits.max_feed_age:g} s", f"heartbeats of {', '.join(limits.feeds) or 'no feed'}")
-    if not limits.feeds:
+    feeds, limits = settings.recovery.feeds, limits_from(settings)
+    limit = "none: the rule is off" if limits.data_age is None else f"{limits.data_age:g} s"
+    probe = Probe("feeds", limit, f"heartbeats of {', '.join(feeds) or 'no feed'}")
+    if not feeds:
         return probe.found("no feed", Colour.YELLOW, "No feeds are configured, so nobody notices old data by this.")
     redis = AsyncRedis.from_url(settings.redis_url.get_secret_value())
-    rules = AsyncRules(redis, limits=Limits(data_age=limits.max_feed_age), timeout=settings.redis_timeout)
+    rules = AsyncRules(redis, limits=limits, timeout=settings.redis_timeout)
     try:
-        return judge_feeds(probe, await rules.check_staleness(limits.feeds))
+        return judge_feeds(probe, await rules.check_staleness(feeds))
     finally:
         await rules.close()
 
@@ -210,6 +211,8 @@ def judge_feeds(probe: Probe, outcome: Outcome) -> Measurement:
     match outcome.verdict:
         case Verdict.WITHIN:
             return probe.found(value)
+        case Verdict.OFF:
+            return probe.found(value, Colour.YELLOW, "The rule DATA_STALENESS is off, so nothing judges this.")
         case Verdict.TRIPPED:
             return probe.found(value, Colour.RED, f"Feed {details.get('feed')} is too old; the breaker was tripped.")
         case _:

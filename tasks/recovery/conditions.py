@@ -16,6 +16,7 @@ from typing import Any
 from breaker.errors import RedisRefused
 from breaker.keys import GLOBAL, Keys
 from breaker.orders import Position
+from breaker.rules import Limits, limits_from
 from breaker.settings import AccountSettings, RecoverySettings, Settings
 from brokers.registry import open_broker
 from tasks.recovery.measurement import Colour, Measurement, worst
@@ -23,6 +24,8 @@ from tasks.recovery.probe import NEAR, Probe, RedisReader, judge, redis_reader, 
 
 API_ERROR_WINDOW = 300
 """Seconds (runbook, *Automatic Trips*: more than 10 in 5 minutes; *Recovery Checklist*: none in the last 5)."""
+OFF = "none: the rule is off"
+_OLD_EQUITY = 1_800.0
 _PINGS = 3
 _DATABASE_DEADLINE = 8.0
 """Seconds; the ledger's own limits on each exchange come first, and say more."""
@@ -46,18 +49,20 @@ async def measure_conditions(settings: Settings, scope: str = GLOBAL) -> list[Me
 
 async def measure_drawdown(settings: Settings, scope: str = GLOBAL) -> Measurement:
     key = Keys.of(scope).key("equity")
-    probe = Probe("drawdown", f"{settings.recovery.max_drawdown:.1%}", f"equity and high-water mark in {key}")
+    limits = limits_from(settings, scope)
+    limit = OFF if limits.drawdown is None else f"{limits.drawdown:.1%}"
+    probe = Probe("drawdown", limit, f"equity and high-water mark in {key}")
 
     async def measure() -> Measurement:
         async with redis_reader(settings) as redis:
             now = await redis.now()
             (stored,) = await redis.ask(f"read {key}", ("HGETALL", key))
-        return judge_drawdown(probe, _texts(stored), now, settings.recovery)
+        return judge_drawdown(probe, _texts(stored), now, limits)
 
     return await take(probe, settings.redis_timeout + 1, measure())
 
 
-def judge_drawdown(probe: Probe, stored: Mapping[str, str], now: int, limits: RecoverySettings) -> Measurement:
+def judge_drawdown(probe: Probe, stored: Mapping[str, str], now: int, limits: Limits) -> Measurement:
     """`stored` is what the drawdown rule keeps; `now` is Redis's time in Unix microseconds."""
     if not stored:
         return probe.found(
@@ -72,11 +77,13 @@ def judge_drawdown(probe: Probe, stored: Mapping[str, str], now: int, limits: Re
     except (KeyError, ValueError, InvalidOperation, ZeroDivisionError):
         return probe.failed("What is stored is no equity: see what wrote to the key, or rebase_equity.")
     value = f"{fallen:.2%} below {high} (equity {equity}, {age:.0f} s old)"
-    if fallen > limits.max_drawdown:
+    if limits.drawdown is None:
+        return probe.found(value, Colour.YELLOW, "The rule DRAWDOWN is off, so nothing judges this: do so yourself.")
+    if fallen > limits.drawdown:
         return probe.found(value, Colour.RED, f"The account is down {fallen:.2%}, more than {probe.limit}.")
-    if age > limits.max_feed_age:
+    if age > (limits.data_age or _OLD_EQUITY):
         return probe.found(value, Colour.YELLOW, f"The last equity is {age:.0f} s old and says little of now.")
-    if fallen > limits.max_drawdown * Decimal(str(NEAR)):
+    if fallen > limits.drawdown * Decimal(str(NEAR)):
         return probe.found(value, Colour.YELLOW, f"The account is down {fallen:.2%}, close to {probe.limit}.")
     return probe.found(value)
 
@@ -135,8 +142,9 @@ def judge_positions(probe: Probe, positions: Sequence[Position], most: Decimal |
 
 async def measure_api_errors(settings: Settings, scope: str = GLOBAL) -> Measurement:
     key = Keys.of(scope).key("api_errors")
-    most = settings.recovery.max_api_errors
-    probe = Probe("api-errors", f"0, at most {most}", f"errors of the last {API_ERROR_WINDOW} s in {key}")
+    most = limits_from(settings, scope).api_errors
+    limit = "0" if most is None else f"0, at most {most}"
+    probe = Probe("api-errors", limit, f"errors of the last {API_ERROR_WINDOW} s in {key}")
 
     async def measure() -> Measurement:
         async with redis_reader(settings) as redis:
@@ -147,13 +155,14 @@ async def measure_api_errors(settings: Settings, scope: str = GLOBAL) -> Measure
     return await take(probe, settings.redis_timeout + 1, measure())
 
 
-def judge_api_errors(probe: Probe, count: int, most: int) -> Measurement:
+def judge_api_errors(probe: Probe, count: int, most: int | None) -> Measurement:
+    """Red is what the rule trips on; the checklist wants none at all, so fewer are yellow."""
     if count == 0:
         return probe.found("0")
     problem = (
-        f"{count} API errors in the last 5 minutes: see which calls fail, and wait until the last is 5 minutes old."
+        f"{count} API errors in the last 5 minutes: see which calls fail, and wait until the last one is that old."
     )
-    return probe.found(str(count), Colour.RED if count > most else Colour.YELLOW, problem)
+    return probe.found(str(count), Colour.RED if most is not None and count > most else Colour.YELLOW, problem)
 
 
 async def measure_redis(settings: Settings) -> Measurement:

@@ -91,19 +91,36 @@ async def test_drawdown_is_that_of_the_scope(configure: Configure, redis_client:
 @given(high=amounts, equity=amounts, limit=st.decimals("0.01", "0.99", places=2))
 def test_drawdown_is_red_exactly_when_the_rule_would_trip(high: Decimal, equity: Decimal, limit: Decimal) -> None:
     stored = {"equity": str(equity), "high_water": str(high), "measured_at": str(NOW_MICROS)}
-    measured = judge_drawdown(PROBE, stored, NOW_MICROS, RecoverySettings(max_drawdown=limit))
+    measured = judge_drawdown(PROBE, stored, NOW_MICROS, Limits(drawdown=limit))
     assert (measured.colour is Colour.RED) == (high - equity > limit * high)
     explains_itself(measured)
 
 
 def test_an_old_equity_proves_nothing() -> None:
     stored = {"equity": "100", "high_water": "100", "measured_at": str(NOW_MICROS - 3_600_000_000)}
-    assert judge_drawdown(PROBE, stored, NOW_MICROS, RecoverySettings()).colour is Colour.YELLOW
+    assert judge_drawdown(PROBE, stored, NOW_MICROS, Limits()).colour is Colour.YELLOW
 
 
 @pytest.mark.parametrize("stored", [{"equity": "x"}, {"equity": "1", "high_water": "0", "measured_at": "0"}])
 def test_an_equity_that_is_none_is_red(stored: dict[str, str]) -> None:
-    assert judge_drawdown(PROBE, stored, NOW_MICROS, RecoverySettings()).colour is Colour.RED
+    assert judge_drawdown(PROBE, stored, NOW_MICROS, Limits()).colour is Colour.RED
+
+
+async def test_limits_are_those_of_the_automatic_trips(configure: Configure, redis_client: redis.Redis) -> None:
+    rules = Rules(redis_client, limits=Limits(drawdown=None, api_errors=None))
+    rules.record_equity("100")
+    rules.record_equity("90")
+    for _ in range(3):
+        rules.record_api_error("gateway")
+    rules.close()
+    strict = configure(rules={"global": {"api_errors": 2}})
+    assert (await measure_drawdown(strict)).colour is (await measure_api_errors(strict)).colour is Colour.RED
+    lenient = configure(rules={"global": {"drawdown": "0.2", "off": ["API_ERRORS"]}})
+    assert (await measure_drawdown(lenient)).colour is Colour.GREEN
+    assert (await measure_api_errors(lenient)).colour is Colour.YELLOW
+    off = await measure_drawdown(configure(rules={"global": {"off": ["DRAWDOWN"]}}))
+    assert off.colour is Colour.YELLOW
+    explains_itself(off)
 
 
 # --- positions
