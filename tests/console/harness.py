@@ -53,10 +53,14 @@ class Console:
         assert self._server.started, "the console did not start"
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+    def stop(self) -> None:
+        """Doing so twice is fine."""
         self._server.should_exit = True
         self._thread.join(30)
         assert not self._thread.is_alive(), "the console did not stop"
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self.stop()
         self.ledger.close()
 
     def user(self, name: str, role: Role) -> str:
