@@ -326,6 +326,9 @@ def _handler(exporter: Exporter) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
         timeout = 10.0
+        # Head and body in one packet, or the second would wait for the first to be acknowledged.
+        wbufsize = 1 << 16
+        disable_nagle_algorithm = True
 
         def do_GET(self) -> None:
             if self.path.split("?", 1)[0] != "/metrics":
