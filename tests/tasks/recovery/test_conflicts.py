@@ -20,7 +20,7 @@ from tasks.recovery.measurement import Colour, Measurement
 from tasks.recovery.state import RecoveryState, key_of
 from tests.tasks.recovery.conftest import Configure
 
-INCIDENT = uuid7()
+INCIDENT = "019e7f00-0000-7000-8000-000000000001"
 RUN = "6b7a6a4e-0000-4000-8000-000000000001"
 
 
