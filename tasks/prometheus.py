@@ -26,8 +26,9 @@ class Series:
 class Prometheus:
     """`url` as the settings have it, None where none is configured. `timeout` limits each question, in seconds."""
 
-    def __init__(self, url: str | None, timeout: float) -> None:
+    def __init__(self, url: str | None, client: httpx.AsyncClient, timeout: float) -> None:
         self._url = url
+        self._client = client
         self._timeout = timeout
 
     async def value(self, query: str) -> float:
@@ -52,8 +53,8 @@ class Prometheus:
         if self._url is None:
             raise PrometheusError("No Prometheus is configured: set recovery.prometheus_url.")
         try:
-            async with httpx.AsyncClient(timeout=self._timeout) as client:
-                answer = await client.get(f"{self._url.rstrip('/')}/api/v1/{kind}", params=parameters)
+            address = f"{self._url.rstrip('/')}/api/v1/{kind}"
+            answer = await self._client.get(address, params=parameters, timeout=self._timeout)
             body = answer.json()
             if body["status"] != "success":
                 raise PrometheusError(

@@ -12,6 +12,8 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
 from uuid import UUID
 
+import httpx
+
 from breaker import AsyncCircuitBreaker
 from breaker.events import TransitionEvent
 from breaker.keys import GLOBAL
@@ -238,19 +240,20 @@ class _Gathering:
 
     async def _panels(self, at: datetime) -> list[Course]:
         recovery = self._settings.recovery
-        prometheus = Prometheus(recovery.prometheus_url, _PROMETHEUS_TIMEOUT)
         end = min(at + AFTER, datetime.now(UTC))
-        found = await asyncio.gather(
-            *(
-                self._read(
-                    f"panel {name}",
-                    _PROMETHEUS_TIMEOUT + 1,
-                    prometheus.course(query, at - BEFORE, end, _STEP),
-                    [],
+        async with httpx.AsyncClient() as client:
+            prometheus = Prometheus(recovery.prometheus_url, client, _PROMETHEUS_TIMEOUT)
+            found = await asyncio.gather(
+                *(
+                    self._read(
+                        f"panel {name}",
+                        _PROMETHEUS_TIMEOUT + 1,
+                        prometheus.course(query, at - BEFORE, end, _STEP),
+                        [],
+                    )
+                    for name, query in recovery.panels.items()
                 )
-                for name, query in recovery.panels.items()
             )
-        )
         for name, some in zip(recovery.panels, found, strict=True):
             if not any(series.samples for series in some):
                 self._unread.setdefault(f"panel {name}", "Prometheus has no samples of it from that time")

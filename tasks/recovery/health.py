@@ -31,17 +31,19 @@ async def measure_health(settings: Settings) -> list[Measurement]:
     What can't be measured is red; a kind of which nothing is configured is one yellow measurement. Nothing is raised.
     """
     recovery = settings.recovery
-    prometheus = Prometheus(recovery.prometheus_url, _PROMETHEUS_TIMEOUT)
-    measuring = [
-        *(measure_service(name, service) for name, service in recovery.services.items() if service.url is not None),
-        *(measure_queue(settings, prometheus, name, queue) for name, queue in recovery.queues.items()),
-        measure_outbox(settings),
-        measure_spool(settings),
-        *(measure_latency(prometheus, name, latency) for name, latency in recovery.latencies.items()),
-    ]
-    if orchestrator.is_configured():
-        measuring.append(measure_late_runs())
-    found = await asyncio.gather(*measuring)
+    # One client for all: making one reads every root certificate, which would count as its service's slowness.
+    async with httpx.AsyncClient() as client:
+        prometheus = Prometheus(recovery.prometheus_url, client, _PROMETHEUS_TIMEOUT)
+        measuring = [
+            *(measure_service(client, name, service) for name, service in recovery.services.items() if service.url),
+            *(measure_queue(settings, prometheus, name, queue) for name, queue in recovery.queues.items()),
+            measure_outbox(settings),
+            measure_spool(settings),
+            *(measure_latency(prometheus, name, latency) for name, latency in recovery.latencies.items()),
+        ]
+        if orchestrator.is_configured():
+            measuring.append(measure_late_runs())
+        found = await asyncio.gather(*measuring)
     kinds = {measurement.name.partition("/")[0] for measurement in found}
     return [*found, *(_nothing_configured(kind) for kind in ("services", "latencies") if kind not in kinds)]
 
@@ -53,14 +55,13 @@ def _nothing_configured(kind: str) -> Measurement:
     )
 
 
-async def measure_service(name: str, service: ServiceSettings) -> Measurement:
+async def measure_service(client: httpx.AsyncClient, name: str, service: ServiceSettings) -> Measurement:
     probe = Probe(f"services/{name}", f"2xx within {service.slow_after:g} s", f"GET {service.url}")
 
     async def measure() -> Measurement:
         begun = perf_counter()
         try:
-            async with httpx.AsyncClient(timeout=service.timeout) as client:
-                answer = await client.get(str(service.url))
+            answer = await client.get(str(service.url), timeout=service.timeout)
         except httpx.TransportError as error:
             return probe.found("down", Colour.RED, f"{name} does not answer ({type(error).__name__}): start it.")
         took = perf_counter() - begun

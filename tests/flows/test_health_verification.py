@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import subprocess
 import sys
@@ -113,7 +114,7 @@ async def test_a_green_run_is_quick_and_keeps_one_artifact(
 async def test_each_check_is_a_task_with_a_name_that_reads(prefect: PrefectServer, configure: Configure) -> None:
     state = await verify(prefect)
     of_run = {"flow_runs": {"id": {"any_": [str(state.state_details.flow_run_id)]}}}
-    assert {task["name"] for task in asked(prefect, "task_runs", of_run)} == {
+    expected = {
         "State is readable, epoch is sane",
         "Outbox and spool drain",
         "Ledger and Redis agree",
@@ -123,6 +124,10 @@ async def test_each_check_is_a_task_with_a_name_that_reads(prefect: PrefectServe
         "Services, queues and latencies",
         "Recoveries are not forgotten",
     }
+    deadline = time.monotonic() + 20  # the server learns of tasks by events, a moment later
+    while {task["name"] for task in asked(prefect, "task_runs", of_run)} != expected:
+        assert time.monotonic() < deadline, asked(prefect, "task_runs", of_run)
+        await asyncio.sleep(0.1)
 
 
 # --- red
