@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 
 from deployments import serve
+from tasks.trip_announcement import TRIPPED
 
 HERE = Path(serve.__file__).parent
 
@@ -26,7 +27,7 @@ async def test_prefect_yaml_deploys_what_is_served() -> None:
         assert written[name]["tags"] == deployment.tags
         module, _, function = written[name]["entrypoint"].partition(":")
         assert f"{module.removesuffix('.py').replace('/', '.')}.{function}" == deployment.entrypoint
-    assert written["recovery"]["triggers"][0]["expect"] == [serve.TRIPPED]
+    assert written["recovery"]["triggers"][0]["expect"] == [TRIPPED]
     assert written["health-verification"]["schedules"][0]["interval"] == serve.VERIFY_EVERY
 
 
