@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from breaker.circuit import AsyncCircuitBreaker, CircuitBreaker
+    from breaker.durability import Durability
     from breaker.errors import (
         BreakerError,
         BreakerUnavailable,
@@ -27,6 +28,7 @@ __all__ = [
     "BreakerError",
     "BreakerUnavailable",
     "CircuitBreaker",
+    "Durability",
     "InvalidInput",
     "NotTripped",
     "RedisRefused",
@@ -40,6 +42,7 @@ __all__ = [
 _HOMES = {
     "AsyncCircuitBreaker": "breaker.circuit",
     "CircuitBreaker": "breaker.circuit",
+    "Durability": "breaker.durability",
     "State": "breaker.state",
     "Status": "breaker.state",
     "TransitionEvent": "breaker.events",

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from breaker.connection import AsyncWire, Wire
+from breaker.durability import LOCALLY, Durability
 from breaker.errors import BreakerError
 from breaker.events import TransitionEvent
 from breaker.keys import GLOBAL
@@ -27,17 +29,42 @@ if TYPE_CHECKING:
 class _Core:
     """What both breakers share: settings, and the highest epoch seen so far."""
 
-    def __init__(self, scope: str, timeout: float, quiet_period: float, reset_interval: float, source: str) -> None:
+    def __init__(
+        self,
+        scope: str,
+        timeout: float,
+        quiet_period: float,
+        reset_interval: float,
+        source: str,
+        durability: Durability,
+    ) -> None:
         self._origin = origin(scope, source)
         self.keys = self._origin.keys
         self.timeout = seconds(timeout, "timeout", least=0.001)
         self.quiet_period = seconds(quiet_period, "quiet_period")
         self.reset_interval = seconds(reset_interval, "reset_interval")
+        self.durability = durability
         self._seen: int | None = None
 
     @property
     def scope(self) -> str:
         return self.keys.scope
+
+    def _trip_request(
+        self,
+        reason: str,
+        details: Mapping[str, Any] | None,
+        tripped_by: str | None,
+        event_id: str | None,
+        incident_id: str | None,
+        ip_address: str | None,
+    ) -> Request:
+        request = self._origin.trip(reason, details, tripped_by, event_id, incident_id, ip_address)
+        return replace(request, behind=self.durability.question(self.timeout))
+
+    def _read_trip(self, replies: Sequence[Any]) -> Status:
+        status = read_transition_reply(replies[0], self.keys)
+        return self._note(status.but_unconfirmed(self.durability.doubt(replies[0][0], replies[1:])))
 
     def _reset_request(
         self,
@@ -75,7 +102,8 @@ class CircuitBreaker(_Core):
     `redis` is a plain `redis.Redis`, however it is set up; the breaker opens connections of its own to the same server.
     `timeout`: seconds after which each call has ended. `quiet_period`: seconds of limited trading after a reset; 0 for
     none. `reset_interval`: seconds between two resets of any scope (runbook: one per minute). `source`: which way in
-    this is, for the audit log. Safe to share between threads, and to use after a fork.
+    this is, for the audit log. `durability`: how far a trip is followed; one that is not confirmed in time is a trip
+    all the same, and the status says so in `unconfirmed`. Safe to share between threads, and to use after a fork.
 
     Transitions raise BreakerUnavailable if Redis gives no answer in time, RedisRefused if it won't, and InvalidInput
     before anything is sent. Reading the state never raises: what can't be read is UNKNOWN.
@@ -90,8 +118,9 @@ class CircuitBreaker(_Core):
         quiet_period: float = 300.0,
         reset_interval: float = 60.0,
         source: str = "library",
+        durability: Durability = LOCALLY,
     ) -> None:
-        super().__init__(scope, timeout, quiet_period, reset_interval, source)
+        super().__init__(scope, timeout, quiet_period, reset_interval, source, durability)
         self._wire = Wire(redis, self.timeout)
 
     def trip(
@@ -111,7 +140,8 @@ class CircuitBreaker(_Core):
         `tripped_by`: `details["operator"]`, or else the login name. `event_id`: a UUID; giving the same one again
         changes nothing and returns the state as it is by then. `incident_id`: used if this trip begins an incident.
         """
-        return self._change(self._origin.trip(reason, details, tripped_by, event_id, incident_id, ip_address))
+        request = self._trip_request(reason, details, tripped_by, event_id, incident_id, ip_address)
+        return self._read_trip(self._wire.ask(request))
 
     def reset(
         self,
@@ -183,8 +213,9 @@ class AsyncCircuitBreaker(_Core):
         quiet_period: float = 300.0,
         reset_interval: float = 60.0,
         source: str = "library",
+        durability: Durability = LOCALLY,
     ) -> None:
-        super().__init__(scope, timeout, quiet_period, reset_interval, source)
+        super().__init__(scope, timeout, quiet_period, reset_interval, source, durability)
         self._wire = AsyncWire(redis, self.timeout)
 
     async def trip(
@@ -197,7 +228,8 @@ class AsyncCircuitBreaker(_Core):
         incident_id: str | None = None,
         ip_address: str | None = None,
     ) -> Status:
-        return await self._change(self._origin.trip(reason, details, tripped_by, event_id, incident_id, ip_address))
+        request = self._trip_request(reason, details, tripped_by, event_id, incident_id, ip_address)
+        return self._read_trip(await self._wire.ask(request))
 
     async def reset(
         self,

@@ -93,7 +93,7 @@ class Conversation:
             raise self.gave_up()
         self.attempts += 1
         commands = self.request.with_text if self.with_text else self.request.commands
-        return commands, now + min(left, max(left / 2, _LEAST_ATTEMPT))
+        return (*commands, *self.request.behind), now + min(left, max(left / 2, _LEAST_ATTEMPT))
 
     def failed(self, error: BaseException, now: float) -> float:
         """Take note of an attempt without an answer. Returns how many seconds to wait before the next one."""
@@ -108,7 +108,7 @@ class Conversation:
 
     def answered(self, replies: Sequence[Any], now: float) -> float | None:
         """None if `replies` are the answer, otherwise how many seconds to wait before asking again."""
-        for reply in replies:
+        for reply in replies[: len(self.request.commands)]:
             if isinstance(reply, NoScriptError):
                 self.with_text = True
                 return 0.0

@@ -52,6 +52,8 @@ class Request:
     with_text: tuple[Command, ...] = ()
     """The same with the script's text in place of its SHA, for a server that doesn't know it (NOSCRIPT)."""
     event_id: str | None = None
+    behind: tuple[Command, ...] = ()
+    """Sent behind either of them; their replies come last, and may be errors without the request having failed."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -275,6 +275,9 @@ class Settings(BaseSettings):
     ledger_key: SecretStr | None = None
     """Makes the ledger's chain one of HMACs, which only its holders extend or verify. From the first row or never."""
     quiet_period: Annotated[float, Field(ge=0, le=86_400)] = 300.0
+    trip_durability: Literal["local", "aof", "replicas"] = "local"
+    """How far a trip is followed before it is reported: Redis's memory, its disk, or `trip_replicas` replicas."""
+    trip_replicas: int = Field(default=1, ge=1, le=100)
     accounts: Mapping[str, AccountSettings] = Field(default_factory=dict)
     kill: KillSettings = KillSettings()
     console: ConsoleSettings = ConsoleSettings()

@@ -40,7 +40,7 @@ class Status(Mapping[str, Any]):
     Redis's clock reads as OPEN, and `trip_count_today` is 0 once the UTC day has changed.
     """
 
-    __slots__ = ("_fields", "as_of", "problem", "state")
+    __slots__ = ("_fields", "as_of", "problem", "state", "unconfirmed")
 
     def __init__(
         self,
@@ -49,14 +49,22 @@ class Status(Mapping[str, Any]):
         *,
         problem: str | None = None,
         as_of: datetime | None = None,
+        unconfirmed: str | None = None,
     ) -> None:
         self.state = state
         self.problem = problem
         """Why the state is UNKNOWN, as a sentence for the operator; None otherwise."""
         self.as_of = as_of
         """Redis's time at which this was true; None if Redis didn't answer."""
+        self.unconfirmed = unconfirmed
+        """Why the trip that led here is not known to outlive a crash of Redis; None if it is, or nobody asked."""
         known = {name: value for name, value in (fields or {}).items() if value is not None and name != "state"}
-        self._fields = {"state": state.value, **known} | ({} if problem is None else {"problem": problem})
+        told = {"problem": problem, "unconfirmed": unconfirmed}
+        self._fields = {"state": state.value, **known, **{name: text for name, text in told.items() if text}}
+
+    def but_unconfirmed(self, why: str | None) -> Status:
+        """The same, with what is not known about its durability."""
+        return Status(self.state, self._fields, problem=self.problem, as_of=self.as_of, unconfirmed=why)
 
     def __getitem__(self, name: str) -> Any:
         return self._fields[name]

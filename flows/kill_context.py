@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 from functools import partial
 from typing import TYPE_CHECKING
 
-from breaker import AsyncCircuitBreaker, State
+from breaker import AsyncCircuitBreaker, Durability, State
 from breaker.settings import ConfigurationError, Settings, load_settings
 from breaker.uuid7 import uuid7
 from brokers.registry import open_brokers
@@ -28,7 +28,12 @@ def async_breaker(settings: Settings, *, scope: str = "global", source: str = "f
 
     redis = Redis.from_url(settings.redis_url.get_secret_value())
     return AsyncCircuitBreaker(
-        redis, scope=scope, timeout=settings.redis_timeout, quiet_period=settings.quiet_period, source=source
+        redis,
+        scope=scope,
+        timeout=settings.redis_timeout,
+        quiet_period=settings.quiet_period,
+        source=source,
+        durability=Durability(settings.trip_durability, settings.trip_replicas),
     )
 
 

@@ -1,0 +1,62 @@
+"""Whether a trip outlives Redis's own crash: asked of Redis after the trip, and told as it is. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from breaker.errors import InvalidInput
+
+LOCAL, AOF, REPLICAS = "local", "aof", "replicas"
+LONGEST_WAIT = 0.5
+"""Seconds that confirming may take; the trip itself is in force before that begins."""
+
+
+@dataclass(frozen=True, slots=True)
+class Durability:
+    """How far a trip must have got to be called durable.
+
+    `local`: Redis has it in memory, and keeps it as its own configuration says; nothing is asked.
+    `aof`: it is on Redis's disk (WAITAOF, Redis 7.2 or Valkey; needs `appendonly yes`).
+    `replicas`: `replicas` replicas have it in memory (WAIT).
+
+    Raises InvalidInput for another word, or fewer than one replica.
+    """
+
+    kind: str = LOCAL
+    replicas: int = 1
+
+    def __post_init__(self) -> None:
+        if self.kind not in (LOCAL, AOF, REPLICAS):
+            raise InvalidInput(f"durability is {self.kind!r:.40}; use {LOCAL}, {AOF} or {REPLICAS}.")
+        if isinstance(self.replicas, bool) or not isinstance(self.replicas, int) or self.replicas < 1:
+            raise InvalidInput(f"replicas is {self.replicas!r:.40}; use a whole number from 1 on.")
+
+    def question(self, timeout: float) -> tuple[tuple[str | bytes | int, ...], ...]:
+        """The command to send behind the trip, on the same connection; none for `local`. `timeout`: of the call."""
+        wait = round(min(timeout / 4, LONGEST_WAIT) * 1000)
+        if self.kind == AOF:
+            return (("WAITAOF", 1, 0, wait),)
+        if self.kind == REPLICAS:
+            return (("WAIT", self.replicas, wait),)
+        return ()
+
+    def doubt(self, outcome: Any, answer: Sequence[Any]) -> str | None:
+        """Why the trip is not known to be durable, as a sentence; None when it is, or when nothing was asked.
+
+        `outcome` is the script's first word. What was REPEATED was written by another connection, so that Redis's
+        answer on this one says nothing about it.
+        """
+        if self.kind == LOCAL:
+            return None
+        if outcome != b"DONE":
+            return "It had been made before, so whether it is durable could not be asked."
+        if isinstance(answer[0], Exception):
+            return f"Redis would not say whether it is durable: {' '.join(str(answer[0]).split())}."
+        if self.kind == AOF:
+            return None if answer[0][0] >= 1 else "Redis had not written it to its disk in time."
+        return None if answer[0] >= self.replicas else f"{answer[0]} of {self.replicas} replicas had it in time."
+
+
+LOCALLY = Durability()
