@@ -31,8 +31,14 @@ from tasks.kill.plan import (
 )
 from tasks.kill.run import CloseRecord, KillRun, StuckItem
 
-BULK_FROM = 5
-"""From this many orders or positions on, one bulk request comes first and single ones follow for what survives it."""
+BULK_CANCEL_FROM = 5
+"""From this many orders on, one bulk request comes first and single ones follow for what survives it."""
+BULK_CLOSE_FROM = 100
+"""The same for positions, from where single closes might not fit into what a minute of the rate limit leaves for them.
+
+Not for fewer: a venue names the orders of a bulk close itself, so that another kill switch of the incident, which has
+just read the same positions, would not know them for ours and would close once more.
+"""
 CONCURRENT = 8
 """Single requests under way at once for one account."""
 POSITION_LAG = 5.0
@@ -183,7 +189,7 @@ class Flattening:
 
     def _bulk_is_safe(self, book: Book, market: MarketClock) -> bool:
         """A bulk close acts on whole positions: only where no order of anybody's could fill beside it."""
-        enough = len(book.positions) >= BULK_FROM
+        enough = len(book.positions) >= BULK_CLOSE_FROM
         return enough and not book.orders and market.is_open and self._broker.capabilities.bulk_close
 
     def _plan(self, book: Book, market: MarketClock) -> Plan:
@@ -218,7 +224,7 @@ class Flattening:
             return
         accepted = 0
         try:
-            if len(orders) >= max(BULK_FROM, of) and self._broker.capabilities.bulk_cancel:
+            if len(orders) >= max(BULK_CANCEL_FROM, of) and self._broker.capabilities.bulk_cancel:
                 results = list(await self._broker.cancel_all())
             else:
                 results = await _together([order.id for order in orders], self._broker.cancel)

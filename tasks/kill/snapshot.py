@@ -8,7 +8,7 @@ from decimal import Decimal
 
 from breaker.orders import ZERO, Account, MarketClock
 from brokers.protocol import Broker, Capabilities
-from tasks.kill.flatten import BULK_FROM, Book, read_book
+from tasks.kill.flatten import BULK_CANCEL_FROM, BULK_CLOSE_FROM, Book, read_book
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,8 +62,8 @@ def forecast(book: Book, account: Account, market: MarketClock, capabilities: Ca
     """Pure: the requests that an undisturbed run needs, and what it already knows it cannot close."""
     orders, positions = len(book.orders), sum(1 for position in book.positions if position.quantity)
     read = max(1, math.ceil(orders / capabilities.page_size)) + 1
-    cancels = 1 if capabilities.bulk_cancel and orders >= BULK_FROM else orders
-    closes = 1 if capabilities.bulk_close and market.is_open and positions >= BULK_FROM else positions
+    cancels = 1 if capabilities.bulk_cancel and orders >= BULK_CANCEL_FROM else orders
+    closes = 1 if capabilities.bulk_close and market.is_open and positions >= BULK_CLOSE_FROM else positions
     requests = read + cancels + read + closes + 2 * read
     limit = capabilities.requests_per_minute
     floor = 60.0 * ((requests - 1) // limit) if limit else 0.0

@@ -16,6 +16,7 @@ from breaker.settings import KillSettings
 from breaker.uuid7 import uuid7
 from brokers.paper.server import PaperExchange
 from deployments.embedded_redis import EmbeddedRedis
+from tasks.kill import flatten
 from tests.tasks.campaign import FULL, Outcome, judge, kill, kill_settings, scaled
 
 pytestmark = [pytest.mark.usefixtures("scaled_time"), pytest.mark.timeout(14_400 if FULL else 120)]
@@ -55,7 +56,6 @@ ALONE = "enforce_available = false\n"
 """A venue that would let a close cross zero: one kill switch alone must not need its help."""
 MANY = SLOW + "[book]\norders = 60\npositions = 20\n"
 FEW = SLOW + "[book]\norders = 8\npositions = 4\n"
-"""Too few for a bulk close: every position is closed by an order of its own."""
 
 
 NORMAL = kill_settings()
@@ -67,6 +67,7 @@ class Case:
     expect: Callable[[Outcome], bool]
     """What a person would see, beside that there is no fault."""
     settings: KillSettings = NORMAL
+    bulk_from: int = 100
     together: str = "alone"
     """`alone`, or two kill switches at once: of the `same incident`, or of `two incidents`."""
 
@@ -89,9 +90,10 @@ def stuck(*words: str, symbols: int | None = None) -> Callable[[Outcome], bool]:
     return check
 
 
-PATIENT = kill_settings(deadline=600.0)
+PATIENT = kill_settings(deadline=600.0, stuck_after=80.0)
 ROUGH_MARKETS = {
     "alone": Case(ALONE + MANY + ROUGH, flat, PATIENT),
+    "alone, in bulk": Case(ALONE + MANY + ROUGH, flat, PATIENT, bulk_from=5),
     "alone, few positions": Case(ALONE + FEW + ROUGH, flat, PATIENT),
     "two of one incident": Case(MANY + ROUGH, flat, PATIENT, together="same incident"),
     "two of one incident, few positions": Case(FEW + ROUGH, flat, PATIENT, together="same incident"),
@@ -187,6 +189,7 @@ async def run(case: Case, exchange: PaperExchange, redis_url: str, seed: int) ->
         "same incident": [uuid7()] * 2,
         "two incidents": [uuid7(), uuid7()],
     }[case.together]
+    flatten.BULK_CLOSE_FROM = case.bulk_from
     kills = [kill(exchange, redis_url, incident_id=incident, settings=case.settings) for incident in incidents]
     return await judge(exchange, scaled(case.toml, seed), kills)
 

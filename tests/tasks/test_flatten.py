@@ -21,8 +21,7 @@ from tests.tasks.campaign import FASTER, FULL, Outcome, judge, kill, kill_settin
 pytestmark = [pytest.mark.usefixtures("scaled_time"), pytest.mark.timeout(3_600 if FULL else 120)]
 
 SEEDS = range(200 if FULL else 3)
-FEW = "latency_ms = 10\nenforce_available = false\n[book]\norders = 6\npositions = 4\n"
-MANY = "latency_ms = 10\nenforce_available = false\n[book]\norders = 20\npositions = 10\n"
+BOOK = "latency_ms = 10\nenforce_available = false\n[book]\norders = 20\npositions = 10\n"
 FILLS = "[fills]\ndelay = { low = 0.0, high = 1.0 }\npartial_probability = 0.4\n"
 
 
@@ -40,23 +39,25 @@ class LateBooks(AlpacaBroker):
         return next((copy for at, copy in self._copies if at >= oldest), self._copies[-1][1])
 
 
-@pytest.mark.parametrize("book", [FEW, MANY], ids=["closed one by one", "closed in bulk"])
+@pytest.mark.parametrize("bulk_from", [100, 5], ids=["closed one by one", "closed in bulk"])
 async def test_positions_that_lag_behind_their_fills_are_not_closed_twice(
-    book: str, exchange: PaperExchange, redis_server: EmbeddedRedis
+    bulk_from: int, exchange: PaperExchange, redis_server: EmbeddedRedis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(flatten, "BULK_CLOSE_FROM", bulk_from)
     for seed in SEEDS:
         late = kill(exchange, redis_server.url, through=lambda broker, seed=seed: LateBooks(broker, seed))  # type: ignore[misc]
-        outcome = await judge(exchange, scaled(book + FILLS, seed), [late])
+        outcome = await judge(exchange, scaled(BOOK + FILLS, seed), [late])
         assert outcome.faults() == [] and outcome.report.flat, seed
 
 
-@pytest.mark.parametrize("book", [FEW, MANY], ids=["closed one by one", "closed in bulk"])
+@pytest.mark.parametrize("bulk_from", [100, 5], ids=["closed one by one", "closed in bulk"])
 async def test_cut_off_at_any_moment_and_started_again_it_ends_flat_and_nothing_was_made_worse(
-    book: str, exchange: PaperExchange, redis_server: EmbeddedRedis
+    bulk_from: int, exchange: PaperExchange, redis_server: EmbeddedRedis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(flatten, "BULK_CLOSE_FROM", bulk_from)
     for seed in SEEDS:
         random, incident = Random(seed), uuid7()
-        exchange.restart(scaled(book + FILLS, seed))
+        exchange.restart(scaled(BOOK + FILLS, seed))
         for _ in range(4):
             with pytest.raises(TimeoutError):
                 async with asyncio.timeout(random.uniform(0.01, 0.2)):
@@ -70,7 +71,7 @@ async def test_wrong_keys_are_named_and_nothing_is_called_flat(
     exchange: PaperExchange, redis_server: EmbeddedRedis
 ) -> None:
     wrong = kill(exchange, redis_server.url, secret="not the secret")
-    outcome = await judge(exchange, scaled(MANY), [wrong])
+    outcome = await judge(exchange, scaled(BOOK), [wrong])
     account = outcome.report.accounts[0]
     assert not outcome.report.flat and account.phase == "failed"
     assert "refuses the keys (401)" in account.note and "not the secret" not in account.note
