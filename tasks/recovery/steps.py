@@ -131,7 +131,7 @@ async def verify(key: str, words: str, round_: int) -> str:
     return item.tick.value
 
 
-@_step("Notify", run_name="4.1 Notify relevant team members, round {round_}")
+@_step("Notify", run_name="Notify: {title}, round {round_}")
 async def tell_people(round_: int, kind: str, title: str, body: str, critical: bool = False) -> str:
     """Returns what could not be delivered, as text."""
     desk = current_desk.get()
@@ -178,7 +178,12 @@ async def look_for_conflicts(round_: int) -> dict[str, str]:
 
 
 async def _conflicts(desk: RecoveryDesk) -> Measurement:
-    return await find_conflicts(desk.settings, incident_id=desk.state.incident_id, flow_run_id=desk.state.flow_run_id)
+    return await find_conflicts(
+        desk.settings,
+        incident_id=desk.state.incident_id,
+        flow_run_id=desk.state.flow_run_id,
+        scope=desk.state.scope,
+    )
 
 
 @_step("Reset", run_name="5.1 Reset, answer {attempt}", timeout=60)
