@@ -75,8 +75,8 @@ async def _walk(desk: RecoveryDesk, round_: int) -> bool:
     trip = dict(await desk.breaker.get_status())
     evidence = await steps.gather_evidence(round_)
     if round_ == 1:
-        why = f"{trip.get('trip_reason', 'unknown reason')}, by {trip.get('tripped_by', 'nobody named')}"
-        await steps.tell_people(round_, "TRIPPED", f"{desk.state.scope} was tripped", why, critical=True)
+        by_whom = f"{trip.get('trip_reason', 'unknown reason')}, by {trip.get('tripped_by', 'nobody named')}"
+        await steps.tell_people(round_, "TRIPPED", f"{desk.state.scope} was tripped", by_whom, critical=True)
     cause = await _root_cause(desk, round_, evidence)
     root_cause = asdict(cause.answer())
     desk.state = replace(desk.state, author=cause.author)
