@@ -17,9 +17,10 @@ from starlette.types import ASGIApp
 from breaker import BreakerError
 from breaker.errors import InvalidInput
 from breaker.settings import Settings
-from console import pages
+from console import audit_pages, circuit_pages, live_pages, sign_in_pages
 from console.actions import Denied
 from console.api import create_api
+from console.page import message
 from console.problems import problem
 from console.render import STATIC
 from console.security import Guard
@@ -61,7 +62,8 @@ def create_app(settings: Settings) -> Application:
             yield
 
     app = FastAPI(lifespan=lifespan, openapi_url=None, docs_url=None, redoc_url=None)
-    app.include_router(pages.router)
+    for pages in (sign_in_pages, circuit_pages, audit_pages, live_pages):
+        app.include_router(pages.router)
     app.mount("/api/v1", api)
     app.mount("/static", _KeptFiles(directory=STATIC))
     app.add_exception_handler(SignInNeeded, _sign_in)
@@ -89,16 +91,16 @@ async def _sign_in(request: Request, _: Exception) -> Response:
 
 
 async def _denied(request: Request, error: Exception) -> Response:
-    return pages.message(request, await identity_of(request), 403, "Not permitted", str(error))
+    return message(request, await identity_of(request), 403, "Not permitted", str(error))
 
 
 async def _bad_form(request: Request, error: Exception) -> Response:
-    return pages.message(request, await identity_of(request), 403, "Not accepted", str(error))
+    return message(request, await identity_of(request), 403, "Not accepted", str(error))
 
 
 async def _refused(request: Request, error: Exception) -> Response:
     status = 422 if isinstance(error, InvalidInput) else 503
-    return pages.message(request, await identity_of(request), status, "Not possible", str(error))
+    return message(request, await identity_of(request), status, "Not possible", str(error))
 
 
 async def _failed(request: Request, error: Exception) -> Response:
@@ -106,11 +108,11 @@ async def _failed(request: Request, error: Exception) -> Response:
     if request.url.path.startswith("/api/"):
         return problem(500, "internal", "Internal error", "Something is wrong here; see the console's log.")
     text = "Something is wrong in the console; its log says what. Halting works without it: make kill-switch."
-    return pages.message(request, None, 500, "Not possible", text)
+    return message(request, None, 500, "Not possible", text)
 
 
 async def _http(request: Request, error: Exception) -> Response:
     status = error.status_code if isinstance(error, HTTPException) else 500
     if request.url.path.startswith("/api/"):
         return problem(status, "not-found", "Not found", "There is no such resource.")
-    return pages.message(request, None, status, "Not found", "There is no such page.")
+    return message(request, None, status, "Not found", "There is no such page.")

@@ -6,7 +6,6 @@ import asyncio
 from time import perf_counter
 
 import httpx
-from prefect.settings import get_current_settings
 
 from breaker.settings import Settings
 from console.exposure import AccountExposure
@@ -27,7 +26,7 @@ async def measure_system(settings: Settings, exposure: tuple[AccountExposure, ..
     """
     where = settings.console
     exporter = f"http://{where.metrics_host}:{where.metrics_port}/metrics"
-    api = get_current_settings().api.url
+    api = _prefect_api()
     found = await asyncio.gather(
         measure_redis(settings),
         measure_database(settings),
@@ -56,6 +55,12 @@ async def measure_http(name: str, url: str, remedy: str) -> Measurement:
         return probe.found(value, Colour.YELLOW, "It is slow.") if took > _SLOW else probe.found(value)
 
     return await take(probe, _DEADLINE + 1, measure())
+
+
+def _prefect_api() -> str | None:
+    from prefect.settings import get_current_settings  # noqa: PLC0415  slow, and its environment is set first
+
+    return get_current_settings().api.url
 
 
 def _no_prefect() -> Measurement:

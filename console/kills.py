@@ -6,7 +6,6 @@ The thread has its own event loop, so that neither a busy page nor the orchestra
 from __future__ import annotations
 
 import asyncio
-import os
 import time
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -30,14 +29,15 @@ _KEPT = 50
 
 Verdict = Literal["RUNNING", "FLAT", "NOT FLAT"]
 
-# The orchestrator's client must fail fast: its own patience is over a minute. What the environment says already wins.
-_PREFECT = {
+ORCHESTRATOR = {
     "PREFECT_API_REQUEST_TIMEOUT": "2",
     "PREFECT_CLIENT_MAX_RETRIES": "0",
     "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
+    "PREFECT_LOGGING_LEVEL": "WARNING",
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     "DO_NOT_TRACK": "1",
 }
+"""What the environment should say before the orchestrator's client is imported: its own patience is over a minute."""
 
 
 @dataclass(slots=True)
@@ -167,7 +167,6 @@ class Kills:
 
 
 async def _flatten(kill: Kill, settings: Settings, source: str, accounts: Sequence[str]) -> None:
-    os.environ.update({name: os.environ.get(name, value) for name, value in _PREFECT.items()})
     async with open_kill_run(
         reason=kill.reason,
         operator=kill.operator,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
+import os
 import socket
 import sys
 from pathlib import Path
@@ -14,6 +15,7 @@ from breaker import BreakerError
 from breaker.settings import ConfigurationError, ConsoleSettings, Settings, load_settings
 from console.accounts import Accounts
 from console.app import Application, create_app
+from console.kills import ORCHESTRATOR
 from console.passwords import random_password
 from console.permissions import Role
 from console.schema import upgrade
@@ -100,6 +102,8 @@ def server(settings: Settings) -> Server:
 
 def main() -> int:
     """Serve until interrupted. Returns the exit status."""
+    for name, value in ORCHESTRATOR.items():
+        os.environ.setdefault(name, value)
     try:
         settings = load_settings()
         check_address(settings.console)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from pydantic import SecretStr
 
 from breaker.settings import Settings
 from console import passwords
+from console.serve import prepare
 from deployments.embedded_redis import EmbeddedRedis
 from tests.console.harness import Console
 
@@ -45,8 +47,18 @@ def settings(make_settings: MakeSettings, redis_server: EmbeddedRedis, redis_cli
     return make_settings(redis_server.url)
 
 
+@pytest.fixture(scope="session")
+def prepared_database(tmp_path_factory: pytest.TempPathFactory, quick_passwords: None) -> Path:
+    """What a first start makes, made once: migrating takes longer than most of these tests."""
+    directory = tmp_path_factory.mktemp("prepared")
+    prepare(Settings(state_dir=directory))
+    return directory / "audit.db"
+
+
 @pytest.fixture
-def console(settings: Settings) -> Iterator[Console]:
+def console(settings: Settings, prepared_database: Path) -> Iterator[Console]:
     """A console on the session's Redis, emptied, without accounts at a venue."""
+    settings.state_dir.mkdir(parents=True)
+    shutil.copy(prepared_database, settings.state_dir)
     with Console(settings) as running:
         yield running

@@ -55,15 +55,13 @@ def test_a_missing_state_is_unknown_and_no_error(console: Console, redis_client:
     assert "breaker init" in answer.json()["problem"]
 
 
-@pytest.mark.parametrize(
-    "authorization", [None, "", "Bearer", "Bearer x", "Basic YTpi", "Bearer brk_0_0", "bearer brk_" + "0" * 300]
-)
-def test_without_a_token_there_is_nothing(console: Console, authorization: str | None) -> None:
-    headers = {} if authorization is None else {"Authorization": authorization}
-    for path in ("/circuit-breaker", "/audit", "/health", "/events"):
-        answer = httpx.get(f"{console.url}/api/v1{path}", headers=headers)
-        problem(answer, 401, "token-needed")
-        assert answer.headers["www-authenticate"] == "Bearer"
+def test_without_a_token_there_is_nothing(console: Console) -> None:
+    for wrong in (None, "", "Bearer", "Bearer x", "Basic YTpi", "Bearer brk_0_0", "bearer brk_" + "0" * 300):
+        headers = {} if wrong is None else {"Authorization": wrong}
+        for path in ("/circuit-breaker", "/audit", "/health", "/events"):
+            answer = httpx.get(f"{console.url}/api/v1{path}", headers=headers)
+            problem(answer, 401, "token-needed")
+            assert answer.headers["www-authenticate"] == "Bearer"
 
 
 def test_a_session_is_no_token(console: Console) -> None:
@@ -96,11 +94,11 @@ def test_every_permission_is_needed(
     assert (row.source, row.outcome, row.details["permission"]) == ("api", "DENIED", needed)
 
 
-@pytest.mark.parametrize(
-    "body", [{}, {"reason": "short", "acknowledge": True}, {**TRIP, "acknowledge": False}, {**TRIP, "more": 1}, [], "x"]
-)
-def test_a_body_that_cant_be_used_does_nothing(console: Console, breaker: CircuitBreaker, body: object) -> None:
-    problem(console.api().post("/circuit-breaker/trip", json=body), 422, "invalid-input")
+def test_a_body_that_cant_be_used_does_nothing(console: Console, breaker: CircuitBreaker) -> None:
+    api, short = console.api(), {"reason": "short", "acknowledge": True}
+    bodies: list[object] = [{}, short, {**TRIP, "acknowledge": False}, {**TRIP, "more": 1}, [], "x"]
+    for body in bodies:
+        problem(api.post("/circuit-breaker/trip", json=body), 422, "invalid-input")
     assert breaker.get_state() is State.OPEN
 
 

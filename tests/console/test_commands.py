@@ -138,8 +138,8 @@ def test_the_console_makes_its_first_admin_and_stops_in_order(environment: dict[
     process = start({**environment, "BREAKER_CONSOLE__PORT": str(port)}, tmp_path, "console")
     try:
         assert process.stderr is not None
-        found = re.search(r"as admin with (\S+)", process.stderr.readline())
-        assert found is not None
+        said = process.stderr.readline()
+        assert (found := re.search(r"as admin with (\S+)", said)), said
         assert f"http://127.0.0.1:{port}" in process.stderr.readline()
         visitor = Visitor(f"http://127.0.0.1:{port}")
         until(lambda: _answers(f"http://127.0.0.1:{port}/alive"))

@@ -10,7 +10,7 @@ import pytest
 import redis
 
 from breaker import CircuitBreaker
-from console import pages
+from console import live_pages
 from console.broadcast import Broadcast, encode
 from console.lookout import Lookout, Seen
 from console.permissions import Role
@@ -89,7 +89,7 @@ def test_a_redis_that_goes_away_is_shown_as_unknown(own_server: EmbeddedRedis, m
 def test_a_stream_ends_with_its_session(
     console: Console, breaker: CircuitBreaker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pages, "RECHECK_SESSION", 0.2)
+    monkeypatch.setattr(live_pages, "RECHECK_SESSION", 0.2)
     viewer = console.visitor(Role.VIEWER)
     listener = Listener(viewer, "strip")
     until(lambda: listener.heard("strip") is not None)

@@ -59,22 +59,24 @@ def test_the_runbooks_reset(console: Console, breaker: CircuitBreaker) -> None:
     assert (status.state, status.reset_by, status.reset_reason) == (State.QUIET_PERIOD, "the_risk_manager", REASON)
 
 
-@pytest.mark.parametrize("reason", ["", "too short", "x" * 19, " " * 30, "short" + " " * 30, "x" * 501, "a\nb" * 10])
 @pytest.mark.parametrize("action", ["trip", "reset", "kill"])
-def test_a_reason_is_a_sentence(console: Console, breaker: CircuitBreaker, action: str, reason: str) -> None:
+def test_a_reason_is_a_sentence(console: Console, breaker: CircuitBreaker, action: str) -> None:
     if action == "reset":
         breaker.trip("MANUAL")
-    before = dict(breaker.get_status())
-    path = f"/circuit-breaker/{action}"
-    answer = console.visitor(Role.ADMIN).submit(path, {"reason": reason, "acknowledge": "yes", "confirm": "FLATTEN"})
-    assert answer.status_code == 422
-    assert "nothing changed" in answer.text
+    before, admin = dict(breaker.get_status()), console.visitor(Role.ADMIN)
+    for reason in ("", "too short", "x" * 19, " " * 30, "short" + " " * 30, "x" * 501, "a\nb" * 10):
+        fields = {"reason": reason, "acknowledge": "yes", "confirm": "FLATTEN"}
+        answer = admin.submit(f"/circuit-breaker/{action}", fields)
+        assert answer.status_code == 422, reason
+        assert "nothing changed" in answer.text
     assert dict(breaker.get_status()) == before
 
 
-@pytest.mark.parametrize("reason", ["x" * 20, "é" * 20, "🛑" * 20, "  " + "x" * 20 + "  "])
-def test_characters_are_counted_as_they_are_typed(console: Console, breaker: CircuitBreaker, reason: str) -> None:
-    assert "TRIPPED" in console.visitor(Role.ADMIN).submit("/circuit-breaker/trip", {**TRIP, "reason": reason}).text
+def test_characters_are_counted_as_they_are_typed(console: Console, breaker: CircuitBreaker) -> None:
+    admin = console.visitor(Role.ADMIN)
+    for trips, reason in enumerate(("x" * 20, "é" * 20, "🛑" * 20, "  " + "x" * 20 + "  "), 1):
+        admin.submit("/circuit-breaker/trip", {**TRIP, "reason": reason})
+        assert breaker.get_status().trip_count_today == trips
 
 
 @pytest.mark.parametrize("action", ["trip", "reset", "kill"])
