@@ -286,6 +286,11 @@ class Settings(BaseSettings):
     """By scope; a scope that is not named has those of `global`."""
     notifications: NotificationSettings = NotificationSettings()
 
+    @property
+    def pending_trips_dir(self) -> Path:
+        """Where trips wait that Redis could not be told of."""
+        return self.state_dir.expanduser().absolute() / "pending_trips"
+
     @field_validator("accounts", mode="before")
     @classmethod
     def _merge_account_names(cls, value: Any) -> Any:

@@ -10,6 +10,7 @@ from breaker.errors import BreakerError, BreakerUnavailable, InvalidInput, Redis
 from breaker.settings import ConfigurationError
 from cli import audit_commands, circuit_commands, kill_command, recover_commands, user_commands
 from cli.exit_codes import EPILOG, Exit
+from cli.tripping import NotHalted
 from ledger.errors import LedgerError
 
 app = typer.Typer(
@@ -34,7 +35,7 @@ def run() -> int:
         app()
     except (ConfigurationError, InvalidInput) as error:
         return _fail(error, Exit.USAGE)
-    except (BreakerUnavailable, RedisRefused) as error:
+    except (BreakerUnavailable, RedisRefused, NotHalted) as error:
         return _fail(error, Exit.NOT_HALTED)
     except (BreakerError, LedgerError) as error:
         return _fail(error, Exit.REFUSED)

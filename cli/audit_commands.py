@@ -17,12 +17,11 @@ from breaker.errors import BreakerError
 from breaker.settings import Settings, load_settings
 from cli.circuit_view import console
 from cli.exit_codes import EPILOG, Exit
-from cli.options import JsonOption
+from cli.options import JsonOption, redis_of
+from cli.tripping import tell_of_pending_trips
 from ledger.errors import LedgerError
 
 if TYPE_CHECKING:
-    from redis import Redis
-
     from ledger.record import AuditRow
 
 audit_app = typer.Typer(
@@ -43,7 +42,7 @@ def record_transitions(settings: Settings, scope: str) -> None:
     from ledger.outbox import drain_outbox  # noqa: PLC0415
 
     try:
-        drain_outbox(_redis(settings), open_ready_ledger(settings), (scope,), timeout=settings.redis_timeout)
+        drain_outbox(redis_of(settings), open_ready_ledger(settings), (scope,), timeout=settings.redis_timeout)
     except (BreakerError, LedgerError) as error:
         sys.stderr.write(f"breaker: done, but not yet in the audit log: {error}; it waits in Redis's outbox\n")
 
@@ -109,7 +108,8 @@ def drain() -> None:
     from ledger.outbox import known_scopes  # noqa: PLC0415
 
     settings = load_settings()
-    ledger, redis = open_ready_ledger(settings), _redis(settings)
+    tell_of_pending_trips(settings)
+    ledger, redis = open_ready_ledger(settings), redis_of(settings)
     done = audit.drain(redis, ledger, open_spool(settings), known_scopes(redis, ledger), timeout=settings.redis_timeout)
     typer.echo(f"{done.spool.moved} records from the spool, {done.outbox.moved} transitions from Redis")
     for problem in done.problems:
@@ -126,12 +126,6 @@ def upgrade() -> None:
     ledger = open_ledger(load_settings(), timeout=30)
     bring_up_to_date(ledger)
     typer.echo(f"{ledger} is up to date")
-
-
-def _redis(settings: Settings) -> Redis:
-    from redis import Redis  # noqa: PLC0415
-
-    return Redis.from_url(settings.redis_url.get_secret_value())
 
 
 def _as_json(row: AuditRow) -> dict[str, object]:

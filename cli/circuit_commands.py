@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from breaker.pending_trips import PendingTrip
 from breaker.settings import load_settings
 from breaker.state import State, Status
 from cli import circuit_view
@@ -18,10 +19,12 @@ from cli.options import (
     OperatorOption,
     ScopeOption,
     checked_reason,
+    checked_scope,
     login_name,
     on_terminal,
     open_breaker,
 )
+from cli.tripping import make_trip
 
 
 def register(app: typer.Typer) -> None:
@@ -39,7 +42,16 @@ def trip(
     why = checked_reason(reason)
     who = operator or login_name()
     settings = load_settings()
-    after = open_breaker(settings, scope).trip("MANUAL", details={"operator": who, "reason": why}, tripped_by=who)
+    after = make_trip(
+        settings,
+        PendingTrip(
+            reason="MANUAL",
+            details={"operator": who, "reason": why},
+            tripped_by=who,
+            scope=checked_scope(scope),
+            source="cli",
+        ),
+    )
     _show(after, scope, as_json)
     record_transitions(settings, scope)
     if not as_json:
@@ -48,7 +60,7 @@ def trip(
 
 def status(scope: ScopeOption = "global", as_json: JsonOption = False) -> None:
     """The breaker's state, read afresh."""
-    now = open_breaker(load_settings(), scope).get_status()
+    now = open_breaker(load_settings(), scope, only_to_read=True).get_status()
     _show(now, scope, as_json)
     if now.state is State.UNKNOWN:
         raise typer.Exit(Exit.NOT_HALTED)
@@ -106,7 +118,7 @@ def history(
     as_json: JsonOption = False,
 ) -> None:
     """The latest transitions, newest first."""
-    events = open_breaker(load_settings(), scope).get_history(limit)
+    events = open_breaker(load_settings(), scope, only_to_read=True).get_history(limit)
     if as_json:
         for event in events:
             typer.echo(event.raw)

@@ -15,13 +15,23 @@ from typing import Annotated
 import typer
 
 from breaker import BreakerError
+from breaker.pending_trips import PendingTrip, PendingTrips
 from breaker.settings import ConfigurationError, Settings, load_settings
 from breaker.state import Status
 from breaker.uuid7 import uuid7
 from cli import kill_view
 from cli.exit_codes import EPILOG, Exit
-from cli.options import JsonOption, OperatorOption, ScopeOption, checked_reason, login_name, on_terminal, open_breaker
+from cli.options import (
+    JsonOption,
+    OperatorOption,
+    ScopeOption,
+    checked_reason,
+    checked_scope,
+    login_name,
+    on_terminal,
+)
 from cli.process_clock import process_started
+from cli.tripping import make_trip, tell_of_pending_trips
 from tasks.kill.report import KillReport
 from tasks.kill.run import KillRun
 
@@ -57,6 +67,7 @@ def kill(
     """Halt trading, cancel every open order, flatten every position, prove it. For emergencies: it can't be undone."""
     started = process_started()
     why = checked_reason(reason)
+    checked_scope(scope)
     settings = load_settings()
     accounts = [name.upper() for name in account or settings.accounts]
     unknown = [name for name in accounts if name not in settings.accounts]
@@ -66,33 +77,52 @@ def kill(
         )
     view = kill_view.KillView(quiet=as_json)
     who = operator or login_name()
-    status = _halt(settings, scope, who, why, view, started)
+    # Kill switches of one incident know each other's closes, also while Redis can't say that it is one incident.
+    incident_id = PendingTrips(settings.pending_trips_dir).incident_of(scope) or uuid7()
+    trip = PendingTrip(
+        reason="KILL_SWITCH",
+        details={"operator": who, "reason": why},
+        tripped_by=who,
+        scope=scope,
+        source="cli",
+        incident_id=incident_id,
+    )
+    status = _halt(settings, trip, view, started)
     halted_after = time.monotonic() - started if status else None
-    outcome = _flatten(settings, scope, who, why, status, halted_after, accounts, yes, view, started)
+    outcome = _flatten(settings, trip, why, status, halted_after, accounts, yes, view, started)
+    halted = status is not None or _halted_meanwhile(settings, outcome, view)
     if as_json:
         body = outcome.as_dict() if outcome else {"flat": False, "accounts": [], "halted_after": halted_after}
-        typer.echo(json.dumps({"halted": status is not None, **body}))
-    _leave(_exit_status(status, outcome))
+        typer.echo(json.dumps({"halted": halted, **body}))
+    _leave(_exit_status(halted, outcome))
 
 
-def _halt(
-    settings: Settings, scope: str, who: str, reason: str, view: kill_view.KillView, started: float
-) -> Status | None:
+def _halt(settings: Settings, trip: PendingTrip, view: kill_view.KillView, started: float) -> Status | None:
     try:
-        status = open_breaker(settings, scope).trip(
-            "KILL_SWITCH", details={"operator": who, "reason": reason}, tripped_by=who
-        )
+        status = make_trip(settings, trip)
     except BreakerError as error:
         view.not_halted(error)
         return None
-    view.halted(status, scope, time.monotonic() - started)
+    view.halted(status, trip.scope, time.monotonic() - started)
     return status
+
+
+def _halted_meanwhile(settings: Settings, outcome: KillReport | None, view: kill_view.KillView) -> bool:
+    """Whether the run found Redis back and made the trip; then it need not wait on the disk any longer."""
+    if outcome is None or outcome.halted_after is None:
+        return False
+    try:
+        tell_of_pending_trips(settings)
+    except BreakerError as error:
+        view.not_halted(error)
+        return False
+    view.halted_late()
+    return True
 
 
 def _flatten(
     settings: Settings,
-    scope: str,
-    who: str,
+    trip: PendingTrip,
     reason: str,
     status: Status | None,
     halted_after: float | None,
@@ -110,20 +140,21 @@ def _flatten(
     os.environ.update({name: os.environ.get(name, value) for name, value in _PREFECT.items()})
     loading = threading.Thread(target=importlib.import_module, args=("flows.kill_switch",), daemon=True)
     loading.start()
-    incident_id = (status.incident_id if status else None) or uuid7()
+    incident_id = (status.incident_id if status else None) or trip.incident_id
 
     async def run() -> KillReport | None:
         from flows.kill_context import open_kill_run  # noqa: PLC0415  after the trip
 
         async with open_kill_run(
             reason=reason,
-            operator=who,
+            operator=trip.tripped_by,
             incident_id=incident_id,
             accounts=accounts,
-            scope=scope,
+            scope=trip.scope,
             source="cli",
             record_at_once=False,
             settings=settings,
+            trip_event_id=trip.event_id,
         ) as kill_run:
             kill_run.started, kill_run.halted_after = started, halted_after
             report = await _confirm_and_run(kill_run, yes, view, loading)
@@ -171,8 +202,8 @@ async def _confirm_and_run(
         return await run_kill_switch(run, view.report)
 
 
-def _exit_status(status: Status | None, report: KillReport | None) -> Exit:
-    if status is None:
+def _exit_status(halted: bool, report: KillReport | None) -> Exit:
+    if not halted:
         return Exit.NOT_HALTED
     return Exit.OK if report is not None and report.flat else Exit.NOT_FLAT
 

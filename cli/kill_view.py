@@ -47,6 +47,9 @@ class KillView:
         self._console.print(Text.assemble(("✗ COULD NOT HALT", "bold red"), f"  {error}"))
         self._console.print("  Going on to cancel and flatten; gates that can't reach Redis close by themselves.")
 
+    def halted_late(self) -> None:
+        self._console.print(Text.assemble(("■ HALTED", "bold red"), "  meanwhile, as Redis was back"))
+
     def no_broker(self) -> None:
         self._console.print(
             Text.assemble(

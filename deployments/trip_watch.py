@@ -15,6 +15,7 @@ from redis import Redis
 from redis.exceptions import RedisError
 
 from breaker.errors import BreakerError
+from breaker.pending_trips import apply_pending_trips
 from breaker.settings import Settings
 from ledger.configured import open_ready_ledger
 from ledger.errors import LedgerError
@@ -55,6 +56,7 @@ class TripWatch(threading.Thread):
         )
         ledger: Ledger | None = None
         while not self._stop_asked.wait(EVERY):
+            self._make_pending_trips()
             try:
                 ledger = ledger or open_ready_ledger(self._settings)
                 self._find_scopes(redis, ledger)
@@ -69,6 +71,16 @@ class TripWatch(threading.Thread):
             except (BreakerError, RedisError) as error:
                 self._note("announcement", error)
             self._look_after_recoveries(redis)
+
+    def _make_pending_trips(self) -> None:
+        """Trips that were asked for on this host while Redis could not be reached."""
+        try:
+            url = self._settings.redis_url.get_secret_value()
+            for made in apply_pending_trips(self._settings, lambda: Redis.from_url(url)):
+                log.warning("pending trip made", scope=made.trip.scope, asked_at=made.trip.asked_at)
+            self._note("pending trips", None)
+        except BreakerError as error:
+            self._note("pending trips", error)
 
     def _find_scopes(self, redis: Redis, ledger: Ledger) -> None:
         if time.monotonic() - self._scopes_read > SCOPES_EVERY:

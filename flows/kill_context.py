@@ -49,6 +49,7 @@ async def open_kill_run(
     record_at_once: bool = True,
     settings: Settings | None = None,
     observers: Sequence[Observer] = (),
+    trip_event_id: str | None = None,
 ) -> AsyncIterator[KillRun]:
     """A run on the configured accounts, its connections closed at the end.
 
@@ -87,6 +88,7 @@ async def open_kill_run(
         configuration=settings,
         observers=(trail, *observers),
         trail=trail,
+        trip_event_id=trip_event_id,
     )
     if record_at_once:
         trail.start()

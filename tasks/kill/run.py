@@ -104,6 +104,8 @@ class KillRun:
     trail: AuditTrail | None = None
     configuration: Settings | None = None
     """Names whom to tell of the end; nobody is told without it."""
+    trip_event_id: str | None = None
+    """Of the trip that began this run, made or not: confirming it is the same trip, and not another one."""
     halted_after: float | None = None
     first_sweep_after: float | None = None
     started_at: datetime = field(default_factory=lambda: datetime.now(UTC))

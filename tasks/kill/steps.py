@@ -64,6 +64,7 @@ async def confirm_trip(incident_id: str) -> str:
             "KILL_SWITCH",
             details={"operator": run.operator, "reason": run.reason},
             tripped_by=run.operator,
+            event_id=run.trip_event_id,
             incident_id=incident_id,
         )
     if run.halted_after is None:

@@ -17,7 +17,8 @@ from tests.breaker.conftest import MakeBreaker
 @pytest.fixture
 def replica(own_server: EmbeddedRedis, tmp_path: Path) -> Iterator[EmbeddedRedis]:
     config = {"replicaof": f"127.0.0.1 {own_server.port}"}
-    with EmbeddedRedis(tmp_path / "replica", config=config) as server, redis.Redis.from_url(own_server.url) as primary:
+    with redis.Redis.from_url(own_server.url) as primary, EmbeddedRedis(tmp_path / "replica", config=config) as server:
+        primary.config_set("repl-diskless-sync-delay", 0)
         deadline = time.monotonic() + 10
         while not primary.set("a write to wait for", 1) or not primary.wait(1, 100):
             assert time.monotonic() < deadline, "the replica never came online"

@@ -1,0 +1,184 @@
+"""Trips that Redis could not be told of: kept on this host's disk, and made by the first process that reaches it.
+
+Each is a file of its own, written whole and synced before it has its name, so that neither a crash nor a second writer
+tears it. It carries the trip's event id: whoever makes it, however often, it happens once, and is in the ledger once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from uuid import UUID, uuid5
+
+from breaker.errors import InvalidInput
+from breaker.keys import GLOBAL
+from breaker.uuid7 import uuid7
+
+if TYPE_CHECKING:
+    from redis import Redis
+
+    from breaker.durability import Durability
+    from breaker.settings import Settings
+    from breaker.state import Status
+
+UNREADABLE = "PENDING_TRIP_UNREADABLE"
+"""The reason of the trip that a file which can't be read stands for: somebody wanted to halt something."""
+
+_NAMESPACE = UUID("0f5c8a0e-8a3f-5b61-9d0b-7f6f0c3f4a19")
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PendingTrip:
+    """A trip, as `CircuitBreaker.trip` takes it, with its ids decided before it is tried."""
+
+    reason: str
+    tripped_by: str
+    scope: str = GLOBAL
+    details: Mapping[str, Any] = field(default_factory=dict)
+    source: str = "library"
+    event_id: str = field(default_factory=uuid7)
+    incident_id: str = field(default_factory=uuid7)
+    asked_at: str = field(default_factory=_now)
+    """When it was asked for, by this host's clock; Redis's own time is of when it was told."""
+
+
+@dataclass(frozen=True, slots=True)
+class Applied:
+    trip: PendingTrip
+    status: Status
+    """The state after it."""
+
+
+class PendingTrips:
+    """The pending trips in one directory, usually `pending_trips` in the state directory. Safe to share."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+
+    def keep(self, trip: PendingTrip) -> Path:
+        """Write it down, and return once it is on the disk. Raises OSError."""
+        self.directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+        path = self._path(trip)
+        unfinished = path.with_suffix(f".{os.getpid()}")
+        file = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        with os.fdopen(file, "wb") as opened:
+            opened.write(json.dumps(asdict(trip)).encode())
+            opened.flush()
+            os.fsync(opened.fileno())
+        unfinished.rename(path)
+        _sync(self.directory)
+        return path
+
+    def forget(self, trip: PendingTrip) -> None:
+        """Redis has it. Forgetting what is not there is no error."""
+        self._path(trip).unlink(missing_ok=True)
+
+    def waiting(self) -> list[PendingTrip]:
+        """What waits, oldest first. A file that can't be read is a trip of everything."""
+        return [trip for _, trip in self._read()]
+
+    def incident_of(self, scope: str) -> str | None:
+        """The incident that the oldest trip waiting for this scope begins; a later one belongs to it too."""
+        return next((trip.incident_id for trip in self.waiting() if trip.scope == scope), None)
+
+    def apply(self, redis: Redis, *, timeout: float = 2.0, durability: Durability | None = None) -> Sequence[Applied]:
+        """Make every trip that waits, and then forget it. Costs one look into the directory when there is none.
+
+        Raises BreakerUnavailable or RedisRefused: what could not be made still waits.
+        """
+        from breaker.circuit import CircuitBreaker  # noqa: PLC0415  a look into the directory needs no redis
+        from breaker.durability import LOCALLY  # noqa: PLC0415
+
+        done = []
+        for path, trip in self._read():
+            breaker = CircuitBreaker(
+                redis, trip.scope, timeout=timeout, source=trip.source, durability=durability or LOCALLY
+            )
+            with contextlib.closing(breaker):
+                status = breaker.trip(
+                    trip.reason,
+                    {**trip.details, "asked_at": trip.asked_at},
+                    tripped_by=trip.tripped_by,
+                    event_id=trip.event_id,
+                    incident_id=trip.incident_id,
+                )
+            path.unlink(missing_ok=True)
+            done.append(Applied(trip, status))
+        return done
+
+    def _path(self, trip: PendingTrip) -> Path:
+        return self.directory / f"{trip.event_id}.json"
+
+    def _read(self) -> list[tuple[Path, PendingTrip]]:
+        found = []
+        for path in sorted(self.directory.glob("*.json")):
+            with contextlib.suppress(FileNotFoundError):  # another process has just made it
+                found.append((path, _parse(path)))
+        return found
+
+
+def apply_pending_trips(settings: Settings, connect: Callable[[], Redis]) -> Sequence[Applied]:
+    """What the configuration's state directory holds, made; `connect` is called only if there is anything.
+
+    Raises BreakerUnavailable or RedisRefused: what could not be made still waits.
+    """
+    pending = PendingTrips(settings.pending_trips_dir)
+    if not pending.waiting():
+        return ()
+    from breaker.durability import Durability  # noqa: PLC0415  seldom needed
+
+    durability = Durability(settings.trip_durability, settings.trip_replicas)
+    with connect() as redis:
+        return pending.apply(redis, timeout=settings.redis_timeout, durability=durability)
+
+
+def _parse(path: Path) -> PendingTrip:
+    try:
+        trip = PendingTrip(**json.loads(path.read_bytes()))
+        _check(trip)
+    except FileNotFoundError:
+        raise
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        return PendingTrip(
+            reason=UNREADABLE,
+            tripped_by=f"the file {path.name}"[:128],
+            details={"problem": f"{type(error).__name__}: {error}"[:500]},
+            event_id=str(uuid5(_NAMESPACE, path.name)),
+            incident_id=str(uuid5(_NAMESPACE, f"incident of {path.name}")),
+        )
+    return trip
+
+
+def _check(trip: PendingTrip) -> None:
+    """Raise InvalidInput, which is a ValueError, for what no breaker would take."""
+    from breaker.requests import origin  # noqa: PLC0415
+
+    if not isinstance(trip.asked_at, str):
+        raise InvalidInput("asked_at is no text")
+    origin(trip.scope, trip.source).trip(
+        trip.reason,
+        {**trip.details, "asked_at": trip.asked_at},
+        trip.tripped_by,
+        trip.event_id,
+        trip.incident_id,
+        None,
+    )
+
+
+def _sync(directory: Path) -> None:
+    """Make the new name as durable as the file."""
+    opened = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(opened)
+    finally:
+        os.close(opened)
