@@ -32,8 +32,9 @@ def find_chromium() -> str | None:
     return named or next((found for name in ("chromium", "chromium-browser") if (found := shutil.which(name))), None)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
+    """Not for the whole session: while Playwright runs in a thread, no test there can have an event loop of its own."""
     executable = find_chromium()
     if executable is None:
         reason = "Chromium is not installed (Debian: apt install chromium), so no browser test ran"
