@@ -101,9 +101,7 @@ async def _walk(desk: RecoveryDesk, round_: int) -> bool:
     why = await steps.watch(round_, desk.settings.recovery.watch / 60, epoch)
     if why is not None:
         await steps.tell_people(round_, "RETRIPPED", "The watch tripped the breaker again", why, critical=True)
-        await desk.record("RECOVERY_REOPENED", {"why": why}, once=str(round_))
-        artifacts = desk.state.artifacts
-        await desk.show(items={}, phase="reopened", problem=f"Reopened: {why}", author="", artifacts=artifacts)
+        await steps.reopen(round_, why)
         return False
     await desk.show(phase="recovered: OPEN", done=True, problem="")
     await desk.record("RECOVERY_FINISHED", {"rounds": round_}, once="finished")

@@ -320,6 +320,14 @@ async def watch(round_: int, minutes: float, epoch: int) -> str | None:
         await asyncio.sleep(min(settings.watch_interval, left))
 
 
+@_step("Reopen the checklist", run_name="Reopen the checklist after round {round_}")
+async def reopen(round_: int, why: str) -> None:
+    """Untick everything. Kept like any step: beginning again at the top must not untick what a later round did."""
+    desk = current_desk.get()
+    await desk.record("RECOVERY_REOPENED", {"why": why}, once=str(round_))
+    await desk.show(items={}, phase="reopened", problem=f"Reopened: {why}", author="", round=round_ + 1)
+
+
 def _seconds_left(status: Status, watch_for: float) -> float:
     """By Redis's clock, on which the reset is dated too."""
     if status.reset_at is None or status.as_of is None:

@@ -264,8 +264,10 @@ def test_promise_9_red_during_the_watch_trips_again_and_a_killed_watch_goes_on(s
     stack.answered("--operator", "cyd", *REASON, "--acknowledge")
     stack.wait_until("watching", lambda s: s.get("phase") == "watching")
     stack.kill_recovery_process()
-    stack.wait_until("recovered", lambda s: s.get("done", False))
+    done = stack.wait_until("recovered", lambda s: s.get("done", False))
     assert CircuitBreaker(stack.client).get_state().value == "OPEN"
+    assert len(done["items"]) == 18, "the second round's ticks are kept through its suspensions and the kill"
+    assert {item["tick"] for item in done["items"].values()} <= {"green", "yellow"}
     actions = [row.action for row in stack.rows(incident)]
     assert actions.count("CIRCUIT_BREAKER_RESET") == 2
     assert actions.count("RECOVERY_ROOT_CAUSE") == 2
