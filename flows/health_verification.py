@@ -17,7 +17,8 @@ from prefect.client.schemas.objects import State
 from prefect.runtime import flow_run as this_flow_run
 from prefect.states import Completed, Failed
 
-from breaker.settings import load_settings
+from breaker.settings import Settings, load_settings
+from ledger.configured import open_checkpoints
 from tasks.health import checks, steps
 from tasks.health.last import Change, LastVerification, change, read_last, write_last
 from tasks.notify import Kind, Note, notify
@@ -92,15 +93,24 @@ async def _conclude(run: steps.Run, measurements: Sequence[Measurement]) -> None
     """Keep what was found, and tell people if it is news."""
     settings, previous = run.settings, run.previous
     walked_at = None if previous is None else previous.walked_at
-    if run.walks and any(found.name == "chain" and found.colour is Colour.GREEN for found in measurements):
+    walked = run.walks and any(found.name == "chain" and found.colour is Colour.GREEN for found in measurements)
+    if walked:
         walked_at = run.started_at
     # Kept first: telling people twice is worse than a run that dies between the two.
     last = LastVerification(run.started_at, checks.names(measurements, Colour.RED), walked_at, run.compared_to)
     problems = await write_last(settings, last)
     note = news(() if previous is None else previous.failing, measurements, settings.recovery.console_url)
     failures = [] if note is None else await notify(settings, note)
+    if walked and settings.notifications.anybody:
+        failures += await notify(settings, await asyncio.to_thread(checkpoint_note, settings))
     for problem in [*problems, *(f"{failure.channel}: {failure.problem}" for failure in failures)]:
         get_run_logger().warning(problem)
+
+
+def checkpoint_note(settings: Settings) -> Note:
+    """Once a day the audit log's checkpoint leaves this host, so that a tail cut off with the file beside it shows."""
+    newest = open_checkpoints(settings).all()[-1]
+    return Note(Kind.CHECKPOINT, DEDUPLICATION, "The audit log was verified from its first row", str(newest), "info")
 
 
 def news(before: Sequence[str], measurements: Sequence[Measurement], link: str | None) -> Note | None:

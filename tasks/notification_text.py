@@ -23,6 +23,8 @@ class Kind(StrEnum):
     RECOVERED = "RECOVERED"
     VERIFICATION_FAILED = "VERIFICATION_FAILED"
     VERIFICATION_RECOVERED = "VERIFICATION_RECOVERED"
+    CHECKPOINT = "CHECKPOINT"
+    """Where the audit log stands, kept by whoever gets the message: what is cut off later shows against it."""
 
     @property
     def words(self) -> str:
@@ -46,8 +48,8 @@ class Note:
 
 
 _RESOLVES = frozenset({Kind.RECOVERED, Kind.VERIFICATION_RECOVERED})
-_NOT_FOR_PAGERDUTY = frozenset({Kind.RESET})
-"""A reset neither opens an incident nor ends it: the watch after it does."""
+_NOT_FOR_PAGERDUTY = frozenset({Kind.RESET, Kind.CHECKPOINT})
+"""A reset neither opens an incident nor ends it: the watch after it does. A checkpoint is nobody's alarm."""
 _MARKS: dict[Severity, str] = {"info": "ℹ️", "warning": "⚠️", "critical": "🛑"}
 _SLACK_HEADER, _SLACK_SECTION = 150, 3_000
 _PAGERDUTY_SUMMARY, _PAGERDUTY_KEY, _PAGERDUTY_BODY = 1_024, 255, 8_000

@@ -43,6 +43,7 @@ from tasks.recovery.state import RecoveryState, key_of
 from tests.tasks.web import Answer, Web
 
 Configure = Callable[..., None]
+CHECKPOINT = "The audit log was verified from its first row"
 FEEDS = '[recovery]\nfeeds = ["quotes"]\n'
 
 
@@ -82,7 +83,8 @@ async def verify(prefect: PrefectServer) -> State[Any]:
 
 
 def told(web: Web) -> list[str]:
-    return [asked.json["text"] for asked in web.asked]
+    """What people were told, but for the daily checkpoint."""
+    return [words for asked in web.asked if CHECKPOINT not in (words := asked.json["text"])]
 
 
 def asked(prefect: PrefectServer, what: str, query: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -252,6 +254,18 @@ async def test_a_broken_chain_is_found_by_the_daily_walk_and_stays_red(
     redis_client.set(KEY, yesterday.to_json())
     for _ in range(2):
         assert "chain: The audit log was tampered with: row 3" in str((await verify(prefect)).message)
+
+
+async def test_once_a_day_the_audit_logs_checkpoint_leaves_the_host(
+    prefect: PrefectServer, configure: Configure, web: Web
+) -> None:
+    with closing(open_ready_ledger(load_settings())) as ledger:
+        ledger.append([AuditRecord(action="DONE", source="cli")])
+        for _ in range(2):
+            await verify(prefect)
+        head = ledger.head()
+    (checkpoint,) = [asked.json for asked in web.asked if CHECKPOINT in asked.json["text"]]
+    assert f"audit checkpoint {head[0]}:{head[1]}" in str(checkpoint)
 
 
 # --- recoveries
