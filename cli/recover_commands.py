@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import importlib
 import json
 import sys
 import time
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -21,12 +19,13 @@ from breaker.settings import Settings, load_settings
 from cli.circuit_view import console
 from cli.exit_codes import EPILOG, Exit
 from cli.options import JsonOption, OperatorOption, ScopeOption, login_name, on_terminal, open_breaker
+from tasks.recovery.answering import NotTaken, hand_over, refusal_of, refusal_record
 from tasks.recovery.checklist import CHECKLIST
-from tasks.recovery.decision import CATEGORIES, MIN_TEXT, Approval, RootCause, Rules, refuse_approval, refuse_root_cause
+from tasks.recovery.decision import CATEGORIES, MIN_TEXT, Approval, RootCause, Rules
 from tasks.recovery.state import RecoveryState, Tick, read_state
 
 if TYPE_CHECKING:
-    from prefect.input import RunInput
+    from ledger.record import AuditRecord
 
 recover_app = typer.Typer(help="The recovery checklist.", epilog=EPILOG, invoke_without_command=True)
 _COLOURS = {
@@ -101,23 +100,26 @@ def answer(
     who = operator or login_name()
     status = open_breaker(settings, scope).get_status()
     rules = Rules(settings.recovery.people, settings.recovery.two_person, status.tripped_by or "", state.author)
+    given: RootCause | Approval
     if state.waiting_for == "root-cause":
-        cause = RootCause(
+        given = RootCause(
             who,
             category,
             _asked("Root cause: what happened, and why", root_cause),
             _asked("Corrective action", corrective_action),
         )
-        refusal, form = refuse_root_cause(cause, rules), _root_cause_form(cause)
     else:
-        approval = Approval(who, _asked("Why may trading resume", reason), acknowledge or _acknowledged(), override)
-        refusal = refuse_approval(approval, rules, asyncio.run(_measure(settings, scope)))
-        form = _approval_form(approval)
+        given = Approval(who, _asked("Why may trading resume", reason), acknowledge or _acknowledged(), override)
+    refusal = asyncio.run(refusal_of(given, rules, settings, scope))
     if refusal is not None:
-        _record_refusal(settings, state, who, refusal)
+        _record_refusal(settings, refusal_record(state, who, refusal, "cli"))
         typer.echo(f"breaker: refused: {refusal}; nothing changed, the recovery still waits", err=True)
         raise typer.Exit(Exit.REFUSED)
-    asyncio.run(_resume(state, form()))
+    try:
+        asyncio.run(hand_over(state, given))
+    except NotTaken as error:
+        typer.echo(f"breaker: {error}; look with: breaker recover", err=True)
+        raise typer.Exit(Exit.REFUSED) from None
     typer.echo(f"answered {state.waiting_for}; follow it with: breaker recover --watch")
 
 
@@ -131,75 +133,11 @@ def _acknowledged() -> bool:
     return on_terminal() and typer.confirm("The cause is understood, conditions are normal, trading resumes?", err=True)
 
 
-def _root_cause_form(cause: RootCause) -> Callable[[], RunInput]:
-    def make() -> RunInput:
-        from tasks.recovery.forms import RootCauseForm  # noqa: PLC0415  slow to import
-
-        return RootCauseForm(
-            author=cause.author,
-            category=cause.category,
-            root_cause=cause.root_cause,
-            corrective_action=cause.corrective_action,
-        )
-
-    return make
-
-
-def _approval_form(approval: Approval) -> Callable[[], RunInput]:
-    def make() -> RunInput:
-        from tasks.recovery.forms import ApprovalForm  # noqa: PLC0415  slow to import
-
-        return ApprovalForm(
-            approver=approval.approver,
-            reason=approval.reason,
-            acknowledge=approval.acknowledge,
-            override_reason=approval.override_reason,
-        )
-
-    return make
-
-
-async def _resume(state: RecoveryState, form: RunInput) -> None:
-    from uuid import UUID  # noqa: PLC0415
-
-    from prefect.exceptions import FlowPauseTimeout, NotPausedError, ObjectNotFound  # noqa: PLC0415
-    from prefect.flow_runs import aresume_flow_run  # noqa: PLC0415
-
-    try:
-        await aresume_flow_run(UUID(state.flow_run_id), run_input=form.model_dump(mode="json"))
-    except (NotPausedError, FlowPauseTimeout, ObjectNotFound, RuntimeError) as error:
-        typer.echo(f"breaker: the recovery's run takes no answer now ({error}); look with: breaker recover", err=True)
-        raise typer.Exit(Exit.REFUSED) from None
-
-
-async def _measure(settings: Settings, scope: str) -> list[Any]:
-    # All that measuring needs is imported first: done meanwhile, it would count as slowness of what is measured.
-    for module in ("prefect.client.orchestration", "redis.asyncio", "ledger.health"):
-        importlib.import_module(module)
-    from tasks.recovery.conditions import measure_conditions  # noqa: PLC0415  slow to import
-    from tasks.recovery.health import measure_health  # noqa: PLC0415
-
-    found = await asyncio.gather(measure_conditions(settings, scope), measure_health(settings))
-    return [measurement for group in found for measurement in group]
-
-
-def _record_refusal(settings: Settings, state: RecoveryState, who: str, refusal: str) -> None:
+def _record_refusal(settings: Settings, record: AuditRecord) -> None:
     from ledger.configured import open_ready_ledger, open_spool  # noqa: PLC0415  slow to import
-    from ledger.record import DENIED, AuditRecord  # noqa: PLC0415
     from ledger.recorder import Recorder  # noqa: PLC0415
 
-    Recorder(open_ready_ledger(settings), open_spool(settings)).record(
-        AuditRecord(
-            action="RECOVERY_ANSWER_REFUSED",
-            source="cli",
-            user_id=who,
-            details={"form": state.waiting_for, "refused": refusal},
-            incident_id=state.incident_id,
-            scope=state.scope,
-            flow_run_id=state.flow_run_id,
-            outcome=DENIED,
-        )
-    )
+    Recorder(open_ready_ledger(settings), open_spool(settings)).record(record)
 
 
 def _read(settings: Settings, scope: str) -> RecoveryState | None:

@@ -32,6 +32,7 @@ from tasks.recovery.checklist import CHECKLIST, Section
 from tasks.recovery.desk import RecoveryDesk, current_desk
 from tasks.recovery.forms import ApprovalForm, RootCauseForm
 from tasks.recovery.state import RecoveryState, claim, now_iso, read_state, take_over
+from tasks.recovery.vouching import question_of
 
 WAIT_FOR_PEOPLE = 365 * 86_400
 """Seconds that a form stays open. Nobody answering leads to reminders, not to a failure."""
@@ -112,9 +113,8 @@ async def _walk(desk: RecoveryDesk, round_: int) -> bool:
 
 async def _root_cause(desk: RecoveryDesk, round_: int, evidence: str) -> RootCauseForm:
     for attempt in itertools.count(1):
-        form = await _ask(
-            desk, RootCauseForm, "root-cause", f"root-cause-{round_}-{attempt}", f"{_refusal(desk)}{evidence}"
-        )
+        question = question_of("root-cause", round_, attempt)
+        form = await _ask(desk, RootCauseForm, "root-cause", question, f"{_refusal(desk)}{evidence}")
         problem = await steps.accept_root_cause(round_, attempt, asdict(form.answer()))
         desk.state = replace(desk.state, problem=problem or "")
         if problem is None:
@@ -124,13 +124,8 @@ async def _root_cause(desk: RecoveryDesk, round_: int, evidence: str) -> RootCau
 
 async def _approved_reset(desk: RecoveryDesk, round_: int) -> dict[str, Any]:
     for attempt in itertools.count(1):
-        form = await _ask(
-            desk,
-            ApprovalForm,
-            "approval",
-            f"approval-{round_}-{attempt}",
-            f"{_refusal(desk)}{desk.state.as_text()}",
-        )
+        question = question_of("approval", round_, attempt)
+        form = await _ask(desk, ApprovalForm, "approval", question, f"{_refusal(desk)}{desk.state.as_text()}")
         done = await steps.reset(round_, attempt, asdict(form.answer()))
         desk.state = replace(desk.state, problem=done.get("refused", ""))
         if "refused" not in done:
@@ -138,15 +133,20 @@ async def _approved_reset(desk: RecoveryDesk, round_: int) -> dict[str, Any]:
     raise AssertionError("asked until approved")
 
 
-async def _ask(desk: RecoveryDesk, form: type[_Form], waiting_for: str, key: str, description: str) -> _Form:
+async def _ask(desk: RecoveryDesk, form: type[_Form], waiting_for: str, question: str, description: str) -> _Form:
     """Suspend until a person has answered. Asked once: a run that begins again gets the answer that was given."""
-    if desk.state.waiting_for != waiting_for:
-        await desk.show(waiting_for=waiting_for, waiting_since=now_iso(), phase=f"waiting for a person: {waiting_for}")
+    if (desk.state.waiting_for, desk.state.question) != (waiting_for, question):
+        await desk.show(
+            waiting_for=waiting_for,
+            waiting_since=now_iso(),
+            question=question,
+            phase=f"waiting for a person: {waiting_for}",
+        )
     await update(desk)
     answer: _Form = await asuspend_flow_run(
-        wait_for_input=form.with_initial_data(description=description), key=key, timeout=WAIT_FOR_PEOPLE
+        wait_for_input=form.with_initial_data(description=description), key=question, timeout=WAIT_FOR_PEOPLE
     )
-    await desk.show(waiting_for="", waiting_since="", phase="going on", reminded_at="")
+    await desk.show(waiting_for="", waiting_since="", question="", phase="going on", reminded_at="")
     return answer
 
 

@@ -12,6 +12,8 @@ from tasks.recovery.measurement import Colour, Measurement
 
 MIN_TEXT = 20
 """Characters of a reason, and of a root cause."""
+MAX_CAUSE = 4_000
+MAX_REASON = 1_000
 CATEGORIES = ("market", "strategy", "data", "venue", "infrastructure", "operator", "other")
 
 
@@ -22,6 +24,10 @@ class RootCause:
     root_cause: str
     corrective_action: str
 
+    @property
+    def by(self) -> str:
+        return self.author
+
 
 @dataclass(frozen=True, slots=True)
 class Approval:
@@ -30,6 +36,10 @@ class Approval:
     acknowledge: bool
     override_reason: str = ""
     """Given when conditions are red and trading is to resume all the same."""
+
+    @property
+    def by(self) -> str:
+        return self.approver
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,8 +62,8 @@ def refuse_root_cause(answer: RootCause, rules: Rules) -> str | None:
     if answer.category not in CATEGORIES:
         return f"'{answer.category}' is no category; one of {', '.join(CATEGORIES)}"
     for name, text in (("root cause", answer.root_cause), ("corrective action", answer.corrective_action)):
-        if len(text.strip()) < MIN_TEXT:
-            return f"the {name} has {len(text.strip())} characters; at least {MIN_TEXT} are needed"
+        if problem := _length(name, text, MAX_CAUSE):
+            return problem
     return None
 
 
@@ -64,8 +74,10 @@ def refuse_approval(answer: Approval, rules: Rules, measurements: Sequence[Measu
     if rules.two_person and answer.approver in (rules.tripped_by, rules.author):
         part = "tripped the breaker" if answer.approver == rules.tripped_by else "wrote the root cause"
         return f"{answer.approver} {part}: somebody else must approve the reset"
-    if len(answer.reason.strip()) < MIN_TEXT:
-        return f"the reason has {len(answer.reason.strip())} characters; at least {MIN_TEXT} are needed"
+    if problem := _length("reason", answer.reason, MAX_REASON):
+        return problem
+    if len(answer.override_reason) > MAX_REASON:
+        return f"the override's reason has {len(answer.override_reason)} characters; at most {MAX_REASON} are kept"
     if not answer.acknowledge:
         return "not acknowledged: confirm that the cause is understood and conditions are normal"
     red = [measurement for measurement in measurements if measurement.colour is Colour.RED]
@@ -77,6 +89,16 @@ def refuse_approval(answer: Approval, rules: Rules, measurements: Sequence[Measu
     return None
 
 
+def _length(name: str, text: str, most: int) -> str | None:
+    length = len(text.strip())
+    if length < MIN_TEXT:
+        return f"the {name} has {length} characters; at least {MIN_TEXT} are needed"
+    return f"the {name} has {length} characters; at most {most} are kept" if length > most else None
+
+
 def _lacks(name: str, permission: str) -> str:
     who = name or "nobody named"
-    return f"{who} has no {permission} permission; an admin grants it under [recovery.people] in the configuration"
+    return (
+        f"{who} has no {permission} permission; an admin grants it under [recovery.people] in the configuration, or to "
+        "a user of the console by a role"
+    )

@@ -14,9 +14,10 @@ from breaker import AsyncCircuitBreaker
 from breaker.settings import Settings
 from ledger.record import OK, AuditRecord, derived_id
 from ledger.recorder import Recorder
-from tasks.recovery.decision import Rules
+from tasks.recovery.decision import Approval, RootCause, Rules
 from tasks.recovery.measurement import Colour, Measurement
 from tasks.recovery.state import ItemState, RecoveryState, Tick, now_iso, write_state
+from tasks.recovery.vouching import vouched_for
 
 _TICK = {Colour.GREEN: Tick.GREEN, Colour.YELLOW: Tick.YELLOW, Colour.RED: Tick.RED}
 
@@ -30,10 +31,12 @@ class RecoveryDesk:
     state: RecoveryState
     tripped_by: str = ""
 
-    @property
-    def rules(self) -> Rules:
+    async def rules(self, question: str, answer: RootCause | Approval) -> Rules:
+        """What holds for this answer: permissions are from the configuration, and from the console for its users."""
         recovery = self.settings.recovery
-        return Rules(recovery.people, recovery.two_person, self.tripped_by, self.state.author)
+        vouched = await vouched_for(self.redis, self.state.flow_run_id, question, answer)
+        people = {**recovery.people, answer.by: (*recovery.people.get(answer.by, ()), *vouched)}
+        return Rules(people, recovery.two_person, self.tripped_by, self.state.author)
 
     async def show(self, **changes: Any) -> None:
         """Change the picture, and say by its heartbeat that somebody is working on it."""

@@ -11,16 +11,16 @@ from typing import Literal
 from prefect.input import RunInput
 from pydantic import Field
 
-from tasks.recovery.decision import MIN_TEXT, Approval, RootCause
+from tasks.recovery.decision import MAX_CAUSE, MAX_REASON, MIN_TEXT, Approval, RootCause
 
 
 class RootCauseForm(RunInput):
     author: str = Field(min_length=1, max_length=128, title="Your name")
     category: Literal["market", "strategy", "data", "venue", "infrastructure", "operator", "other"] = "other"
-    root_cause: str = Field(min_length=MIN_TEXT, max_length=4_000, title="Root cause: what happened, and why")
+    root_cause: str = Field(min_length=MIN_TEXT, max_length=MAX_CAUSE, title="Root cause: what happened, and why")
     corrective_action: str = Field(
         min_length=MIN_TEXT,
-        max_length=4_000,
+        max_length=MAX_CAUSE,
         title="Corrective action: what was done, and what keeps it from recurring",
     )
 
@@ -30,11 +30,13 @@ class RootCauseForm(RunInput):
 
 class ApprovalForm(RunInput):
     approver: str = Field(min_length=1, max_length=128, title="Your name")
-    reason: str = Field(min_length=MIN_TEXT, max_length=1_000, title="Why trading may resume")
+    reason: str = Field(min_length=MIN_TEXT, max_length=MAX_REASON, title="Why trading may resume")
     acknowledge: bool = Field(
         default=False, title="I understand the cause, conditions are normal, and trading will resume"
     )
-    override_reason: str = Field(default="", max_length=1_000, title="Only to go on although a condition is red: why")
+    override_reason: str = Field(
+        default="", max_length=MAX_REASON, title="Only to go on although a condition is red: why"
+    )
 
     def answer(self) -> Approval:
         return Approval(self.approver.strip(), self.reason.strip(), self.acknowledge, self.override_reason.strip())

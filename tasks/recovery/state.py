@@ -59,6 +59,8 @@ class RecoveryState:
     phase: str = "starting"
     waiting_for: str = ""
     waiting_since: str = ""
+    question: str = ""
+    """Which asking of that form it is, as `question_of` names it: an answer to an earlier one is none to this."""
     heartbeat_at: str = ""
     reminded_at: str = ""
     problem: str = ""

@@ -33,6 +33,7 @@ from tasks.recovery.evidence import gather_evidence as gather
 from tasks.recovery.measurement import Colour, Measurement, worst
 from tasks.recovery.report import ReportSource, incident_report
 from tasks.recovery.state import Tick
+from tasks.recovery.vouching import question_of
 
 LEDGER_WAIT = 30.0
 """Seconds for which the ledger is asked for the entry of the reset."""
@@ -86,7 +87,7 @@ async def accept_root_cause(round_: int, attempt: int, answer: dict[str, str]) -
     """Why the answer is refused, or None."""
     desk = current_desk.get()
     cause = RootCause(**answer)
-    problem = refuse_root_cause(cause, desk.rules)
+    problem = refuse_root_cause(cause, await desk.rules(question_of("root-cause", round_, attempt), cause))
     outcome = {"outcome": DENIED} if problem else {}
     details = {**answer, "refused": problem} if problem else answer
     await desk.record("RECOVERY_ROOT_CAUSE", details, by=cause.author, once=f"cause-{round_}-{attempt}", **outcome)
@@ -200,7 +201,8 @@ async def reset(round_: int, attempt: int, answer: dict[str, Any]) -> dict[str, 
         await _conflicts(desk),
     ]
     await desk.tick_measured(measured)
-    problem = refuse_approval(approval, desk.rules, measured)
+    rules = await desk.rules(question_of("approval", round_, attempt), approval)
+    problem = refuse_approval(approval, rules, measured)
     if problem is None:
         try:
             status = await _reset_once(desk, approval, round_, attempt)
