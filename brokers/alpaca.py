@@ -101,7 +101,8 @@ class AlpacaBroker:
             base_url=base_url.rstrip("/").removesuffix("/v2") + "/v2",
             headers={"APCA-API-KEY-ID": key_id, "APCA-API-SECRET-KEY": secret_key},
             timeout=httpx.Timeout(timeout, connect=min(timeout, 2.0)),
-            limits=httpx.Limits(max_connections=16, max_keepalive_connections=16),
+            # Kept for a minute, so that a resident process finds a connection open when it is needed.
+            limits=httpx.Limits(max_connections=16, max_keepalive_connections=16, keepalive_expiry=60.0),
         )
 
     def __repr__(self) -> str:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import sys
 
+from cli.quick_kill import hand_over
+
 
 def main() -> None:
     """Run the command line and leave with one of the documented exit statuses."""
+    hand_over(sys.argv[1:])
     try:
         from cli.app import run  # noqa: PLC0415  so that a missing extra is one line, not a traceback
     except ModuleNotFoundError as error:

@@ -8,7 +8,7 @@ import typer
 
 from breaker.errors import BreakerError, BreakerUnavailable, InvalidInput, RedisRefused
 from breaker.settings import ConfigurationError
-from cli import audit_commands, circuit_commands, kill_command, recover_commands, user_commands
+from cli import audit_commands, circuit_commands, kill_command, recover_commands, standby_commands, user_commands
 from cli.exit_codes import EPILOG, Exit
 from cli.tripping import NotHalted
 from ledger.errors import LedgerError
@@ -26,6 +26,7 @@ circuit_commands.register(app)
 kill_command.register(app)
 recover_commands.register(app)
 audit_commands.register(app)
+standby_commands.register(app)
 user_commands.register(app)
 
 

@@ -10,6 +10,7 @@ import os
 import sys
 import threading
 import time
+from dataclasses import replace
 from typing import Annotated
 
 import typer
@@ -19,7 +20,7 @@ from breaker.pending_trips import PendingTrip, PendingTrips
 from breaker.settings import ConfigurationError, Settings, load_settings
 from breaker.state import Status
 from breaker.uuid7 import uuid7
-from cli import kill_view
+from cli import kill_view, quick_kill
 from cli.exit_codes import EPILOG, Exit
 from cli.options import (
     JsonOption,
@@ -37,17 +38,6 @@ from tasks.kill.run import KillRun
 
 EXIT_WITHIN = 5.0
 """Seconds after the result by which the process is gone, even if the orchestrator's client would not let it."""
-
-# The orchestrator's client must fail fast and keep quiet: its own patience is over a minute, and its log lines would
-# tear the display. Set before it is imported; what the environment says already wins.
-_PREFECT = {
-    "PREFECT_API_REQUEST_TIMEOUT": "2",
-    "PREFECT_CLIENT_MAX_RETRIES": "0",
-    "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",
-    "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
-    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-    "DO_NOT_TRACK": "1",
-}
 
 
 def register(app: typer.Typer) -> None:
@@ -87,13 +77,24 @@ def kill(
         source="cli",
         incident_id=incident_id,
     )
+    if quick_kill.handed is not None:
+        from cli.following import follow  # noqa: PLC0415  only with a standby
+
+        followed = follow(quick_kill.handed, view)
+        if followed.ended:
+            if as_json:
+                _print_json(followed.halted, followed.report, None)
+            _leave(_exit_status(followed.halted, followed.report))
+        view.standby_lost(followed.problem)
+        # The same ids: what the standby has done already is not done again.
+        ids = quick_kill.handed.acknowledgement
+        trip = replace(trip, event_id=ids["event_id"], incident_id=ids["incident_id"])
     status = _halt(settings, trip, view, started)
     halted_after = time.monotonic() - started if status else None
     outcome = _flatten(settings, trip, why, status, halted_after, accounts, yes, view, started)
     halted = status is not None or _halted_meanwhile(settings, outcome, view)
     if as_json:
-        body = outcome.as_dict() if outcome else {"flat": False, "accounts": [], "halted_after": halted_after}
-        typer.echo(json.dumps({"halted": halted, **body}))
+        _print_json(halted, outcome, halted_after)
     _leave(_exit_status(halted, outcome))
 
 
@@ -137,7 +138,9 @@ def _flatten(
     if not yes and not on_terminal():
         view.not_confirmed()
         return None
-    os.environ.update({name: os.environ.get(name, value) for name, value in _PREFECT.items()})
+    from flows.kill_context import hurry_orchestrator  # noqa: PLC0415  after the trip
+
+    hurry_orchestrator()
     loading = threading.Thread(target=importlib.import_module, args=("flows.kill_switch",), daemon=True)
     loading.start()
     incident_id = (status.incident_id if status else None) or trip.incident_id
@@ -158,7 +161,7 @@ def _flatten(
         ) as kill_run:
             kill_run.started, kill_run.halted_after = started, halted_after
             report = await _confirm_and_run(kill_run, yes, view, loading)
-        view.done_without(kill_run)
+        view.done_without(kill_run.missing)
         return report
 
     try:
@@ -200,6 +203,11 @@ async def _confirm_and_run(
 
     with view.live(run):
         return await run_kill_switch(run, view.report)
+
+
+def _print_json(halted: bool, report: KillReport | None, halted_after: float | None) -> None:
+    body = report.as_dict() if report else {"flat": False, "accounts": [], "halted_after": halted_after}
+    typer.echo(json.dumps({"halted": halted, **body}))
 
 
 def _exit_status(halted: bool, report: KillReport | None) -> Exit:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Protocol
 
 from rich import box
 from rich.console import Console, Group
@@ -22,6 +23,17 @@ from tasks.kill.run import AccountProgress, KillRun
 from tasks.kill.snapshot import Snapshot, take_snapshot
 
 CONFIRMATION = "FLATTEN"
+
+
+class Watched(Protocol):
+    """A run whose progress moves: one of this process, or one that is followed."""
+
+    @property
+    def incident_id(self) -> str: ...
+    @property
+    def elapsed(self) -> float: ...
+    @property
+    def progress(self) -> Mapping[str, AccountProgress]: ...
 
 
 class KillView:
@@ -43,9 +55,12 @@ class KillView:
                 )
             )
 
-    def not_halted(self, error: Exception) -> None:
+    def not_halted(self, error: object) -> None:
         self._console.print(Text.assemble(("✗ COULD NOT HALT", "bold red"), f"  {error}"))
         self._console.print("  Going on to cancel and flatten; gates that can't reach Redis close by themselves.")
+
+    def standby_lost(self, why: str) -> None:
+        self._console.print(Text.assemble(("! THE STANDBY WAS LOST", "bold yellow"), f"  {why}; going on here"))
 
     def halted_late(self) -> None:
         self._console.print(Text.assemble(("■ HALTED", "bold red"), "  meanwhile, as Redis was back"))
@@ -115,7 +130,7 @@ class KillView:
                 self._console.print(Text.assemble(("  ! ", "yellow"), result.problem))
 
     @contextmanager
-    def live(self, run: KillRun) -> Iterator[None]:
+    def live(self, run: Watched) -> Iterator[None]:
         """Progress that moves until the report; on something that is no terminal, nothing."""
         if self._quiet or not self._console.is_terminal:
             yield
@@ -163,9 +178,9 @@ class KillView:
             step = "deal with what is stuck at the venue, or run make kill-switch again: it is safe to repeat"
         out.print(Text.assemble(("next: ", "dim"), step))
 
-    def done_without(self, run: KillRun) -> None:
+    def done_without(self, missing: Sequence[str]) -> None:
         """What could not be reached, known in full only when the orchestrator had its time too."""
-        for what in run.missing:
+        for what in missing:
             self._console.print(Text.assemble(("  ! done without  ", "yellow"), what))
 
 
@@ -181,7 +196,7 @@ def _book_cells(taken: Snapshot) -> list[str]:
     ]
 
 
-def _progress(run: KillRun) -> Group:
+def _progress(run: Watched) -> Group:
     head = Text.assemble(("▸ ", "bold"), f"{run.elapsed:5.1f} s  ", (f"incident {run.incident_id}", "dim"))
     table = Table.grid(padding=(0, 2))
     for account in run.progress.values():

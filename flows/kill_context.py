@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
@@ -21,6 +22,22 @@ if TYPE_CHECKING:
 
 LEDGER_WAIT = 3.0
 """Seconds that the ledger may take, after everything else, to catch up with the run."""
+
+# The orchestrator's client must fail fast and keep quiet: its own patience is over a minute, and its log lines would
+# tear a display.
+_ORCHESTRATOR = {
+    "PREFECT_API_REQUEST_TIMEOUT": "2",
+    "PREFECT_CLIENT_MAX_RETRIES": "0",
+    "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",
+    "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    "DO_NOT_TRACK": "1",
+}
+
+
+def hurry_orchestrator() -> None:
+    """To be called before the orchestrator's client is imported; what the environment says already wins."""
+    os.environ.update({name: os.environ.get(name, value) for name, value in _ORCHESTRATOR.items()})
 
 
 def async_breaker(settings: Settings, *, scope: str = "global", source: str = "flow") -> AsyncCircuitBreaker:

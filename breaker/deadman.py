@@ -1,0 +1,140 @@
+"""A dead-man's switch: an engine or an operator that stops renewing within its time trips its scope, once.
+
+A renewal is a Redis key that expires, so that time is Redis's and a stopped process needs to do nothing. The standby
+executor watches (`breaker standby`); without one running nothing fires.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any
+from uuid import UUID, uuid5
+
+from breaker.errors import BreakerUnavailable, InvalidInput
+from breaker.keys import GLOBAL, check_scope
+from breaker.requests import seconds
+from breaker.uuid7 import uuid7
+
+if TYPE_CHECKING:
+    from redis import Redis
+
+TRIP, KILL = "trip", "kill"
+REASON = "DEAD_MAN"
+
+_REGISTER = "circuit_breaker:deadmen"
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
+_NAMESPACE = UUID("4d8f1f36-3b0c-5e0e-8c83-94f6f1f7d2a1")
+_FORGET = "if redis.call('HGET', KEYS[1], ARGV[1]) == ARGV[2] then return redis.call('HDEL', KEYS[1], ARGV[1]) end"
+
+
+def _key(name: str) -> str:
+    return f"circuit_breaker:deadman:{name}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Renewal:
+    """The last sign of life of one switch, and what its silence means."""
+
+    name: str
+    scope: str = GLOBAL
+    within: float
+    """Seconds in which the next renewal must come."""
+    action: str = TRIP
+    event_id: str = field(default_factory=uuid7)
+    """Of the trip that this renewal's silence makes: whoever sees it first, it happens once."""
+    incident_id: str = field(default_factory=uuid7)
+
+
+@dataclass(frozen=True, slots=True)
+class Overdue:
+    renewal: Renewal
+    name: bytes
+    raw: bytes
+    """As it is registered, so that a later renewal is not taken for it."""
+
+
+class DeadMan:
+    """One switch, armed by its first renewal.
+
+    `name`: a word of at most 64 characters; a second process that renews the same name keeps the same switch alive.
+    `within`: seconds from one renewal to the next. `action`: `trip`, or `kill` to flatten the scope's accounts too.
+
+    Raises InvalidInput for what can't be used.
+    """
+
+    def __init__(self, redis: Redis, name: str, within: float, *, scope: str = GLOBAL, action: str = TRIP) -> None:
+        if not isinstance(name, str) or not _NAME.fullmatch(name):
+            raise InvalidInput(f"The name {name!r:.80} can't be used; use letters, digits, '_', '.', '-'.")
+        if action not in (TRIP, KILL):
+            raise InvalidInput(f"action is {action!r:.40}; use {TRIP} or {KILL}.")
+        check_scope(scope)
+        self._redis = redis
+        self._name, self._scope, self._action = name, scope, action
+        self._within = seconds(within, "within", least=0.1)
+
+    def renew(self) -> None:
+        """Give a sign of life. Raises BreakerUnavailable: it may not have arrived, and time runs on."""
+        renewal = Renewal(name=self._name, scope=self._scope, within=self._within, action=self._action)
+        with self._redis.pipeline(transaction=True) as together:
+            together.set(_key(self._name), renewal.event_id, px=round(self._within * 1000))
+            together.hset(_REGISTER, self._name, json.dumps(asdict(renewal)))
+            _tell(together.execute, f"renew the dead-man's switch {self._name}")
+
+    def release(self) -> None:
+        """Disarm it: from now on silence means nothing. Raises BreakerUnavailable."""
+        with self._redis.pipeline(transaction=True) as together:
+            together.hdel(_REGISTER, self._name)
+            together.delete(_key(self._name))
+            _tell(together.execute, f"release the dead-man's switch {self._name}")
+
+
+def overdue(redis: Redis) -> Sequence[Overdue]:
+    """The switches whose time is over. Raises BreakerUnavailable."""
+    registered: dict[bytes, bytes] = _tell(lambda: redis.hgetall(_REGISTER), "read the dead-man's switches")
+    names = list(registered)
+    with redis.pipeline(transaction=False) as together:
+        for name in names:
+            together.exists(_key(name.decode("utf-8", "replace")))
+        alive = _tell(together.execute, "read the dead-man's switches") if names else []
+    return [
+        Overdue(_read(name, registered[name]), name, registered[name])
+        for name, there in zip(names, alive, strict=True)
+        if not there
+    ]
+
+
+def forget(redis: Redis, fired: Overdue) -> None:
+    """Take a switch off the register once its trip is made, unless it has been renewed since. For the watcher.
+
+    Raises BreakerUnavailable: it is seen as overdue again, and its trip, having the same event id, not made again.
+    """
+    _tell(lambda: redis.eval(_FORGET, 1, _REGISTER, fired.name, fired.raw), "forget a fired switch")
+
+
+def _read(name: bytes, raw: bytes) -> Renewal:
+    """The renewal; one that can't be read is the silence of something unknown, and so concerns everything."""
+    try:
+        renewal = Renewal(**json.loads(raw))
+        check_scope(renewal.scope)
+        UUID(renewal.event_id), UUID(renewal.incident_id)
+    except (ValueError, TypeError, AttributeError):
+        text = raw.decode("utf-8", "replace")
+        return Renewal(
+            name=name.decode("utf-8", "replace")[:64],
+            within=0.0,
+            event_id=str(uuid5(_NAMESPACE, text)),
+            incident_id=str(uuid5(_NAMESPACE, f"incident of {text}")),
+        )
+    return renewal
+
+
+def _tell(ask: Any, doing: str) -> Any:
+    from redis.exceptions import RedisError  # noqa: PLC0415
+
+    try:
+        return ask()
+    except (RedisError, OSError) as error:
+        raise BreakerUnavailable(f"Redis could not {doing}: {error}.", may_have_happened=True) from None

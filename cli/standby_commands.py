@@ -1,0 +1,56 @@
+"""`breaker standby` and `breaker deadman`: the resident executor, and the switches that it watches."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from breaker.settings import load_settings
+from cli.exit_codes import EPILOG
+from cli.options import ScopeOption, redis_of
+from cli.quick_kill import fingerprint
+
+deadman_app = typer.Typer(
+    help="Dead-man's switches: one that is not renewed within its time trips its scope. The standby watches them.",
+    epilog=EPILOG,
+    no_args_is_help=True,
+)
+NameArgument = Annotated[str, typer.Argument(help="A word that names the switch.")]
+
+
+def register(app: typer.Typer) -> None:
+    app.command(epilog=EPILOG)(standby)
+    for command in (renew, release):
+        deadman_app.command(epilog=EPILOG)(command)
+    app.add_typer(deadman_app, name="deadman")
+
+
+def standby() -> None:
+    """Stay resident with everything open, so that a kill begins within milliseconds. Until SIGTERM or Ctrl-C."""
+    from deployments.standby import stand_by  # noqa: PLC0415  everything slow is behind it
+
+    stand_by(load_settings(), fingerprint())
+
+
+def renew(
+    name: NameArgument,
+    within: Annotated[float, typer.Option("--within", help="Seconds in which the next renewal must come.")],
+    scope: ScopeOption = "global",
+    kill: Annotated[bool, typer.Option("--kill", help="Silence also flattens the scope's accounts.")] = False,
+) -> None:
+    """Give a sign of life; the first one arms the switch."""
+    from breaker.deadman import DeadMan  # noqa: PLC0415
+
+    with redis_of(load_settings()) as redis:
+        DeadMan(redis, name, within, scope=scope, action="kill" if kill else "trip").renew()
+    typer.echo(f"{name} is to be renewed within {within:g} s; silence {'kills' if kill else 'trips'} {scope}")
+
+
+def release(name: NameArgument) -> None:
+    """Disarm a switch: from now on its silence means nothing."""
+    from breaker.deadman import DeadMan  # noqa: PLC0415
+
+    with redis_of(load_settings()) as redis:
+        DeadMan(redis, name, 1.0).release()
+    typer.echo(f"{name} is released")
