@@ -8,32 +8,40 @@ import typer
 
 from breaker.errors import BreakerError, BreakerUnavailable, InvalidInput, RedisRefused
 from breaker.settings import ConfigurationError
-from cli import audit_commands, circuit_commands, kill_command, recover_commands, standby_commands, user_commands
+from cli import circuit_commands, kill_command
 from cli.exit_codes import EPILOG, Exit
 from cli.tripping import NotHalted
 from ledger.errors import LedgerError
 
-app = typer.Typer(
-    name="breaker",
-    help="Circuit breaker, kill switch and recovery for automated trading.",
-    epilog=EPILOG,
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,
-)
-circuit_commands.register(app)
-kill_command.register(app)
-recover_commands.register(app)
-audit_commands.register(app)
-standby_commands.register(app)
-user_commands.register(app)
+
+def command_line(first: str = "") -> typer.Typer:
+    """Every command. If `first`, the word on the command line, is `kill`, then only what that takes to import.
+
+    Each import stands between the operator's key and the halt.
+    """
+    app = typer.Typer(
+        name="breaker",
+        help="Circuit breaker, kill switch and recovery for automated trading.",
+        epilog=EPILOG,
+        no_args_is_help=True,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+        rich_markup_mode=None,
+    )
+    circuit_commands.register(app)
+    kill_command.register(app)
+    if first != "kill":
+        from cli import audit_commands, recover_commands, standby_commands, user_commands  # noqa: PLC0415
+
+        for commands in (recover_commands, audit_commands, standby_commands, user_commands):
+            commands.register(app)
+    return app
 
 
 def run() -> int:
     """Run the command line; returns the exit status of an error, leaves with it otherwise."""
     try:
-        app()
+        command_line(*sys.argv[1:2])()
     except (ConfigurationError, InvalidInput) as error:
         return _fail(error, Exit.USAGE)
     except (BreakerUnavailable, RedisRefused, NotHalted) as error:

@@ -13,13 +13,11 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from breaker.errors import BreakerError
-from breaker.settings import Settings, load_settings
+from breaker.settings import load_settings
 from cli.circuit_view import console
 from cli.exit_codes import EPILOG, Exit
 from cli.options import JsonOption, redis_of
 from cli.tripping import tell_of_pending_trips
-from ledger.errors import LedgerError
 
 if TYPE_CHECKING:
     from ledger.record import AuditRow
@@ -34,17 +32,6 @@ def register(app: typer.Typer) -> None:
     for command in (verify, export, drain, upgrade):
         audit_app.command(epilog=EPILOG)(command)
     app.add_typer(audit_app, name="audit")
-
-
-def record_transitions(settings: Settings, scope: str) -> None:
-    """Move what a command just did from Redis's outbox into the ledger; if that fails it waits there, which is said."""
-    from ledger.configured import open_ready_ledger  # noqa: PLC0415  after the transition, not before
-    from ledger.outbox import drain_outbox  # noqa: PLC0415
-
-    try:
-        drain_outbox(redis_of(settings), open_ready_ledger(settings), (scope,), timeout=settings.redis_timeout)
-    except (BreakerError, LedgerError) as error:
-        sys.stderr.write(f"breaker: done, but not yet in the audit log: {error}; it waits in Redis's outbox\n")
 
 
 def list_rows(

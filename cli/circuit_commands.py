@@ -11,7 +11,6 @@ from breaker.pending_trips import PendingTrip
 from breaker.settings import load_settings
 from breaker.state import State, Status
 from cli import circuit_view
-from cli.audit_commands import record_transitions
 from cli.exit_codes import EPILOG, Exit
 from cli.options import (
     MIN_REASON,
@@ -24,6 +23,7 @@ from cli.options import (
     on_terminal,
     open_breaker,
 )
+from cli.recording import record_transitions
 from cli.tripping import make_trip
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from rich import box
 from rich.console import Console, Group
@@ -20,7 +20,9 @@ from brokers.sweep import Swept
 from cli.circuit_view import WIDTH_ELSEWHERE
 from tasks.kill.report import KillReport, seconds
 from tasks.kill.run import AccountProgress, KillRun
-from tasks.kill.snapshot import Snapshot, take_snapshot
+
+if TYPE_CHECKING:
+    from tasks.kill.snapshot import Snapshot
 
 CONFIRMATION = "FLATTEN"
 
@@ -89,6 +91,8 @@ class KillView:
 
     async def show_book(self, run: KillRun) -> None:
         """What is there and what it will take; an account that can't be read is named, not left out."""
+        from tasks.kill.snapshot import Snapshot, take_snapshot  # noqa: PLC0415  after the halt
+
         snapshots = await asyncio.gather(
             *(take_snapshot(broker) for broker in run.brokers.values()), return_exceptions=True
         )

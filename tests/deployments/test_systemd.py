@@ -11,7 +11,7 @@ import pytest
 import typer.main
 
 from breaker.settings import KillSettings
-from cli.app import app
+from cli.app import command_line
 
 UNITS = sorted((Path(__file__).parents[2] / "deployments" / "systemd").glob("*.service"))
 
@@ -28,7 +28,7 @@ def test_each_unit_starts_a_command_that_there_is_and_holds_no_secret(path: Path
     service = read(path)["Service"]
     program, *arguments = shlex.split(service["ExecStart"])
     if program.endswith("/breaker"):
-        commands = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+        commands = typer.main.get_command(command_line()).commands  # type: ignore[attr-defined]
         assert arguments[0] in commands
     else:
         assert arguments[0] == "-m" and importlib.util.find_spec(arguments[1]) is not None
