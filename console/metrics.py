@@ -225,6 +225,11 @@ def _state_families(scopes: Iterable[ScopeReading]) -> Iterator[Metric]:
     lag = GaugeMetricFamily("cb_outbox_oldest_seconds", "Age of the oldest of them; 0 if none.", labels=["scope"])
     errors = GaugeMetricFamily("cb_api_errors", "API errors in the last 5 minutes.", labels=["scope"])
     drawdown = GaugeMetricFamily("cb_drawdown_ratio", "Fraction below the high-water mark.", labels=["scope"])
+    waiting = GaugeMetricFamily(
+        "cb_recovery_waiting_seconds",
+        "How long the recovery has waited for a person; 0 if none does.",
+        labels=["scope"],
+    )
     for reading in scopes:
         status, label = reading.status, [reading.scope]
         for word in State:
@@ -239,10 +244,11 @@ def _state_families(scopes: Iterable[ScopeReading]) -> Iterator[Metric]:
             (lag, reading.outbox_oldest),
             (errors, reading.measured.api_errors),
             (drawdown, reading.measured.drawdown),
+            (waiting, reading.recovery_waiting),
         ):
             if value is not None:
                 family.add_metric(label, float(value))
-    yield from (state, epoch, since, quiet, entries, lag, errors, drawdown)
+    yield from (state, epoch, since, quiet, entries, lag, errors, drawdown, waiting)
 
 
 def _ledger_families(reading: LedgerReading, chain: ChainReading) -> Iterator[Metric]:

@@ -16,6 +16,7 @@ from breaker.keys import GLOBAL, Keys
 from breaker.requests import Request
 from breaker.rules import Limits
 from breaker.state import unknown
+from tasks.recovery.state import RecoveryState
 
 if TYPE_CHECKING:
     from redis import Redis
@@ -43,6 +44,8 @@ class ScopeReading:
     outbox_entries: int | None = None
     outbox_oldest: float | None = None
     measured: Measurements = Measurements()
+    recovery_waiting: float | None = None
+    """Seconds for which its recovery has waited for a person; 0 when none does."""
 
     @property
     def verified(self) -> bool:
@@ -95,10 +98,13 @@ def _beside(redis: Redis, scope: str, status: Status, now: datetime, timeout: fl
         ("XRANGE", keys.outbox, "-", "+", "COUNT", 1),
         ("ZCOUNT", f"circuit_breaker:api_errors{suffix}", window_start, "+inf"),
         ("HMGET", f"circuit_breaker:equity{suffix}", "equity", "high_water"),
+        ("GET", keys.key("recovery")),
     )
     try:
         with closing(Wire(redis, timeout)) as wire:
-            length, oldest, errors, equity = wire.ask(Request(f"read what lies beside {keys.state}", commands))
+            length, oldest, errors, equity, recovery = wire.ask(
+                Request(f"read what lies beside {keys.state}", commands)
+            )
     except BreakerError:
         return ScopeReading(scope, status)
     return ScopeReading(
@@ -107,6 +113,7 @@ def _beside(redis: Redis, scope: str, status: Status, now: datetime, timeout: fl
         outbox_entries=_count(length),
         outbox_oldest=_age(oldest, now),
         measured=Measurements(_count(errors), _drawdown(equity)),
+        recovery_waiting=_waiting(recovery, now),
     )
 
 
@@ -121,6 +128,17 @@ def _age(reply: Any, now: datetime) -> float | None:
         return 0.0
     milliseconds = int(bytes(reply[0][0]).split(b"-")[0])
     return max(0.0, now.timestamp() - milliseconds / 1000)
+
+
+def _waiting(reply: Any, now: datetime) -> float | None:
+    if reply is None:
+        return 0.0
+    try:
+        state = RecoveryState.from_json(reply)
+        since = datetime.fromisoformat(state.waiting_since) if state.waiting_for else now
+        return max(0.0, (now - since).total_seconds())
+    except (ValueError, TypeError, KeyError, AttributeError):
+        return None
 
 
 def _drawdown(reply: Any) -> Decimal | None:

@@ -25,7 +25,7 @@ RULES = DEPLOYMENTS / "prometheus" / "rules.yml"
 def exported() -> set[str]:
     """The names of all metrics, with the suffix that counters get."""
     kill = {"flat": True, "halted_after": 0.1, "no_orders_after": 0.2, "flat_after": 0.3}
-    scope = ScopeReading("global", unknown("x"), 0, 0.0, Measurements())
+    scope = ScopeReading("global", unknown("x"), 0, 0.0, Measurements(), 0.0)
     ledger = LedgerReading(Counts(last_kill=kill), None, 0)
     taken = Scrape(RedisReading((scope,), 0.001), ledger, ChainReading(True, 1.0), {"verified": 1}, 0.1)
     return {family.name + ("_total" if family.type == "counter" else "") for family in families(taken)}
