@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections import OrderedDict
 from collections.abc import AsyncIterator
+from dataclasses import asdict
 from http import HTTPStatus
 from typing import Annotated, Any, Literal
 
@@ -25,10 +26,14 @@ from console.api_models import (
     EventBody,
     Health,
     History,
+    ItemBody,
     KillBody,
     KillRequest,
     MeasurementBody,
+    RecoveryAnswer,
+    RecoveryBody,
     ResetRequest,
+    RootCauseAnswer,
     StatusBody,
     TripRequest,
 )
@@ -39,6 +44,9 @@ from console.services import Services
 from console.web import address
 from ledger.errors import LedgerError
 from ledger.ledger import Filter
+from tasks.recovery.checklist import CHECKLIST
+from tasks.recovery.decision import Approval, RootCause
+from tasks.recovery.state import RecoveryState
 
 RECHECK_TOKEN = 10.0
 _KEYS_KEPT = 10_000
@@ -211,6 +219,36 @@ async def get_kill(request: Request, who: _Who, incident_id: str) -> KillBody:
     return kill_body(kill)
 
 
+@router.get(
+    "/recovery", responses=_problems(404), summary="Where the latest recovery stands (VIEW_CIRCUIT)", tags=["recovery"]
+)
+async def get_recovery(request: Request, who: _Who, scope: _Scope = GLOBAL) -> RecoveryBody:
+    """The checklist with its ticks, and what it waits for."""
+    here = _services(request)
+    await here.actions.require(who, Permission.VIEW_CIRCUIT)
+    state = await here.recoveries.read(scope)
+    if state is None:
+        raise ApiProblem(404, "no-recovery", "No recovery", f"No recovery of {scope} is on record.")
+    return recovery_body(state)
+
+
+@router.post(
+    "/recovery/answer",
+    status_code=202,
+    responses=_problems(409),
+    summary="Answer what it waits for (APPROVE_RECOVERY, RESET_CIRCUIT)",
+    tags=["recovery"],
+)
+async def answer_recovery(request: Request, who: _Who, body: RecoveryAnswer, scope: _Scope = GLOBAL) -> RecoveryBody:
+    """Judged before it is given to the flow, which judges it once more. Returns the recovery as it was before."""
+    if isinstance(body, RootCauseAnswer):
+        cause, action = body.root_cause.strip(), body.corrective_action.strip()
+        answer: RootCause | Approval = RootCause(who.user, body.category, cause, action)
+    else:
+        answer = Approval(who.user, body.reason.strip(), body.acknowledge, body.override_reason.strip())
+    return recovery_body(await _services(request).recoveries.answer(who, scope, answer, body.question))
+
+
 @router.get("/audit", responses=_problems(), summary="Rows of the audit log (VIEW_AUDIT)", tags=["audit log"])
 async def get_audit(
     request: Request,
@@ -324,6 +362,16 @@ def kill_body(kill: Kill) -> KillBody:
         ],
         done_without=list(kill.missing),
     )
+
+
+def recovery_body(state: RecoveryState) -> RecoveryBody:
+    items = [
+        ItemBody(section=section.title, key=item.key, words=item.words, **asdict(state.item(item.key)))
+        for section in CHECKLIST
+        for item in section.items
+    ]
+    names = RecoveryBody.model_fields.keys() - {"items"}
+    return RecoveryBody(items=items, **{name: getattr(state, name) for name in names})
 
 
 async def _stream(request: Request, here: Services, scope: str) -> AsyncIterator[bytes]:

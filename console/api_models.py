@@ -10,6 +10,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from breaker import State
 from console.actions import MAX_REASON, MIN_REASON
 from console.kills import CONFIRMATION
+from tasks.recovery.decision import MAX_CAUSE, MIN_TEXT
+from tasks.recovery.decision import MAX_REASON as MAX_LENGTH
 
 _Reason = Annotated[
     str,
@@ -43,6 +45,82 @@ class KillRequest(_Body):
     reason: _Reason = Field(examples=["Exchange reports fills that our engine never sent"])
     acknowledge: Literal[True] = Field(description="All orders are cancelled and all positions closed.")
     confirm: Literal["FLATTEN"] = Field(description=f"The word {CONFIRMATION}.")
+
+
+_CAUSE = "the quote feed went stale after its failover"
+_ACTION = "feed pinned to its primary, alarm added on its age"
+
+
+class _Answer(_Body):
+    question: str | None = Field(
+        default=None, max_length=64, description="Refuse if the recovery waits for another question than this by now."
+    )
+
+
+class RootCauseAnswer(_Answer):
+    """Answers `waiting_for: root-cause` (APPROVE_RECOVERY)."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [{"form": "root-cause", "category": "data", "root_cause": _CAUSE, "corrective_action": _ACTION}]
+        }
+    )
+
+    form: Literal["root-cause"]
+    category: Literal["market", "strategy", "data", "venue", "infrastructure", "operator", "other"]
+    root_cause: str = Field(min_length=MIN_TEXT, max_length=MAX_CAUSE, description="What happened, and why.")
+    corrective_action: str = Field(
+        min_length=MIN_TEXT, max_length=MAX_CAUSE, description="What was done, and what keeps it from recurring."
+    )
+
+
+class ApprovalAnswer(_Answer):
+    """Answers `waiting_for: approval` (RESET_CIRCUIT; to override red conditions APPROVE_RECOVERY too)."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [{"form": "approval", "reason": "Feed pinned, data checked, book is flat", "acknowledge": True}]
+        }
+    )
+
+    form: Literal["approval"]
+    reason: str = Field(min_length=MIN_TEXT, max_length=MAX_LENGTH, description="Why trading may resume.")
+    acknowledge: Literal[True] = Field(description="The cause is understood, and trading will resume.")
+    override_reason: str = Field(
+        default="", max_length=MAX_LENGTH, description="Why to go on although something is red. Recorded."
+    )
+
+
+RecoveryAnswer = Annotated[RootCauseAnswer | ApprovalAnswer, Field(discriminator="form")]
+
+
+class ItemBody(BaseModel):
+    """One item of the checklist."""
+
+    section: str = Field(examples=["Verify Conditions Normalized"])
+    key: str = Field(examples=["drawdown"])
+    words: str = Field(examples=["Drawdown within limits"])
+    tick: Literal["pending", "working", "green", "yellow", "red", "overridden"]
+    at: str = Field(description="ISO 8601; empty while pending.")
+    by: str
+    evidence: str
+
+
+class RecoveryBody(BaseModel):
+    """Where the latest recovery of a breaker stands."""
+
+    incident_id: str
+    scope: str = Field(examples=["global"])
+    flow_run_id: str
+    round: int = Field(description="Grows when the watch trips again and the checklist is begun anew.")
+    phase: str = Field(examples=["waiting for a person: approval"])
+    waiting_for: str = Field(examples=["approval"], description="`root-cause`, `approval`, or empty.")
+    waiting_since: str
+    question: str = Field(examples=["approval-1-1"], description="Which asking it is.")
+    problem: str = Field(description="Why the last answer was refused, or why the checklist was reopened.")
+    author: str = Field(description="Who wrote the root cause.")
+    done: bool
+    items: list[ItemBody]
 
 
 class StatusBody(BaseModel):

@@ -17,15 +17,17 @@ from starlette.types import ASGIApp
 from breaker import BreakerError
 from breaker.errors import InvalidInput
 from breaker.settings import Settings
-from console import audit_pages, circuit_pages, live_pages, sign_in_pages
+from console import audit_pages, circuit_pages, live_pages, recovery_pages, sign_in_pages
 from console.actions import Denied
 from console.api import create_api
 from console.page import message
 from console.problems import problem
+from console.recoveries import NothingAsked
 from console.render import STATIC
 from console.security import Guard
 from console.services import Services
 from console.web import BadForm, SignInNeeded, identity_of
+from tasks.recovery.answering import NotTaken
 
 _NOWHERE = frozenset({"", "0.0.0.0", "::"})  # noqa: S104  addresses to listen at, by which nobody calls us
 
@@ -62,7 +64,7 @@ def create_app(settings: Settings) -> Application:
             yield
 
     app = FastAPI(lifespan=lifespan, openapi_url=None, docs_url=None, redoc_url=None)
-    for pages in (sign_in_pages, circuit_pages, audit_pages, live_pages):
+    for pages in (sign_in_pages, circuit_pages, recovery_pages, audit_pages, live_pages):
         app.include_router(pages.router)
     app.mount("/api/v1", api)
     app.mount("/static", _KeptFiles(directory=STATIC))
@@ -99,7 +101,7 @@ async def _bad_form(request: Request, error: Exception) -> Response:
 
 
 async def _refused(request: Request, error: Exception) -> Response:
-    status = 422 if isinstance(error, InvalidInput) else 503
+    status = 422 if isinstance(error, InvalidInput) else 409 if isinstance(error, NothingAsked | NotTaken) else 503
     return message(request, await identity_of(request), status, "Not possible", str(error))
 
 

@@ -74,6 +74,8 @@ def keep_looking(here: Services, topics: list[str]) -> None:
             here.health.look()
         elif kind == "conditions" and scope in here.watcher.scopes:
             here.conditions(scope).look()
+        elif kind == "recovery" and scope in here.watcher.scopes:
+            here.recovery(scope).look()
 
 
 @router.get("/alive")

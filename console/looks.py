@@ -30,6 +30,15 @@ def utc(moment: datetime | None) -> str:
     return "—" if moment is None else f"{moment.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"
 
 
+def moment(text: str) -> datetime | None:
+    """What an ISO 8601 text with a zone stands for; None where it stands for nothing."""
+    try:
+        found = datetime.fromisoformat(text)
+    except ValueError:
+        return None
+    return found if found.tzinfo else None
+
+
 def ago(seconds: float) -> str:
     """A duration in the largest unit that fits."""
     for unit, size in (("d", 86_400), ("h", 3_600), ("min", 60)):

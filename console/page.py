@@ -19,6 +19,7 @@ from console.web import BadForm, caller_of, form_of, services
 
 PAGES = (
     ("/circuit-breaker", "Circuit Breaker", Permission.VIEW_CIRCUIT),
+    ("/recovery", "Recovery", Permission.VIEW_CIRCUIT),
     ("/audit", "Audit Log", Permission.VIEW_AUDIT),
     ("/system-health", "System Health", Permission.VIEW_CIRCUIT),
 )

@@ -11,7 +11,9 @@ from pydantic import BaseModel, ConfigDict, Field
 from breaker import BreakerError
 from breaker.errors import BreakerUnavailable, InvalidInput, NotTripped, RedisRefused, ResetRateLimited, StateConflict
 from console.actions import ConditionsRed, Denied
+from console.recoveries import AnswerRefused, NothingAsked
 from ledger.errors import InvalidRecord, LedgerError
+from tasks.recovery.answering import NotTaken
 
 MEDIA_TYPE = "application/problem+json"
 
@@ -27,9 +29,9 @@ class Problem(BaseModel):
     detail: str = Field(examples=["The breaker is OPEN, not TRIPPED: no reset is needed. Nothing changed."])
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(eq=False)
 class ApiProblem(Exception):
-    """Raised by the API itself."""
+    """Raised by the API itself. Not frozen: whoever catches an exception sets its traceback."""
 
     status: int
     kind: str
@@ -47,6 +49,9 @@ _KINDS: tuple[tuple[type[Exception], int, str, str], ...] = (
     (StateConflict, 409, "state-conflict", "The state is not the expected one"),
     (BreakerUnavailable, 503, "redis-unavailable", "Redis gave no answer"),
     (RedisRefused, 503, "redis-refused", "Redis refused"),
+    (NothingAsked, 409, "nothing-asked", "The recovery doesn't wait for this"),
+    (AnswerRefused, 409, "answer-refused", "The answer breaks a rule"),
+    (NotTaken, 503, "answer-not-taken", "The orchestrator did not take the answer"),
     (BreakerError, 409, "refused", "Refused"),
     (LedgerError, 503, "ledger-unavailable", "The audit log can't be read"),
 )
@@ -63,7 +68,7 @@ def problem_of(error: Exception) -> JSONResponse:
             if isinstance(error, ResetRateLimited):
                 extra["retry_after"] = error.retry_after
                 headers["Retry-After"] = str(int(error.retry_after) + 1)
-            if isinstance(error, BreakerUnavailable):
+            if isinstance(error, BreakerUnavailable | NotTaken):
                 extra |= {"may_have_happened": error.may_have_happened}
             if isinstance(error, ConditionsRed):
                 extra["conditions"] = [found.as_dict() for found in error.red]

@@ -21,7 +21,9 @@ from console.kills import Kill
 from console.lookout import Seen
 from console.permissions import Permission
 from console.watch import Reading
+from tasks.recovery.checklist import CHECKLIST
 from tasks.recovery.measurement import Measurement
+from tasks.recovery.state import RecoveryState
 
 HERE = Path(str(files("console")))
 STATIC = HERE / "static"
@@ -41,6 +43,7 @@ class Renderer:
         )
         self._environment.filters.update(
             utc=looks.utc,
+            moment=looks.moment,
             duration=looks.ago,
             time=_time,
             until=_until,
@@ -50,6 +53,7 @@ class Renderer:
         )
         self._environment.globals.update(
             LOOKS=looks.LOOKS,
+            CHECKLIST=CHECKLIST,
             SHAPES=looks.COLOUR_SHAPES,
             State=State,
             Permission=Permission,
@@ -81,6 +85,9 @@ class Renderer:
 
     def exposure(self, seen: Seen[tuple[AccountExposure, ...]] | None) -> str:
         return self.page("_exposure.html", seen=seen)
+
+    def recovery(self, seen: Seen[RecoveryState | str | None]) -> str:
+        return self.page("_recovery.html", seen=seen)
 
     def kill(self, kill: Kill) -> str:
         return self.page("_kill.html", kill=kill)

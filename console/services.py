@@ -28,6 +28,7 @@ from console.exposure import AccountExposure, ExposureReader
 from console.health import measure_system
 from console.kills import Kills
 from console.lookout import Lookout, Seen
+from console.recoveries import Recoveries
 from console.render import Renderer
 from console.throttle import Throttle
 from console.watch import TIMEOUT, Reading, Watcher
@@ -38,10 +39,12 @@ from ledger.outbox import known_scopes
 from ledger.recorder import Recorder
 from tasks.recovery.conditions import measure_conditions
 from tasks.recovery.measurement import Measurement
+from tasks.recovery.state import RecoveryState
 
 HISTORY = 12
 """Transitions shown on the Circuit Breaker page."""
 CONDITIONS_EVERY = 10.0
+RECOVERY_EVERY = 0.5
 SCOPES_EVERY = 30.0
 BEAT = 1.0
 KILL_TELL_EVERY = 0.2
@@ -69,12 +72,14 @@ class Services:
         self.watcher = Watcher(self._watched_breaker, self._tell)
         self.actions = Actions(settings, self.async_redis, self.recorder, self._transition_made)
         self.kills = Kills(settings, self.actions)
+        self.recoveries = Recoveries(settings, self.async_redis, self.actions, self.recorder)
         self.exposures = ExposureReader(settings.accounts)
         self.exposure: Lookout[tuple[AccountExposure, ...]] = Lookout(
             self.exposures.read, settings.console.exposure_interval, self._tell_exposure
         )
         self.health: Lookout[list[Measurement]] = Lookout(self._read_health, CONDITIONS_EVERY, self._tell_health)
         self._conditions: dict[str, Lookout[list[Measurement]]] = {}
+        self._recovery: dict[str, Lookout[RecoveryState | str | None]] = {}
         self.up_since = datetime.now(UTC)
         self._drain_wanted = asyncio.Event()
         self._background: set[asyncio.Task[None]] = set()
@@ -116,6 +121,29 @@ class Services:
             self._conditions[scope] = made
             self._spawn(made.run())
         return self._conditions[scope]
+
+    def recovery(self, scope: str) -> Lookout[RecoveryState | str | None]:
+        """Where the recovery of one scope stands, or why that can't be told; read while somebody looks at it."""
+        if scope not in self._recovery:
+            self.watcher.watch([scope])
+            told = ""
+
+            def tell(seen: Seen[RecoveryState | str | None]) -> None:
+                nonlocal told
+                html = self.render.recovery(seen)
+                if html != told:
+                    told = html
+                    self.broadcast.publish(f"recovery:{scope}", html)
+
+            self._recovery[scope] = Lookout(lambda: self._read_recovery(scope), RECOVERY_EVERY, tell)
+            self._spawn(self._recovery[scope].run())
+        return self._recovery[scope]
+
+    async def _read_recovery(self, scope: str) -> RecoveryState | str | None:
+        try:
+            return await self.recoveries.read(scope)
+        except BreakerError as error:
+            return str(error)
 
     async def history(self, scope: str, limit: int = HISTORY) -> list[TransitionEvent] | str:
         """The newest transitions, or why they can't be read."""

@@ -82,7 +82,7 @@ def _form(answer: RootCause | Approval) -> RunInput:
     if isinstance(answer, RootCause):
         return RootCauseForm(
             author=answer.author,
-            category=answer.category,  # type: ignore[arg-type]  # the form checks it
+            category=answer.category,
             root_cause=answer.root_cause,
             corrective_action=answer.corrective_action,
         )

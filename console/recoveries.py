@@ -1,0 +1,106 @@
+"""The recovery as the console sees it: where it stands, and the answers of people who have signed in."""
+
+from __future__ import annotations
+
+import asyncio
+
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
+
+from breaker import BreakerError
+from breaker.errors import BreakerUnavailable, InvalidInput
+from breaker.settings import Settings
+from console.actions import Actions, Caller
+from console.permissions import Permission
+from ledger.recorder import Recorder
+from tasks.recovery.answering import NotTaken, hand_over, refusal_of, refusal_record
+from tasks.recovery.decision import Approval, RootCause, Rules
+from tasks.recovery.state import RecoveryState, read_state
+from tasks.recovery.vouching import vouch, withdraw
+
+NEEDED = {"root-cause": Permission.APPROVE_RECOVERY, "approval": Permission.RESET_CIRCUIT}
+"""The permission to answer each form."""
+
+
+class NothingAsked(BreakerError):
+    """No recovery waits for this answer, or not any more. Nothing changed."""
+
+
+class AnswerRefused(BreakerError):
+    """The answer breaks a rule of the recovery. On record; it waits on."""
+
+
+class Recoveries:
+    def __init__(self, settings: Settings, redis: Redis, actions: Actions, recorder: Recorder) -> None:
+        self._settings = settings
+        self._redis = redis
+        self._actions = actions
+        self._recorder = recorder
+
+    async def read(self, scope: str) -> RecoveryState | None:
+        """The latest recovery of this breaker. Raises BreakerUnavailable."""
+        try:
+            async with asyncio.timeout(self._settings.redis_timeout):
+                return await read_state(self._redis, scope)
+        except (RedisError, OSError) as error:
+            why = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+            raise BreakerUnavailable(
+                f"The recovery can't be read from Redis ({why}).", may_have_happened=False
+            ) from None
+
+    async def waiting(self, scope: str) -> RecoveryState:
+        """The recovery that waits for a person. Raises NothingAsked, BreakerUnavailable."""
+        state = await self.read(scope)
+        if state is None or state.waiting_for not in NEEDED:
+            raise NothingAsked(f"No recovery of {scope} waits for a person; nothing changed.")
+        return state
+
+    async def answer(
+        self, caller: Caller, scope: str, answer: RootCause | Approval, question: str | None = None
+    ) -> RecoveryState:
+        """Give the flow this answer, with the console's word for the caller's permissions; returns what had waited.
+
+        `question` is the one that was looked at. Raises Denied, InvalidInput, NothingAsked, AnswerRefused, NotTaken and
+        BreakerUnavailable; only after NotTaken may it have got there.
+        """
+        form = "root-cause" if isinstance(answer, RootCause) else "approval"
+        await self._actions.require(caller, NEEDED[form])
+        _check_text(answer)
+        state = await self.waiting(scope)
+        if state.waiting_for != form or question not in (None, state.question):
+            raise NothingAsked(
+                "The recovery waits for something else by now: somebody has answered it, or it was asked anew. "
+                "Nothing changed; look at it again."
+            )
+        permissions = sorted(caller.identity.permissions)
+        status = await self._actions.breaker(scope, caller.source).get_status()
+        rules = Rules(
+            {caller.user: permissions}, self._settings.recovery.two_person, status.tripped_by or "", state.author
+        )
+        # On a thread of their own: both import the orchestrator's client, which would hold up every page meanwhile.
+        refusal = await asyncio.to_thread(asyncio.run, refusal_of(answer, rules, self._settings, scope))
+        if refusal is not None:
+            record = refusal_record(state, caller.user, refusal, caller.source, caller.address)
+            await asyncio.to_thread(self._recorder.record, record)
+            raise AnswerRefused(f"Refused: {refusal}. Nothing changed, the recovery still waits.")
+        await vouch(self._redis, state.flow_run_id, state.question, answer, permissions)
+        try:
+            await asyncio.to_thread(asyncio.run, hand_over(state, answer))
+        except NotTaken as error:
+            if not error.may_have_happened:
+                await withdraw(self._redis, state.flow_run_id, state.question, answer)
+            raise
+        details = {"form": form, "question": state.question}
+        await self._actions.record(caller, "RECOVERY_ANSWERED", details, scope=scope, incident_id=state.incident_id)
+        return state
+
+
+def _check_text(answer: RootCause | Approval) -> None:
+    texts = (
+        (answer.root_cause, answer.corrective_action)
+        if isinstance(answer, RootCause)
+        else (answer.reason, answer.override_reason)
+    )
+    for character in "".join(texts):
+        if not (character.isprintable() or character in "\n\t\u00a0\u202f"):
+            raise InvalidInput(f"The character {character!a} can't be kept; nothing changed.")
