@@ -258,6 +258,7 @@ class Flattening:
 
     async def _close_in_bulk(self, positions: Sequence[Position]) -> None:
         self._bulk_closed = True
+        self._notice_delay()
         self._run.tell("POSITIONS_CLOSE_ALL_SENT", account=self._account)
         now = self._now()
         self._memory = {p.symbol: SymbolMemory(changed_at=now, quantity=abs(p.quantity)) for p in positions}

@@ -68,6 +68,7 @@ class Case:
     """What a person would see, beside that there is no fault."""
     settings: KillSettings = NORMAL
     bulk_from: int = 100
+    timeout: float = 0.5
     together: str = "alone"
     """`alone`, or two kill switches at once: of the `same incident`, or of `two incidents`."""
 
@@ -179,6 +180,7 @@ SPECIFIC = {
         MILD
         + '[book]\norders = 20\npositions = 8\n[[trouble]]\nkind = "503"\nroutes = ["GET /v2/orders"]\nuntil = 80\n',
         lambda o: flat(o) and o.venue["first_cancel_all_at"] < 80,
+        timeout=0.2,
     ),
 }
 
@@ -190,7 +192,10 @@ async def run(case: Case, exchange: PaperExchange, redis_url: str, seed: int) ->
         "two incidents": [uuid7(), uuid7()],
     }[case.together]
     flatten.BULK_CLOSE_FROM = case.bulk_from
-    kills = [kill(exchange, redis_url, incident_id=incident, settings=case.settings) for incident in incidents]
+    kills = [
+        kill(exchange, redis_url, incident_id=incident, settings=case.settings, timeout=case.timeout)
+        for incident in incidents
+    ]
     return await judge(exchange, scaled(case.toml, seed), kills)
 
 

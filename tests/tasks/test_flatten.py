@@ -139,3 +139,14 @@ async def test_a_venue_that_is_slow_at_everything_is_still_made_flat(
     outcome = await judge(exchange, scaled(slow), [run])
     assert outcome.faults() == [] and outcome.left == set()
     assert ["pending_replace" in reason for reason in outcome.stuck.values()] == [True]
+
+
+async def test_a_bulk_close_without_an_answer_makes_nothing_stuck_that_was_not_tried(
+    exchange: PaperExchange, redis_server: EmbeddedRedis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The wait for the answer is longer than a position may stand still before it is called stuck."""
+    monkeypatch.setattr(flatten, "BULK_CLOSE_FROM", 5)
+    silent = '[[trouble]]\nkind = "timeout"\nroutes = ["DELETE /v2/positions"]\nfirst = 1\n'
+    run = kill(exchange, redis_server.url, settings=kill_settings(stuck_after=8))
+    outcome = await judge(exchange, scaled(BOOK + silent), [run])
+    assert outcome.faults() == [] and outcome.report.flat
