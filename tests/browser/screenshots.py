@@ -21,6 +21,7 @@ from console.permissions import Role
 from deployments.embedded_redis import EmbeddedRedis
 from tests.browser.conftest import find_chromium
 from tests.console.harness import PASSWORD, Console
+from tests.console.suspended_run import SuspendedRun, waiting_for
 
 IMAGES = Path(__file__).parents[2] / "docs" / "images"
 WIDE = {"width": 1180, "height": 900}
@@ -67,6 +68,9 @@ def _take_all(browser: Browser, console: Console, client: redis.Redis) -> None:
         breaker.trip("MANUAL", details={"operator": "ada", "reason": REASON}, tripped_by="ada")
         _take(pages, "/circuit-breaker", "tripped", "TRIPPED")
         _take(pages, "/circuit-breaker/reset", "reset", "Confirm Reset")
+        with SuspendedRun():
+            waiting_for(client, "approval", str(breaker.get_status().incident_id))
+            _take(pages, "/recovery", "recovery", "APPROVAL NEEDED")
         breaker.reset(reset_by="grace", reason="Market conditions normalized, system health verified, resuming")
         _take(pages, "/circuit-breaker", "quiet", "QUIET PERIOD")
         page = pages["light"]

@@ -30,6 +30,10 @@ EVIDENCE = {
     "api-errors": "3 (limit 10 in 5 minutes; what gateways reported)",
     "redis": "0.4 ms (limit 50 ms; PING)",
     "postgresql": "2.1 ms (limit 250 ms; SELECT 1)",
+    "queues": "outbox: 0 waiting (limit 0 older than 120 s; XLEN)",
+    "latencies": "orders: 18 ms (limit 250 ms; Prometheus)",
+    "notify": "delivered",
+    "conflicts": "none (limit none; kill switches, open closes, other recoveries)",
     "services": "gateway: 200 after 3 ms (limit 500 ms; GET /health)",
 }
 
