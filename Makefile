@@ -54,7 +54,7 @@ circuit-history: $(READY) ## The latest transitions              [SCOPE=…]
 kill-switch: $(READY) ## Halt, cancel, flatten, prove it     REASON="why" [YES=1 doesn't ask] [OPERATOR=you]
 	@$(BIN)/breaker kill --scope "$$SCOPE" $(WHO) $(WHY) $(if $(YES),--yes)
 
-.PHONY: recover audit up down
+.PHONY: recover audit up console metrics down
 recover: $(READY) ## The recovery checklist, live; answer its forms with: .venv/bin/breaker recover answer
 	@$(BIN)/breaker recover --watch
 
@@ -63,6 +63,12 @@ audit: $(READY) ## The audit log, newest first
 
 up: $(READY) ## The whole stack on this machine, until Ctrl-C   [WATCH=300 seconds]
 	@$(BIN)/python -m deployments.up $(if $(WATCH),--watch $(WATCH))
+
+console: $(READY) ## The web console on http://127.0.0.1:8500; prints the first admin's password, once
+	@$(BIN)/breaker console
+
+metrics: $(READY) ## The exporter on http://127.0.0.1:8503/metrics
+	@$(BIN)/breaker metrics
 
 down: ## Stop what `make up` started
 	@if [ -f .breaker/up.pid ]; then kill -TERM "$$(cat .breaker/up.pid)"; else echo "nothing is up"; fi
