@@ -145,7 +145,7 @@ def apply_pending_trips(settings: Settings, connect: Callable[[], Redis]) -> Seq
 def _parse(path: Path) -> PendingTrip:
     try:
         trip = PendingTrip(**json.loads(path.read_bytes()))
-        _check(trip)
+        check(trip)
     except FileNotFoundError:
         raise
     except (OSError, ValueError, TypeError, AttributeError) as error:
@@ -159,7 +159,7 @@ def _parse(path: Path) -> PendingTrip:
     return trip
 
 
-def _check(trip: PendingTrip) -> None:
+def check(trip: PendingTrip) -> None:
     """Raise InvalidInput, which is a ValueError, for what no breaker would take."""
     from breaker.requests import origin  # noqa: PLC0415
 

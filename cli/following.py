@@ -60,6 +60,8 @@ def _show(message: Mapping[str, Any], seen: Followed, view: KillView, showing: c
             seen.halted = True
             status = Status(State(message["status"]["state"]), message["status"])
             view.halted(status, message["scope"], message["after"])
+            if "unconfirmed" in status:
+                view.unconfirmed(status["unconfirmed"])
         case "NOT_HALTED":
             view.not_halted(message["problem"])
         case "SWEPT":

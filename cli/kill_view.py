@@ -61,6 +61,9 @@ class KillView:
         self._console.print(Text.assemble(("✗ COULD NOT HALT", "bold red"), f"  {error}"))
         self._console.print("  Going on to cancel and flatten; gates that can't reach Redis close by themselves.")
 
+    def unconfirmed(self, why: str) -> None:
+        self._console.print(Text.assemble(("  ! ", "yellow"), f"not known to outlive a crash of Redis: {why}"))
+
     def standby_lost(self, why: str) -> None:
         self._console.print(Text.assemble(("! THE STANDBY WAS LOST", "bold yellow"), f"  {why}; going on here"))
 

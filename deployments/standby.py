@@ -19,19 +19,19 @@ import socket
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
-from typing import Any
+from typing import Any, Self
 from uuid import UUID, uuid5
 
 import structlog
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, model_validator
 from redis import Redis
 from redis.asyncio import Redis as AsyncRedis
 from redis.exceptions import RedisError
 
 from breaker import AsyncCircuitBreaker
 from breaker.deadman import KILL, REASON, Overdue, forget, overdue
-from breaker.errors import BreakerError
-from breaker.pending_trips import PendingTrip, PendingTrips, apply_pending_trips
+from breaker.errors import BreakerError, BreakerUnavailable, RedisRefused
+from breaker.pending_trips import PendingTrip, PendingTrips, apply_pending_trips, check
 from breaker.settings import ConfigurationError, Settings
 from breaker.state import Status
 from breaker.uuid7 import uuid7
@@ -53,6 +53,8 @@ TRIP_FIRST = 0.1
 WATCH_EVERY = 0.25
 KEEP_WARM_EVERY = 20.0
 PROGRESS_EVERY = 0.1
+LEAVE_WITHIN = 5.0
+"""Seconds that the watchers get to end, once asked to stop; a kill gets all the time that it takes."""
 
 _NAMESPACE = UUID("8a6f0c3d-2f0b-5a57-8d0e-6f0f9e2b7c44")
 
@@ -81,6 +83,11 @@ class KillRequest(BaseModel):
     event_id: str = Field(default_factory=uuid7)
     incident_id: str = Field(default_factory=uuid7)
 
+    @model_validator(mode="after")
+    def _a_breaker_takes_it(self) -> Self:
+        check(self.trip("cli"))
+        return self
+
     def trip(self, source: str) -> PendingTrip:
         return PendingTrip(
             reason="KILL_SWITCH",
@@ -103,6 +110,8 @@ class Standby:
         self._breakers: dict[tuple[str, str], AsyncCircuitBreaker] = {}
         self._brokers = open_brokers(settings.accounts)
         self._kills: set[asyncio.Task[None]] = set()
+        self._taken: set[str] = set()
+        """Event ids of the requests and silences that this process has begun to act on."""
         self._stopping = asyncio.Event()
         self._trouble: dict[str, str] = {}
         timeout = settings.redis_timeout
@@ -130,7 +139,8 @@ class Standby:
                 server.close()
                 for watcher in watchers:
                     watcher.cancel()
-                await asyncio.gather(*watchers, return_exceptions=True)
+                # A client library may swallow a cancellation; the loops look for themselves whether to go on.
+                await asyncio.wait(watchers, timeout=LEAVE_WITHIN)
                 await asyncio.gather(*self._kills, return_exceptions=True)  # what was begun is brought to its end
                 await self._close()
 
@@ -227,7 +237,7 @@ class Standby:
                 event_id=trip.event_id,
                 incident_id=trip.incident_id,
             )
-        except BreakerError as error:
+        except (BreakerUnavailable, RedisRefused) as error:
             kept = await asyncio.to_thread(self._keep, trip)
             say({"event": "NOT_HALTED", "problem": f"{error} {kept}"})
             return None, None
@@ -281,7 +291,7 @@ class Standby:
     async def _watch_stream(self) -> None:
         """Requests from anywhere that reaches Redis; whoever may write there may trip as well."""
         last: bytes | str | None = None
-        while True:
+        while not self._stopping.is_set():
             try:
                 if last is None:
                     clock: Any = await self._stream.time()
@@ -306,8 +316,9 @@ class Standby:
             log.warning("a kill request in the stream can't be understood", error=str(error).splitlines()[0])
             return
         key = f"{ANSWER}{request.event_id}"
-        if unknown or await self._stream.exists(key):
-            return  # another standby has the account, or this one has done it already
+        if unknown or request.event_id in self._taken or b"DONE" in (await self._stream.get(key) or b""):
+            return  # another standby has the account, or it is done; one that was begun and cut off is done again
+        self._taken.add(request.event_id)
         host = socket.gethostname()
         await self._stream.set(key, json.dumps({"event": "ACCEPTED", "host": host}), ex=86_400)
 
@@ -322,7 +333,7 @@ class Standby:
         self._tracked(answered())
 
     async def _watch_host_and_deadmen(self) -> None:
-        while True:
+        while not self._stopping.is_set():
             try:
                 await asyncio.to_thread(self._make_pending_trips)
                 for silent in await asyncio.to_thread(overdue, self._redis):
@@ -338,8 +349,10 @@ class Standby:
             log.warning("pending trip made", scope=made.trip.scope, asked_at=made.trip.asked_at)
 
     async def _fire(self, silent: Overdue) -> None:
-        """The trip first, with the renewal's own event id: dying in between means making the same trip again."""
+        """Forgotten only when it is done: dying before means doing it again, with the same ids."""
         renewal = silent.renewal
+        if renewal.event_id in self._taken:
+            return
         who = f"dead-man's switch {renewal.name}"
         trip = PendingTrip(
             reason=REASON,
@@ -361,7 +374,9 @@ class Standby:
                 event_id=renewal.event_id,
                 incident_id=renewal.incident_id,
             )
-            self._tracked(self._kill(request, "rule", lambda _: None, trip=trip))
+            self._taken.add(renewal.event_id)
+            self._tracked(self._kill_and_forget(request, trip, silent))
+            return
         await self._breaker(renewal.scope, "rule").trip(
             trip.reason,
             trip.details,
@@ -371,9 +386,16 @@ class Standby:
         )
         await asyncio.to_thread(forget, self._redis, silent)
 
+    async def _kill_and_forget(self, request: KillRequest, trip: PendingTrip, silent: Overdue) -> None:
+        await self._kill(request, "rule", lambda _: None, trip=trip)
+        try:
+            await asyncio.to_thread(forget, self._redis, silent)
+        except BreakerError as error:
+            log.warning("a switch that fired is still registered", switch=request.operator, error=str(error))
+
     async def _keep_warm(self) -> None:
         """A reading now and then, so that no connection has been closed for idleness when it is needed."""
-        while True:
+        while not self._stopping.is_set():
             await self._breaker("global", "cli").get_status()
             for broker in self._brokers.values():
                 try:

@@ -210,6 +210,15 @@ def test_an_old_request_and_a_senseless_one_are_not_acted_on(
     assert trips(redis_client) == [] and venue.report()["open_orders"] == 20
 
 
+def test_what_no_breaker_takes_is_left_to_the_command_which_refuses_it(
+    warm: Host, redis_client: redis.Redis, venue: PaperExchangeThread
+) -> None:
+    outcome = warm.run("kill", "--yes", "--scope", "not a scope")
+    assert outcome.returncode == 2, outcome.stderr
+    assert trips(redis_client) == [] and venue.report()["open_orders"] == 20
+    assert not PendingTrips(warm.state / "pending_trips").waiting()
+
+
 def test_a_second_standby_refuses_and_a_new_one_follows_a_killed_one(warm: Host) -> None:
     second = warm.run("standby")
     assert second.returncode == 1 and "already runs" in second.stderr
