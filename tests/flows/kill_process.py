@@ -9,6 +9,8 @@ import asyncio
 import json
 import os
 import sys
+import threading
+import time
 from typing import Any
 
 from flows.kill_context import open_kill_run
@@ -31,6 +33,12 @@ async def main(incident_id: str) -> None:
         say("end", run, missing=run.missing)
 
 
+def leave() -> None:
+    """As the command line does: in order, so that a temporary orchestrator is stopped, but not for ever."""
+    time.sleep(5)
+    os._exit(0)
+
+
 if __name__ == "__main__":
     asyncio.run(main(sys.argv[1]))
-    os._exit(0)
+    threading.Thread(target=leave, daemon=True).start()

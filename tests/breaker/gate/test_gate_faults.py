@@ -283,7 +283,8 @@ def test_it_does_not_close_without_a_reason(
     make_gate: MakeGate, backend: str, redis_server: EmbeddedRedis, cb: CircuitBreaker
 ) -> None:
     """Trips and resets under a steady load; SOAK_SECONDS=300 makes about a thousand of them."""
-    gate = make_gate(redis_server.url, backend, max_staleness=0.5)
+    # Beside other tests a process may be kept waiting for longer than half a second, which rightly closes a gate.
+    gate = make_gate(redis_server.url, backend, max_staleness=0.5 if SOAK > 10 else 2.0)
     assert gate.wait_until_open(5)
     refused = rounds = 0
     with Record(gate) as record:
