@@ -142,7 +142,6 @@ def _flatten(
 
     hurry_orchestrator()
     loading = threading.Thread(target=importlib.import_module, args=("flows.kill_switch",), daemon=True)
-    loading.start()
     incident_id = (status.incident_id if status else None) or trip.incident_id
 
     async def run() -> KillReport | None:
@@ -175,27 +174,20 @@ async def _confirm_and_run(
     run: KillRun, yes: bool, view: kill_view.KillView, loading: threading.Thread
 ) -> KillReport | None:
     from brokers.sweep import first_sweep  # noqa: PLC0415  after the trip
+    from flows.kill_context import note_sweep  # noqa: PLC0415
 
     if not yes:
+        loading.start()  # while the person reads
         await view.show_book(run)
         if not await view.confirmed():
             view.declined()
             return None
     swept = await first_sweep(run.brokers.values(), run.settings.first_sweep_timeout)
     run.first_sweep_after = run.elapsed
-    for result in swept:
-        run.update(result.account, canceled=result.accepted, orders_at_start=result.accepted + result.refused)
-        if result.problem:
-            run.update(result.account, note=result.problem)
-        run.tell(
-            "FIRST_SWEEP",
-            account=result.account,
-            accepted=result.accepted,
-            refused=result.refused,
-            problem=result.problem,
-            after_seconds=round(run.first_sweep_after, 3),
-        )
-    view.swept(swept, run.elapsed)
+    if yes:
+        loading.start()  # not before: importing in a thread holds up the sweep
+    note_sweep(run, swept)
+    view.swept(swept, run.first_sweep_after)
     if run.trail is not None:
         run.trail.start()
     await asyncio.to_thread(loading.join)

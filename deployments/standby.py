@@ -38,7 +38,7 @@ from breaker.uuid7 import uuid7
 from brokers.protocol import BrokerError
 from brokers.registry import open_brokers
 from brokers.sweep import Swept, first_sweep
-from flows.kill_context import async_breaker, hurry_orchestrator, open_kill_run
+from flows.kill_context import async_breaker, hurry_orchestrator, note_sweep, open_kill_run
 from tasks.kill.report import KillReport
 from tasks.kill.run import AccountProgress, KillRun
 
@@ -426,22 +426,6 @@ class Standby:
             await breaker.close()
         await self._stream.aclose()
         self._redis.close()
-
-
-def note_sweep(run: KillRun, swept: list[Swept]) -> None:
-    """What the first sweep did, into the run and its records."""
-    for result in swept:
-        run.update(result.account, canceled=result.accepted, orders_at_start=result.accepted + result.refused)
-        if result.problem:
-            run.update(result.account, note=result.problem)
-        run.tell(
-            "FIRST_SWEEP",
-            account=result.account,
-            accepted=result.accepted,
-            refused=result.refused,
-            problem=result.problem,
-            after_seconds=round(run.first_sweep_after or 0.0, 3),
-        )
 
 
 async def _show_progress(run: KillRun, say: Say) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import TYPE_CHECKING
@@ -18,6 +18,7 @@ from tasks.audit_trail import AuditTrail
 from tasks.kill.run import KillRun, Observer
 
 if TYPE_CHECKING:
+    from brokers.sweep import Swept
     from ledger.ledger import Ledger
 
 LEDGER_WAIT = 3.0
@@ -116,6 +117,22 @@ async def open_kill_run(
         for broker in brokers.values():
             await broker.aclose()
         run.missing += await asyncio.to_thread(trail.close, LEDGER_WAIT)
+
+
+def note_sweep(run: KillRun, swept: Iterable[Swept]) -> None:
+    """What the first sweep did, into the run and its records."""
+    for result in swept:
+        run.update(result.account, canceled=result.accepted, orders_at_start=result.accepted + result.refused)
+        if result.problem:
+            run.update(result.account, note=result.problem)
+        run.tell(
+            "FIRST_SWEEP",
+            account=result.account,
+            accepted=result.accepted,
+            refused=result.refused,
+            problem=result.problem,
+            after_seconds=round(run.first_sweep_after or 0.0, 3),
+        )
 
 
 async def _incident_under_way(breaker: AsyncCircuitBreaker) -> str:
