@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
 import typer
@@ -28,8 +29,13 @@ def command_line(first: str = "") -> typer.Typer:
         pretty_exceptions_enable=False,
         rich_markup_mode=None,
     )
-    circuit_commands.register(app)
-    kill_command.register(app)
+    if "BREAKER_URL" in os.environ:
+        from cli import remote_commands  # noqa: PLC0415  nothing of it is needed where the halt is made here
+
+        remote_commands.register(app)
+    else:
+        circuit_commands.register(app)
+        kill_command.register(app)
     if first != "kill":
         from cli import audit_commands, recover_commands, standby_commands, user_commands  # noqa: PLC0415
 

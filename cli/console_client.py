@@ -1,0 +1,133 @@
+"""The console's API as the command line uses it, so that the console's permissions hold on the command line too."""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from http.client import HTTPException
+from typing import Any
+from urllib.error import HTTPError, URLError
+from urllib.parse import quote, urlencode, urlsplit
+from urllib.request import HTTPRedirectHandler, Request, build_opener
+
+from breaker.errors import BreakerError, BreakerUnavailable, InvalidInput
+from breaker.events import TransitionEvent
+from breaker.state import State, Status
+from breaker.uuid7 import uuid7
+
+URL, TOKEN = "BREAKER_URL", "BREAKER_TOKEN"
+TIMEOUT = 10.0
+_WITHOUT_IT = f"Halting works without the console: on a host with the credentials, unset {URL}."
+
+
+class _NoRedirects(HTTPRedirectHandler):
+    """A token goes to the console alone, not to wherever it points."""
+
+    def redirect_request(self, *_: Any) -> None:
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class ConsoleClient:
+    """Its methods raise InvalidInput (nothing changed), BreakerError where the console refuses (nothing changed), and
+    BreakerUnavailable where it can't be asked or can't do it.
+    """
+
+    url: str
+    token: str
+
+    @classmethod
+    def from_environment(cls) -> ConsoleClient:
+        """As BREAKER_URL and BREAKER_TOKEN say. Raises InvalidInput for what can't be used."""
+        url, token = os.environ[URL].rstrip("/"), os.environ.get(TOKEN, "")
+        address = urlsplit(url)
+        if address.scheme not in ("http", "https") or not address.hostname:
+            raise InvalidInput(f"{URL} is {url!r}, no http(s) address; nothing changed")
+        if address.scheme == "http" and not _is_loopback(address.hostname):
+            raise InvalidInput(
+                f"{URL} has to be https: over http everybody on the way reads the token; nothing changed"
+            )
+        if not token.isascii() or not token.strip():
+            raise InvalidInput(f"{TOKEN} holds no token; make one with `breaker token create`; nothing changed")
+        return cls(url, token.strip())
+
+    def status(self, scope: str) -> Status:
+        return _status(self._get("circuit-breaker", scope=scope))
+
+    def history(self, scope: str, limit: int) -> list[TransitionEvent]:
+        """Newest first."""
+        found = self._get("circuit-breaker/history", scope=scope, limit=str(limit))["events"]
+        return [TransitionEvent.from_json(json.dumps(event)) for event in found]
+
+    def trip(self, scope: str, reason: str) -> Status:
+        return _status(self._post("circuit-breaker/trip", scope, {"reason": reason}))
+
+    def reset(self, scope: str, reason: str, expected_epoch: int | None) -> Status:
+        return _status(self._post("circuit-breaker/reset", scope, {"reason": reason, "expected_epoch": expected_epoch}))
+
+    def start_kill(self, scope: str, reason: str) -> dict[str, Any]:
+        """The run as it stands right after its halt."""
+        return self._post("kill-switch", scope, {"reason": reason, "confirm": "FLATTEN"})
+
+    def kill(self, incident_id: str) -> dict[str, Any]:
+        """How the run of that incident stands."""
+        return self._get(f"kill-switch/{quote(incident_id, safe='')}")
+
+    def _get(self, path: str, **query: str) -> dict[str, Any]:
+        return self._ask(self._request(f"{path}?{urlencode(query)}"), changes=False)
+
+    def _post(self, path: str, scope: str, body: Mapping[str, Any]) -> dict[str, Any]:
+        request = self._request(
+            f"{path}?{urlencode({'scope': scope})}", json.dumps({"acknowledge": True, **body}).encode()
+        )
+        request.add_header("Content-Type", "application/json")
+        request.add_header("Idempotency-Key", uuid7())
+        return self._ask(request, changes=True)
+
+    def _request(self, path: str, body: bytes | None = None) -> Request:
+        headers = {"Authorization": f"Bearer {self.token}"}
+        return Request(f"{self.url}/api/v1/{path}", body, headers)  # noqa: S310  `from_environment` has seen to the scheme
+
+    def _ask(self, request: Request, *, changes: bool) -> dict[str, Any]:
+        try:
+            with build_opener(_NoRedirects).open(request, timeout=TIMEOUT) as answer:
+                found: dict[str, Any] = json.load(answer)
+        except HTTPError as error:
+            raise _refusal(error) from None
+        except (URLError, HTTPException, OSError, ValueError) as error:
+            known = "Whether it was done is not known. " if changes else ""
+            raise BreakerUnavailable(
+                f"the console at {self.url} gave no answer ({getattr(error, 'reason', error)}). {known}{_WITHOUT_IT}",
+                may_have_happened=changes,
+            ) from None
+        return found
+
+
+def _status(body: dict[str, Any]) -> Status:
+    told = {name: body.pop(name, None) for name in ("scope", "as_of", "problem", "unconfirmed")}
+    return Status(State(body["state"]), body, problem=told["problem"], unconfirmed=told["unconfirmed"])
+
+
+def _refusal(error: HTTPError) -> BreakerError:
+    """The console's problem details as an error of ours."""
+    try:
+        problem = json.load(error)
+        detail, may_have_happened = str(problem["detail"]), bool(problem.get("may_have_happened"))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        detail, may_have_happened = f"{error.code} {error.reason}: no answer of a console", False
+    said = f"the console says: {detail}"
+    if error.code in (400, 422):
+        return InvalidInput(said)
+    if error.code >= 500:
+        return BreakerUnavailable(f"{said} {_WITHOUT_IT}", may_have_happened=may_have_happened)
+    return BreakerError(said)
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

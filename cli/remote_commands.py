@@ -1,0 +1,144 @@
+"""`breaker status | trip | reset | history | kill` through a console: what takes their place where BREAKER_URL is set.
+
+Who acts is whoever the token belongs to. Nothing on this host is needed: no Redis, no venue's credentials.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import Annotated, Any
+
+import typer
+
+from breaker.errors import BreakerUnavailable
+from breaker.state import State, Status
+from cli import circuit_commands, circuit_view
+from cli.console_client import ConsoleClient
+from cli.exit_codes import EPILOG, Exit
+from cli.options import MIN_REASON, JsonOption, ScopeOption, checked_reason, on_terminal
+
+FOLLOW_EVERY = 0.5
+SILENCE = 30.0
+"""Seconds without an answer after which a run is not followed any more."""
+
+
+def register(app: typer.Typer) -> None:
+    for command in (trip, status, reset, circuit_commands.init, history, kill):
+        app.command(epilog=EPILOG)(command)
+
+
+def trip(
+    reason: Annotated[str, typer.Option("--reason", help="Why, in a sentence.")] = "tripped by hand, no reason given",
+    scope: ScopeOption = "global",
+    as_json: JsonOption = False,
+) -> None:
+    """Halt trading, through the console: from now on only orders that reduce risk pass."""
+    _show(ConsoleClient.from_environment().trip(scope, checked_reason(reason)), scope, as_json)
+
+
+def status(scope: ScopeOption = "global", as_json: JsonOption = False) -> None:
+    """The breaker's state, as the console reads it afresh."""
+    now = ConsoleClient.from_environment().status(scope)
+    _show(now, scope, as_json)
+    if now.state is State.UNKNOWN:
+        raise typer.Exit(Exit.NOT_HALTED)
+
+
+def reset(
+    reason: Annotated[str, typer.Option("--reason", help=f"Why trading may resume, {MIN_REASON} characters or more.")],
+    acknowledge: Annotated[
+        bool, typer.Option("--acknowledge", help="Confirm that the cause is understood and conditions are normal.")
+    ] = False,
+    scope: ScopeOption = "global",
+    as_json: JsonOption = False,
+) -> None:
+    """End a trip, through the console, which measures the conditions first. At most one reset a minute."""
+    why = checked_reason(reason, at_least=MIN_REASON)
+    console = ConsoleClient.from_environment()
+    before = console.status(scope)
+    if not acknowledge:
+        _ask_for("RESET", "The cause is understood and conditions are normal.", before, scope, "--acknowledge")
+    expected = before.epoch if before.state is State.TRIPPED else None
+    _show(console.reset(scope, why, expected), scope, as_json)
+
+
+def history(
+    limit: Annotated[int, typer.Option("--limit", min=1, max=1000, help="How many, newest first.")] = 10,
+    scope: ScopeOption = "global",
+    as_json: JsonOption = False,
+) -> None:
+    """The latest transitions, newest first."""
+    events = ConsoleClient.from_environment().history(scope, limit)
+    if as_json:
+        for event in events:
+            typer.echo(event.raw)
+    else:
+        circuit_view.show_history(events, scope)
+
+
+def kill(
+    reason: Annotated[str, typer.Option("--reason", help="Why, in a sentence.")] = "kill switch, no reason given",
+    scope: ScopeOption = "global",
+    yes: Annotated[bool, typer.Option("--yes", help="Don't ask: cancel and flatten at once.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Halt trading, cancel every open order, flatten every position, by the console. It can't be undone."""
+    why = checked_reason(reason)
+    console = ConsoleClient.from_environment()
+    if not yes:
+        halted = console.trip(scope, why)
+        _ask_for("FLATTEN", "Halted. Every order is cancelled and every position closed.", halted, scope, "--yes")
+    run = _follow(console, console.start_kill(scope, why), as_json)
+    if as_json:
+        typer.echo(json.dumps(run))
+    else:
+        typer.echo(f"{run['verdict']} after {run['elapsed']:.1f} s {run['problem']}".strip())
+    if not run["halted"]:
+        raise typer.Exit(Exit.NOT_HALTED)
+    raise typer.Exit(Exit.OK if run["verdict"] == "FLAT" else Exit.NOT_FLAT)
+
+
+def _follow(console: ConsoleClient, run: dict[str, Any], quiet: bool) -> dict[str, Any]:
+    """Until the run has ended; it goes on in the console whether it is followed or not. Raises BreakerUnavailable."""
+    told, heard = "", time.monotonic()
+    while True:
+        picture = "\n".join(_line(account) for account in run["accounts"])
+        if not quiet and picture != told:
+            typer.echo(picture)
+            told = picture
+        if run["verdict"] != "RUNNING":
+            return run
+        time.sleep(FOLLOW_EVERY)
+        try:
+            run, heard = console.kill(run["incident_id"]), time.monotonic()
+        except BreakerUnavailable:
+            if time.monotonic() - heard > SILENCE:
+                raise
+
+
+def _line(account: dict[str, Any]) -> str:
+    stuck = "; ".join(f"{item['symbol']}: {item['reason']}" for item in account["stuck"])
+    return (
+        f"{account['account']}: {account['phase']}, {account['orders_open']} of {account['orders_at_start']} orders, "
+        f"{account['positions_open']} of {account['positions_at_start']} positions{f', stuck {stuck}' if stuck else ''}"
+    )
+
+
+def _ask_for(word: str, what: str, now: Status, scope: str, option: str) -> None:
+    """Go on only if the word is typed."""
+    if not on_terminal():
+        raise typer.BadParameter(
+            f"not confirmed; the state is {now.state.value}, nothing further was done", param_hint=option
+        )
+    circuit_view.show_status(now, scope)
+    if typer.prompt(f"{what} Type {word} to go on", err=True).strip() != word:
+        typer.echo(f"breaker: not confirmed; the state is {now.state.value}, nothing further was done", err=True)
+        raise typer.Exit(Exit.REFUSED)
+
+
+def _show(now: Status, scope: str, as_json: bool) -> None:
+    if as_json:
+        typer.echo(json.dumps({"scope": scope, **now}))
+    else:
+        circuit_view.show_status(now, scope)

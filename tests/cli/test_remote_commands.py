@@ -1,0 +1,128 @@
+"""The command line through a console: the same commands, held to the permissions of the token's user."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import redis
+from pydantic import SecretStr
+
+from breaker import CircuitBreaker
+from breaker.settings import AccountSettings, KillSettings, Settings
+from brokers.paper.server import PaperExchangeThread
+from console.permissions import Role
+from deployments.child_process import free_port
+from deployments.embedded_redis import EmbeddedRedis
+from tests.cli.conftest import RunCli
+from tests.console.harness import Console
+
+GOOD_REASON = "cause found and fixed, book checked"
+
+
+@pytest.fixture
+def console(
+    redis_server: EmbeddedRedis,
+    redis_client: redis.Redis,
+    exchange: PaperExchangeThread,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Iterator[Console]:
+    monkeypatch.setenv("PREFECT_API_URL", f"http://127.0.0.1:{free_port()}/api")
+    CircuitBreaker(redis_client).initialize_state()
+    account = AccountSettings(base_url=exchange.url, key_id=SecretStr("key"), secret_key=SecretStr("secret"))
+    kill = KillSettings(settle=0.2, guard=0.5, poll_interval=0.05, record_wait=0.1, orchestrator_wait=0.5)
+    settings = Settings(
+        redis_url=SecretStr(redis_server.url), state_dir=tmp_path / "console", accounts={"ALPHA": account}, kill=kill
+    )
+    with Console(settings) as running:
+        yield running
+
+
+@pytest.fixture
+def as_role(console: Console, environment: dict[str, str]) -> None:
+    """This host knows the console, and nothing else: there is no configuration, and no Redis where one is expected."""
+    environment["BREAKER_URL"] = console.url
+    environment["BREAKER_REDIS_URL"] = f"redis://127.0.0.1:{free_port()}"
+
+
+def sign(console: Console, environment: dict[str, str], role: Role) -> None:
+    environment["BREAKER_TOKEN"] = console.api(role).headers["authorization"].removeprefix("Bearer ")
+
+
+@pytest.mark.usefixtures("as_role")
+def test_each_command_needs_the_users_permission(
+    console: Console, environment: dict[str, str], breaker_cli: RunCli, redis_client: redis.Redis
+) -> None:
+    breaker = CircuitBreaker(redis_client)
+    sign(console, environment, Role.VIEWER)
+    assert "OPEN" in breaker_cli("status").stdout
+    denied = breaker_cli("trip", "--reason", "prices look wrong, halting")
+    assert (denied.returncode, breaker.get_state().value) == (1, "OPEN")
+    assert "TRIP_CIRCUIT" in denied.stderr and "the_viewer" in denied.stderr
+
+    sign(console, environment, Role.OPERATOR)
+    tripped = breaker_cli("trip", "--reason", "prices look wrong, halting", "--json")
+    assert (tripped.returncode, json.loads(tripped.stdout)["state"]) == (0, "TRIPPED")
+    assert breaker.get_status().tripped_by == "the_operator"
+    assert breaker_cli("reset", "--reason", GOOD_REASON, "--acknowledge").returncode == 1
+    assert breaker.get_state().value == "TRIPPED"
+
+    sign(console, environment, Role.RISK_MANAGER)
+    assert breaker_cli("reset", "--reason", GOOD_REASON).returncode == 2, "not acknowledged"
+    reset = breaker_cli("reset", "--reason", GOOD_REASON, "--acknowledge")
+    assert (reset.returncode, breaker.get_status().reset_by) == (0, "the_risk_manager"), reset.stderr
+    assert breaker_cli("reset", "--reason", GOOD_REASON, "--acknowledge").returncode == 1, "not tripped any more"
+    events = [json.loads(line) for line in breaker_cli("history", "--json").stdout.splitlines()]
+    assert [(event["transition"], event["source"]) for event in events[:2]] == [("RESET", "api"), ("TRIP", "api")]
+
+
+@pytest.mark.usefixtures("as_role")
+def test_the_kill_switch_is_followed_to_flat(
+    console: Console, environment: dict[str, str], breaker_cli: RunCli, exchange: PaperExchangeThread
+) -> None:
+    sign(console, environment, Role.VIEWER)
+    assert breaker_cli("kill", "--yes").returncode == 1
+    assert not exchange.report()["is_flat"]
+    sign(console, environment, Role.OPERATOR)
+    killed = breaker_cli("kill", "--yes", "--reason", "fills that we never sent")
+    assert (killed.returncode, killed.stdout.splitlines()[-1][:4]) == (0, "FLAT"), killed.stderr
+    assert "0 of 12 positions" in killed.stdout
+    assert exchange.report()["is_flat"]
+
+
+@pytest.mark.usefixtures("as_role")
+def test_a_kill_that_is_not_confirmed_has_halted(
+    console: Console, environment: dict[str, str], breaker_cli: RunCli, exchange: PaperExchangeThread
+) -> None:
+    sign(console, environment, Role.OPERATOR)
+    outcome = breaker_cli("kill")
+    assert outcome.returncode == 2 and "TRIPPED" in outcome.stderr
+    assert not exchange.report()["is_flat"]
+
+
+@pytest.mark.parametrize(
+    ("url", "token", "status", "says"),
+    [
+        ("http://console.example", "t", 2, "has to be https"),
+        ("console", "t", 2, "no http(s) address"),
+        ("http://127.0.0.1:{port}", "", 2, "breaker token create"),
+        ("http://127.0.0.1:{port}", "t", 4, "unset BREAKER_URL"),
+    ],
+)
+def test_what_cannot_be_used_says_so(
+    environment: dict[str, str], breaker_cli: RunCli, url: str, token: str, status: int, says: str
+) -> None:
+    environment |= {"BREAKER_URL": url.format(port=free_port()), "BREAKER_TOKEN": token}
+    outcome = breaker_cli("trip")
+    assert (outcome.returncode, outcome.stdout) == (status, "")
+    assert says in outcome.stderr
+
+
+@pytest.mark.usefixtures("as_role")
+def test_a_token_that_is_none_is_refused(environment: dict[str, str], breaker_cli: RunCli) -> None:
+    environment["BREAKER_TOKEN"] = "made up"
+    outcome = breaker_cli("status")
+    assert outcome.returncode == 1 and "valid token" in outcome.stderr
