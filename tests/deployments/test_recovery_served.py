@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
@@ -18,13 +19,17 @@ from urllib.request import urlopen
 import psutil
 import pytest
 import redis
+from prefect.context import refresh_global_settings_context
 
 from breaker import CircuitBreaker
 from breaker.rules import Rules
+from breaker.settings import load_settings
+from console.permissions import Role
 from deployments.embedded_redis import EmbeddedRedis
 from deployments.prefect_server import PrefectServer
 from ledger.ledger import Filter, Ledger
 from ledger.record import AuditRow
+from tests.console.harness import Console
 
 ROOT = Path(__file__).parents[2]
 CONFIGURATION = """
@@ -180,6 +185,25 @@ class Stack:
         return str(CircuitBreaker(self.client).get_status().incident_id)
 
 
+@contextmanager
+def console_of(stack: Stack) -> Iterator[Console]:
+    """A console beside the stack, in this process."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in stack.environment.items():
+            if name.startswith(("BREAKER_", "PREFECT_")):
+                patch.setenv(name, value)
+        refresh_global_settings_context()
+        with Console(load_settings()) as running:
+            yield running
+    refresh_global_settings_context()
+
+
+def give(console: Console, role: Role, **answer: Any) -> None:
+    with console.api(role) as api:
+        given = api.post("/recovery/answer", json=answer, timeout=60)
+    assert given.status_code == 202, given.text
+
+
 @pytest.fixture(scope="module")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     home = tmp_path_factory.mktemp("stack")
@@ -243,11 +267,21 @@ def test_promise_9_a_trip_starts_its_recovery_and_people_walk_it_to_open(stack: 
 def test_promise_9_red_during_the_watch_trips_again_and_a_killed_watch_goes_on(stack: Stack) -> None:
     incident = stack.trip("ada")
     stack.waits_for("root-cause", incident)
-    stack.answered("--operator", "bob", *CAUSE)
-    stack.waits_for("approval", incident)
-    stack.client.delete("circuit_breaker:reset_rate_limit")
-    stack.answered("--operator", "cyd", *REASON, "--acknowledge")
-    stack.wait_until("watching", lambda s: s.get("phase") == "watching")
+    # By users of the console this time: the configuration names neither of them.
+    with console_of(stack) as console:
+        give(
+            console,
+            Role.RISK_MANAGER,
+            form="root-cause",
+            category="data",
+            root_cause=CAUSE[1],
+            corrective_action=CAUSE[3],
+        )
+        stack.waits_for("approval", incident)
+        stack.client.delete("circuit_breaker:reset_rate_limit")
+        give(console, Role.ADMIN, form="approval", reason=REASON[1], acknowledge=True)
+        stack.wait_until("watching", lambda s: s.get("phase") == "watching")
+    assert CircuitBreaker(stack.client).get_status().reset_by == "the_admin"
     stack.service.status = 500
     stack.wait_until("reopened", lambda s: s.get("round") == 2)
     status = CircuitBreaker(stack.client).get_status()
