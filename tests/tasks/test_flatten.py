@@ -147,6 +147,6 @@ async def test_a_bulk_close_without_an_answer_makes_nothing_stuck_that_was_not_t
     """The wait for the answer is longer than a position may stand still before it is called stuck."""
     monkeypatch.setattr(flatten, "BULK_CLOSE_FROM", 5)
     silent = '[[trouble]]\nkind = "timeout"\nroutes = ["DELETE /v2/positions"]\nfirst = 1\n'
-    run = kill(exchange, redis_server.url, settings=kill_settings(stuck_after=8))
+    run = kill(exchange, redis_server.url, settings=kill_settings(stuck_after=24), timeout=1.5)
     outcome = await judge(exchange, scaled(BOOK + silent), [run])
     assert outcome.faults() == [] and outcome.report.flat
