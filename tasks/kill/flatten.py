@@ -181,7 +181,7 @@ class Flattening:
         return time.monotonic() - self._held_up
 
     def _notice_delay(self) -> None:
-        """Called once a round: of the time since the last one, at most `FRESH_FOR` counts beside our own rest."""
+        """Called once a round: of the time since the last call, at most `FRESH_FOR` counts beside our own rest."""
         now = time.monotonic()
         if self._planned_at is not None:
             self._held_up += max(0.0, now - self._planned_at - self._rested - FRESH_FOR)
@@ -266,6 +266,7 @@ class Flattening:
             results = await self._broker.close_all()
         except BrokerUnavailable as error:
             # It may have been applied, or be so at any moment now: positions are left alone until that would show.
+            self._notice_delay()
             wait = self._now() + POSITION_LAG
             self._memory = {symbol: replace(memory, retry_at=wait) for symbol, memory in self._memory.items()}
             await self._venue_unavailable(error)
