@@ -140,17 +140,22 @@ class Actions:
         scope: str = "global",
         incident_id: str | None = None,
     ) -> None:
-        """Keep it in the ledger, or in the spool. Where neither takes it, it is in the log."""
-        record = AuditRecord(
-            action=action,
-            source=caller.source,
-            user_id=caller.user,
-            details=details,
-            ip_address=caller.address,
-            outcome=outcome,
-            scope=scope,
-            incident_id=incident_id,
+        """Keep that somebody did something."""
+        await self.keep(
+            AuditRecord(
+                action=action,
+                source=caller.source,
+                user_id=caller.user,
+                details=details,
+                ip_address=caller.address,
+                outcome=outcome,
+                scope=scope,
+                incident_id=incident_id,
+            )
         )
+
+    async def keep(self, record: AuditRecord) -> None:
+        """Keep it in the ledger, or in the spool. Where neither takes it, it is in the log."""
         try:
             await asyncio.to_thread(self._recorder.record, record)
         except LedgerError as error:

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator, Callable, Coroutine
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from typing import Any, TypeVar
 
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
@@ -12,11 +16,12 @@ from breaker.errors import BreakerUnavailable, InvalidInput
 from breaker.settings import Settings
 from console.actions import Actions, Caller
 from console.permissions import Permission
-from ledger.recorder import Recorder
 from tasks.recovery.answering import NotTaken, hand_over, refusal_of, refusal_record
 from tasks.recovery.decision import Approval, RootCause, Rules
 from tasks.recovery.state import RecoveryState, read_state
 from tasks.recovery.vouching import vouch, withdraw
+
+T = TypeVar("T")
 
 NEEDED = {"root-cause": Permission.APPROVE_RECOVERY, "approval": Permission.RESET_CIRCUIT}
 """The permission to answer each form."""
@@ -31,22 +36,21 @@ class AnswerRefused(BreakerError):
 
 
 class Recoveries:
-    def __init__(self, settings: Settings, redis: Redis, actions: Actions, recorder: Recorder) -> None:
+    def __init__(self, settings: Settings, redis: Redis, actions: Actions) -> None:
         self._settings = settings
         self._redis = redis
         self._actions = actions
-        self._recorder = recorder
+        # Judging and handing over import the orchestrator's client, and may wait for it. On threads of their own that
+        # holds up neither the pages nor the threads on which sessions are looked up.
+        self._threads = ThreadPoolExecutor(2, thread_name_prefix="recovery answer")
+
+    def close(self) -> None:
+        self._threads.shutdown(wait=False, cancel_futures=True)
 
     async def read(self, scope: str) -> RecoveryState | None:
         """The latest recovery of this breaker. Raises BreakerUnavailable."""
-        try:
-            async with asyncio.timeout(self._settings.redis_timeout):
-                return await read_state(self._redis, scope)
-        except (RedisError, OSError) as error:
-            why = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
-            raise BreakerUnavailable(
-                f"The recovery can't be read from Redis ({why}).", may_have_happened=False
-            ) from None
+        async with self._redis_in_time("read"):
+            return await read_state(self._redis, scope)
 
     async def waiting(self, scope: str) -> RecoveryState:
         """The recovery that waits for a person. Raises NothingAsked, BreakerUnavailable."""
@@ -77,22 +81,36 @@ class Recoveries:
         rules = Rules(
             {caller.user: permissions}, self._settings.recovery.two_person, status.tripped_by or "", state.author
         )
-        # On a thread of their own: both import the orchestrator's client, which would hold up every page meanwhile.
-        refusal = await asyncio.to_thread(asyncio.run, refusal_of(answer, rules, self._settings, scope))
+        refusal = await self._aside(lambda: refusal_of(answer, rules, self._settings, scope))
         if refusal is not None:
             record = refusal_record(state, caller.user, refusal, caller.source, caller.address)
-            await asyncio.to_thread(self._recorder.record, record)
+            await self._actions.keep(record)
             raise AnswerRefused(f"Refused: {refusal}. Nothing changed, the recovery still waits.")
-        await vouch(self._redis, state.flow_run_id, state.question, answer, permissions)
+        async with self._redis_in_time("written"):
+            await vouch(self._redis, state.flow_run_id, state.question, answer, permissions)
         try:
-            await asyncio.to_thread(asyncio.run, hand_over(state, answer))
+            await self._aside(lambda: hand_over(state, answer))
         except NotTaken as error:
             if not error.may_have_happened:
-                await withdraw(self._redis, state.flow_run_id, state.question, answer)
+                async with self._redis_in_time("written"):
+                    await withdraw(self._redis, state.flow_run_id, state.question, answer)
             raise
         details = {"form": form, "question": state.question}
         await self._actions.record(caller, "RECOVERY_ANSWERED", details, scope=scope, incident_id=state.incident_id)
         return state
+
+    async def _aside(self, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._threads, lambda: asyncio.run(work()))
+
+    @asynccontextmanager
+    async def _redis_in_time(self, done: str) -> AsyncIterator[None]:
+        try:
+            async with asyncio.timeout(self._settings.redis_timeout):
+                yield
+        except (RedisError, OSError) as error:
+            why = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+            text = f"The recovery can't be {done} in Redis ({why})."
+            raise BreakerUnavailable(text, may_have_happened=False) from None
 
 
 def _check_text(answer: RootCause | Approval) -> None:

@@ -72,7 +72,7 @@ class Services:
         self.watcher = Watcher(self._watched_breaker, self._tell)
         self.actions = Actions(settings, self.async_redis, self.recorder, self._transition_made)
         self.kills = Kills(settings, self.actions)
-        self.recoveries = Recoveries(settings, self.async_redis, self.actions, self.recorder)
+        self.recoveries = Recoveries(settings, self.async_redis, self.actions)
         self.exposures = ExposureReader(settings.accounts)
         self.exposure: Lookout[tuple[AccountExposure, ...]] = Lookout(
             self.exposures.read, settings.console.exposure_interval, self._tell_exposure
@@ -105,6 +105,7 @@ class Services:
             for task in list(self._background):
                 task.cancel()
             await asyncio.gather(*self._background, return_exceptions=True)
+            self.recoveries.close()
             await self.exposures.close()
             await self.async_redis.aclose()
             self.redis.close()

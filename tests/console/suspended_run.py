@@ -6,7 +6,9 @@ The real one is in `tests/deployments/test_recovery_served.py`; here it is the p
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
 from http import HTTPStatus
@@ -65,6 +67,21 @@ class SuspendedRun:
         self._patch.undo()
         refresh_global_settings_context()
         self._web.__exit__(kind, error, tb)
+
+    @property
+    def asked(self) -> int:
+        return len(self._web.asked)
+
+    @contextmanager
+    def hanging(self) -> Iterator[None]:
+        """Answer nobody until the block is left."""
+        goes_on = threading.Event()
+        self._web.answering = lambda asked: replace(self._answer(asked), wait=goes_on)
+        try:
+            yield
+        finally:
+            self._web.answering = self._answer
+            goes_on.set()
 
     def _answer(self, asked: Asked) -> Answer:
         run = f"/api/flow_runs/{FLOW_RUN}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -173,6 +174,20 @@ async def test_a_run_that_takes_no_answer_leaves_no_voucher(
     assert sent.status_code == 409 and "takes no answer now" in sent.text
     answer = RootCause(author="the_risk_manager", **CAUSE)
     assert await permissions_told(console, "root-cause-1-1", answer) == ()
+
+
+def test_a_hung_orchestrator_does_not_keep_anybody_from_tripping(
+    console: Console, run: SuspendedRun, redis_client: redis.Redis, incident: str
+) -> None:
+    waiting_for(redis_client, "root-cause", incident)
+    manager, operator = console.visitor(Role.RISK_MANAGER), console.visitor(Role.OPERATOR)
+    trips = CircuitBreaker(redis_client).get_status().trip_count_today or 0
+    with ThreadPoolExecutor(8) as people, run.hanging():
+        answers = [people.submit(manager.submit, "/recovery/answer", CAUSE) for _ in range(8)]
+        until(lambda: run.asked > 1)
+        operator.submit("/circuit-breaker/trip", {"reason": REASON, "acknowledge": "yes"})
+        assert CircuitBreaker(redis_client).get_status().trip_count_today == trips + 1
+        assert not any(answer.done() for answer in answers)
 
 
 def test_markup_in_evidence_and_report_is_text(
