@@ -5,6 +5,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+PACKAGES := breaker brokers cli console deployments flows ledger tasks
 SCOPE ?= global
 # Read through the environment, so that no reason, however quoted, is ever parsed by a shell.
 export REASON OPERATOR SCOPE
@@ -22,8 +23,9 @@ $(READY): requirements.lock pyproject.toml
 	    $(PYTHON) -m venv --clear $(VENV) && $(BIN)/pip install --quiet uv; fi
 	@PATH="$$PATH:$(CURDIR)/$(BIN)"; \
 	    [ -x $(BIN)/python ] || uv venv --quiet --python $(PYTHON) $(VENV); \
-	    uv pip install --quiet --python $(BIN)/python -r requirements.lock && \
+	    uv pip install --quiet --compile-bytecode --python $(BIN)/python -r requirements.lock && \
 	    uv pip install --quiet --python $(BIN)/python --no-deps -e .
+	@$(BIN)/python -m compileall -q $(PACKAGES)  # a kill switch must not be compiled while it is needed
 	@touch $@
 
 .PHONY: lock
