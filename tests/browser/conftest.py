@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import redis
 from argon2 import PasswordHasher
-from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
 from pydantic import SecretStr
 
 from breaker import CircuitBreaker
@@ -99,11 +99,12 @@ def sign_in(browser: Browser, console: Console) -> Iterator[SignIn]:
         contexts.append(context)
         page = context.new_page()
         page.goto(f"{console.url}/login")
+        expect(page.get_by_label("User")).to_be_focused()
         page.keyboard.type(console.user(f"the_{role}", role))
         page.keyboard.press("Tab")
         page.keyboard.type(PASSWORD)
         page.keyboard.press("Enter")
-        page.get_by_role("heading", name="Circuit Breaker").wait_for()
+        page.get_by_role("button", name="Sign out").wait_for()
         return page
 
     yield sign_in
