@@ -10,7 +10,6 @@ import asyncio
 import os
 import sys
 
-from flows.health_verification import health_verification
 from prefect import aserve
 from prefect.client.schemas.objects import ConcurrencyLimitConfig, ConcurrencyLimitStrategy
 from prefect.deployments.runner import RunnerDeployment
@@ -21,6 +20,7 @@ from prefect.types.entrypoint import EntrypointType
 from breaker.errors import BreakerError
 from breaker.settings import load_settings
 from deployments.trip_watch import TripWatch
+from flows.health_verification import health_verification
 from flows.kill_switch import kill_switch
 from flows.recovery import recovery
 from tasks.trip_announcement import TRIPPED
