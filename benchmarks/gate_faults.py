@@ -7,6 +7,7 @@ that. The peers are asked the same question, with a socket timeout of half a sec
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
 import threading
@@ -30,6 +31,7 @@ from breaker.decision import OrderIntent
 _STALENESS = 0.2
 _WATCHED = 1.0
 _PEERS_WATCHED = 4.0
+_KEY = "circuit_breaker:state"
 _ORDER = OrderIntent("AAPL", "buy", 10)
 Ask = Callable[[], bool]
 
@@ -54,7 +56,31 @@ def _silence(here: Bench, proxy: SilentProxy) -> None:
     CircuitBreaker(redis.Redis(port=here.server.port)).trip("BENCH")
 
 
-_FAULTS = {"SIGSTOP": _sigstop, "kill -9": _kill, "silent partition": _silence, "cut connection": _cut}
+def _flush(here: Bench, proxy: SilentProxy) -> None:
+    redis.Redis(port=here.server.port).flushall()
+
+
+def _write_by_hand(here: Bench, proxy: SilentProxy) -> None:
+    redis.Redis(port=here.server.port).set(_KEY, '{"state":"TRIPPED","tripped_at":"2025-01-15T10:00:00Z"}')
+
+
+def _restore_older(here: Bench, proxy: SilentProxy) -> None:
+    client = redis.Redis(port=here.server.port)
+    raw = client.get(_KEY)
+    assert isinstance(raw, bytes)
+    stored = json.loads(raw)
+    client.set(_KEY, json.dumps({**stored, "epoch": stored["epoch"] - 1}))
+
+
+_FAULTS = {
+    "SIGSTOP": _sigstop,
+    "kill -9": _kill,
+    "silent partition": _silence,
+    "cut connection": _cut,
+    "FLUSHALL": _flush,
+    "state written by hand": _write_by_hand,
+    "older OPEN restored": _restore_older,
+}
 
 
 def run() -> list[Row]:
