@@ -104,9 +104,10 @@ async def _walk(desk: RecoveryDesk, round_: int) -> bool:
         await steps.tell_people(round_, "RETRIPPED", "The watch tripped the breaker again", why, critical=True)
         await steps.reopen(round_, why)
         return False
-    await desk.show(phase="recovered: OPEN", done=True, problem="")
+    await desk.show(phase="recovered: OPEN", problem="")
     await desk.record("RECOVERY_FINISHED", {"rounds": round_}, once="finished")
     await steps.write_report(round_, "at the end", trip, root_cause, evidence)
+    await desk.show(done=True)
     await steps.tell_people(round_, "RECOVERED", "Recovered", "The watch ended well; trading is OPEN again")
     return True
 

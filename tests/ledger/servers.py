@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import importlib.util
 import os
@@ -114,7 +115,8 @@ class Postgres:
     def _signal_all(self, number: signal.Signals) -> None:
         assert self._process is not None
         for pid in [self._process.pid, *_descendants(self._process.pid)]:
-            os.kill(pid, number)
+            with contextlib.suppress(ProcessLookupError):  # a backend may end between being found and being told
+                os.kill(pid, number)
 
     def dsn(self, database: str) -> str:
         return f"postgresql://postgres@127.0.0.1:{self.port}/{database}"
