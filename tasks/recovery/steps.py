@@ -30,6 +30,7 @@ from tasks.recovery.conflicts import find_conflicts
 from tasks.recovery.decision import Approval, RootCause, refuse_approval, refuse_root_cause
 from tasks.recovery.desk import RecoveryDesk, current_desk
 from tasks.recovery.evidence import gather_evidence as gather
+from tasks.recovery.gate_watch import WatchedGate
 from tasks.recovery.measurement import Colour, Measurement, worst
 from tasks.recovery.report import ReportSource, incident_report
 from tasks.recovery.state import Tick
@@ -300,8 +301,13 @@ async def watch(round_: int, minutes: float, epoch: int) -> str | None:
     Any red measurement trips at once. Begun again after a crash, it watches what is left of the time.
     """
     desk = current_desk.get()
-    settings = desk.settings.recovery
     await desk.show(phase="watching")
+    with WatchedGate(desk.settings, desk.state.scope) as gate:
+        return await _watch_to_its_end(desk, gate, epoch)
+
+
+async def _watch_to_its_end(desk: RecoveryDesk, gate: WatchedGate, epoch: int) -> str | None:
+    settings = desk.settings.recovery
     while True:
         status = await desk.breaker.get_status()
         if status.is_tripped:
@@ -311,14 +317,15 @@ async def watch(round_: int, minutes: float, epoch: int) -> str | None:
             *await health.measure_health(desk.settings),
         ]
         await desk.tick_measured(measured)
-        red = [measurement for measurement in measured if measurement.colour is Colour.RED]
+        admitted = await gate.look()
+        red = [measurement for measurement in (*measured, admitted) if measurement.colour is Colour.RED]
         if red:
             return await _trip_again(desk, red)
         left = _seconds_left(status, settings.watch)
         if left <= 0:
             await _end_quiet_period(desk, epoch)
             return None
-        await desk.tick("watch", Tick.WORKING, f"{left:.0f} s left, nothing red")
+        await desk.tick("watch", Tick.WORKING, f"{left:.0f} s left, nothing red; gate: {admitted.value}")
         await asyncio.sleep(min(settings.watch_interval, left))
 
 

@@ -1,0 +1,46 @@
+"""What the watch's own gate says of a breaker, as engines' gates would."""
+
+from __future__ import annotations
+
+import pytest
+import redis
+
+from breaker import CircuitBreaker
+from breaker.settings import Settings
+from deployments.embedded_redis import EmbeddedRedis
+from tasks.recovery.gate_watch import WatchedGate
+from tasks.recovery.measurement import Colour
+
+
+@pytest.fixture
+def settings(redis_server: EmbeddedRedis, redis_client: redis.Redis) -> Settings:
+    return Settings(redis_url=redis_server.url)
+
+
+async def test_in_the_quiet_period_it_says_how_much_is_admitted(settings: Settings, redis_client: redis.Redis) -> None:
+    breaker = CircuitBreaker(redis_client, quiet_period=60)
+    breaker.trip("MANUAL")
+    breaker.reset(reset_by="ada")
+    with WatchedGate(settings, "global") as gate:
+        found = await gate.look()
+    assert found.colour is Colour.GREEN
+    assert "of normal" in found.value
+
+
+async def test_open_is_green_and_halted_is_red(settings: Settings, redis_client: redis.Redis) -> None:
+    breaker = CircuitBreaker(redis_client)
+    breaker.initialize_state(by="tests")
+    with WatchedGate(settings, "global") as gate:
+        assert (await gate.look()).colour is Colour.GREEN
+        breaker.trip("MANUAL")
+        found = await gate.look()
+    assert found.colour is Colour.RED
+    assert found.problem
+
+
+async def test_a_gate_that_hears_nothing_is_red(settings: Settings, redis_client: redis.Redis) -> None:
+    with WatchedGate(
+        settings.model_copy(update={"redis_url": type(settings.redis_url)("redis://127.0.0.1:1")}), "global"
+    ) as gate:
+        found = await gate.look()
+    assert found.colour is Colour.RED
