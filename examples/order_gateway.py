@@ -130,9 +130,9 @@ def create_app(
             watch = asyncio.create_task(desk.watch_equity(equity_every))
             await gate.wait_until_open_async(1.0)
             yield
-            watch.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await watch
+            while not watch.done():  # a cancellation can be lost in a library that waits for something else just then
+                watch.cancel()
+                await asyncio.wait({watch}, timeout=0.5)
         await rules.close()
         await client.aclose()
         await broker.aclose()

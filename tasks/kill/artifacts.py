@@ -47,7 +47,8 @@ async def moving_progress(run: KillRun) -> AsyncIterator[None]:
         yield
     finally:
         updates.cancel()
-        await asyncio.gather(updates, return_exceptions=True)
+        # Bounded: a cancellation can be lost in a client that waits for something else just then.
+        await asyncio.wait({updates}, timeout=LIMIT)
 
 
 async def _keep_updating(run: KillRun) -> None:

@@ -29,7 +29,8 @@ async def shown_in_prefect(desk: RecoveryDesk) -> AsyncIterator[None]:
         yield
     finally:
         updates.cancel()
-        await asyncio.gather(updates, return_exceptions=True)
+        # Bounded: a cancellation can be lost in a client that waits for something else just then.
+        await asyncio.wait({updates}, timeout=LIMIT)
         await update(desk)
 
 
