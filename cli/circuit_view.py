@@ -25,10 +25,10 @@ LOOKS = {
 }
 
 
-def console() -> Console:
-    """Standard output; colour and boxes only where it is a terminal, and room enough where it is none."""
-    out = Console(highlight=False)
-    return out if out.is_terminal else Console(highlight=False, width=WIDTH_ELSEWHERE)
+def console(*, stderr: bool = False) -> Console:
+    """Standard output or error; colour and boxes only where it is a terminal, and room enough where it is none."""
+    out = Console(stderr=stderr, highlight=False)
+    return out if out.is_terminal else Console(stderr=stderr, highlight=False, width=WIDTH_ELSEWHERE)
 
 
 def show_status(status: Status, scope: str) -> None:

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Protocol
 
 from rich import box
-from rich.console import Console, Group
+from rich.console import Group
 from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
@@ -17,7 +17,7 @@ from rich.text import Text
 from breaker.state import Status
 from brokers.protocol import BrokerError
 from brokers.sweep import Swept
-from cli.circuit_view import WIDTH_ELSEWHERE
+from cli.circuit_view import console
 from tasks.kill.report import KillReport, seconds
 from tasks.kill.run import AccountProgress, KillRun
 
@@ -42,8 +42,7 @@ class KillView:
     """Writes to standard error, so that `--json` owns standard output; `quiet` leaves out all but trouble."""
 
     def __init__(self, *, quiet: bool) -> None:
-        out = Console(stderr=True, highlight=False)
-        self._console = out if out.is_terminal else Console(stderr=True, highlight=False, width=WIDTH_ELSEWHERE)
+        self._console = console(stderr=True)
         self._quiet = quiet
         self._live: Live | None = None
 
