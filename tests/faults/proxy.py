@@ -1,0 +1,226 @@
+"""A TCP proxy that breaks a connection in a chosen way at a chosen moment."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+import socket
+import struct
+import threading
+from collections.abc import Callable
+from enum import StrEnum
+from typing import Self
+
+_CHUNK = 65_536
+_APPLIED_WITHIN = 10.0
+"""Seconds that a change may take to apply."""
+
+
+class Fault(StrEnum):
+    """What a client sees from the moment that `FaultProxy.inject` returns, on open and on new connections."""
+
+    NONE = "none"
+    REFUSED = "refused"
+    """Open connections are closed, new ones refused."""
+    HUNG = "hung"
+    """Connections stay open and new ones are accepted; every byte is swallowed, both ways."""
+    RESET = "reset"
+    """Open connections are reset, new ones at their first request; the server gets nothing."""
+    SLOW = "slow"
+    """Each chunk of the server's answers is `delay` seconds late."""
+    WRONG_ANSWERS = "wrong answers"
+    """The server gets every request; its answers arrive as so many bytes of garbage."""
+    LOST_RESPONSE = "lost response"
+    """The server gets the request; when it answers, the connection is closed instead."""
+
+
+class FaultProxy:
+    """Listens on a free port of 127.0.0.1 and forwards to `upstream`. A context manager; works from any thread."""
+
+    def __init__(self, upstream: tuple[str, int], *, delay: float = 0.3) -> None:
+        self.upstream = upstream
+        self.delay = delay
+        self._fault = Fault.NONE
+        self._links: set[_Link] = set()
+        self._server: asyncio.Server | None = None
+        self._socket = _bound(0)
+        self.port: int = self._socket.getsockname()[1]
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="fault-proxy", daemon=True)
+        self._thread.start()
+        self._apply(self._listen)
+
+    @property
+    def address(self) -> tuple[str, int]:
+        return ("127.0.0.1", self.port)
+
+    @property
+    def fault(self) -> Fault:
+        return self._fault
+
+    def inject(self, fault: Fault) -> None:
+        """From the moment that this returns, the fault applies. A connection that lost bytes ends with its fault."""
+        self._apply(lambda: self._switch(fault))
+
+    def heal(self) -> None:
+        self.inject(Fault.NONE)
+
+    def cut(self) -> None:
+        """Close all open connections."""
+        self._apply(self._cut)
+
+    def lead_to(self, upstream: tuple[str, int]) -> None:
+        """Close all connections, and forward the next ones elsewhere: an address that has failed over."""
+        self.upstream = upstream
+        self.cut()
+
+    def close(self) -> None:
+        if self._loop.is_closed():
+            return
+        self._apply(self._stop)
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(_APPLIED_WITHIN)
+        self._loop.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *failure: object) -> None:
+        self.close()
+
+    def _apply(self, change: Callable[[], object]) -> None:
+        async def apply() -> None:
+            outcome = change()
+            if asyncio.iscoroutine(outcome):
+                await outcome
+
+        asyncio.run_coroutine_threadsafe(apply(), self._loop).result(_APPLIED_WITHIN)
+
+    async def _listen(self) -> None:
+        self._server = await asyncio.start_server(self._accepted, sock=self._socket)
+
+    async def _switch(self, fault: Fault) -> None:
+        self._fault = fault
+        for link in list(self._links):
+            if fault is Fault.RESET:
+                link.reset()
+            elif fault is Fault.REFUSED or (link.lost and fault is not Fault.HUNG):
+                link.close()
+        if fault is Fault.REFUSED:
+            self._refuse()
+        elif self._server is None:
+            await self._listen()
+
+    def _refuse(self) -> None:
+        if self._server is not None:
+            self._server.close()
+            self._server = None
+            self._socket = _bound(self.port)  # bound, not listening: refuses, and nobody else gets the port
+
+    def _cut(self) -> None:
+        for link in list(self._links):
+            link.close()
+
+    async def _stop(self) -> None:
+        self._cut()
+        if self._server is not None:
+            self._server.close()
+        self._socket.close()
+        others = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in others:
+            task.cancel()
+        await asyncio.gather(*others, return_exceptions=True)
+
+    async def _accepted(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        link = _Link(writer)
+        self._links.add(link)
+        try:
+            with contextlib.suppress(OSError):  # one of the two ends went away, which ends the connection
+                if self._fault in (Fault.HUNG, Fault.RESET):
+                    await self._without_server(link, reader)
+                else:
+                    await self._between(link, reader)
+        finally:
+            self._links.discard(link)
+            link.close()
+
+    async def _without_server(self, link: _Link, reader: asyncio.StreamReader) -> None:
+        link.lost = True
+        while await reader.read(_CHUNK):
+            if self._fault is not Fault.HUNG:
+                link.reset()
+                return
+
+    async def _between(self, link: _Link, reader: asyncio.StreamReader) -> None:
+        try:
+            answers, link.server = await asyncio.open_connection(*self.upstream)
+        except OSError:
+            link.reset()  # as near as a connection that was accepted can come to one that is refused
+            return
+        pumps = [
+            asyncio.create_task(self._requests(link, reader, link.server)),
+            asyncio.create_task(self._answers(link, answers)),
+        ]
+        try:
+            await asyncio.wait(pumps, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for pump in pumps:
+                pump.cancel()
+            await asyncio.gather(*pumps, return_exceptions=True)
+
+    async def _requests(self, link: _Link, reader: asyncio.StreamReader, server: asyncio.StreamWriter) -> None:
+        while data := await reader.read(_CHUNK):
+            if self._fault is Fault.HUNG:
+                link.lost = True
+                continue
+            server.write(data)
+            await server.drain()
+
+    async def _answers(self, link: _Link, answers: asyncio.StreamReader) -> None:
+        while data := await answers.read(_CHUNK):
+            if self._fault is Fault.SLOW:
+                await asyncio.sleep(self.delay)
+            if self._fault is Fault.LOST_RESPONSE:
+                return
+            if self._fault is Fault.HUNG:
+                link.lost = True
+                continue
+            link.client.write(_garbage(len(data)) if self._fault is Fault.WRONG_ANSWERS else data)
+            await link.client.drain()
+        if self._fault is Fault.HUNG:  # nor does it hear that the server has gone
+            link.lost = True
+            await asyncio.Event().wait()
+
+
+class _Link:
+    """One client's connection and the one to the server that belongs to it. `lost`: bytes of it were swallowed."""
+
+    def __init__(self, client: asyncio.StreamWriter) -> None:
+        self.client = client
+        self.server: asyncio.StreamWriter | None = None
+        self.lost = False
+
+    def close(self) -> None:
+        for end in (self.client, self.server):
+            if end is not None:
+                end.close()
+
+    def reset(self) -> None:
+        at_once = struct.pack("ii", 1, 0)  # a close that discards what is unsent, and so sends RST
+        self.client.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, at_once)
+        self.client.transport.abort()
+        if self.server is not None:
+            self.server.transport.abort()
+
+
+def _bound(port: int) -> socket.socket:
+    bound = socket.socket()
+    bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    bound.bind(("127.0.0.1", port))
+    return bound
+
+
+def _garbage(length: int) -> bytes:
+    """The same each time for a length; ends a line, lest a reader of lines only waits for more."""
+    return random.Random(length).randbytes(max(0, length - 2)) + b"\r\n"
