@@ -41,3 +41,12 @@ class BreakerUnavailable(BreakerError):
         """False: Redis never got the request. True: it may have carried it out, or may do so yet."""
         self.event_id = event_id
         """The transition's event id. Asking again with the same one is safe: it happens once at most."""
+
+
+class NotHalted(BreakerError):
+    """Redis could not be told of a trip. Gates that can't reach it either close by their own leases."""
+
+    def __init__(self, message: str, *, pending: bool) -> None:
+        super().__init__(message)
+        self.pending = pending
+        """True: the trip is on this host's disk, and made as soon as Redis is back. False: nothing will make it."""

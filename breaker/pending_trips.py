@@ -10,13 +10,13 @@ import contextlib
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 from uuid import UUID, uuid5
 
-from breaker.errors import InvalidInput
+from breaker.errors import BreakerError, InvalidInput, NotHalted
 from breaker.keys import GLOBAL
 from breaker.uuid7 import uuid7
 
@@ -30,11 +30,27 @@ if TYPE_CHECKING:
 UNREADABLE = "PENDING_TRIP_UNREADABLE"
 """The reason of the trip that a file which can't be read stands for: somebody wanted to halt something."""
 
+_Outcome_co = TypeVar("_Outcome_co", covariant=True)
 _NAMESPACE = UUID("0f5c8a0e-8a3f-5b61-9d0b-7f6f0c3f4a19")
 
 
 def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+
+
+class Trips(Protocol[_Outcome_co]):
+    """A breaker, blocking or not."""
+
+    def trip(
+        self,
+        reason: str,
+        details: Mapping[str, Any] | None = None,
+        *,
+        tripped_by: str | None = None,
+        event_id: str | None = None,
+        incident_id: str | None = None,
+        ip_address: str | None = None,
+    ) -> _Outcome_co: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,6 +66,18 @@ class PendingTrip:
     incident_id: str = field(default_factory=uuid7)
     asked_at: str = field(default_factory=_now)
     """When it was asked for, by this host's clock; Redis's own time is of when it was told."""
+    ip_address: str | None = None
+
+    def make(self, breaker: Trips[_Outcome_co]) -> _Outcome_co:
+        """Trip that breaker; raises what its `trip` raises."""
+        return breaker.trip(
+            self.reason,
+            self.details,
+            tripped_by=self.tripped_by,
+            event_id=self.event_id,
+            incident_id=self.incident_id,
+            ip_address=self.ip_address,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,13 +133,7 @@ class PendingTrips:
                 redis, trip.scope, timeout=timeout, source=trip.source, durability=durability or LOCALLY
             )
             with contextlib.closing(breaker):
-                status = breaker.trip(
-                    trip.reason,
-                    {**trip.details, "asked_at": trip.asked_at},
-                    tripped_by=trip.tripped_by,
-                    event_id=trip.event_id,
-                    incident_id=trip.incident_id,
-                )
+                status = _told_late(trip).make(breaker)
             path.unlink(missing_ok=True)
             done.append(Applied(trip, status))
         return done
@@ -121,10 +143,10 @@ class PendingTrips:
 
     def _read(self) -> list[tuple[Path, PendingTrip]]:
         found = []
-        for path in sorted(self.directory.glob("*.json")):
+        for path in self.directory.glob("*.json"):
             with contextlib.suppress(FileNotFoundError):  # another process has just made it
                 found.append((path, _parse(path)))
-        return found
+        return sorted(found, key=lambda item: item[1].asked_at)
 
 
 def apply_pending_trips(settings: Settings, connect: Callable[[], Redis]) -> Sequence[Applied]:
@@ -140,6 +162,28 @@ def apply_pending_trips(settings: Settings, connect: Callable[[], Redis]) -> Seq
     durability = Durability(settings.trip_durability, settings.trip_replicas)
     with connect() as redis:
         return pending.apply(redis, timeout=settings.redis_timeout, durability=durability)
+
+
+def keep_untold(settings: Settings, trip: PendingTrip, why: BreakerError) -> NotHalted:
+    """Keep the trip that Redis could not be told of (`why`); returns the error that says where, or that it is lost."""
+    try:
+        path = PendingTrips(settings.pending_trips_dir).keep(trip)
+    except OSError as error:
+        return NotHalted(
+            f"{why} Nor could the trip be kept in {settings.pending_trips_dir} ({error.strerror}): nothing will make "
+            "it later. Trip again once Redis is back, before it is trusted.",
+            pending=False,
+        )
+    return NotHalted(
+        f"{why} The trip is kept in {path} and is made by the next command, standby or service on this host that "
+        "reaches Redis.",
+        pending=True,
+    )
+
+
+def _told_late(trip: PendingTrip) -> PendingTrip:
+    """As Redis is told of it in the end: with the time at which it was asked for."""
+    return replace(trip, details={**trip.details, "asked_at": trip.asked_at})
 
 
 def _parse(path: Path) -> PendingTrip:
@@ -171,7 +215,7 @@ def check(trip: PendingTrip) -> None:
         trip.tripped_by,
         trip.event_id,
         trip.incident_id,
-        None,
+        trip.ip_address,
     )
 
 

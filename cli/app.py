@@ -7,11 +7,10 @@ import sys
 
 import typer
 
-from breaker.errors import BreakerError, BreakerUnavailable, InvalidInput, RedisRefused
+from breaker.errors import BreakerError, BreakerUnavailable, InvalidInput, NotHalted, RedisRefused
 from breaker.settings import ConfigurationError
 from cli import circuit_commands, kill_command
 from cli.exit_codes import EPILOG, Exit
-from cli.tripping import NotHalted
 from ledger.errors import LedgerError
 
 

@@ -5,14 +5,10 @@ from __future__ import annotations
 import sys
 
 from breaker.errors import BreakerError, BreakerUnavailable, RedisRefused
-from breaker.pending_trips import PendingTrip, PendingTrips, apply_pending_trips
+from breaker.pending_trips import PendingTrip, apply_pending_trips, keep_untold
 from breaker.settings import Settings
 from breaker.state import Status
 from cli.options import connect, redis_of
-
-
-class NotHalted(BreakerError):
-    """Redis could not be told of a trip."""
 
 
 def make_trip(settings: Settings, trip: PendingTrip) -> Status:
@@ -21,15 +17,9 @@ def make_trip(settings: Settings, trip: PendingTrip) -> Status:
     Raises NotHalted, whose line says whether the trip is kept and made later.
     """
     try:
-        status = connect(settings, trip.scope, trip.source).trip(
-            trip.reason,
-            trip.details,
-            tripped_by=trip.tripped_by,
-            event_id=trip.event_id,
-            incident_id=trip.incident_id,
-        )
+        status = trip.make(connect(settings, trip.scope, trip.source))
     except (BreakerUnavailable, RedisRefused) as error:
-        raise NotHalted(f"{error} {_kept(settings, trip)}") from None
+        raise keep_untold(settings, trip, error) from None
     if status.unconfirmed:
         sys.stderr.write(f"breaker: tripped, but not known to outlive a crash of Redis: {status.unconfirmed}\n")
     try:
@@ -51,17 +41,3 @@ def tell_of_pending_trips(settings: Settings) -> bool:
             f"Redis could not be reached; it is {status.state} now, incident {status.incident_id}\n"
         )
     return bool(made)
-
-
-def _kept(settings: Settings, trip: PendingTrip) -> str:
-    try:
-        path = PendingTrips(settings.pending_trips_dir).keep(trip)
-    except OSError as error:
-        return (
-            f"Nor could the trip be kept in {settings.pending_trips_dir} ({error.strerror}): nothing will make it "
-            "later. Trip again once Redis is back, before it is trusted."
-        )
-    return (
-        f"The trip is kept in {path} and is made by the next command, standby or service on this host that reaches "
-        "Redis."
-    )

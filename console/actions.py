@@ -11,8 +11,9 @@ from uuid import NAMESPACE_URL, UUID, uuid5
 
 from redis.asyncio import Redis
 
-from breaker import AsyncCircuitBreaker, BreakerError, State, Status
-from breaker.errors import InvalidInput
+from breaker import AsyncCircuitBreaker, BreakerError, Durability, State, Status
+from breaker.errors import BreakerUnavailable, InvalidInput, RedisRefused
+from breaker.pending_trips import PendingTrip, PendingTrips, keep_untold
 from breaker.settings import Settings
 from breaker.uuid7 import uuid7
 from console.permissions import Identity, Permission
@@ -67,14 +68,17 @@ class Caller:
     def user(self) -> str:
         return self.identity.user
 
+    @property
+    def shortest_reason(self) -> int:
+        """Characters of a reason to halt: pages keep people to the runbook's; no command fails for a short one."""
+        return MIN_REASON if self.source == "console" else 1
 
-def checked_reason(text: str) -> str:
+
+def checked_reason(text: str, least: int = MIN_REASON) -> str:
     """The reason without blanks around it. Raises InvalidInput: too short, too long or not one line of text."""
     reason = text.strip()
-    if len(reason) < MIN_REASON:
-        raise InvalidInput(
-            f"A reason has at least {MIN_REASON} characters, this one has {len(reason)}; nothing changed."
-        )
+    if len(reason) < least:
+        raise InvalidInput(f"A reason has {least} characters or more, this one has {len(reason)}; nothing changed.")
     if len(reason) > MAX_REASON:
         raise InvalidInput(
             f"A reason has at most {MAX_REASON} characters, this one has {len(reason)}; nothing changed."
@@ -117,6 +121,7 @@ class Actions:
                 timeout=self._settings.redis_timeout,
                 quiet_period=self._settings.quiet_period,
                 source=source,
+                durability=Durability(self._settings.trip_durability, self._settings.trip_replicas),
             )
             if len(self._breakers) >= 100:  # a caller may name any scope, but not make us keep them all
                 return made
@@ -162,17 +167,31 @@ class Actions:
             _log.error("not recorded: %s", error)
 
     async def trip(self, caller: Caller, scope: str, reason: str, event_id: str | None = None) -> Status:
-        """Halt. Raises Denied, InvalidInput, and what the breaker's own `trip` raises."""
+        """Halt. Raises Denied, InvalidInput, and NotHalted where Redis could not be told."""
         await self.require(caller, Permission.TRIP_CIRCUIT)
-        why = checked_reason(reason)
+        why = checked_reason(reason, caller.shortest_reason)
+        return await self.halt(self.asked(caller, "MANUAL", scope, why, event_id))
+
+    def asked(self, caller: Caller, reason: str, scope: str, why: str, event_id: str | None) -> PendingTrip:
+        """The trip that somebody asks for; of the incident that has begun on this host, where one waits for Redis."""
+        waiting = PendingTrips(self._settings.pending_trips_dir).incident_of(scope)
+        return PendingTrip(
+            reason=reason,
+            details={"operator": caller.user, "reason": why},
+            tripped_by=caller.user,
+            scope=scope,
+            source=caller.source,
+            event_id=event_id or uuid7(),
+            incident_id=waiting or uuid7(),
+            ip_address=caller.address,
+        )
+
+    async def halt(self, trip: PendingTrip) -> Status:
+        """Make the trip. Raises NotHalted: it waits on this host's disk until Redis is back. Raises InvalidInput."""
         try:
-            return await self.breaker(scope, caller.source).trip(
-                "MANUAL",
-                details={"operator": caller.user, "reason": why},
-                tripped_by=caller.user,
-                event_id=event_id,
-                ip_address=caller.address,
-            )
+            return await trip.make(self.breaker(trip.scope, trip.source))
+        except (BreakerUnavailable, RedisRefused) as error:
+            raise await asyncio.to_thread(keep_untold, self._settings, trip, error) from None
         finally:
             self._changed()
 

@@ -198,7 +198,7 @@ async def start_kill(
 ) -> KillBody:
     """Trips before it answers, then cancels and closes. While a run of the incident goes on, this joins it."""
     event_id = _event_id(who, key, f"kill {scope} {body.model_dump_json()}", _keys(request))
-    kill = await _services(request).kills.start(who, scope, body.reason, event_id=event_id)
+    kill = await _services(request).kills.start(who, scope, body.reason, accounts=body.accounts, event_id=event_id)
     response.headers["Location"] = f"/api/v1/kill-switch/{kill.incident_id}"
     return kill_body(kill)
 
@@ -345,6 +345,7 @@ def kill_body(kill: Kill) -> KillBody:
         elapsed=round(kill.elapsed, 3),
         halted=not kill.halt_problem,
         problem=" ".join(part for part in (kill.halt_problem, kill.problem) if part),
+        unconfirmed=kill.unconfirmed,
         accounts=[
             {
                 "account": account.account,

@@ -23,12 +23,22 @@ _Reason = Annotated[
 ]
 
 
+_Why = Annotated[
+    str,
+    Field(
+        min_length=1,
+        max_length=MAX_REASON,
+        description=f"Why, in one line of up to {MAX_REASON} characters. Say what was seen: others will ask.",
+    ),
+]
+
+
 class _Body(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
 
 class TripRequest(_Body):
-    reason: _Reason = Field(examples=["Unusual market volatility detected, halting for review"])
+    reason: _Why = Field(examples=["Unusual market volatility detected, halting for review"])
     acknowledge: Literal[True] = Field(description="Trading halts until somebody resets it.")
 
 
@@ -42,9 +52,12 @@ class ResetRequest(_Body):
 
 
 class KillRequest(_Body):
-    reason: _Reason = Field(examples=["Exchange reports fills that our engine never sent"])
+    reason: _Why = Field(examples=["Exchange reports fills that our engine never sent"])
     acknowledge: Literal[True] = Field(description="All orders are cancelled and all positions closed.")
     confirm: Literal["FLATTEN"] = Field(description=f"The word {CONFIRMATION}.")
+    accounts: list[Annotated[str, Field(min_length=1, max_length=64)]] | None = Field(
+        default=None, max_length=100, description="Only these accounts; all of them otherwise.", examples=[["ALPHA"]]
+    )
 
 
 _CAUSE = "the quote feed went stale after its failover"
@@ -137,6 +150,9 @@ class StatusBody(BaseModel):
     incident_id: str | None = None
     epoch: int | None = None
     problem: str | None = Field(default=None, description="Why the state is UNKNOWN.")
+    unconfirmed: str | None = Field(
+        default=None, description="Why the trip is not known to outlive a crash of Redis (`trip_durability`)."
+    )
 
 
 class EventBody(BaseModel):
@@ -172,6 +188,7 @@ class KillBody(BaseModel):
     started_at: datetime
     elapsed: float = Field(description="Seconds.")
     halted: bool
+    unconfirmed: str | None = Field(description="Why the trip is not known to outlive a crash of Redis.")
     problem: str = Field(description="Why it could not halt, or broke off; empty otherwise.")
     accounts: list[dict[str, Any]]
     done_without: list[str]

@@ -9,17 +9,19 @@ import asyncio
 import time
 from collections import OrderedDict
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Literal
 
 from breaker import BreakerError
+from breaker.errors import InvalidInput
+from breaker.pending_trips import PendingTrip
 from breaker.settings import Settings
-from breaker.uuid7 import uuid7
 from brokers.sweep import first_sweep
 from console.actions import Actions, Caller, checked_reason
 from console.permissions import Permission
-from flows.kill_context import open_kill_run
+from flows.kill_context import note_sweep, open_kill_run
 from tasks.kill.report import KillReport
 from tasks.kill.run import AccountProgress, KillRun
 
@@ -48,15 +50,26 @@ class Kill:
     scope: str
     operator: str
     reason: str
+    event_id: str
+    names: Sequence[str]
+    """The accounts."""
     started_at: datetime = field(default_factory=lambda: datetime.now(UTC))
     started: float = field(default_factory=time.monotonic)
     halted_after: float | None = None
-    halt_problem: str = ""
+    not_told: str = ""
+    """Why Redis could not be told of the trip, and whether it waits."""
+    unconfirmed: str | None = None
+    """Why the trip is not known to outlive a crash of Redis."""
     problem: str = ""
     """Why nothing is flattened, or no longer."""
     run: KillRun | None = None
     report: KillReport | None = None
     ended_after: float | None = None
+
+    @property
+    def halt_problem(self) -> str:
+        """`not_told`, unless the run has found Redis back and made the trip."""
+        return "" if self.run is not None and self.run.halted_after is not None else self.not_told
 
     @property
     def over(self) -> bool:
@@ -85,16 +98,19 @@ class Kill:
 
 
 class Kills:
-    """Every run that this console has started, and the newest of each incident."""
+    """The newest runs that this console has started."""
 
     def __init__(self, settings: Settings, actions: Actions) -> None:
         self._settings = settings
         self._actions = actions
         self._kills: OrderedDict[str, Kill] = OrderedDict()
         self._tasks: set[asyncio.Task[None]] = set()
+        # Not the threads on which everything else waits for a database.
+        self._threads = ThreadPoolExecutor(_KEPT, thread_name_prefix="kill switch")
 
     def find(self, incident_id: str) -> Kill | None:
-        return self._kills.get(incident_id)
+        """The newest run of that incident."""
+        return next((kill for kill in reversed(self._kills.values()) if kill.incident_id == incident_id), None)
 
     def running(self) -> list[Kill]:
         return [kill for kill in self._kills.values() if not kill.over]
@@ -114,50 +130,70 @@ class Kills:
     ) -> Kill:
         """Trip, then flatten behind the caller's back. While a run of the incident goes on, this joins it.
 
-        A breaker that can't be tripped doesn't keep the book from being closed. Raises Denied and InvalidInput.
+        A breaker that can't be tripped doesn't keep the book from being closed. Raises Denied and InvalidInput; nothing
+        changed then.
         """
         await self._actions.require(caller, Permission.KILL_SWITCH)
-        why = checked_reason(reason)
-        begun, problem, incident_id = time.monotonic(), "", None
+        why = checked_reason(reason, caller.shortest_reason)
+        names = self._checked_accounts(accounts)
+        begun, problem, status = time.monotonic(), "", None
+        trip = self._actions.asked(caller, "KILL_SWITCH", scope, why, event_id)
         try:
-            status = await self._actions.breaker(scope, caller.source).trip(
-                "KILL_SWITCH",
-                details={"operator": caller.user, "reason": why},
-                tripped_by=caller.user,
-                event_id=event_id,
-                ip_address=caller.address,
-            )
-            incident_id = status.incident_id
+            status = await self._actions.halt(trip)
+        except InvalidInput:
+            raise
         except BreakerError as error:
             problem = str(error)
-        halted_after = None if problem else time.monotonic() - begun
-        running = next((kill for kill in self.running() if incident_id in (None, kill.incident_id)), None)
-        if running is not None:
-            return running
-        kill = Kill(incident_id or uuid7(), scope, caller.user, why, halted_after=halted_after, halt_problem=problem)
+        incident_id = (status.incident_id if status else None) or trip.incident_id
+        if (same := self._same(trip, incident_id, names, halted=status is not None)) is not None:
+            return same
+        kill = Kill(incident_id, scope, caller.user, why, trip.event_id, names, not_told=problem)
         kill.started = begun
+        if status is not None:
+            kill.halted_after, kill.unconfirmed = time.monotonic() - begun, status.unconfirmed
         self._keep(kill)
-        task = asyncio.create_task(self._run(kill, caller.source, accounts))
+        task = asyncio.create_task(self._run(kill, caller.source))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return kill
+
+    def _checked_accounts(self, asked: Sequence[str] | None) -> Sequence[str]:
+        known = self._settings.accounts
+        names = list(known) if not asked else list(dict.fromkeys(name.upper() for name in asked))
+        if unknown := [name for name in names if name not in known]:
+            raise InvalidInput(
+                f"No account {', '.join(unknown)} is configured here; nothing changed, not even halted. "
+                f"There are: {', '.join(known) or 'none'}."
+            )
+        return names
+
+    def _same(self, trip: PendingTrip, incident_id: str, names: Sequence[str], *, halted: bool) -> Kill | None:
+        """The run that this request has started before, or one of the incident that does what is asked for."""
+        for kill in reversed(self._kills.values()):
+            if kill.event_id == trip.event_id:
+                return kill
+            # Where neither Redis nor the disk could be told, nothing says that it is one incident.
+            ours = kill.incident_id == incident_id or (not halted and kill.scope == trip.scope)
+            if ours and not kill.over and set(names) <= set(kill.names):
+                return kill
+        return None
 
     async def finish(self) -> None:
         """Wait for what still runs; every run has a time limit of its own."""
         if self._tasks:
             await asyncio.wait(self._tasks)
+        self._threads.shutdown(wait=False)
 
     def _keep(self, kill: Kill) -> None:
-        self._kills[kill.incident_id] = kill
-        self._kills.move_to_end(kill.incident_id)
+        self._kills[kill.event_id] = kill
         while len(self._kills) > _KEPT:
             self._kills.popitem(last=False)
 
-    async def _run(self, kill: Kill, source: str, accounts: Sequence[str] | None) -> None:
-        names = list(self._settings.accounts) if accounts is None else list(accounts)
+    async def _run(self, kill: Kill, source: str) -> None:
         try:
-            if names:
-                await asyncio.to_thread(asyncio.run, _flatten(kill, self._settings, source, names))
+            if kill.names:
+                work = _flatten(kill, self._settings, source)
+                await asyncio.get_running_loop().run_in_executor(self._threads, asyncio.run, work)
             else:
                 kill.problem = "No account is configured, so nothing was cancelled or closed. Close the book by hand."
         except Exception as error:  # whatever it was, the page must say so instead of showing progress for ever
@@ -166,24 +202,22 @@ class Kills:
             kill.ended_after = time.monotonic() - kill.started
 
 
-async def _flatten(kill: Kill, settings: Settings, source: str, accounts: Sequence[str]) -> None:
+async def _flatten(kill: Kill, settings: Settings, source: str) -> None:
     async with open_kill_run(
         reason=kill.reason,
         operator=kill.operator,
         incident_id=kill.incident_id,
-        accounts=accounts,
+        accounts=kill.names,
         scope=kill.scope,
         source=source,
         settings=settings,
+        trip_event_id=kill.event_id,
     ) as run:
         run.started, run.started_at, run.halted_after = kill.started, kill.started_at, kill.halted_after
         kill.run = run
         swept = await first_sweep(run.brokers.values(), run.settings.first_sweep_timeout)
         run.first_sweep_after = run.elapsed
-        for result in swept:
-            run.update(result.account, canceled=result.accepted, orders_at_start=result.accepted + result.refused)
-            if result.problem:
-                run.update(result.account, note=result.problem)
+        note_sweep(run, swept)
         from flows.kill_switch import run_kill_switch  # noqa: PLC0415  slow to import, and the sweep comes first
 
         def announce(report: KillReport) -> None:

@@ -9,7 +9,15 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field
 
 from breaker import BreakerError
-from breaker.errors import BreakerUnavailable, InvalidInput, NotTripped, RedisRefused, ResetRateLimited, StateConflict
+from breaker.errors import (
+    BreakerUnavailable,
+    InvalidInput,
+    NotHalted,
+    NotTripped,
+    RedisRefused,
+    ResetRateLimited,
+    StateConflict,
+)
 from console.actions import ConditionsRed, Denied
 from console.recoveries import AnswerRefused, NothingAsked
 from ledger.errors import InvalidRecord, LedgerError
@@ -48,6 +56,7 @@ _KINDS: tuple[tuple[type[Exception], int, str, str], ...] = (
     (ResetRateLimited, 429, "reset-rate-limited", "Rate limit exceeded"),
     (StateConflict, 409, "state-conflict", "The state is not the expected one"),
     (BreakerUnavailable, 503, "redis-unavailable", "Redis gave no answer"),
+    (NotHalted, 503, "not-halted", "Redis could not be told of the trip"),
     (RedisRefused, 503, "redis-refused", "Redis refused"),
     (NothingAsked, 409, "nothing-asked", "The recovery doesn't wait for this"),
     (AnswerRefused, 409, "answer-refused", "The answer breaks a rule"),
@@ -70,6 +79,8 @@ def problem_of(error: Exception) -> JSONResponse:
                 headers["Retry-After"] = str(int(error.retry_after) + 1)
             if isinstance(error, BreakerUnavailable | NotTaken):
                 extra |= {"may_have_happened": error.may_have_happened}
+            if isinstance(error, NotHalted):
+                extra["pending"] = error.pending
             if isinstance(error, ConditionsRed):
                 extra["conditions"] = [found.as_dict() for found in error.red]
             if isinstance(error, Denied):

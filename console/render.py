@@ -14,6 +14,7 @@ from markupsafe import Markup
 
 from breaker import State
 from breaker.events import TransitionEvent
+from breaker.pending_trips import PendingTrip
 from breaker.settings import Settings
 from console import looks
 from console.exposure import AccountExposure, profit_of
@@ -88,6 +89,10 @@ class Renderer:
 
     def recovery(self, seen: Seen[RecoveryState | str | None]) -> str:
         return self.page("_recovery.html", seen=seen)
+
+    def pending(self, waiting: Sequence[PendingTrip]) -> str:
+        """Trips that wait on this host until Redis is back."""
+        return self.page("_pending.html", waiting=waiting)
 
     def kill(self, kill: Kill) -> str:
         return self.page("_kill.html", kill=kill)

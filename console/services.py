@@ -20,6 +20,8 @@ from redis.asyncio import Redis as AsyncRedis
 
 from breaker import AsyncCircuitBreaker, BreakerError
 from breaker.events import TransitionEvent
+from breaker.keys import GLOBAL
+from breaker.pending_trips import PendingTrip, PendingTrips, apply_pending_trips
 from breaker.settings import Settings
 from console.accounts import Accounts
 from console.actions import Actions
@@ -48,6 +50,7 @@ RECOVERY_EVERY = 0.5
 SCOPES_EVERY = 30.0
 BEAT = 1.0
 KILL_TELL_EVERY = 0.2
+PENDING_EVERY = 0.25
 
 _log = logging.getLogger(__name__)
 
@@ -67,10 +70,11 @@ class Services:
         self.broadcast = Broadcast()
         self.render = Renderer(settings)
         url = settings.redis_url.get_secret_value()
-        self.redis: Redis = Redis.from_url(url)
+        self.redis: Redis = self._blocking_redis()
         self.async_redis: AsyncRedis = AsyncRedis.from_url(url)
         self.watcher = Watcher(self._watched_breaker, self._tell)
         self.actions = Actions(settings, self.async_redis, self.recorder, self._transition_made)
+        self.pending = PendingTrips(settings.pending_trips_dir)
         self.kills = Kills(settings, self.actions)
         self.recoveries = Recoveries(settings, self.async_redis, self.actions)
         self.exposures = ExposureReader(settings.accounts)
@@ -95,6 +99,7 @@ class Services:
             self._find_scopes(),
             self._drain_when_wanted(),
             self._tell_kills(),
+            self._make_pending_trips(),
         ):
             self._spawn(work)
         try:
@@ -239,6 +244,24 @@ class Services:
                     told[kill.incident_id] = html
                     self.broadcast.publish(f"kill:{kill.incident_id}", html)
             await asyncio.sleep(KILL_TELL_EVERY)
+
+    async def _make_pending_trips(self) -> None:
+        """Show the trips that wait on this host, and make them once Redis answers."""
+        told: list[PendingTrip] = []
+        while True:
+            if (waiting := self.pending.waiting()) != told:
+                self.broadcast.publish("pending", self.render.pending(waiting))
+                told = waiting
+            if waiting and self.watcher.reading(GLOBAL).status.as_of is not None:
+                try:
+                    await asyncio.to_thread(apply_pending_trips, self.settings, self._blocking_redis)
+                except BreakerError as error:
+                    _log.warning("a trip still waits on this host: %s", error)
+                self._transition_made()
+            await asyncio.sleep(PENDING_EVERY)
+
+    def _blocking_redis(self) -> Redis:
+        return Redis.from_url(self.settings.redis_url.get_secret_value())
 
 
 async def _loudly(work: Coroutine[Any, Any, None]) -> None:

@@ -31,7 +31,7 @@ from redis.exceptions import RedisError
 from breaker import AsyncCircuitBreaker
 from breaker.deadman import KILL, REASON, Overdue, forget, overdue
 from breaker.errors import BreakerError, BreakerUnavailable, RedisRefused
-from breaker.pending_trips import PendingTrip, PendingTrips, apply_pending_trips, check
+from breaker.pending_trips import PendingTrip, PendingTrips, apply_pending_trips, check, keep_untold
 from breaker.settings import ConfigurationError, Settings
 from breaker.state import Status
 from breaker.uuid7 import uuid7
@@ -230,27 +230,14 @@ class Standby:
 
     async def _trip(self, trip: PendingTrip, started: float, say: Say) -> tuple[Status | None, float | None]:
         try:
-            status = await self._breaker(trip.scope, trip.source).trip(
-                trip.reason,
-                trip.details,
-                tripped_by=trip.tripped_by,
-                event_id=trip.event_id,
-                incident_id=trip.incident_id,
-            )
+            status = await trip.make(self._breaker(trip.scope, trip.source))
         except (BreakerUnavailable, RedisRefused) as error:
-            kept = await asyncio.to_thread(self._keep, trip)
-            say({"event": "NOT_HALTED", "problem": f"{error} {kept}"})
+            problem = await asyncio.to_thread(keep_untold, self._settings, trip, error)
+            say({"event": "NOT_HALTED", "problem": str(problem)})
             return None, None
         after = time.monotonic() - started
         say({"event": "HALTED", "status": dict(status), "scope": trip.scope, "after": after})
         return status, after
-
-    def _keep(self, trip: PendingTrip) -> str:
-        try:
-            path = PendingTrips(self._settings.pending_trips_dir).keep(trip)
-        except OSError as error:
-            return f"Nor could the trip be kept ({error.strerror}); trip again once Redis is back."
-        return f"The trip is kept in {path} and made as soon as Redis is back."
 
     async def _procedure(
         self,
@@ -377,13 +364,7 @@ class Standby:
             self._taken.add(renewal.event_id)
             self._tracked(self._kill_and_forget(request, trip, silent))
             return
-        await self._breaker(renewal.scope, "rule").trip(
-            trip.reason,
-            trip.details,
-            tripped_by=who,
-            event_id=trip.event_id,
-            incident_id=trip.incident_id,
-        )
+        await trip.make(self._breaker(renewal.scope, "rule"))
         await asyncio.to_thread(forget, self._redis, silent)
 
     async def _kill_and_forget(self, request: KillRequest, trip: PendingTrip, silent: Overdue) -> None:

@@ -95,11 +95,18 @@ def test_every_permission_is_needed(
 
 
 def test_a_body_that_cant_be_used_does_nothing(console: Console, breaker: CircuitBreaker) -> None:
-    api, short = console.api(), {"reason": "short", "acknowledge": True}
-    bodies: list[object] = [{}, short, {**TRIP, "acknowledge": False}, {**TRIP, "more": 1}, [], "x"]
+    api, none = console.api(), {"reason": "", "acknowledge": True}
+    bodies: list[object] = [{}, none, {**TRIP, "acknowledge": False}, {**TRIP, "more": 1}, [], "x"]
     for body in bodies:
         problem(api.post("/circuit-breaker/trip", json=body), 422, "invalid-input")
     assert breaker.get_state() is State.OPEN
+
+
+def test_a_short_reason_halts_and_resets_nothing(console: Console, breaker: CircuitBreaker) -> None:
+    api, short = console.api(), {"reason": "wrong", "acknowledge": True}
+    assert api.post("/circuit-breaker/trip", json=short).json()["state"] == "TRIPPED"
+    problem(api.post("/circuit-breaker/reset", json=short), 422, "invalid-input")
+    assert breaker.get_status().trip_details["reason"] == "wrong"
 
 
 def test_blanks_are_no_reason(console: Console, breaker: CircuitBreaker) -> None:

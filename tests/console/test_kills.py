@@ -106,17 +106,41 @@ def test_without_an_account_it_halts_and_says_that_nothing_was_closed(
         assert "No account is configured" in console.visitor(Role.OPERATOR).get(page.url.path).text
 
 
-def test_with_redis_away_the_book_is_closed_all_the_same(
+def test_promise_5_with_redis_away_the_book_is_closed_and_the_trip_made_when_it_is_back(
     own_server: EmbeddedRedis, make_settings: MakeSettings, exchange: PaperExchangeThread
 ) -> None:
-    CircuitBreaker(redis.Redis.from_url(own_server.url)).initialize_state()
+    breaker = CircuitBreaker(redis.Redis.from_url(own_server.url))
+    breaker.initialize_state()
     settings = make_settings(own_server.url, redis_timeout=0.3, accounts={"ALPHA": account(exchange)}, kill=QUICK)
     with Console(settings) as console:
         operator = console.visitor(Role.OPERATOR)
         own_server.stop()
         page = operator.submit("/circuit-breaker/kill", KILL)
-        assert "Not halted" in operator.get(page.url.path).text
+        assert "Not halted" in operator.get(page.url.path).text and "<b>pending</b>" in page.text
         until(lambda: exchange.report()["is_flat"], within=40)
         until(lambda: "RUNNING" not in operator.get(page.url.path).text, within=40)
         assert "Not halted" in operator.get(page.url.path).text
+
         own_server.start()
+        until(lambda: breaker.get_state() is State.TRIPPED)
+        until(lambda: "<b>pending</b>" not in operator.get("/circuit-breaker").text)
+        trips = [event for event in breaker.get_history() if event.transition == "TRIP"]
+        assert [(event.incident_id, event.by) for event in trips] == [(page.url.path.split("/")[-1], "the_operator")]
+
+
+def test_only_the_accounts_that_are_named_are_flattened(
+    redis_server: EmbeddedRedis, redis_client: redis.Redis, make_settings: MakeSettings, exchange: PaperExchangeThread
+) -> None:
+    CircuitBreaker(redis_client).initialize_state()
+    elsewhere = AccountSettings(
+        base_url=f"http://127.0.0.1:{free_port()}", key_id=SecretStr("key"), secret_key=SecretStr("secret")
+    )
+    accounts = {"ALPHA": account(exchange), "BETA": elsewhere}
+    with Console(make_settings(redis_server.url, accounts=accounts, kill=QUICK)) as console:
+        api, body = console.api(Role.OPERATOR), {"reason": "wrong", "acknowledge": True, "confirm": "FLATTEN"}
+        unknown = api.post("/kill-switch", json={**body, "accounts": ["alpha", "gamma"]})
+        assert unknown.status_code == 422 and "GAMMA" in unknown.json()["detail"]
+        assert CircuitBreaker(redis_client).get_state() is State.OPEN, "not even halted"
+        incident = api.post("/kill-switch", json={**body, "accounts": ["alpha"]}).json()["incident_id"]
+        until(lambda: api.get(f"/kill-switch/{incident}").json()["verdict"] == "FLAT", within=40)
+        assert [found["account"] for found in api.get(f"/kill-switch/{incident}").json()["accounts"]] == ["ALPHA"]

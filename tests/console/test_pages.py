@@ -184,8 +184,7 @@ def test_a_hung_redis_is_unknown_and_the_page_comes(own_server: EmbeddedRedis, m
         try:
             page = visitor.get("/circuit-breaker").text
             assert "UNKNOWN" in page and "treated as tripped" in page
-            answer = visitor.submit("/circuit-breaker/trip", TRIP)
-            assert answer.status_code == 503
+            assert "pending" in visitor.submit("/circuit-breaker/trip", TRIP).text
         finally:
             os.kill(own_server.pid, signal.SIGCONT)
 
