@@ -9,6 +9,8 @@ import asyncio
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import getproxies
 
 from prefect import flow, get_run_logger, tags
 from prefect.client.schemas.objects import State
@@ -29,6 +31,8 @@ CONFIRMATION_WAIT = 2.0
 """Seconds after which flattening no longer waits for the trip to be confirmed; confirming goes on beside it."""
 TELLING_WAIT = 3.0
 """Seconds beyond the notifications' own time limit that the orchestrator and the spool may add to it."""
+REFUSAL_WAIT = 0.25
+"""Seconds to see whether anybody listens at the orchestrator's address; no answer in that time is not a refusal."""
 FINAL_STATE_WAIT = 3.0
 """Seconds that the orchestrator may take to write down a result that is already known."""
 
@@ -171,21 +175,27 @@ async def run_kill_switch(run: KillRun, announce: Callable[[KillReport], None]) 
     token = current_run.set(run)
     try:
         configured = get_current_settings().api.url
+        refused = configured is not None and await _refuses(configured)
         # Where none is configured, Prefect starts a temporary server, and blocks this loop for seconds meanwhile.
-        flow_run = asyncio.create_task(_start_flow(run)) if configured else None
+        flow_run = asyncio.create_task(_start_flow(run)) if configured and not refused else None
         if flow_run is not None:
             await _first(flow_run, run.begun, run.settings.orchestrator_wait)
             if run.begun.is_set():
                 await _first(flow_run, run.reported, None)
         if run.report is None:
             run.taken_over = True
-            if configured and flow_run is not None:
+            if refused:
+                run.miss(f"Prefect at {configured}, which refuses connections")
+            elif configured and flow_run is not None:
                 run.miss(_why_without_prefect(flow_run, configured, run.settings.orchestrator_wait))
             run.report = await halt_and_flatten(run, without_prefect)
             run.reported.set()
         announce(run.report)
         await _tell_people(run, without_prefect, run.report)
-        await _let_it_record(run, flow_run or asyncio.create_task(_start_flow(run)))
+        if configured and refused and await _refuses(configured):
+            run.miss("Prefect did not record the run, as it still refuses connections")
+        else:
+            await _let_it_record(run, flow_run or asyncio.create_task(_start_flow(run)))
         return run.report
     finally:
         current_run.reset(token)
@@ -199,6 +209,22 @@ async def _let_it_record(run: KillRun, flow_run: asyncio.Task[None]) -> None:
         flow_run.cancel()
     elif flow_run.exception() is not None:
         run.miss(f"Prefect did not record the run ({type(flow_run.exception()).__name__})")
+
+
+async def _refuses(api: str) -> bool:
+    """Whether nobody listens there. Prefect's client would find out too, but only after seconds of trying again."""
+    url = urlsplit(api)
+    if getproxies():  # what is at the other end can't be seen from here
+        return False
+    try:
+        async with asyncio.timeout(REFUSAL_WAIT):
+            _, writer = await asyncio.open_connection(url.hostname, url.port or (443 if url.scheme == "https" else 80))
+    except TimeoutError:
+        return False
+    except OSError:
+        return True
+    writer.close()
+    return False
 
 
 async def _start_flow(run: KillRun) -> None:
