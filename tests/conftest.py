@@ -1,7 +1,8 @@
-"""A real Redis-protocol server for every test that needs one."""
+"""A real Redis-protocol server for every test that needs one, and no orchestrator for any that doesn't start it."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,6 +10,10 @@ import pytest
 import redis
 
 from deployments.embedded_redis import EmbeddedRedis
+
+# Nobody listens on port 1. Without an address Prefect would start a server of its own in this process, for ten seconds.
+# Here and not in a fixture, as Prefect reads its settings when it is imported.
+os.environ["PREFECT_API_URL"] = "http://127.0.0.1:1/api"
 
 
 @pytest.fixture(scope="session")

@@ -19,7 +19,6 @@ from brokers.paper.scenario import parse
 from brokers.paper.server import PaperExchangeThread
 from console import passwords
 from console.permissions import Role
-from deployments.child_process import free_port
 from deployments.embedded_redis import EmbeddedRedis
 from tests.console.harness import PASSWORD, Console
 
@@ -76,7 +75,6 @@ def console(
     monkeypatch: pytest.MonkeyPatch,
 ) -> Iterator[Console]:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("PREFECT_API_URL", f"http://127.0.0.1:{free_port()}/api")
     account = AccountSettings(base_url=exchange.url, key_id=SecretStr("key"), secret_key=SecretStr("secret"))
     settings = Settings(
         redis_url=SecretStr(redis_server.url),

@@ -30,7 +30,6 @@ def console(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> Iterator[Console]:
-    monkeypatch.setenv("PREFECT_API_URL", f"http://127.0.0.1:{free_port()}/api")
     CircuitBreaker(redis_client).initialize_state()
     account = AccountSettings(base_url=exchange.url, key_id=SecretStr("key"), secret_key=SecretStr("secret"))
     kill = KillSettings(settle=0.2, guard=0.5, poll_interval=0.05, record_wait=0.1, orchestrator_wait=0.5)

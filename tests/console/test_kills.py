@@ -33,12 +33,6 @@ def exchange() -> Iterator[PaperExchangeThread]:
         yield running
 
 
-@pytest.fixture(autouse=True)
-def no_orchestrator(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One that refuses: without any, Prefect would start a server of its own for the record."""
-    monkeypatch.setenv("PREFECT_API_URL", f"http://127.0.0.1:{free_port()}/api")
-
-
 @pytest.fixture
 def console(
     redis_server: EmbeddedRedis, redis_client: redis.Redis, make_settings: MakeSettings, exchange: PaperExchangeThread
