@@ -52,8 +52,16 @@ def list_users(as_json: JsonOption = False) -> None:
     """Every user and role."""
     with _accounts() as accounts:
         found = accounts.users()
-    rows = [{"name": user.name, "role": user.role.value, "since": _day(user.created_at)} for user in found]
-    _show(rows, ("name", "role", "since"), as_json)
+    rows = [
+        {
+            "name": user.name,
+            "role": user.role.value,
+            "since": _day(user.created_at),
+            "signs in by": user.issuer or "password",
+        }
+        for user in found
+    ]
+    _show(rows, ("name", "role", "since", "signs in by"), as_json)
 
 
 @users.command("remove", epilog=EPILOG)

@@ -12,9 +12,10 @@ from collections import OrderedDict
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
-from sqlalchemy import Connection, delete, func, insert, select, update
+from sqlalchemy import ColumnElement, Connection, and_, delete, insert, select, update
 
 from breaker.errors import BreakerError, InvalidInput
+from breaker.settings import OidcSettings
 from console.database import reading, writing
 from console.passwords import hash_password, password_fits
 from console.permissions import PERMISSIONS, WITHOUT_DATABASE, Identity, Permission, Role
@@ -25,6 +26,8 @@ from ledger.ledger import Ledger
 TOKEN_PREFIX = "brk_"  # noqa: S105  how tokens begin, so that scanners for leaked secrets find them
 LONGEST_TOKEN_DAYS = 366
 _NAME = re.compile(r"[a-z][a-z0-9._-]{0,63}")
+_PERSON = re.compile(r"[a-z0-9][a-z0-9._@+-]{0,127}")
+"""Names that an identity provider may give: addresses of e-mail too."""
 _SEEN_EVERY = 30.0
 """Seconds between two notes of a session's use."""
 _REMEMBERED = 1_000
@@ -39,6 +42,19 @@ class User:
     name: str
     role: Role
     created_at: float
+    issuer: str | None = None
+    """The identity provider by which they sign in; None for a password."""
+
+
+@dataclass(frozen=True, slots=True)
+class Person:
+    """Somebody for whom an identity provider vouches. `issuer` and `subject` say who it is; the name may change."""
+
+    issuer: str
+    subject: str
+    name: str
+    role: Role | None
+    """None: none of what the provider says of them gives a role."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,12 +72,21 @@ class Token:
 class Accounts:
     """Safe to use from several threads; each call is one short transaction.
 
-    `idle_timeout` and `lifetime` of sessions in seconds. Methods raise LedgerError when the database is away, except
+    `idle_timeout` and `lifetime` of sessions in seconds. Without `oidc` nobody whom a provider vouched for gets in, nor
+    if it names another provider. Methods raise LedgerError when the database is away, except
     `session`, which then falls back on what it knew.
     """
 
-    def __init__(self, ledger: Ledger, *, idle_timeout: float = 1_800.0, lifetime: float = 43_200.0) -> None:
+    def __init__(
+        self,
+        ledger: Ledger,
+        *,
+        idle_timeout: float = 1_800.0,
+        lifetime: float = 43_200.0,
+        oidc: OidcSettings | None = None,
+    ) -> None:
         self._ledger = ledger
+        self._oidc = oidc
         self._idle_timeout = idle_timeout
         self._lifetime = lifetime
         self._remembered: OrderedDict[str, tuple[Identity, float]] = OrderedDict()
@@ -86,7 +111,15 @@ class Accounts:
             found = connection.execute(select(users.c.removed).where(users.c.name == name)).first()
             if found is not None and not found.removed:
                 raise AccountConflict(f"There is a user {name} already; nothing changed.")
-            values = {"role": role.value, "password_hash": hashed, "created_at": user.created_at, "removed": False}
+            values = {
+                "role": role.value,
+                "password_hash": hashed,
+                "created_at": user.created_at,
+                "removed": False,
+                "issuer": None,
+                "subject": None,
+                "confirmed_at": None,
+            }
             if found is None:
                 connection.execute(insert(users).values(name=name, **values))
             else:
@@ -96,7 +129,7 @@ class Accounts:
     def users(self) -> list[User]:
         wanted = select(users).where(~users.c.removed).order_by(users.c.name)
         with reading(self._ledger) as connection:
-            return [User(row.name, Role(row.role), row.created_at) for row in connection.execute(wanted)]
+            return [User(row.name, Role(row.role), row.created_at, row.issuer) for row in connection.execute(wanted)]
 
     def remove_user(self, name: str) -> None:
         """The user's sessions and tokens end with it. Raises AccountConflict: unknown, or the last admin."""
@@ -107,8 +140,9 @@ class Accounts:
             self._end_sessions(connection, name)
 
     def set_role(self, name: str, role: Role) -> None:
-        """Holds from the next request on. Raises AccountConflict: unknown user, or the last admin."""
+        """Holds from the next request on. Raises AccountConflict: not a user with a password, or the last admin."""
         with writing(self._ledger) as connection:
+            self._check_has_password(connection, name)
             self._check_not_last_admin(connection, name, becoming=role)
             connection.execute(update(users).where(users.c.name == name).values(role=role.value))
             self._end_sessions(connection, name)
@@ -117,7 +151,7 @@ class Accounts:
         """Ends the user's sessions. Raises AccountConflict, or InvalidInput for a password that can't be used."""
         hashed = hash_password(password, name)
         with writing(self._ledger) as connection:
-            self._role(connection, name)
+            self._check_has_password(connection, name)
             connection.execute(update(users).where(users.c.name == name).values(password_hash=hashed))
             self._end_sessions(connection, name)
 
@@ -125,17 +159,71 @@ class Accounts:
         """A new session's secret and whose it is; None if name or password is wrong, which takes as long."""
         with reading(self._ledger) as connection:
             found = connection.execute(select(users).where(users.c.name == name, ~users.c.removed)).first()
-        if not password_fits(password, None if found is None else found.password_hash) or found is None:
+        if not password_fits(password, (found.password_hash or None) if found is not None else None) or found is None:
             return None
-        secret, csrf, now = secrets.token_urlsafe(32), secrets.token_urlsafe(32), time.time()
         with writing(self._ledger) as connection:
-            connection.execute(delete(sessions).where(sessions.c.created_at < now - self._lifetime))
-            connection.execute(
-                insert(sessions).values(
-                    id_hash=_digest(secret), user_name=name, csrf=csrf, created_at=now, seen_at=now, address=address
-                )
+            return self._new_session(connection, name, Role(found.role), address)
+
+    def sign_in_person(self, person: Person, address: str) -> tuple[str, Identity]:
+        """The same for somebody for whom the provider vouches, whose account is made or brought up to date by it.
+
+        Raises:
+            AccountConflict: no role, a name that can't be used or is another's, or an account that an admin removed.
+                What they had before has ended then.
+        """
+        if not _PERSON.fullmatch(person.name):
+            raise AccountConflict(
+                f"The provider calls you {person.name!r:.80}, which is no name here: a-z 0-9 . _ @ + -, at most 128; "
+                "you are not signed in. An admin can choose another claim: console.oidc.name_claim."
             )
-        role = Role(found.role)
+        try:
+            with writing(self._ledger) as connection:
+                name, role = self._admit(connection, person)
+                return self._new_session(connection, name, role, address)
+        except AccountConflict:
+            self._suspend(person)
+            raise
+
+    def _admit(self, connection: Connection, person: Person) -> tuple[str, Role]:
+        """Under which name and in which role; the account is made or brought up to date."""
+        if person.role is None:
+            raise AccountConflict(
+                f"Nothing that the provider says of {person.name} gives a role here; you are not signed in. "
+                "An admin can put you in a group that does: console.oidc.roles."
+            )
+        known = connection.execute(select(users.c.name, users.c.removed).where(_is(person))).first()
+        if known is not None and known.removed:
+            raise AccountConflict(f"An admin has removed {known.name}; you are not signed in. Ask them.")
+        values: dict[str, object] = {"role": person.role.value, "confirmed_at": time.time()}
+        if known is not None:
+            connection.execute(update(users).where(_is(person)).values(**values))
+            return known.name, person.role
+        if connection.execute(select(users.c.name).where(users.c.name == person.name)).first() is not None:
+            # Not theirs by its name: whoever may choose a name at the provider could become anybody here.
+            raise AccountConflict(
+                f"The name {person.name} belongs to somebody else here; you are not signed in. "
+                "An admin can sort it out: `breaker user list`."
+            )
+        values |= {"name": person.name, "password_hash": "", "created_at": time.time(), "removed": False}
+        connection.execute(insert(users).values(issuer=person.issuer, subject=person.subject, **values))
+        return person.name, person.role
+
+    def _suspend(self, person: Person) -> None:
+        """End what an account holds whose person was turned away. Its tokens rest until the next sign-in."""
+        with writing(self._ledger) as connection:
+            name = connection.execute(select(users.c.name).where(_is(person))).scalar()
+            if name is not None:
+                connection.execute(update(users).where(_is(person)).values(confirmed_at=0.0))
+                self._end_sessions(connection, name)
+
+    def _new_session(self, connection: Connection, name: str, role: Role, address: str) -> tuple[str, Identity]:
+        secret, csrf, now = secrets.token_urlsafe(32), secrets.token_urlsafe(32), time.time()
+        connection.execute(delete(sessions).where(sessions.c.created_at < now - self._lifetime))
+        connection.execute(
+            insert(sessions).values(
+                id_hash=_digest(secret), user_name=name, csrf=csrf, created_at=now, seen_at=now, address=address
+            )
+        )
         return secret, self._remember(Identity(name, role, PERMISSIONS[role], csrf, _digest(secret)))
 
     # --- sessions ---
@@ -155,13 +243,19 @@ class Accounts:
     def _confirmed_session(self, name: str, used: bool) -> Identity | None:
         now = time.time()
         wanted = (
-            select(sessions.c.csrf, sessions.c.seen_at, sessions.c.created_at, users.c.name, users.c.role)
+            select(
+                sessions.c.csrf, sessions.c.seen_at, sessions.c.created_at, users.c.name, users.c.role, users.c.issuer
+            )
             .join(users, users.c.name == sessions.c.user_name)
             .where(sessions.c.id_hash == name, ~users.c.removed)
         )
         with reading(self._ledger) as connection:
             found = connection.execute(wanted).first()
-        if found is None or now - found.seen_at > self._idle_timeout or now - found.created_at > self._lifetime:
+        if (
+            found is None
+            or now - found.seen_at > self._idle_timeout
+            or now - found.created_at > self._session_lifetime(found.issuer)
+        ):
             self._forget(name)
             return None
         if used and now - found.seen_at > min(_SEEN_EVERY, self._idle_timeout / 4):
@@ -169,6 +263,13 @@ class Accounts:
                 connection.execute(update(sessions).where(sessions.c.id_hash == name).values(seen_at=now))
         role = Role(found.role)
         return self._remember(Identity(found.name, role, PERMISSIONS[role], found.csrf, name))
+
+    def _session_lifetime(self, issuer: str | None) -> float:
+        if issuer is None:
+            return self._lifetime
+        if self._oidc is None or self._oidc.issuer != issuer:
+            return 0.0
+        return min(self._lifetime, self._oidc.session_lifetime)
 
     def _unconfirmed(self, name: str) -> Identity | None:
         with self._lock:
@@ -253,7 +354,7 @@ class Accounts:
         if not text.startswith(TOKEN_PREFIX) or not secret or len(text) > 200:
             return None
         wanted = (
-            select(tokens, users.c.role)
+            select(tokens, users.c.role, users.c.issuer, users.c.confirmed_at)
             .join(users, users.c.name == tokens.c.user_name)
             .where(tokens.c.id == token_id, ~tokens.c.revoked, ~users.c.removed, tokens.c.expires_at > time.time())
         )
@@ -261,8 +362,15 @@ class Accounts:
             found = connection.execute(wanted).first()
         if found is None or not hmac.compare_digest(found.secret_hash, _digest(secret)):
             return None
+        if found.issuer is not None and not self._still_vouched_for(found.issuer, found.confirmed_at):
+            return None
         role = Role(found.role)
         return Identity(found.user_name, role, PERMISSIONS[role] & _permissions(found.permissions))
+
+    def _still_vouched_for(self, issuer: str, confirmed_at: float) -> bool:
+        if self._oidc is None or self._oidc.issuer != issuer:
+            return False
+        return time.time() - confirmed_at <= self._oidc.token_days * 86_400
 
     # --- within a transaction ---
 
@@ -272,11 +380,22 @@ class Accounts:
             raise AccountConflict(f"There is no user {name!r:.80}; nothing changed. `breaker user list` shows them.")
         return Role(found.role)
 
+    def _check_has_password(self, connection: Connection, name: str) -> None:
+        self._role(connection, name)
+        issuer = connection.execute(select(users.c.issuer).where(users.c.name == name)).scalar()
+        if issuer is not None:
+            raise AccountConflict(
+                f"{name} signs in by {issuer:.200}, which says what they are; nothing changed. Change it there."
+            )
+
     def _check_not_last_admin(self, connection: Connection, name: str, becoming: Role | None = None) -> None:
+        """Only those with a password count: a provider may be down, or take its groups back."""
         if self._role(connection, name) is not Role.ADMIN or becoming is Role.ADMIN:
             return
-        admins = select(func.count()).select_from(users).where(users.c.role == Role.ADMIN.value, ~users.c.removed)
-        if connection.execute(admins).scalar_one() <= 1:
+        admins = select(users.c.name).where(
+            users.c.role == Role.ADMIN.value, ~users.c.removed, users.c.issuer.is_(None)
+        )
+        if connection.execute(admins).scalars().all() == [name]:
             raise AccountConflict(f"{name} is the last admin and has to stay one; nothing changed. Add another first.")
 
     def _end_sessions(self, connection: Connection, name: str) -> None:
@@ -296,6 +415,10 @@ class Accounts:
     def _forget(self, name: str) -> None:
         with self._lock:
             self._remembered.pop(name, None)
+
+
+def _is(person: Person) -> ColumnElement[bool]:
+    return and_(users.c.issuer == person.issuer, users.c.subject == person.subject)
 
 
 def _digest(secret: str) -> str:

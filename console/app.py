@@ -6,7 +6,7 @@ import ipaddress
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from urllib.parse import urlencode
+from urllib.parse import urlencode, urlsplit
 
 from fastapi import FastAPI, Request
 from fastapi.responses import PlainTextResponse, RedirectResponse, Response
@@ -17,7 +17,7 @@ from starlette.types import ASGIApp
 from breaker import BreakerError
 from breaker.errors import InvalidInput
 from breaker.settings import Settings
-from console import audit_pages, circuit_pages, live_pages, recovery_pages, sign_in_pages
+from console import audit_pages, circuit_pages, live_pages, oidc_pages, recovery_pages, sign_in_pages
 from console.actions import Denied
 from console.api import create_api
 from console.page import message
@@ -64,7 +64,7 @@ def create_app(settings: Settings) -> Application:
             yield
 
     app = FastAPI(lifespan=lifespan, openapi_url=None, docs_url=None, redoc_url=None)
-    for pages in (sign_in_pages, circuit_pages, recovery_pages, audit_pages, live_pages):
+    for pages in (sign_in_pages, oidc_pages, circuit_pages, recovery_pages, audit_pages, live_pages):
         app.include_router(pages.router)
     app.mount("/api/v1", api)
     app.mount("/static", _KeptFiles(directory=STATIC))
@@ -75,7 +75,8 @@ def create_app(settings: Settings) -> Application:
     app.add_exception_handler(HTTPException, _http)
     app.add_exception_handler(Exception, _failed)
     where = settings.console
-    names = [name for name in (where.host, *where.names) if name not in _NOWHERE]
+    public = [] if where.oidc is None else [urlsplit(where.oidc.public_url).hostname or ""]
+    names = [name for name in (where.host, *where.names, *public) if name not in _NOWHERE]
     networks = [ipaddress.ip_network(str(network)) for network in where.trusted_proxies]
     guarded = Guard(app, names=names, trusted_proxies=networks)
 

@@ -17,6 +17,8 @@ class Permission(StrEnum):
 
 
 class Role(StrEnum):
+    """From the lowest to the highest."""
+
     VIEWER = "viewer"
     OPERATOR = "operator"
     RISK_MANAGER = "risk_manager"

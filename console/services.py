@@ -30,6 +30,7 @@ from console.exposure import AccountExposure, ExposureReader
 from console.health import measure_system
 from console.kills import Kills
 from console.lookout import Lookout, Seen
+from console.oidc import Provider
 from console.recoveries import Recoveries
 from console.render import Renderer
 from console.throttle import Throttle
@@ -63,9 +64,11 @@ class Services:
         self.key = session_key(settings.state_dir.expanduser().absolute())
         self.ledger = open_ready_ledger(settings)
         self.recorder = Recorder(self.ledger, open_spool(settings))
+        where = settings.console
         self.accounts = Accounts(
-            self.ledger, idle_timeout=settings.console.idle_timeout, lifetime=settings.console.session_lifetime
+            self.ledger, idle_timeout=where.idle_timeout, lifetime=where.session_lifetime, oidc=where.oidc
         )
+        self.provider = None if where.oidc is None else Provider(where.oidc)
         self.throttle = Throttle()
         self.broadcast = Broadcast()
         self.render = Renderer(settings)

@@ -8,6 +8,7 @@ import hmac
 import logging
 import secrets
 import time
+from collections.abc import Mapping
 
 from fastapi import APIRouter, Request
 from fastapi.responses import RedirectResponse, Response
@@ -29,10 +30,10 @@ _log = logging.getLogger(__name__)
 async def login_page(request: Request, next: str = "/") -> Response:
     if await identity_of(request) is not None:
         return RedirectResponse(local_path(next, "/"), 303)
-    return _login_page(request, local_path(next, "/"))
+    return sign_in_page(request, local_path(next, "/"))
 
 
-def _login_page(request: Request, wanted: str, problem: str = "", status: int = 200) -> Response:
+def sign_in_page(request: Request, wanted: str, problem: str = "", status: int = 200) -> Response:
     """The form and a cookie belong together, so that nobody can be signed in as somebody else by a foreign page."""
     nonce = secrets.token_urlsafe(16)
     here = services(request)
@@ -45,9 +46,10 @@ def _login_page(request: Request, wanted: str, problem: str = "", status: int = 
         problem=problem,
         csrf=_login_token(here, nonce),
         next=wanted,
+        oidc=here.settings.console.oidc,
     )
     page.set_cookie(
-        _LOGIN_COOKIE, nonce, max_age=3_600, path="/login", httponly=True, samesite="strict", secure=_secure(request)
+        _LOGIN_COOKIE, nonce, max_age=3_600, path="/login", httponly=True, samesite="strict", secure=is_secure(request)
     )
     return page
 
@@ -59,15 +61,17 @@ def _login_token(here: Services, nonce: str) -> str:
 @router.post("/login")
 async def login(request: Request) -> Response:
     here, form = services(request), await form_of(request)
+    if (oidc := here.settings.console.oidc) is not None and not oidc.local_sign_in:
+        return sign_in_page(request, "/", f"Passwords aren't taken here. Use {oidc.label}.", 403)
     nonce = request.cookies.get(_LOGIN_COOKIE, "")
     wanted = local_path(form.get("next"), "/")
     ours = same_origin(request.headers, request.url.scheme) and bool(nonce)
     if not ours or not hmac.compare_digest(form.get("csrf", "").encode(), _login_token(here, nonce).encode()):
-        return _login_page(request, wanted, "The form had expired. Sign in again.", 403)
+        return sign_in_page(request, wanted, "The form had expired. Sign in again.", 403)
     user, where = form.get("user", "").strip().lower()[:64], address(request) or ""
     wait = here.throttle.wait(user, where, time.monotonic())
     if wait > 0:
-        page = _login_page(request, wanted, f"Too many failed attempts. Try again in {wait:.0f} s.", 429)
+        page = sign_in_page(request, wanted, f"Too many failed attempts. Try again in {wait:.0f} s.", 429)
         page.headers["Retry-After"] = str(int(wait) + 1)
         return page
     # Counted before it is known, so that attempts made at once don't all go free.
@@ -77,26 +81,36 @@ async def login(request: Request) -> Response:
     except LedgerError as error:
         _log.warning("nobody can sign in: %s", error)
         trouble = "The database is away, so nobody can sign in. To halt now: `make circuit-trip` or `make kill-switch`."
-        return _login_page(request, wanted, trouble, 503)
+        return sign_in_page(request, wanted, trouble, 503)
     if signed_in is None:
-        await _record_sign_in(here, "SIGN_IN_FAILED", user, where, DENIED)
-        return _login_page(request, wanted, "User or password is wrong.", 401)
+        await record_sign_in(here, "SIGN_IN_FAILED", user, where, DENIED)
+        return sign_in_page(request, wanted, "User or password is wrong.", 401)
     here.throttle.succeeded(user, where)
-    await _record_sign_in(here, "SIGNED_IN", user, where, "OK")
-    # Whatever session the browser came with ends here; the new one has a new secret.
+    await record_sign_in(here, "SIGNED_IN", user, where, "OK")
+    return await signed_in_answer(request, signed_in[0], wanted)
+
+
+async def signed_in_answer(request: Request, secret: str, wanted: str) -> Response:
+    """Whatever session the browser came with ends here; the new one has a new secret."""
+    here = services(request)
     if (old := await identity_of(request)) is not None:
         await asyncio.to_thread(here.accounts.end_session, old)
     response = RedirectResponse(wanted, 303)
-    response.set_cookie(
-        COOKIE, here.sign(signed_in[0]), path="/", httponly=True, samesite="lax", secure=_secure(request)
-    )
+    response.set_cookie(COOKIE, here.sign(secret), path="/", httponly=True, samesite="lax", secure=is_secure(request))
     response.delete_cookie(_LOGIN_COOKIE, path="/login")
     return response
 
 
-async def _record_sign_in(here: Services, action: str, user: str, where: str, outcome: str) -> None:
+async def record_sign_in(
+    here: Services, action: str, user: str, where: str, outcome: str, details: Mapping[str, str] | None = None
+) -> None:
     record = AuditRecord(
-        action=action, source="console", user_id=user or None, details={}, ip_address=where or None, outcome=outcome
+        action=action,
+        source="console",
+        user_id=user or None,
+        details=details or {},
+        ip_address=where or None,
+        outcome=outcome,
     )
     try:
         await asyncio.to_thread(here.recorder.record, record)
@@ -118,5 +132,5 @@ async def logout(request: Request) -> Response:
     return response
 
 
-def _secure(request: Request) -> bool:
+def is_secure(request: Request) -> bool:
     return request.url.scheme == "https"

@@ -15,6 +15,11 @@ users = Table(
     Column("password_hash", Text, nullable=False),
     Column("created_at", Double, nullable=False),
     Column("removed", Boolean, nullable=False),
+    # Whoever signs in by an identity provider has its name for them instead of a password, which is empty.
+    Column("issuer", Text),
+    Column("subject", Text),
+    Column("confirmed_at", Double),
+    Index("console_users_of_issuer", "issuer", "subject", unique=True),
 )
 
 tokens = Table(

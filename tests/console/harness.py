@@ -26,16 +26,16 @@ REASON = "Unusual market volatility detected"
 
 
 class Console:
-    """Served on a thread of its own, at a free port."""
+    """Served on a thread of its own, at a free port unless `port` names one."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, port: int = 0) -> None:
         self.settings = settings
         prepare(settings)
         self.ledger: Ledger = open_ready_ledger(settings)
         self.accounts = Accounts(self.ledger)
         # The protocol is named, as asyncio switches delays off only where it is.
         self._socket = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
-        self._socket.bind(("127.0.0.1", 0))
+        self._socket.bind(("127.0.0.1", port))
         self.port: int = self._socket.getsockname()[1]
         self._server = server(settings)
         self._thread = threading.Thread(target=self._serve, name="console")
@@ -87,7 +87,8 @@ class Visitor(httpx.Client):
     """Follows redirects, keeps cookies and sends forms with everything that they hide."""
 
     def __init__(self, url: str, **options: object) -> None:
-        super().__init__(base_url=url, follow_redirects=True, timeout=10, **options)  # type: ignore[arg-type]
+        # Without TLS there is nothing to verify, and loading what to verify by takes longer than most requests.
+        super().__init__(base_url=url, follow_redirects=True, timeout=10, verify=False, **options)  # type: ignore[arg-type]
 
     def sign_in(self, user: str, password: str = PASSWORD) -> httpx.Response:
         return self.submit("/login", {"user": user, "password": password})
