@@ -11,7 +11,6 @@ import logging
 import os
 import signal
 import sys
-import threading
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -23,6 +22,8 @@ from breaker.gate_listener import listen
 from breaker.keys import GLOBAL, check_scope
 from breaker.rules import Limits, Rules
 from breaker.staleness_watch import StalenessWatch
+
+_ENDS = (signal.SIGTERM, signal.SIGINT)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -39,14 +40,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     lease = Lease(options.max_staleness, tuple(View(scope) for scope in scopes), options.replicas)
     listener = listen(options.redis, lease, board.write, heartbeat=options.max_staleness / 4, drain=False)
-    stop = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
+    # Blocked in every thread and waited for: a handler would have to wait for the main thread to wake.
+    signal.pthread_sigmask(signal.SIG_BLOCK, _ENDS)
     listener.start()
     watches = _watches(options)
     for watch in watches:
         watch.start()
-    stop.wait()
+    signal.sigwait(_ENDS)
     for watch in watches:
         watch.stop()
     listener.stop()
