@@ -14,6 +14,8 @@ import asyncio
 import logging
 import math
 import os
+import secrets
+import socket
 import threading
 import time
 import weakref
@@ -33,6 +35,8 @@ from breaker.quiet_period import OrderRate, QuietPeriodLimits
 if TYPE_CHECKING:
     import redis
 
+    from breaker.gate_report import GateReport
+    from breaker.gate_reporter import Reporter, Send
     from breaker.rules import Rules
     from breaker.staleness_watch import StalenessWatch
 
@@ -124,6 +128,7 @@ class Gate:
     `backend`: `thread` (simple; a busy interpreter sees a trip some milliseconds late), `drain` (checks read the
     socket themselves) or `shm` (reads what the host's sidecar, `python -m breaker.gate_sidecar`, writes to `board`;
     the only one that survives a fork). Never raises because Redis or the sidecar is away: it is closed meanwhile.
+    `report`: tell Redis every two seconds how it stands and what its checks came to, for exporter and console.
     Raises `InvalidInput` for a scope, and ValueError for a setting, that makes no sense.
     """
 
@@ -138,6 +143,7 @@ class Gate:
         topology: Topology = Topology(),
         quiet_limits: QuietPeriodLimits = QuietPeriodLimits(),  # noqa: B008 -- frozen
         board: Path | str | None = None,
+        report: bool = True,
     ) -> None:
         self._scopes = tuple(dict.fromkeys((GLOBAL, *scopes)))
         for scope in self._scopes:
@@ -152,6 +158,8 @@ class Gate:
         self._rate = OrderRate()
         self._backend = backend
         self._make_source = self._source_maker(redis_source, backend, topology, beat, board)
+        self._report_to = (redis_source, board) if report else None
+        self._reporter: Reporter | None = None
         self._watches: list[StalenessWatch] = []
         self._callbacks: list[Callable[[GateStatus], None]] = []
         self._generation = 0
@@ -210,6 +218,7 @@ class Gate:
             self._poll(now)
         allowed = self._allowed
         if now < allowed.deadline:
+            self._admitted += 1  # exact from any thread: CPython switches at calls and loops, and here is neither
             return allowed
         return self._judge(now, order, position, working)
 
@@ -328,6 +337,7 @@ class Gate:
     def restart(self) -> None:
         """Begin anew with a connection of this process's own: after a fork, or after `close`."""
         self._source.stop()
+        self._stop_reporting()
         self._begin()
 
     def close(self) -> None:
@@ -336,6 +346,7 @@ class Gate:
         self._poll_at = math.inf
         while self._watches:
             self._watches.pop().stop()
+        self._stop_reporting()
         self._source.stop()
         self._publish(self._blank(), Halt(Reason.CLOSED, "The gate was closed; only orders that reduce risk pass."))
 
@@ -352,6 +363,7 @@ class Gate:
         self._poll_at = math.inf if self._source.poll_every == math.inf else NEVER
         self._poll = self._source.poll if self._source.poll_every == 0 else self._poll_now_and_then
         self._source.start()
+        self._start_reporting()
         if self._callbacks:
             self._start_watching()
 
@@ -381,10 +393,58 @@ class Gate:
             self._source.refresh()
             lease, halt = self._known
             halt = halt or self._source.halt
-            return judge(lease, halt, now, order, position, working, self._quiet_limits, self._rate)
+            decision = judge(lease, halt, now, order, position, working, self._quiet_limits, self._rate)
         except Exception as error:
             sentence = f"The order could not be judged ({type(error).__name__}: {error}); nothing was sent."
-            return Decision(False, Reason.INVALID_ORDER, sentence)
+            decision = Decision(False, Reason.INVALID_ORDER, sentence)
+        if not decision:
+            self._refused += 1
+        elif decision.reason is Reason.REDUCES_RISK:
+            self._reduced += 1
+        else:
+            self._admitted += 1
+        return decision
+
+    def _start_reporting(self) -> None:
+        # Counts belong to an id, and a forked process or a restarted gate takes a new one.
+        self._gate_id = secrets.token_hex(8)
+        self._admitted = self._reduced = self._refused = 0
+        if self._report_to is not None:
+            from breaker.gate_reporter import Reporter  # noqa: PLC0415 -- only gates that report
+
+            self._reporter = Reporter(self._report, self._report_sender(*self._report_to))
+            self._reporter.start()
+
+    def _stop_reporting(self) -> None:
+        if self._reporter is not None:
+            self._reporter.stop()
+            self._reporter = None
+
+    def _report_sender(self, redis_source: redis.Redis | str | None, board: Path | str | None) -> Send:
+        from breaker.gate_reporter import to_redis, to_sidecar  # noqa: PLC0415
+
+        if redis_source is not None:
+            return to_redis(redis_source)
+        from breaker.gate_board import DEFAULT_PATH  # noqa: PLC0415
+
+        return to_sidecar(Path(board or DEFAULT_PATH))
+
+    def _report(self) -> GateReport:
+        from breaker.gate_report import MOST_SCOPES, GateReport  # noqa: PLC0415
+
+        status = self.status()
+        lease, _ = self._known
+        return GateReport(
+            gate_id=self._gate_id,
+            host=socket.gethostname(),
+            pid=os.getpid(),
+            backend=self._backend,
+            scopes=self._scopes[:MOST_SCOPES],
+            reason=status.reason,
+            lease_age=None if status.lease_left == NEVER else lease.max_staleness - status.lease_left,
+            connections=status.connections,
+            checks={"admitted": self._admitted, "reduced": self._reduced, "refused": self._refused},
+        )
 
     def _watch(self, generation: int) -> None:
         last = self.status().reason
@@ -404,6 +464,9 @@ class Gate:
         if halt is not None:
             self._poll_at = math.inf
             self._publish(self._blank(), halt)
+        self._stop_reporting()
+        if halt is None:
+            self._start_reporting()
 
 
 _gates: weakref.WeakSet[Gate] = weakref.WeakSet()

@@ -19,6 +19,8 @@ from redis import Redis
 from breaker.gate_board import DEFAULT_PATH, BoardInUse, BoardWriter
 from breaker.gate_lease import Lease, View
 from breaker.gate_listener import listen
+from breaker.gate_relay import ReportRelay
+from breaker.gate_reporter import to_redis
 from breaker.keys import GLOBAL, check_scope
 from breaker.rules import Limits, Rules
 from breaker.staleness_watch import StalenessWatch
@@ -43,12 +45,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # Blocked in every thread and waited for: a handler would have to wait for the main thread to wake.
     signal.pthread_sigmask(signal.SIG_BLOCK, _ENDS)
     listener.start()
+    relay = ReportRelay(options.board, to_redis(options.redis))
+    relay.start()
     watches = _watches(options)
     for watch in watches:
         watch.start()
     signal.sigwait(_ENDS)
     for watch in watches:
         watch.stop()
+    relay.stop()
     listener.stop()
     board.close()
     return 0

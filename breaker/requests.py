@@ -68,7 +68,11 @@ def load_script(name: str, *shared: str) -> Script:
     folder = Path(__file__).with_name("scripts")
     first, body = (folder / f"{name}.lua").read_text("utf-8").split("\n", 1)
     parts = [(folder / f"{part}.lua").read_text("utf-8") for part in ("prelude", *shared)]
-    text = "\n".join([first, *parts, body])
+    return script_of("\n".join([first, *parts, body]))
+
+
+def script_of(text: str) -> Script:
+    """A script that needs nothing of the prelude."""
     return Script(text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest())
 
 
