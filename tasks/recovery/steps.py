@@ -346,7 +346,10 @@ def _seconds_left(status: Status, watch_for: float) -> float:
 
 async def _trip_again(desk: RecoveryDesk, red: list[Measurement]) -> str:
     why = "; ".join(f"{m.name} is {m.value}, limit {m.limit}" for m in red)
-    await desk.breaker.trip("WATCH_FAILED", details={"red": why}, tripped_by="recovery watch")
+    # The quiet period may be over by now, and a trip of an open breaker would begin an incident with its own recovery.
+    await desk.breaker.trip(
+        "WATCH_FAILED", details={"red": why}, tripped_by="recovery watch", incident_id=desk.state.incident_id
+    )
     await desk.tick("watch", Tick.RED, why)
     return why
 
