@@ -1,6 +1,7 @@
 """Sees trips within a second, whoever made them: moves them into the ledger and announces them to the orchestrator.
 
-It also starts a recovery again whose process died; one whose host is gone is found by the health verification.
+It also starts a recovery again whose process died or that failed, as for want of Redis; one whose host is gone is
+found by the health verification.
 """
 
 from __future__ import annotations
@@ -97,8 +98,8 @@ class TripWatch(threading.Thread):
                 state = RecoveryState.from_json(raw) if isinstance(raw, bytes) else None
                 if state is None or state.done:
                     continue
-                if asyncio.run(orchestrator.run_again_if_crashed(UUID(state.flow_run_id))):
-                    log.warning("recovery had died, started again", incident_id=state.incident_id)
+                if asyncio.run(orchestrator.run_again_if_broken(UUID(state.flow_run_id))):
+                    log.warning("recovery had broken off, started again", incident_id=state.incident_id)
             self._note("recoveries", None)
         except Exception as error:  # whatever the orchestrator's client raises must not end the watch over trips
             self._note("recoveries", error)

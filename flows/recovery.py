@@ -21,6 +21,8 @@ from prefect.input import RunInput
 from prefect.runtime import flow_run as this_flow_run
 from prefect.states import Completed
 from redis.asyncio import Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import ExponentialBackoff
 
 from breaker.settings import Settings, load_settings
 from flows.kill_context import async_breaker
@@ -36,6 +38,8 @@ from tasks.recovery.vouching import question_of
 
 WAIT_FOR_PEOPLE = 365 * 86_400
 """Seconds that a form stays open. Nobody answering leads to reminders, not to a failure."""
+REDIS_RETRIES = 10
+"""With their pauses about eight seconds: a Redis that restarts, or a line that breaks, must not end a recovery."""
 
 _Form = TypeVar("_Form", bound=RunInput)
 
@@ -186,7 +190,7 @@ async def _has_ended(flow_run_id: str) -> bool:
 
 @asynccontextmanager
 async def _open_desk(settings: Settings, incident_id: str, scope: str) -> AsyncIterator[RecoveryDesk]:
-    redis = Redis.from_url(settings.redis_url.get_secret_value())
+    redis = _patient_redis(settings)
     breaker = async_breaker(settings, scope=scope)
     recorder = Recorder(open_ready_ledger(settings), open_spool(settings))
     mine = str(this_flow_run.id)
@@ -201,3 +205,13 @@ async def _open_desk(settings: Settings, incident_id: str, scope: str) -> AsyncI
         await breaker.close()
         await redis.aclose()
         recorder.ledger.close()
+
+
+def _patient_redis(settings: Settings) -> Redis:
+    limit = settings.redis_timeout
+    return Redis.from_url(
+        settings.redis_url.get_secret_value(),
+        socket_timeout=limit,
+        socket_connect_timeout=limit,
+        retry=Retry(ExponentialBackoff(cap=1.0, base=0.1), REDIS_RETRIES),
+    )

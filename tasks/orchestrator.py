@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 if TYPE_CHECKING:
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
 
 DEADLINE = 4.0
 """Seconds that one question may take, retries of Prefect's client included."""
+FAILED_FOR = timedelta(seconds=15)
 
 
 def is_configured() -> bool:
@@ -75,17 +77,22 @@ async def run_again_if_running(flow_run_id: UUID) -> bool:
     return True
 
 
-async def run_again_if_crashed(flow_run_id: UUID) -> bool:
-    """The same for a run of which whoever served it has reported that its process died."""
+async def run_again_if_broken(flow_run_id: UUID) -> bool:
+    """The same for a run whose process was reported dead, or that failed `FAILED_FOR` ago or before."""
     from prefect.states import Scheduled  # noqa: PLC0415
 
     async with _client() as client:
         run = await client.read_flow_run(flow_run_id)
-        if run.state is None or not run.state.is_crashed():
+        if run.state is None or not is_broken(run.state, datetime.now(UTC)):
             return False
-        again: State[None] = Scheduled(message="Its process had died; started again")
+        again: State[None] = Scheduled(message=f"It had {run.state.type.value.lower()}; started again")
         await client.set_flow_run_state(flow_run_id, again, force=True)
     return True
+
+
+def is_broken(state: State[Any], now: datetime) -> bool:
+    """A failure is given a moment: what it lacked is seldom there again at once."""
+    return state.is_crashed() or (state.is_failed() and now - state.timestamp >= FAILED_FOR)
 
 
 @asynccontextmanager

@@ -49,7 +49,7 @@ async def test_a_watch_longer_than_the_quiet_period_trips_the_same_incident_agai
     desk: RecoveryDesk, redis_client: redis.Redis
 ) -> None:
     before = CircuitBreaker(redis_client).get_status()
-    assert before.state.value == "OPEN"
+    assert before.state.value == "OPEN" and before.epoch is not None
     why = await steps.watch.fn(1, 1.0, before.epoch)
     assert why is not None and "gateway" in why
     after = CircuitBreaker(redis_client).get_status()
