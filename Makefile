@@ -76,7 +76,7 @@ down: ## Stop what `make up` started
 	@if [ -f .breaker/up.pid ]; then kill -TERM "$$(cat .breaker/up.pid)"; else echo "nothing is up"; fi
 
 # --- seeing and checking it -------------------------------------------------------------------------------------------
-.PHONY: demo test lint format bench
+.PHONY: demo test lint format bench soak
 demo: $(READY) ## A real book, halted and flattened   [KEEP=1 leaves it running] [ORDERS=200] [POSITIONS=60]
 	@$(BIN)/python -m deployments.demo $(if $(KEEP),--keep) $(if $(ORDERS),--orders $(ORDERS)) \
 	    $(if $(POSITIONS),--positions $(POSITIONS))
@@ -92,3 +92,6 @@ format: $(READY) ## Put the code in the common style
 
 bench: $(READY) ## The figures that README quotes
 	@$(BIN)/python -m benchmarks
+
+soak: $(READY) ## Drills on the whole stack while it breaks     [SECONDS=3600] [SEED=1]; writes docs/soak.md
+	@$(BIN)/python -m tests.soak --write docs/soak.md $(if $(SECONDS),--seconds $(SECONDS)) $(if $(SEED),--seed $(SEED))

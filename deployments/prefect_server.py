@@ -45,6 +45,11 @@ class PrefectServer:
         return f"http://127.0.0.1:{self.port}"
 
     @property
+    def pid(self) -> int | None:
+        """The server's process id while it runs."""
+        return self._process.pid if self._process and self._process.poll() is None else None
+
+    @property
     def environment(self) -> dict[str, str]:
         return {
             "PREFECT_HOME": str(self.home),

@@ -38,6 +38,11 @@ class Postgres:
         self._wrapper, self._user = self._unprivileged()
         self._command("initdb", "-A", "trust", "-E", "UTF8", "--locale=C", "-U", "postgres", "-D", str(directory))
 
+    @property
+    def pid(self) -> int | None:
+        """The postmaster's process id while it runs."""
+        return self._process.pid if self._process and self._process.poll() is None else None
+
     def _unprivileged(self) -> tuple[list[str], int | None]:
         if os.geteuid() != 0:
             return [], None
