@@ -27,6 +27,8 @@ from prometheus_client.registry import Collector
 from redis import Redis
 
 from breaker import BreakerError, State
+from breaker.decision import Reason
+from breaker.gate_report import ReportedGates
 from breaker.keys import GLOBAL
 from breaker.settings import Settings, load_settings
 from breaker.state import unknown
@@ -54,6 +56,8 @@ class LedgerReading:
     problem: str | None = None
     spooled: int | None = None
     """Records that wait on this host's disk for the ledger."""
+    spool_oldest: float | None = None
+    """Seconds since the oldest of them was made, by this host's clock; 0 if there is none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +66,8 @@ class ChainReading:
     """None until the chain could be walked for the first time."""
     verified_at: float | None = None
     """Unix time of the last walk that came to the end of a whole chain."""
+    seq: int | None = None
+    """The row up to which the last walk found it whole."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +79,13 @@ class Scrape:
     chain: ChainReading
     checks: Mapping[str, int]
     seconds: float
+
+    @property
+    def ledger_lag(self) -> float | None:
+        """Seconds since the oldest transition or record that Redis or this host has and the ledger has not; 0 if it
+        has all. None unless both are known."""
+        waiting = self.redis.outbox_oldest, self.ledger.spool_oldest
+        return None if None in waiting else max(age for age in waiting if age is not None)
 
 
 class Source(Generic[T]):
@@ -149,14 +162,18 @@ class Exporter:
         return read_redis(self._redis, self._scopes, timeout=min(self._settings.redis_timeout, self.deadline))
 
     def _read_ledger(self) -> LedgerReading:
-        spooled: int | None = None
+        spooled: tuple[int | None, float | None] = None, None
         try:
-            spooled = len(self._spool.records()) if self._spool.pending() else 0
+            spooled = self._read_spool()
             self._ledger = self._ledger or open_ready_ledger(self._settings)
             self._counts = read_on(self._ledger, self._counts or Counts())
         except (LedgerError, OSError) as error:
-            return LedgerReading(self._counts, str(error), spooled)
-        return LedgerReading(self._counts, None, spooled)
+            return LedgerReading(self._counts, str(error), *spooled)
+        return LedgerReading(self._counts, None, *spooled)
+
+    def _read_spool(self) -> tuple[int, float]:
+        made = [record.timestamp.timestamp() for record in self._spool.records()]
+        return len(made), max(0.0, time.time() - min(made)) if made else 0.0
 
     def _keep_up(self) -> None:
         while True:
@@ -165,7 +182,8 @@ class Exporter:
                 self._scopes = known_scopes(self._redis, ledger, timeout=self._settings.redis_timeout)
                 found = verify_ledger(ledger, self._checkpoints, only_new=True)
                 whole = found.verification.whole
-                self._chain = ChainReading(whole, time.time() if whole else self._chain.verified_at)
+                verified_at = time.time() if whole else self._chain.verified_at
+                self._chain = ChainReading(whole, verified_at, found.verification.seq)
             except (LedgerError, BreakerError) as error:
                 # What can't be reached is in the scrape; what was found before still holds for the rows of then.
                 sys.stderr.write(f"exporter: {error}\n")
@@ -207,6 +225,13 @@ def families(taken: Scrape) -> Iterator[Metric]:
     yield from _state_families(taken.redis.scopes)
     yield _gauge("cb_redis_up", "Whether Redis answered in time.", float(taken.redis.problem is None))
     yield _gauge("cb_redis_latency_seconds", "Time to read the global breaker's state.", taken.redis.latency)
+    if taken.redis.gates is not None:
+        yield from _gate_families(taken.redis.gates)
+    yield _gauge(
+        "cb_ledger_lag_seconds",
+        "Since the oldest transition or record that Redis or this host has and the audit log has not; 0 if it has all.",
+        taken.ledger_lag,
+    )
     yield from _ledger_families(taken.ledger, taken.chain)
     yield _labelled(
         GaugeMetricFamily("cb_build_info", "Which version this is; always 1.", labels=["version"]), {_version(): 1}
@@ -251,19 +276,39 @@ def _state_families(scopes: Iterable[ScopeReading]) -> Iterator[Metric]:
     yield from (state, epoch, since, quiet, entries, lag, errors, drawdown, waiting)
 
 
+def _gate_families(reported: ReportedGates) -> Iterator[Metric]:
+    yield _labelled(
+        GaugeMetricFamily(
+            "cb_gates", "Engines' gates by where they stand; LOST: no report for 10 s.", labels=["reason"]
+        ),
+        reported.reasons,
+    )
+    yield _gauge("cb_gates_open", "Gates that every order passes.", reported.reasons[Reason.OPEN])
+    yield _gauge(
+        "cb_gate_lease_age_seconds",
+        "Greatest time since a gate's last confirmed heartbeat was sent, as last reported.",
+        reported.oldest_lease,
+    )
+    yield _labelled(
+        CounterMetricFamily("cb_gate_checks", "What checks of all gates came to.", labels=["decision"]), reported.checks
+    )
+
+
 def _ledger_families(reading: LedgerReading, chain: ChainReading) -> Iterator[Metric]:
     yield _gauge("cb_ledger_up", "Whether the audit log could be read in this scrape.", float(reading.problem is None))
     yield _gauge("cb_spool_records", "Audit records that wait on this host for the ledger.", reading.spooled)
+    yield _gauge("cb_spool_oldest_seconds", "Age of the oldest of them; 0 if none.", reading.spool_oldest)
     yield _gauge(
         "cb_chain_verified",
         "1: the audit log's hash chain was whole at the last walk. 0: it is broken.",
         None if chain.whole is None else float(chain.whole),
     )
     yield _gauge("cb_chain_verified_at_seconds", "Unix time of the last walk that found it whole.", chain.verified_at)
+    yield _gauge("cb_chain_verified_seq", "Row up to which the last walk found it whole.", chain.seq)
     counts = reading.counts
     if counts is None:
         return
-    yield _gauge("cb_ledger_rows", "Rows of the audit log.", counts.seq)
+    yield _gauge("cb_ledger_last_seq", "Number of the audit log's last row.", counts.seq)
     yield _labelled(CounterMetricFamily("cb_trip", "Trips in the audit log.", labels=["reason"]), counts.trips)
     yield CounterMetricFamily("cb_reset", "Resets in the audit log.", value=counts.resets)
     yield CounterMetricFamily("cb_override", "States written past the breaker, as found.", value=counts.overrides)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from breaker import BreakerError, CircuitBreaker, State, Status
 from breaker.connection import Wire
+from breaker.gate_report import ReportedGates, read_reports, reports_request
 from breaker.keys import GLOBAL, Keys
 from breaker.requests import Request
 from breaker.rules import Limits
@@ -60,6 +61,15 @@ class RedisReading:
     scopes: tuple[ScopeReading, ...]
     latency: float | None = None
     problem: str | None = None
+    gates: ReportedGates | None = None
+    """None when their reports can't be read, which says nothing about the states."""
+
+    @property
+    def outbox_oldest(self) -> float | None:
+        """Age in seconds of the oldest transition of any breaker that the ledger lacks; None unless all are known."""
+        ages = [scope.outbox_oldest for scope in self.scopes]
+        known = [age for age in ages if age is not None]
+        return max(known) if known and len(known) == len(ages) else None
 
     @property
     def verified(self) -> bool:
@@ -85,7 +95,16 @@ def read_redis(redis: Redis, scopes: Iterable[str] = (GLOBAL,), *, timeout: floa
             continue
         latency = latency if latency is not None else time.monotonic() - begun
         found.append(_beside(redis, scope, status, status.as_of, timeout))
-    return RedisReading(tuple(found), latency, problem)
+    gates = _reported_gates(redis, timeout) if problem is None else None
+    return RedisReading(tuple(found), latency, problem, gates)
+
+
+def _reported_gates(redis: Redis, timeout: float) -> ReportedGates | None:
+    try:
+        with closing(Wire(redis, timeout)) as wire:
+            return read_reports(wire.ask(reports_request()))
+    except BreakerError:
+        return None
 
 
 def _beside(redis: Redis, scope: str, status: Status, now: datetime, timeout: float) -> ScopeReading:

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from breaker.gate_report import BLIND, GateReport, ReportedGate, ReportedGates
 from breaker.state import unknown
 from console.ledger_counts import Counts
 from console.metrics import ChainReading, LedgerReading, Scrape, families
@@ -26,8 +27,11 @@ def exported() -> set[str]:
     """The names of all metrics, with the suffix that counters get."""
     kill = {"flat": True, "halted_after": 0.1, "no_orders_after": 0.2, "flat_after": 0.3}
     scope = ScopeReading("global", unknown("x"), 0, 0.0, Measurements(), 0.0)
-    ledger = LedgerReading(Counts(last_kill=kill), None, 0)
-    taken = Scrape(RedisReading((scope,), 0.001), ledger, ChainReading(True, 1.0), {"verified": 1}, 0.1)
+    report = GateReport("a", "host", 1, "thread", ("global",), "OPEN", 0.1, 1, {})
+    gates = ReportedGates((ReportedGate(report, 1.0),), {"admitted": 1})
+    redis_reading = RedisReading((scope,), 0.001, gates=gates)
+    ledger = LedgerReading(Counts(last_kill=kill), None, 0, 0.0)
+    taken = Scrape(redis_reading, ledger, ChainReading(True, 1.0, 1), {"verified": 1}, 0.1)
     return {family.name + ("_total" if family.type == "counter" else "") for family in families(taken)}
 
 
@@ -44,6 +48,31 @@ def test_every_query_names_a_metric_that_is_exported(expression: str) -> None:
     named = set(re.findall(r"\bcb_\w+", expression))
     assert named
     assert named <= exported()
+
+
+def test_what_people_wait_for_and_what_stands_still_is_on_the_dashboard_and_pages() -> None:
+    panels = json.loads(DASHBOARD.read_text())["panels"]
+    shown = " ".join(target["expr"] for panel in panels for target in panel["targets"])
+    alerted = RULES.read_text()
+    for name in ("cb_recovery_waiting_seconds", "cb_gates", "cb_ledger_lag_seconds"):
+        assert name in shown
+        assert name in alerted
+
+
+def test_every_standing_of_a_gate_that_is_a_fault_of_its_own_alerts() -> None:
+    alternatives = re.search(r'cb_gates{reason=~"([A-Z_|]+)"}', RULES.read_text())
+    assert alternatives
+    assert set(alternatives[1].split("|")) == set(BLIND)
+
+
+def test_no_two_panels_overlap() -> None:
+    taken: set[tuple[int, int]] = set()
+    for panel in json.loads(DASHBOARD.read_text())["panels"]:
+        at = panel["gridPos"]
+        cells = {(at["x"] + x, at["y"] + y) for x in range(at["w"]) for y in range(at["h"])}
+        assert at["x"] + at["w"] <= 24
+        assert not cells & taken, panel["title"]
+        taken |= cells
 
 
 def test_the_dashboard_has_the_runbooks_key_panels() -> None:

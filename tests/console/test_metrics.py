@@ -8,6 +8,7 @@ import threading
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
 
 import pytest
 import redis
@@ -15,11 +16,12 @@ from prometheus_client.parser import text_string_to_metric_families
 from pydantic import SecretStr
 
 from breaker import CircuitBreaker
+from breaker.gate import Gate, OrderIntent
 from breaker.settings import Settings
 from console.ledger_counts import Counts, add_row
 from console.metrics import Exporter, MetricsServer
 from deployments.embedded_redis import EmbeddedRedis
-from ledger.configured import open_ready_ledger
+from ledger.configured import open_ready_ledger, open_spool
 from ledger.outbox import drain_outbox
 from ledger.reconcile import reconcile
 from ledger.record import DENIED, AuditRecord
@@ -176,6 +178,57 @@ def test_the_outbox_lag_is_the_age_of_what_the_ledger_lacks(
     assert 0 <= waiting["cb_outbox_oldest_seconds", "global"] < 60
     drain(redis_client, settings)
     assert scrape()["cb_outbox_oldest_seconds", "global"] == 0
+
+
+def test_the_ledger_lags_by_the_oldest_that_it_lacks_in_redis_or_in_the_spool(
+    breaker: CircuitBreaker, redis_client: redis.Redis, settings: Settings, scrape: Scrape
+) -> None:
+    drain(redis_client, settings)
+    assert scrape()["cb_ledger_lag_seconds",] == 0
+    breaker.trip("MANUAL")
+    _until(lambda: 0 < scrape()["cb_ledger_lag_seconds",] < 60)
+    an_hour_ago = datetime.now(UTC) - timedelta(hours=1)
+    open_spool(settings).add([AuditRecord(action="LOGIN", source="console", timestamp=an_hour_ago)])
+    values = scrape()
+    assert (values["cb_spool_records",], values["cb_ledger_last_seq",]) == (1, 1)
+    assert 3600 <= values["cb_spool_oldest_seconds",] < 3700
+    assert values["cb_ledger_lag_seconds",] == values["cb_spool_oldest_seconds",]
+
+
+def test_a_lag_that_is_not_known_is_left_out(redis_client: redis.Redis, scrape: Scrape) -> None:
+    redis_client.set("circuit_breaker:outbox", "no stream")
+    values = scrape()
+    assert ("cb_ledger_lag_seconds",) not in values
+    assert values["cb_spool_oldest_seconds",] == 0
+
+
+def test_gates_and_what_their_checks_came_to_are_exported(
+    breaker: CircuitBreaker, redis_server: EmbeddedRedis, redis_client: redis.Redis, scrape: Scrape
+) -> None:
+    assert scrape()["cb_gates", "LOST"] == 0
+    with Gate(redis_server.url) as gate:
+        assert gate.wait_until_open(5)
+        assert gate.check(OrderIntent("AAPL", "buy", 1), 0)
+        _until(lambda: scrape()["cb_gates_open",] == 1)
+        values = scrape()
+        assert values["cb_gates", "OPEN"] == 1
+        assert 0 <= values["cb_gate_lease_age_seconds",] < 0.2
+        for gate_id in redis_client.hkeys("circuit_breaker:gate_reports"):
+            redis_client.zadd("circuit_breaker:gates", {gate_id: 60_000})
+        values = scrape()
+        assert (values["cb_gates", "LOST"], values["cb_gates", "OPEN"]) == (1, 0)
+        assert ("cb_gate_lease_age_seconds",) not in values
+    _until(lambda: scrape()["cb_gate_checks_total", "admitted"] == 1)
+    assert scrape()["cb_gates", "LOST"] == 0
+
+
+def test_reports_that_cannot_be_read_do_not_touch_the_verification(
+    breaker: CircuitBreaker, redis_client: redis.Redis, scrape: Scrape
+) -> None:
+    redis_client.set("circuit_breaker:gates", "no set")
+    values = scrape()
+    assert values["cb_staleness_seconds",] == 0
+    assert not [key for key in values if key[0].startswith("cb_gate")]
 
 
 def test_a_changed_row_is_a_broken_chain(
