@@ -7,6 +7,7 @@ from time import perf_counter
 
 import httpx
 
+from breaker.gate_report import BLIND, LOST_AFTER, ReportedGates
 from breaker.settings import Settings
 from console.exposure import AccountExposure
 from console.looks import seconds
@@ -19,10 +20,13 @@ _DEADLINE = 3.0
 _SLOW = 1.0
 
 
-async def measure_system(settings: Settings, exposure: tuple[AccountExposure, ...] | None) -> list[Measurement]:
-    """Stores, orchestrator, exporter, venues, and what `recovery` configures. Nothing is raised.
+async def measure_system(
+    settings: Settings, exposure: tuple[AccountExposure, ...] | None, gates: ReportedGates | str
+) -> list[Measurement]:
+    """Stores, orchestrator, exporter, gates, venues, and what `recovery` configures. Nothing is raised.
 
-    `exposure` is the newest reading of the venues; None if they have not been asked.
+    `exposure` is the newest reading of the venues; None if they have not been asked. `gates` are those that report, or
+    why that can't be told.
     """
     where = settings.console
     exporter = f"http://{where.metrics_host}:{where.metrics_port}/metrics"
@@ -34,7 +38,13 @@ async def measure_system(settings: Settings, exposure: tuple[AccountExposure, ..
         *([measure_http("prefect", f"{api}/health", "flows wait; the kill switch runs without it")] if api else []),
     )
     configured = await measure_health(settings)
-    return [*found, *([] if api else [_no_prefect()]), *_venues(settings, exposure), *configured]
+    return [
+        *found,
+        *([] if api else [_no_prefect()]),
+        measure_gates(gates),
+        *_venues(settings, exposure),
+        *configured,
+    ]
 
 
 async def measure_http(name: str, url: str, remedy: str) -> Measurement:
@@ -55,6 +65,24 @@ async def measure_http(name: str, url: str, remedy: str) -> Measurement:
         return probe.found(value, Colour.YELLOW, "It is slow.") if took > _SLOW else probe.found(value)
 
     return await take(probe, _DEADLINE + 1, measure())
+
+
+def measure_gates(gates: ReportedGates | str) -> Measurement:
+    """Whether every gate reports, and is closed only where a breaker says so. Pure."""
+    probe = Probe("gates", f"each reports within {seconds(LOST_AFTER)}", "gates' own reports in Redis")
+    if isinstance(gates, str):
+        return probe.failed(gates)
+    standing = {word: count for word, count in gates.reasons.items() if count}
+    value = ", ".join(f"{count} {word}" for word, count in standing.items()) or "none reports"
+    if not standing:
+        return probe.found(
+            value, Colour.YELLOW, "Nothing asks this breaker before it sends, or what asks can't report."
+        )
+    if gates.lost:
+        return probe.found(value, Colour.YELLOW, "An engine, its host or its way to Redis is gone; see below which.")
+    if any(word in BLIND for word in standing):
+        return probe.found(value, Colour.YELLOW, "A gate is closed by a fault of its own; see below which.")
+    return probe.found(value)
 
 
 def _prefect_api() -> str | None:

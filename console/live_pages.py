@@ -29,8 +29,9 @@ async def system_health(request: Request) -> Response:
         caller.identity,
         title="System Health",
         refresh=True,
-        topics=["health"],
+        topics=["health", "gates"],
         health=html(here.render.health(here.health.look())),
+        gates=html(here.render.gates(here.gates.look())),
         listeners=here.broadcast.listeners,
         scopes=here.watcher.scopes,
         up_since=here.up_since,
@@ -72,6 +73,8 @@ def keep_looking(here: Services, topics: list[str]) -> None:
             here.exposure.look()
         elif kind == "health":
             here.health.look()
+        elif kind == "gates":
+            here.gates.look()
         elif kind == "conditions" and scope in here.watcher.scopes:
             here.conditions(scope).look()
         elif kind == "recovery" and scope in here.watcher.scopes:

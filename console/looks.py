@@ -7,6 +7,8 @@ from datetime import UTC, datetime
 from decimal import Decimal
 
 from breaker import State
+from breaker.decision import Reason
+from breaker.gate_report import BLIND, ReportedGate
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +26,19 @@ LOOKS = {
 }
 
 COLOUR_SHAPES = {"green": "●", "yellow": "▲", "red": "■"}
+
+
+def gate_look(gate: ReportedGate) -> tuple[str, str, str]:
+    """Colour, shape and word for where a gate stands."""
+    if gate.lost:
+        return "yellow", "?", "LOST"
+    if gate.report.reason == Reason.OPEN:
+        return "green", LOOKS[State.OPEN].shape, LOOKS[State.OPEN].word
+    if gate.report.reason == Reason.QUIET_PERIOD:
+        return "yellow", LOOKS[State.QUIET_PERIOD].shape, LOOKS[State.QUIET_PERIOD].word
+    if gate.report.reason in BLIND:
+        return "yellow", COLOUR_SHAPES["yellow"], gate.report.reason
+    return "red", COLOUR_SHAPES["red"], gate.report.reason
 
 
 def utc(moment: datetime | None) -> str:

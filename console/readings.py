@@ -11,7 +11,7 @@ from decimal import Decimal, InvalidOperation
 from typing import TYPE_CHECKING, Any
 
 from breaker import BreakerError, CircuitBreaker, State, Status
-from breaker.connection import Wire
+from breaker.connection import AsyncWire, Wire
 from breaker.gate_report import ReportedGates, read_reports, reports_request
 from breaker.keys import GLOBAL, Keys
 from breaker.requests import Request
@@ -21,6 +21,7 @@ from tasks.recovery.state import RecoveryState
 
 if TYPE_CHECKING:
     from redis import Redis
+    from redis.asyncio import Redis as AsyncRedis
 
 
 _WINDOW = Limits().api_error_window
@@ -105,6 +106,17 @@ def _reported_gates(redis: Redis, timeout: float) -> ReportedGates | None:
             return read_reports(wire.ask(reports_request()))
     except BreakerError:
         return None
+
+
+async def read_gates(redis: AsyncRedis, timeout: float) -> ReportedGates | str:
+    """The gates of all engines, or why they can't be told, within `timeout` seconds."""
+    wire = AsyncWire(redis, timeout)
+    try:
+        return read_reports(await wire.ask(reports_request()))
+    except BreakerError as error:
+        return str(error)
+    finally:
+        await wire.close()
 
 
 def _beside(redis: Redis, scope: str, status: Status, now: datetime, timeout: float) -> ScopeReading:

@@ -14,6 +14,7 @@ from markupsafe import Markup
 
 from breaker import State
 from breaker.events import TransitionEvent
+from breaker.gate_report import ReportedGates
 from breaker.pending_trips import PendingTrip
 from breaker.settings import Settings
 from console import looks
@@ -56,6 +57,7 @@ class Renderer:
             LOOKS=looks.LOOKS,
             CHECKLIST=CHECKLIST,
             SHAPES=looks.COLOUR_SHAPES,
+            gate_look=looks.gate_look,
             State=State,
             Permission=Permission,
             profit_of=profit_of,
@@ -83,6 +85,9 @@ class Renderer:
 
     def health(self, seen: Seen[list[Measurement]] | None) -> str:
         return self.page("_measurements.html", seen=seen, empty="Being measured …")
+
+    def gates(self, seen: Seen[ReportedGates | str] | None) -> str:
+        return self.page("_gates.html", seen=seen)
 
     def exposure(self, seen: Seen[tuple[AccountExposure, ...]] | None) -> str:
         return self.page("_exposure.html", seen=seen)

@@ -20,6 +20,7 @@ from redis.asyncio import Redis as AsyncRedis
 
 from breaker import AsyncCircuitBreaker, BreakerError
 from breaker.events import TransitionEvent
+from breaker.gate_report import ReportedGates
 from breaker.keys import GLOBAL
 from breaker.pending_trips import PendingTrip, PendingTrips, apply_pending_trips
 from breaker.settings import Settings
@@ -31,6 +32,7 @@ from console.health import measure_system
 from console.kills import Kills
 from console.lookout import Lookout, Seen
 from console.oidc import Provider
+from console.readings import read_gates
 from console.recoveries import Recoveries
 from console.render import Renderer
 from console.throttle import Throttle
@@ -47,6 +49,7 @@ from tasks.recovery.state import RecoveryState
 HISTORY = 12
 """Transitions shown on the Circuit Breaker page."""
 CONDITIONS_EVERY = 10.0
+GATES_EVERY = 2.0
 RECOVERY_EVERY = 0.5
 SCOPES_EVERY = 30.0
 BEAT = 1.0
@@ -84,6 +87,7 @@ class Services:
         self.exposure: Lookout[tuple[AccountExposure, ...]] = Lookout(
             self.exposures.read, settings.console.exposure_interval, self._tell_exposure
         )
+        self.gates: Lookout[ReportedGates | str] = Lookout(self._read_gates, GATES_EVERY, self._tell_gates)
         self.health: Lookout[list[Measurement]] = Lookout(self._read_health, CONDITIONS_EVERY, self._tell_health)
         self._conditions: dict[str, Lookout[list[Measurement]]] = {}
         self._recovery: dict[str, Lookout[RecoveryState | str | None]] = {}
@@ -97,6 +101,7 @@ class Services:
         for work in (
             self.watcher.run(),
             self.exposure.run(),
+            self.gates.run(),
             self.health.run(),
             self._beat(),
             self._find_scopes(),
@@ -205,9 +210,15 @@ class Services:
     def _tell_health(self, seen: Seen[list[Measurement]]) -> None:
         self.broadcast.publish("health", self.render.health(seen))
 
+    def _tell_gates(self, seen: Seen[ReportedGates | str]) -> None:
+        self.broadcast.publish("gates", self.render.gates(seen))
+
     async def _read_health(self) -> list[Measurement]:
         seen = self.exposure.look()
-        return await measure_system(self.settings, None if seen is None else seen.value)
+        return await measure_system(self.settings, None if seen is None else seen.value, await self._read_gates())
+
+    async def _read_gates(self) -> ReportedGates | str:
+        return await read_gates(self.async_redis, self.settings.redis_timeout)
 
     async def _beat(self) -> None:
         """Tell every page that its state has just been read. If the watcher stops reading, so does this."""

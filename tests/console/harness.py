@@ -13,7 +13,10 @@ from types import TracebackType
 from typing import Self
 
 import httpx
+import redis
 
+from breaker.connection import Wire
+from breaker.gate_report import GateReport, report_request
 from breaker.settings import Settings
 from console.accounts import Accounts
 from console.permissions import PERMISSIONS, Permission, Role
@@ -107,6 +110,15 @@ def hidden_fields(html: str, action: str) -> dict[str, str]:
         unescape(name): unescape(value)
         for name, value in re.findall(r'<input type="hidden" name="([^"]*)" value="([^"]*)"', form)
     }
+
+
+def lose_a_gate(client: redis.Redis) -> None:
+    """As an engine that was killed a minute ago leaves it."""
+    report = GateReport("lost", "engine-7", 4711, "thread", ("global",), "OPEN", 0.05, 1, {"admitted": 5})
+    wire = Wire(client, 2.0)
+    wire.ask(report_request(report, last=False))
+    wire.close()
+    client.zincrby("circuit_breaker:gates", -60_000, "lost")
 
 
 def until(holds: Callable[[], bool], within: float = 15.0) -> None:

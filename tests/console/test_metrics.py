@@ -26,6 +26,7 @@ from ledger.outbox import drain_outbox
 from ledger.reconcile import reconcile
 from ledger.record import DENIED, AuditRecord
 from tests.console.conftest import MakeSettings
+from tests.console.harness import lose_a_gate
 
 Values = dict[tuple[str, ...], float]
 Scrape = Callable[[], Values]
@@ -213,13 +214,13 @@ def test_gates_and_what_their_checks_came_to_are_exported(
         values = scrape()
         assert values["cb_gates", "OPEN"] == 1
         assert 0 <= values["cb_gate_lease_age_seconds",] < 0.2
-        for gate_id in redis_client.hkeys("circuit_breaker:gate_reports"):
-            redis_client.zadd("circuit_breaker:gates", {gate_id: 60_000})
+        lose_a_gate(redis_client)
         values = scrape()
-        assert (values["cb_gates", "LOST"], values["cb_gates", "OPEN"]) == (1, 0)
-        assert ("cb_gate_lease_age_seconds",) not in values
-    _until(lambda: scrape()["cb_gate_checks_total", "admitted"] == 1)
-    assert scrape()["cb_gates", "LOST"] == 0
+        assert (values["cb_gates", "LOST"], values["cb_gates", "OPEN"], values["cb_gates_open",]) == (1, 1, 1)
+    _until(lambda: scrape()["cb_gates_open",] == 0)
+    values = scrape()
+    assert (values["cb_gates", "LOST"], values["cb_gate_checks_total", "admitted"]) == (1, 6)
+    assert ("cb_gate_lease_age_seconds",) not in values
 
 
 def test_reports_that_cannot_be_read_do_not_touch_the_verification(

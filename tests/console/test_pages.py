@@ -5,18 +5,23 @@ from __future__ import annotations
 import io
 import os
 import signal
+import socket
 import zipfile
 
 import pytest
 import redis
 
 from breaker import CircuitBreaker, State
+from breaker.gate import Gate
+from breaker.gate_report import GateReport, ReportedGate, ReportedGates
+from console.health import measure_gates
 from console.permissions import PERMISSIONS, Permission, Role
 from deployments.embedded_redis import EmbeddedRedis
 from ledger.ledger import Filter
 from ledger.record import AuditRecord
+from tasks.recovery.measurement import Colour
 from tests.console.conftest import MakeSettings
-from tests.console.harness import REASON, Console, hidden_fields, until
+from tests.console.harness import REASON, Console, hidden_fields, lose_a_gate, until
 
 TRIP = {"reason": REASON, "acknowledge": "yes"}
 
@@ -264,6 +269,47 @@ def test_system_health_names_what_is_there(console: Console, breaker: CircuitBre
     page = visitor.get("/system-health").text
     for name in ("redis", "exporter", "prefect", "queues/outbox"):
         assert name in page
+
+
+def test_system_health_shows_each_engines_gate_and_which_is_lost(
+    console: Console, breaker: CircuitBreaker, redis_client: redis.Redis
+) -> None:
+    visitor = console.visitor(Role.VIEWER)
+    until(lambda: "No gate reports." in visitor.get("/system-health").text)
+    url = console.settings.redis_url.get_secret_value()
+    with Gate(url, scopes=["account:ALPHA"]) as gate:
+        assert gate.wait_until_open(5)
+        until(lambda: "account:ALPHA" in visitor.get("/system-health").text)
+        assert f"{socket.gethostname()} " in visitor.get("/system-health").text
+        lose_a_gate(redis_client)
+        until(lambda: "LOST" in visitor.get("/system-health").text)
+        assert "engine-7" in visitor.get("/system-health").text
+
+
+def report(reason: str) -> GateReport:
+    return GateReport("a", "<b>host", 1, "thread", ("global",), reason, 0.05, 1, {})
+
+
+@pytest.mark.parametrize(
+    ("reasons", "colour", "value"),
+    [
+        ([("OPEN", 1.0), ("OPEN", 2.0)], Colour.GREEN, "2 OPEN"),
+        ([("TRIPPED", 1.0)], Colour.GREEN, "1 TRIPPED"),
+        ([("OPEN", 1.0), ("OPEN", 60.0)], Colour.YELLOW, "1 OPEN, 1 LOST"),
+        ([("STALE", 1.0)], Colour.YELLOW, "1 STALE"),
+        ([], Colour.YELLOW, "none reports"),
+    ],
+)
+def test_a_gate_is_green_where_it_does_what_a_breaker_says(
+    reasons: list[tuple[str, float]], colour: Colour, value: str
+) -> None:
+    gates = ReportedGates(tuple(ReportedGate(report(reason), age) for reason, age in reasons), {})
+    measured = measure_gates(gates)
+    assert (measured.colour, measured.value) == (colour, value)
+
+
+def test_gates_that_cannot_be_read_are_red() -> None:
+    assert measure_gates("Redis gave no answer.").colour is Colour.RED
 
 
 def test_a_page_is_light(console: Console, breaker: CircuitBreaker) -> None:
