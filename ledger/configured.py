@@ -8,6 +8,7 @@ from pydantic import SecretStr
 
 from breaker.settings import Settings
 from ledger.checkpoint import Checkpoints
+from ledger.errors import LedgerError, LedgerNotReady
 from ledger.ledger import Ledger
 from ledger.recorder import Recorder
 from ledger.spool import Spool
@@ -30,15 +31,27 @@ def open_ledger(settings: Settings, *, timeout: float = 2.0) -> Ledger:
 def open_ready_ledger(settings: Settings, *, timeout: float = 2.0) -> Ledger:
     """The configured ledger; where it is the SQLite file of the state directory, that is made when it is missing.
 
+    So is one that a process began and didn't live to finish: the file is there then, but nothing is in it.
+
     Raises:
         LedgerUnavailable: the file can't be made. A configured database is not asked, nor migrated, here.
     """
     ledger = open_ledger(settings, timeout=timeout)
-    if settings.database_url is None and not state_file(settings, "audit.db").exists():
+    if settings.database_url is None and not (state_file(settings, "audit.db").exists() and _is_made(ledger)):
         from ledger.schema import upgrade  # noqa: PLC0415  Alembic is slow to import, and seldom needed
 
         upgrade(ledger)
     return ledger
+
+
+def _is_made(ledger: Ledger) -> bool:
+    try:
+        ledger.head()
+    except LedgerNotReady:
+        return False
+    except LedgerError:
+        return True  # whatever it is, making it wouldn't mend it, and who uses it is told
+    return True
 
 
 def open_spool(settings: Settings) -> Spool:

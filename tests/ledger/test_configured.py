@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 from pydantic import SecretStr
 
 from breaker.settings import Settings
-from ledger.configured import database_url, open_checkpoints, open_ledger, open_recorder, open_spool
+from ledger.configured import (
+    database_url,
+    open_checkpoints,
+    open_ledger,
+    open_ready_ledger,
+    open_recorder,
+    open_spool,
+)
+from ledger.errors import LedgerUnavailable
 from ledger.record import AuditRecord
 from ledger.recorder import Where
 from ledger.schema import upgrade
@@ -36,3 +46,21 @@ def test_without_a_database_everything_lives_in_the_state_directory(settings: Se
 def test_a_named_database_wins(settings: Settings) -> None:
     named = settings.model_copy(update={"database_url": SecretStr("postgresql://db.example/audit")})
     assert database_url(named).get_secret_value() == "postgresql://db.example/audit"
+
+
+def test_promise_8_a_ledger_that_a_killed_process_began_to_make_is_made(settings: Settings, tmp_path: Path) -> None:
+    file = tmp_path / "state" / "audit.db"
+    file.parent.mkdir()
+    with closing(sqlite3.connect(file)) as begun:
+        begun.execute("PRAGMA journal_mode = WAL")  # what is in the file when it dies before its first commit
+    with closing(open_ready_ledger(settings)) as ledger:
+        assert ledger.append([AuditRecord(action="X", source="cli", id="a")]).new == ("a",)
+
+
+def test_a_file_that_is_no_ledger_is_left_as_it_is(settings: Settings, tmp_path: Path) -> None:
+    file = tmp_path / "state" / "audit.db"
+    file.parent.mkdir()
+    file.write_text("not a database, but somebody's notes" * 100)
+    with closing(open_ready_ledger(settings)) as ledger, pytest.raises(LedgerUnavailable, match="not a database"):
+        ledger.head()
+    assert file.read_text().startswith("not a database, but somebody's notes")
