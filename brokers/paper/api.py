@@ -12,6 +12,7 @@ from urllib.parse import unquote
 from fastapi import Body, FastAPI, Request
 from fastapi.responses import JSONResponse, Response
 from pydantic import BaseModel, Field, ValidationError
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from breaker.orders import OrderType, Side, TimeInForce
@@ -433,7 +434,10 @@ class _Edge:
             else:
                 parts.append(message.get("body", b""))
 
-        await self._app(scope, receive, keep)
+        try:
+            await self._app(scope, receive, keep)
+        except ClientDisconnect:
+            return Response(status_code=400)  # it went away before its request was whole: nothing to act on
         body = b"".join(parts)
         return Response(body, status, media_type="application/json" if body else None)
 

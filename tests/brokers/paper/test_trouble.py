@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import time
 from collections.abc import Callable
 
@@ -9,6 +10,7 @@ import httpx
 import pytest
 
 from brokers.paper.server import PaperExchange
+from tests.brokers.paper.conftest import KEYS
 
 Venue = Callable[..., PaperExchange]
 LONG = '[prices]\nAAPL = 200\n[[positions]]\nsymbol = "AAPL"\nqty = 100\n'
@@ -100,6 +102,21 @@ def test_latency_is_felt(venue: Venue, http: httpx.Client) -> None:
     started = time.monotonic()
     http.get("/v2/clock")
     assert time.monotonic() - started >= 0.08
+
+
+def test_a_client_that_dies_within_its_request_has_asked_for_nothing(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    with PaperExchange() as venue:
+        with socket.create_connection(("127.0.0.1", int(venue.url.rpartition(":")[2]))) as client:
+            keys = "".join(f"{name}: {value}\r\n" for name, value in KEYS.items())
+            client.sendall(f"POST /v2/orders HTTP/1.1\r\nHost: venue\r\n{keys}Content-Length: 80\r\n\r\n".encode())
+        deadline = time.monotonic() + 10
+        while not venue.report()["responses"]:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        assert venue.report()["orders_created"]["client"] == 0
+    assert "Traceback" not in capfd.readouterr().err
 
 
 def test_a_client_that_gives_up_early_has_asked_all_the_same(venue: Venue, http: httpx.Client) -> None:
