@@ -36,9 +36,15 @@ def command_line(first: str = "") -> typer.Typer:
         circuit_commands.register(app)
         kill_command.register(app)
     if first != "kill":
-        from cli import audit_commands, recover_commands, standby_commands, user_commands  # noqa: PLC0415
+        from cli import (  # noqa: PLC0415
+            audit_commands,
+            doctor_command,
+            recover_commands,
+            standby_commands,
+            user_commands,
+        )
 
-        for commands in (recover_commands, audit_commands, standby_commands, user_commands):
+        for commands in (recover_commands, audit_commands, doctor_command, standby_commands, user_commands):
             commands.register(app)
     return app
 

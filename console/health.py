@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from time import perf_counter
-
-import httpx
 
 from breaker.gate_report import BLIND, LOST_AFTER, ReportedGates
 from breaker.settings import Settings
 from console.exposure import AccountExposure
 from console.looks import seconds
+from tasks import orchestrator
+from tasks.health.reachable import measure_http
 from tasks.recovery.conditions import measure_database, measure_redis
 from tasks.recovery.health import measure_health
 from tasks.recovery.measurement import Colour, Measurement
-from tasks.recovery.probe import Probe, take
-
-_DEADLINE = 3.0
-_SLOW = 1.0
+from tasks.recovery.probe import Probe
 
 
 async def measure_system(
@@ -30,7 +26,7 @@ async def measure_system(
     """
     where = settings.console
     exporter = f"http://{where.metrics_host}:{where.metrics_port}/metrics"
-    api = _prefect_api()
+    api = orchestrator.address()
     found = await asyncio.gather(
         measure_redis(settings),
         measure_database(settings),
@@ -45,26 +41,6 @@ async def measure_system(
         *_venues(settings, exposure),
         *configured,
     ]
-
-
-async def measure_http(name: str, url: str, remedy: str) -> Measurement:
-    """Whether `url` answers 200 in time."""
-    probe = Probe(name, f"200 within {seconds(_SLOW)}", f"GET {url}")
-
-    async def measure() -> Measurement:
-        begun = perf_counter()
-        try:
-            async with httpx.AsyncClient(timeout=_DEADLINE) as client:
-                answer = await client.get(url)
-        except httpx.TransportError as error:
-            return probe.found("down", Colour.RED, f"It does not answer ({type(error).__name__}): {remedy}.")
-        took = perf_counter() - begun
-        value = f"{answer.status_code} after {seconds(took)}"
-        if answer.status_code != httpx.codes.OK:
-            return probe.found(value, Colour.RED, f"It answers {answer.status_code}: see its log.")
-        return probe.found(value, Colour.YELLOW, "It is slow.") if took > _SLOW else probe.found(value)
-
-    return await take(probe, _DEADLINE + 1, measure())
 
 
 def measure_gates(gates: ReportedGates | str) -> Measurement:
@@ -83,12 +59,6 @@ def measure_gates(gates: ReportedGates | str) -> Measurement:
     if any(word in BLIND for word in standing):
         return probe.found(value, Colour.YELLOW, "A gate is closed by a fault of its own; see below which.")
     return probe.found(value)
-
-
-def _prefect_api() -> str | None:
-    from prefect.settings import get_current_settings  # noqa: PLC0415  slow, and its environment is set first
-
-    return get_current_settings().api.url
 
 
 def _no_prefect() -> Measurement:

@@ -19,9 +19,14 @@ FAILED_FOR = timedelta(seconds=15)
 
 
 def is_configured() -> bool:
+    return address() is not None
+
+
+def address() -> str | None:
+    """The configured API's, None where there is none."""
     from prefect.settings import get_current_settings  # noqa: PLC0415  Prefect is slow to import
 
-    return bool(get_current_settings().api.url)
+    return get_current_settings().api.url or None
 
 
 def page_of(flow_run_id: str) -> str | None:
@@ -40,6 +45,15 @@ async def count_late_runs() -> int:
     late = FlowRunFilter(state=FlowRunFilterState(name=FlowRunFilterStateName(any_=["Late"])))
     async with _client() as client:
         return int(await client.count_flow_runs(flow_run_filter=late))
+
+
+async def served_deployments() -> frozenset[str]:
+    """The names of deployments whose runs somebody was there to start within the last minute."""
+    from prefect.client.schemas.objects import DeploymentStatus  # noqa: PLC0415
+
+    async with _client() as client:
+        found = await client.read_deployments()
+    return frozenset(each.name for each in found if each.status is DeploymentStatus.READY and not each.paused)
 
 
 async def running(flow_name: str) -> list[FlowRun]:

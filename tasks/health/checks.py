@@ -70,7 +70,12 @@ def _ledger(settings: Settings) -> Ledger:
 
 def check_states(stores: Stores) -> list[Measurement]:
     """Whether each breaker's state can be read, and its epoch is not older than the ledger knows it."""
-    return [measurement for scope in stores.scopes for measurement in _check_state(stores, scope)]
+    return [measurement for scope in stores.scopes for measurement in check_state(stores, scope)]
+
+
+def check_state(stores: Stores, scope: str) -> list[Measurement]:
+    """The same for one breaker. Raises LedgerError where the ledger can't be asked for the epoch."""
+    return list(_check_state(stores, scope))
 
 
 def _check_state(stores: Stores, scope: str) -> Iterator[Measurement]:

@@ -1,0 +1,65 @@
+"""`breaker doctor`: is everything in order that has to be, before it is needed?"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import typer
+from rich import box
+from rich.table import Table
+from rich.text import Text
+
+from breaker.settings import load_settings
+from cli.circuit_view import console
+from cli.exit_codes import EPILOG, Exit
+from cli.options import JsonOption
+
+if TYPE_CHECKING:
+    from tasks.recovery.measurement import Measurement
+
+_LOOKS = {"green": ("●", "green"), "yellow": ("▲", "yellow"), "red": ("■", "bold red")}
+
+
+def register(app: typer.Typer) -> None:
+    app.command(epilog=EPILOG)(doctor)
+
+
+def doctor(as_json: JsonOption = False) -> None:
+    """Check everything that the breaker needs, and name each problem's fix. Changes nothing.
+
+    Exit status: 0 nothing is red, 1 something is, 4 the breaker's state cannot be read.
+    """
+    settings = load_settings()
+    from tasks.health.doctor import diagnose  # noqa: PLC0415  `--help` and a wrong configuration don't pay for it
+    from tasks.recovery.measurement import worst  # noqa: PLC0415
+
+    found = asyncio.run(diagnose(settings))
+    if as_json:
+        checks = [measurement.as_dict() for measurement in found]
+        typer.echo(json.dumps({"colour": worst(found).value, "checks": checks}))
+    else:
+        _show(found)
+    red = {measurement.name for measurement in found if measurement.colour == "red"}
+    if red:
+        raise typer.Exit(Exit.NOT_HALTED if "state" in red else Exit.REFUSED)
+
+
+def _show(found: Sequence[Measurement]) -> None:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("")
+    for column in ("what", "found", "what to do"):
+        table.add_column(column, overflow="fold", no_wrap=column == "what")
+    for measurement in found:
+        shape, colour = _LOOKS[measurement.colour]
+        table.add_row(
+            Text(f"{shape} {measurement.colour.value}", colour),
+            measurement.name,
+            Text(measurement.value),
+            Text(measurement.problem, "" if measurement.colour == "red" else "dim"),
+        )
+    console().print(table)
+    counts = [sum(measurement.colour == colour for measurement in found) for colour in ("red", "yellow", "green")]
+    console().print("{} red, {} yellow, {} green".format(*counts))
