@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -86,6 +87,9 @@ class _Core:
             self.reset_interval,
         )
 
+    def _epoch_of(self, replies: Sequence[Any]) -> int | None:
+        return read_status_replies(replies, self.keys).epoch
+
     def _note(self, status: Status) -> Status:
         if status.epoch is not None and (self._seen is None or status.epoch > self._seen):
             self._seen = status.epoch
@@ -155,11 +159,16 @@ class CircuitBreaker(_Core):
     ) -> Status:
         """Let trading resume, with a quiet period first. Returns the state after it.
 
-        Raises NotTripped, ResetRateLimited, or StateConflict if the incident or epoch isn't the expected one.
+        Raises NotTripped, ResetRateLimited, or StateConflict if the incident or epoch isn't the expected one. Without
+        `expected_epoch` it is that of the state as it is when this is called: a trip that comes between call and reset,
+        however long the network holds the reset back, is not undone.
         """
-        return self._change(
-            self._reset_request(reset_by, reason, event_id, expected_incident_id, expected_epoch, ip_address)
-        )
+        by = time.monotonic() + self.timeout
+        request = self._reset_request(reset_by, reason, event_id, expected_incident_id, expected_epoch, ip_address)
+        if expected_epoch is None:
+            epoch = self._epoch_of(self._wire.ask(self._origin.look_before_reset(), by=by))
+            request = self._reset_request(reset_by, reason, request.event_id, expected_incident_id, epoch, ip_address)
+        return self._change(request, by)
 
     def end_quiet_period(self, *, expected_epoch: int, by: str | None = None, event_id: str | None = None) -> Status:
         """Go from QUIET_PERIOD to OPEN, unless any transition happened since `expected_epoch`: StateConflict then."""
@@ -197,8 +206,8 @@ class CircuitBreaker(_Core):
         """Close the breaker's own connections. It may be used again afterwards."""
         self._wire.close()
 
-    def _change(self, request: Request) -> Status:
-        return self._note(read_transition_reply(self._wire.ask(request)[0], self.keys))
+    def _change(self, request: Request, by: float | None = None) -> Status:
+        return self._note(read_transition_reply(self._wire.ask(request, by=by)[0], self.keys))
 
 
 class AsyncCircuitBreaker(_Core):
@@ -241,9 +250,12 @@ class AsyncCircuitBreaker(_Core):
         expected_epoch: int | None = None,
         ip_address: str | None = None,
     ) -> Status:
-        return await self._change(
-            self._reset_request(reset_by, reason, event_id, expected_incident_id, expected_epoch, ip_address)
-        )
+        by = time.monotonic() + self.timeout
+        request = self._reset_request(reset_by, reason, event_id, expected_incident_id, expected_epoch, ip_address)
+        if expected_epoch is None:
+            epoch = self._epoch_of(await self._wire.ask(self._origin.look_before_reset(), by=by))
+            request = self._reset_request(reset_by, reason, request.event_id, expected_incident_id, epoch, ip_address)
+        return await self._change(request, by)
 
     async def end_quiet_period(
         self, *, expected_epoch: int, by: str | None = None, event_id: str | None = None
@@ -275,5 +287,5 @@ class AsyncCircuitBreaker(_Core):
     async def close(self) -> None:
         await self._wire.close()
 
-    async def _change(self, request: Request) -> Status:
-        return self._note(read_transition_reply((await self._wire.ask(request))[0], self.keys))
+    async def _change(self, request: Request, by: float | None = None) -> Status:
+        return self._note(read_transition_reply((await self._wire.ask(request, by=by))[0], self.keys))

@@ -98,7 +98,7 @@ class Conversation:
     def failed(self, error: BaseException, now: float) -> float:
         """Take note of an attempt without an answer. Returns how many seconds to wait before the next one."""
         cause = error.__cause__ if isinstance(error, NotSent) and error.__cause__ else error
-        if not (isinstance(error, NotSent) or _is_waiting(cause) or _is_refusal(cause)):
+        if not (self.request.only_looks or isinstance(error, NotSent) or _is_waiting(cause) or _is_refusal(cause)):
             self.may_have_happened = True
         if _is_refusal(cause):
             raise self.refused(cause)
@@ -135,6 +135,8 @@ class Conversation:
         )
 
     def _what_holds(self) -> str:
+        if self.request.only_looks:
+            return "Nothing was changed."
         if self.request.event_id is None:
             return "The state is not known."
         if self.may_have_happened:
@@ -210,9 +212,13 @@ class Wire:
         self._idle: deque[Any] = deque()
         self._pid = os.getpid()
 
-    def ask(self, request: Request) -> Sequence[Any]:
-        """The replies to `request`. Raises BreakerUnavailable after `timeout` seconds, RedisRefused at once."""
-        talk = Conversation(request, self.address, time.monotonic() + self._timeout, self._timeout)
+    def ask(self, request: Request, *, by: float | None = None) -> Sequence[Any]:
+        """The replies to `request`. Raises BreakerUnavailable after `timeout` seconds, RedisRefused at once.
+
+        `by`: the monotonic time to give up at instead, for a request that is part of a longer call.
+        """
+        deadline = time.monotonic() + self._timeout if by is None else by
+        talk = Conversation(request, self.address, deadline, self._timeout)
         while True:
             commands, until = talk.next_attempt(time.monotonic())
             try:
@@ -337,9 +343,10 @@ class AsyncWire:
         self._idle: deque[Any] = deque()
         self._owner: tuple[int, object] | None = None
 
-    async def ask(self, request: Request) -> Sequence[Any]:
-        """The replies to `request`. Raises BreakerUnavailable after `timeout` seconds, RedisRefused at once."""
-        talk = Conversation(request, self.address, time.monotonic() + self._timeout, self._timeout)
+    async def ask(self, request: Request, *, by: float | None = None) -> Sequence[Any]:
+        """The replies to `request`; see Wire."""
+        deadline = time.monotonic() + self._timeout if by is None else by
+        talk = Conversation(request, self.address, deadline, self._timeout)
         while True:
             commands, until = talk.next_attempt(time.monotonic())
             try:

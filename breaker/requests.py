@@ -10,7 +10,7 @@ import math
 import os
 import unicodedata
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime
 from decimal import Decimal
 from functools import cache
@@ -52,6 +52,8 @@ class Request:
     with_text: tuple[Command, ...] = ()
     """The same with the script's text in place of its SHA, for a server that doesn't know it (NOSCRIPT)."""
     event_id: str | None = None
+    only_looks: bool = False
+    """Part of a transition that changes nothing yet."""
     behind: tuple[Command, ...] = ()
     """Sent behind either of them; their replies come last, and may be errors without the request having failed."""
 
@@ -148,11 +150,12 @@ class Origin:
         quiet_period: float,
         interval: float,
     ) -> Request:
+        """`expected_epoch` None: of a state that has none."""
         return self.request(
             "reset",
             round(quiet_period * 1000),
             round(interval * 1000),
-            "" if expected_epoch is None else _epoch(expected_epoch),
+            "none" if expected_epoch is None else _epoch(expected_epoch),
             "" if expected_incident_id is None else _text(expected_incident_id, "expected_incident_id", 64),
             by=_name(reset_by, "reset_by"),
             reason="" if reason is None else _text(reason, "reason", _RESET_REASON_LENGTH),
@@ -181,6 +184,10 @@ class Origin:
     def status(self) -> Request:
         # TIME first: a state can then only be judged by a clock that is not ahead of it, which errs to the strict side.
         return Request(f"read {self.keys.state}", (("TIME",), ("GET", self.keys.state)))
+
+    def look_before_reset(self) -> Request:
+        """For the epoch of the state that a reset is meant for."""
+        return replace(self.status(), doing=f"reset {self.keys.state}", only_looks=True)
 
     def history(self, limit: int) -> Request:
         if isinstance(limit, bool) or not isinstance(limit, int) or not 1 <= limit <= 1_000:

@@ -1,13 +1,14 @@
 #!lua
 -- Lets trading resume. ARGV[8]: quiet period in ms (0: none), [9]: ms until the next reset (0: no limit),
--- [10], [11]: expected epoch and incident id, or ''.
+-- [10]: epoch of the state that is meant, or 'none' if it has none: whatever changed it since, a trip above all, is not
+-- undone by a reset that was long on its way. [11]: expected incident id, or ''.
 local stop = obstacle('RESET')
 if stop then return stop end
 if not redis.acl_check_cmd('SET', RATE_LIMIT, '') then return reply('FORBIDDEN', 'SET ' .. RATE_LIMIT) end
 
 local state = load_state()
 if state.word ~= 'TRIPPED' then return reply('NOT_TRIPPED', state.word) end
-if ARGV[10] ~= '' and whole(state.fields.epoch) ~= tonumber(ARGV[10]) then return reply('EPOCH_DIFFERS') end
+if whole(state.fields.epoch) ~= tonumber(ARGV[10]) then return reply('EPOCH_DIFFERS') end
 if ARGV[11] ~= '' and state.fields.incident_id ~= ARGV[11] then return reply('INCIDENT_DIFFERS') end
 if redis.call('EXISTS', RATE_LIMIT) == 1 then
   return reply('RATE_LIMITED', tostring(redis.call('PTTL', RATE_LIMIT)))

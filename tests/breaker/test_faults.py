@@ -36,7 +36,7 @@ def timed(call: Callable[[], Any]) -> tuple[Any, float]:
 
 
 class Proxy:
-    """A TCP proxy that can lose the server's replies, or fall silent on the connections it has."""
+    """A TCP proxy that can lose the server's replies, hold requests back, or fall silent on its connections."""
 
     def __init__(self, port: int) -> None:
         self.target = port
@@ -45,6 +45,10 @@ class Proxy:
         self.lose_replies_to: bytes | None = None
         """A connection on which this text is sent is closed once the server has answered it."""
         self.lost = 0
+        self.hold_back: bytes | None = None
+        """Requests with this text are kept until `deliver`, even if their sender has gone by then."""
+        self.held: list[tuple[socket.socket, bytes]] = []
+        self.replies = 0
         self._silent: set[socket.socket] = set()
         self._open: list[socket.socket] = []
         threading.Thread(target=self._accept, daemon=True).start()
@@ -68,12 +72,18 @@ class Proxy:
                     continue
                 if self.lose_replies_to and self.lose_replies_to in data:
                     doomed.set()
-                server.sendall(data)
-        hang_up(client, server)
+                if self.hold_back and self.hold_back in data:
+                    self.held.append((server, data))
+                else:
+                    server.sendall(data)
+        hang_up(client)
+        if all(server is not held for held, _ in self.held):
+            hang_up(server)
 
     def _replies(self, client: socket.socket, server: socket.socket, doomed: threading.Event) -> None:
         with contextlib.suppress(OSError):
             while data := server.recv(65_536):
+                self.replies += 1
                 if doomed.is_set() and not data.startswith(b"-NOSCRIPT"):
                     self.lost += 1
                     break
@@ -83,6 +93,15 @@ class Proxy:
     def fall_silent(self) -> None:
         """Swallow whatever comes on the connections that are open now, as a forgetful firewall does."""
         self._silent = set(self._open)
+
+    def deliver(self) -> None:
+        """Send what was held back, and return once the server has answered all of it."""
+        before, deadline = self.replies, time.monotonic() + 10
+        for server, data in self.held:
+            server.sendall(data)
+        while self.replies < before + len(self.held):
+            assert time.monotonic() < deadline
+            time.sleep(0.001)
 
     def close(self) -> None:
         hang_up(self._listener, *self._open)
@@ -191,6 +210,42 @@ def test_one_lost_reply_is_not_noticed_by_the_caller(make_breaker: Any, proxy: P
     assert proxy.lost >= 1
     assert status.state is State.QUIET_PERIOD
     assert redis_client.xlen(KEYS.outbox) == 2, "and it happened once"
+
+
+def test_promise_2_a_reset_that_the_network_held_back_does_not_undo_a_later_trip(
+    make_breaker: Any, proxy: Proxy, redis_server: EmbeddedRedis, redis_client: Any
+) -> None:
+    direct = make_breaker(redis_server.url, reset_interval=0)
+    direct.trip("MANUAL")
+    direct.reset("ada")  # and so the server knows the script
+    direct.trip("AGAIN")
+    held_back = make_breaker(proxy.url, reset_interval=0, timeout=0.5)
+    event_id = uuid7()
+    proxy.hold_back = event_id.encode()
+    error, _ = timed(lambda: held_back.reset("ada", event_id=event_id))
+    assert isinstance(error, BreakerUnavailable)
+    assert error.may_have_happened
+    later = direct.trip("LATER")
+    proxy.deliver()
+    assert proxy.held
+    assert direct.get_status().state is State.TRIPPED
+    assert direct.get_status().epoch == later.epoch
+
+
+def test_a_reset_that_cannot_even_look_has_changed_nothing_and_ends_in_time(
+    make_breaker: Any, own_server: EmbeddedRedis
+) -> None:
+    cb = make_breaker(own_server.url, timeout=0.6)
+    cb.trip("MANUAL")
+    assert own_server.pid is not None
+    os.kill(own_server.pid, signal.SIGSTOP)
+    error, took = timed(lambda: cb.reset("ada"))
+    os.kill(own_server.pid, signal.SIGCONT)
+    assert isinstance(error, BreakerUnavailable)
+    assert not error.may_have_happened
+    assert "reset" in str(error) and "Nothing was changed" in str(error)
+    assert took < 0.6 + SLACK
+    assert cb.get_status().state is State.TRIPPED
 
 
 def test_a_connection_that_has_died_silently_does_not_use_up_the_deadline(make_breaker: Any, proxy: Proxy) -> None:
