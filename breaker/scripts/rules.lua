@@ -59,6 +59,7 @@ local function conclude(rule, exceeded, details)
   if load_state().word == 'TRIPPED' then return {'ALREADY_TRIPPED', details} end
   REASON, DETAILS = quoted(rule), details
   local answer = trip(INCIDENT_ID)
-  if answer[1] ~= 'DONE' then return {answer[1], answer[6]} end
+  -- REPEATED: it tripped when it was sent before, its answer was lost, and somebody has reset the breaker since.
+  if answer[1] ~= 'DONE' and answer[1] ~= 'REPEATED' then return {answer[1], answer[6]} end
   return {'TRIPPED', details}
 end

@@ -20,8 +20,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from breaker import BreakerUnavailable, CircuitBreaker, InvalidInput, RedisRefused, State
+from breaker.connection import Wire
 from breaker.gate import Gate
-from breaker.rules import AsyncRules, Limits, Rule, Rules, Verdict, limits_from
+from breaker.keys import Keys
+from breaker.rules import AsyncRules, Limits, Rule, Rules, Verdict, _Recorder, limits_from, read_outcome
 from breaker.settings import Settings, load_settings
 from breaker.staleness_watch import StalenessWatch
 from deployments.embedded_redis import EmbeddedRedis
@@ -60,6 +62,19 @@ def test_the_eleventh_error_in_five_minutes_trips(breaker: CircuitBreaker, rules
     event = breaker.get_history(1)[0]
     assert (event.source, event.by, event.reason) == ("rule", "rule", "API_ERRORS")
     assert len(breaker.get_history(10)) == 2
+
+
+def test_an_error_sent_again_after_the_reset_of_its_trip_does_not_trip_anew(
+    breaker: CircuitBreaker, redis_client: redis.Redis
+) -> None:
+    """Its answer was lost; meanwhile somebody has reset the breaker."""
+    wire = Wire(redis_client, 2.0)
+    error = _Recorder(Keys.of(), Limits(api_errors=0)).api_error("alpaca")
+    assert read_outcome(wire.ask(error)[0]).verdict is Verdict.TRIPPED
+    breaker.reset(reset_by="me")
+    assert read_outcome(wire.ask(error)[0]).verdict is Verdict.TRIPPED
+    assert breaker.get_state() is State.OPEN
+    wire.close()
 
 
 def test_a_burst_from_eight_processes_trips_exactly_once_at_the_eleventh(

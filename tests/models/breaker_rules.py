@@ -186,10 +186,10 @@ def _api_error(held: Held, call: ApiError, now: int) -> tuple[str, Held]:
     counted = held._replace(errors=held.errors | {call.event_id})
     if len(counted.errors) <= call.limit:
         return "WITHIN", counted
-    if held.has(call.event_id):
-        return TRIPPED, counted
     if counted.word == TRIPPED:
         return "ALREADY_TRIPPED", counted
+    if held.has(call.event_id):
+        return TRIPPED, counted
     return TRIPPED, _tripped(counted, call.event_id, call.incident, "API_ERRORS", now)
 
 
