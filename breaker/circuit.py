@@ -20,7 +20,7 @@ from breaker.requests import (
     read_transition_reply,
     seconds,
 )
-from breaker.state import State, Status, not_older_than, unknown
+from breaker.state import State, Status, is_older, not_older_than, unknown
 
 if TYPE_CHECKING:
     from redis import Redis
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 
 class _Core:
-    """What both breakers share: settings, and the highest epoch seen so far."""
+    """What both breakers share: settings, and the newest state seen so far."""
 
     def __init__(
         self,
@@ -45,7 +45,7 @@ class _Core:
         self.quiet_period = seconds(quiet_period, "quiet_period")
         self.reset_interval = seconds(reset_interval, "reset_interval")
         self.durability = durability
-        self._seen: int | None = None
+        self._seen: Status | None = None
 
     @property
     def scope(self) -> str:
@@ -91,12 +91,12 @@ class _Core:
         return read_status_replies(replies, self.keys).epoch
 
     def _note(self, status: Status) -> Status:
-        if status.epoch is not None and (self._seen is None or status.epoch > self._seen):
-            self._seen = status.epoch
+        if status.epoch is not None and (self._seen is None or not is_older(status, self._seen)):
+            self._seen = status
         return status
 
-    def _judge(self, status: Status, seen: int | None) -> Status:
-        """`seen` is the highest epoch known before the question was sent; the answer can't be older by rights."""
+    def _judge(self, status: Status, seen: Status | None) -> Status:
+        """`seen` is the newest known before the question was sent; the answer can't be older by rights."""
         return self._note(not_older_than(status, seen))
 
 

@@ -211,12 +211,25 @@ def wrong_type(key: str, now: int) -> Status:
     return unknown(_garbage(key, "is not a string"), as_of=_EPOCH + timedelta(microseconds=now))
 
 
-def not_older_than(status: Status, epoch: int | None) -> Status:
-    """`status`, or UNKNOWN if its epoch is lower than one seen before: an older copy of the data is being served."""
-    if epoch is None or status.epoch is None or status.epoch >= epoch:
+def is_older(status: Status, seen: Status) -> bool:
+    """Whether `status` lies behind `seen`: a lower epoch, or one that was TRIPPED and now is not.
+
+    The latter is what comes of a copy from before that trip, counted on from there. Both have an epoch.
+    """
+    return _rank(status) < _rank(seen)
+
+
+def _rank(status: Status) -> tuple[int, bool]:
+    return (-1 if status.epoch is None else status.epoch), status.state is State.TRIPPED
+
+
+def not_older_than(status: Status, seen: Status | None) -> Status:
+    """`status`, or UNKNOWN if it lies behind one seen before: an older copy of the data is being served."""
+    if seen is None or status.epoch is None or not is_older(status, seen):
         return status
     return unknown(
-        f"The breaker's epoch went back from {epoch} to {status.epoch}: Redis serves an older copy of its data. "
+        f"The breaker was {seen.state} in epoch {seen.epoch} and now says {status.state} in epoch {status.epoch}: "
+        "Redis serves an older copy of its data. "
         "Check for a failover or a restored backup, then trip, reset and run `breaker init --force`.",
         as_of=status.as_of,
     )

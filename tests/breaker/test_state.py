@@ -17,6 +17,7 @@ from breaker.state import State, Status, not_older_than, parse_time, read_status
 from breaker.uuid7 import uuid7
 
 NOON = datetime(2026, 11, 24, 12, tzinfo=UTC)
+QUIET = {"state": "QUIET_PERIOD", "quiet_until": "2026-11-24T12:05:00Z"}
 
 
 def micros(at: datetime) -> int:
@@ -51,11 +52,21 @@ def test_promise_1_no_bytes_whatever_make_reading_raise(raw: bytes, now: int) ->
 
 def test_promise_1_an_epoch_that_goes_back_is_closed() -> None:
     status = read({"state": "OPEN", "epoch": 7})
-    assert not_older_than(status, 7) is status
+    assert not_older_than(status, read(QUIET | {"epoch": 7})) is status
     assert not_older_than(status, None) is status
-    assert not_older_than(status, 8).state is State.UNKNOWN
+    assert not_older_than(status, read({"state": "OPEN", "epoch": 8})).state is State.UNKNOWN
     by_hand = read({"state": "OPEN"})
-    assert not_older_than(by_hand, 8) is by_hand
+    assert not_older_than(by_hand, status) is by_hand
+
+
+def test_promise_1_an_epoch_that_was_a_trip_and_no_longer_is_is_closed() -> None:
+    tripped = read({"state": "TRIPPED", "epoch": 7})
+    for fields in ({"state": "OPEN", "epoch": 7}, QUIET | {"epoch": 7}):
+        told = not_older_than(read(fields), tripped)
+        assert told.state is State.UNKNOWN
+        assert told.problem and "was TRIPPED in epoch 7" in told.problem
+    assert not_older_than(read({"state": "OPEN", "epoch": 8}), tripped).state is State.OPEN
+    assert not_older_than(tripped, read({"state": "OPEN", "epoch": 7})) is tripped
 
 
 @pytest.mark.parametrize(

@@ -116,6 +116,29 @@ def test_promise_1_an_older_copy_of_the_data_is_closed(cb: Any, redis_client: An
     assert cb.get_state() is State.OPEN
 
 
+def test_promise_1_a_copy_from_before_a_trip_that_was_counted_on_is_closed(
+    make_breaker: Any, redis_server: EmbeddedRedis, redis_client: Any
+) -> None:
+    """The quiet period's watch reaches the epoch that the lost trip had, by another way."""
+    cb = make_breaker(redis_server.url, reset_interval=0)
+    watch = make_breaker(redis_server.url)
+    cb.trip("MANUAL")
+    quiet = cb.reset("ada")
+    older = {name: redis_client.dump(name) for name in redis_client.scan_iter()}
+    lost = cb.trip("LOST")
+    redis_client.flushall()
+    for name, value in older.items():
+        redis_client.restore(name, 0, value)
+    assert cb.get_state() is State.UNKNOWN
+    assert watch.end_quiet_period(expected_epoch=quiet.epoch).epoch == lost.epoch
+    status = cb.get_status()
+    assert status.state is State.UNKNOWN
+    assert "older copy" in status.problem
+    assert watch.get_state() is State.OPEN, "it never knew of the trip"
+    assert cb.trip("AGAIN").state is State.TRIPPED
+    assert cb.get_state() is State.TRIPPED
+
+
 # --- Promise 2: a trip always wins ---
 
 
