@@ -95,3 +95,7 @@ bench: $(READY) ## The figures that README quotes
 
 soak: $(READY) ## Drills on the whole stack while it breaks     [SECONDS=3600] [SEED=1]; writes docs/soak.md
 	@$(BIN)/python -m tests.soak --write docs/soak.md $(if $(SECONDS),--seconds $(SECONDS)) $(if $(SEED),--seed $(SEED))
+
+.PHONY: histories
+histories: $(READY) ## Concurrent callers under faults, checked for linearizability   [HISTORIES=2000]
+	@HISTORIES=$(or $(HISTORIES),2000) MODEL=full $(BIN)/pytest -s tests/models

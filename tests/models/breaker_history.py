@@ -10,7 +10,6 @@ from tests.models.breaker_rules import (
     DONE,
     OPEN,
     QUIET_PERIOD,
-    ApiError,
     Call,
     Held,
     Record,
@@ -61,10 +60,10 @@ class Change:
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """A call that was refused with `outcome`, or had nothing to do."""
+    """A call that was refused with one of `outcomes`, or had nothing to do."""
 
     call: Call
-    outcome: str
+    outcomes: tuple[str, ...]
     between: Between = Between()
 
 
@@ -106,8 +105,8 @@ def step(moment: Moment, action: Action) -> Iterable[Moment]:
     match action:
         case Change():
             return _changed(moment, action)
-        case Refusal(call, outcome, between):
-            return [Moment(held, now) for now in between.moments(moment) if apply(held, call, now) == (outcome, held)]
+        case Refusal(call, outcomes, between):
+            return [Moment(held, now) for now in between.moments(moment) if _refuses(held, call, now, outcomes)]
         case Seen(word, epoch, incident, as_of, between):
             in_time = between.earliest - CLOCK_SLACK <= as_of <= between.latest + CLOCK_SLACK
             same = (word, epoch, incident) == _seen(held, as_of)
@@ -127,8 +126,13 @@ def _changed(moment: Moment, change: Change) -> Iterator[Moment]:
         outcome, held = apply(moment.held, change.call, now)
         told = change.outcome is None or outcome == change.outcome
         recorded = change.at is None or (held.recorded and held.recorded[-1].at == change.at)
-        if told and recorded and (held != moment.held or isinstance(change.call, ApiError)):
+        if told and recorded:
             yield Moment(held, now)
+
+
+def _refuses(held: Held, call: Call, now: int, outcomes: tuple[str, ...]) -> bool:
+    outcome, after = apply(held, call, now)
+    return outcome in outcomes and after == held
 
 
 def _fits(between: Between, now: int) -> bool:

@@ -68,7 +68,8 @@ class Flush:
     """Everything is gone."""
 
 
-Call = Trip | Reset | Initialize | EndQuietPeriod | ApiError | Override | Flush
+Transition = Trip | Reset | Initialize | EndQuietPeriod
+Call = Transition | ApiError | Override | Flush
 
 
 class Record(NamedTuple):

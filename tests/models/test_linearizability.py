@@ -153,7 +153,7 @@ def story() -> Story:
         operations.append(op(seen(held.word, held.epoch, held.incident, at + 0.2), at + 0.2, at + 0.3))
         newest = held.recorded[-1].event_id
         operations.append(op(Agreement(held.word, held.epoch, newest, newest), at + 0.4, at + 0.5))
-    operations.append(op(Refusal(Reset("reset-2", QUIET, LIMIT), "RATE_LIMITED", between(6.0, 6.1)), 6.0, 6.1))
+    operations.append(op(Refusal(Reset("reset-2", QUIET, LIMIT), ("RATE_LIMITED",), between(6.0, 6.1)), 6.0, 6.1))
     operations.append(op(Everything(held.recorded, held.recorded), 9.0, 9.1))
     return operations
 
@@ -278,8 +278,8 @@ def two_resets_in_a_minute(history: Story) -> Story:
 
 def limit_without_a_reset(history: Story) -> Story:
     """A failed reset has taken the token: the next one, which nothing forbids, is refused."""
-    failed = Refusal(Reset("reset-0", QUIET, LIMIT), "NOT_TRIPPED", between(0.6, 0.7))
-    limited = Refusal(Reset("reset-1", QUIET, LIMIT), "RATE_LIMITED", between(2.6, 2.7))
+    failed = Refusal(Reset("reset-0", QUIET, LIMIT), ("NOT_TRIPPED",), between(0.6, 0.7))
+    limited = Refusal(Reset("reset-1", QUIET, LIMIT), ("RATE_LIMITED",), between(2.6, 2.7))
     return [*history, op(failed, 0.6, 0.7), op(limited, 2.6, 2.7)]
 
 
@@ -322,11 +322,11 @@ def opened_by_nobody(history: Story) -> Story:
 
 
 def refused_trip(history: Story) -> Story:
-    return [*history, op(Refusal(Trip("trip-9", "x"), "NOT_TRIPPED"), 0.5, 0.6)]
+    return [*history, op(Refusal(Trip("trip-9", "x"), ("NOT_TRIPPED",)), 0.5, 0.6)]
 
 
 def refused_for_no_reason(history: Story) -> Story:
-    return [*history, op(Refusal(Reset("reset-9", QUIET, LIMIT), "NOT_TRIPPED", between(1.6, 1.7)), 1.6, 1.7)]
+    return [*history, op(Refusal(Reset("reset-9", QUIET, LIMIT), ("NOT_TRIPPED",), between(1.6, 1.7)), 1.6, 1.7)]
 
 
 def done_before_it_was_asked_for(history: Story) -> Story:
