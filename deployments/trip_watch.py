@@ -15,6 +15,7 @@ import structlog
 from redis import Redis
 from redis.exceptions import RedisError
 
+from breaker import CircuitBreaker
 from breaker.errors import BreakerError
 from breaker.pending_trips import apply_pending_trips
 from breaker.settings import Settings
@@ -23,7 +24,7 @@ from ledger.errors import LedgerError
 from ledger.ledger import Ledger
 from ledger.outbox import drain_outbox, known_scopes
 from tasks import orchestrator
-from tasks.recovery.state import RecoveryState, key_of
+from tasks.recovery.state import RecoveryState, claim_key, key_of
 from tasks.trip_announcement import announce_trips
 
 EVERY = 0.5
@@ -94,15 +95,23 @@ class TripWatch(threading.Thread):
         self._recoveries_read = time.monotonic()
         try:
             for scope in self._scopes:
-                raw = redis.get(key_of(scope))
-                state = RecoveryState.from_json(raw) if isinstance(raw, bytes) else None
-                if state is None or state.done:
-                    continue
-                if asyncio.run(orchestrator.run_again_if_broken(UUID(state.flow_run_id))):
-                    log.warning("recovery had broken off, started again", incident_id=state.incident_id)
+                for flow_run_id in self._unfinished(redis, scope):
+                    if asyncio.run(orchestrator.run_again_if_broken(UUID(flow_run_id))):
+                        log.warning("recovery had broken off, started again", scope=scope, flow_run_id=flow_run_id)
             self._note("recoveries", None)
         except Exception as error:  # whatever the orchestrator's client raises must not end the watch over trips
             self._note("recoveries", error)
+
+    def _unfinished(self, redis: Redis, scope: str) -> set[str]:
+        """Flow runs: the one that shows its picture, and the tripped incident's, which may have failed before that."""
+        raw = redis.get(key_of(scope))
+        state = RecoveryState.from_json(raw) if isinstance(raw, bytes) else None
+        found = {state.flow_run_id} if state is not None and not state.done else set()
+        breaker = CircuitBreaker(redis, scope=scope, timeout=self._settings.redis_timeout)
+        incident = breaker.get_status().incident_id if breaker.is_tripped() else None
+        breaker.close()
+        holder = redis.get(claim_key(incident)) if incident else None
+        return found | ({holder.decode()} if isinstance(holder, bytes) else set())
 
     def _note(self, what: str, error: Exception | None) -> None:
         before = self._trouble.pop(what, None)

@@ -175,7 +175,7 @@ async def _holder(desk: RecoveryDesk) -> str:
 
 
 async def _has_ended(flow_run_id: str) -> bool:
-    """A crashed run has not: it is put back on schedule. A cancelled or failed one has."""
+    """A crashed or failed run has not: it is put back on schedule. A cancelled one has."""
     async with get_client() as client:
         try:
             other = await client.read_flow_run(flow_run_id)  # type: ignore[arg-type]
@@ -184,7 +184,7 @@ async def _has_ended(flow_run_id: str) -> bool:
     return (
         other.state is not None
         and other.state.is_final()
-        and not (other.state.is_crashed() or other.state.is_completed())
+        and not (other.state.is_crashed() or other.state.is_failed() or other.state.is_completed())
     )
 
 
