@@ -264,6 +264,7 @@ class Standby:
             source=source,
             settings=self._settings,
             trip_event_id=request.event_id,
+            opened=self._brokers,  # with their connections, and what they know of the venues' rate limits
         ) as run:
             run.started, run.halted_after, run.first_sweep_after = times[0], halted_after, times[1]
             note_sweep(run, swept)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import TYPE_CHECKING
@@ -18,6 +18,7 @@ from tasks.audit_trail import AuditTrail
 from tasks.kill.run import KillRun, Observer
 
 if TYPE_CHECKING:
+    from brokers.protocol import Broker
     from brokers.sweep import Swept
     from ledger.ledger import Ledger
 
@@ -68,8 +69,9 @@ async def open_kill_run(
     settings: Settings | None = None,
     observers: Sequence[Observer] = (),
     trip_event_id: str | None = None,
+    opened: Mapping[str, Broker] | None = None,
 ) -> AsyncIterator[KillRun]:
-    """A run on the configured accounts, its connections closed at the end.
+    """A run on the configured accounts, its connections closed at the end; those `opened` before are left open.
 
     Without `record_at_once`, importing and asking the database begins when the run's `trail` is started.
 
@@ -84,7 +86,9 @@ async def open_kill_run(
         raise ConfigurationError(
             f"no account {', '.join(unknown)} is configured (there are: {known}); nothing was sent"
         )
-    brokers = open_brokers({name: settings.accounts[name] for name in wanted})
+    lent = {name: broker for name, broker in (opened or {}).items() if name in wanted}
+    own = open_brokers({name: settings.accounts[name] for name in wanted if name not in lent})
+    brokers = {name: (lent | own)[name] for name in wanted}
     breaker = async_breaker(settings, scope=scope)
     incident = await _incident_under_way(breaker) if incident_id == "new" else incident_id
     trail = AuditTrail(
@@ -114,7 +118,7 @@ async def open_kill_run(
     try:
         yield run
     finally:
-        for broker in brokers.values():
+        for broker in own.values():
             await broker.aclose()
         run.missing += await asyncio.to_thread(trail.close, LEDGER_WAIT)
 
