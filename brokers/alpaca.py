@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 
 PAGE = 500
 """The largest page of orders that Alpaca serves; without a limit it serves 50."""
+FEW = 20
+"""After a list of at most so many orders the next is likely to be empty, so its second opinion is asked for at once."""
 
 _STATUS = {
     "partially_filled": OrderStatus.PARTIALLY_FILLED,
@@ -97,6 +99,7 @@ class AlpacaBroker:
         self._timeout = timeout
         self._rate = _RateLimit()
         self._crypto: set[str] = set()
+        self._few = False
         self._client = httpx.AsyncClient(
             base_url=base_url.rstrip("/").removesuffix("/v2") + "/v2",
             headers={"APCA-API-KEY-ID": key_id, "APCA-API-SECRET-KEY": secret_key},
@@ -138,8 +141,17 @@ class AlpacaBroker:
         The flat list has bracket legs as orders of their own. The nested one rolls them up under their entry, and may
         miss them once that has filled and is itself no longer open.
         """
-        orders = [order async for order in self._pages(nested=False)]
-        return orders or [order async for order in self._pages(nested=True)]
+        few, self._few = self._few, False
+        if few:
+            orders, others = await asyncio.gather(self._list_orders(nested=False), self._list_orders(nested=True))
+            orders = orders or others
+        else:
+            orders = await self._list_orders(nested=False) or await self._list_orders(nested=True)
+        self._few = len(orders) <= FEW
+        return orders
+
+    async def _list_orders(self, *, nested: bool) -> list[Order]:
+        return [order async for order in self._pages(nested=nested)]
 
     async def _pages(self, *, nested: bool) -> AsyncIterator[Order]:
         """Oldest first; each page starts a little before the end of the last, as orders may share a time stamp."""
