@@ -71,7 +71,8 @@ class KillSettings(BaseModel):
     first_sweep_timeout: Seconds = 6.0
     cancel_patience: Seconds = 5.0
     """How long cancels may make no progress before flattening starts beside them."""
-    poll_interval: Seconds = 0.25
+    poll_interval: Seconds = 0.1
+    """Between two readings of a book that changes; one that doesn't is read ever less often."""
     escalate_after: Seconds = 3.0
     """How long a close may stand unfilled before it is replaced by a more aggressive one."""
     collars: tuple[Decimal, ...] = (Decimal("0.02"), Decimal("0.05"), Decimal("0.10"))

@@ -57,11 +57,7 @@ async def _confirm_trip(run: KillRun, do: RunStep) -> None:
 
 async def _flatten_account(run: KillRun, do: RunStep, account: str) -> None:
     try:
-        await do(steps.take_snapshot, account=account)
-    except Exception as error:
-        run.update(account, note=f"no snapshot: {error}")
-    try:
-        await do(steps.cancel_orders, account=account)
+        await _cancel_beside_snapshot(run, do, account)
         while await do(steps.flatten_positions, account=account):
             if await do(steps.verify_flat, account=account) or run.overdue:
                 return
@@ -71,6 +67,24 @@ async def _flatten_account(run: KillRun, do: RunStep, account: str) -> None:
     except Exception as error:  # a mistake of ours in one account must not stop the others
         run.update(account, phase="failed", note=f"{type(error).__name__}: {error}")
         run.tell("ACCOUNT_FAILED", account=account, error=f"{type(error).__name__}: {error}")
+
+
+async def _cancel_beside_snapshot(run: KillRun, do: RunStep, account: str) -> None:
+    """The snapshot is for the record, and a big book takes many answers; only no close comes before it has ended."""
+    snapshot = asyncio.create_task(_take_snapshot(run, do, account))
+    try:
+        await do(steps.cancel_orders, account=account)
+    except BaseException:
+        snapshot.cancel()
+        raise
+    await snapshot
+
+
+async def _take_snapshot(run: KillRun, do: RunStep, account: str) -> None:
+    try:
+        await do(steps.take_snapshot, account=account)
+    except Exception as error:
+        run.update(account, note=f"no snapshot: {error}")
 
 
 @flow(

@@ -47,8 +47,12 @@ FRESH_FOR = 2.0
 """Seconds after which a reading is too old to close by: somebody else may have closed the position meanwhile."""
 READING_SHARE = 0.5
 """Of the venue's rate limit, what readings may use up; the rest is for cancels and closes."""
-IDLE_POLL_FACTOR = 8
-"""Readings that show no change come ever less often, down to this many poll intervals, to spare the rate limit."""
+READ_AHEAD = 0.25
+"""Seconds for which a reading without orders, made by cancelling, serves flattening as the first half of its own."""
+STANDING_SHARE = 0.25
+"""Of the time since a book last changed, how long the next reading waits: what stands is read ever less often."""
+IDLE_POLL_FACTOR = 20
+"""The longest such wait, in poll intervals."""
 MARKET_CLOCK_AGE = 5.0
 """Seconds for which the venue's answer about its session is used."""
 
@@ -98,8 +102,13 @@ class Flattening:
         self._planned_at: float | None = None
         self._rested = 0.0
         self._last_seen: Book | None = None
-        self._pause = run.settings.poll_interval
+        self._orders_read: tuple[float, Sequence[Order]] | None = None
+        self._changed_at = 0.0
         self._readings = _ReadingAllowance(self._broker.capabilities.requests_per_minute)
+
+    def note_market(self, market: MarketClock) -> None:
+        """Somebody has just asked the venue, so that it need not be asked again at once."""
+        self._market, self._market_read = market, time.monotonic()
 
     async def until_no_orders(self) -> None:
         """Cancel until the venue lists no order but closes of this incident, or cancels stall for `cancel_patience`.
@@ -119,15 +128,16 @@ class Flattening:
             self._note_orders(everything)
             orders = [order for order in everything if attempt_of(order, self._run.incident_id) is None]
             if not orders:
+                self._orders_read = time.monotonic(), everything
                 return
             if fewest is None or len(orders) < fewest:
                 fewest, progressed = len(orders), time.monotonic()
             if time.monotonic() - progressed > self._run.settings.cancel_patience:
                 self._run.update(self._account, note=f"{len(orders)} orders resist; flattening beside them")
                 return
-            fresh = [order for order in orders if order.id not in asked]
-            again = [order for order in orders if order.status is not OrderStatus.PENDING_CANCEL]
-            await self._cancel(fresh or again, of=len(everything))
+            standing = [order for order in orders if order.status is not OrderStatus.PENDING_CANCEL]
+            fresh = [order for order in standing if order.id not in asked]
+            await self._cancel(fresh or standing, everything)
             asked.update(order.id for order in orders)
             await self._rest(Book(everything, ()))
 
@@ -136,7 +146,7 @@ class Flattening:
         while True:
             try:
                 market = await self._market_clock()
-                book = await read_book(self._broker)
+                book = await self._read_book()
             except BrokerUnavailable as error:
                 if self._run.overdue:
                     self._run.update(self._account, note=str(error))
@@ -159,18 +169,20 @@ class Flattening:
                 plan = self._plan(book, market)
                 self._note_stuck(plan, book)
                 if self._run.overdue or plan.remaining == set(plan.stuck):
-                    await self._cancel(plan.cancels, of=len(book.orders))
+                    await self._cancel(plan.cancels, book.orders)
                     return False
-                await self._carry_out(plan, len(book.orders), read_at)
+                await self._carry_out(plan, book.orders, read_at)
             await self._rest(book)
 
     async def _rest(self, book: Book) -> None:
         shortest = self._run.settings.poll_interval
-        changed = book != self._last_seen
-        self._last_seen = book
-        self._pause = shortest if changed else min(self._pause * 2, shortest * IDLE_POLL_FACTOR)
-        pages = 1 + len(book.orders) // self._broker.capabilities.page_size
-        self._rested = max(self._pause, self._readings.wait(pages + 1, time.monotonic()))
+        now = time.monotonic()
+        if book != self._last_seen:
+            self._last_seen, self._changed_at = book, now
+        pause = min(max(shortest, (now - self._changed_at) * STANDING_SHARE), shortest * IDLE_POLL_FACTOR)
+        # The pages of orders, what confirms that there are none, and the positions.
+        requests = 1 + len(book.orders) // self._broker.capabilities.page_size + 2
+        self._rested = max(pause, self._readings.wait(requests, now))
         await asyncio.sleep(self._rested)
 
     def _now(self) -> float:
@@ -209,22 +221,24 @@ class Flattening:
         self._memory = dict(plan.memory)
         return plan
 
-    async def _carry_out(self, plan: Plan, open_orders: int, read_at: float) -> None:
+    async def _carry_out(self, plan: Plan, open_orders: Sequence[Order], read_at: float) -> None:
         canceling = {order.symbol for order in plan.cancels}
         # A symbol whose orders are only now asked to go is planned afresh in the next round, when it is known what
         # they left. Sending now would be correct (their quantity is deducted) but would need a second close.
         closes = [close for close in plan.closes if close.symbol not in canceling]
         # Closes first, as they belong to the reading just made; a slow venue's cancels would make it too old each time.
         await _together(closes, lambda close: self._send_close(close, read_at))
-        await self._cancel(plan.cancels, of=open_orders)
+        await self._cancel(plan.cancels, open_orders)
 
-    async def _cancel(self, orders: Sequence[Order], *, of: int) -> None:
-        """Cancel these of the `of` open orders: in bulk only where that would not take a close of ours with it."""
+    async def _cancel(self, orders: Sequence[Order], open_orders: Sequence[Order]) -> None:
+        """Cancel these of the open orders: in bulk only where that would not take with it what is to stay."""
         if not orders:
             return
         accepted = 0
+        unwanted = {order.id for order in orders}
+        spared = [o for o in open_orders if o.id not in unwanted and o.status is not OrderStatus.PENDING_CANCEL]
         try:
-            if len(orders) >= max(BULK_CANCEL_FROM, of) and self._broker.capabilities.bulk_cancel:
+            if len(orders) >= BULK_CANCEL_FROM and not spared and self._broker.capabilities.bulk_cancel:
                 results = list(await self._broker.cancel_all())
             else:
                 results = await _together([order.id for order in orders], self._broker.cancel)
@@ -377,12 +391,19 @@ class Flattening:
             ),
         )
 
+    async def _read_book(self) -> Book:
+        read, self._orders_read = self._orders_read, None
+        if read is None or time.monotonic() - read[0] > READ_AHEAD:
+            return await read_book(self._broker)
+        return Book(read[1], await self._broker.positions())
+
     async def _market_clock(self) -> MarketClock:
         """The venue's session, asked again every few seconds: a market may open or close while we flatten."""
-        now = time.monotonic()
-        if self._market is None or now - self._market_read > MARKET_CLOCK_AGE:
-            self._market, self._market_read = await self._broker.clock(), now
-        return self._market
+        if self._market is not None and time.monotonic() - self._market_read <= MARKET_CLOCK_AGE:
+            return self._market
+        market = await self._broker.clock()
+        self.note_market(market)
+        return market
 
     async def _venue_unavailable(self, error: BrokerUnavailable) -> None:
         self._run.update(self._account, note=str(error))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 from dataclasses import dataclass
 from decimal import Decimal
@@ -42,8 +43,7 @@ class Snapshot:
 
 async def take_snapshot(broker: Broker) -> Snapshot:
     """Read one account. Raises `BrokerError` when the venue can't be read."""
-    book = await read_book(broker)
-    market, account = await broker.clock(), await broker.account()
+    book, market, account = await asyncio.gather(read_book(broker), broker.clock(), broker.account())
     return Snapshot(
         account=broker.name,
         orders=len(book.orders),

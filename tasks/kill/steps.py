@@ -77,16 +77,15 @@ async def confirm_trip(incident_id: str) -> str:
 async def take_snapshot(account: str) -> dict[str, Any]:
     """What is there before flattening. Orders that the first sweep has already cancelled are no longer in it.
 
-    Tried once: a venue that can't be read now must not keep the cancels waiting.
+    Tried once, beside the cancels: a venue that can't be read now must not keep anything waiting.
     """
     run = current_run.get()
     taken = await snapshot.take_snapshot(run.brokers[account])
+    _flattening(run, account).note_market(taken.market)
     progress = run.progress[account]
     run.update(
         account,
-        phase="snapshot",
         orders_at_start=max(taken.orders, progress.orders_at_start),
-        orders_open=taken.orders,
         positions_at_start=max(taken.positions, progress.positions_at_start),
         positions_open=taken.positions,
         notional_at_start=max(taken.notional, progress.notional_at_start),

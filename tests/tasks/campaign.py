@@ -53,6 +53,7 @@ def scale_time(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(flatten, "POSITION_LAG", flatten.POSITION_LAG / FASTER)
     monkeypatch.setattr(flatten, "BULK_CLOSE_FROM", flatten.BULK_CLOSE_FROM)  # put back what a test makes of it
     monkeypatch.setattr(flatten, "FRESH_FOR", 0.3)  # not by the whole factor: our own requests don't get faster
+    monkeypatch.setattr(flatten, "READ_AHEAD", 0.05)
     monkeypatch.setattr(flatten, "MARKET_CLOCK_AGE", flatten.MARKET_CLOCK_AGE / FASTER)
 
 

@@ -93,6 +93,16 @@ async def test_the_closes_of_another_run_of_the_incident_are_not_cancelled_at_th
     assert sum(exchange.report()["closes"].values()) == 3
 
 
+async def test_orders_beside_some_that_are_already_going_are_cancelled_in_bulk_and_those_are_left_in_peace(
+    exchange: PaperExchange, redis_server: EmbeddedRedis
+) -> None:
+    book = "[book]\norders = 30\npending_cancel = 10\npending_cancel_for = 2.0\n[cancels]\ndelay = 0.5\n"
+    outcome = await judge(exchange, scaled(book), [kill(exchange, redis_server.url)])
+    assert outcome.faults() == [] and outcome.report.flat
+    assert outcome.venue["requests"]["DELETE /v2/orders"] == 1
+    assert "DELETE /v2/orders/{id}" not in outcome.venue["requests"]
+
+
 async def test_250_positions_that_need_orders_of_their_own_fit_into_the_rate_limit(
     exchange: PaperExchange, redis_server: EmbeddedRedis
 ) -> None:
