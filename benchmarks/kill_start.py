@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 import tempfile
@@ -12,6 +11,7 @@ from pathlib import Path
 from statistics import median
 
 from benchmarks.rows import Row
+from benchmarks.servers import kill_environment, standby
 from brokers.paper.scenario import parse
 from brokers.paper.server import PaperExchange
 from deployments.child_process import free_port
@@ -19,7 +19,7 @@ from deployments.embedded_redis import EmbeddedRedis
 
 TIMES = 5
 BOOK = parse("rate_limit = 100000\n[book]\norders = 40\npositions = 12\n")
-ROOT = Path(__file__).parents[1]
+PACE = "settle = 0.05\nguard = 0.05\npoll_interval = 0.05\nrecord_wait = 0.2"
 
 
 def run() -> list[Row]:
@@ -28,11 +28,14 @@ def run() -> list[Row]:
         EmbeddedRedis(Path(directory) / "redis") as redis,
         PaperExchange(BOOK) as venue,
     ):
-        environment = _environment(Path(directory), redis.url, venue.url)
+        down = {
+            "PREFECT_API_URL": f"http://127.0.0.1:{free_port()}/api",
+            "PREFECT_HOME": str(Path(directory) / "prefect"),
+        }
+        environment = kill_environment(Path(directory), redis.url, venue.url, PACE, down)
         cold = [_kill(environment, venue) for _ in range(TIMES)]
-        with _standby(Path(directory), environment) as standby:
+        with standby(Path(directory), environment):
             warm = [_kill(environment, venue) for _ in range(TIMES)]
-            standby.terminate()
         bare = [_bare() for _ in range(TIMES)]
     return [
         _row("halted", [run[0] for run in cold], bare, 400),
@@ -55,23 +58,6 @@ def _row(what: str, seconds: list[float], bare: list[float], target: float) -> R
     )
 
 
-def _environment(directory: Path, redis_url: str, venue_url: str) -> dict[str, str]:
-    configuration = directory / "breaker.toml"
-    configuration.write_text(
-        f'redis_url = "{redis_url}"\nstate_dir = "{directory / "state"}"\n'
-        "[kill]\nsettle = 0.05\nguard = 0.05\npoll_interval = 0.05\nrecord_wait = 0.2\n"
-        f'[accounts.ALPHA]\nbase_url = "{venue_url}"\nkey_id = "key"\nsecret_key = "secret"\n'
-    )
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("BREAKER_", "PREFECT_"))}
-    return {
-        **kept,
-        "BREAKER_CONFIG": str(configuration),
-        "PREFECT_API_URL": f"http://127.0.0.1:{free_port()}/api",
-        "PREFECT_HOME": str(directory / "prefect"),
-        "PYTHONPATH": str(ROOT),
-    }
-
-
 def _kill(environment: dict[str, str], venue: PaperExchange) -> tuple[float, float]:
     """Seconds from the process's start until halted, and until the venue had answered the first sweep."""
     venue.restart(BOOK)
@@ -79,23 +65,6 @@ def _kill(environment: dict[str, str], venue: PaperExchange) -> tuple[float, flo
     ended = subprocess.run(command, env=environment, capture_output=True, check=True, timeout=60)
     report = json.loads(ended.stdout)
     return report["halted_after"], report["first_sweep_after"]
-
-
-def _standby(directory: Path, environment: dict[str, str]) -> subprocess.Popen[bytes]:
-    standby = subprocess.Popen(
-        [sys.executable, "-m", "cli", "standby"],
-        env=environment,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    deadline = time.monotonic() + 60
-    while not (directory / "state" / "standby.sock").exists():
-        if standby.poll() is not None or time.monotonic() > deadline:
-            standby.kill()
-            raise RuntimeError("the standby did not start")
-        time.sleep(0.05)
-    time.sleep(1.0)  # its connections are opened beside
-    return standby
 
 
 def _bare() -> float:

@@ -1,11 +1,13 @@
-"""A server, an open breaker and, where needed, a sidecar for one measurement."""
+"""What one measurement needs running: a server and an open breaker, a sidecar, a standby and its configuration."""
 
 from __future__ import annotations
 
 import contextlib
+import os
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +19,7 @@ from breaker.gate import Gate
 from deployments.embedded_redis import EmbeddedRedis
 
 BACKENDS = ("thread", "drain", "shm")
+ROOT = Path(__file__).parents[1]
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,3 +68,34 @@ def open_gate(url: str, backend: str, board: Path) -> Iterator[Gate]:
         if not gate.wait_until_open(10):
             raise RuntimeError(f"the {backend} gate did not open: {gate.status().sentence}")
         yield gate
+
+
+def kill_environment(
+    directory: Path, redis_url: str, venue_url: str, pace: str, prefect: dict[str, str]
+) -> dict[str, str]:
+    """For `breaker kill` on one account, with this `[kill]` section and these variables for Prefect."""
+    configuration = directory / "breaker.toml"
+    configuration.write_text(
+        f'redis_url = "{redis_url}"\nstate_dir = "{directory / "state"}"\n[kill]\n{pace}\n'
+        f'[accounts.ALPHA]\nbase_url = "{venue_url}"\nkey_id = "key"\nsecret_key = "secret"\n'
+    )
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("BREAKER_", "PREFECT_"))}
+    return {**kept, **prefect, "BREAKER_CONFIG": str(configuration), "PYTHONPATH": str(ROOT)}
+
+
+@contextlib.contextmanager
+def standby(directory: Path, environment: dict[str, str]) -> Iterator[None]:
+    """A standby of the configuration in `directory`, ready."""
+    command = [sys.executable, "-m", "cli", "standby"]
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        deadline = time.monotonic() + 60
+        while not (directory / "state" / "standby.sock").exists():
+            if process.poll() is not None or time.monotonic() > deadline:
+                raise RuntimeError("the standby did not start")
+            time.sleep(0.05)
+        time.sleep(1.0)  # its connections are opened beside
+        yield
+    finally:
+        process.terminate()
+        process.wait(30)
