@@ -245,7 +245,7 @@ async def _reset_once(desk: RecoveryDesk, approval: Approval, round_: int, attem
         )
     except NotTripped:
         status = await desk.breaker.get_status()
-        if status.state is State.QUIET_PERIOD and status.incident_id == incident:
+        if status.state in (State.QUIET_PERIOD, State.OPEN) and status.incident_id == incident:
             return status
         raise
 
@@ -310,8 +310,10 @@ async def _watch_to_its_end(desk: RecoveryDesk, gate: WatchedGate, epoch: int) -
     settings = desk.settings.recovery
     while True:
         status = await desk.breaker.get_status()
-        if status.is_tripped:
-            return f"tripped by {status.tripped_by}: {status.trip_reason}" if status.tripped_by else str(status.problem)
+        if status.state is State.TRIPPED:
+            return f"tripped by {status.tripped_by}: {status.trip_reason}"
+        if status.state is State.UNKNOWN:
+            return await _trip_again(desk, f"the breaker's state can't be told: {status.problem}")
         measured = [
             *await conditions.measure_conditions(desk.settings, desk.state.scope),
             *await health.measure_health(desk.settings),
@@ -320,7 +322,7 @@ async def _watch_to_its_end(desk: RecoveryDesk, gate: WatchedGate, epoch: int) -
         admitted = await gate.look()
         red = [measurement for measurement in (*measured, admitted) if measurement.colour is Colour.RED]
         if red:
-            return await _trip_again(desk, red)
+            return await _trip_again(desk, "; ".join(f"{m.name} is {m.value}, limit {m.limit}" for m in red))
         left = _seconds_left(status, settings.watch)
         if left <= 0:
             await _end_quiet_period(desk, epoch)
@@ -344,8 +346,8 @@ def _seconds_left(status: Status, watch_for: float) -> float:
     return watch_for - (status.as_of - status.reset_at).total_seconds()
 
 
-async def _trip_again(desk: RecoveryDesk, red: list[Measurement]) -> str:
-    why = "; ".join(f"{m.name} is {m.value}, limit {m.limit}" for m in red)
+async def _trip_again(desk: RecoveryDesk, why: str) -> str:
+    """Raises BreakerUnavailable when Redis can't be told: nobody is to believe in a trip that was not made."""
     # The quiet period may be over by now, and a trip of an open breaker would begin an incident with its own recovery.
     await desk.breaker.trip(
         "WATCH_FAILED", details={"red": why}, tripped_by="recovery watch", incident_id=desk.state.incident_id

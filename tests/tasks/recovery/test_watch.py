@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
-import pytest
 import redis
+from prefect.settings import PREFECT_API_URL, temporary_settings
 from redis.asyncio import Redis
 
 from breaker import CircuitBreaker
@@ -22,36 +23,60 @@ from tests.tasks.recovery.conftest import Configure
 RUN = "6b7a6a4e-0000-4000-8000-000000000001"
 
 
-@pytest.fixture
-async def desk(configure: Configure, redis_client: redis.Redis) -> AsyncIterator[RecoveryDesk]:
-    """Of an incident that was tripped and reset a moment ago, without a quiet period; one service is down."""
-    settings: Settings = configure(
-        quiet_period=0,
-        recovery={"watch": 5, "services": {"gateway": {"url": f"http://127.0.0.1:{free_port()}/"}}},
-    )
-    breaker = CircuitBreaker(redis_client, quiet_period=0)
+@asynccontextmanager
+async def desk_after_reset(settings: Settings, client: redis.Redis) -> AsyncIterator[RecoveryDesk]:
+    """Of an incident that was tripped and reset a moment ago, without a quiet period."""
+    breaker = CircuitBreaker(client, quiet_period=0)
     incident = breaker.trip("MANUAL", tripped_by="ada").incident_id
     breaker.reset(reset_by="cyd", reason="the cause was found and put right")
-    client = Redis.from_url(settings.redis_url.get_secret_value())
+    asynchronous, patient = async_breaker(settings), Redis.from_url(settings.redis_url.get_secret_value())
     ledger = open_ready_ledger(settings)
-    asynchronous = async_breaker(settings)
     state = RecoveryState(incident_id=str(incident), scope="global", flow_run_id=RUN)
-    opened = RecoveryDesk(settings, client, asynchronous, Recorder(ledger, open_spool(settings)), state, "ada")
-    token = current_desk.set(opened)
-    yield opened
-    current_desk.reset(token)
-    await asynchronous.close()
-    await client.aclose()
-    ledger.close()
+    desk = RecoveryDesk(settings, patient, asynchronous, Recorder(ledger, open_spool(settings)), state, "ada")
+    token = current_desk.set(desk)
+    try:
+        yield desk
+    finally:
+        current_desk.reset(token)
+        await asynchronous.close()
+        await patient.aclose()
+        ledger.close()
 
 
 async def test_a_watch_longer_than_the_quiet_period_trips_the_same_incident_again(
-    desk: RecoveryDesk, redis_client: redis.Redis
+    configure: Configure, redis_client: redis.Redis
 ) -> None:
-    before = CircuitBreaker(redis_client).get_status()
-    assert before.state.value == "OPEN" and before.epoch is not None
-    why = await steps.watch.fn(1, 1.0, before.epoch)
-    assert why is not None and "gateway" in why
-    after = CircuitBreaker(redis_client).get_status()
-    assert (after.state.value, after.trip_reason) == ("TRIPPED", "WATCH_FAILED")
-    assert after.incident_id == desk.state.incident_id
+    service = {"gateway": {"url": f"http://127.0.0.1:{free_port()}/"}}
+    settings = configure(quiet_period=0, recovery={"watch": 5, "services": service})
+    async with desk_after_reset(settings, redis_client) as desk:
+        before = CircuitBreaker(redis_client).get_status()
+        assert before.state.value == "OPEN" and before.epoch is not None
+        why = await steps.watch.fn(1, 1.0, before.epoch)
+        assert why is not None and "gateway" in why
+        after = CircuitBreaker(redis_client).get_status()
+        assert (after.state.value, after.trip_reason) == ("TRIPPED", "WATCH_FAILED")
+        assert after.incident_id == desk.state.incident_id
+
+
+async def test_a_state_that_is_lost_during_the_watch_is_written_as_a_trip(
+    configure: Configure, redis_client: redis.Redis
+) -> None:
+    async with desk_after_reset(configure(quiet_period=0, recovery={"watch": 5}), redis_client) as desk:
+        redis_client.delete("circuit_breaker:state")
+        why = await steps.watch.fn(1, 1.0, 1)
+        assert why is not None and "can't be told" in why
+        after = CircuitBreaker(redis_client).get_status()
+        assert (after.state.value, after.trip_reason) == ("TRIPPED", "WATCH_FAILED")
+        assert after.incident_id == desk.state.incident_id
+
+
+async def test_an_approval_after_somebody_has_reset_at_a_terminal_goes_on_to_the_watch(
+    configure: Configure, redis_client: redis.Redis
+) -> None:
+    settings = configure(quiet_period=0, recovery={"people": {"cyd": ["RESET_CIRCUIT"]}})
+    approval = {"approver": "cyd", "reason": "the cause was found and put right", "acknowledge": True}
+    async with desk_after_reset(settings, redis_client):
+        with temporary_settings(updates={PREFECT_API_URL: None}):
+            done = await steps.reset.fn(1, 1, {**approval, "override_reason": ""})
+        assert "refused" not in done, done["refused"]
+        assert done["epoch"] == CircuitBreaker(redis_client).get_status().epoch
