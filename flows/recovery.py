@@ -10,7 +10,8 @@ import itertools
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import asdict, replace
-from typing import Any, TypeVar
+from functools import partial
+from typing import Any, Protocol, TypeVar
 
 from prefect import flow
 from prefect.client.orchestration import get_client
@@ -26,6 +27,7 @@ from redis.backoff import ExponentialBackoff
 
 from breaker.settings import Settings, load_settings
 from flows.kill_context import async_breaker
+from flows.steps import RunStep, with_prefect
 from ledger.configured import open_ready_ledger, open_spool
 from ledger.recorder import Recorder
 from tasks.recovery import steps
@@ -41,7 +43,7 @@ WAIT_FOR_PEOPLE = 365 * 86_400
 REDIS_RETRIES = 10
 """With their pauses about eight seconds: a Redis that restarts, or a line that breaks, must not end a recovery."""
 
-_Form = TypeVar("_Form", bound=RunInput)
+FormT = TypeVar("FormT", bound=RunInput)
 
 
 @flow(
@@ -67,78 +69,96 @@ async def recovery(incident_id: str, scope: str = "global") -> State[Any]:
         try:
             async with shown_in_prefect(desk):
                 for round_ in itertools.count(1):
-                    if await _walk(desk, round_):
+                    if await walk_checklist(desk, round_, with_prefect, _ask_by_suspending):
                         break
         finally:
             current_desk.reset(token)
     return Completed(message="Recovered: OPEN.")
 
 
-async def _walk(desk: RecoveryDesk, round_: int) -> bool:
+class Ask(Protocol):
+    """How the procedure has a person answer a form: `waiting_for` and `question` name it, `description` is shown."""
+
+    async def __call__(
+        self, desk: RecoveryDesk, form: type[FormT], waiting_for: str, question: str, description: str
+    ) -> FormT: ...
+
+
+async def walk_checklist(desk: RecoveryDesk, round_: int, do: RunStep, ask: Ask) -> bool:
     """The checklist, once. False when the watch tripped the breaker again: then it is begun anew."""
     section_1, section_2, section_3 = CHECKLIST[:3]
     trip = dict(await desk.breaker.get_status())
-    evidence = await steps.gather_evidence(round_)
+    tell = partial(do, steps.tell_people, round_=round_)
+    evidence = await do(steps.gather_evidence, round_=round_)
     if round_ == 1:
         by_whom = f"{trip.get('trip_reason', 'unknown reason')}, by {trip.get('tripped_by', 'nobody named')}"
-        await steps.tell_people(round_, "TRIPPED", f"{desk.state.scope} was tripped", by_whom, critical=True)
-    cause = await _root_cause(desk, round_, evidence)
+        await tell(kind="TRIPPED", title=f"{desk.state.scope} was tripped", body=by_whom, critical=True)
+    cause = await _root_cause(desk, round_, evidence, do, ask)
     root_cause = asdict(cause.answer())
     desk.state = replace(desk.state, author=cause.author)
     for number, item in enumerate(section_1.items, 1):
-        await steps.confirm(
-            item.key, f"1.{number} {item.words}", round_, cause.author, "evidence reviewed; see the incident report"
+        await do(
+            steps.confirm,
+            key=item.key,
+            words=f"1.{number} {item.words}",
+            round_=round_,
+            by=cause.author,
+            evidence="evidence reviewed; see the incident report",
         )
-    await steps.measure_conditions(round_)
-    await _verify_items(section_2, round_)
-    await steps.measure_health(round_)
-    await _verify_items(section_3, round_)
+    await do(steps.measure_conditions, round_=round_)
+    await _verify_items(section_2, round_, do)
+    await do(steps.measure_health, round_=round_)
+    await _verify_items(section_3, round_, do)
 
-    await steps.tell_people(round_, "WAITING", "A reset waits for approval", f"Root cause: {cause.root_cause}")
-    await steps.write_report(round_, "before the reset", trip, root_cause, evidence)
-    await steps.look_for_conflicts(round_)
+    await tell(kind="WAITING", title="A reset waits for approval", body=f"Root cause: {cause.root_cause}")
+    write_report = partial(do, steps.write_report, round_=round_, trip=trip, root_cause=root_cause, evidence=evidence)
+    await write_report(stage="before the reset")
+    await do(steps.look_for_conflicts, round_=round_)
 
-    done = await _approved_reset(desk, round_)
+    done = await _approved_reset(desk, round_, do, ask)
     epoch = int(done["epoch"])
-    await steps.verify_state(round_, epoch)
-    await steps.find_ledger_row(round_, epoch)
-    await steps.tell_people(round_, "RESET", "The breaker was reset", f"By {done['by']}; the watch has begun")
-    why = await steps.watch(round_, desk.settings.recovery.watch / 60, epoch)
+    await do(steps.verify_state, round_=round_, epoch=epoch)
+    await do(steps.find_ledger_row, round_=round_, epoch=epoch)
+    await tell(kind="RESET", title="The breaker was reset", body=f"By {done['by']}; the watch has begun")
+    why = await do(steps.watch, round_=round_, minutes=desk.settings.recovery.watch / 60, epoch=epoch)
     if why is not None:
-        await steps.tell_people(round_, "RETRIPPED", "The watch tripped the breaker again", why, critical=True)
-        await steps.reopen(round_, why)
+        await tell(kind="RETRIPPED", title="The watch tripped the breaker again", body=why, critical=True)
+        await do(steps.reopen, round_=round_, why=why)
         return False
     await desk.show(phase="recovered: OPEN", problem="")
     await desk.record("RECOVERY_FINISHED", {"rounds": round_}, once="finished")
-    await steps.write_report(round_, "at the end", trip, root_cause, evidence)
+    await write_report(stage="at the end")
     await desk.show(done=True)
-    await steps.tell_people(round_, "RECOVERED", "Recovered", "The watch ended well; trading is OPEN again")
+    await tell(kind="RECOVERED", title="Recovered", body="The watch ended well; trading is OPEN again")
     return True
 
 
-async def _root_cause(desk: RecoveryDesk, round_: int, evidence: str) -> RootCauseForm:
+async def _root_cause(desk: RecoveryDesk, round_: int, evidence: str, do: RunStep, ask: Ask) -> RootCauseForm:
     for attempt in itertools.count(1):
         question = question_of("root-cause", round_, attempt)
-        form = await _ask(desk, RootCauseForm, "root-cause", question, f"{_refusal(desk)}{evidence}")
-        problem = await steps.accept_root_cause(round_, attempt, asdict(form.answer()))
+        form = await ask(desk, RootCauseForm, "root-cause", question, f"{_refusal(desk)}{evidence}")
+        answer = asdict(form.answer())
+        problem = await do(steps.accept_root_cause, round_=round_, attempt=attempt, answer=answer)
         desk.state = replace(desk.state, problem=problem or "")
         if problem is None:
             return form
     raise AssertionError("asked until answered")
 
 
-async def _approved_reset(desk: RecoveryDesk, round_: int) -> dict[str, Any]:
+async def _approved_reset(desk: RecoveryDesk, round_: int, do: RunStep, ask: Ask) -> dict[str, Any]:
     for attempt in itertools.count(1):
         question = question_of("approval", round_, attempt)
-        form = await _ask(desk, ApprovalForm, "approval", question, f"{_refusal(desk)}{desk.state.as_text()}")
-        done = await steps.reset(round_, attempt, asdict(form.answer()))
+        form = await ask(desk, ApprovalForm, "approval", question, f"{_refusal(desk)}{desk.state.as_text()}")
+        done: dict[str, Any] = await do(steps.reset, round_=round_, attempt=attempt, answer=asdict(form.answer()))
         desk.state = replace(desk.state, problem=done.get("refused", ""))
         if "refused" not in done:
             return done
     raise AssertionError("asked until approved")
 
 
-async def _ask(desk: RecoveryDesk, form: type[_Form], waiting_for: str, question: str, description: str) -> _Form:
+async def _ask_by_suspending(
+    desk: RecoveryDesk, form: type[FormT], waiting_for: str, question: str, description: str
+) -> FormT:
     """Suspend until a person has answered. Asked once: a run that begins again gets the answer that was given."""
     if (desk.state.waiting_for, desk.state.question) != (waiting_for, question):
         await desk.show(
@@ -148,7 +168,7 @@ async def _ask(desk: RecoveryDesk, form: type[_Form], waiting_for: str, question
             phase=f"waiting for a person: {waiting_for}",
         )
     await update(desk)
-    answer: _Form = await asuspend_flow_run(
+    answer: FormT = await asuspend_flow_run(
         wait_for_input=form.with_initial_data(description=description), key=question, timeout=WAIT_FOR_PEOPLE
     )
     await desk.show(waiting_for="", waiting_since="", question="", phase="going on", reminded_at="")
@@ -159,9 +179,9 @@ def _refusal(desk: RecoveryDesk) -> str:
     return f"**The last answer was refused: {desk.state.problem}**\n\n" if desk.state.problem else ""
 
 
-async def _verify_items(section: Section, round_: int) -> None:
+async def _verify_items(section: Section, round_: int, do: RunStep) -> None:
     for number, item in enumerate(section.items, 1):
-        await steps.verify(item.key, f"{section.number}.{number} {item.words}", round_)
+        await do(steps.verify, key=item.key, words=f"{section.number}.{number} {item.words}", round_=round_)
 
 
 async def _holder(desk: RecoveryDesk) -> str:

@@ -25,19 +25,27 @@ async def with_prefect(step: Task[..., Any], **arguments: Any) -> Any:
 
 
 async def without_prefect(step: Task[..., Any], **arguments: Any) -> Any:
+    """Run a step of the kill switch directly, and note in its run what there is to tell the orchestrator later."""
+    run, begun = current_run.get(), datetime.now(UTC)
+    try:
+        result = await run_directly(step, **arguments)
+    except Exception as error:
+        run.done_directly.append(DirectStep(step.name, arguments, begun, datetime.now(UTC), str(error)))
+        raise
+    run.done_directly.append(DirectStep(step.name, arguments, begun, datetime.now(UTC)))
+    return result
+
+
+async def run_directly(step: Task[..., Any], **arguments: Any) -> Any:
     """Run the task's function under the task's own policy: its retries, its waits between them and its time limit."""
     delays = step.retry_delay_seconds
     waits: Sequence[float] = delays if isinstance(delays, Sequence) else [float(delays or 0)] * step.retries
-    run, begun = current_run.get(), datetime.now(UTC)
     for wait in [*waits[: step.retries], None]:
         try:
             async with asyncio.timeout(step.timeout_seconds):
-                result = await step.fn(**arguments)
-                run.done_directly.append(DirectStep(step.name, arguments, begun, datetime.now(UTC)))
-                return result
+                return await step.fn(**arguments)
         except Exception as error:
             if wait is None or not is_transient(error):
-                run.done_directly.append(DirectStep(step.name, arguments, begun, datetime.now(UTC), str(error)))
                 raise
             await asyncio.sleep(wait * random.uniform(1, 1 + (step.retry_jitter_factor or 0)))  # noqa: S311  no secret
     raise AssertionError("the last attempt returns or raises")
