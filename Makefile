@@ -56,12 +56,15 @@ circuit-history: $(READY) ## The latest transitions              [SCOPE=…]
 kill-switch: $(READY) ## Halt, cancel, flatten, prove it     REASON="why" [YES=1 doesn't ask] [OPERATOR=you]
 	@$(BIN)/breaker kill --scope "$$SCOPE" $(WHO) $(WHY) $(if $(YES),--yes)
 
-.PHONY: recover audit up console metrics down
+.PHONY: recover audit drill up console metrics down
 recover: $(READY) ## The recovery checklist, live; answer its forms with: .venv/bin/breaker recover answer
 	@$(BIN)/breaker recover --watch
 
 audit: $(READY) ## The audit log, newest first
 	@$(BIN)/breaker audit
+
+drill: $(READY) ## The whole circle on a paper account of its own, from the trip to OPEN; files its figures
+	@$(BIN)/breaker drill $(WHO)
 
 up: $(READY) ## The whole stack on this machine, until Ctrl-C   [WATCH=300 seconds]
 	@$(BIN)/python -m deployments.up $(if $(WATCH),--watch $(WATCH))

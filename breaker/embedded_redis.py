@@ -20,8 +20,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 
-from breaker.errors import BreakerError
 from breaker.child_process import free_port, spawn
+from breaker.errors import BreakerError
 
 _PORT_ATTEMPTS = 5
 

@@ -324,6 +324,19 @@ class NotificationSettings(BaseModel):
         return bool(self.slack or self.pagerduty or self.others)
 
 
+class DrillSettings(BaseModel):
+    """The rehearsal of the whole circle, on a paper account of its own; the kill's paces are production's."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    every: float = Field(default=604_800.0, ge=3_600, le=31_536_000)
+    """Seconds between two scheduled drills; a week unless given."""
+    orders: int = Field(default=200, ge=1, le=10_000)
+    positions: int = Field(default=60, ge=1, le=2_000)
+    watch: Seconds = 10.0
+    """How long the drill's reset is watched, and quiet."""
+
+
 class Settings(BaseSettings):
     """Everything breaker can be told. Unknown keys are refused, so that a typing mistake is not a silent default."""
 
@@ -355,6 +368,7 @@ class Settings(BaseSettings):
     rules: Mapping[str, RuleSettings] = Field(default_factory=dict)
     """By scope; a scope that is not named has those of `global`."""
     notifications: NotificationSettings = NotificationSettings()
+    drill: DrillSettings = DrillSettings()
 
     @property
     def pending_trips_dir(self) -> Path:

@@ -39,12 +39,20 @@ def command_line(first: str = "") -> typer.Typer:
         from cli import (  # noqa: PLC0415
             audit_commands,
             doctor_command,
+            drill_command,
             recover_commands,
             standby_commands,
             user_commands,
         )
 
-        for commands in (recover_commands, audit_commands, doctor_command, standby_commands, user_commands):
+        for commands in (
+            recover_commands,
+            audit_commands,
+            doctor_command,
+            drill_command,
+            standby_commands,
+            user_commands,
+        ):
             commands.register(app)
     return app
 

@@ -1,4 +1,4 @@
-"""Every deployment in one process, without a work pool: kill switch, recovery, health verification.
+"""Every deployment in one process, without a work pool: kill switch, recovery, health verification, drill.
 
 `python -m deployments.serve`. A trip from any place starts its recovery: the trip watch in here announces it, and the
 recovery's deployment is triggered by that event.
@@ -20,6 +20,7 @@ from prefect.types.entrypoint import EntrypointType
 from breaker.errors import BreakerError
 from breaker.settings import load_settings
 from deployments.trip_watch import TripWatch
+from flows.drill import drill
 from flows.health_verification import health_verification
 from flows.kill_switch import kill_switch
 from flows.recovery import recovery
@@ -61,6 +62,14 @@ async def deployments() -> list[RunnerDeployment]:
             tags=["verification"],
             description="Every minute: state, ledger, chain, outbox, feeds, conditions, services.",
             interval=VERIFY_EVERY,
+            concurrency_limit=ConcurrencyLimitConfig(limit=1, collision_strategy=ConcurrencyLimitStrategy.CANCEL_NEW),
+            entrypoint_type=module,
+        ),
+        await drill.ato_deployment(
+            "drill",
+            tags=["drill"],
+            description="The whole circle, from the trip to OPEN again, on a paper account of its own.",
+            interval=load_settings().drill.every,
             concurrency_limit=ConcurrencyLimitConfig(limit=1, collision_strategy=ConcurrencyLimitStrategy.CANCEL_NEW),
             entrypoint_type=module,
         ),

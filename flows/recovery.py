@@ -61,7 +61,7 @@ async def recovery(incident_id: str, scope: str = "global") -> State[Any]:
         scope: which breaker.
     """
     settings = load_settings()
-    async with _open_desk(settings, incident_id, scope) as desk:
+    async with open_desk(settings, incident_id, scope, flow_run_id=str(this_flow_run.id)) as desk:
         holder = await _holder(desk)
         if holder != desk.state.flow_run_id:
             return Completed(message=f"Attached: flow run {holder} is this incident's recovery.")
@@ -209,14 +209,16 @@ async def _has_ended(flow_run_id: str) -> bool:
 
 
 @asynccontextmanager
-async def _open_desk(settings: Settings, incident_id: str, scope: str) -> AsyncIterator[RecoveryDesk]:
+async def open_desk(
+    settings: Settings, incident_id: str, scope: str, *, flow_run_id: str
+) -> AsyncIterator[RecoveryDesk]:
+    """What the checklist of this incident works with, as far as this flow run had got with it."""
     redis = _patient_redis(settings)
     breaker = async_breaker(settings, scope=scope)
     recorder = Recorder(open_ready_ledger(settings), open_spool(settings))
-    mine = str(this_flow_run.id)
     shown = await read_state(redis, scope)
-    if shown is None or shown.incident_id != incident_id or shown.flow_run_id != mine:
-        shown = RecoveryState(incident_id=incident_id, scope=scope, flow_run_id=mine)
+    if shown is None or shown.incident_id != incident_id or shown.flow_run_id != flow_run_id:
+        shown = RecoveryState(incident_id=incident_id, scope=scope, flow_run_id=flow_run_id)
     status = await breaker.get_status()
     desk = RecoveryDesk(settings, redis, breaker, recorder, shown, tripped_by=status.tripped_by or "")
     try:

@@ -23,6 +23,8 @@ class Kind(StrEnum):
     RECOVERED = "RECOVERED"
     VERIFICATION_FAILED = "VERIFICATION_FAILED"
     VERIFICATION_RECOVERED = "VERIFICATION_RECOVERED"
+    DRILL_FAILED = "DRILL_FAILED"
+    DRILL_PASSED = "DRILL_PASSED"
     CHECKPOINT = "CHECKPOINT"
     """Where the audit log stands, kept by whoever gets the message: what is cut off later shows against it."""
 
@@ -47,7 +49,7 @@ class Note:
     link: str | None = None
 
 
-_RESOLVES = frozenset({Kind.RECOVERED, Kind.VERIFICATION_RECOVERED})
+_RESOLVES = frozenset({Kind.RECOVERED, Kind.VERIFICATION_RECOVERED, Kind.DRILL_PASSED})
 _NOT_FOR_PAGERDUTY = frozenset({Kind.RESET, Kind.CHECKPOINT})
 """A reset neither opens an incident nor ends it: the watch after it does. A checkpoint is nobody's alarm."""
 _MARKS: dict[Severity, str] = {"info": "ℹ️", "warning": "⚠️", "critical": "🛑"}

@@ -8,6 +8,7 @@ from typing import Any
 
 import yaml
 
+from breaker.settings import DrillSettings
 from deployments import serve
 from tasks.trip_announcement import TRIPPED
 
@@ -29,6 +30,7 @@ async def test_prefect_yaml_deploys_what_is_served() -> None:
         assert f"{module.removesuffix('.py').replace('/', '.')}.{function}" == deployment.entrypoint
     assert written["recovery"]["triggers"][0]["expect"] == [TRIPPED]
     assert written["health-verification"]["schedules"][0]["interval"] == serve.VERIFY_EVERY
+    assert written["drill"]["schedules"][0]["interval"] == DrillSettings().every
 
 
 def test_every_image_is_pinned_and_every_port_is_on_loopback() -> None:

@@ -1,0 +1,82 @@
+"""Where a drill's figures are kept for people: the audit log, a file, and a note when it failed or passes again."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+from pathlib import Path
+
+from breaker.settings import Settings
+from ledger.configured import open_ready_ledger, open_spool
+from ledger.record import FAILED, OK, AuditRecord
+from ledger.recorder import Recorder
+from tasks.drill.result import DrillResult
+from tasks.notify import DeliveryFailure, Kind, Note, notify
+
+FINISHED = "DRILL_FINISHED"
+DEDUPLICATION = "drill"
+"""What stands for an incident's id in notifications of drills."""
+
+
+async def file_result(settings: Settings, result: DrillResult, *, by: str, source: str) -> list[DeliveryFailure]:
+    """Keep it everywhere; returns which notifications were not delivered.
+
+    Raises:
+        NotRecorded: neither the database nor the spool took the row.
+        OSError: the file can't be written.
+    """
+    before = await asyncio.to_thread(last_result, settings)
+    await asyncio.to_thread(_record, settings, result, by, source)
+    await asyncio.to_thread(_write, settings, result)
+    note = note_of(result, before)
+    return [] if note is None else await notify(settings, note)
+
+
+def note_of(result: DrillResult, before: DrillResult | None) -> Note | None:
+    """What people are told: every failure, and the first success after one."""
+    if not result.passed:
+        body = "\n".join(result.problems)
+        return Note(Kind.DRILL_FAILED, DEDUPLICATION, "The kill switch drill failed", body, "critical")
+    if before is not None and not before.passed:
+        body = "\n".join(f"{name}: {value}" for name, value in result.rows())
+        return Note(Kind.DRILL_PASSED, DEDUPLICATION, "The kill switch drill passes again", body, "info")
+    return None
+
+
+def last_result(settings: Settings) -> DrillResult | None:
+    """Of the newest drill that this host has on file; None when there is none, or it can't be read."""
+    try:
+        newest = max(_directory(settings).glob("*.json"))
+        return DrillResult.from_dict(json.loads(newest.read_bytes()))
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _record(settings: Settings, result: DrillResult, by: str, source: str) -> None:
+    figures = result.as_dict()
+    record = AuditRecord(
+        id=figures.pop("drill_id"),
+        action=FINISHED,
+        source=source,
+        user_id=by,
+        details=figures,
+        outcome=OK if result.passed else FAILED,
+    )
+    ledger = open_ready_ledger(settings)
+    try:
+        Recorder(ledger, open_spool(settings)).record(record)
+    finally:
+        ledger.close()
+
+
+def _write(settings: Settings, result: DrillResult) -> None:
+    path = _directory(settings) / f"{result.started_at:%Y%m%dT%H%M%S}-{result.drill_id}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(f".{os.getpid()}.part")
+    partial.write_text(json.dumps(result.as_dict(), indent=2) + "\n", encoding="utf-8")
+    partial.replace(path)
+
+
+def _directory(settings: Settings) -> Path:
+    return settings.state_dir.expanduser().absolute() / "drills"
