@@ -36,6 +36,14 @@ def main() -> int:
     options.add_argument("--keep", type=Path, help="a new folder for logs and data; a temporary one unless given")
     options.add_argument("--write", type=Path, help="where to keep the report")
     given = options.parse_args()
+    try:
+        return _run(given)
+    except KeyboardInterrupt:
+        print("Broken off; everything that the soak started is gone.")
+        return 130
+
+
+def _run(given: argparse.Namespace) -> int:
     # Both, as a process that a script starts in the background inherits an ignored Ctrl-C.
     for each in (signal.SIGINT, signal.SIGTERM):
         signal.signal(each, signal.default_int_handler)
