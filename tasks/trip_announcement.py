@@ -20,7 +20,7 @@ from tasks.recovery.state import claim_key
 
 TRIPPED = "circuit-breaker.tripped"
 """The event's name; its resource is `circuit-breaker.{scope}`, its payload names incident, scope and reason."""
-AGAIN_AFTER = 60
+AGAIN_AFTER = 20
 """Seconds after which an announcement that no recovery followed is made again."""
 
 
