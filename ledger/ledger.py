@@ -140,6 +140,12 @@ class Tail:
         """Those of `ids` that the ledger has."""
         return frozenset(self._connection.scalars(select(audit_log.c.id).where(audit_log.c.id.in_(list(ids)))))
 
+    def transitions(self, ids: Iterable[str]) -> dict[str, tuple[str, int | None]]:
+        """Scope and epoch of those of `ids` that the ledger has."""
+        columns = audit_log.c
+        wanted = select(columns.id, columns.scope, columns.details).where(columns.id.in_(list(ids)))
+        return {row.id: (row.scope, _epoch(row.details)) for row in self._connection.execute(wanted)}
+
     def last_word(self, scope: str) -> AuditRow | None:
         """The last row that says what state the breaker of `scope` is in."""
         return self._newest(scope)
@@ -245,6 +251,10 @@ class Ledger:
     def known(self, ids: Iterable[str]) -> frozenset[str]:
         """Those of `ids` that the ledger has."""
         return self._read(lambda connection: Tail(connection, self.engine.dialect.name).known(ids))
+
+    def transitions(self, ids: Iterable[str]) -> dict[str, tuple[str, int | None]]:
+        """Scope and epoch of those of `ids` that the ledger has."""
+        return self._read(lambda connection: Tail(connection, self.engine.dialect.name).transitions(ids))
 
     def scopes(self) -> tuple[str, ...]:
         """Every scope that has a recorded state."""
@@ -468,6 +478,12 @@ def _keep_socket(connection: Any, record: Any) -> None:
 def _close_socket(_: Any, record: Any) -> None:
     if (connection_socket := record.info.pop("socket", None)) is not None:
         connection_socket.close()
+
+
+def _epoch(details: object) -> int | None:
+    found = json.loads(details) if isinstance(details, str) else details
+    epoch = found.get("epoch") if isinstance(found, dict) else None
+    return epoch if isinstance(epoch, int) else None
 
 
 def _parse_cursor(cursor: str) -> tuple[datetime, int]:

@@ -8,7 +8,7 @@ group, with its entries pending at dead consumers, could not promise. That order
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -108,12 +108,29 @@ def _drain_scope(wire: Wire, ledger: Ledger, scope: str) -> OutboxDrain:
 
 def record_transitions(ledger: Ledger, scope: str, records: Sequence[AuditRecord]) -> OutboxDrain:
     """Append transitions of one breaker in their order, each behind the override that it reveals, if it does."""
+    records = told_apart(ledger, records)
     done = ledger.append_decided(lambda tail: _with_gaps(tail, scope, records))
     ids = {record.id for record in records}
     unreadable = {record.id for record in records if record.action == UNREADABLE}
     new = set(done.new)
     known = len(ids) - len(new & ids)
     return OutboxDrain(len(new & ids - unreadable), known, len(new & unreadable), len(new - ids))
+
+
+def told_apart(ledger: Ledger, records: Sequence[AuditRecord]) -> list[AuditRecord]:
+    """The records, under ids of their own where theirs is already another transition's.
+
+    Redis knows an event's id again for a while and within one breaker only. Whoever gives an old id to another
+    breaker's transition, or to a later one, must not by that keep it off the record.
+    """
+    taken = ledger.transitions(record.id for record in records)
+    apart = []
+    for record in records:
+        this = (record.scope, record.details.get("epoch"))
+        if record.action in STATE_ACTIONS and taken.setdefault(record.id, this) != this:
+            record = replace(record, id=derived_id("REUSED", record.id, record.scope, str(this[1])))  # noqa: PLW2901
+        apart.append(record)
+    return apart
 
 
 def _with_gaps(tail: Tail, scope: str, records: Sequence[AuditRecord]) -> list[AuditRecord]:

@@ -21,7 +21,7 @@ from breaker.requests import Request
 from breaker.state import State
 from ledger.continuity import Stored, explains, override_of, record_of
 from ledger.ledger import LATE, LastWord, Ledger
-from ledger.outbox import OutboxDrain, drain_outbox, record_transitions
+from ledger.outbox import OutboxDrain, drain_outbox, record_transitions, told_apart
 from ledger.record import AuditRecord, derived_id
 
 if TYPE_CHECKING:
@@ -119,7 +119,8 @@ def _trip_if_opened(
 
 def _recover(ledger: Ledger, scope: str, history: Sequence[bytes], before: LastWord) -> int:
     """Record transitions that the breaker's history has and the ledger hasn't: the outbox was lost or cut."""
-    records = {record.id: record for raw in history if (record := _transition(raw, scope)) is not None}
+    read = [record for raw in history if (record := _transition(raw, scope)) is not None]
+    records = {record.id: record for record in told_apart(ledger, read)}
     missing = [records[record_id] for record_id in records.keys() - ledger.known(records)]
     if not missing:
         return 0

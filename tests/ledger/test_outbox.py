@@ -19,6 +19,7 @@ from ledger.audit import drain
 from ledger.errors import LedgerUnavailable
 from ledger.ledger import Filter, Ledger
 from ledger.outbox import UNREADABLE, OutboxUnreadable, drain_outbox, known_scopes
+from ledger.reconcile import reconcile
 from ledger.record import AuditRecord
 from ledger.spool import Spool
 from ledger.verify import verify
@@ -120,6 +121,22 @@ def test_entries_that_come_back_are_not_recorded_again(
     done = drain_outbox(redis_client, ledger)
     assert (done.moved, done.known) == (0, 1)
     assert len(actions(ledger)) == 1
+
+
+def test_an_id_used_again_keeps_nothing_off_the_record(redis_client: redis.Redis, ledger: Ledger) -> None:
+    """promise_8: neither for another breaker nor, once Redis has forgotten it, for the same one."""
+    first, other = CircuitBreaker(redis_client), CircuitBreaker(redis_client, "account:ALPHA")
+    first.trip("MANUAL", details={"reason": "the first"})
+    event_id = first.get_history(1)[0].event_id
+    other.trip("MANUAL", details={"reason": "the second"}, event_id=event_id)
+    redis_client.delete("circuit_breaker:event_ids")
+    first.trip("MANUAL", details={"reason": "the third"}, event_id=event_id)
+    for _ in range(2):
+        drain_outbox(redis_client, ledger, ["global", "account:ALPHA"])
+        for scope in ("global", "account:ALPHA"):
+            assert reconcile(redis_client, ledger, scope).override is None
+    trips = ledger.query(Filter(actions=("CIRCUIT_BREAKER_TRIP",))).rows
+    assert sorted(row.details["details"]["reason"] for row in trips) == ["the first", "the second", "the third"]
 
 
 def test_what_the_ledger_did_not_take_stays_in_the_outbox(
