@@ -50,7 +50,8 @@ async def _audit_page(
     problem: str = "",
 ) -> Response:
     here = services(request)
-    filters = {name: asked.get(name, "").strip()[:200] for name in _FILTERS}
+    # PostgreSQL knows no NUL, so nothing in it can equal one.
+    filters = {name: asked.get(name, "").strip().replace("\0", "\ufffd")[:200] for name in _FILTERS}
     rows: tuple[AuditRow, ...] = ()
     following = None
     try:
@@ -95,9 +96,9 @@ def _moment(text: str | None) -> datetime | None:
         return None
     try:
         moment = datetime.fromisoformat(text)
-    except ValueError:
+        return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+    except (ValueError, OverflowError):
         raise InvalidInput(f"{text!r:.40} is no time; write it like 2026-01-31T14:30.") from None
-    return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
 
 
 def summary(row: AuditRow) -> str:

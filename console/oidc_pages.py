@@ -13,7 +13,7 @@ from fastapi.responses import RedirectResponse, Response
 from console.accounts import AccountConflict
 from console.oidc import BEGUN_WITHIN, CALLBACK, Attempt, Provider, ProviderUnavailable, SignInRefused
 from console.security import local_path
-from console.sign_in_pages import is_secure, record_sign_in, sign_in_page, signed_in_answer
+from console.sign_in_pages import is_secure, printable, record_sign_in, sign_in_page, signed_in_answer
 from console.web import address, identity_of, services
 from ledger.errors import LedgerError
 from ledger.record import DENIED
@@ -84,7 +84,7 @@ async def _finish(request: Request) -> Response:
         return sign_in_page(request, attempt.wanted, trouble, 503)
     except (SignInRefused, AccountConflict) as error:
         details = {**by, "problem": str(error)[:500]}
-        await record_sign_in(here, "SIGN_IN_FAILED", name[:128], where, DENIED, details)
+        await record_sign_in(here, "SIGN_IN_FAILED", printable(name[:128]), where, DENIED, details)
         return sign_in_page(request, attempt.wanted, str(error), 403)
     here.throttle.succeeded(_THROTTLED_AS, where)
     details = {**by, "role": identity.role.value, "subject": person.subject}

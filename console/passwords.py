@@ -2,22 +2,53 @@
 
 from __future__ import annotations
 
+import asyncio
 import secrets
-import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache
+from typing import TypeVar
 
 from argon2 import PasswordHasher
 from argon2.exceptions import InvalidHashError, VerificationError
 
-from breaker.errors import InvalidInput
+from breaker.errors import BreakerError, InvalidInput
 
 SHORTEST = 12
 LONGEST = 256
-_AT_ONCE = 2
-"""Verifications at once; each takes 64 MiB and a core, which must not become a way to starve the console."""
+MOST_WAITING = 16
+"""Sign-ins that may wait for their turn; each takes 64 MiB and a fifth of a second."""
+T = TypeVar("T")
 
 _hasher = PasswordHasher()
-_slots = threading.BoundedSemaphore(_AT_ONCE)
+
+
+class TooManyAtOnce(BreakerError):
+    """The queue is full. Nothing was looked at."""
+
+
+class PasswordQueue:
+    """Checks passwords one after the other, on a thread of its own.
+
+    Whoever floods the console with sign-ins makes others wait for theirs, and not for pages, or for a trip.
+    """
+
+    def __init__(self) -> None:
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="passwords")
+        self._waiting = 0
+
+    async def run(self, check: Callable[[], T]) -> T:
+        """What `check` returns or raises. Raises TooManyAtOnce rather than wait for more than a few seconds."""
+        if self._waiting >= MOST_WAITING:
+            raise TooManyAtOnce("Too many people sign in at this moment; you are not signed in. Try again in a minute.")
+        self._waiting += 1
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._thread, check)
+        finally:
+            self._waiting -= 1
+
+    def close(self) -> None:
+        self._thread.shutdown(wait=False, cancel_futures=True)
 
 
 @cache
@@ -43,11 +74,10 @@ def password_fits(password: str, password_hash: str | None) -> bool:
     """Whether it is the password; takes as long for None, a user that doesn't exist."""
     if len(password) > LONGEST:
         return False
-    with _slots:
-        try:
-            return _hasher.verify(password_hash or _nobody(), password) and password_hash is not None
-        except (VerificationError, InvalidHashError):
-            return False
+    try:
+        return _hasher.verify(password_hash or _nobody(), password) and password_hash is not None
+    except (VerificationError, InvalidHashError):
+        return False
 
 
 def random_password() -> str:

@@ -32,6 +32,7 @@ from console.health import measure_system
 from console.kills import Kills
 from console.lookout import Lookout, Seen
 from console.oidc import Provider
+from console.passwords import PasswordQueue
 from console.readings import read_gates
 from console.recoveries import Recoveries
 from console.render import Renderer
@@ -73,6 +74,7 @@ class Services:
         )
         self.provider = None if where.oidc is None else Provider(where.oidc)
         self.throttle = Throttle()
+        self.passwords = PasswordQueue()
         self.broadcast = Broadcast()
         self.render = Renderer(settings)
         url = settings.redis_url.get_secret_value()
@@ -119,6 +121,7 @@ class Services:
                 task.cancel()
             await asyncio.gather(*self._background, return_exceptions=True)
             self.recoveries.close()
+            self.passwords.close()
             await self.exposures.close()
             await self.async_redis.aclose()
             self.redis.close()

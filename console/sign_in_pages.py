@@ -14,6 +14,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import RedirectResponse, Response
 
 from console.page import answer, message, posted
+from console.passwords import TooManyAtOnce
 from console.security import local_path, same_origin
 from console.services import Services
 from console.web import COOKIE, address, form_of, identity_of, services
@@ -68,7 +69,7 @@ async def login(request: Request) -> Response:
     ours = same_origin(request.headers, request.url.scheme) and bool(nonce)
     if not ours or not hmac.compare_digest(form.get("csrf", "").encode(), _login_token(here, nonce).encode()):
         return sign_in_page(request, wanted, "The form had expired. Sign in again.", 403)
-    user, where = form.get("user", "").strip().lower()[:64], address(request) or ""
+    user, where = printable(form.get("user", "").strip().lower()[:64]), address(request) or ""
     wait = here.throttle.wait(user, where, time.monotonic())
     if wait > 0:
         page = sign_in_page(request, wanted, f"Too many failed attempts. Try again in {wait:.0f} s.", 429)
@@ -77,7 +78,10 @@ async def login(request: Request) -> Response:
     # Counted before it is known, so that attempts made at once don't all go free.
     here.throttle.failed(user, where, time.monotonic())
     try:
-        signed_in = await asyncio.to_thread(here.accounts.sign_in, user, form.get("password", ""), where)
+        signed_in = await here.passwords.run(lambda: here.accounts.sign_in(user, form.get("password", ""), where))
+    except TooManyAtOnce as error:
+        here.throttle.succeeded(user, where)  # nobody's guess was looked at
+        return sign_in_page(request, wanted, str(error), 503)
     except LedgerError as error:
         _log.warning("nobody can sign in: %s", error)
         trouble = "The database is away, so nobody can sign in. To halt now: `make circuit-trip` or `make kill-switch`."
@@ -130,6 +134,11 @@ async def logout(request: Request) -> Response:
     response = RedirectResponse("/login", 303)
     response.delete_cookie(COOKIE, path="/")
     return response
+
+
+def printable(text: str) -> str:
+    """What anybody may have sent is shown to people, on terminals too, which obey some characters."""
+    return "".join(character if character.isprintable() else "\ufffd" for character in text)
 
 
 def is_secure(request: Request) -> bool:

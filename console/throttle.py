@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import threading
 from collections import OrderedDict
 from dataclasses import dataclass
@@ -53,8 +54,8 @@ class Throttle:
     def succeeded(self, user: str, address: str) -> None:
         """The attempt counted last was none. Failures with other names from that address stay."""
         with self._lock:
-            self._failures.pop((user, address), None)
-            if (found := self._failures.get((address,))) is not None:
+            self._failures.pop((user, network_of(address)), None)
+            if (found := self._failures.get((network_of(address),))) is not None:
                 found.count = max(0, found.count - 1)
 
     def _of(self, key: tuple[str, ...], now: float) -> _Failures:
@@ -63,4 +64,15 @@ class Throttle:
 
 
 def _keys(user: str, address: str) -> tuple[tuple[str, ...], ...]:
-    return (user, address), (address,)
+    return (user, network_of(address)), (network_of(address),)
+
+
+def network_of(address: str) -> str:
+    """Who counts as one: with IPv6 everybody has a whole /64, of which no address has to be used twice."""
+    try:
+        parsed = ipaddress.ip_address(address)
+    except ValueError:
+        return address
+    if isinstance(parsed, ipaddress.IPv4Address):
+        return address
+    return str(parsed.ipv4_mapped or ipaddress.ip_network((parsed, 64), strict=False))

@@ -58,8 +58,11 @@ async def form_of(request: Request) -> dict[str, str]:
         raise BadForm("This is no form of this console; nothing was done.")
     try:
         text = (await request.body()).decode("ascii")
-        return dict(
+        fields = dict(
             parse_qsl(text, keep_blank_values=True, max_num_fields=_MOST_FIELDS, encoding="utf-8", errors="strict")
         )
     except ValueError:
         raise BadForm("The form can't be read; nothing was done. Load the page again.") from None
+    if any("\0" in value for value in fields.values()):  # PostgreSQL knows none, and nobody types one
+        raise BadForm("The form has a character that no text has; nothing was done. Load the page again.")
+    return fields

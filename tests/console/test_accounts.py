@@ -251,6 +251,17 @@ def test_guessing_from_elsewhere_doesnt_keep_the_owner_out() -> None:
     assert throttle.wait("root", "192.168.1.1", 0.0) == 0
 
 
+def test_all_addresses_of_one_host_count_as_one() -> None:
+    """Whoever has IPv6 has 2 to the 64 of them."""
+    throttle = Throttle()
+    for n in range(FREE):
+        throttle.failed("root", f"2001:db8::{n:x}", 0.0)
+    assert throttle.wait("root", "2001:db8::ffff", 0.0) > 0
+    assert throttle.wait("root", "2001:db8:0:1::1", 0.0) == 0
+    throttle.failed("root", "::ffff:10.0.0.1", 0.0)
+    assert throttle.wait("root", "not an address", 0.0) == 0
+
+
 def test_one_good_password_doesnt_excuse_an_addresss_other_failures() -> None:
     throttle = Throttle()
     for n in range(FREE + 3):

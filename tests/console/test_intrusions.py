@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import re
 import socket
+import threading
 from collections.abc import Iterator
 from ipaddress import ip_network
 from pathlib import Path
@@ -16,10 +17,12 @@ from starlette.datastructures import Headers
 
 from breaker import CircuitBreaker, State
 from breaker.settings import ConfigurationError, ConsoleSettings
+from console import passwords
+from console.passwords import MOST_WAITING
 from console.permissions import Role
 from console.security import LARGEST_BODY, client_address, local_path, same_origin
 from console.serve import check_address, prepare
-from console.throttle import FREE
+from console.throttle import FREE, Throttle
 from ledger.ledger import Filter
 from tests.console.conftest import MakeSettings
 from tests.console.harness import PASSWORD, REASON, Console, Visitor, hidden_fields, until
@@ -188,6 +191,54 @@ def test_guessing_passwords_is_slowed_down_and_on_record(console: Console) -> No
     assert {(row.user_id, row.outcome, row.ip_address) for row in failed} == {("olga", "DENIED", "127.0.0.1")}
 
 
+def test_a_flood_of_sign_ins_doesnt_keep_others_from_halting(
+    console: Console, breaker: CircuitBreaker, admin: Visitor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From as many addresses as it takes; the passwords are as slow to check as in production, and slower."""
+    going_on = threading.Event()
+    monkeypatch.setattr(passwords, "_hasher", SlowHasher(going_on))
+    form = hidden_fields((page := console.visitor()).get("/login").text, "/login")
+    flood = [Visitor(console.url, cookies=dict(page.cookies)) for _ in range(MOST_WAITING + 8)]
+    answers: list[int] = []
+
+    def knock(visitor: Visitor, name: str) -> None:
+        answers.append(visitor.post("/login", data={**form, "user": name, "password": "guess"}).status_code)
+
+    knocking = [threading.Thread(target=knock, args=(visitor, f"user{n}")) for n, visitor in enumerate(flood)]
+    with monkeypatch.context() as patch:
+        patch.setattr(Throttle, "wait", lambda *_: 0.0)
+        for thread in knocking:
+            thread.start()
+        until(lambda: answers.count(503) >= 8)
+        admin.submit("/circuit-breaker/trip", TRIP)
+        assert breaker.get_state() is State.TRIPPED, "while all of them wait"
+        going_on.set()
+        for thread in knocking:
+            thread.join(20)
+    assert sorted(set(answers)) == [401, 503]
+
+
+class SlowHasher:
+    """Says no to everybody, but not before it may."""
+
+    def __init__(self, going_on: threading.Event) -> None:
+        self._going_on = going_on
+
+    def hash(self, password: str) -> str:
+        return "nobody's"
+
+    def verify(self, password_hash: str, password: str) -> bool:
+        self._going_on.wait(20)
+        return False
+
+
+def test_a_name_that_a_terminal_would_obey_is_recorded_harmlessly(console: Console) -> None:
+    for name in ("\x1b[2Jroot", "a\r\nIt was somebody else", "\u202etoor"):
+        assert console.visitor().sign_in(name, "wrong").status_code == 401
+    for row in console.ledger.query(Filter(actions=("SIGN_IN_FAILED",))).rows:
+        assert row.user_id is not None and row.user_id.isprintable()
+
+
 def test_names_cant_be_enumerated(console: Console) -> None:
     console.user("olga", Role.OPERATOR)
     known, unknown = console.visitor().sign_in("olga", "wrong"), console.visitor().sign_in("nobody", "wrong")
@@ -333,7 +384,15 @@ def test_a_large_body_is_refused(console: Console, path: str) -> None:
 
 def test_a_malformed_form_does_nothing(breaker: CircuitBreaker, admin: Visitor) -> None:
     headers = {"Content-Type": "application/x-www-form-urlencoded"}
-    for body in (b"reason=%ff%fe", b"\xff\xfe", b"&".join([b"a=b"] * 500), b"=", b"reason=%00", b"%"):
+    for body in (
+        b"csrf=x&reason=a%00b",
+        b"reason=%ff%fe",
+        b"\xff\xfe",
+        b"&".join([b"a=b"] * 500),
+        b"=",
+        b"reason=%00",
+        b"%",
+    ):
         assert admin.post("/circuit-breaker/trip", content=body, headers=headers).status_code == 403, body
     assert breaker.get_state() is State.OPEN
 
@@ -363,7 +422,15 @@ def test_nonsense_on_the_wire_leaves_the_console_well(console: Console) -> None:
 
 
 def test_an_error_of_ours_tells_nothing_of_the_inside(console: Console, admin: Visitor) -> None:
-    for path in ("/nothing", "/api/v1/nothing", "/kill/x", "/circuit-breaker?scope=%00", "/audit?after=x"):
+    paths = [
+        "/nothing",
+        "/api/v1/nothing",
+        "/kill/x",
+        "/circuit-breaker?scope=%00",
+        "/audit?after=x",
+        "/audit?user=%00",
+    ]
+    for path in [*paths, "/audit?since=0001-01-01T00:00:00%2B14:00", "/audit?since=9999-12-31T23:59:59-14:00"]:
         page = admin.get(path)
         assert page.status_code < 500
         assert "Traceback" not in page.text and "site-packages" not in page.text
