@@ -127,7 +127,9 @@ class Gate:
 
     `backend`: `thread` (simple; a busy interpreter sees a trip some milliseconds late), `drain` (checks read the
     socket themselves) or `shm` (reads what the host's sidecar, `python -m breaker.gate_sidecar`, writes to `board`;
-    the only one that survives a fork). Never raises because Redis or the sidecar is away: it is closed meanwhile.
+    the only one that survives a fork). `pending_trips` is the directory in which this host keeps the trips that this
+    Redis could not be told of (`Settings.pending_trips_dir`): the gate makes them itself before it opens, and stays
+    closed while it can't. Never raises because Redis or the sidecar is away: it is closed meanwhile.
     `report`: tell Redis every two seconds how it stands and what its checks came to, for exporter and console.
     Raises `InvalidInput` for a scope, and ValueError for a setting, that makes no sense.
     """
@@ -144,6 +146,7 @@ class Gate:
         quiet_limits: QuietPeriodLimits = QuietPeriodLimits(),  # noqa: B008 -- frozen
         board: Path | str | None = None,
         report: bool = True,
+        pending_trips: Path | str | None = None,
     ) -> None:
         self._scopes = tuple(dict.fromkeys((GLOBAL, *scopes)))
         for scope in self._scopes:
@@ -157,7 +160,8 @@ class Gate:
         self._quiet_limits = quiet_limits
         self._rate = OrderRate()
         self._backend = backend
-        self._make_source = self._source_maker(redis_source, backend, topology, beat, board)
+        host_trips = None if pending_trips is None else Path(pending_trips)
+        self._make_source = self._source_maker(redis_source, backend, topology, beat, board, host_trips)
         self._report_to = (redis_source, board) if report else None
         self._reporter: Reporter | None = None
         self._watches: list[StalenessWatch] = []
@@ -173,11 +177,12 @@ class Gate:
         topology: Topology,
         heartbeat: float,
         board: Path | str | None,
+        pending_trips: Path | None,
     ) -> Callable[[], Source]:
         if backend == "shm":
-            if redis_source is not None or topology.replicas:
+            if redis_source is not None or topology.replicas or pending_trips is not None:
                 raise ValueError(
-                    "a shm gate reads the sidecar's board; Redis and its topology are the sidecar's to know"
+                    "a shm gate reads the sidecar's board; Redis, its topology and pending trips are the sidecar's"
                 )
 
             def make_watch() -> Source:
@@ -200,6 +205,7 @@ class Gate:
                 self._publish,
                 heartbeat=heartbeat,
                 drain=backend == "drain",
+                pending_trips=pending_trips,
             )
 
         return make_listener

@@ -17,12 +17,14 @@ import select
 import ssl
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from breaker import gate_clock
 from breaker.decision import Reason
 from breaker.gate_conversation import Conversation, ConversationFailed
 from breaker.gate_dial import Line, dialler
+from breaker.gate_host_trips import HostTrips
 from breaker.gate_judgement import Halt
 from breaker.gate_lease import Lease
 
@@ -50,12 +52,14 @@ class Listener:
         *,
         heartbeat: float,
         drain: bool,
+        host_trips: HostTrips | None = None,
     ) -> None:
         self._dial = dial
         self._conversation = conversation
         self._publish = publish
         self._heartbeat = heartbeat
         self._drain = drain
+        self._host_trips = host_trips
         self.poll_every = _DRAIN_EVERY if drain else math.inf
         self._patience = max(1.0, 5 * conversation.lease.max_staleness)
         self._line: Line | None = None
@@ -134,7 +138,10 @@ class Listener:
         while not self._stopping:
             connected_at = gate_clock.now()
             try:
-                self._converse(self._connect())
+                line = self._connect()
+                if self._host_trips is not None:
+                    self._host_trips.make()  # no heartbeat has been sent yet, so there is no lease either
+                self._converse(line)
             except Exception as error:
                 with self._turn:
                     self._hang_up(_told(error))
@@ -179,6 +186,8 @@ class Listener:
             self._wait(line, next_beat - now)
 
     def _beat(self, line: Line) -> None:
+        if self._host_trips is not None:
+            self._host_trips.let_go_if_any()
         with self._turn:
             request = self._conversation.heartbeat(gate_clock.now())
         self._send(line, request)
@@ -249,8 +258,14 @@ def listen(
     *,
     heartbeat: float,
     drain: bool,
+    pending_trips: Path | None = None,
 ) -> Listener:
-    """A listener, not started yet, on a connection of its own to where `source` points."""
+    """A listener, not started yet, on a connection of its own to where `source` points.
+
+    It never opens before the trips that wait in the directory `pending_trips` are made.
+    """
     gate_id = f"{os.getpid()}-{secrets.token_hex(4)}"
     dial = dialler(source, _CONNECT_TIMEOUT, name=f"breaker-gate-{gate_id}")
-    return Listener(dial, Conversation(lease, gate_id), publish, heartbeat=heartbeat, drain=drain)
+    host_trips = None if pending_trips is None else HostTrips(pending_trips, source)
+    conversation = Conversation(lease, gate_id)
+    return Listener(dial, conversation, publish, heartbeat=heartbeat, drain=drain, host_trips=host_trips)

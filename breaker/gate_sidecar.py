@@ -41,7 +41,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stderr.write(f"{error}\n")
         return 2
     lease = Lease(options.max_staleness, tuple(View(scope) for scope in scopes), options.replicas)
-    listener = listen(options.redis, lease, board.write, heartbeat=options.max_staleness / 4, drain=False)
+    listener = listen(
+        options.redis,
+        lease,
+        board.write,
+        heartbeat=options.max_staleness / 4,
+        drain=False,
+        pending_trips=options.pending_trips,
+    )
     # Blocked in every thread and waited for: a handler would have to wait for the main thread to wake.
     signal.pthread_sigmask(signal.SIG_BLOCK, _ENDS)
     listener.start()
@@ -74,6 +81,12 @@ def _options() -> argparse.ArgumentParser:
         help="URL of the breaker's Redis; BREAKER_REDIS_URL unless given (credentials then stay out of `ps`)",
     )
     options.add_argument("--board", type=Path, default=DEFAULT_PATH, help="file in shared memory to write")
+    options.add_argument(
+        "--pending-trips",
+        type=Path,
+        help="directory of trips that wait on this host, to be made before any gate opens; usually "
+        "STATE_DIR/pending_trips",
+    )
     options.add_argument("--scope", action="append", default=[], help="watch this scope too; may be given repeatedly")
     options.add_argument("--max-staleness", type=float, default=0.2, help="seconds; gates that demand less stay closed")
     options.add_argument(

@@ -111,6 +111,14 @@ class PendingTrips:
         """Redis has it. Forgetting what is not there is no error."""
         self._path(trip).unlink(missing_ok=True)
 
+    def any_waiting(self) -> bool:
+        """Whether anything waits, a file that can't be read included. Raises OSError when that can't be seen."""
+        try:
+            with os.scandir(self.directory) as entries:
+                return any(entry.name.endswith(".json") for entry in entries)
+        except FileNotFoundError:
+            return False
+
     def waiting(self) -> list[PendingTrip]:
         """What waits, oldest first. A file that can't be read is a trip of everything."""
         return [trip for _, trip in self._read()]

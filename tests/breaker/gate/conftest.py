@@ -28,6 +28,8 @@ def make_gate(tmp_path: Path) -> Iterator[MakeGate]:
                 arguments = [word for scope in scopes for word in ("--scope", scope)]
                 arguments += ["--max-staleness", str(settings.get("max_staleness", 0.2))]
                 arguments += ["--replicas", str(topology.replicas)] if topology else []
+                directory = settings.pop("pending_trips", None)
+                arguments += ["--pending-trips", str(directory)] if directory else []
                 board = tmp_path / "board"
                 stack.callback(Sidecar(url, board, *arguments).stop)
                 gate = Gate(backend="shm", board=board, **settings)

@@ -1,0 +1,56 @@
+"""Trips that wait on this host's disk (`breaker.pending_trips`), made before a gate of the host may open.
+
+Redis can come back with an OPEN from before a trip that it could not be told of. A gate that is given the directory
+opens on no connection before what waits there is made, and lets go of a connection as soon as something waits.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from breaker.errors import BreakerError
+from breaker.pending_trips import PendingTrips
+
+if TYPE_CHECKING:
+    import redis
+
+
+class TripWaits(Exception):
+    """Something waits, or whether it does can't be seen; until that is over the gate must not open."""
+
+
+class HostTrips:
+    """What waits in one directory, for the Redis that `source` (a client or a URL) points to."""
+
+    def __init__(self, directory: Path, source: redis.Redis | str) -> None:
+        self._pending = PendingTrips(directory)
+        self._source = source
+
+    def make(self) -> None:
+        """Make all that waits. Raises `TripWaits` when that is not possible."""
+        try:
+            if self._pending.any_waiting():
+                self._make()
+        except (BreakerError, OSError) as error:
+            raise TripWaits(
+                f"whether a trip waits in {self._pending.directory} can't be seen, or it can't be made: {error}"
+            ) from error
+
+    def let_go_if_any(self) -> None:
+        """Raises `TripWaits` when something waits, or when that can't be seen. Costs one look into the directory."""
+        try:
+            waiting = self._pending.any_waiting()
+        except OSError as error:
+            raise TripWaits(f"whether a trip waits in {self._pending.directory} can't be seen: {error}") from error
+        if waiting:
+            raise TripWaits(f"a trip waits in {self._pending.directory} and is made first")
+
+    def _make(self) -> None:
+        if not isinstance(self._source, str):
+            self._pending.apply(self._source)
+            return
+        from redis import Redis  # noqa: PLC0415 -- seldom needed
+
+        with Redis.from_url(self._source) as client:
+            self._pending.apply(client)
