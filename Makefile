@@ -87,6 +87,12 @@ demo: $(READY) ## A real book, halted and flattened   [KEEP=1 leaves it running]
 test: $(READY) ## All tests
 	@$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
 
+.PHONY: faults crash-points
+faults: crash-points
+
+crash-points: $(READY) ## Kill each procedure at each of its I/O    [MINUTES=10 at most]; writes docs/crash-points.md
+	@$(BIN)/python -m tests.faults.crash_points --write $(if $(MINUTES),--minutes $(MINUTES))
+
 lint: $(READY) ## Style, types and layers
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/lint-imports
 

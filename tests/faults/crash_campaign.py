@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import queue
 import threading
-from collections.abc import Callable, Iterable, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -66,31 +68,43 @@ def attempt(world: World, trial: Trial) -> Outcome:
 
 
 def attempt_all(
-    trials: Sequence[Trial], open_world: Callable[[Path], World], directory: Path, workers: int
-) -> Iterable[Outcome]:
-    """Their outcomes, as they come, from so many worlds at once."""
+    trials: Sequence[Trial],
+    open_world: Callable[[Path], World],
+    directory: Path,
+    *,
+    workers: int,
+    within: float = math.inf,
+) -> Iterator[Outcome]:
+    """Their outcomes, as they come, from so many worlds at once; after `within` seconds no further one is begun."""
     waiting: queue.SimpleQueue[Trial] = queue.SimpleQueue()
-    done: queue.SimpleQueue[Outcome | Exception] = queue.SimpleQueue()
+    done: queue.SimpleQueue[Outcome | Exception | None] = queue.SimpleQueue()
+    until = time.monotonic() + within
     for trial in trials:
         waiting.put(trial)
 
     def work(number: int) -> None:
         try:
             with open_world(directory / f"world_{number}") as world:
-                while True:
+                while time.monotonic() < until:
                     done.put(attempt(world, waiting.get_nowait()))
         except queue.Empty:
-            return
+            done.put(None)
         except Exception as error:
             done.put(error)
+        else:
+            done.put(None)
 
     threads = [threading.Thread(target=work, args=(number,), daemon=True) for number in range(workers)]
     for thread in threads:
         thread.start()
-    for _ in trials:
+    working = workers
+    while working:
         outcome = done.get()
         if isinstance(outcome, Exception):
             raise outcome
-        yield outcome
+        if outcome is None:
+            working -= 1
+        else:
+            yield outcome
     for thread in threads:
         thread.join()

@@ -140,7 +140,10 @@ def serve() -> None:
             _become(Order.from_json(line))
             return
         status = _wait(child, begun + LONGEST_RUN)
-        print(json.dumps({"status": status, "seconds": time.monotonic() - begun}), flush=True)
+        try:
+            print(json.dumps({"status": status, "seconds": time.monotonic() - begun}), flush=True)
+        except BrokenPipeError:  # whoever asked has been killed
+            os._exit(1)
 
 
 def _import_everything() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 import tempfile
 import time
@@ -26,7 +27,8 @@ DOCUMENT = Path(__file__).parents[2] / "docs" / "crash-points.md"
 _DOCUMENT = """\
 # Crash points
 
-Written by `make faults` on {date}: {deaths} deaths in {minutes:.0f} minutes, {failed} of them with a broken promise.
+Written by `make crash-points` on {date}: {deaths} deaths in {minutes:.0f} minutes, {failed} of them with a broken
+promise.
 
 Each procedure is run once undisturbed, and every I/O in it is written down. Then, once for each side of each I/O, it is
 begun anew in a fresh world (book, Redis, ledger, state directory), killed with SIGKILL just before or just after that
@@ -70,6 +72,8 @@ class Tally:
     """What came of one procedure's trials."""
 
     points: Sequence[Point]
+    deaths: int
+    """How many there are to try."""
     runs: int = 0
     unreached: int = 0
     closed_again: int = 0
@@ -98,7 +102,8 @@ def main(arguments: Sequence[str]) -> int:
         with open_world(directory / "recording") as world:
             random = Random(options.seed)
             trials = [trial for procedure in procedures for trial in _trials(world, procedure, random, tallies)]
-        for outcome in attempt_all(trials, open_world, directory, options.workers):
+        random.shuffle(trials)  # so that what time does not allow is missing everywhere a little
+        for outcome in attempt_all(trials, open_world, directory, workers=options.workers, within=options.minutes * 60):
             tallies[outcome.trial.procedure.name].add(outcome)
             for fault in outcome.faults:
                 print(f"FAILED  {outcome.trial}: {fault}", flush=True)
@@ -111,9 +116,9 @@ def main(arguments: Sequence[str]) -> int:
 
 def _trials(world: World, procedure: Procedure, random: Random, tallies: dict[str, Tally]) -> list[Trial]:
     points = record(world, procedure)
-    tallies[procedure.name] = Tally(points)
     every = [Trial(procedure, death) for death in deaths(points)]
     chosen = every if procedure.sample is None else random.sample(every, min(procedure.sample, len(every)))
+    tallies[procedure.name] = Tally(points, len(chosen))
     print(f"{procedure.name}: {len(points)} points, {len(chosen)} deaths", flush=True)
     return chosen
 
@@ -137,7 +142,7 @@ def _report(tallies: Mapping[str, Tally], seconds: float, seed: int) -> str:
 def _row(name: str, tally: Tally) -> str:
     flat = f"{tally.slowest:.1f} s" if tally.slowest else "—"
     return (
-        f"| {name} | {len(tally.points)} | {tally.runs} | {tally.unreached} | {len(tally.failed)} "
+        f"| {name} | {len(tally.points)} | {tally.runs} of {tally.deaths} | {tally.unreached} | {len(tally.failed)} "
         f"| {tally.closed_again} | {flat} |"
     )
 
@@ -149,6 +154,7 @@ def _kind(name: str, point: Point) -> tuple[str, str]:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m tests.faults.crash_points", description=__doc__)
     parser.add_argument("--only", action="append", help="only this procedure; may be repeated")
+    parser.add_argument("--minutes", type=float, default=math.inf, help="try no further death after so long")
     parser.add_argument("--workers", type=int, default=4)
     parser.add_argument("--seed", type=int, default=1, help="of what is drawn where not every death is tried")
     parser.add_argument("--write", action="store_true", help=f"write {DOCUMENT.name}")
