@@ -233,7 +233,7 @@ class Services:
     async def _find_scopes(self) -> None:
         while True:
             try:
-                self.watcher.watch(await asyncio.to_thread(known_scopes, self.redis, self.ledger))
+                self.watcher.keep(await asyncio.to_thread(known_scopes, self.redis, self.ledger))
             except (BreakerError, LedgerError) as error:
                 _log.info("scopes not read: %s", error)
             await asyncio.sleep(SCOPES_EVERY)

@@ -33,6 +33,10 @@ class Reading:
         return time.monotonic() - self.monotonic
 
 
+MOST_ASKED = 50
+"""Breakers without a state that are watched because somebody asked for them."""
+
+
 class Watcher:
     """`tell` is called with the breakers whose state has changed since it was told last."""
 
@@ -42,13 +46,25 @@ class Watcher:
         self._breakers: dict[str, AsyncCircuitBreaker] = {}
         self._readings: dict[str, Reading] = {}
         self._now = asyncio.Event()
-        self.watch([GLOBAL])
+        self._kept: set[str] = set()
+        self.keep([GLOBAL])
+
+    def keep(self, scopes: Iterable[str]) -> None:
+        """Watch these for ever: they exist."""
+        scopes = tuple(scopes)
+        self._kept.update(scopes)
+        self.watch(scopes)
 
     def watch(self, scopes: Iterable[str]) -> None:
-        """Watch these too."""
+        """Watch these too, as long as not too many others are asked for: anybody who may look can name any breaker."""
         for scope in scopes:
-            if scope not in self._breakers:
-                self._breakers[scope] = self._make(scope)
+            # Whatever was asked for last comes last, and what nobody asks for any more is first to go.
+            known = self._breakers.pop(scope) if scope in self._breakers else self._make(scope)
+            self._breakers[scope] = known
+        asked = [scope for scope in self._breakers if scope not in self._kept]
+        for scope in asked[: max(0, len(asked) - MOST_ASKED)]:
+            del self._breakers[scope]
+            self._readings.pop(scope, None)
 
     @property
     def scopes(self) -> list[str]:
@@ -74,7 +90,7 @@ class Watcher:
             self._now.clear()
             found = await asyncio.gather(*(self._read(*item) for item in list(self._breakers.items())))
             changed = [reading for reading in found if self._is_news(reading)]
-            self._readings.update((reading.scope, reading) for reading in found)
+            self._readings.update((reading.scope, reading) for reading in found if reading.scope in self._breakers)
             if changed:
                 self._tell(changed)
             try:

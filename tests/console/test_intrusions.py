@@ -1,4 +1,4 @@
-"""Attempted intrusions, and what each gets. docs/console.md has them as a table."""
+"""Attempted intrusions, and what each gets. docs/security.md has them as a table."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ from console.permissions import Role
 from console.security import LARGEST_BODY, client_address, local_path, same_origin
 from console.serve import check_address, prepare
 from console.throttle import FREE, Throttle
+from console.watch import MOST_ASKED
 from ledger.ledger import Filter
 from tests.console.conftest import MakeSettings
 from tests.console.harness import PASSWORD, REASON, Console, Visitor, hidden_fields, until
@@ -419,6 +420,29 @@ def test_nonsense_on_the_wire_leaves_the_console_well(console: Console) -> None:
             reply = connection.recv(100)
         assert b" 200 " not in reply[:20]
         assert httpx.get(f"{console.url}/alive").status_code == 200
+
+
+def test_breakers_that_dont_exist_are_not_watched_for_ever(console: Console, admin: Visitor) -> None:
+    for n in range(MOST_ASKED + 20):
+        admin.get("/circuit-breaker", params={"scope": f"strategy:x{n}"})
+    page = admin.get("/circuit-breaker").text
+    assert page.count("strategy:x") <= 3 * MOST_ASKED and "strategy:x0<" not in page
+    assert "strategy:x69" in page
+
+
+def test_every_attempt_is_in_the_table_and_every_row_was_attempted() -> None:
+    """docs/security.md."""
+    here = Path(__file__)
+    ours = re.findall(r"^def test_(\w+)", here.read_text(), re.MULTILINE)
+    attempts = (
+        here.with_name("test_oidc.py").read_text().split("# --- attempts to get in")[1].split("# --- what decides")[0]
+    )
+    theirs = re.findall(r"^def test_(\w+)", attempts, re.MULTILINE)
+    rows = [line.split("|") for line in (here.parents[2] / "docs" / "security.md").read_text().splitlines()]
+    named = [re.findall(r"`(\w+)`", row[3]) for row in rows if len(row) == 5][2:]
+    assert all(named)
+    this = "every_attempt_is_in_the_table_and_every_row_was_attempted"
+    assert sorted(name for row in named for name in row) == sorted({*ours, *theirs} - {this})
 
 
 def test_an_error_of_ours_tells_nothing_of_the_inside(console: Console, admin: Visitor) -> None:
