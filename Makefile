@@ -56,6 +56,10 @@ circuit-history: $(READY) ## The latest transitions              [SCOPE=…]
 kill-switch: $(READY) ## Halt, cancel, flatten, prove it     REASON="why" [YES=1 doesn't ask] [OPERATOR=you]
 	@$(BIN)/breaker kill --scope "$$SCOPE" $(WHO) $(WHY) $(if $(YES),--yes)
 
+.PHONY: standby
+standby: $(READY) ## Stay resident, so that `make kill-switch YES=1` begins within milliseconds
+	@$(BIN)/breaker standby
+
 .PHONY: recover audit drill up console metrics down
 recover: $(READY) ## The recovery checklist, live; answer its forms with: .venv/bin/breaker recover answer
 	@$(BIN)/breaker recover --watch
