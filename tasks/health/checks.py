@@ -15,6 +15,7 @@ from redis import Redis
 from breaker import CircuitBreaker
 from breaker.errors import BreakerError
 from breaker.keys import GLOBAL, Keys
+from breaker.pending_trips import apply_pending_trips
 from breaker.rules import AsyncRules, Outcome, Verdict, limits_from
 from breaker.settings import Settings
 from breaker.state import State
@@ -66,6 +67,20 @@ def _ledger(settings: Settings) -> Ledger:
         return open_ready_ledger(settings)
     except LedgerUnavailable:  # the embedded one can't be made; each check that needs it will say so
         return open_ledger(settings)
+
+
+def check_pending_trips(settings: Settings) -> Measurement:
+    """Make the trips that wait on this host because Redis could not be told of them.
+
+    Raises BreakerError: what could not be made still waits.
+    """
+    probe = Probe("pending_trips", "none waiting", f"trips kept in {settings.pending_trips_dir}")
+    made = apply_pending_trips(settings, lambda: Redis.from_url(settings.redis_url.get_secret_value()))
+    if not made:
+        return probe.found("none")
+    scopes = ", ".join(sorted({applied.trip.scope for applied in made}))
+    problem = f"Trips that Redis could not be told of were made now, in {scopes}: find out why nobody did so before."
+    return probe.found(f"made {len(made)}", Colour.YELLOW, problem)
 
 
 def check_states(stores: Stores) -> list[Measurement]:

@@ -62,6 +62,11 @@ def _check(name: str, *, limit: float = CHECK_LIMIT) -> Callable[[Callable[_P, _
     return task(name=name, task_run_name=name, timeout_seconds=limit, cache_policy=NO_CACHE, persist_result=False)
 
 
+@_check("No trip waits on this host")
+async def make_pending_trips() -> list[Measurement]:
+    return [await asyncio.to_thread(checks.check_pending_trips, current_run.get().settings)]
+
+
 @_check("State is readable, epoch is sane")
 async def verify_states() -> list[Measurement]:
     return await asyncio.to_thread(checks.check_states, current_run.get().stores)
@@ -148,6 +153,6 @@ def _cell(text: str) -> str:
 
 
 Check = Task[[], Any]
-IN_ORDER: tuple[Check, ...] = (verify_states, drain, reconcile, verify_chain, measure_health)
+IN_ORDER: tuple[Check, ...] = (make_pending_trips, verify_states, drain, reconcile, verify_chain, measure_health)
 """Each finds what the one before left: only what is drained can be reconciled, and what isn't is a backlog."""
 BESIDE: tuple[Check, ...] = (verify_feeds, measure_conditions, look_after_recoveries)

@@ -27,6 +27,7 @@ from prefect.states import Running, Scheduled
 from sqlalchemy import text
 
 from breaker import CircuitBreaker
+from breaker.pending_trips import PendingTrip, PendingTrips
 from breaker.settings import load_settings
 from breaker.uuid7 import uuid7
 from deployments.child_process import free_port
@@ -117,6 +118,7 @@ async def test_each_check_is_a_task_with_a_name_that_reads(prefect: PrefectServe
     state = await verify(prefect)
     of_run = {"flow_runs": {"id": {"any_": [str(state.state_details.flow_run_id)]}}}
     expected = {
+        "No trip waits on this host",
         "State is readable, epoch is sane",
         "Outbox and spool drain",
         "Ledger and Redis agree",
@@ -133,6 +135,18 @@ async def test_each_check_is_a_task_with_a_name_that_reads(prefect: PrefectServe
 
 
 # --- red
+
+
+async def test_a_trip_that_waits_on_this_host_is_made_before_the_state_is_judged(
+    prefect: PrefectServer, configure: Configure, redis_client: redis.Redis
+) -> None:
+    pending = PendingTrips(load_settings().pending_trips_dir)
+    pending.keep(PendingTrip(reason="KILL_SWITCH", tripped_by="ada", source="cli"))
+    state = await verify(prefect)
+    assert state.is_completed() and "pending_trips" in str(state.message)
+    assert not pending.waiting()
+    with closing(CircuitBreaker(redis_client)) as breaker:
+        assert breaker.get_status()["tripped_by"] == "ada"
 
 
 async def test_a_hand_edited_state_is_found_told_and_then_known(
