@@ -37,7 +37,7 @@ async def find_conflicts(
         "the deployment lock": (settings.redis_timeout + 1, _deployment(settings)),
     }
     if orchestrator.is_configured():
-        checks["kill switches in Prefect"] = (orchestrator.DEADLINE, _kills_in_prefect())
+        checks["kill switches in Prefect"] = (orchestrator.DEADLINE, _kills_in_prefect(settings))
     for name, account in settings.accounts.items():
         checks[f"orders of {name}"] = (account.request_timeout + 1, _working_orders(name, account))
     probe = Probe("conflicts", "none", f"looked at {', '.join(checks)}")
@@ -59,8 +59,14 @@ async def _look(what: str, deadline: float, looking: Awaitable[list[str]]) -> li
         return [f"{what} could not be looked at: {explain(error).rstrip('.')}"]
 
 
-async def _kills_in_prefect() -> list[str]:
-    return [f"the kill switch is running ({run.name} in Prefect)" for run in await orchestrator.running("kill-switch")]
+async def _kills_in_prefect(settings: Settings) -> list[str]:
+    """A run whose process was killed says Running for ever, and must not keep every later recovery from its end."""
+    since = datetime.now(UTC) - longest_kill(settings.kill)
+    return [
+        f"the kill switch is running ({run.name} in Prefect)"
+        for run in await orchestrator.running("kill-switch")
+        if run.start_time is None or run.start_time >= since
+    ]
 
 
 def _kills_in_ledger(settings: Settings) -> list[str]:
