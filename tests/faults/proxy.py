@@ -8,7 +8,7 @@ import random
 import socket
 import struct
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from enum import StrEnum
 from typing import Self
 
@@ -32,7 +32,7 @@ class Fault(StrEnum):
     WRONG_ANSWERS = "wrong answers"
     """The server gets every request; its answers arrive as so many bytes of garbage."""
     LOST_RESPONSE = "lost response"
-    """The server gets the request; when it answers, the connection is closed instead."""
+    """The server gets the request; when it answers, the connection is closed instead. See `FaultProxy.losing`."""
 
 
 class FaultProxy:
@@ -41,6 +41,8 @@ class FaultProxy:
     def __init__(self, upstream: tuple[str, int], *, delay: float = 0.3) -> None:
         self.upstream = upstream
         self.delay = delay
+        self.losing: Sequence[bytes] = ()
+        """LOST_RESPONSE loses only answers to requests in which one of these occurs; every answer if there are none."""
         self._fault = Fault.NONE
         self._links: set[_Link] = set()
         self._server: asyncio.Server | None = None
@@ -174,6 +176,8 @@ class FaultProxy:
             if self._fault is Fault.HUNG:
                 link.lost = True
                 continue
+            if not self.losing or any(words in data for words in self.losing):
+                link.changes = True
             server.write(data)
             await server.drain()
 
@@ -181,12 +185,13 @@ class FaultProxy:
         while data := await answers.read(_CHUNK):
             if self._fault is Fault.SLOW:
                 await asyncio.sleep(self.delay)
-            if self._fault is Fault.LOST_RESPONSE:
+            if self._fault is Fault.LOST_RESPONSE and link.changes:
                 return
             if self._fault is Fault.HUNG:
                 link.lost = True
                 continue
             link.client.write(_garbage(len(data)) if self._fault is Fault.WRONG_ANSWERS else data)
+            link.changes = False
             await link.client.drain()
         if self._fault is Fault.HUNG:  # nor does it hear that the server has gone
             link.lost = True
@@ -194,12 +199,16 @@ class FaultProxy:
 
 
 class _Link:
-    """One client's connection and the one to the server that belongs to it. `lost`: bytes of it were swallowed."""
+    """One client's connection and the one to the server that belongs to it.
+
+    `lost`: bytes of it were swallowed. `changes`: the request under way is one whose answer is to be lost.
+    """
 
     def __init__(self, client: asyncio.StreamWriter) -> None:
         self.client = client
         self.server: asyncio.StreamWriter | None = None
         self.lost = False
+        self.changes = False
 
     def close(self) -> None:
         for end in (self.client, self.server):

@@ -153,6 +153,15 @@ def test_a_lost_response_was_heard(proxy: FaultProxy, echo: Echo) -> None:
         echo.wait_for(b"do it")
 
 
+def test_of_chosen_requests_only_the_answers_are_lost(proxy: FaultProxy, echo: Echo) -> None:
+    proxy.losing = (b"POST", b"DELETE")
+    proxy.inject(Fault.LOST_RESPONSE)
+    with connected(proxy) as connection:
+        assert ask(connection, b"get it") == b"GET IT"
+        assert ask(connection, b"DELETE it") == b""
+    assert b"DELETE it" in echo.heard
+
+
 def test_a_server_that_is_gone_is_no_connection_either(proxy: FaultProxy) -> None:
     with closing(socket.create_server(("127.0.0.1", 0))) as nobody:
         gone = nobody.getsockname()[1]
