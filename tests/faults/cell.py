@@ -46,7 +46,7 @@ _PARTS = {
 class Outcome:
     """`halted` and `flat`: seconds from the first start until Redis and the venue said so."""
 
-    cell: Cell
+    name: str
     halted: float | None
     flat: float | None
     broken: Sequence[str]
@@ -67,7 +67,7 @@ class Outcome:
 
     def __str__(self) -> str:
         verdict = "ok " if not self.broken else "RED"
-        line = f"{verdict} {self.cell.name:<42} halted {_s(self.halted)} flat {_s(self.flat)}  {self.happened}"
+        line = f"{verdict} {self.name:<42} halted {_s(self.halted)} flat {_s(self.flat)}  {self.happened}"
         return "\n".join([line, *(f"      {sentence}" for sentence in self.broken)])
 
 
@@ -167,7 +167,7 @@ def run_cell(stack: Stack, cell: Cell) -> Outcome:
         now = time.time()
     evidence = Evidence(cell.component, cell.step, cell.ends_process, cell.hopeless, runs, left, end)
     return Outcome(
-        cell,
+        cell.name,
         end.trips[0].at.timestamp() - started if end.trips else None,
         None if flat_at is None else now - started - (end.venue["now"] - flat_at),
         broken_promises(evidence),
@@ -199,7 +199,8 @@ def _facts(place: Place) -> Facts:
         rows = [AuditRow.from_raw(raw) for batch in ledger.stream() for raw in batch]
         problem = verify(ledger).problem
     spool = Spool(place.state / "spool")
-    incident = next((known.incident_id for known in (*trips, *rows, *spool.records()) if known.incident_id), None)
+    known = [*(e.incident_id for e in trips), *(r.incident_id for r in rows), *(r.incident_id for r in spool.records())]
+    incident = next(filter(None, known), None)
     return Facts(
         state=state,
         trips=trips,

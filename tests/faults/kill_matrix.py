@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import itertools
+import multiprocessing
 import os
 import queue
+import sys
 import tempfile
-import threading
 import time
 import traceback
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from multiprocessing.queues import Queue
 from pathlib import Path
 
 from tests.faults.cell import Outcome, can_drop_permissions, run_cell
@@ -36,59 +38,63 @@ _LETTERS = {"ledger": "L", "Prefect": "P", "notification": "N", "disk": "D"}
 
 def run(only: str, say: Say) -> Section:
     began = time.monotonic()
-    todo: queue.SimpleQueue[Cell] = queue.SimpleQueue()
-    wanted = [cell for cell in cells() if chosen(cell.name, only)]
+    wanted = {cell.name: cell for cell in cells() if chosen(cell.name, only)}
     if not can_drop_permissions():
-        wanted = [cell for cell in wanted if not cell.needs_permissions]
+        wanted = {name: cell for name, cell in wanted.items() if not cell.needs_permissions}
         say("left out: read-only, as root can't give up its rights here (no user namespaces)")
-    for cell in wanted:
-        todo.put(cell)
-    outcomes: list[Outcome] = []
-    problems: list[str] = []
-    workers = [
-        threading.Thread(target=_work, args=(todo, outcomes, problems, say), daemon=True)
-        for _ in range(min(STACKS, len(wanted)))
-    ]
+    outcomes = list(_outcomes(list(wanted), say))
+    missing = len(wanted) - len(outcomes)
+    if missing:
+        say(f"{missing} cells never ran; see what is said above")
+    red = sum(bool(outcome.broken) for outcome in outcomes) + missing
+    return Section("The kill switch", _markdown(outcomes), len(wanted), red, time.monotonic() - began)
+
+
+def _outcomes(names: Sequence[str], say: Say) -> Iterator[Outcome]:
+    """Each cell's outcome as it comes; a stack that breaks down leaves its cell out."""
+    context = multiprocessing.get_context("spawn")
+    todo, done = context.Queue(), context.Queue()
+    for name in [*names, *[None] * STACKS]:
+        todo.put(name)
+    workers = [context.Process(target=_work, args=(todo, done), daemon=True) for _ in range(min(STACKS, len(names)))]
     for worker in workers:
         worker.start()
-    for worker in workers:
-        worker.join()
-    red = sum(bool(outcome.broken) for outcome in outcomes) + len(problems)
-    return Section("The kill switch", _markdown(outcomes), len(outcomes), red, time.monotonic() - began)
+    while any(worker.is_alive() for worker in workers) or not done.empty():
+        try:
+            outcome: Outcome = done.get(timeout=1)
+        except queue.Empty:
+            continue
+        say(str(outcome))
+        yield outcome
 
 
-def _work(todo: queue.SimpleQueue[Cell], outcomes: list[Outcome], problems: list[str], say: Say) -> None:
-    """A stack, and cells on it until there are none; the servers end with this thread."""
-    try:
+def _work(todo: Queue[str | None], done: Queue[Outcome]) -> None:
+    """A process with a stack, and cells on it until there are none. A cell that breaks the stack is left out."""
+    known = {cell.name: cell for cell in cells()}
+    name: str | None = ""
+    while name is not None:
         with tempfile.TemporaryDirectory(prefix="faults-") as directory, Stack(Path(directory)) as stack:
-            while True:
-                try:
-                    cell = todo.get_nowait()
-                except queue.Empty:
-                    return
-                outcome = run_cell(stack, cell)
-                outcomes.append(outcome)
-                say(str(outcome))
-    except Exception:  # of the suite, not of the product; the other stacks go on
-        problems.append(traceback.format_exc())
-        say(problems[-1])
+            try:
+                while (name := todo.get()) is not None:
+                    done.put(run_cell(stack, known[name]))
+            except Exception:
+                sys.stderr.write(f"{name} broke the suite itself:\n{traceback.format_exc()}")
 
 
 def _markdown(outcomes: Iterable[Outcome]) -> str:
-    found = {(o.cell.component, o.cell.step, o.cell.kind.name): o for o in outcomes}
+    found = {outcome.name: outcome for outcome in outcomes}
     parts = [LEGEND]
     for component, kinds in KINDS.items():
-        names = [kind.name for kind in kinds]
         rows = [
-            [step, *cells_of_row]
+            [step, *row]
             for step in STEPS
-            if any(cells_of_row := [_cell(found.get((component, step, name))) for name in names])
+            if any(row := [_cell(found.get(Cell(component, step, kind).name)) for kind in kinds])
         ]
-        parts += [f"### {component.capitalize()}", "", *_table(["", *names], rows), ""]
+        parts += [f"### {component.capitalize()}", "", *_table(["", *(kind.name for kind in kinds)], rows), ""]
         parts += [
-            f"- ✗ `{o.cell.name}`: {'; '.join(o.broken)}"
-            for o in found.values()
-            if o.cell.component == component and o.broken
+            f"- ✗ `{outcome.name}`: {'; '.join(outcome.broken)}"
+            for outcome in found.values()
+            if outcome.evidence.component == component and outcome.broken
         ]
     return "\n".join(parts)
 
