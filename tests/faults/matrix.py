@@ -134,29 +134,32 @@ def _jump(seconds: int, scene: Scene) -> str:
     return str(seconds)
 
 
-_BEFORE_FLAT = STEPS[: STEPS.index("publish")]
-_FROM_SWEEP = STEPS[1:]
+# A fault that comes where its component is not in use is the one that comes where it is used next.
+_USE_REDIS = ("trip", "sweep", "confirm", "flatten", "record")
+_USE_DATABASE = ("sweep", "confirm", "flatten", "verify", "record")
+_USE_BROKER = ("trip", "sweep", "snapshot", "cancel", "flatten", "verify")
+_USE_PREFECT = ("sweep", "confirm", "cancel", "flatten", "verify", "publish", "record")
 KINDS: Mapping[str, Sequence[Kind]] = {
     "redis": [
-        *_proxied("redis"),
-        Kind("refused 1.5 s", _proxied("redis")[0].inject, AWHILE),
-        Kind("killed", partial(_kill, "redis")),
-        Kind("killed 1.5 s", partial(_kill, "redis"), AWHILE),
-        Kind("stopped", partial(_stop, "redis")),
-        Kind("disk full", partial(_fill_disk, "redis")),
-        Kind("memory full", _fill_memory),
+        *_proxied("redis", _USE_REDIS),
+        Kind("refused 1.5 s", _proxied("redis")[0].inject, AWHILE, _USE_REDIS),
+        Kind("killed", partial(_kill, "redis"), steps=_USE_REDIS),
+        Kind("killed 1.5 s", partial(_kill, "redis"), AWHILE, _USE_REDIS),
+        Kind("stopped", partial(_stop, "redis"), steps=_USE_REDIS),
+        Kind("disk full", partial(_fill_disk, "redis"), steps=_USE_REDIS),
+        Kind("memory full", _fill_memory, steps=_USE_REDIS),
     ],
     "database": [
-        *_proxied("postgres", _FROM_SWEEP),
-        Kind("killed", partial(_kill, "postgres"), steps=_FROM_SWEEP),
-        Kind("killed 1.5 s", partial(_kill, "postgres"), AWHILE, _FROM_SWEEP),
-        Kind("stopped", partial(_stop, "postgres"), steps=_FROM_SWEEP),
-        Kind("disk full", partial(_fill_disk, "postgres"), steps=_FROM_SWEEP),
+        *_proxied("postgres", _USE_DATABASE),
+        Kind("killed", partial(_kill, "postgres"), steps=_USE_DATABASE),
+        Kind("killed 1.5 s", partial(_kill, "postgres"), AWHILE, _USE_DATABASE),
+        Kind("stopped", partial(_stop, "postgres"), steps=_USE_DATABASE),
+        Kind("disk full", partial(_fill_disk, "postgres"), steps=_USE_DATABASE),
     ],
     "broker": [
-        *_proxied("exchange", _BEFORE_FLAT),
-        *_proxied("exchange", _BEFORE_FLAT, AWHILE),
-        Kind("stopped 1.5 s", partial(_stop, "exchange"), AWHILE, _BEFORE_FLAT),
+        *_proxied("exchange", _USE_BROKER),
+        *_proxied("exchange", _USE_BROKER, AWHILE),
+        Kind("stopped 1.5 s", partial(_stop, "exchange"), AWHILE, _USE_BROKER),
     ],
     "notifications": _proxied("sink", ("trip", "notify")),
     "own process": [
@@ -168,10 +171,10 @@ KINDS: Mapping[str, Sequence[Kind]] = {
         Kind("clock a day back", partial(_jump, -DAY)),
     ],
     "prefect": [
-        *_proxied("prefect", _FROM_SWEEP),
-        Kind("stopped", partial(_stop, "prefect"), steps=_FROM_SWEEP),
-        Kind("disk full", partial(_fill_disk, "prefect"), steps=_FROM_SWEEP),
-        Kind("killed", partial(_kill, "prefect"), steps=_FROM_SWEEP),
+        *_proxied("prefect", _USE_PREFECT),
+        Kind("stopped", partial(_stop, "prefect"), steps=_USE_PREFECT),
+        Kind("disk full", partial(_fill_disk, "prefect"), steps=_USE_PREFECT),
+        Kind("killed", partial(_kill, "prefect"), steps=_USE_PREFECT),
     ],
 }
 """By component. Prefect comes last: its server takes seconds to start again."""
