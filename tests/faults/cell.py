@@ -68,7 +68,10 @@ class Outcome:
     def __str__(self) -> str:
         verdict = "ok " if not self.broken else "RED"
         line = f"{verdict} {self.name:<42} halted {_s(self.halted)} flat {_s(self.flat)}  {self.happened}"
-        return "\n".join([line, *(f"      {sentence}" for sentence in self.broken)])
+        if not self.broken:
+            return line
+        screens = [f"      | {said.rstrip()}" for run in self.evidence.runs for said in run.screen.splitlines()]
+        return "\n".join([line, *(f"      {sentence}" for sentence in self.broken), *screens])
 
 
 @dataclass
