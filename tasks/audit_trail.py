@@ -87,10 +87,7 @@ class AuditTrail:
             self._wake.clear()
             try:
                 ledger = ledger or self._open_ledger()
-                self._spool.drain(ledger)
-                self._append_unspooled(ledger)
-                self._drain_transitions(ledger)
-                self._problem = None
+                self._problem = self._move_into(ledger)
             except (LedgerError, BreakerError) as error:
                 self._problem = str(error)
             if self._closing.is_set() and not self._wake.is_set():
@@ -100,6 +97,17 @@ class AuditTrail:
                 self._wake.set()
         if ledger is not None:
             ledger.close()
+
+    def _move_into(self, ledger: Ledger) -> str | None:
+        """Returns what kept the spool's own records where they are; that keeps the others from nothing."""
+        problem = None
+        try:
+            self._spool.drain(ledger)
+        except SpoolUnavailable as error:
+            problem = str(error)
+        self._append_unspooled(ledger)
+        self._drain_transitions(ledger)
+        return problem
 
     def _append_unspooled(self, ledger: Ledger) -> None:
         waiting = list(self._unspooled)
