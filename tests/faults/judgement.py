@@ -125,14 +125,14 @@ def _truth(seen: Evidence) -> list[str]:
         broken.append("exit status 4, and the screen doesn't say that it could not halt")
     named = run.screen.lower()
     recorded = left.of("CIRCUIT_BREAKER_TRIP") and left.of("KILL_SWITCH_FINISHED") and not left.waiting
-    for missing, word in (
-        (not recorded, "ledger"),
+    for missing, *words in (
+        (not recorded, "ledger", "audit records"),
         (not left.in_prefect, "prefect"),
         (not left.told, "pagerduty"),
         (run.status == NOT_FLAT, "paper"),
     ):
-        if missing and word not in named:
-            broken.append(f"the screen doesn't name what is missing: {word}")
+        if missing and not any(word in named for word in words):
+            broken.append(f"the screen doesn't name what is missing: {words[0]}")
     return broken
 
 
