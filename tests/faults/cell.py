@@ -161,6 +161,7 @@ def run_cell(stack: Stack, cell: Cell) -> Outcome:
         if not _recorded(left):
             _command(place, "audit", "drain")
         if runs[0].status not in (FLAT, NOT_HALTED):
+            place.configure(DEADLINE)
             runs.append(Kill(place).result())
         end = _facts(place)
         if not _recorded(end):
