@@ -91,8 +91,11 @@ demo: $(READY) ## A real book, halted and flattened   [KEEP=1 leaves it running]
 test: $(READY) ## All tests
 	@$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
 
-.PHONY: faults crash-points
-faults: crash-points
+.PHONY: faults kill-matrix crash-points
+faults: kill-matrix crash-points ## Pull every plug, and kill at every I/O
+
+kill-matrix: $(READY) ## Break each part at each step of the kill switch     [ONLY='redis/*']; writes docs/faults.md
+	@$(BIN)/python -m tests.faults $(if $(ONLY),'$(ONLY)')
 
 crash-points: $(READY) ## Kill each procedure at each of its I/O    [MINUTES=10 at most]; writes docs/crash-points.md
 	@$(BIN)/python -m tests.faults.crash_points --write $(if $(MINUTES),--minutes $(MINUTES))
