@@ -37,13 +37,13 @@ from console.api_models import (
     StatusBody,
     TripRequest,
 )
-from console.kills import Kill
 from console.permissions import Identity, Permission
 from console.problems import MEDIA_TYPE, ApiProblem, Problem, problem, problem_of
 from console.services import Services
 from console.web import address
 from ledger.errors import LedgerError
 from ledger.ledger import Filter
+from tasks.kill.picture import KillPicture
 from tasks.recovery.checklist import CHECKLIST
 from tasks.recovery.decision import Approval, RootCause
 from tasks.recovery.state import RecoveryState
@@ -210,13 +210,13 @@ async def start_kill(
     tags=["kill switch"],
 )
 async def get_kill(request: Request, who: _Who, incident_id: str) -> KillBody:
-    """Of the runs that this console has started. The audit log has those of any origin."""
+    """Of any origin, from the last day; of several of one incident the newest, or one that still runs."""
     here = _services(request)
     await here.actions.require(who, Permission.VIEW_CIRCUIT)
-    kill = here.kills.find(incident_id)
-    if kill is None:
-        raise ApiProblem(404, "unknown-incident", "No such run", "This console has started no run of that incident.")
-    return kill_body(kill)
+    runs = here.kills.of(incident_id)
+    if not runs:
+        raise ApiProblem(404, "unknown-incident", "No such run", "No run of that incident is known of the last day.")
+    return kill_body(next((run for run in runs if run.verdict == "RUNNING"), runs[0]))
 
 
 @router.get(
@@ -334,17 +334,19 @@ def status_body(scope: str, status: Status) -> StatusBody:
     return StatusBody.model_validate({"scope": scope, "as_of": status.as_of, **status})
 
 
-def kill_body(kill: Kill) -> KillBody:
+def kill_body(kill: KillPicture) -> KillBody:
     return KillBody(
         incident_id=kill.incident_id,
         verdict=kill.verdict,
         scope=kill.scope,
         operator=kill.operator,
+        source=kill.source,
+        host=kill.host,
         reason=kill.reason,
         started_at=kill.started_at,
         elapsed=round(kill.elapsed, 3),
         halted=not kill.halt_problem,
-        problem=" ".join(part for part in (kill.halt_problem, kill.problem) if part),
+        problem=" ".join(part for part in (kill.halt_problem, kill.problem, _silence(kill)) if part),
         unconfirmed=kill.unconfirmed,
         accounts=[
             {
@@ -363,6 +365,12 @@ def kill_body(kill: Kill) -> KillBody:
         ],
         done_without=list(kill.missing),
     )
+
+
+def _silence(kill: KillPicture) -> str:
+    if kill.verdict != "NOT KNOWN":
+        return ""
+    return f"Nothing was heard of it for {kill.silent_for:.0f} s. Run it again; it is safe to."
 
 
 def recovery_body(state: RecoveryState) -> RecoveryBody:

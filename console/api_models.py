@@ -181,15 +181,19 @@ class KillBody(BaseModel):
     """One run of the kill switch."""
 
     incident_id: str
-    verdict: Literal["RUNNING", "FLAT", "NOT FLAT"]
+    verdict: Literal["RUNNING", "FLAT", "NOT FLAT", "NOT KNOWN"] = Field(
+        description="NOT KNOWN: a run of another process that nothing was heard of for ten seconds."
+    )
     scope: str
     operator: str
+    source: str = Field(examples=["cli"], description="The way in by which it was asked for.")
+    host: str = Field(description="Where it runs, or ran.")
     reason: str
     started_at: datetime
     elapsed: float = Field(description="Seconds.")
     halted: bool
     unconfirmed: str | None = Field(description="Why the trip is not known to outlive a crash of Redis.")
-    problem: str = Field(description="Why it could not halt, or broke off; empty otherwise.")
+    problem: str = Field(description="Why it could not halt, broke off or is not known; empty otherwise.")
     accounts: list[dict[str, Any]]
     done_without: list[str]
 

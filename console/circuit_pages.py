@@ -57,12 +57,12 @@ async def circuit(request: Request, scope: str = GLOBAL, done: str = "") -> Resp
         done=_DONE.get(done),
         refresh=True,
         pending=html(here.render.pending(here.pending.waiting())),
-        topics=["pending", f"state:{scope}", f"conditions:{scope}", "exposure", f"history:{scope}", "scopes"],
+        topics=["pending", "kills", f"state:{scope}", f"conditions:{scope}", "exposure", f"history:{scope}", "scopes"],
         conditions=html(here.render.conditions(here.conditions(scope).look())),
         exposure=html(here.render.exposure(here.exposure.look())),
         history=html(here.render.history(history)),
         scopes=html(here.render.scopes([here.watcher.reading(name) for name in here.watcher.scopes])),
-        kills=list(reversed(here.kills.all()))[:3],
+        kills=html(here.render.kills(here.kills.all())),
     )
 
 
@@ -189,17 +189,18 @@ _form("kill", "Kill Switch", Permission.KILL_SWITCH, _kill_values, _kill)
 async def kill_run(request: Request, incident_id: str) -> Response:
     caller = await caller_of(request, Permission.VIEW_CIRCUIT)
     here = services(request)
-    found = here.kills.find(incident_id)
-    if found is None:
-        text = "This console has started no kill switch of that incident. The audit log has every run of any origin."
+    runs = here.kills.of(incident_id)
+    if not runs:
+        text = "No kill switch of that incident is known of the last day. The audit log has every run."
         return message(request, caller.identity, 404, "Not found", text)
     return answer(
         request,
         "kill_run.html",
         caller.identity,
-        title=f"Kill Switch {found.verdict}",
-        kill=found,
+        title=f"Kill Switch {runs[0].verdict}",
+        incident_id=incident_id,
+        runs=html(here.render.kill_runs(runs)),
         pending=html(here.render.pending(here.pending.waiting())),
-        topics=["pending", f"kill:{found.incident_id}"],
-        refresh=not found.over,
+        topics=["pending", f"kill:{incident_id}"],
+        refresh=not all(run.over for run in runs),
     )

@@ -6,30 +6,37 @@ The thread has its own event loop, so that neither a busy page nor the orchestra
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import socket
 import time
 from collections import OrderedDict
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from typing import Literal
+
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
 
 from breaker import BreakerError
 from breaker.errors import InvalidInput
 from breaker.pending_trips import PendingTrip
 from breaker.settings import Settings
+from breaker.uuid7 import uuid7
 from brokers.sweep import first_sweep
 from console.actions import Actions, Caller, checked_reason
 from console.permissions import Permission
 from flows.kill_context import note_sweep, open_kill_run
-from tasks.kill.report import KillReport
-from tasks.kill.run import AccountProgress, KillRun
+from tasks.kill.picture import KillPicture, picture_of
+from tasks.kill.publishing import read_pictures
+from tasks.kill.run import KillRun
 
 CONFIRMATION = "FLATTEN"
 """What has to be typed before anything is cancelled or closed."""
 _KEPT = 50
-
-Verdict = Literal["RUNNING", "FLAT", "NOT FLAT"]
+_SHOWN = 20
+LOOK_WITHIN = 1.0
+"""Seconds that Redis may take to say what other processes tell of their runs."""
 
 ORCHESTRATOR = {
     "PREFECT_API_REQUEST_TIMEOUT": "2",
@@ -44,80 +51,98 @@ ORCHESTRATOR = {
 
 @dataclass(slots=True)
 class Kill:
-    """One run. Written by its own thread and read by the pages; every value is replaced as a whole."""
+    """One run of this console. Written by its own thread and read by the pages; every value is replaced as a whole."""
 
     incident_id: str
     scope: str
     operator: str
     reason: str
+    source: str
     event_id: str
     names: Sequence[str]
     """The accounts."""
+    run_id: str = field(default_factory=uuid7)
     started_at: datetime = field(default_factory=lambda: datetime.now(UTC))
     started: float = field(default_factory=time.monotonic)
     halted_after: float | None = None
     not_told: str = ""
     """Why Redis could not be told of the trip, and whether it waits."""
     unconfirmed: str | None = None
-    """Why the trip is not known to outlive a crash of Redis."""
     problem: str = ""
-    """Why nothing is flattened, or no longer."""
     run: KillRun | None = None
-    report: KillReport | None = None
     ended_after: float | None = None
-
-    @property
-    def halt_problem(self) -> str:
-        """`not_told`, unless the run has found Redis back and made the trip."""
-        return "" if self.run is not None and self.run.halted_after is not None else self.not_told
 
     @property
     def over(self) -> bool:
         return self.ended_after is not None
 
     @property
-    def verdict(self) -> Verdict:
-        if self.report is not None:
-            return "FLAT" if self.report.flat else "NOT FLAT"
-        return "NOT FLAT" if self.over else "RUNNING"
+    def picture(self) -> KillPicture:
+        seen = self._not_begun() if self.run is None else picture_of(self.run)
+        return replace(
+            seen,
+            over=self.over,
+            problem=self.problem,
+            unconfirmed=self.unconfirmed,
+            halt_problem="" if seen.halted_after is not None else self.not_told,
+        )
 
-    @property
-    def elapsed(self) -> float:
-        return self.ended_after if self.ended_after is not None else time.monotonic() - self.started
-
-    @property
-    def accounts(self) -> Sequence[AccountProgress]:
-        if self.report is not None:
-            return self.report.accounts
-        return tuple(self.run.progress.values()) if self.run is not None else ()
-
-    @property
-    def missing(self) -> Sequence[str]:
-        """Parts that it went on without."""
-        return tuple(self.run.missing) if self.run is not None else ()
+    def _not_begun(self) -> KillPicture:
+        return KillPicture(
+            run_id=self.run_id,
+            incident_id=self.incident_id,
+            event_id=self.event_id,
+            scope=self.scope,
+            operator=self.operator,
+            reason=self.reason,
+            source=self.source,
+            host=socket.gethostname(),
+            started_at=self.started_at,
+            elapsed=self.ended_after if self.ended_after is not None else time.monotonic() - self.started,
+            halted_after=self.halted_after,
+            accounts=(),
+            missing=(),
+            reported=False,
+            over=self.over,
+        )
 
 
 class Kills:
-    """The newest runs that this console has started."""
+    """The newest runs: this console's own as they are, and those that another process has told Redis of."""
 
-    def __init__(self, settings: Settings, actions: Actions) -> None:
+    def __init__(self, settings: Settings, actions: Actions, redis: Redis) -> None:
         self._settings = settings
         self._actions = actions
+        self._redis = redis
         self._kills: OrderedDict[str, Kill] = OrderedDict()
+        self._elsewhere: dict[str, KillPicture] = {}
+        self._looked_at = time.monotonic()
         self._tasks: set[asyncio.Task[None]] = set()
         # Not the threads on which everything else waits for a database.
         self._threads = ThreadPoolExecutor(_KEPT, thread_name_prefix="kill switch")
 
-    def find(self, incident_id: str) -> Kill | None:
-        """The newest run of that incident."""
-        return next((kill for kill in reversed(self._kills.values()) if kill.incident_id == incident_id), None)
+    def all(self) -> list[KillPicture]:
+        """Every run that is known, newest first."""
+        own = {kill.run_id: kill.picture for kill in self._kills.values()}
+        since = time.monotonic() - self._looked_at
+        others = [
+            replace(seen, silent_for=seen.silent_for + since)
+            for run_id, seen in self._elsewhere.items()
+            if run_id not in own
+        ]
+        return sorted([*own.values(), *others], key=lambda seen: seen.started_at, reverse=True)
 
-    def running(self) -> list[Kill]:
-        return [kill for kill in self._kills.values() if not kill.over]
+    def of(self, incident_id: str) -> list[KillPicture]:
+        """Every run of that incident, newest first."""
+        return [seen for seen in self.all() if seen.incident_id == incident_id]
 
-    def all(self) -> list[Kill]:
-        """Every run that is still known, the newest last."""
-        return list(self._kills.values())
+    async def look_elsewhere(self) -> None:
+        """Read what other processes tell of their runs; what can't be read goes on growing old."""
+        with contextlib.suppress(RedisError, OSError):  # pages say themselves that Redis is away
+            async with asyncio.timeout(LOOK_WITHIN):
+                found = await read_pictures(self._redis, self._elsewhere, _SHOWN)
+            self._elsewhere = {seen.run_id: seen for seen in found}
+            self._looked_at = time.monotonic()
 
     async def start(
         self,
@@ -127,7 +152,7 @@ class Kills:
         *,
         accounts: Sequence[str] | None = None,
         event_id: str | None = None,
-    ) -> Kill:
+    ) -> KillPicture:
         """Trip, then flatten behind the caller's back. While a run of the incident goes on, this joins it.
 
         A breaker that can't be tripped doesn't keep the book from being closed. Raises Denied and InvalidInput; nothing
@@ -147,15 +172,15 @@ class Kills:
         incident_id = (status.incident_id if status else None) or trip.incident_id
         if (same := self._same(trip, incident_id, names, halted=status is not None)) is not None:
             return same
-        kill = Kill(incident_id, scope, caller.user, why, trip.event_id, names, not_told=problem)
+        kill = Kill(incident_id, scope, caller.user, why, caller.source, trip.event_id, names, not_told=problem)
         kill.started = begun
         if status is not None:
             kill.halted_after, kill.unconfirmed = time.monotonic() - begun, status.unconfirmed
         self._keep(kill)
-        task = asyncio.create_task(self._run(kill, caller.source))
+        task = asyncio.create_task(self._run(kill))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-        return kill
+        return kill.picture
 
     def _checked_accounts(self, asked: Sequence[str] | None) -> Sequence[str]:
         known = self._settings.accounts
@@ -167,15 +192,16 @@ class Kills:
             )
         return names
 
-    def _same(self, trip: PendingTrip, incident_id: str, names: Sequence[str], *, halted: bool) -> Kill | None:
-        """The run that this request has started before, or one of the incident that does what is asked for."""
-        for kill in reversed(self._kills.values()):
-            if kill.event_id == trip.event_id:
-                return kill
+    def _same(self, trip: PendingTrip, incident_id: str, names: Sequence[str], *, halted: bool) -> KillPicture | None:
+        """The run that this request has started before, or one of ours in the incident that does what is asked for."""
+        for seen in self.all():
+            if seen.event_id == trip.event_id and seen.verdict != "NOT KNOWN":
+                return seen
+        for kill in self._kills.values():
             # Where neither Redis nor the disk could be told, nothing says that it is one incident.
             ours = kill.incident_id == incident_id or (not halted and kill.scope == trip.scope)
             if ours and not kill.over and set(names) <= set(kill.names):
-                return kill
+                return kill.picture
         return None
 
     async def finish(self) -> None:
@@ -189,10 +215,10 @@ class Kills:
         while len(self._kills) > _KEPT:
             self._kills.popitem(last=False)
 
-    async def _run(self, kill: Kill, source: str) -> None:
+    async def _run(self, kill: Kill) -> None:
         try:
             if kill.names:
-                work = _flatten(kill, self._settings, source)
+                work = _flatten(kill, self._settings)
                 await asyncio.get_running_loop().run_in_executor(self._threads, asyncio.run, work)
             else:
                 kill.problem = "No account is configured, so nothing was cancelled or closed. Close the book by hand."
@@ -202,25 +228,23 @@ class Kills:
             kill.ended_after = time.monotonic() - kill.started
 
 
-async def _flatten(kill: Kill, settings: Settings, source: str) -> None:
+async def _flatten(kill: Kill, settings: Settings) -> None:
     async with open_kill_run(
         reason=kill.reason,
         operator=kill.operator,
         incident_id=kill.incident_id,
         accounts=kill.names,
         scope=kill.scope,
-        source=source,
+        source=kill.source,
         settings=settings,
         trip_event_id=kill.event_id,
     ) as run:
         run.started, run.started_at, run.halted_after = kill.started, kill.started_at, kill.halted_after
+        run.run_id = kill.run_id
         kill.run = run
         swept = await first_sweep(run.brokers.values(), run.settings.first_sweep_timeout)
         run.first_sweep_after = run.elapsed
         note_sweep(run, swept)
         from flows.kill_switch import run_kill_switch  # noqa: PLC0415  slow to import, and the sweep comes first
 
-        def announce(report: KillReport) -> None:
-            kill.report = report
-
-        await run_kill_switch(run, announce)
+        await run_kill_switch(run, lambda _: None)

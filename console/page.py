@@ -45,7 +45,7 @@ def answer(request: Request, template: str, identity: Identity | None, *, status
     }
     if identity is not None:
         seen = values["reading"] if scope == GLOBAL and "reading" in values else here.watcher.reading(GLOBAL)
-        shown["strip"] = html(here.render.strip(seen))
+        shown["strip"] = html(here.render.strip(seen, here.kills.all()))
         shown["topics"] = ["strip", *shown["topics"]]
     return HTMLResponse(here.render.page(template, **shown), status)
 

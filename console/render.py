@@ -19,10 +19,10 @@ from breaker.pending_trips import PendingTrip
 from breaker.settings import Settings
 from console import looks
 from console.exposure import AccountExposure, profit_of
-from console.kills import Kill
 from console.lookout import Seen
 from console.permissions import Permission
 from console.watch import Reading
+from tasks.kill.picture import KillPicture
 from tasks.recovery.checklist import CHECKLIST
 from tasks.recovery.measurement import Measurement
 from tasks.recovery.state import RecoveryState
@@ -68,8 +68,10 @@ class Renderer:
     def page(self, template: str, **values: Any) -> str:
         return self._environment.get_template(template).render(values)
 
-    def strip(self, reading: Reading) -> str:
-        return self.page("_strip.html", reading=reading)
+    def strip(self, reading: Reading, kills: Sequence[KillPicture]) -> str:
+        """The state, and a kill switch that runs, on top of every page."""
+        running = next((seen for seen in kills if seen.verdict == "RUNNING"), None)
+        return self.page("_strip.html", reading=reading, running=running)
 
     def state(self, reading: Reading) -> str:
         return self.page("_state.html", reading=reading)
@@ -99,8 +101,13 @@ class Renderer:
         """Trips that wait on this host until Redis is back."""
         return self.page("_pending.html", waiting=waiting)
 
-    def kill(self, kill: Kill) -> str:
-        return self.page("_kill.html", kill=kill)
+    def kills(self, seen: Sequence[KillPicture]) -> str:
+        """The newest runs of the kill switch, a line each."""
+        return self.page("_kills.html", kills=seen[:3])
+
+    def kill_runs(self, runs: Sequence[KillPicture]) -> str:
+        """The runs of one incident in full."""
+        return "".join(self.page("_kill.html", kill=run) for run in runs)
 
 
 def _time(moment: datetime | None) -> Markup | str:

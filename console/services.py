@@ -9,7 +9,7 @@ import json
 import logging
 import os
 import secrets
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Coroutine, Iterable, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -43,6 +43,7 @@ from ledger.configured import open_ready_ledger, open_spool
 from ledger.errors import LedgerError
 from ledger.outbox import known_scopes
 from ledger.recorder import Recorder
+from tasks.kill.picture import KillPicture
 from tasks.recovery.conditions import measure_conditions
 from tasks.recovery.measurement import Measurement
 from tasks.recovery.state import RecoveryState
@@ -83,7 +84,7 @@ class Services:
         self.watcher = Watcher(self._watched_breaker, self._tell)
         self.actions = Actions(settings, self.async_redis, self.recorder, self._transition_made)
         self.pending = PendingTrips(settings.pending_trips_dir)
-        self.kills = Kills(settings, self.actions)
+        self.kills = Kills(settings, self.actions, self.async_redis)
         self.recoveries = Recoveries(settings, self.async_redis, self.actions)
         self.exposures = ExposureReader(settings.accounts)
         self.exposure: Lookout[tuple[AccountExposure, ...]] = Lookout(
@@ -198,7 +199,7 @@ class Services:
         for reading in changed:
             self.broadcast.publish(f"state:{reading.scope}", self.render.state(reading))
             self.broadcast.publish(f"status:{reading.scope}", json.dumps({"scope": reading.scope, **reading.status}))
-        self.broadcast.publish("strip", self.render.strip(self.watcher.reading("global")))
+        self._tell_strip()
         self.broadcast.publish("scopes", self.render.scopes([self.watcher.reading(s) for s in self.watcher.scopes]))
         for reading in changed:
             self._spawn(self._tell_history(reading.scope))
@@ -252,14 +253,25 @@ class Services:
                 await asyncio.sleep(5.0)
                 self._drain_wanted.set()
 
+    def _tell_strip(self) -> None:
+        self.broadcast.publish("strip", self.render.strip(self.watcher.reading(GLOBAL), self.kills.all()))
+
     async def _tell_kills(self) -> None:
+        """Runs of this console and of any other process, while they go on."""
         told: dict[str, str] = {}
+        running: list[str] = []
         while True:
-            for kill in self.kills.all():
-                html = self.render.kill(kill)
-                if told.get(kill.incident_id) != html:
-                    told[kill.incident_id] = html
-                    self.broadcast.publish(f"kill:{kill.incident_id}", html)
+            await self.kills.look_elsewhere()
+            seen = self.kills.all()
+            pieces = {f"kill:{incident}": self.render.kill_runs(runs) for incident, runs in _by_incident(seen)}
+            now = {"kills": self.render.kills(seen), **pieces}
+            for topic, html in now.items():
+                if told.get(topic) != html:
+                    self.broadcast.publish(topic, html)
+            told = now
+            if (still := [kill.run_id for kill in seen if kill.verdict == "RUNNING"]) != running:
+                running = still
+                self._tell_strip()
             await asyncio.sleep(KILL_TELL_EVERY)
 
     async def _make_pending_trips(self) -> None:
@@ -279,6 +291,11 @@ class Services:
 
     def _blocking_redis(self) -> Redis:
         return Redis.from_url(self.settings.redis_url.get_secret_value())
+
+
+def _by_incident(seen: Sequence[KillPicture]) -> Iterable[tuple[str, list[KillPicture]]]:
+    for incident_id in dict.fromkeys(kill.incident_id for kill in seen):
+        yield incident_id, [kill for kill in seen if kill.incident_id == incident_id]
 
 
 async def _loudly(work: Coroutine[Any, Any, None]) -> None:

@@ -15,6 +15,7 @@ from breaker.uuid7 import uuid7
 from brokers.registry import open_brokers
 from ledger.spool import Spool
 from tasks.audit_trail import AuditTrail
+from tasks.kill.publishing import published
 from tasks.kill.run import KillRun, Observer
 
 if TYPE_CHECKING:
@@ -107,6 +108,8 @@ async def open_kill_run(
         breaker=breaker,
         brokers=brokers,
         settings=settings.kill,
+        scope=scope,
+        source=source,
         configuration=settings,
         observers=(trail, *observers),
         trail=trail,
@@ -115,12 +118,13 @@ async def open_kill_run(
     if record_at_once:
         trail.start()
     run.tell("KILL_SWITCH_STARTED", reason=reason, accounts=wanted)
-    try:
-        yield run
-    finally:
-        for broker in own.values():
-            await broker.aclose()
-        run.missing += await asyncio.to_thread(trail.close, LEDGER_WAIT)
+    async with published(run, settings.redis_url.get_secret_value()):
+        try:
+            yield run
+        finally:
+            for broker in own.values():
+                await broker.aclose()
+            run.missing += await asyncio.to_thread(trail.close, LEDGER_WAIT)
 
 
 def note_sweep(run: KillRun, swept: Iterable[Swept]) -> None:

@@ -16,6 +16,7 @@ from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 from breaker.settings import KillSettings, Settings
+from breaker.uuid7 import uuid7
 from brokers.protocol import Broker
 
 if TYPE_CHECKING:
@@ -100,6 +101,10 @@ class KillRun:
     breaker: AsyncCircuitBreaker
     brokers: Mapping[str, Broker]
     settings: KillSettings
+    scope: str = "global"
+    source: str = "flow"
+    """The way in by which it was asked for."""
+    run_id: str = field(default_factory=uuid7)
     observers: Sequence[Observer] = ()
     trail: AuditTrail | None = None
     configuration: Settings | None = None

@@ -1,0 +1,110 @@
+"""A run of the kill switch as everybody may see it, in one value that travels as JSON. Pure."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from datetime import datetime
+from functools import cache
+from typing import Literal
+
+from pydantic import TypeAdapter
+
+from tasks.kill.run import AccountProgress, KillRun
+
+Verdict = Literal["RUNNING", "FLAT", "NOT FLAT", "NOT KNOWN"]
+SILENT = 10.0
+"""Seconds after which a run that nothing was heard of is not known to go on."""
+CLOSES = 60
+"""The newest closes of an account that a picture shows."""
+
+
+@dataclass(frozen=True, slots=True)
+class KillPicture:
+    """Durations are seconds from the start of the run."""
+
+    run_id: str
+    incident_id: str
+    event_id: str | None
+    """Of the trip that began it."""
+    scope: str
+    operator: str
+    reason: str
+    source: str
+    host: str
+    started_at: datetime
+    elapsed: float
+    halted_after: float | None
+    accounts: tuple[AccountProgress, ...]
+    missing: tuple[str, ...]
+    """Parts that it goes on without."""
+    reported: bool
+    """The result is known; what follows is only its record."""
+    over: bool
+    problem: str = ""
+    """Why nothing is flattened, or no longer."""
+    halt_problem: str = ""
+    unconfirmed: str | None = None
+    """Why the trip is not known to outlive a crash of Redis."""
+    silent_for: float = 0.0
+    """Seconds for which nothing was heard of it."""
+
+    @property
+    def flat(self) -> bool:
+        return self.reported and bool(self.accounts) and all(account.flat for account in self.accounts)
+
+    @property
+    def verdict(self) -> Verdict:
+        if self.reported or self.over:
+            return "FLAT" if self.flat else "NOT FLAT"
+        return "RUNNING" if self.silent_for <= SILENT else "NOT KNOWN"
+
+    @property
+    def no_orders_after(self) -> float | None:
+        return _latest(account.no_orders_after for account in self.accounts)
+
+    @property
+    def flat_after(self) -> float | None:
+        return _latest(account.flat_after for account in self.accounts) if self.flat else None
+
+    def to_json(self) -> bytes:
+        return _adapter().dump_json(self)
+
+    @classmethod
+    def from_json(cls, raw: bytes) -> KillPicture:
+        """Raises ValueError."""
+        return _adapter().validate_json(raw)
+
+
+def picture_of(run: KillRun) -> KillPicture:
+    report = run.report
+    progress = run.progress.values() if report is None else report.accounts
+    return KillPicture(
+        run_id=run.run_id,
+        incident_id=run.incident_id,
+        event_id=run.trip_event_id,
+        scope=run.scope,
+        operator=run.operator,
+        reason=run.reason,
+        source=run.source,
+        host=socket.gethostname(),
+        started_at=run.started_at,
+        elapsed=run.elapsed if report is None else report.finished_after,
+        halted_after=run.halted_after,
+        accounts=tuple(replace(account, closes=account.closes[-CLOSES:]) for account in progress),
+        missing=tuple(run.missing),
+        reported=report is not None,
+        over=False,
+    )
+
+
+@cache
+def _adapter() -> TypeAdapter[KillPicture]:
+    return TypeAdapter(KillPicture)
+
+
+def _latest(values: Iterable[float | None]) -> float | None:
+    seen = list(values)
+    known = [value for value in seen if value is not None]
+    return max(known) if known and len(known) == len(seen) else None
