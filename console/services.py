@@ -57,6 +57,8 @@ SCOPES_EVERY = 30.0
 BEAT = 1.0
 KILL_TELL_EVERY = 0.2
 PENDING_EVERY = 0.25
+CANCEL_AGAIN = 10
+"""How often, twice a second, a task is told to end before it is left behind."""
 
 _log = logging.getLogger(__name__)
 
@@ -118,9 +120,7 @@ class Services:
         finally:
             self.broadcast.close()
             await self.kills.finish()
-            for task in list(self._background):
-                task.cancel()
-            await asyncio.gather(*self._background, return_exceptions=True)
+            await _end(self._background)
             self.recoveries.close()
             self.passwords.close()
             await self.exposures.close()
@@ -296,6 +296,16 @@ class Services:
 def _by_incident(seen: Sequence[KillPicture]) -> Iterable[tuple[str, list[KillPicture]]]:
     for incident_id in dict.fromkeys(kill.incident_id for kill in seen):
         yield incident_id, [kill for kill in seen if kill.incident_id == incident_id]
+
+
+async def _end(tasks: Iterable[asyncio.Task[None]]) -> None:
+    """Cancel until it has worked: a client that waits for something else just then may lose a cancellation."""
+    left = set(tasks)
+    for _ in range(CANCEL_AGAIN):
+        for task in left:
+            task.cancel()
+        if left:
+            _, left = await asyncio.wait(left, timeout=0.5)
 
 
 async def _loudly(work: Coroutine[Any, Any, None]) -> None:
