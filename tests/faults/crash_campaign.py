@@ -43,6 +43,10 @@ def record(world: World, procedure: Procedure) -> list[Point]:
         run = case.run()
         broken = faults(procedure, case.evidence(frozenset()), run.ended)
         assert not broken, f"{procedure.name}, undisturbed: {broken}\n{run.ended.said}"
+    seen = any(point.label.startswith("Prefect POST") for point in run.points)
+    assert seen or not procedure.under_prefect, (
+        f"{procedure.name}: the orchestrator had no part in it\n{run.ended.said}"
+    )
     return [point for point in run.points if point.label.startswith(tuple(procedure.only))]
 
 

@@ -253,7 +253,7 @@ class Case:
         configuration.write_text(
             CONFIGURATION.format(
                 redis=redis_port,
-                redis_timeout=2.0 if self._procedure.redis_up else 0.2,
+                redis_timeout=2.0 if redis_port == self._world.redis.port else 0.2,
                 state=self._state,
                 database=f'database_url = "{self._database}"' if self._database else "",
                 orchestrator_wait=10.0 if self._procedure.under_prefect else 0.05,
@@ -266,6 +266,7 @@ class Case:
                 environment={
                     "BREAKER_CONFIG": str(configuration),
                     "PREFECT_API_URL": self._world.orchestrator(self._procedure.under_prefect),
+                    "PREFECT_API_REQUEST_TIMEOUT": "10",  # a busy machine is not what is tried here
                 },
                 output=self._directory / f"said_{number}",
                 journal=journal,
