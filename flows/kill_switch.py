@@ -289,8 +289,8 @@ def _summary(report: KillReport) -> dict[str, Any]:
     }
 
 
-def _milliseconds(value: float | None) -> str | None:
-    return None if value is None else f"{value:.3f}"
+def _milliseconds(value: float | None) -> float | None:
+    return None if value is None else round(value, 3)
 
 
 def _brief(details: Mapping[str, Any]) -> str:

@@ -52,6 +52,10 @@ def test_promise_8_a_kill_switch_is_on_record_step_by_step(audited: redis.Redis,
         "KILL_SWITCH_FINISHED",
     ):
         assert actions.count(once) == 1, (once, actions)
+    [finished] = [row["details"] for row in rows(breaker_cli, "--action", "KILL_SWITCH_FINISHED")]
+    assert isinstance(finished, dict) and isinstance(finished["flat_after"], float), (
+        "a number, which the exporter shows"
+    )
     incident = {row["incident_id"] for row in rows(breaker_cli, "--action", "FIRST_SWEEP")}
     assert len(rows(breaker_cli, "--incident", str(incident.pop()))) == len(actions) - 1
     assert {row["user_id"] for row in rows(breaker_cli, "--user", "ada")} == {"ada"}
