@@ -27,8 +27,9 @@ _REASON = re.compile(r"[A-Z][A-Z0-9_]{0,39}")
 
 _TRIP, _RESET = TRANSITION_ACTIONS["TRIP"], TRANSITION_ACTIONS["RESET"]
 _KILL_FINISHED = "KILL_SWITCH_FINISHED"
+_DRILL_FINISHED = "DRILL_FINISHED"
 _NOTIFICATION_FAILED = "NOTIFICATION_FAILED"
-_COUNTED = (_TRIP, _RESET, OVERRIDE_DETECTED, _KILL_FINISHED, _NOTIFICATION_FAILED)
+_COUNTED = (_TRIP, _RESET, OVERRIDE_DETECTED, _KILL_FINISHED, _DRILL_FINISHED, _NOTIFICATION_FAILED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +45,7 @@ class Counts:
     notification_failures: int = 0
     kills: Mapping[str, int] = field(default_factory=lambda: {"flat": 0, "not_flat": 0})
     last_kill: Mapping[str, Any] | None = None
+    last_drill: Mapping[str, Any] | None = None
 
 
 def read_on(ledger: Ledger, counts: Counts) -> Counts:
@@ -83,6 +85,8 @@ def add_row(counts: Counts, action: str, outcome: str, details: Mapping[str, Any
     if action == _KILL_FINISHED:
         kills = _one_more(counts.kills, "flat" if details.get("flat") is True else "not_flat")
         return replace(counts, kills=kills, last_kill=details)
+    if action == _DRILL_FINISHED:
+        return replace(counts, last_drill=details)
     return replace(counts, notification_failures=counts.notification_failures + 1)
 
 

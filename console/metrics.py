@@ -15,10 +15,11 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from datetime import datetime
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib.metadata import PackageNotFoundError, version
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
@@ -44,6 +45,7 @@ VERIFIED = 0.0
 FAILED = 999_999.0
 VERIFY_CHAIN_EVERY = 60.0
 _STAGES = ("halted", "no_orders", "flat")
+_DRILL_STAGES = ("halted", "first_cancel", "no_orders", "flat", "recovery")
 
 T = TypeVar("T")
 
@@ -319,6 +321,8 @@ def _ledger_families(reading: LedgerReading, chain: ChainReading) -> Iterator[Me
     yield _labelled(
         CounterMetricFamily("cb_kill_switch_runs", "Finished runs of the kill switch.", labels=["result"]), counts.kills
     )
+    if counts.last_drill is not None:
+        yield from _drill_families(counts.last_drill)
     if counts.last_kill is None:
         return
     yield _gauge(
@@ -326,14 +330,34 @@ def _ledger_families(reading: LedgerReading, chain: ChainReading) -> Iterator[Me
         "Whether the last run ended with a flat book.",
         float(counts.last_kill.get("flat") is True),
     )
-    durations = GaugeMetricFamily(
-        "cb_kill_switch_seconds", "From the start of the last run until the stage was reached.", labels=["stage"]
+    yield _durations(
+        "cb_kill_switch_seconds",
+        "From the start of the last run until the stage was reached.",
+        _STAGES,
+        counts.last_kill,
     )
-    for stage in _STAGES:
-        value = counts.last_kill.get(f"{stage}_after")
+
+
+def _drill_families(drill: Mapping[str, Any]) -> Iterator[Metric]:
+    yield _gauge("cb_drill_passed", "Whether the last drill passed.", float(drill.get("passed") is True))
+    yield _gauge("cb_drill_at_seconds", "Unix time of the last drill.", _unix_time(drill.get("started_at")))
+    yield _durations("cb_drill_seconds", "How long each stage of the last drill took.", _DRILL_STAGES, drill)
+
+
+def _durations(name: str, text: str, stages: Iterable[str], found: Mapping[str, Any]) -> Metric:
+    durations = GaugeMetricFamily(name, text, labels=["stage"])
+    for stage in stages:
+        value = found.get(f"{stage}_after")
         if isinstance(value, int | float) and math.isfinite(value):
             durations.add_metric([stage], float(value))
-    yield durations
+    return durations
+
+
+def _unix_time(text: object) -> float | None:
+    try:
+        return datetime.fromisoformat(str(text)).timestamp()
+    except ValueError:
+        return None
 
 
 def _gauge(name: str, text: str, value: float | None) -> Metric:

@@ -25,6 +25,7 @@ from ledger.configured import open_ready_ledger, open_spool
 from ledger.outbox import drain_outbox
 from ledger.reconcile import reconcile
 from ledger.record import DENIED, AuditRecord
+from tasks.drill.result import DrillResult
 from tests.console.conftest import MakeSettings
 from tests.console.harness import lose_a_gate
 
@@ -264,6 +265,19 @@ def test_a_kill_switch_shows_how_it_ended_and_how_long_it_took(settings: Setting
     assert values["cb_kill_switch_runs_total", "not_flat"] == 1
     assert values["cb_kill_switch_seconds", "no_orders"] == 2.5
     assert ("cb_kill_switch_seconds", "flat") not in values
+
+
+def test_the_last_drill_shows_its_result_its_age_and_its_figures(settings: Settings, scrape: Scrape) -> None:
+    assert ("cb_drill_passed",) not in scrape()
+    failed = DrillResult(20, 6, flat_after=1.5, problems=("not recovered: it took too long",))
+    for result in (DrillResult(20, 6), failed):
+        record = AuditRecord(action="DRILL_FINISHED", source="flow", details=result.as_dict())
+        open_ready_ledger(settings).append([record])
+    values = scrape()
+    assert values["cb_drill_passed",] == 0
+    assert values["cb_drill_at_seconds",] == pytest.approx(failed.started_at.timestamp())
+    assert values["cb_drill_seconds", "flat"] == 1.5
+    assert ("cb_drill_seconds", "recovery") not in values
 
 
 def test_denied_attempts_are_counted(settings: Settings, scrape: Scrape) -> None:
