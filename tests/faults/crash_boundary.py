@@ -191,7 +191,7 @@ _STATEMENTS: Mapping[str, Callable[..., str]] = {
 
 
 def _of_a_run(peer: str, request: re.Match[bytes] | None) -> str | None:
-    """Flow and task runs, their states, artifacts; not what is read, logs or the stream of events."""
+    """Flow runs, their states, artifacts; not what is read, logs, or the stream of events that task runs travel in."""
     if request is None:
         return None
     text = _request(request)

@@ -44,7 +44,8 @@ I/O, and started again as an operator would: the same command, a new process. In
 | --- | --- | --- | --- | --- | --- | --- |
 {rows}
 
-{failures}*I/O* is what is tried of a run, *not reached* a death whose run ended without coming to it: I/O are named by
+{failures}
+*I/O* is what is tried of a run, *not reached* a death whose run ended without coming to it: I/O are named by
 what they are and by which of the same they are, and how often some occur depends on timing. Such a run was started
 again and judged all the same. *Closed again*: the first sweep of the second run cancelled a close that the first had at
 work, so the rest of that position was closed by another one. *Slowest to flat* counts from the start of the first run.
@@ -56,7 +57,7 @@ transitions are not, and no close is doubled.
 
 Counted is what a process sends, writes, syncs or names, where Python hands it over; statements of a database where
 SQLAlchemy hands them over. What it receives changes nothing outside it: to die after an answer is to die before the
-next thing it sends. Of Prefect's requests those count that make or change a flow run, a task run or an artifact. What
+next thing it sends. Of Prefect's requests those count that make or change a flow run or an artifact. What
 happens when Prefect, Redis or the database itself goes down is another matter: see [independence.md](independence.md).
 
 ## What is counted
