@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import httpx
 import stamina
+import stamina.instrumentation
 
 from breaker.orders import Account, MarketClock, Order, OrderStatus, OrderType, Position, Side, TimeInForce
 from brokers.protocol import (
@@ -34,6 +35,9 @@ from brokers.protocol import (
 
 if TYPE_CHECKING:
     from breaker.settings import AccountSettings
+
+# Its own line about each retry goes to standard output, into answers for machines and over what people are shown.
+stamina.instrumentation.set_on_retry_hooks(())
 
 PAGE = 500
 """The largest page of orders that Alpaca serves; without a limit it serves 50."""

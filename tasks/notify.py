@@ -16,6 +16,7 @@ from uuid import UUID
 
 import httpx
 import stamina
+import stamina.instrumentation
 from pydantic import SecretStr
 
 from breaker.settings import NotificationSettings, Settings
@@ -26,6 +27,8 @@ from tasks.notification_text import Kind, Note, Severity, apprise_type, pagerdut
 from tasks.recovery.scrub import configured_secrets, scrub
 
 __all__ = ["NOTIFICATION_FAILED", "RECORD_WAIT", "DeliveryFailure", "Kind", "Note", "Severity", "notify"]
+
+stamina.instrumentation.set_on_retry_hooks(())  # they print on standard output, which may be an answer for machines
 
 NOTIFICATION_FAILED = "NOTIFICATION_FAILED"
 RECORD_WAIT = 1.0

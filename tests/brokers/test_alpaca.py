@@ -348,10 +348,13 @@ async def test_an_extended_hours_close_is_a_limit_order_for_the_day(venue: Venue
 # Waiting, and for how long
 
 
-async def test_reads_are_tried_again_through_a_short_outage(venue: Venue, broker: AlpacaBroker) -> None:
+async def test_reads_are_tried_again_through_a_short_outage(
+    venue: Venue, broker: AlpacaBroker, capfd: pytest.CaptureFixture[str]
+) -> None:
     exchange = venue(LONG + trouble("503", "*", first=2) + trouble("drop", "*", first=1))
     assert len(await broker.positions()) == 1
     assert exchange.report()["trouble"] == {"503": 2, "drop": 1}
+    assert capfd.readouterr() == ("", ""), "standard output belongs to whoever calls"
 
 
 @pytest.mark.parametrize(
