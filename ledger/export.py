@@ -24,6 +24,7 @@ from ledger.record import COLUMNS, GENESIS, RawRow
 Format = Literal["jsonl", "csv"]
 
 _BATCH = 2_000
+_FORMULA = ("=", "+", "-", "@", "\t", "\r", "'")
 _PREV_HASH = COLUMNS.index("prev_hash")
 
 
@@ -75,7 +76,7 @@ def _write_rows(ledger: Ledger, file: IO[str], format: Format) -> tuple[int, int
     with contextlib.closing(ledger.stream()) as batches:
         for batch in batches:
             if format == "csv":
-                table.writerows(batch)
+                table.writerows([_inert(value) for value in row] for row in batch)
             else:
                 file.writelines(
                     json.dumps(dict(zip(COLUMNS, row, strict=True)), ensure_ascii=False) + "\n" for row in batch
@@ -136,6 +137,11 @@ class ExportedRows:
             raise ExportUnreadable(f"{self.path} is not an export of the audit log, or is cut short: {error}") from None
 
 
+def _inert(value: Any) -> Any:
+    """A cell that no spreadsheet takes for a formula. A reader takes one apostrophe away from where one leads."""
+    return f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA) else value
+
+
 def _read_jsonl(file: IO[str]) -> Iterator[RawRow]:
     for line in file:
         values = json.loads(line)
@@ -146,5 +152,5 @@ def _read_csv(file: IO[str]) -> Iterator[RawRow]:
     csv.field_size_limit(2**31 - 1)
     for values in csv.DictReader(file):
         # Empty and absent are one thing in the ledger, so nothing is lost in CSV.
-        row: list[Any] = [values[name] or None for name in COLUMNS[1:]]
+        row: list[Any] = [values[name].removeprefix("'") or None for name in COLUMNS[1:]]
         yield int(values["seq"]), *row

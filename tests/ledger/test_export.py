@@ -58,6 +58,16 @@ def test_an_outsider_can_verify_an_export(filled: Ledger, form: Format, tmp_path
     assert verify(rows, checkpoints=[rows.checkpoint()]).whole
 
 
+def test_no_cell_is_a_formula_and_what_was_written_can_be_read_back(ledger: Ledger, tmp_path: Path) -> None:
+    names = ["=HYPERLINK(1)", "+1", "-1", "@SUM(1)", "\t=1", "'quoted", "''=1", "plain"]
+    ledger.append([AuditRecord(action="X", source="cli", user_id=name) for name in names])
+    path = write_export(ledger, tmp_path / "audit.csv", "csv").path
+    cells = [cell for row in read(path) for cell in row.values()]
+    assert not [cell for cell in cells if str(cell).startswith(("=", "+", "-", "@", "\t", "\r"))]
+    assert outsider(path, tmp_path).stdout == f"{len(names)} rows are whole\n"
+    assert verify(ExportedRows(path), checkpoints=[ExportedRows(path).checkpoint()]).whole
+
+
 @pytest.mark.parametrize("form", FORMATS)
 def test_an_empty_ledger_can_be_exported(ledger: Ledger, form: Format, tmp_path: Path) -> None:
     exported = write_export(ledger, tmp_path / f"audit.{form}", form)
