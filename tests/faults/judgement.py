@@ -124,7 +124,9 @@ def _truth(seen: Evidence) -> list[str]:
     if run.status == NOT_HALTED and "COULD NOT HALT" not in run.screen:
         broken.append("exit status 4, and the screen doesn't say that it could not halt")
     named = run.screen.lower()
-    recorded = left.of("CIRCUIT_BREAKER_TRIP") and left.of("KILL_SWITCH_FINISHED") and not left.waiting
+    # A trip that waits on the disk is what exit status 4 and COULD NOT HALT say.
+    waiting = left.waiting and run.status != NOT_HALTED
+    recorded = left.of("CIRCUIT_BREAKER_TRIP") and left.of("KILL_SWITCH_FINISHED") and not waiting
     for missing, *words in (
         (not recorded, "ledger", "audit records"),
         (not left.in_prefect, "prefect"),
