@@ -144,6 +144,18 @@ def test_promise_7_what_is_stuck_is_named_with_the_venues_reason(
         assert set(venue.report()["positions"]) == {"MSFT"}
 
 
+def test_requests_that_are_tried_again_leave_no_log_lines_on_the_screen(
+    configured: redis.Redis, redis_server: EmbeddedRedis, breaker_cli: RunCli, write_configuration: WriteConfiguration
+) -> None:
+    with PaperExchangeThread(parse('[book]\npositions = 2\n[[trouble]]\nkind = "503"\n')) as venue:
+        pace = PACE.replace("[kill]", "[kill]\ndeadline = 2.0")
+        write_configuration(f'redis_url = "{redis_server.url}"\n{pace}{account(venue.url)}')
+        outcome = breaker_cli("kill", "--yes")
+    assert outcome.returncode == 3
+    assert "503" in outcome.stderr
+    assert "retry_scheduled" not in outcome.stderr + outcome.stdout
+
+
 class Terminal:
     """The command line on a real pseudo-terminal."""
 
