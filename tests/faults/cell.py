@@ -160,7 +160,7 @@ def run_cell(stack: Stack, cell: Cell) -> Outcome:
         left = _facts(place)
         if not _recorded(left):
             _command(place, "audit", "drain")
-        if runs[0].status not in (FLAT, NOT_HALTED):
+        if runs[0].status not in (FLAT, NOT_HALTED) or not left.flat:
             place.configure(DEADLINE)
             runs.append(Kill(place).result())
         end = _facts(place)
