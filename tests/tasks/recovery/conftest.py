@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import redis
+from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from breaker.settings import Settings
 from deployments.embedded_redis import EmbeddedRedis
@@ -31,3 +32,10 @@ def configure(redis_server: EmbeddedRedis, redis_client: redis.Redis, tmp_path: 
 def web() -> Iterator[Web]:
     with Web() as server:
         yield server
+
+
+@pytest.fixture(autouse=True)
+def no_orchestrator_is_configured() -> Iterator[None]:
+    """Where there is none, none is asked; elsewhere in the tests one is configured that refuses."""
+    with temporary_settings(restore_defaults={PREFECT_API_URL}):
+        yield
