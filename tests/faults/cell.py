@@ -28,7 +28,7 @@ HELD_WITHIN = 60.0
 ENDS_WITHIN = 110.0
 """Seconds; longer than any wait of the command, all of them added up."""
 DEADLINE = 60.0
-HOPELESS_DEADLINE = 3.0
+HOPELESS_DEADLINE = 6.0
 _UNPRIVILEGED = ["unshare", "--user", "--map-user=65534", "--map-group=65534"]
 
 _ENDS = {None: "killed", 0: "flat", 3: "not proven flat", 4: "halt not proven"}

@@ -91,11 +91,12 @@ def _markdown(outcomes: Iterable[Outcome]) -> str:
             if any(row := [_cell(found.get(Cell(component, step, kind).name)) for kind in kinds])
         ]
         parts += [f"### {component.capitalize()}", "", *_table(["", *(kind.name for kind in kinds)], rows), ""]
-        parts += [
+        broken = [
             f"- ✗ `{outcome.name}`: {'; '.join(outcome.broken)}"
             for outcome in found.values()
             if outcome.evidence.component == component and outcome.broken
         ]
+        parts += [*broken, ""] if broken else []
     return "\n".join(parts)
 
 
