@@ -26,7 +26,7 @@ ROOT = Path(__file__).parents[2]
 CONFIGURATION = """
 redis_url = "{redis}"
 state_dir = "{state}"
-database_url = "{database}"
+{database}
 quiet_period = 60
 [recovery]
 watch = {watch}
@@ -91,12 +91,14 @@ class ServedStack:
         self.service = service
         self.prefect = prefect
         self.ledger_url = ledger_url or f"sqlite:///{home / 'state' / 'audit.db'}"
+        # The state directory's own file is made when it is missing; one that is configured is not.
+        configured = database_url or ledger_url
         configuration = home / "breaker.toml"
         configuration.write_text(
             CONFIGURATION.format(
                 redis=redis_url,
                 state=home / "state",
-                database=database_url or self.ledger_url,
+                database=f'database_url = "{configured}"' if configured else "",
                 service=service.url,
                 watch=watch,
             )
