@@ -138,12 +138,9 @@ def _flatten(
     if not yes and not on_terminal():
         view.not_confirmed()
         return None
-    from stamina.instrumentation import set_on_retry_hooks  # noqa: PLC0415  after the trip
-
     from flows.kill_context import hurry_orchestrator  # noqa: PLC0415  after the trip
 
     hurry_orchestrator()
-    set_on_retry_hooks(())  # its log lines would tear the display; what doesn't answer is named there anyway
     loading = threading.Thread(target=importlib.import_module, args=("flows.kill_switch",), daemon=True)
     incident_id = (status.incident_id if status else None) or trip.incident_id
 
