@@ -10,7 +10,7 @@ from cli.quick_kill import hand_over
 
 def main() -> None:
     """Run the command line and leave with one of the documented exit statuses."""
-    if "BREAKER_URL" not in os.environ:  # else whoever acts needs the console's permission
+    if not os.environ.get("BREAKER_URL"):  # else whoever acts needs the console's permission
         hand_over(sys.argv[1:])
     try:
         from cli.app import run  # noqa: PLC0415  so that a missing extra is one line, not a traceback

@@ -28,13 +28,8 @@ def command_line(first: str = "") -> typer.Typer:
         pretty_exceptions_enable=False,
         rich_markup_mode=None,
     )
-    if "BREAKER_URL" in os.environ:
-        from cli import remote_commands  # noqa: PLC0415  nothing of it is needed where the halt is made here
-
-        remote_commands.register(app)
-    else:
-        circuit_commands.register(app)
-        kill_command.register(app)
+    circuit_commands.register(app)
+    kill_command.register(app)
     if first != "kill":
         from cli import (  # noqa: PLC0415
             audit_commands,
@@ -54,6 +49,10 @@ def command_line(first: str = "") -> typer.Typer:
             user_commands,
         ):
             commands.register(app)
+    if os.environ.get("BREAKER_URL"):
+        from cli import remote_commands  # noqa: PLC0415  nothing of it is needed where the halt is made here
+
+        remote_commands.take_over(app)
     return app
 
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import ipaddress
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from http.client import HTTPException
+from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection
 from typing import Any
 from urllib.error import HTTPError, URLError
 from urllib.parse import quote, urlencode, urlsplit
-from urllib.request import HTTPRedirectHandler, Request, build_opener
+from urllib.request import HTTPHandler, HTTPRedirectHandler, HTTPSHandler, Request, build_opener
 
 from breaker.errors import BreakerError, BreakerUnavailable, InvalidInput
 from breaker.events import TransitionEvent
@@ -20,7 +20,9 @@ from breaker.uuid7 import uuid7
 
 URL, TOKEN = "BREAKER_URL", "BREAKER_TOKEN"
 TIMEOUT = 10.0
-_WITHOUT_IT = f"Halting works without the console: on a host with the credentials, unset {URL}."
+WITHOUT_IT = (
+    f"Halting works without the console: unset {URL} on a host with the configuration, or run deployments/emergency.py"
+)
 
 
 class _NoRedirects(HTTPRedirectHandler):
@@ -28,6 +30,32 @@ class _NoRedirects(HTTPRedirectHandler):
 
     def redirect_request(self, *_: Any) -> None:
         return None
+
+
+class _NotReached(OSError):
+    """There was no connection, so nothing can have been asked over it."""
+
+
+class _Connecting(HTTPConnection):
+    def connect(self) -> None:
+        try:
+            super().connect()
+        except OSError as error:
+            raise _NotReached(str(error)) from error
+
+
+class _ConnectingSecurely(_Connecting, HTTPSConnection):
+    """`_Connecting.connect` goes on to that of HTTPSConnection."""
+
+
+class _Http(HTTPHandler):
+    def http_open(self, request: Request) -> HTTPResponse:
+        return self.do_open(_Connecting, request)
+
+
+class _Https(HTTPSHandler):
+    def https_open(self, request: Request) -> HTTPResponse:
+        return self.do_open(_ConnectingSecurely, request)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,9 +96,10 @@ class ConsoleClient:
     def reset(self, scope: str, reason: str, expected_epoch: int | None) -> Status:
         return _status(self._post("circuit-breaker/reset", scope, {"reason": reason, "expected_epoch": expected_epoch}))
 
-    def start_kill(self, scope: str, reason: str) -> dict[str, Any]:
-        """The run as it stands right after its halt."""
-        return self._post("kill-switch", scope, {"reason": reason, "confirm": "FLATTEN"})
+    def start_kill(self, scope: str, reason: str, accounts: Sequence[str] | None) -> dict[str, Any]:
+        """The run as it stands right after its halt. `accounts`: only these; all of the console's if there are none."""
+        body = {"reason": reason, "confirm": "FLATTEN", "accounts": list(accounts) if accounts else None}
+        return self._post("kill-switch", scope, body)
 
     def kill(self, incident_id: str) -> dict[str, Any]:
         """How the run of that incident stands."""
@@ -93,17 +122,23 @@ class ConsoleClient:
 
     def _ask(self, request: Request, *, changes: bool) -> dict[str, Any]:
         try:
-            with build_opener(_NoRedirects).open(request, timeout=TIMEOUT) as answer:
+            with build_opener(_NoRedirects, _Http, _Https).open(request, timeout=TIMEOUT) as answer:
                 found: dict[str, Any] = json.load(answer)
         except HTTPError as error:
             raise _refusal(error) from None
         except (URLError, HTTPException, OSError, ValueError) as error:
-            known = "Whether it was done is not known. " if changes else ""
-            raise BreakerUnavailable(
-                f"the console at {self.url} gave no answer ({getattr(error, 'reason', error)}). {known}{_WITHOUT_IT}",
-                may_have_happened=changes,
-            ) from None
+            raise self._no_answer(error, changes) from None
         return found
+
+    def _no_answer(self, error: Exception, changes: bool) -> BreakerUnavailable:
+        why = getattr(error, "reason", error)
+        if isinstance(why, _NotReached):
+            said, asked = f"the console at {self.url} can't be reached ({why}); nothing was asked of it.", False
+        else:
+            said, asked = f"the console at {self.url} gave no usable answer ({why or type(why).__name__}).", changes
+        if asked:
+            said += " It was asked, and may have done it, or may do so yet."
+        return BreakerUnavailable(f"{said} {WITHOUT_IT}", may_have_happened=asked)
 
 
 def _status(body: dict[str, Any]) -> Status:
@@ -122,7 +157,7 @@ def _refusal(error: HTTPError) -> BreakerError:
     if error.code in (400, 422):
         return InvalidInput(said)
     if error.code >= 500:
-        return BreakerUnavailable(f"{said} {_WITHOUT_IT}", may_have_happened=may_have_happened)
+        return BreakerUnavailable(f"{said} {WITHOUT_IT}", may_have_happened=may_have_happened)
     return BreakerError(said)
 
 

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import socket
+import subprocess
+import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,7 +20,7 @@ from brokers.paper.server import PaperExchangeThread
 from console.permissions import Role
 from deployments.child_process import free_port
 from deployments.embedded_redis import EmbeddedRedis
-from tests.cli.conftest import RunCli
+from tests.cli.conftest import ROOT, RunCli
 from tests.console.harness import Console
 
 GOOD_REASON = "cause found and fixed, book checked"
@@ -80,16 +84,47 @@ def test_each_command_needs_the_users_permission(
 
 @pytest.mark.usefixtures("as_role")
 def test_the_kill_switch_is_followed_to_flat(
-    console: Console, environment: dict[str, str], breaker_cli: RunCli, exchange: PaperExchangeThread
+    console: Console,
+    environment: dict[str, str],
+    breaker_cli: RunCli,
+    exchange: PaperExchangeThread,
+    redis_client: redis.Redis,
 ) -> None:
     sign(console, environment, Role.VIEWER)
     assert breaker_cli("kill", "--yes").returncode == 1
     assert not exchange.report()["is_flat"]
     sign(console, environment, Role.OPERATOR)
-    killed = breaker_cli("kill", "--yes", "--reason", "fills that we never sent")
+    other = breaker_cli("kill", "--yes", "--account", "BETA")
+    assert other.returncode == 2 and "BETA" in other.stderr and "ALPHA" in other.stderr
+    assert CircuitBreaker(redis_client).get_state().value == "OPEN", "an unknown account changes nothing"
+    killed = breaker_cli("kill", "--yes", "--reason", "x", "--account", "alpha", "--operator", "olga")
     assert (killed.returncode, killed.stdout.splitlines()[-1][:4]) == (0, "FLAT"), killed.stderr
     assert "0 of 12 positions" in killed.stdout
     assert exchange.report()["is_flat"]
+    assert len(killed.stderr.splitlines()) == 1 and "--operator is not used" in killed.stderr
+    assert CircuitBreaker(redis_client).get_status().tripped_by == "the_operator"
+
+
+@pytest.mark.usefixtures("as_role")
+def test_make_kill_switch_works_as_the_runbook_has_it(
+    console: Console, environment: dict[str, str], tmp_path: Path, redis_client: redis.Redis
+) -> None:
+    """The Makefile's own command, in a directory where `.venv/bin/breaker` is this checkout's."""
+    sign(console, environment, Role.OPERATOR)
+    command = tmp_path / ".venv/bin/breaker"
+    command.parent.mkdir(parents=True)
+    command.write_text(f'#!/bin/sh\nexec {sys.executable} -m cli "$@"\n', encoding="utf-8")
+    command.chmod(0o755)
+    (command.parents[1] / ".ready").touch()
+    asked = ["make", "-f", str(ROOT / "Makefile"), "-o", ".venv/.ready", "kill-switch"]
+    asked += ["OPERATOR=olga", "REASON=it's on fire", "YES=1"]
+    outcome = subprocess.run(
+        asked, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (outcome.returncode, "FLAT" in outcome.stdout) == (0, True), outcome.stderr
+    status = CircuitBreaker(redis_client).get_status()
+    assert (status.tripped_by, status.trip_reason) == ("the_operator", "KILL_SWITCH")
+    assert status["trip_details"]["reason"] == "it's on fire"
 
 
 @pytest.mark.usefixtures("as_role")
@@ -102,13 +137,47 @@ def test_a_kill_that_is_not_confirmed_has_halted(
     assert not exchange.report()["is_flat"]
 
 
+@pytest.mark.parametrize("command", ["init", "audit verify", "user add eve"])
+def test_what_is_local_only_is_refused(breaker_cli: RunCli, environment: dict[str, str], command: str) -> None:
+    environment["BREAKER_URL"] = "https://console.example"
+    outcome = breaker_cli(*command.split())
+    assert (outcome.returncode, outcome.stdout, len(outcome.stderr.splitlines())) == (2, "", 1)
+    assert "is local only" in outcome.stderr and "Unset BREAKER_URL" in outcome.stderr
+
+
+def test_an_empty_variable_names_no_console(
+    environment: dict[str, str], breaker_cli: RunCli, configured: redis.Redis
+) -> None:
+    environment["BREAKER_URL"] = ""
+    assert breaker_cli("trip").returncode == 0
+    assert CircuitBreaker(configured).is_tripped()
+
+
+def test_a_console_that_falls_silent_may_have_done_it(environment: dict[str, str], breaker_cli: RunCli) -> None:
+    """It takes the request and hangs up."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+
+        def hang_up() -> None:
+            connection, _ = listening.accept()
+            with connection:
+                connection.recv(65_536)
+
+        taken = threading.Thread(target=hang_up)
+        taken.start()
+        environment |= {"BREAKER_URL": f"http://127.0.0.1:{listening.getsockname()[1]}", "BREAKER_TOKEN": "t"}
+        outcome = breaker_cli("trip")
+        taken.join(10)
+    assert (outcome.returncode, outcome.stdout, len(outcome.stderr.splitlines())) == (4, "", 1)
+    assert "may have done it" in outcome.stderr and "nothing was asked" not in outcome.stderr
+
+
 @pytest.mark.parametrize(
     ("url", "token", "status", "says"),
     [
         ("http://console.example", "t", 2, "has to be https"),
         ("console", "t", 2, "no http(s) address"),
         ("http://127.0.0.1:{port}", "", 2, "breaker token create"),
-        ("http://127.0.0.1:{port}", "t", 4, "unset BREAKER_URL"),
+        ("http://127.0.0.1:{port}", "t", 4, "nothing was asked of it. Halting works without the console: unset"),
     ],
 )
 def test_what_cannot_be_used_says_so(
