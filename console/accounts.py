@@ -224,7 +224,8 @@ class Accounts:
                 id_hash=_digest(secret), user_name=name, csrf=csrf, created_at=now, seen_at=now, address=address
             )
         )
-        return secret, self._remember(Identity(name, role, PERMISSIONS[role], csrf, _digest(secret)))
+        identity = Identity(name, role, PERMISSIONS[role], csrf, _digest(secret))
+        return secret, self._remember(identity, identity.session)
 
     # --- sessions ---
 
@@ -262,7 +263,7 @@ class Accounts:
             with writing(self._ledger) as connection:
                 connection.execute(update(sessions).where(sessions.c.id_hash == name).values(seen_at=now))
         role = Role(found.role)
-        return self._remember(Identity(found.name, role, PERMISSIONS[role], found.csrf, name))
+        return self._remember(Identity(found.name, role, PERMISSIONS[role], found.csrf, name), name)
 
     def _session_lifetime(self, issuer: str | None) -> float:
         if issuer is None:
@@ -349,7 +350,26 @@ class Accounts:
                 raise AccountConflict(f"There is no token {token_id!r:.40} to revoke; nothing changed.")
 
     def token(self, text: str) -> Identity | None:
-        """Whose token it is, if it holds; its permissions are those that both it and its user's role have."""
+        """Whose token it is, if it holds; its permissions are those that both it and its user's role have.
+
+        While the database is away a token that was confirmed within the idle timeout may do what such a session may.
+
+        Raises:
+            LedgerUnavailable: the database is away, and this token is not known here.
+        """
+        name = f"token {_digest(text)}"
+        try:
+            identity = self._confirmed_token(text)
+        except LedgerError:
+            if (known := self._unconfirmed(name)) is None:
+                raise
+            return known
+        if identity is None:
+            self._forget(name)
+            return None
+        return self._remember(identity, name)
+
+    def _confirmed_token(self, text: str) -> Identity | None:
         token_id, _, secret = text.removeprefix(TOKEN_PREFIX).partition("_")
         if not text.startswith(TOKEN_PREFIX) or not secret or len(text) > 200:
             return None
@@ -404,10 +424,10 @@ class Accounts:
             for key in [key for key, (identity, _) in self._remembered.items() if identity.user == name]:
                 del self._remembered[key]
 
-    def _remember(self, identity: Identity) -> Identity:
+    def _remember(self, identity: Identity, name: str) -> Identity:
         with self._lock:
-            self._remembered[identity.session] = (identity, time.monotonic())
-            self._remembered.move_to_end(identity.session)
+            self._remembered[name] = (identity, time.monotonic())
+            self._remembered.move_to_end(name)
             while len(self._remembered) > _REMEMBERED:
                 self._remembered.popitem(last=False)
         return identity

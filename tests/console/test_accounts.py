@@ -20,6 +20,7 @@ from console.permissions import PERMISSIONS, WITHOUT_DATABASE, Permission, Role
 from console.schema import upgrade
 from console.tables import sessions, tokens, users
 from console.throttle import FREE, LONGEST_WAIT, Throttle
+from ledger.errors import LedgerUnavailable
 from ledger.ledger import Ledger
 from ledger.schema import upgrade as upgrade_ledger
 from tests.ledger.servers import Postgres
@@ -129,6 +130,25 @@ def test_without_the_database_a_known_session_may_only_make_things_safer(
     assert identity.permissions == WITHOUT_DATABASE
     assert not identity.confirmed
     assert accounts.session("never seen") is None
+
+
+def test_without_the_database_a_known_token_may_only_make_things_safer(
+    ledger: Ledger, accounts: Accounts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wanted = [Permission.TRIP_CIRCUIT, Permission.KILL_SWITCH, Permission.RESET_CIRCUIT]
+    text, _ = accounts.create_token("root", "robot", wanted, 1)
+    unused, _ = accounts.create_token("root", "unused", wanted, 1)
+    revoked, gone = accounts.create_token("root", "revoked", wanted, 1)
+    assert accounts.token(text) is not None and accounts.token(revoked) is not None
+    accounts.revoke_token(gone.id)
+    assert accounts.token(revoked) is None
+    monkeypatch.setattr(accounts, "_ledger", Ledger.connect("postgresql://nobody@127.0.0.1:9/nothing"))
+    identity = accounts.token(text)
+    assert identity is not None and not identity.confirmed
+    assert identity.permissions == {Permission.TRIP_CIRCUIT, Permission.KILL_SWITCH}
+    for unknown in (unused, revoked):
+        with pytest.raises(LedgerUnavailable):
+            accounts.token(unknown)
 
 
 def test_the_last_admin_stays(accounts: Accounts) -> None:
