@@ -10,10 +10,10 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from tests.faults import kill_matrix
+from tests.faults import kill_matrix, recovery_matrix
 from tests.faults.suites import Section, Suite
 
-SUITES: Sequence[Suite] = (kill_matrix.run,)
+SUITES: Sequence[Suite] = (kill_matrix.run, recovery_matrix.run)
 EVERYTHING = "*"
 DOCUMENT = Path(__file__).parents[2] / "docs" / "faults.md"
 HEAD = """\
