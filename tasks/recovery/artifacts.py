@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from uuid import UUID
@@ -19,6 +20,8 @@ from tasks.recovery.desk import RecoveryDesk
 
 EVERY = 1.0
 LIMIT = 5.0
+
+_log = logging.getLogger(__name__)
 
 
 @asynccontextmanager
@@ -57,6 +60,9 @@ async def _keep_updating(desk: RecoveryDesk) -> None:
     while True:
         now = desk.state.as_markdown()
         if now != shown:
-            await update(desk)
-            shown = now
+            try:
+                await update(desk)
+                shown = now
+            except Exception as error:  # an outage of the orchestrator or of Redis; the next look tries again
+                _log.warning("the recovery's artifacts could not be updated: %s: %s", type(error).__name__, error)
         await asyncio.sleep(EVERY)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping
 from contextvars import ContextVar
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from redis.asyncio import Redis
@@ -30,6 +30,8 @@ class RecoveryDesk:
     recorder: Recorder
     state: RecoveryState
     tripped_by: str = ""
+    _writing: asyncio.Lock = field(default_factory=asyncio.Lock)
+    """One write at a time: one that is tried again after an outage must not land on top of a newer one."""
 
     async def rules(self, question: str, answer: RootCause | Approval) -> Rules:
         """What holds for this answer: permissions are from the configuration, and from the console for its users."""
@@ -41,7 +43,8 @@ class RecoveryDesk:
     async def show(self, **changes: Any) -> None:
         """Change the picture, and say by its heartbeat that somebody is working on it."""
         self.state = replace(self.state, heartbeat_at=now_iso(), **changes)
-        await write_state(self.redis, self.state)
+        async with self._writing:
+            await write_state(self.redis, self.state)
 
     async def tick(self, key: str, tick: Tick, evidence: str, by: str = "") -> None:
         self.state = self.state.with_item(key, ItemState(tick, now_iso(), by, evidence))
