@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import OrderedDict
 from collections.abc import AsyncIterator
 from dataclasses import asdict
 from http import HTTPStatus
@@ -49,7 +48,6 @@ from tasks.recovery.decision import Approval, RootCause
 from tasks.recovery.state import RecoveryState
 
 RECHECK_TOKEN = 10.0
-_KEYS_KEPT = 10_000
 _Scope = Annotated[
     str,
     Query(
@@ -92,24 +90,6 @@ def _problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
     }
 
 
-class _Keys:
-    """Which request a caller's idempotency key was used for, so that using it for another one is noticed."""
-
-    def __init__(self) -> None:
-        self._used: OrderedDict[str, str] = OrderedDict()
-
-    def check(self, event_id: str, request: str) -> None:
-        if self._used.setdefault(event_id, request) != request:
-            raise ApiProblem(
-                422,
-                "idempotency-key-reused",
-                "The idempotency key belongs to another request",
-                "This Idempotency-Key was used for a different request; nothing was done. Use a new one.",
-            )
-        while len(self._used) > _KEYS_KEPT:
-            self._used.popitem(last=False)
-
-
 router = APIRouter()
 
 
@@ -138,7 +118,7 @@ async def trip(
     request: Request, who: _Who, body: TripRequest, scope: _Scope = GLOBAL, key: _IdempotencyKey = None
 ) -> StatusBody:
     """Works from any state. Tripping a tripped breaker again is recorded and keeps the incident."""
-    event_id = _event_id(who, key, f"trip {scope} {body.model_dump_json()}", _keys(request))
+    event_id = await _event_id(request, who, key, f"trip {scope} {body.model_dump_json()}")
     return status_body(scope, await _services(request).actions.trip(who, scope, body.reason, event_id))
 
 
@@ -152,7 +132,7 @@ async def reset(
     request: Request, who: _Who, body: ResetRequest, scope: _Scope = GLOBAL, key: _IdempotencyKey = None
 ) -> StatusBody:
     """Only from TRIPPED, with no condition red, and once a minute over all scopes. A quiet period follows."""
-    event_id = _event_id(who, key, f"reset {scope} {body.model_dump_json()}", _keys(request))
+    event_id = await _event_id(request, who, key, f"reset {scope} {body.model_dump_json()}")
     after = await _services(request).actions.reset(
         who,
         scope,
@@ -197,7 +177,7 @@ async def start_kill(
     key: _IdempotencyKey = None,
 ) -> KillBody:
     """Trips before it answers, then cancels and closes. While a run of the incident goes on, this joins it."""
-    event_id = _event_id(who, key, f"kill {scope} {body.model_dump_json()}", _keys(request))
+    event_id = await _event_id(request, who, key, f"kill {scope} {body.model_dump_json()}")
     kill = await _services(request).kills.start(who, scope, body.reason, accounts=body.accounts, event_id=event_id)
     response.headers["Location"] = f"/api/v1/kill-switch/{kill.incident_id}"
     return kill_body(kill)
@@ -320,7 +300,6 @@ def create_api() -> FastAPI:
         redoc_url=None,
         openapi_url="/openapi.json",
     )
-    api.state.keys = _Keys()
     api.include_router(router)
     for kind in (BreakerError, LedgerError, ApiProblem):
         api.add_exception_handler(kind, _ours)
@@ -411,16 +390,17 @@ def _services(request: Request) -> Services:
     return found
 
 
-def _keys(request: Request) -> _Keys:
-    found: _Keys = request.app.state.keys
-    return found
-
-
-def _event_id(who: Caller, key: str | None, request: str, keys: _Keys) -> str | None:
+async def _event_id(request: Request, who: Caller, key: str | None, asked: str) -> str | None:
     if key is None:
         return None
     event_id = event_id_of(who, key)
-    keys.check(event_id, request)
+    if not await _services(request).requests.is_the_same(event_id, asked):
+        raise ApiProblem(
+            422,
+            "idempotency-key-reused",
+            "The idempotency key belongs to another request",
+            "This Idempotency-Key was used for a different request; nothing was done. Use a new one.",
+        )
     return event_id
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hmac
 import logging
 import time
@@ -64,19 +65,20 @@ async def _finish(request: Request) -> Response:
     attempt = Attempt.opened(request.cookies.get(_COOKIE, ""), here.key)
     if attempt is None:
         return sign_in_page(request, "/", "This sign-in had expired, or began in another browser. Sign in again.", 403)
-    wait = here.throttle.wait(_THROTTLED_AS, where, time.monotonic())
-    if wait > 0:
-        page = sign_in_page(request, attempt.wanted, f"Too many failed attempts. Try again in {wait:.0f} s.", 429)
-        page.headers["Retry-After"] = str(int(wait) + 1)
-        return page
     by, name = {"by": provider.settings.issuer}, ""
-    here.throttle.failed(_THROTTLED_AS, where, time.monotonic())
     try:
+        wait = await asyncio.to_thread(here.throttle.attempt, _THROTTLED_AS, where, time.time())
+        if wait > 0:
+            page = sign_in_page(request, attempt.wanted, f"Too many failed attempts. Try again in {wait:.0f} s.", 429)
+            page.headers["Retry-After"] = str(int(wait) + 1)
+            return page
         person = await provider.person(_code(request, attempt), attempt)
         name = person.name
         secret, identity = await asyncio.to_thread(here.accounts.sign_in_person, person, where)
+        await asyncio.to_thread(here.throttle.succeeded, _THROTTLED_AS, where)
     except ProviderUnavailable as error:
-        here.throttle.succeeded(_THROTTLED_AS, where)  # nobody's fault who asks
+        with contextlib.suppress(LedgerError):  # nobody's fault who asks, but no more than a wait either
+            await asyncio.to_thread(here.throttle.succeeded, _THROTTLED_AS, where)
         return _unavailable(request, attempt.wanted, error)
     except LedgerError as error:
         _log.warning("nobody can sign in: %s", error)
@@ -86,7 +88,6 @@ async def _finish(request: Request) -> Response:
         details = {**by, "problem": str(error)[:500]}
         await record_sign_in(here, "SIGN_IN_FAILED", printable(name[:128]), where, DENIED, details)
         return sign_in_page(request, attempt.wanted, str(error), 403)
-    here.throttle.succeeded(_THROTTLED_AS, where)
     details = {**by, "role": identity.role.value, "subject": person.subject}
     await record_sign_in(here, "SIGNED_IN", identity.user, where, "OK", details)
     return await signed_in_answer(request, secret, local_path(attempt.wanted, "/"))

@@ -29,6 +29,7 @@ from console.actions import Actions
 from console.broadcast import Broadcast
 from console.exposure import AccountExposure, ExposureReader
 from console.health import measure_system
+from console.idempotency import Requests
 from console.kills import Kills
 from console.lookout import Lookout, Seen
 from console.oidc import Provider
@@ -76,7 +77,7 @@ class Services:
             self.ledger, idle_timeout=where.idle_timeout, lifetime=where.session_lifetime, oidc=where.oidc
         )
         self.provider = None if where.oidc is None else Provider(where.oidc)
-        self.throttle = Throttle()
+        self.throttle = Throttle(self.ledger)
         self.passwords = PasswordQueue()
         self.broadcast = Broadcast()
         self.render = Renderer(settings)
@@ -87,6 +88,7 @@ class Services:
         self.actions = Actions(settings, self.async_redis, self.recorder, self._transition_made)
         self.pending = PendingTrips(settings.pending_trips_dir)
         self.kills = Kills(settings, self.actions, self.async_redis)
+        self.requests = Requests(self.async_redis)
         self.recoveries = Recoveries(settings, self.async_redis, self.actions)
         self.exposures = ExposureReader(settings.accounts)
         self.exposure: Lookout[tuple[AccountExposure, ...]] = Lookout(

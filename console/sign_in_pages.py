@@ -70,18 +70,19 @@ async def login(request: Request) -> Response:
     if not ours or not hmac.compare_digest(form.get("csrf", "").encode(), _login_token(here, nonce).encode()):
         return sign_in_page(request, wanted, "The form had expired. Sign in again.", 403)
     user, where = printable(form.get("user", "").strip().lower()[:64]), address(request) or ""
-    wait = here.throttle.wait(user, where, time.monotonic())
-    if wait > 0:
-        page = sign_in_page(request, wanted, f"Too many failed attempts. Try again in {wait:.0f} s.", 429)
-        page.headers["Retry-After"] = str(int(wait) + 1)
-        return page
-    # Counted before it is known, so that attempts made at once don't all go free.
-    here.throttle.failed(user, where, time.monotonic())
     try:
-        signed_in = await here.passwords.run(lambda: here.accounts.sign_in(user, form.get("password", ""), where))
-    except TooManyAtOnce as error:
-        here.throttle.succeeded(user, where)  # nobody's guess was looked at
-        return sign_in_page(request, wanted, str(error), 503)
+        wait = await asyncio.to_thread(here.throttle.attempt, user, where, time.time())
+        if wait > 0:
+            page = sign_in_page(request, wanted, f"Too many failed attempts. Try again in {wait:.0f} s.", 429)
+            page.headers["Retry-After"] = str(int(wait) + 1)
+            return page
+        try:
+            signed_in = await here.passwords.run(lambda: here.accounts.sign_in(user, form.get("password", ""), where))
+        except TooManyAtOnce as error:
+            await asyncio.to_thread(here.throttle.succeeded, user, where)  # nobody's guess was looked at
+            return sign_in_page(request, wanted, str(error), 503)
+        if signed_in is not None:
+            await asyncio.to_thread(here.throttle.succeeded, user, where)
     except LedgerError as error:
         _log.warning("nobody can sign in: %s", error)
         trouble = "The database is away, so nobody can sign in. To halt now: `make circuit-trip` or `make kill-switch`."
@@ -89,7 +90,6 @@ async def login(request: Request) -> Response:
     if signed_in is None:
         await record_sign_in(here, "SIGN_IN_FAILED", user, where, DENIED)
         return sign_in_page(request, wanted, "User or password is wrong.", 401)
-    here.throttle.succeeded(user, where)
     await record_sign_in(here, "SIGNED_IN", user, where, "OK")
     return await signed_in_answer(request, signed_in[0], wanted)
 

@@ -3,7 +3,7 @@ a form that could be used: passwords as argon2id, the other two, which are rando
 
 from __future__ import annotations
 
-from sqlalchemy import Boolean, Column, Double, ForeignKey, Index, MetaData, Table, Text
+from sqlalchemy import Boolean, Column, Double, ForeignKey, Index, Integer, MetaData, Table, Text
 
 metadata = MetaData()
 
@@ -45,4 +45,12 @@ sessions = Table(
     Column("seen_at", Double, nullable=False),
     Column("address", Text, nullable=False),
     Index("console_sessions_of_user", "user_name"),
+)
+
+failures = Table(
+    "console_sign_in_failures",
+    metadata,
+    Column("key", Text, primary_key=True),
+    Column("failed", Integer, nullable=False),
+    Column("last", Double, nullable=False),
 )

@@ -10,9 +10,13 @@ from typing import Any
 import httpx
 import pytest
 import redis
+from redis.asyncio import Redis
 
 from breaker import CircuitBreaker, State
+from console.idempotency import Requests
 from console.permissions import PERMISSIONS, Permission, Role
+from deployments.child_process import free_port
+from deployments.embedded_redis import EmbeddedRedis
 from ledger.ledger import Filter
 from tests.console.harness import REASON, Console, until
 
@@ -153,6 +157,18 @@ def test_a_key_belongs_to_one_request_and_one_caller(console: Console, breaker: 
     problem(console.api().post("/circuit-breaker/trip", json=other, headers=key), 422, "idempotency-key-reused")
     console.api(Role.OPERATOR).post("/circuit-breaker/trip", json=TRIP, headers=key)
     assert breaker.get_status().trip_count_today == 2
+
+
+async def test_every_console_knows_what_a_key_was_used_for(
+    redis_server: EmbeddedRedis, redis_client: redis.Redis
+) -> None:
+    async with Redis.from_url(redis_server.url) as up, Redis.from_url(f"redis://127.0.0.1:{free_port()}") as away:
+        assert await Requests(up).is_the_same("event", "trip")
+        assert await Requests(up).is_the_same("event", "trip")
+        assert not await Requests(up).is_the_same("event", "reset"), "another console"
+        alone = Requests(away)
+        assert await alone.is_the_same("event", "kill"), "a halt doesn't fail for want of Redis"
+        assert not await alone.is_the_same("event", "trip")
 
 
 def test_the_audit_log_has_pages_here_too(console: Console, breaker: CircuitBreaker) -> None:
