@@ -39,7 +39,7 @@ PROCESSES, EACH = (8, 125) if FULL else (3, 40)
 OPERATOR = """
 import sys
 import redis
-from breaker import CircuitBreaker, NotTripped
+from breaker import CircuitBreaker, NotTripped, StateConflict
 from ledger.errors import LedgerError
 from ledger.ledger import Ledger
 from ledger.outbox import drain_outbox
@@ -53,6 +53,8 @@ while made < int(sys.argv[3]) or not client.exists("outages_over"):
         breaker.reset(reset_by="alice")
     except NotTripped:
         breaker.trip("MANUAL")
+    except StateConflict:
+        continue  # another operator came first
     made += 1
     try:
         drain_outbox(client, ledger)
