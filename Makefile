@@ -89,12 +89,12 @@ demo: $(READY) ## A real book, halted and flattened   [KEEP=1 leaves it running]
 	    $(if $(POSITIONS),--positions $(POSITIONS))
 
 test: $(READY) ## All tests
-	@$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
+	@$(BIN)/pytest -n 3 --dist loadfile --no-loadscope-reorder
 
-.PHONY: faults kill-matrix crash-points
-faults: kill-matrix crash-points ## Pull every plug, and kill at every I/O
+.PHONY: faults fault-matrix crash-points
+faults: fault-matrix crash-points ## Pull every plug, and kill at every I/O
 
-kill-matrix: $(READY) ## Break each part at each step of the kill switch     [ONLY='redis/*']; writes docs/faults.md
+fault-matrix: $(READY) ## Break each part at each step of kill and recovery   [ONLY='redis/*']; writes docs/faults.md
 	@$(BIN)/python -m tests.faults $(if $(ONLY),'$(ONLY)')
 
 crash-points: $(READY) ## Kill each procedure at each of its I/O    [MINUTES=10 at most]; writes docs/crash-points.md

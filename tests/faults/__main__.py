@@ -19,13 +19,13 @@ DOCUMENT = Path(__file__).parents[2] / "docs" / "faults.md"
 HEAD = """\
 # Pull any plug
 
-Written by `make kill-matrix`, a part of `make faults`. It runs the real command against real servers (Redis, \
+Written by `make fault-matrix`, a part of `make faults`. It runs the real commands against real servers (Redis, \
 PostgreSQL, Prefect, the paper exchange in a process of its own, a notification sink) and breaks one of them, in one \
 way, at one moment. Each run is judged by the exchange's own record (flat, no close twice, none too large, no position \
 turned over), by the ledger (its chain whole, each action on record exactly once), by the exit status and by the \
 screen (each missing part named). What each fault is: tests/faults/matrix.py and tests/faults/proxy.py; what is a \
-broken promise: tests/faults/judgement.py. One cell again: `make kill-matrix ONLY=redis/trip/hung`; several: \
-`make kill-matrix ONLY='redis/*'`.
+broken promise: tests/faults/judgement.py. One cell again: `make fault-matrix ONLY=redis/trip/hung`; several: \
+`make fault-matrix ONLY='redis/*'`.
 """
 
 

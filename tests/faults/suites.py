@@ -1,4 +1,4 @@
-"""What `make kill-matrix` runs: suites of cells, each with a name, a verdict and a section of docs/faults.md."""
+"""What `make fault-matrix` runs: suites of cells, each with a name, a verdict and a section of docs/faults.md."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A sample of the kill matrix (promises 2, 5, 6, 7 and 8); `make kill-matrix` runs all of it."""
+"""A sample of the kill matrix (promises 2, 5, 6, 7 and 8); `make fault-matrix` runs all of it."""
 
 from __future__ import annotations
 
