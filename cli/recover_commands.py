@@ -6,7 +6,9 @@ import asyncio
 import json
 import sys
 import time
-from typing import TYPE_CHECKING, Annotated, Any
+from collections.abc import Awaitable, Callable
+from functools import partial
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 from rich.console import Group
@@ -22,10 +24,15 @@ from cli.options import JsonOption, OperatorOption, ScopeOption, login_name, on_
 from tasks.recovery.answering import NotTaken, hand_over, refusal_of, refusal_record
 from tasks.recovery.checklist import CHECKLIST
 from tasks.recovery.decision import CATEGORIES, MIN_TEXT, Approval, RootCause, Rules
+from tasks.recovery.kept_evidence import read_evidence
 from tasks.recovery.state import RecoveryState, Tick, read_state
 
 if TYPE_CHECKING:
+    from redis.asyncio import Redis as AsyncRedis
+
     from ledger.record import AuditRecord
+
+T = TypeVar("T")
 
 recover_app = typer.Typer(help="The recovery checklist.", epilog=EPILOG, invoke_without_command=True)
 _COLOURS = {
@@ -40,6 +47,7 @@ _COLOURS = {
 def register(app: typer.Typer) -> None:
     recover_app.callback()(show)
     recover_app.command(epilog=EPILOG)(start)
+    recover_app.command(epilog=EPILOG)(evidence)
     recover_app.command(epilog=EPILOG)(answer)
     app.add_typer(recover_app, name="recover")
 
@@ -77,6 +85,22 @@ def start(scope: ScopeOption = "global") -> None:
     parameters = {"incident_id": status.incident_id, "scope": scope}
     run = asyncio.run(arun_deployment("recovery/recovery", parameters=parameters, timeout=0, as_subflow=False))
     typer.echo(f"started flow run {run.id}; follow it with: breaker recover --watch")
+
+
+def evidence(
+    incident: Annotated[str, typer.Option("--incident", help="Of this one; of the latest recovery's otherwise.")] = "",
+    scope: ScopeOption = "global",
+) -> None:
+    """What was gathered for whoever writes the root cause, as Markdown. It is kept for 30 days."""
+    settings = load_settings()
+    state = None if incident else _read(settings, scope)
+    of = incident or (state.incident_id if state else "")
+    found = _from_redis(settings, partial(read_evidence, incident_id=of)) if of else None
+    if found is None:
+        why = f"no evidence of {of} is kept" if of else f"no recovery of {scope} is on record"
+        typer.echo(f"breaker: {why}; a recovery gathers it when it begins, where the deployments are served", err=True)
+        raise typer.Exit(Exit.REFUSED)
+    typer.echo(found)
 
 
 def answer(
@@ -141,13 +165,17 @@ def _record_refusal(settings: Settings, record: AuditRecord) -> None:
 
 
 def _read(settings: Settings, scope: str) -> RecoveryState | None:
-    async def once() -> RecoveryState | None:
+    return _from_redis(settings, partial(read_state, scope=scope))
+
+
+def _from_redis(settings: Settings, reading: Callable[[AsyncRedis], Awaitable[T]]) -> T:
+    async def once() -> T:
         from redis.asyncio import Redis  # noqa: PLC0415
 
         timeout = settings.redis_timeout
         url = settings.redis_url.get_secret_value()
         async with Redis.from_url(url, socket_timeout=timeout, socket_connect_timeout=timeout) as redis:
-            return await read_state(redis, scope)
+            return await reading(redis)
 
     from redis.exceptions import RedisError  # noqa: PLC0415
 
@@ -169,7 +197,8 @@ def _follow(settings: Settings, state: RecoveryState) -> None:
 
 def _next_step(state: RecoveryState) -> None:
     if state.waiting_for:
-        console().print(Text.assemble(("next: ", "dim"), f"breaker recover answer   ({state.waiting_for})"))
+        first = "breaker recover evidence, then " if state.waiting_for == "root-cause" else ""
+        console().print(Text.assemble(("next: ", "dim"), f"{first}breaker recover answer   ({state.waiting_for})"))
     elif state.report_path and state.done:
         console().print(Text.assemble(("report: ", "dim"), state.report_path))
 

@@ -18,6 +18,7 @@ from console.actions import Actions, Caller
 from console.permissions import Permission
 from tasks.recovery.answering import NotTaken, hand_over, refusal_of, refusal_record
 from tasks.recovery.decision import Approval, RootCause, Rules
+from tasks.recovery.kept_evidence import read_evidence
 from tasks.recovery.state import RecoveryState, read_state
 from tasks.recovery.vouching import vouch, withdraw
 
@@ -51,6 +52,11 @@ class Recoveries:
         """The latest recovery of this breaker. Raises BreakerUnavailable."""
         async with self._redis_in_time("read"):
             return await read_state(self._redis, scope)
+
+    async def evidence(self, incident_id: str) -> str | None:
+        """What was gathered for whoever writes the root cause, as Markdown. Raises BreakerUnavailable."""
+        async with self._redis_in_time("read"):
+            return await read_evidence(self._redis, incident_id)
 
     async def waiting(self, scope: str) -> RecoveryState:
         """The recovery that waits for a person. Raises NothingAsked, BreakerUnavailable."""

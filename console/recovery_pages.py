@@ -10,12 +10,13 @@ from uuid import UUID
 from fastapi import APIRouter, Request
 from fastapi.responses import RedirectResponse, Response
 
-from breaker.errors import InvalidInput
+from breaker.errors import BreakerUnavailable, InvalidInput
 from breaker.keys import GLOBAL, check_scope
 from console.actions import Caller
 from console.page import answer, html, message, posted
 from console.permissions import Permission
 from console.recoveries import NEEDED, AnswerRefused
+from console.services import Services
 from console.web import caller_of, services
 from tasks import orchestrator
 from tasks.recovery.decision import CATEGORIES, MAX_CAUSE, MAX_REASON, Approval, RootCause
@@ -45,6 +46,7 @@ async def recovery(request: Request, scope: str = GLOBAL, done: str = "") -> Res
         topics=[f"recovery:{scope}"],
         checklist=html(here.render.recovery(seen)),
         has_report=state is not None and await asyncio.to_thread(_report, request, state.incident_id) is not None,
+        evidence=await _evidence(here, caller, state),
         run_page=None if state is None else await asyncio.to_thread(orchestrator.page_of, state.flow_run_id),
     )
 
@@ -61,6 +63,16 @@ async def report(request: Request, scope: str = GLOBAL) -> Response:
     return answer(
         request, "report.html", caller.identity, title="Incident Report", scope=scope, state=state, report=text
     )
+
+
+async def _evidence(here: Services, caller: Caller, state: RecoveryState | None) -> str | None:
+    """What was gathered of the incident: rows of the audit log and log lines, so not for everybody who looks."""
+    if state is None or not caller.identity.may(Permission.VIEW_AUDIT):
+        return None
+    try:
+        return await here.recoveries.evidence(state.incident_id)
+    except BreakerUnavailable as error:
+        return str(error)
 
 
 def _report(request: Request, incident_id: str) -> str | None:
@@ -114,6 +126,7 @@ async def _answer_page(
         most_cause=MAX_CAUSE,
         most=MAX_REASON,
         two_person=here.settings.recovery.two_person,
+        evidence=await _evidence(here, caller, state),
         red=[key for key, item in state.items.items() if item.tick is Tick.RED],
     )
 

@@ -31,6 +31,7 @@ from tasks.recovery.decision import Approval, RootCause, refuse_approval, refuse
 from tasks.recovery.desk import RecoveryDesk, current_desk
 from tasks.recovery.evidence import gather_evidence as gather
 from tasks.recovery.gate_watch import WatchedGate
+from tasks.recovery.kept_evidence import keep_evidence
 from tasks.recovery.measurement import Colour, Measurement, worst
 from tasks.recovery.report import ReportSource, incident_report
 from tasks.recovery.state import Tick
@@ -67,11 +68,12 @@ def _step(
 
 @_step("Gather evidence", run_name="1. Gather evidence, round {round_}", timeout=180)
 async def gather_evidence(round_: int) -> str:
-    """Trip, ledger and history, metrics, logs and the kill switch's report, as Markdown."""
+    """Trip, ledger and history, metrics, logs and the kill switch's report, as Markdown; kept for people to read."""
     desk = current_desk.get()
     await desk.show(phase="gathering evidence", round=round_)
     found = await gather(desk.settings, desk.state.incident_id, desk.state.scope)
     markdown: str = found.as_markdown()
+    await keep_evidence(desk.redis, desk.state.incident_id, markdown)
     return markdown
 
 

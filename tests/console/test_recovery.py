@@ -20,6 +20,7 @@ from console.metrics import Exporter
 from console.permissions import Permission, Role
 from ledger.ledger import Filter
 from tasks.recovery.decision import Approval, RootCause
+from tasks.recovery.kept_evidence import evidence_key
 from tasks.recovery.state import ItemState, Tick
 from tasks.recovery.vouching import vouched_for
 from tests.console.harness import Console, until
@@ -79,6 +80,22 @@ async def test_a_root_cause_is_signed_by_who_is_signed_in(
     answer = RootCause(author="the_risk_manager", **CAUSE)
     assert "APPROVE_RECOVERY" in await permissions_told(console, "root-cause-1-1", answer)
     assert outcomes(console, "RECOVERY_ANSWERED") == [("the_risk_manager", "127.0.0.1", "console")]
+
+
+def test_the_evidence_is_there_before_the_root_cause_is_asked(
+    console: Console, redis_client: redis.Redis, incident: str
+) -> None:
+    waiting_for(redis_client, "root-cause", incident)
+    manager = console.visitor(Role.RISK_MANAGER)
+    assert "Evidence gathered" not in manager.get("/recovery").text
+    redis_client.set(evidence_key(incident), "### Trip\n\n<script>alert(1)</script> by ada \x1b[2J")
+    for page in (manager.get("/recovery").text, manager.get("/recovery/answer").text):
+        assert "Evidence gathered" in page and "&lt;script&gt;alert(1)&lt;/script&gt; by ada" in page
+        assert "<script>alert" not in page and "\x1b" not in page
+    assert "Evidence gathered" not in console.visitor(Role.VIEWER).get("/recovery").text, "it has rows of the audit log"
+    redis_client.delete(evidence_key(incident))
+    redis_client.hset(evidence_key(incident), "a", "hash")
+    assert "The recovery can&#39;t be read in Redis" in manager.get("/recovery").text
 
 
 async def test_an_approval_is_vouched_for(

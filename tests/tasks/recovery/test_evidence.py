@@ -11,6 +11,7 @@ import pytest
 import redis
 from hypothesis import given
 from hypothesis import strategies as st
+from redis.asyncio import Redis
 
 from breaker import CircuitBreaker
 from breaker.settings import LogSettings, Settings
@@ -19,8 +20,11 @@ from deployments.child_process import free_port
 from ledger.configured import open_ready_ledger
 from ledger.outbox import drain_outbox
 from ledger.record import AuditRecord
-from tasks.recovery import log_tail
+from tasks.recovery import log_tail, steps
+from tasks.recovery.desk import RecoveryDesk, current_desk
 from tasks.recovery.evidence import Evidence, LogTail, Trip, gather_evidence, moment_of, sparkline
+from tasks.recovery.kept_evidence import KEPT, MOST, evidence_key, keep_evidence, read_evidence
+from tasks.recovery.state import RecoveryState
 from tests.tasks.recovery.conftest import Configure
 from tests.tasks.web import Answer, Web, prometheus
 
@@ -87,6 +91,30 @@ async def test_everything_configured_is_in_it(
         assert words in page
     for secret in ("PK123456789", "hunter2222", "s3cr3t42", "abcdef"):
         assert secret not in page
+
+
+async def test_it_is_kept_for_people_before_they_are_asked(
+    configure: Configure, redis_client: redis.Redis, tmp_path: Path
+) -> None:
+    log = tmp_path / "gateway.log"
+    log.write_text("\x1b[2Jcleared\nconnecting with token=s3cr3t42\n")
+    settings = configure(recovery={"services": {"gateway": {"log": {"file": log}}}})
+    incident = trip(settings, redis_client, drained=False)
+    async with Redis.from_url(settings.redis_url.get_secret_value()) as client:
+        state = RecoveryState(incident_id=incident, scope="global", flow_run_id="a run")
+        token = current_desk.set(RecoveryDesk(settings, client, None, None, state))  # type: ignore[arg-type]
+        try:
+            gathered = await steps.gather_evidence.fn(round_=1)
+        finally:
+            current_desk.reset(token)
+        kept = await read_evidence(client, incident)
+        assert await read_evidence(client, uuid7()) is None
+        assert 0 < await client.ttl(evidence_key(incident)) <= KEPT
+        await keep_evidence(client, incident, "x" * (MOST + 1))
+        assert "cut here" in str(await read_evidence(client, incident))
+    assert kept is not None and "spreads blew out" in kept and "cleared" in kept
+    assert kept.splitlines() == gathered.replace("\x1b", "\ufffd").splitlines()
+    assert "\x1b" not in kept and "s3cr3t42" not in kept
 
 
 async def test_before_the_ledger_has_it_redis_tells_of_the_trip(
