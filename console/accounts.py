@@ -89,6 +89,7 @@ class Accounts:
         self._oidc = oidc
         self._idle_timeout = idle_timeout
         self._lifetime = lifetime
+        # By session or token: who it is, and until when (monotonic) that stands in for an answer of the database.
         self._remembered: OrderedDict[str, tuple[Identity, float]] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -225,7 +226,7 @@ class Accounts:
             )
         )
         identity = Identity(name, role, PERMISSIONS[role], csrf, _digest(secret))
-        return secret, self._remember(identity, identity.session)
+        return secret, self._remember(identity, identity.session, self._idle_timeout)
 
     # --- sessions ---
 
@@ -263,7 +264,7 @@ class Accounts:
             with writing(self._ledger) as connection:
                 connection.execute(update(sessions).where(sessions.c.id_hash == name).values(seen_at=now))
         role = Role(found.role)
-        return self._remember(Identity(found.name, role, PERMISSIONS[role], found.csrf, name), name)
+        return self._remember(Identity(found.name, role, PERMISSIONS[role], found.csrf, name), name, self._idle_timeout)
 
     def _session_lifetime(self, issuer: str | None) -> float:
         if issuer is None:
@@ -275,7 +276,7 @@ class Accounts:
     def _unconfirmed(self, name: str) -> Identity | None:
         with self._lock:
             known = self._remembered.get(name)
-        if known is None or time.monotonic() - known[1] > self._idle_timeout:
+        if known is None or time.monotonic() > known[1]:
             return None
         identity = known[0]
         return replace(identity, permissions=identity.permissions & WITHOUT_DATABASE, confirmed=False)
@@ -359,17 +360,19 @@ class Accounts:
         """
         name = f"token {_digest(text)}"
         try:
-            identity = self._confirmed_token(text)
+            confirmed = self._confirmed_token(text)
         except LedgerError:
             if (known := self._unconfirmed(name)) is None:
                 raise
             return known
-        if identity is None:
+        if confirmed is None:
             self._forget(name)
             return None
-        return self._remember(identity, name)
+        identity, expires_at = confirmed
+        return self._remember(identity, name, min(self._idle_timeout, expires_at - time.time()))
 
-    def _confirmed_token(self, text: str) -> Identity | None:
+    def _confirmed_token(self, text: str) -> tuple[Identity, float] | None:
+        """And when it expires."""
         token_id, _, secret = text.removeprefix(TOKEN_PREFIX).partition("_")
         if not text.startswith(TOKEN_PREFIX) or not secret or len(text) > 200:
             return None
@@ -385,7 +388,8 @@ class Accounts:
         if found.issuer is not None and not self._still_vouched_for(found.issuer, found.confirmed_at):
             return None
         role = Role(found.role)
-        return Identity(found.user_name, role, PERMISSIONS[role] & _permissions(found.permissions))
+        identity = Identity(found.user_name, role, PERMISSIONS[role] & _permissions(found.permissions))
+        return identity, found.expires_at
 
     def _still_vouched_for(self, issuer: str, confirmed_at: float) -> bool:
         if self._oidc is None or self._oidc.issuer != issuer:
@@ -424,9 +428,10 @@ class Accounts:
             for key in [key for key, (identity, _) in self._remembered.items() if identity.user == name]:
                 del self._remembered[key]
 
-    def _remember(self, identity: Identity, name: str) -> Identity:
+    def _remember(self, identity: Identity, name: str, seconds: float) -> Identity:
+        """For as long as it may stand in for the database's answer."""
         with self._lock:
-            self._remembered[name] = (identity, time.monotonic())
+            self._remembered[name] = (identity, time.monotonic() + seconds)
             self._remembered.move_to_end(name)
             while len(self._remembered) > _REMEMBERED:
                 self._remembered.popitem(last=False)

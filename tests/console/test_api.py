@@ -13,10 +13,12 @@ import redis
 from redis.asyncio import Redis
 
 from breaker import CircuitBreaker, State
+from console import accounts
 from console.idempotency import Requests
 from console.permissions import PERMISSIONS, Permission, Role
 from deployments.child_process import free_port
 from deployments.embedded_redis import EmbeddedRedis
+from ledger.errors import LedgerUnavailable
 from ledger.ledger import Filter
 from tests.console.harness import REASON, Console, until
 
@@ -157,6 +159,26 @@ def test_a_key_belongs_to_one_request_and_one_caller(console: Console, breaker: 
     problem(console.api().post("/circuit-breaker/trip", json=other, headers=key), 422, "idempotency-key-reused")
     console.api(Role.OPERATOR).post("/circuit-breaker/trip", json=TRIP, headers=key)
     assert breaker.get_status().trip_count_today == 2
+
+
+def test_without_the_database_a_token_that_is_known_halts_and_no_more(
+    console: Console, breaker: CircuitBreaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known, unknown = console.api(), console.api(Role.OPERATOR)
+    assert known.get("/circuit-breaker").status_code == 200
+
+    def away(_: object) -> None:
+        raise LedgerUnavailable("the database is away")
+
+    monkeypatch.setattr(accounts, "reading", away)
+    problem(unknown.post("/circuit-breaker/trip", json=TRIP), 503, "ledger-unavailable")
+    assert breaker.get_state() is State.OPEN
+    assert known.post("/circuit-breaker/trip", json=TRIP).json()["state"] == "TRIPPED"
+    kill = known.post("/kill-switch", json={**TRIP, "confirm": "FLATTEN"})
+    assert kill.status_code == 202 and known.get(f"/kill-switch/{kill.json()['incident_id']}").status_code == 200
+    said = problem(known.post("/circuit-breaker/reset", json=TRIP), 403, "permission-denied")
+    assert "can't be confirmed while the database is away" in said["detail"]
+    assert breaker.get_state() is State.TRIPPED
 
 
 async def test_every_console_knows_what_a_key_was_used_for(
