@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 DEADLINE = 4.0
 """Seconds that one question may take, retries of Prefect's client included."""
 FAILED_FOR = timedelta(seconds=15)
+SUBMITTED_FOR = timedelta(seconds=60)
+"""After which a run that was taken for starting, and did not, is put back: whoever took it has died since."""
 
 
 def is_configured() -> bool:
@@ -75,20 +77,25 @@ async def running(flow_name: str) -> list[FlowRun]:
         )
 
 
-async def run_again_if_running(flow_run_id: UUID) -> bool:
+async def run_again_if_gone(flow_run_id: UUID) -> bool:
     """Put a run whose process is gone back to Scheduled, so that whoever serves its deployment starts it again.
 
-    False when it does not say Running, so there is nothing to put back.
+    False when it says neither Running nor, for `SUBMITTED_FOR`, Pending: then there is nothing to put back.
     """
     from prefect.states import Scheduled  # noqa: PLC0415
 
     async with _client() as client:
         run = await client.read_flow_run(flow_run_id)
-        if run.state is None or not run.state.is_running():
+        if run.state is None or not is_gone(run.state, datetime.now(UTC)):
             return False
         again: State[None] = Scheduled(message="Its process was gone; started again by the health verification")
         await client.set_flow_run_state(flow_run_id, again, force=True)
     return True
+
+
+def is_gone(state: State[Any], now: datetime) -> bool:
+    """Whether a run without a sign of life has no process; one that has just been submitted is about to get one."""
+    return state.is_running() or (state.is_pending() and now - state.timestamp >= SUBMITTED_FOR)
 
 
 async def run_again_if_broken(flow_run_id: UUID) -> bool:

@@ -63,7 +63,7 @@ async def _start_again(state: RecoveryState) -> str:
         return (
             "" if state.waiting_for else f"The recovery of {state.incident_id} is silent, and no Prefect is configured."
         )
-    if not await orchestrator.run_again_if_running(UUID(state.flow_run_id)):
+    if not await orchestrator.run_again_if_gone(UUID(state.flow_run_id)):
         return ""
     return f"The process of the recovery of {state.incident_id} was gone; its run was scheduled again."
 
