@@ -62,6 +62,10 @@ async def recovery(incident_id: str, scope: str = "global") -> State[Any]:
     """
     settings = load_settings()
     async with open_desk(settings, incident_id, scope, flow_run_id=str(this_flow_run.id)) as desk:
+        status = await desk.breaker.get_status()
+        if status.incident_id not in (None, incident_id):
+            # It would hide the later one's recovery from everybody who looks, and its reset would be refused.
+            return Completed(message=f"Over: incident {status.incident_id} came after it, with a recovery of its own.")
         holder = await _holder(desk)
         if holder != desk.state.flow_run_id:
             return Completed(message=f"Attached: flow run {holder} is this incident's recovery.")
