@@ -124,6 +124,7 @@ async def open_kill_run(
         finally:
             for broker in own.values():
                 await broker.aclose()
+            await breaker.close()
             run.missing += await asyncio.to_thread(trail.close, LEDGER_WAIT)
 
 

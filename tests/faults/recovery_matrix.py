@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import itertools
 import os
+import re
 import signal
 import tempfile
 import threading
@@ -262,10 +263,11 @@ class Incident:
 
 
 def _broken_order(transitions: Sequence[str]) -> list[str]:
-    """A trip, then resets that are each followed by another trip or, the last, by the quiet period's end."""
+    """Trips that are each followed by a reset; the last quiet period is ended by the watch, or by its own time."""
     word = " ".join(transitions)
-    rest = word.replace("TRIP RESET ", "")
-    return [] if rest == "QUIET_PERIOD_END" else [f"the transitions were {word}"]
+    if re.fullmatch("TRIP RESET( TRIP RESET)*( QUIET_PERIOD_END)?", word):
+        return []
+    return [f"the transitions were {word}"]
 
 
 def _rows(ledger: Ledger) -> Iterator[AuditRow]:

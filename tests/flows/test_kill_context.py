@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -46,3 +49,24 @@ async def test_only_the_accounts_asked_for(settings: Settings) -> None:
     with pytest.raises(ConfigurationError, match=r"no account GAMMA is configured .*ALPHA, BETA.*nothing was sent"):
         async with open_kill_run(reason="r", operator="o", accounts=["BETA", "GAMMA"], settings=settings):
             pytest.fail("it must not open")
+
+
+async def test_a_process_of_many_runs_keeps_no_connection_of_any(settings: Settings, redis_client: redis.Redis) -> None:
+    """A console and a standby live for months."""
+
+    def connected() -> int:
+        return len(redis_client.client_list())
+
+    before = connected()
+    for _ in range(3):
+        async with open_kill_run(reason="r", operator="o", settings=settings) as run:
+            await run.breaker.get_status()
+            assert connected() > before
+    await eventually(lambda: connected() == before)
+
+
+async def eventually(condition: Callable[[], bool], within: float = 5) -> None:
+    deadline = time.monotonic() + within
+    while not condition():
+        assert time.monotonic() < deadline
+        await asyncio.sleep(0.02)
