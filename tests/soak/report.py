@@ -62,13 +62,13 @@ def as_markdown(found: Findings) -> str:
 
 
 def _summary(found: Findings) -> str:
-    flat = sum(not drill.problems for drill in found.drills)
+    good = sum(not drill.problems for drill in found.drills)
     recovered = sum(drill.recovery_after is not None for drill in found.drills)
     rows = [
         ("verdict", "**passed**" if found.passed else "**FAILED**"),
         ("begun, for", f"{found.begun_at:%Y-%m-%d %H:%M} UTC, {found.seconds / 60:.0f} minutes, seed {found.seed}"),
-        ("drills that ended flat by the venue's report", f"{flat} of {len(found.drills)}"),
-        ("of them recovered by the whole checklist", str(recovered)),
+        ("drills without a finding", f"{good} of {len(found.drills)}"),
+        ("recovered by the whole checklist", str(recovered)),
         ("faults", str(found.faults.total())),
         ("ledger", f"{found.rows} rows; {found.verified.partition(', hash')[0]}"),
         ("samples of processes", str(found.samples)),
