@@ -22,11 +22,11 @@ import httpx
 
 from benchmarks.rows import Row, quantile, spread
 from benchmarks.servers import Bench, bench
+from breaker.child_process import free_port
 from breaker.settings import Settings
 from console.accounts import Accounts
 from console.permissions import Permission
 from console.serve import FIRST_ADMIN, prepare
-from deployments.child_process import free_port
 from ledger.configured import open_ready_ledger
 
 PAGES = 50

@@ -28,11 +28,11 @@ import httpx
 
 from benchmarks.rows import Row
 from benchmarks.servers import kill_environment, standby
+from breaker.child_process import free_port
+from breaker.embedded_redis import EmbeddedRedis
 from breaker.settings import KillSettings
 from brokers.paper.scenario import parse
 from brokers.paper.server import PaperExchange
-from deployments.child_process import free_port
-from deployments.embedded_redis import EmbeddedRedis
 from deployments.prefect_server import PrefectServer
 
 TIMES = 3

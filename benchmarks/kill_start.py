@@ -12,10 +12,10 @@ from statistics import median
 
 from benchmarks.rows import Row
 from benchmarks.servers import kill_environment, standby
+from breaker.child_process import free_port
+from breaker.embedded_redis import EmbeddedRedis
 from brokers.paper.scenario import parse
 from brokers.paper.server import PaperExchange
-from deployments.child_process import free_port
-from deployments.embedded_redis import EmbeddedRedis
 
 TIMES = 5
 BOOK = parse("rate_limit = 100000\n[book]\norders = 40\npositions = 12\n")

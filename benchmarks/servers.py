@@ -15,8 +15,8 @@ from pathlib import Path
 import redis
 
 from breaker import CircuitBreaker
+from breaker.embedded_redis import EmbeddedRedis
 from breaker.gate import Gate
-from deployments.embedded_redis import EmbeddedRedis
 
 BACKENDS = ("thread", "drain", "shm")
 ROOT = Path(__file__).parents[1]

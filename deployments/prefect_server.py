@@ -13,8 +13,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from breaker.child_process import free_port, spawn
 from breaker.errors import BreakerError
-from deployments.child_process import free_port, spawn
 
 START_LIMIT = 60.0
 """Seconds; a new SQLite database alone takes most of ten on a small machine."""

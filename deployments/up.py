@@ -25,10 +25,10 @@ from rich.table import Table
 from rich.text import Text
 
 from breaker import BreakerError, CircuitBreaker
+from breaker.child_process import free_port, listens, spawn
+from breaker.embedded_redis import EmbeddedRedis
 from brokers.paper import scenario
 from brokers.paper.server import PaperExchange, PaperExchangeFailed
-from deployments.child_process import free_port, listens, spawn
-from deployments.embedded_redis import EmbeddedRedis
 from deployments.prefect_server import PrefectServer
 
 SCENARIO = Path(__file__).with_name("demo_scenario.toml")

@@ -7,7 +7,7 @@ import json
 import pytest
 import redis
 
-from deployments.child_process import free_port
+from breaker.child_process import free_port
 from tests.cli.conftest import RunCli, WriteConfiguration
 
 STATE = "circuit_breaker:state"

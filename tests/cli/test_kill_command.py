@@ -14,10 +14,10 @@ from pathlib import Path
 import pytest
 import redis
 
+from breaker.child_process import free_port
+from breaker.embedded_redis import EmbeddedRedis
 from brokers.paper.scenario import parse
 from brokers.paper.server import PaperExchangeThread
-from deployments.child_process import free_port
-from deployments.embedded_redis import EmbeddedRedis
 from tests.cli.conftest import RunCli, WriteConfiguration
 from tests.cli.test_circuit_commands import state_of
 

@@ -10,9 +10,9 @@ import pytest
 import redis
 
 from breaker import CircuitBreaker
+from breaker.embedded_redis import EmbeddedRedis
 from breaker.settings import load_settings
 from brokers.paper.server import PaperExchangeThread
-from deployments.embedded_redis import EmbeddedRedis
 from deployments.trip_watch import TripWatch
 from tests.cli.conftest import RunCli, WriteConfiguration
 from tests.cli.test_circuit_commands import state_of

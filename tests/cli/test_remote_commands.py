@@ -15,11 +15,11 @@ import redis
 from pydantic import SecretStr
 
 from breaker import CircuitBreaker
+from breaker.child_process import free_port
+from breaker.embedded_redis import EmbeddedRedis
 from breaker.settings import AccountSettings, KillSettings, Settings
 from brokers.paper.server import PaperExchangeThread
 from console.permissions import Role
-from deployments.child_process import free_port
-from deployments.embedded_redis import EmbeddedRedis
 from tests.cli.conftest import ROOT, RunCli
 from tests.console.harness import Console
 

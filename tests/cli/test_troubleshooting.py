@@ -20,6 +20,8 @@ import redis
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from breaker import CircuitBreaker
+from breaker.child_process import free_port
+from breaker.embedded_redis import EmbeddedRedis
 from breaker.pending_trips import PendingTrip, PendingTrips
 from breaker.settings import Settings, load_settings
 from cli.app import run as run_cli
@@ -27,8 +29,6 @@ from console.accounts import Accounts
 from console.metrics import Exporter, MetricsServer
 from console.permissions import Permission, Role
 from console.serve import prepare
-from deployments.child_process import free_port
-from deployments.embedded_redis import EmbeddedRedis
 from ledger.configured import open_ready_ledger, open_spool
 from ledger.record import AuditRecord
 from tasks.health.doctor import measure_verification

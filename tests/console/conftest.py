@@ -11,10 +11,10 @@ import redis
 from argon2 import PasswordHasher
 from pydantic import SecretStr
 
+from breaker.embedded_redis import EmbeddedRedis
 from breaker.settings import Settings
 from console import passwords
 from console.serve import prepare
-from deployments.embedded_redis import EmbeddedRedis
 from tests.console.harness import Console
 
 

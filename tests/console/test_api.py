@@ -13,11 +13,11 @@ import redis
 from redis.asyncio import Redis
 
 from breaker import CircuitBreaker, State
+from breaker.child_process import free_port
+from breaker.embedded_redis import EmbeddedRedis
 from console import accounts
 from console.idempotency import Requests
 from console.permissions import PERMISSIONS, Permission, Role
-from deployments.child_process import free_port
-from deployments.embedded_redis import EmbeddedRedis
 from ledger.errors import LedgerUnavailable
 from ledger.ledger import Filter
 from tests.console.harness import REASON, Console, until

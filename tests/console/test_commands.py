@@ -18,11 +18,11 @@ import pytest
 import redis
 
 from breaker import CircuitBreaker
+from breaker.child_process import free_port
+from breaker.embedded_redis import EmbeddedRedis
 from cli.app import run as run_cli
 from console.accounts import Accounts
 from console.permissions import Permission
-from deployments.child_process import free_port
-from deployments.embedded_redis import EmbeddedRedis
 from ledger.ledger import Filter, Ledger
 from tests.console.harness import Visitor, until
 

@@ -9,12 +9,12 @@ import redis
 from pydantic import SecretStr
 
 from breaker import CircuitBreaker, State
+from breaker.child_process import free_port
+from breaker.embedded_redis import EmbeddedRedis
 from breaker.settings import AccountSettings, KillSettings
 from brokers.paper.scenario import parse
 from brokers.paper.server import PaperExchangeThread
 from console.permissions import Role
-from deployments.child_process import free_port
-from deployments.embedded_redis import EmbeddedRedis
 from ledger.ledger import Filter
 from tests.console.conftest import MakeSettings
 from tests.console.harness import REASON, Console, until

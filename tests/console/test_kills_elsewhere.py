@@ -15,12 +15,12 @@ import redis
 from pydantic import SecretStr
 
 from breaker import CircuitBreaker, State
+from breaker.child_process import free_port
+from breaker.embedded_redis import EmbeddedRedis
 from breaker.settings import AccountSettings, KillSettings, Settings
 from brokers.paper.scenario import parse
 from brokers.paper.server import PaperExchangeThread
 from console.permissions import Role
-from deployments.child_process import free_port
-from deployments.embedded_redis import EmbeddedRedis
 from flows.kill_context import open_kill_run
 from tasks.kill.picture import SILENT, KillPicture, picture_of
 from tasks.kill.publishing import EVERY, KEPT, LIMIT, RUN, RUNS, published

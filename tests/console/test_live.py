@@ -10,11 +10,11 @@ import pytest
 import redis
 
 from breaker import CircuitBreaker
+from breaker.embedded_redis import EmbeddedRedis
 from console import live_pages
 from console.broadcast import Broadcast, encode
 from console.lookout import Lookout, Seen
 from console.permissions import Role
-from deployments.embedded_redis import EmbeddedRedis
 from tests.console.conftest import MakeSettings
 from tests.console.harness import Console, Visitor, until
 

@@ -16,11 +16,11 @@ from prometheus_client.parser import text_string_to_metric_families
 from pydantic import SecretStr
 
 from breaker import CircuitBreaker
+from breaker.embedded_redis import EmbeddedRedis
 from breaker.gate import Gate, OrderIntent
 from breaker.settings import Settings
 from console.ledger_counts import Counts, add_row
 from console.metrics import Exporter, MetricsServer
-from deployments.embedded_redis import EmbeddedRedis
 from ledger.configured import open_ready_ledger, open_spool
 from ledger.outbox import drain_outbox
 from ledger.reconcile import reconcile

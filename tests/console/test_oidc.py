@@ -14,12 +14,12 @@ import redis
 from joserfc.jwk import RSAKey
 from pydantic import ValidationError
 
+from breaker.child_process import free_port
+from breaker.embedded_redis import EmbeddedRedis
 from breaker.settings import OidcSettings
 from console.accounts import AccountConflict, Accounts, Person
 from console.oidc import person_of, role_of
 from console.permissions import Permission, Role
-from deployments.child_process import free_port
-from deployments.embedded_redis import EmbeddedRedis
 from ledger.ledger import Filter
 from ledger.record import AuditRow
 from tests.console.conftest import MakeSettings

@@ -12,11 +12,11 @@ import pytest
 import redis
 
 from breaker import CircuitBreaker, State
+from breaker.embedded_redis import EmbeddedRedis
 from breaker.gate import Gate
 from breaker.gate_report import GateReport, ReportedGate, ReportedGates
 from console.health import measure_gates
 from console.permissions import PERMISSIONS, Permission, Role
-from deployments.embedded_redis import EmbeddedRedis
 from ledger.ledger import Filter
 from ledger.record import AuditRecord
 from tasks.recovery.measurement import Colour

@@ -17,8 +17,8 @@ import pytest
 import redis
 
 from breaker import CircuitBreaker
-from deployments.child_process import free_port, spawn
-from deployments.embedded_redis import EmbeddedRedis
+from breaker.child_process import free_port, spawn
+from breaker.embedded_redis import EmbeddedRedis
 from tests.console.harness import until
 from tests.console.test_commands import start
 

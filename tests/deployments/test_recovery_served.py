@@ -12,10 +12,10 @@ import redis
 from prefect.context import refresh_global_settings_context
 
 from breaker import CircuitBreaker
+from breaker.embedded_redis import EmbeddedRedis
 from breaker.rules import Rules
 from breaker.settings import load_settings
 from console.permissions import Role
-from deployments.embedded_redis import EmbeddedRedis
 from deployments.prefect_server import PrefectServer
 from tests.console.harness import Console
 from tests.deployments.served_stack import ServedStack, Service

@@ -18,13 +18,13 @@ import pytest
 import redis
 
 from breaker import CircuitBreaker
+from breaker.child_process import free_port
 from breaker.deadman import DeadMan
+from breaker.embedded_redis import EmbeddedRedis
 from breaker.pending_trips import PendingTrips
 from breaker.uuid7 import uuid7
 from brokers.paper.scenario import parse
 from brokers.paper.server import PaperExchangeThread
-from deployments.child_process import free_port
-from deployments.embedded_redis import EmbeddedRedis
 
 ROOT = Path(__file__).parents[2]
 BOOK = "rate_limit = 100000\n[book]\norders = 20\npositions = 6\n"

@@ -13,11 +13,11 @@ import redis
 import uvicorn
 
 from breaker import CircuitBreaker
+from breaker.embedded_redis import EmbeddedRedis
 from breaker.rules import Limits
 from brokers.alpaca import AlpacaBroker
 from brokers.paper.scenario import parse
 from brokers.paper.server import PaperExchange
-from deployments.embedded_redis import EmbeddedRedis
 from examples.order_gateway import create_app
 
 BOOK = """

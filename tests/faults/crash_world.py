@@ -17,12 +17,12 @@ from typing import Any, Self
 import redis
 
 from breaker import CircuitBreaker
+from breaker.child_process import free_port
+from breaker.embedded_redis import EmbeddedRedis
 from breaker.keys import Keys
 from breaker.pending_trips import PendingTrip, PendingTrips
 from brokers.paper.scenario import parse
 from brokers.paper.server import PaperExchange
-from deployments.child_process import free_port
-from deployments.embedded_redis import EmbeddedRedis
 from ledger.errors import LedgerError
 from ledger.ledger import Ledger
 from ledger.record import COLUMNS, AuditRecord

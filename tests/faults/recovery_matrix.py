@@ -32,8 +32,8 @@ import redis
 from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 
 from breaker import CircuitBreaker, TransitionEvent
+from breaker.embedded_redis import EmbeddedRedis
 from breaker.uuid7 import uuid7
-from deployments.embedded_redis import EmbeddedRedis
 from deployments.prefect_server import PrefectServer
 from ledger.ledger import Ledger
 from ledger.outbox import drain_outbox

@@ -19,9 +19,9 @@ import psutil
 import redis
 
 from breaker import CircuitBreaker
+from breaker.embedded_redis import EmbeddedRedis
 from brokers.paper.scenario import parse
 from brokers.paper.server import PaperExchange
-from deployments.embedded_redis import EmbeddedRedis
 from deployments.prefect_server import PrefectServer
 from ledger.ledger import Ledger
 from ledger.schema import upgrade

@@ -16,9 +16,9 @@ from typing import Any
 
 import pytest
 
+from breaker.embedded_redis import EmbeddedRedis
 from brokers.paper.scenario import parse
 from brokers.paper.server import PaperExchange
-from deployments.embedded_redis import EmbeddedRedis
 from deployments.prefect_server import PrefectServer
 
 CONFIGURATION = """\

@@ -16,10 +16,10 @@ import redis
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from breaker import CircuitBreaker
+from breaker.embedded_redis import EmbeddedRedis
 from breaker.settings import load_settings
 from brokers.paper.scenario import parse
 from brokers.paper.server import PaperExchangeThread
-from deployments.embedded_redis import EmbeddedRedis
 from deployments.prefect_server import PrefectServer
 from flows.drill import drill
 from ledger.configured import open_ready_ledger

@@ -27,11 +27,11 @@ from prefect.states import Running, Scheduled
 from sqlalchemy import text
 
 from breaker import CircuitBreaker
+from breaker.child_process import free_port
+from breaker.embedded_redis import EmbeddedRedis
 from breaker.pending_trips import PendingTrip, PendingTrips
 from breaker.settings import load_settings
 from breaker.uuid7 import uuid7
-from deployments.child_process import free_port
-from deployments.embedded_redis import EmbeddedRedis
 from deployments.prefect_server import PrefectServer
 from flows.health_verification import health_verification
 from ledger.configured import open_ready_ledger

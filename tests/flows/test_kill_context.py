@@ -12,8 +12,8 @@ import redis
 from pydantic import SecretStr
 
 from breaker import CircuitBreaker
+from breaker.embedded_redis import EmbeddedRedis
 from breaker.settings import AccountSettings, ConfigurationError, Settings
-from deployments.embedded_redis import EmbeddedRedis
 from flows.kill_context import open_kill_run
 
 

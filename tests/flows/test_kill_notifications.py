@@ -13,12 +13,12 @@ import httpx
 import pytest
 from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 
+from breaker.child_process import free_port
+from breaker.embedded_redis import EmbeddedRedis
 from breaker.settings import Settings
 from breaker.uuid7 import uuid7
 from brokers.paper.scenario import parse
 from brokers.paper.server import PaperExchange
-from deployments.child_process import free_port
-from deployments.embedded_redis import EmbeddedRedis
 from deployments.prefect_server import PrefectServer
 from flows.kill_context import open_kill_run
 from flows.kill_switch import run_kill_switch

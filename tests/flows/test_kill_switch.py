@@ -16,9 +16,9 @@ import httpx
 import psutil
 import pytest
 
+from breaker.child_process import free_port
 from breaker.uuid7 import uuid7
 from brokers.paper.server import PaperExchange
-from deployments.child_process import free_port
 from deployments.prefect_server import PrefectServer
 from tests.flows.conftest import Start
 from tests.tasks.campaign import FULL

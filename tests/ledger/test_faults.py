@@ -22,7 +22,7 @@ import pytest
 import redis
 
 from breaker import CircuitBreaker
-from deployments.embedded_redis import EmbeddedRedis
+from breaker.embedded_redis import EmbeddedRedis
 from ledger.audit import drain
 from ledger.ledger import Ledger
 from ledger.models import OVERRIDE_DETECTED

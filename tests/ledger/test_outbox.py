@@ -13,8 +13,8 @@ import pytest
 import redis
 
 from breaker import CircuitBreaker
+from breaker.embedded_redis import EmbeddedRedis
 from breaker.errors import BreakerUnavailable
-from deployments.embedded_redis import EmbeddedRedis
 from ledger.audit import drain
 from ledger.errors import LedgerUnavailable
 from ledger.ledger import Filter, Ledger

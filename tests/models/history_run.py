@@ -21,8 +21,8 @@ from typing import Any, Self
 import redis
 
 from breaker import TransitionEvent
+from breaker.embedded_redis import EmbeddedRedis
 from breaker.keys import Keys
-from deployments.embedded_redis import EmbeddedRedis
 from tests.faults.proxy import Fault, FaultProxy
 from tests.models.breaker_history import (
     Action,

@@ -22,9 +22,9 @@ import psutil
 from redis import Redis
 
 from breaker import CircuitBreaker
+from breaker.child_process import free_port, spawn
+from breaker.embedded_redis import EmbeddedRedis
 from brokers.paper.server import PaperExchange
-from deployments.child_process import free_port, spawn
-from deployments.embedded_redis import EmbeddedRedis
 from deployments.prefect_server import PrefectServer
 from tests.faults.proxy import FaultProxy
 from tests.ledger.servers import Postgres

@@ -9,11 +9,11 @@ from random import Random
 
 import pytest
 
+from breaker.embedded_redis import EmbeddedRedis
 from breaker.orders import Position
 from breaker.uuid7 import uuid7
 from brokers.alpaca import AlpacaBroker
 from brokers.paper.server import PaperExchange
-from deployments.embedded_redis import EmbeddedRedis
 from tasks.kill import flatten
 from tasks.kill.flatten import READING_SHARE, _ReadingAllowance
 from tests.tasks.campaign import FASTER, FULL, Outcome, judge, kill, kill_settings, scaled

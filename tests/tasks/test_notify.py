@@ -14,9 +14,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from breaker.child_process import free_port
 from breaker.settings import Settings
 from breaker.uuid7 import uuid7
-from deployments.child_process import free_port
 from ledger.configured import open_ready_ledger, open_spool
 from ledger.ledger import Filter
 from tasks.notification_text import pagerduty_event, slack_message

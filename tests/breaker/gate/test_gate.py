@@ -16,10 +16,10 @@ import pytest
 import redis
 
 from breaker import CircuitBreaker, gate_clock
+from breaker.embedded_redis import EmbeddedRedis
 from breaker.errors import InvalidInput
 from breaker.gate import Gate, GateStatus, OrderIntent, OrderRefused, Permit, QuietPeriodLimits, Reason
 from breaker.gate_lease import Standing
-from deployments.embedded_redis import EmbeddedRedis
 from tests.breaker.gate.conftest import MakeGate
 from tests.breaker.gate.harness import BUY, Sidecar, eventually
 

@@ -17,8 +17,8 @@ import redis
 
 from benchmarks.silent_proxy import SilentProxy
 from breaker import CircuitBreaker, gate_clock
+from breaker.embedded_redis import EmbeddedRedis
 from breaker.gate import Gate, Reason, Topology
-from deployments.embedded_redis import EmbeddedRedis
 from tests.breaker.gate.conftest import MakeGate
 from tests.breaker.gate.harness import BUY, Record, Sidecar, eventually
 

@@ -14,10 +14,10 @@ import redis
 
 from breaker import CircuitBreaker
 from breaker.connection import Wire
+from breaker.embedded_redis import EmbeddedRedis
 from breaker.gate import Gate, OrderIntent, Reason
 from breaker.gate_report import LOST, LOST_AFTER, GateReport, ReportedGate, ReportedGates, read_reports, reports_request
 from breaker.gate_reporter import relay_path
-from deployments.embedded_redis import EmbeddedRedis
 from tests.breaker.gate.conftest import MakeGate
 from tests.breaker.gate.harness import BUY, eventually
 

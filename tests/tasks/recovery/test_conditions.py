@@ -14,13 +14,13 @@ import redis
 from hypothesis import given
 from hypothesis import strategies as st
 
+from breaker.child_process import free_port
+from breaker.embedded_redis import EmbeddedRedis
 from breaker.orders import Position
 from breaker.rules import Limits, Rules
 from breaker.settings import RecoverySettings, Settings
 from brokers.paper.scenario import parse
 from brokers.paper.server import PaperExchange
-from deployments.child_process import free_port
-from deployments.embedded_redis import EmbeddedRedis
 from ledger.ledger import Ledger
 from ledger.record import AuditRecord
 from ledger.schema import upgrade

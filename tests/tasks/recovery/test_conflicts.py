@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 import redis
 
+from breaker.child_process import free_port
 from breaker.settings import Settings
 from breaker.uuid7 import uuid7
 from brokers.paper.scenario import parse
 from brokers.paper.server import PaperExchange
-from deployments.child_process import free_port
 from ledger.configured import open_ready_ledger, open_spool
 from ledger.record import AuditRecord
 from tasks.recovery.conflicts import find_conflicts, longest_kill

@@ -10,7 +10,7 @@ from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import ConstantBackoff
 
-from deployments.embedded_redis import EmbeddedRedis
+from breaker.embedded_redis import EmbeddedRedis
 from tasks.recovery.desk import RecoveryDesk
 from tasks.recovery.state import RecoveryState, key_of
 from tests.faults.proxy import Fault, FaultProxy

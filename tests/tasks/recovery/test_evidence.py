@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from redis.asyncio import Redis
 
 from breaker import CircuitBreaker
+from breaker.child_process import free_port
 from breaker.settings import LogSettings, Settings
 from breaker.uuid7 import uuid7
-from deployments.child_process import free_port
 from ledger.configured import open_ready_ledger
 from ledger.outbox import drain_outbox
 from ledger.record import AuditRecord

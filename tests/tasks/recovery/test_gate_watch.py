@@ -8,8 +8,8 @@ import pytest
 import redis
 
 from breaker import CircuitBreaker
+from breaker.embedded_redis import EmbeddedRedis
 from breaker.settings import Settings
-from deployments.embedded_redis import EmbeddedRedis
 from tasks.recovery.gate_watch import WatchedGate
 from tasks.recovery.measurement import Colour
 

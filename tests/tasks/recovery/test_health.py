@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from breaker import CircuitBreaker
+from breaker.child_process import free_port
 from breaker.settings import Settings
-from deployments.child_process import free_port
 from ledger.configured import open_spool
 from ledger.record import AuditRecord
 from tasks.recovery.checklist import ITEMS

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 from redis.asyncio import Redis
 
-from deployments.embedded_redis import EmbeddedRedis
+from breaker.embedded_redis import EmbeddedRedis
 from tasks.recovery.decision import Approval, RootCause
 from tasks.recovery.desk import RecoveryDesk
 from tasks.recovery.state import RecoveryState

@@ -10,8 +10,8 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 from redis.asyncio import Redis
 
 from breaker import CircuitBreaker
+from breaker.child_process import free_port
 from breaker.settings import Settings
-from deployments.child_process import free_port
 from flows.kill_context import async_breaker
 from ledger.configured import open_ready_ledger, open_spool
 from ledger.recorder import Recorder

@@ -16,11 +16,11 @@ import psutil
 import pytest
 import redis
 
-from deployments.embedded_redis import EmbeddedRedis, EmbeddedRedisError
+from breaker.embedded_redis import EmbeddedRedis, EmbeddedRedisError
 
 PARENT = """
 import sys, time, pathlib
-from deployments.embedded_redis import EmbeddedRedis
+from breaker.embedded_redis import EmbeddedRedis
 server = EmbeddedRedis(pathlib.Path(sys.argv[1])).start()
 print(server.pid, flush=True)
 {ending}
