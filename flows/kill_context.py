@@ -131,7 +131,9 @@ async def open_kill_run(
 def note_sweep(run: KillRun, swept: Iterable[Swept]) -> None:
     """What the first sweep did, into the run and its records."""
     for result in swept:
-        run.update(result.account, canceled=result.accepted, orders_at_start=result.accepted + result.refused)
+        asked = result.accepted + result.refused
+        # Open until the venue's own list says otherwise: an accepted cancel is not yet a cancelled order.
+        run.update(result.account, canceled=result.accepted, orders_at_start=asked, orders_open=asked)
         if result.problem:
             run.update(result.account, note=result.problem)
         run.tell(

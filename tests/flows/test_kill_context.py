@@ -14,7 +14,8 @@ from pydantic import SecretStr
 from breaker import CircuitBreaker
 from breaker.embedded_redis import EmbeddedRedis
 from breaker.settings import AccountSettings, ConfigurationError, Settings
-from flows.kill_context import open_kill_run
+from brokers.sweep import Swept
+from flows.kill_context import note_sweep, open_kill_run
 
 
 @pytest.fixture
@@ -49,6 +50,13 @@ async def test_only_the_accounts_asked_for(settings: Settings) -> None:
     with pytest.raises(ConfigurationError, match=r"no account GAMMA is configured .*ALPHA, BETA.*nothing was sent"):
         async with open_kill_run(reason="r", operator="o", accounts=["BETA", "GAMMA"], settings=settings):
             pytest.fail("it must not open")
+
+
+async def test_orders_count_as_open_until_the_venue_lists_them_no_more(settings: Settings) -> None:
+    async with open_kill_run(reason="r", operator="o", settings=settings) as run:
+        note_sweep(run, [Swept("ALPHA", accepted=40, refused=2)])
+        assert (run.progress["ALPHA"].orders_open, run.progress["ALPHA"].orders_at_start) == (42, 42)
+        assert run.progress["ALPHA"].done == 0
 
 
 async def test_a_process_of_many_runs_keeps_no_connection_of_any(settings: Settings, redis_client: redis.Redis) -> None:
