@@ -108,8 +108,9 @@ class TripWatch(threading.Thread):
         state = RecoveryState.from_json(raw) if isinstance(raw, bytes) else None
         found = {state.flow_run_id} if state is not None and not state.done else set()
         breaker = CircuitBreaker(redis, scope=scope, timeout=self._settings.redis_timeout)
-        incident = breaker.get_status().incident_id if breaker.is_tripped() else None
+        status = breaker.get_status()
         breaker.close()
+        incident = status.incident_id if status.is_tripped else None
         holder = redis.get(claim_key(incident)) if incident else None
         return found | ({holder.decode()} if isinstance(holder, bytes) else set())
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
@@ -82,15 +82,7 @@ async def run_again_if_gone(flow_run_id: UUID) -> bool:
 
     False when it says neither Running nor, for `SUBMITTED_FOR`, Pending: then there is nothing to put back.
     """
-    from prefect.states import Scheduled  # noqa: PLC0415
-
-    async with _client() as client:
-        run = await client.read_flow_run(flow_run_id)
-        if run.state is None or not is_gone(run.state, datetime.now(UTC)):
-            return False
-        again: State[None] = Scheduled(message="Its process was gone; started again by the health verification")
-        await client.set_flow_run_state(flow_run_id, again, force=True)
-    return True
+    return await _run_again(flow_run_id, is_gone)
 
 
 def is_gone(state: State[Any], now: datetime) -> bool:
@@ -100,20 +92,24 @@ def is_gone(state: State[Any], now: datetime) -> bool:
 
 async def run_again_if_broken(flow_run_id: UUID) -> bool:
     """The same for a run whose process was reported dead, or that failed `FAILED_FOR` ago or before."""
-    from prefect.states import Scheduled  # noqa: PLC0415
-
-    async with _client() as client:
-        run = await client.read_flow_run(flow_run_id)
-        if run.state is None or not is_broken(run.state, datetime.now(UTC)):
-            return False
-        again: State[None] = Scheduled(message=f"It had {run.state.type.value.lower()}; started again")
-        await client.set_flow_run_state(flow_run_id, again, force=True)
-    return True
+    return await _run_again(flow_run_id, is_broken)
 
 
 def is_broken(state: State[Any], now: datetime) -> bool:
     """A failure is given a moment: what it lacked is seldom there again at once."""
     return state.is_crashed() or (state.is_failed() and now - state.timestamp >= FAILED_FOR)
+
+
+async def _run_again(flow_run_id: UUID, when: Callable[[State[Any], datetime], bool]) -> bool:
+    from prefect.states import Scheduled  # noqa: PLC0415
+
+    async with _client() as client:
+        run = await client.read_flow_run(flow_run_id)
+        if run.state is None or not when(run.state, datetime.now(UTC)):
+            return False
+        again: State[None] = Scheduled(message=f"Started again, as it was {run.state.name} and had no process any more")
+        await client.set_flow_run_state(flow_run_id, again, force=True)
+    return True
 
 
 @asynccontextmanager
