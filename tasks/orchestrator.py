@@ -11,13 +11,13 @@ from uuid import UUID
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import PrefectClient
-    from prefect.client.schemas.objects import FlowRun, State
+    from prefect.client.schemas.objects import FlowRun, State, StateType
 
 DEADLINE = 4.0
 """Seconds that one question may take, retries of Prefect's client included."""
 FAILED_FOR = timedelta(seconds=15)
-SUBMITTED_FOR = timedelta(seconds=60)
-"""After which a run that was taken for starting, and did not, is put back: whoever took it has died since."""
+SILENT_FOR = timedelta(seconds=60)
+"""Before which a run that was taken for starting, or has begun, may not have had the time for a sign of life."""
 
 
 def is_configured() -> bool:
@@ -60,6 +60,32 @@ async def served_deployments() -> frozenset[str]:
 
 async def running(flow_name: str) -> list[FlowRun]:
     """The flow's runs that are going on now."""
+    from prefect.client.schemas.objects import StateType  # noqa: PLC0415
+
+    return await _runs_of(flow_name, StateType.RUNNING, StateType.CANCELLING)
+
+
+async def waiting(flow_name: str) -> list[FlowRun]:
+    """The flow's runs that are suspended until a person answers."""
+    from prefect.client.schemas.objects import StateType  # noqa: PLC0415
+
+    return await _runs_of(flow_name, StateType.PAUSED)
+
+
+async def cancel_waiting(flow_run_id: UUID, why: str) -> bool:
+    """Cancel a run that waits, without a process that would notice. False when it no longer does."""
+    from prefect.states import Cancelled  # noqa: PLC0415
+
+    async with _client() as client:
+        run = await client.read_flow_run(flow_run_id)
+        if run.state is None or not run.state.is_paused():
+            return False
+        cancelled: State[None] = Cancelled(message=why)
+        await client.set_flow_run_state(flow_run_id, cancelled, force=True)
+    return True
+
+
+async def _runs_of(flow_name: str, *types: StateType) -> list[FlowRun]:
     from prefect.client.schemas.filters import (  # noqa: PLC0415
         FlowFilter,
         FlowFilterName,
@@ -67,27 +93,27 @@ async def running(flow_name: str) -> list[FlowRun]:
         FlowRunFilterState,
         FlowRunFilterStateType,
     )
-    from prefect.client.schemas.objects import StateType  # noqa: PLC0415
 
-    going_on = FlowRunFilterStateType(any_=[StateType.RUNNING, StateType.CANCELLING])
     async with _client() as client:
         return await client.read_flow_runs(
             flow_filter=FlowFilter(name=FlowFilterName(any_=[flow_name])),
-            flow_run_filter=FlowRunFilter(state=FlowRunFilterState(type=going_on)),
+            flow_run_filter=FlowRunFilter(state=FlowRunFilterState(type=FlowRunFilterStateType(any_=list(types)))),
         )
 
 
 async def run_again_if_gone(flow_run_id: UUID) -> bool:
     """Put a run whose process is gone back to Scheduled, so that whoever serves its deployment starts it again.
 
-    False when it says neither Running nor, for `SUBMITTED_FOR`, Pending: then there is nothing to put back.
+    False when it has not said Running or Pending for `SILENT_FOR`: then there is nothing to put back.
     """
     return await _run_again(flow_run_id, is_gone)
 
 
 def is_gone(state: State[Any], now: datetime) -> bool:
-    """Whether a run without a sign of life has no process; one that has just been submitted is about to get one."""
-    return state.is_running() or (state.is_pending() and now - state.timestamp >= SUBMITTED_FOR)
+    """Whether a run without a sign of life has no process; one that has just been submitted or resumed is about to give
+    one.
+    """
+    return (state.is_running() or state.is_pending()) and now - state.timestamp >= SILENT_FOR
 
 
 async def run_again_if_broken(flow_run_id: UUID) -> bool:

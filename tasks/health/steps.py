@@ -108,8 +108,7 @@ async def measure_health() -> list[Measurement]:
 
 @_check("Recoveries are not forgotten")
 async def look_after_recoveries() -> list[Measurement]:
-    run = current_run.get()
-    return [await recoveries.look_after_recoveries(run.settings, run.stores.scopes)]
+    return [await recoveries.look_after_recoveries(current_run.get().stores)]
 
 
 async def publish(measurements: Sequence[Measurement], started_at: datetime) -> None:

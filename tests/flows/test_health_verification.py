@@ -23,7 +23,7 @@ from prefect import flow
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import State
 from prefect.settings import PREFECT_API_URL, temporary_settings
-from prefect.states import Running, Scheduled
+from prefect.states import Running, Scheduled, Suspended
 from sqlalchemy import text
 
 from breaker import CircuitBreaker
@@ -36,6 +36,7 @@ from deployments.prefect_server import PrefectServer
 from flows.health_verification import health_verification
 from ledger.configured import open_ready_ledger
 from ledger.record import AuditRecord
+from tasks import orchestrator
 from tasks.health.last import KEY, Change, LastVerification, change
 from tasks.health.steps import ARTIFACT
 from tasks.recovery.conflicts import find_conflicts
@@ -298,13 +299,38 @@ async def test_who_is_waited_for_is_reminded_but_not_every_minute(
         assert (await verify(prefect)).is_completed()
     (text,) = told(web)
     assert "Recovery waits for a person: approval" in text
+    assert "The incident stays open until somebody does" in str(web.asked[0].json["blocks"])
     assert state.incident_id in str(web.asked[0].json["blocks"])
     assert f"/runs/flow-run/{state.flow_run_id}" in str(web.asked[0].json["blocks"])
 
 
-async def test_a_recovery_whose_process_died_is_scheduled_again(
+async def test_a_recovery_that_a_later_incident_overtook_waits_no_longer(
     prefect: PrefectServer, configure: Configure, redis_client: redis.Redis
 ) -> None:
+    @flow(name="recovery")
+    async def recovery(incident_id: str, scope: str = "global") -> None: ...
+
+    with (
+        closing(CircuitBreaker(redis_client)) as breaker,
+        temporary_settings(updates={PREFECT_API_URL: prefect.api_url}),
+    ):
+        incident = str(breaker.trip("MANUAL", tripped_by="test").incident_id)
+        async with get_client() as client:
+            before, now = [
+                await client.create_flow_run(recovery, parameters={"incident_id": each}, state=Suspended())
+                for each in (uuid7(), incident)
+            ]
+            await health_verification(return_state=True)
+            states = [(await client.read_flow_run(run.id)).state for run in (before, now)]
+    assert [state.type.value for state in states if state] == ["CANCELLED", "PAUSED"]
+    assert f"incident {incident} came after it" in str(states[0] and states[0].message)
+
+
+async def test_a_recovery_whose_process_died_is_scheduled_again(
+    prefect: PrefectServer, configure: Configure, redis_client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(orchestrator, "SILENT_FOR", timedelta(0))  # as the run's state is as young as the test
+
     @flow(name="recovery")
     async def recovery() -> None: ...
 

@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from prefect.client.schemas.objects import State, StateType
 
-from tasks.orchestrator import FAILED_FOR, SUBMITTED_FOR, is_broken, is_gone
+from tasks.orchestrator import FAILED_FOR, SILENT_FOR, is_broken, is_gone
 
 NOW = datetime(2026, 11, 24, 16, 0, tzinfo=UTC)
 
@@ -33,15 +33,16 @@ def test_what_broke_off_is_started_again_and_what_waits_ended_or_was_cancelled_i
 @pytest.mark.parametrize(
     ("kind", "ago", "again"),
     [
-        (StateType.RUNNING, timedelta(0), True),
+        (StateType.RUNNING, timedelta(seconds=5), False),
+        (StateType.RUNNING, SILENT_FOR, True),
         (StateType.PENDING, timedelta(seconds=5), False),
-        (StateType.PENDING, SUBMITTED_FOR, True),
+        (StateType.PENDING, SILENT_FOR, True),
         (StateType.SCHEDULED, timedelta(days=1), False),
         (StateType.PAUSED, timedelta(days=1), False),
         (StateType.COMPLETED, timedelta(days=1), False),
     ],
 )
-def test_without_a_sign_of_life_what_runs_or_was_long_submitted_has_no_process(
+def test_without_a_sign_of_life_what_runs_or_was_submitted_for_long_has_no_process(
     kind: StateType, ago: timedelta, again: bool
 ) -> None:
     assert is_gone(State[None](type=kind, timestamp=NOW - ago), NOW) is again
