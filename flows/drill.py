@@ -15,6 +15,7 @@ from prefect import flow, get_run_logger, task
 from prefect.artifacts import acreate_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State
+from prefect.runtime import flow_run as this_flow_run
 from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.states import Completed, Failed
 
@@ -74,7 +75,7 @@ async def rehearse_as_task(settings: Settings) -> DrillResult:
 
 @task(name="File the figures", cache_policy=NO_CACHE, persist_result=False)
 async def file_as_task(settings: Settings, result: DrillResult) -> list[DeliveryFailure]:
-    return await file_result(settings, result, by="drill", source="flow")
+    return await file_result(settings, result, by="drill", source="flow", flow_run_id=str(this_flow_run.id))
 
 
 async def rehearse(settings: Settings) -> DrillResult:

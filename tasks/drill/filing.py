@@ -19,7 +19,9 @@ DEDUPLICATION = "drill"
 """What stands for an incident's id in notifications of drills."""
 
 
-async def file_result(settings: Settings, result: DrillResult, *, by: str, source: str) -> list[DeliveryFailure]:
+async def file_result(
+    settings: Settings, result: DrillResult, *, by: str, source: str, flow_run_id: str | None = None
+) -> list[DeliveryFailure]:
     """Keep it everywhere; returns which notifications were not delivered.
 
     Raises:
@@ -27,7 +29,7 @@ async def file_result(settings: Settings, result: DrillResult, *, by: str, sourc
         OSError: the file can't be written.
     """
     before = await asyncio.to_thread(last_result, settings)
-    await asyncio.to_thread(_record, settings, result, by, source)
+    await asyncio.to_thread(_record, settings, result, by, source, flow_run_id)
     await asyncio.to_thread(_write, settings, result)
     note = note_of(result, before)
     return [] if note is None else await notify(settings, note)
@@ -53,7 +55,7 @@ def last_result(settings: Settings) -> DrillResult | None:
         return None
 
 
-def _record(settings: Settings, result: DrillResult, by: str, source: str) -> None:
+def _record(settings: Settings, result: DrillResult, by: str, source: str, flow_run_id: str | None) -> None:
     figures = result.as_dict()
     record = AuditRecord(
         id=figures.pop("drill_id"),
@@ -61,6 +63,7 @@ def _record(settings: Settings, result: DrillResult, by: str, source: str) -> No
         source=source,
         user_id=by,
         details=figures,
+        flow_run_id=flow_run_id,
         outcome=OK if result.passed else FAILED,
     )
     ledger = open_ready_ledger(settings)

@@ -129,6 +129,7 @@ async def test_a_drill_passes_files_its_figures_and_leaves_production_alone(
     query = {"artifacts": {"key": {"any_": ["drill-report"]}}}
     [artifact] = httpx.post(f"{prefect.api_url}/artifacts/filter", json=query, timeout=10).json()
     assert artifact["data"].startswith("# Drill: passed")
+    assert row.flow_run_id == artifact["flow_run_id"]
 
 
 def test_a_drill_that_fails_says_so_everywhere(configure: Any, web: Web) -> None:
