@@ -11,7 +11,6 @@ import os
 import sys
 
 from prefect import aserve
-from prefect.client.schemas.objects import ConcurrencyLimitConfig, ConcurrencyLimitStrategy
 from prefect.deployments.runner import RunnerDeployment
 from prefect.events import DeploymentEventTrigger
 from prefect.settings import PREFECT_RUNNER_POLL_FREQUENCY, temporary_settings
@@ -31,7 +30,7 @@ VERIFY_EVERY = 60
 
 
 async def deployments() -> list[RunnerDeployment]:
-    """What is served, with schedules, triggers, limits and descriptions."""
+    """What is served, with schedules, triggers and descriptions."""
     module = EntrypointType.MODULE_PATH
     return [
         await kill_switch.ato_deployment(
@@ -62,7 +61,6 @@ async def deployments() -> list[RunnerDeployment]:
             tags=["verification"],
             description="Every minute: state, ledger, chain, outbox, feeds, conditions, services.",
             interval=VERIFY_EVERY,
-            concurrency_limit=ConcurrencyLimitConfig(limit=1, collision_strategy=ConcurrencyLimitStrategy.CANCEL_NEW),
             entrypoint_type=module,
         ),
         await drill.ato_deployment(
@@ -70,7 +68,6 @@ async def deployments() -> list[RunnerDeployment]:
             tags=["drill"],
             description="The whole circle, from the trip to OPEN again, on a paper account of its own.",
             interval=load_settings().drill.every,
-            concurrency_limit=ConcurrencyLimitConfig(limit=1, collision_strategy=ConcurrencyLimitStrategy.CANCEL_NEW),
             entrypoint_type=module,
         ),
     ]

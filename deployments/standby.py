@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import fcntl
 import json
 import os
 import signal
@@ -32,6 +31,7 @@ from breaker import AsyncCircuitBreaker
 from breaker.deadman import KILL, REASON, Overdue, forget, overdue
 from breaker.errors import BreakerError, BreakerUnavailable, RedisRefused
 from breaker.pending_trips import PendingTrip, PendingTrips, apply_pending_trips, check, keep_untold
+from breaker.process_lock import process_lock
 from breaker.settings import ConfigurationError, Settings
 from breaker.state import Status
 from breaker.uuid7 import uuid7
@@ -150,11 +150,9 @@ class Standby:
     @contextlib.contextmanager
     def _alone(self) -> Iterator[None]:
         self._directory.mkdir(parents=True, exist_ok=True)
-        with (self._directory / "standby.lock").open("a") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise AlreadyStandingBy(f"a standby already runs with {self._directory}; nothing was started") from None
+        with process_lock(self._directory / "standby.lock") as mine:
+            if not mine:
+                raise AlreadyStandingBy(f"a standby already runs with {self._directory}; nothing was started")
             yield
 
     def _listen(self) -> socket.socket:

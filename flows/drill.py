@@ -28,6 +28,7 @@ from flows.kill_context import async_breaker, note_sweep, open_kill_run
 from flows.kill_switch import halt_and_flatten
 from flows.recovery import FormT, open_desk, walk_checklist
 from flows.steps import run_directly, without_prefect
+from tasks.alone import STILL_RUNNING, alone
 from tasks.drill.filing import file_result
 from tasks.drill.result import DrillResult, problems_of_kill
 from tasks.drill.world import APPROVER, AUTHOR, World, open_world
@@ -54,8 +55,11 @@ _NEW_RISK = OrderIntent("DRILL", "buy", 1)
 async def drill() -> State[Any]:
     """The whole circle once. Failed when anything of it did, with what as the message."""
     settings = load_settings()
-    result = await rehearse_as_task(settings)
-    undelivered = await file_as_task(settings, result)
+    with alone(settings, "drill") as mine:
+        if not mine:
+            return Completed(name="Skipped", message=STILL_RUNNING)
+        result = await rehearse_as_task(settings)
+        undelivered = await file_as_task(settings, result)
     await _publish(result)
     for failure in undelivered:
         get_run_logger().warning("%s: %s", failure.channel, failure.problem)

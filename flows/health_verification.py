@@ -19,6 +19,7 @@ from prefect.states import Completed, Failed
 
 from breaker.settings import Settings, load_settings
 from ledger.configured import open_checkpoints
+from tasks.alone import STILL_RUNNING, alone
 from tasks.health import checks, steps
 from tasks.health.last import Change, LastVerification, change, read_last, write_last
 from tasks.notify import Kind, Note, notify
@@ -45,14 +46,16 @@ async def health_verification() -> State[Any]:
             name="Skipped", message=f"Missed at {scheduled:%H:%M:%S}; a newer run looks at things as they are."
         )
     settings = load_settings()
-    previous = await read_last(settings)
     with ExitStack() as opened:
+        if not await asyncio.to_thread(opened.enter_context, alone(settings, "health-verification")):
+            return Completed(name="Skipped", message=STILL_RUNNING)
+        previous = await read_last(settings)
         stores = await asyncio.to_thread(opened.enter_context, checks.open_stores(settings))
         run = steps.Run(settings, stores, previous, started_at)
         measurements = await _measure(run)
+        _log(measurements)
+        await asyncio.gather(steps.publish(measurements, started_at), _conclude(run, measurements))
     red = [found for found in measurements if found.colour is Colour.RED]
-    _log(measurements)
-    await asyncio.gather(steps.publish(measurements, started_at), _conclude(run, measurements))
     if red:
         return Failed(message="RED: " + "; ".join(f"{found.name}: {found.problem}" for found in red))
     yellow = checks.names(measurements, Colour.YELLOW)

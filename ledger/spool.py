@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from uuid import uuid4
 
+from breaker.process_lock import process_lock
 from ledger.checkpoint import ending_of_torn_line
 from ledger.errors import InvalidRecord, SpoolUnavailable
 from ledger.record import AuditRecord, derived_id
@@ -93,7 +94,7 @@ class Spool:
         if not self.pending():
             return SpoolDrain()
         try:
-            with self._drain_lock() as mine:
+            with process_lock(self.directory / "drain.lock") as mine:
                 if not mine:
                     return SpoolDrain(busy=True)
                 self._put_current_aside()
@@ -153,19 +154,6 @@ class Spool:
             if self._current.exists():
                 self._current.rename(self._name_aside())
             _sync_directory(self.directory)
-
-    @contextlib.contextmanager
-    def _drain_lock(self) -> Iterator[bool]:
-        file = os.open(self.directory / "drain.lock", os.O_RDWR | os.O_CREAT, 0o600)
-        try:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                yield False
-            else:
-                yield True
-        finally:
-            os.close(file)
 
 
 def _drain_file(file: Path, ledger: Ledger, before: SpoolDrain, end: float) -> SpoolDrain:

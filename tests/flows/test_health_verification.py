@@ -369,6 +369,32 @@ async def test_a_kill_switch_that_prefect_says_runs_is_a_conflict(prefect: Prefe
 # --- on a schedule
 
 
+async def test_one_at_a_time_but_never_held_up_by_one_that_was_killed(
+    prefect: PrefectServer, configure: Configure
+) -> None:
+    hold = (
+        "import sys, time\nfrom breaker.settings import load_settings\nfrom tasks.alone import alone\n"
+        "with alone(load_settings(), 'health-verification') as mine:\n"
+        "    print(mine, flush=True)\n    time.sleep(600)"
+    )
+    command = [sys.executable, "-c", hold]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[2]) as other:
+        assert other.stdout is not None and other.stdout.readline() == "True\n"
+        assert (await verify(prefect)).name == "Skipped"
+        other.kill()
+    state = await verify(prefect)
+    assert state.is_completed() and str(state.message).startswith("GREEN")
+
+
+async def test_a_state_directory_that_takes_no_lock_keeps_nothing_from_being_verified(
+    prefect: PrefectServer, configure: Configure, tmp_path: Path
+) -> None:
+    configure(database_url=f"sqlite:///{tmp_path / 'audit.db'}")
+    (tmp_path / "state").write_text("a file where the directory should be")
+    state = await verify(prefect)
+    assert state.name != "Skipped"
+
+
 @pytest.fixture
 def served(prefect: PrefectServer, configure: Configure, tmp_path: Path) -> Iterator[Callable[[], None]]:
     """Starts serving the verification every few seconds."""

@@ -1,0 +1,28 @@
+"""What runs on a schedule runs once at a time on a host.
+
+Not by a concurrency limit of the orchestrator's: there, a run whose process is killed keeps its place for minutes at
+least, and nothing is verified meanwhile.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+
+from breaker.process_lock import process_lock
+from breaker.settings import Settings
+
+STILL_RUNNING = "Skipped: the one before is still running."
+
+
+@contextmanager
+def alone(settings: Settings, name: str) -> Iterator[bool]:
+    """Whether no other process of this host is at `name`. A state directory without locks holds up nobody."""
+    directory = settings.state_dir.expanduser().absolute()
+    with ExitStack() as opened:
+        try:
+            directory.mkdir(parents=True, exist_ok=True)
+            mine = opened.enter_context(process_lock(directory / f"{name}.lock"))
+        except OSError:
+            mine = True
+        yield mine
