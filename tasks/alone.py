@@ -1,7 +1,7 @@
 """What runs on a schedule runs once at a time on a host.
 
-Not by a concurrency limit of the orchestrator's: there, a run whose process is killed keeps its place for minutes at
-least, and nothing is verified meanwhile.
+Not by a concurrency limit of the orchestrator's: there, a run whose process is killed keeps its place for five minutes,
+and for good if the orchestrator is started again meanwhile, and nothing is verified in that time.
 """
 
 from __future__ import annotations
