@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from random import Random
@@ -137,7 +137,7 @@ class Driller:
             drill.halted_after = body["halted_after"]
             drill.swept_after = body["first_sweep_after"]
             drill.flat_after = body["flat_after"]
-        return {0: "flat", 3: "not flat", 4: "not halted"}[outcome.returncode]
+        return {0: "flat", 3: f"not flat ({_why_not(body)})", 4: "not halted"}[outcome.returncode]
 
     def _by_console(self, drill: Drill) -> str:
         begun = time.monotonic()
@@ -238,3 +238,11 @@ class Driller:
         except (RedisError, BreakerError):
             return {}
         return json.loads(raw) if isinstance(raw, bytes) else {}
+
+
+def _why_not(report: Mapping[str, Any]) -> str:
+    """What the kill switch said of the accounts that it left."""
+    accounts = [account for account in report["accounts"] if not account["flat"]]
+    reasons = {item["reason"] for account in accounts for item in account["stuck"]}
+    notes = {account["note"] for account in accounts if account["note"]}
+    return "; ".join(sorted(reasons | notes)) or "it said nothing"
