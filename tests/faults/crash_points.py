@@ -23,6 +23,8 @@ from tests.faults.crash_procedures import EVERY, Procedure
 from tests.faults.crash_world import World
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "crash-points.md"
+TOLD_EVERY = 100
+"""Deaths; what fails is told at once."""
 
 _DOCUMENT = """\
 # Crash points
@@ -104,8 +106,11 @@ def main(arguments: Sequence[str]) -> int:
             random = Random(options.seed)
             trials = [trial for procedure in procedures for trial in _trials(world, procedure, random, tallies)]
         random.shuffle(trials)  # so that what time does not allow is missing everywhere a little
-        for outcome in attempt_all(trials, open_world, directory, workers=options.workers, within=options.minutes * 60):
+        outcomes = attempt_all(trials, open_world, directory, workers=options.workers, within=options.minutes * 60)
+        for number, outcome in enumerate(outcomes, 1):
             tallies[outcome.trial.procedure.name].add(outcome)
+            if number % TOLD_EVERY == 0:
+                print(f"{number} of {len(trials)} deaths after {(time.monotonic() - begun) / 60:.1f} min", flush=True)
             for fault in outcome.faults:
                 print(f"FAILED  {outcome.trial}: {fault}", flush=True)
     report = _report(tallies, time.monotonic() - begun, options.seed)
