@@ -53,9 +53,9 @@ again and judged all the same. *Closed again*: the first sweep of the second run
 work, so the rest of that position was closed by another one. *Slowest to flat* counts from the start of the first run.
 
 *Kill, PostgreSQL*, *first kill of a host*, *kill under Prefect* and *kill, Redis down* try only what is different in
-them. *Kill, host lost* is a sample (seed {seed}): the state directory goes with the process, and another host, with the
-same Redis, database and accounts, is given the same command. What was only in the lost host's spool is lost with it;
-transitions are not, and no close is doubled.
+them. In *kill, host lost* the state directory goes with the process, and another host, with the same Redis, database
+and accounts, is given the same command. What was only in the lost host's spool is lost with it; transitions are not,
+and no close is doubled.
 
 Counted is what a process sends, writes, syncs or names, where Python hands it over; statements of a database where
 SQLAlchemy hands them over. What it receives changes nothing outside it: to die after an answer is to die before the
@@ -103,9 +103,8 @@ def main(arguments: Sequence[str]) -> int:
             prefect_url = stack.enter_context(PrefectServer(directory / "prefect")).api_url
         open_world = partial(World, prefect_url=prefect_url)
         with open_world(directory / "recording") as world:
-            random = Random(options.seed)
-            trials = [trial for procedure in procedures for trial in _trials(world, procedure, random, tallies)]
-        random.shuffle(trials)  # so that what time does not allow is missing everywhere a little
+            trials = [trial for procedure in procedures for trial in _trials(world, procedure, tallies)]
+        Random(options.seed).shuffle(trials)  # so that what time does not allow is missing everywhere a little
         outcomes = attempt_all(trials, open_world, directory, workers=options.workers, within=options.minutes * 60)
         for number, outcome in enumerate(outcomes, 1):
             tallies[outcome.trial.procedure.name].add(outcome)
@@ -113,23 +112,22 @@ def main(arguments: Sequence[str]) -> int:
                 print(f"{number} of {len(trials)} deaths after {(time.monotonic() - begun) / 60:.1f} min", flush=True)
             for fault in outcome.faults:
                 print(f"FAILED  {outcome.trial}: {fault}", flush=True)
-    report = _report(tallies, time.monotonic() - begun, options.seed)
+    report = _report(tallies, time.monotonic() - begun)
     print(report)
     if options.write:
         DOCUMENT.write_text(report, encoding="utf-8")
     return 1 if any(tally.failed for tally in tallies.values()) else 0
 
 
-def _trials(world: World, procedure: Procedure, random: Random, tallies: dict[str, Tally]) -> list[Trial]:
+def _trials(world: World, procedure: Procedure, tallies: dict[str, Tally]) -> list[Trial]:
     points = record(world, procedure)
-    every = [Trial(procedure, death) for death in deaths(points)]
-    chosen = every if procedure.sample is None else random.sample(every, min(procedure.sample, len(every)))
-    tallies[procedure.name] = Tally(points, len(chosen))
-    print(f"{procedure.name}: {len(points)} points, {len(chosen)} deaths", flush=True)
-    return chosen
+    trials = [Trial(procedure, death) for death in deaths(points)]
+    tallies[procedure.name] = Tally(points, len(trials))
+    print(f"{procedure.name}: {len(points)} points, {len(trials)} deaths", flush=True)
+    return trials
 
 
-def _report(tallies: Mapping[str, Tally], seconds: float, seed: int) -> str:
+def _report(tallies: Mapping[str, Tally], seconds: float) -> str:
     deaths = sum(tally.runs for tally in tallies.values())
     failed = [outcome for tally in tallies.values() for outcome in tally.failed]
     kinds = Counter(_kind(name, point) for name, tally in tallies.items() for point in tally.points)
@@ -140,7 +138,6 @@ def _report(tallies: Mapping[str, Tally], seconds: float, seed: int) -> str:
         failures="".join(f"- {outcome.trial}: {'; '.join(outcome.faults)}\n" for outcome in failed),
         kinds="\n".join(f"| {owner} | {label} | {count} |" for (owner, label), count in sorted(kinds.items())),
         minutes=seconds / 60,
-        seed=seed,
         date=datetime.now(UTC).date(),
     )
 
@@ -162,7 +159,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--only", action="append", help="only this procedure; may be repeated")
     parser.add_argument("--minutes", type=float, default=math.inf, help="try no further death after so long")
     parser.add_argument("--workers", type=int, default=4)
-    parser.add_argument("--seed", type=int, default=1, help="of what is drawn where not every death is tried")
+    parser.add_argument("--seed", type=int, default=1, help="of the order, and so of what is tried within `--minutes`")
     parser.add_argument("--write", action="store_true", help=f"write {DOCUMENT.name}")
     return parser
 

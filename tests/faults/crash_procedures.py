@@ -36,8 +36,6 @@ class Procedure:
     """How the labels begin of the I/O that is tried here; the rest is the same as in another procedure."""
     host_lost: bool = False
     """The disk goes with the process, and another host is where it is run again."""
-    sample: int | None = None
-    """Of the deaths that there are, how many are tried; all of them unless given."""
 
 
 _KILL = ("kill", "--yes", "--reason", "a reason", "--operator", "ada")
@@ -59,7 +57,7 @@ KILL_APART = Procedure(
     records_itself=True,
     only=("database",),
 )
-TAKEOVER = replace(KILL_APART, name="kill, host lost", host_lost=True, only=("",), sample=60)
+TAKEOVER = replace(KILL_APART, name="kill, host lost", host_lost=True, only=("",))
 KILL_UNDER_PREFECT = Procedure(
     name="kill under Prefect",
     arguments=_KILL,
