@@ -64,7 +64,7 @@ _Word = TypeVar("_Word", bound=StrEnum)
 
 
 class _RateLimited(BrokerUnavailable):
-    """429: nothing was done; `retry_after` seconds until the venue counts anew."""
+    """429: nothing was done; `retry_after` seconds until the venue may be asked again."""
 
     def __init__(self, message: str, *, account: str, retry_after: float) -> None:
         super().__init__(message, account=account)
@@ -212,7 +212,7 @@ class AlpacaBroker:
         return _cancel_result(order_id, response.status_code, _json(response))
 
     async def close(self, request: CloseOrder) -> CloseResult:
-        """Send it once. Raises `BrokerUnavailable` when it was not sent because the rate limit is used up.
+        """Send it once. Raises `BrokerUnavailable` when it was not taken because of a rate limit.
 
         It never waits for the limit: what is asked for belongs to a position as it was read just now.
         """
@@ -301,7 +301,7 @@ class AlpacaBroker:
         json: _Json | None = None,
         may_wait: bool = True,
     ) -> httpx.Response:
-        if self._rate.exhausted and not may_wait:
+        if self._rate.seconds_to_wait and not may_wait:
             raise self._rate_limited(method, path)
         await self._rate.wait()
         try:
@@ -313,6 +313,7 @@ class AlpacaBroker:
             raise self._unavailable(method, path, str(error) or type(error).__name__) from None
         self._rate.observe(response.headers)
         if response.status_code == httpx.codes.TOO_MANY_REQUESTS:
+            self._rate.refused()
             raise self._rate_limited(method, path)
         if response.is_server_error:
             raise self._unavailable(method, path, f"the venue answered {response.status_code}")
@@ -325,12 +326,13 @@ class AlpacaBroker:
         return response
 
     def _rate_limited(self, method: str, path: str) -> _RateLimited:
-        wait = self._rate.seconds_to_reset or 1.0  # it does not say when
-        return _RateLimited(
-            f"{self.name}: {method} {path}: the venue's rate limit is used up, it counts anew in {wait:.1f} s",
-            account=self.name,
-            retry_after=wait,
+        wait = self._rate.seconds_to_wait
+        why = (
+            f"the venue's rate limit is used up, it counts anew in {wait:.1f} s"
+            if self._rate.used_up
+            else f"the venue refuses for now (429), it is asked again in {wait:.1f} s"
         )
+        return _RateLimited(f"{self.name}: {method} {path}: {why}", account=self.name, retry_after=wait)
 
     def _unavailable(self, method: str, path: str, what: str) -> BrokerUnavailable:
         return BrokerUnavailable(
@@ -369,22 +371,26 @@ class _RateLimit:
 
     _LONGEST = 60.0
     """Alpaca counts by the minute; a longer wait would be a clock that is wrong, not a limit."""
+    _PAUSE = 1.0
+    """After a 429 while the headers say that something is left, or nothing: another limit, as by the second."""
 
     def __init__(self) -> None:
         self._remaining: int | None = None
         self._reset_at = 0.0  # monotonic seconds
+        self._paused_until = 0.0
 
     @property
-    def exhausted(self) -> bool:
-        return self._remaining is not None and self._remaining <= 0 and self.seconds_to_reset > 0
+    def used_up(self) -> bool:
+        return self._remaining is not None and self._remaining <= 0 and self._reset_at > time.monotonic()
 
     @property
-    def seconds_to_reset(self) -> float:
-        return max(0.0, self._reset_at - time.monotonic())
+    def seconds_to_wait(self) -> float:
+        until = max(self._reset_at, self._paused_until) if self.used_up else self._paused_until
+        return max(0.0, until - time.monotonic())
 
     async def wait(self) -> None:
-        if self.exhausted:
-            await asyncio.sleep(self.seconds_to_reset)
+        if pause := self.seconds_to_wait:
+            await asyncio.sleep(pause)
         if self._remaining is not None:
             self._remaining -= 1
 
@@ -395,6 +401,11 @@ class _RateLimit:
             return
         self._remaining = remaining
         self._reset_at = time.monotonic() + min(max(reset - _venue_time(headers), 0.05), self._LONGEST)
+
+    def refused(self) -> None:
+        """429, its headers observed. To believe that all is used up would stop a kill switch for a minute."""
+        if not self.used_up:
+            self._paused_until = time.monotonic() + self._PAUSE
 
 
 def from_settings(name: str, account: AccountSettings) -> AlpacaBroker:

@@ -248,8 +248,9 @@ class Venue:
             raise Unavailable(f"{method} {path}: {why or type(error).__name__}") from None
         self._observe(headers)
         if status == 429:
-            self._remaining, self._reset_at = 0, max(self._reset_at, time.monotonic() + 1.0)
-            raise RateLimited(f"{method} {path}: the venue's rate limit is used up")
+            if self._remaining != 0:  # another limit than the headers tell of, as by the second: not worth a minute
+                self._remaining, self._reset_at = 0, time.monotonic() + 1.0
+            raise RateLimited(f"{method} {path}: the venue refuses for now (429)")
         if status >= 500:
             raise Unavailable(f"{method} {path}: the venue answered {status}")
         try:

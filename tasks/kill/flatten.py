@@ -316,7 +316,7 @@ class Flattening:
         try:
             result = await self._broker.close(close)
         except BrokerUnavailable as error:
-            # Nothing was sent: the rate limit is used up. The next round, when there is one, plans on what is then.
+            # Nothing was taken: a rate limit. The next round, when there is one, plans on what is then.
             await self._venue_unavailable(error)
             return
         now = self._now()

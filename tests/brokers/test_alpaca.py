@@ -407,6 +407,21 @@ async def test_a_close_never_waits_for_the_rate_limit_as_its_position_would_be_o
     assert "POST /v2/orders" not in exchange.report()["requests"]
 
 
+async def test_a_429_while_something_is_left_of_the_limit_pauses_for_a_second_and_not_for_a_minute(
+    venue: Venue, broker: AlpacaBroker
+) -> None:
+    exchange = venue('[[trouble]]\nkind = "429"\nfirst = 2\n' + LONG)
+    begun = time.monotonic()
+    await broker.positions()
+    with pytest.raises(BrokerUnavailable, match=r"refuses for now \(429\)") as raised:
+        venue('[[trouble]]\nkind = "429"\nfirst = 1\n' + LONG)
+        await broker.close(SELL)
+    assert "\n" not in str(raised.value)
+    await broker.positions()
+    assert 2 < time.monotonic() - begun < 10
+    assert exchange.report()["responses"] == {"200": 1, "429": 1}
+
+
 async def test_the_rate_limit_is_reckoned_by_the_venues_clock_not_ours() -> None:
     headers = {"X_Ratelimit_Remaining": "0", "X_Ratelimit_Reset": "1000000001", "Date": "Sun, 09 Sep 2001 01:46:40 GMT"}
     async with answering({"/positions": []}, **headers) as (broker, _):

@@ -6,6 +6,7 @@ import ast
 import json
 import subprocess
 import sys
+import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -128,6 +129,17 @@ def test_the_rate_limit_is_waited_for_and_not_run_against(last_resort: LastResor
     assert status == 0, said
     assert seen["is_flat"] and seen["violations"] == []
     assert seen["responses"].get("429", 0) <= 2
+
+
+def test_a_429_while_something_is_left_of_the_limit_costs_no_minute(
+    last_resort: LastResort, venue: PaperExchangeThread
+) -> None:
+    scenario = f'{LOOSE}[[trouble]]\nkind = "429"\nfirst = 2\n[book]\norders = 4\npositions = 3\n'
+    begun = time.monotonic()
+    status, said, seen = flatten(last_resort, venue, scenario)
+    assert status == 0, said
+    assert seen["is_flat"] and seen["responses"]["429"] == 2
+    assert time.monotonic() - begun < 30
 
 
 def test_promise_7_a_halted_symbol_is_named_with_the_venues_reason(
