@@ -85,6 +85,9 @@ async def _end_overtaken(statuses: Mapping[str, Status]) -> list[str]:
         incident, status = run.parameters.get("incident_id"), statuses.get(run.parameters.get("scope", GLOBAL))
         if status is None or status.incident_id in (None, incident):
             continue
+        # An older copy of Redis's data knows an incident that is over, and not the one that is to be recovered from.
+        if status.tripped_at is None or run.created is None or status.tripped_at < run.created:
+            continue
         why = f"Over: incident {status.incident_id} came after it, with a recovery of its own."
         if await orchestrator.cancel_waiting(run.id, why):
             ended.append(f"{incident}: {why}")

@@ -21,7 +21,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from prefect import flow
 from prefect.client.orchestration import get_client
-from prefect.client.schemas.objects import State
+from prefect.client.schemas.objects import FlowRun, State
 from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.states import Running, Scheduled, Suspended
 from sqlalchemy import text
@@ -314,16 +314,26 @@ async def test_a_recovery_that_a_later_incident_overtook_waits_no_longer(
         closing(CircuitBreaker(redis_client)) as breaker,
         temporary_settings(updates={PREFECT_API_URL: prefect.api_url}),
     ):
-        incident = str(breaker.trip("MANUAL", tripped_by="test").incident_id)
+        older = str(breaker.trip("MANUAL", tripped_by="test").incident_id)
         async with get_client() as client:
-            before, now = [
-                await client.create_flow_run(recovery, parameters={"incident_id": each}, state=Suspended())
-                for each in (uuid7(), incident)
-            ]
-            await health_verification(return_state=True)
-            states = [(await client.read_flow_run(run.id)).state for run in (before, now)]
-    assert [state.type.value for state in states if state] == ["CANCELLED", "PAUSED"]
-    assert f"incident {incident} came after it" in str(states[0] and states[0].message)
+
+            async def recovery_of(incident: str) -> FlowRun:
+                return await client.create_flow_run(recovery, parameters={"incident_id": incident}, state=Suspended())
+
+            async def states() -> list[str]:
+                await health_verification(return_state=True)
+                found = [(await client.read_flow_run(run.id)).state for run in runs]
+                return [state.type.value for state in found if state]
+
+            runs = [await recovery_of(older), await recovery_of(uuid7())]
+            assert await states() == ["PAUSED", "PAUSED"], "an older copy of Redis's data is no later incident"
+            epoch = breaker.reset(reset_by="test", reason="the cause was found and mended").epoch
+            breaker.end_quiet_period(expected_epoch=int(epoch or 0), by="test")
+            incident = str(breaker.trip("MANUAL", tripped_by="test", incident_id=uuid7()).incident_id)
+            runs.append(await recovery_of(incident))
+            assert await states() == ["CANCELLED", "CANCELLED", "PAUSED"]
+            ended = (await client.read_flow_run(runs[0].id)).state
+    assert f"incident {incident} came after it" in str(ended and ended.message)
 
 
 async def test_a_recovery_whose_process_died_is_scheduled_again(
