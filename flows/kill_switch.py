@@ -28,7 +28,7 @@ from tasks.kill.report import KillReport, make_report, seconds
 from tasks.kill.run import KillRun, current_run
 
 CONFIRMATION_WAIT = 2.0
-"""Seconds after which flattening no longer waits for the trip to be confirmed; confirming goes on beside it."""
+"""Seconds after which flattening no longer waits for a trip that this run makes first; confirming goes on beside it."""
 TELLING_WAIT = 3.0
 """Seconds beyond the notifications' own time limit that the orchestrator and the spool may add to it."""
 REFUSAL_WAIT = 0.25
@@ -40,7 +40,8 @@ FINAL_STATE_WAIT = 3.0
 async def halt_and_flatten(run: KillRun, do: RunStep) -> KillReport:
     """The procedure. Accounts go in parallel, and none waits for another one's trouble."""
     confirmation = asyncio.create_task(_confirm_trip(run, do))
-    await asyncio.wait({confirmation}, timeout=CONFIRMATION_WAIT)
+    if not run.trip_was_asked_for:
+        await asyncio.wait({confirmation}, timeout=CONFIRMATION_WAIT)
     await asyncio.gather(*(_flatten_account(run, do, account) for account in run.brokers))
     await confirmation
     report = make_report(run)

@@ -142,6 +142,11 @@ class KillRun:
         return time.monotonic() - self.started
 
     @property
+    def trip_was_asked_for(self) -> bool:
+        """Whoever began this run has asked Redis for the trip before, and was answered or had waited long enough."""
+        return self.trip_event_id is not None or self.halted_after is not None
+
+    @property
     def overdue(self) -> bool:
         return self.elapsed >= self.settings.deadline
 

@@ -123,6 +123,8 @@ async def kill(
     timeout: float = 0.5,
     requests_per_minute: int = 1_000_000,
     secret: str = "secret",
+    redis_timeout: float = 1.0,
+    trip_event_id: str | None = None,
     through: Callable[[AlpacaBroker], Broker] = lambda broker: broker,
 ) -> KillReport:
     """One kill switch from its start to its report, on connections of its own, without an orchestrator."""
@@ -134,9 +136,10 @@ async def kill(
         incident_id=incident_id or uuid7(),
         reason="campaign",
         operator="tests",
-        breaker=AsyncCircuitBreaker(client, timeout=1.0),
+        breaker=AsyncCircuitBreaker(client, timeout=redis_timeout),
         brokers={"PAPER": through(broker)},
         settings=settings or kill_settings(),
+        trip_event_id=trip_event_id,
     )
     token = current_run.set(run)
     try:

@@ -14,6 +14,7 @@ from breaker.orders import Position
 from breaker.uuid7 import uuid7
 from brokers.alpaca import AlpacaBroker
 from brokers.paper.server import PaperExchange
+from flows import kill_switch
 from tasks.kill import flatten
 from tasks.kill.flatten import READING_SHARE, _ReadingAllowance
 from tests.tasks.campaign import FASTER, FULL, Outcome, judge, kill, kill_settings, scaled
@@ -75,6 +76,18 @@ async def test_wrong_keys_are_named_and_nothing_is_called_flat(
     account = outcome.report.accounts[0]
     assert not outcome.report.flat and account.phase == "failed"
     assert "refuses the keys (401)" in account.note and "not the secret" not in account.note
+
+
+async def test_what_redis_was_asked_for_in_vain_before_keeps_no_position_waiting(
+    exchange: PaperExchange, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kill_switch, "CONFIRMATION_WAIT", 60.0)
+    book = "[book]\norders = 4\npositions = 3\n"
+    nowhere = kill(exchange, "redis://127.0.0.1:1/0", redis_timeout=0.1, trip_event_id=uuid7())
+    outcome = await judge(exchange, scaled(book), [nowhere])
+    assert outcome.faults() == [] and outcome.report.flat
+    assert any("the trip could not be confirmed" in missing for missing in outcome.report.missing)
+    assert outcome.report.flat_after is not None and outcome.report.flat_after < 3, "confirming takes more than four"
 
 
 async def test_the_closes_of_another_run_of_the_incident_are_not_cancelled_at_the_start(
