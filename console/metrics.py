@@ -227,6 +227,11 @@ def families(taken: Scrape) -> Iterator[Metric]:
     yield from _state_families(taken.redis.scopes)
     yield _gauge("cb_redis_up", "Whether Redis answered in time.", float(taken.redis.problem is None))
     yield _gauge("cb_redis_latency_seconds", "Time to read the global breaker's state.", taken.redis.latency)
+    yield _gauge(
+        "cb_verification_age_seconds",
+        "Since the scheduled health verification last ran; left out when it never did.",
+        taken.redis.verification_age,
+    )
     if taken.redis.gates is not None:
         yield from _gate_families(taken.redis.gates)
     yield _gauge(

@@ -17,6 +17,8 @@ from breaker.keys import GLOBAL, Keys
 from breaker.requests import Request
 from breaker.rules import Limits
 from breaker.state import unknown
+from tasks.health.last import KEY as VERIFICATION
+from tasks.health.last import LastVerification
 from tasks.recovery.state import RecoveryState
 
 if TYPE_CHECKING:
@@ -64,6 +66,8 @@ class RedisReading:
     problem: str | None = None
     gates: ReportedGates | None = None
     """None when their reports can't be read, which says nothing about the states."""
+    verification_age: float | None = None
+    """Seconds since the scheduled verification last ran; None when it never did, or that can't be read."""
 
     @property
     def outbox_oldest(self) -> float | None:
@@ -96,8 +100,11 @@ def read_redis(redis: Redis, scopes: Iterable[str] = (GLOBAL,), *, timeout: floa
             continue
         latency = latency if latency is not None else time.monotonic() - begun
         found.append(_beside(redis, scope, status, status.as_of, timeout))
-    gates = _reported_gates(redis, timeout) if problem is None else None
-    return RedisReading(tuple(found), latency, problem, gates)
+    now = found[0].status.as_of if found else None
+    if problem is not None or now is None:
+        return RedisReading(tuple(found), latency, problem)
+    gates, age = _reported_gates(redis, timeout), _verification_age(redis, now, timeout)
+    return RedisReading(tuple(found), latency, None, gates, age)
 
 
 def _reported_gates(redis: Redis, timeout: float) -> ReportedGates | None:
@@ -105,6 +112,15 @@ def _reported_gates(redis: Redis, timeout: float) -> ReportedGates | None:
         with closing(Wire(redis, timeout)) as wire:
             return read_reports(wire.ask(reports_request()))
     except BreakerError:
+        return None
+
+
+def _verification_age(redis: Redis, now: datetime, timeout: float) -> float | None:
+    try:
+        with closing(Wire(redis, timeout)) as wire:
+            (raw,) = wire.ask(Request("read when the last verification was", (("GET", VERIFICATION),)))
+        return None if raw is None else (now - LastVerification.from_json(raw).checked_at).total_seconds()
+    except (BreakerError, ValueError, KeyError, TypeError):
         return None
 
 

@@ -26,6 +26,7 @@ from ledger.outbox import drain_outbox
 from ledger.reconcile import reconcile
 from ledger.record import DENIED, AuditRecord
 from tasks.drill.result import DrillResult
+from tasks.health.last import KEY, LastVerification, write_last
 from tests.console.conftest import MakeSettings
 from tests.console.harness import lose_a_gate
 
@@ -202,6 +203,18 @@ def test_a_lag_that_is_not_known_is_left_out(redis_client: redis.Redis, scrape: 
     values = scrape()
     assert ("cb_ledger_lag_seconds",) not in values
     assert values["cb_spool_oldest_seconds",] == 0
+
+
+async def test_the_age_of_the_scheduled_verification_is_exported_once_there_was_one(
+    breaker: CircuitBreaker, settings: Settings, redis_client: redis.Redis, scrape: Scrape
+) -> None:
+    age = ("cb_verification_age_seconds",)
+    assert age not in scrape()
+    assert await write_last(settings, LastVerification(datetime.now(UTC) - timedelta(minutes=7))) == []
+    assert 420 <= scrape()[age] < 480
+    redis_client.set(KEY, "no verification")
+    values = scrape()
+    assert age not in values and values["cb_staleness_seconds",] == 0
 
 
 def test_gates_and_what_their_checks_came_to_are_exported(
