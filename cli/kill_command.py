@@ -10,8 +10,10 @@ import os
 import sys
 import threading
 import time
-from dataclasses import replace
-from typing import Annotated
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -36,8 +38,21 @@ from cli.tripping import make_trip, tell_of_pending_trips
 from tasks.kill.report import KillReport
 from tasks.kill.run import KillRun
 
+if TYPE_CHECKING:
+    from brokers.sweep import Swept
+
+TRIP_FIRST = 0.15
+"""Seconds that Redis may take to answer before the first sweep is sent beside the trip."""
 EXIT_WITHIN = 5.0
 """Seconds after the result by which the process is gone, even if the orchestrator's client would not let it."""
+
+
+@dataclass(frozen=True, slots=True)
+class EarlySweep:
+    """The first sweep, when it did not wait for the trip; `after` so many seconds from the start."""
+
+    results: Sequence[Swept]
+    after: float
 
 
 def register(app: typer.Typer) -> None:
@@ -89,23 +104,64 @@ def kill(
         # The same ids: what the standby has done already is not done again.
         ids = quick_kill.handed.acknowledgement
         trip = replace(trip, event_id=ids["event_id"], incident_id=ids["incident_id"])
-    status = _halt(settings, trip, view, started)
-    halted_after = time.monotonic() - started if status else None
-    outcome = _flatten(settings, trip, why, status, halted_after, accounts, yes, view, started)
+    tripping = ThreadPoolExecutor(1, "trip").submit(_trip, settings, trip, started)
+    early = _sweep_beside(tripping, settings, accounts, view, started) if yes else None
+    status, halted_after = _halt(tripping, trip, view)
+    outcome = _flatten(settings, trip, why, status, halted_after, accounts, yes, early, view, started)
     halted = status is not None or _halted_meanwhile(settings, outcome, view)
     if as_json:
         _print_json(halted, outcome, halted_after)
     _leave(_exit_status(halted, outcome))
 
 
-def _halt(settings: Settings, trip: PendingTrip, view: kill_view.KillView, started: float) -> Status | None:
+def _trip(settings: Settings, trip: PendingTrip, started: float) -> tuple[Status, float]:
+    status = make_trip(settings, trip)
+    return status, time.monotonic() - started
+
+
+def _halt(
+    tripping: Future[tuple[Status, float]], trip: PendingTrip, view: kill_view.KillView
+) -> tuple[Status | None, float | None]:
+    """The trip's answer, and how long after the start it came; neither when Redis could not be told."""
     try:
-        status = make_trip(settings, trip)
+        status, halted_after = tripping.result()
     except BreakerError as error:
         view.not_halted(error)
+        return None, None
+    view.halted(status, trip.scope, halted_after)
+    return status, halted_after
+
+
+def _sweep_beside(
+    tripping: Future[tuple[Status, float]],
+    settings: Settings,
+    accounts: Sequence[str],
+    view: kill_view.KillView,
+    started: float,
+) -> EarlySweep | None:
+    """Cancel what is open while Redis is still silent; None when it was not, and there is nothing to do meanwhile.
+
+    Gates that Redis can't tell close by their own leases, so that nothing new is placed behind it.
+    """
+    if not accounts or wait([tripping], TRIP_FIRST).done:
         return None
-    view.halted(status, trip.scope, time.monotonic() - started)
-    return status
+    from brokers.registry import open_brokers  # noqa: PLC0415  the trip has been sent
+    from brokers.sweep import first_sweep  # noqa: PLC0415
+
+    async def sweep() -> Sequence[Swept]:
+        brokers = open_brokers({name: settings.accounts[name] for name in accounts})
+        try:
+            return await first_sweep(brokers.values(), settings.kill.first_sweep_timeout)
+        finally:
+            for broker in brokers.values():
+                await broker.aclose()
+
+    try:
+        early = EarlySweep(asyncio.run(sweep()), time.monotonic() - started)
+    except ConfigurationError:  # it is told when the accounts are to be flattened
+        return None
+    view.swept(early.results, early.after)
+    return early
 
 
 def _halted_meanwhile(settings: Settings, outcome: KillReport | None, view: kill_view.KillView) -> bool:
@@ -129,6 +185,7 @@ def _flatten(
     halted_after: float | None,
     accounts: list[str],
     yes: bool,
+    early: EarlySweep | None,
     view: kill_view.KillView,
     started: float,
 ) -> KillReport | None:
@@ -159,7 +216,7 @@ def _flatten(
             trip_event_id=trip.event_id,
         ) as kill_run:
             kill_run.started, kill_run.halted_after = started, halted_after
-            report = await _confirm_and_run(kill_run, yes, view, loading)
+            report = await _confirm_and_run(kill_run, yes, early, view, loading)
         view.done_without(kill_run.missing)
         return report
 
@@ -171,7 +228,7 @@ def _flatten(
 
 
 async def _confirm_and_run(
-    run: KillRun, yes: bool, view: kill_view.KillView, loading: threading.Thread
+    run: KillRun, yes: bool, early: EarlySweep | None, view: kill_view.KillView, loading: threading.Thread
 ) -> KillReport | None:
     from brokers.sweep import first_sweep  # noqa: PLC0415  after the trip
     from flows.kill_context import note_sweep  # noqa: PLC0415
@@ -182,12 +239,14 @@ async def _confirm_and_run(
         if not await view.confirmed():
             view.declined()
             return None
-    swept = await first_sweep(run.brokers.values(), run.settings.first_sweep_timeout)
-    run.first_sweep_after = run.elapsed
+    if early is None:
+        swept = await first_sweep(run.brokers.values(), run.settings.first_sweep_timeout)
+        early = EarlySweep(swept, run.elapsed)
+        view.swept(swept, early.after)
+    run.first_sweep_after = early.after
     if yes:
         loading.start()  # not before: importing in a thread holds up the sweep
-    note_sweep(run, swept)
-    view.swept(swept, run.first_sweep_after)
+    note_sweep(run, early.results)
     if run.trail is not None:
         run.trail.start()
     await asyncio.to_thread(loading.join)

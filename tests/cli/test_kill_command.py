@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pty
+import socket
 import subprocess
 import sys
 import time
@@ -129,6 +130,33 @@ def test_promise_5_redis_down_still_cancels_and_flattens(
     assert outcome.returncode == 4
     assert "COULD NOT HALT" in outcome.stderr
     assert exchange.report()["is_flat"]
+
+
+def test_promise_5_orders_are_cancelled_while_redis_is_still_silent(
+    exchange: PaperExchangeThread, write_configuration: WriteConfiguration, environment: dict[str, str]
+) -> None:
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        redis_url = f"redis://127.0.0.1:{silent.getsockname()[1]}/0"
+        write_configuration(f'redis_url = "{redis_url}"\nredis_timeout = 50\n{PACE}{account(exchange.url)}')
+        command = [sys.executable, "-m", "cli", "kill", "--yes"]
+        with subprocess.Popen(
+            command,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        ) as process:
+            try:
+                deadline = time.monotonic() + 40
+                while exchange.report()["open_orders"]:
+                    assert time.monotonic() < deadline, "the first sweep waits for Redis"
+                    time.sleep(0.05)
+            finally:
+                process.kill()
+            assert process.stderr is not None and "COULD NOT HALT" not in process.stderr.read()
 
 
 def test_promise_7_what_is_stuck_is_named_with_the_venues_reason(
