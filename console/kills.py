@@ -70,6 +70,9 @@ class Kill:
     unconfirmed: str | None = None
     problem: str = ""
     run: KillRun | None = None
+    """While it goes on."""
+    last_seen: KillPicture | None = None
+    """What the run had come to when it was over: some fifty are kept, and a run holds everything it ever read."""
     ended_after: float | None = None
 
     @property
@@ -78,7 +81,7 @@ class Kill:
 
     @property
     def picture(self) -> KillPicture:
-        seen = self._not_begun() if self.run is None else picture_of(self.run)
+        seen = picture_of(self.run) if self.run is not None else self.last_seen or self._not_begun()
         return replace(
             seen,
             over=self.over,
@@ -225,6 +228,8 @@ class Kills:
         except Exception as error:  # whatever it was, the page must say so instead of showing progress for ever
             kill.problem = f"The kill switch broke off ({type(error).__name__}: {error}). Run it again; it is safe to."
         finally:
+            if kill.run is not None:
+                kill.last_seen, kill.run = picture_of(kill.run), None
             kill.ended_after = time.monotonic() - kill.started
 
 

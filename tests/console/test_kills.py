@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterator
 
 import pytest
@@ -16,6 +17,7 @@ from brokers.paper.scenario import parse
 from brokers.paper.server import PaperExchangeThread
 from console.permissions import Role
 from ledger.ledger import Filter
+from tasks.kill.run import KillRun
 from tests.console.conftest import MakeSettings
 from tests.console.harness import REASON, Console, until
 
@@ -78,6 +80,21 @@ def test_a_second_start_joins_the_run(console: Console, exchange: PaperExchangeT
     until(lambda: len(console.ledger.query(started).rows) >= 1)
     assert len(console.ledger.query(started).rows) == 1
     assert exchange.report()["is_flat"]
+
+
+def test_of_a_run_that_is_over_only_its_picture_stays_in_memory(console: Console) -> None:
+    api = console.api(Role.OPERATOR)
+    body = {"reason": REASON, "acknowledge": True, "confirm": "FLATTEN"}
+    incident = api.post("/kill-switch", json=body).json()["incident_id"]
+
+    def runs() -> int:
+        gc.collect()
+        return sum(type(kept) is KillRun and kept.incident_id == incident for kept in gc.get_objects())
+
+    until(lambda: runs() == 1)
+    until(lambda: runs() == 0, within=40)
+    said = api.get(f"/kill-switch/{incident}").json()
+    assert (said["verdict"], said["accounts"][0]["positions_at_start"]) == ("FLAT", 6)
 
 
 @pytest.mark.parametrize("typed", ["", "flatten", "KILL", "FLATTEN it"])
