@@ -48,8 +48,8 @@ EXIT_WITHIN = 5.0
 
 
 @dataclass(frozen=True, slots=True)
-class EarlySweep:
-    """The first sweep, when it did not wait for the trip; `after` so many seconds from the start."""
+class FirstSweep:
+    """What each account's venue answered, `after` so many seconds from the start."""
 
     results: Sequence[Swept]
     after: float
@@ -138,7 +138,7 @@ def _sweep_beside(
     accounts: Sequence[str],
     view: kill_view.KillView,
     started: float,
-) -> EarlySweep | None:
+) -> FirstSweep | None:
     """Cancel what is open while Redis is still silent; None when it was not, and there is nothing to do meanwhile.
 
     Gates that Redis can't tell close by their own leases, so that nothing new is placed behind it.
@@ -157,8 +157,8 @@ def _sweep_beside(
                 await broker.aclose()
 
     try:
-        early = EarlySweep(asyncio.run(sweep()), time.monotonic() - started)
-    except ConfigurationError:  # it is told when the accounts are to be flattened
+        early = FirstSweep(asyncio.run(sweep()), time.monotonic() - started)
+    except Exception:  # the procedure that follows opens the same accounts, and tells what is the matter
         return None
     view.swept(early.results, early.after)
     return early
@@ -185,7 +185,7 @@ def _flatten(
     halted_after: float | None,
     accounts: list[str],
     yes: bool,
-    early: EarlySweep | None,
+    early: FirstSweep | None,
     view: kill_view.KillView,
     started: float,
 ) -> KillReport | None:
@@ -228,7 +228,7 @@ def _flatten(
 
 
 async def _confirm_and_run(
-    run: KillRun, yes: bool, early: EarlySweep | None, view: kill_view.KillView, loading: threading.Thread
+    run: KillRun, yes: bool, early: FirstSweep | None, view: kill_view.KillView, loading: threading.Thread
 ) -> KillReport | None:
     from brokers.sweep import first_sweep  # noqa: PLC0415  after the trip
     from flows.kill_context import note_sweep  # noqa: PLC0415
@@ -239,14 +239,15 @@ async def _confirm_and_run(
         if not await view.confirmed():
             view.declined()
             return None
-    if early is None:
-        swept = await first_sweep(run.brokers.values(), run.settings.first_sweep_timeout)
-        early = EarlySweep(swept, run.elapsed)
-        view.swept(swept, early.after)
-    run.first_sweep_after = early.after
+    sweep = early
+    if sweep is None:
+        results = await first_sweep(run.brokers.values(), run.settings.first_sweep_timeout)
+        sweep = FirstSweep(results, run.elapsed)
+        view.swept(sweep.results, sweep.after)
+    run.first_sweep_after = sweep.after
     if yes:
         loading.start()  # not before: importing in a thread holds up the sweep
-    note_sweep(run, early.results)
+    note_sweep(run, sweep.results)
     if run.trail is not None:
         run.trail.start()
     await asyncio.to_thread(loading.join)
