@@ -5,7 +5,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
-PACKAGES := breaker brokers cli console deployments flows ledger tasks
+PACKAGES := breaker brokers cli configuration console deployments flows ledger sandbox services tasks
 SCOPE ?= global
 # Read through the environment, so that no reason, however quoted, is ever parsed by a shell.
 export REASON OPERATOR SCOPE
@@ -95,10 +95,10 @@ test: $(READY) ## All tests
 faults: fault-matrix crash-points ## Pull every plug, and kill at every I/O
 
 fault-matrix: $(READY) ## Break each part at each step of kill and recovery   [ONLY='redis/*']; writes docs/faults.md
-	@$(BIN)/python -m tests.faults $(if $(ONLY),'$(ONLY)')
+	@$(BIN)/python -m proofs.faults $(if $(ONLY),'$(ONLY)')
 
 crash-points: $(READY) ## Kill each procedure at each of its I/O    [MINUTES=10 at most]; writes docs/crash-points.md
-	@$(BIN)/python -m tests.faults.crash_points --write $(if $(MINUTES),--minutes $(MINUTES))
+	@$(BIN)/python -m proofs.crash_points --write $(if $(MINUTES),--minutes $(MINUTES))
 
 lint: $(READY) ## Style, types and layers
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/lint-imports
@@ -110,8 +110,8 @@ bench: $(READY) ## The figures that README quotes
 	@$(BIN)/python -m benchmarks
 
 soak: $(READY) ## Drills on the whole stack while it breaks     [SECONDS=3600] [SEED=1]; writes docs/soak.md
-	@$(BIN)/python -m tests.soak --write docs/soak.md $(if $(SECONDS),--seconds $(SECONDS)) $(if $(SEED),--seed $(SEED))
+	@$(BIN)/python -m proofs.soak --write docs/soak.md $(if $(SECONDS),--seconds $(SECONDS)) $(if $(SEED),--seed $(SEED))
 
 .PHONY: histories
 histories: $(READY) ## Concurrent callers under faults, checked for linearizability   [HISTORIES=2000]
-	@HISTORIES=$(or $(HISTORIES),2000) MODEL=full $(BIN)/pytest -s tests/models
+	@HISTORIES=$(or $(HISTORIES),2000) MODEL=full $(BIN)/pytest -s tests/proofs

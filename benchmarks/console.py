@@ -22,12 +22,12 @@ import httpx
 
 from benchmarks.rows import Row, quantile, spread
 from benchmarks.servers import Bench, bench
-from breaker.child_process import free_port
-from breaker.settings import Settings
-from console.accounts import Accounts
-from console.permissions import Permission
+from configuration.settings import Settings
+from console.auth.accounts import Accounts
+from console.auth.permissions import Permission
 from console.serve import FIRST_ADMIN, prepare
 from ledger.configured import open_ready_ledger
+from sandbox.child_process import free_port
 
 PAGES = 50
 CLIENTS = 200
@@ -185,7 +185,7 @@ def _site(here: Bench) -> Iterator[_Site]:
     token, _ = Accounts(ledger).create_token(FIRST_ADMIN, "benchmark", list(Permission), 1)
     ledger.close()
     with ExitStack() as started:
-        for module in ("console", "console.metrics"):
+        for module in ("console", "services.exporter.metrics"):
             started.enter_context(_process(module, {**kept, **ours}))
         _wait(f"http://127.0.0.1:{port}/alive")
         _wait(f"http://127.0.0.1:{metrics_port}/metrics")

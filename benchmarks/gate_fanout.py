@@ -12,7 +12,7 @@ from collections.abc import Iterator
 
 from benchmarks.rows import Row, quantile, spread
 from benchmarks.servers import BACKENDS, Bench, bench, sidecar
-from breaker import gate_clock
+from breaker.gate import clock
 
 _ROUNDS = int(os.environ.get("BENCH_ROUNDS", "150"))
 _PER_PROCESS = 10
@@ -57,7 +57,7 @@ def _delays(here: Bench, backend: str, load: str, gates: int) -> list[float]:
                 _hear(worker)
             time.sleep(random.uniform(0.02, 0.07))
             here.breaker.trip("BENCH")
-            acknowledged = gate_clock.now()
+            acknowledged = clock.now()
             for worker in workers:
                 delays += [float(at) - acknowledged for at in _hear(worker).split()]
             here.breaker.reset(reset_by="bench")

@@ -25,8 +25,9 @@ from redis.retry import Retry
 from benchmarks.rows import Row
 from benchmarks.servers import BACKENDS, Bench, bench, open_gate
 from benchmarks.silent_proxy import SilentProxy
-from breaker import CircuitBreaker, gate_clock
-from breaker.decision import OrderIntent
+from breaker import CircuitBreaker
+from breaker.gate import clock
+from breaker.gate.decision import OrderIntent
 
 _STALENESS = 0.2
 _WATCHED = 1.0
@@ -154,16 +155,16 @@ def _watch(ask: Ask, fault: Callable[[], None], seconds: float) -> tuple[float, 
 
     def ask_on() -> None:
         while not stop.is_set():
-            now = gate_clock.now()
+            now = clock.now()
             admitted = ask()
-            checks.append((now, admitted, gate_clock.now() - now))
+            checks.append((now, admitted, clock.now() - now))
             time.sleep(0.0002)
 
     thread = threading.Thread(target=ask_on)
     thread.start()
     time.sleep(0.2)
     fault()
-    at = gate_clock.now()
+    at = clock.now()
     time.sleep(seconds)
     stop.set()
     thread.join()

@@ -12,12 +12,11 @@ import threading
 import time
 from typing import Any
 
-from breaker import gate_clock
-from breaker.decision import OrderIntent
-from breaker.gate import Gate
-from breaker.gate_dial import dialler
-from breaker.gate_lease import Lease
-from breaker.resp3 import command
+from breaker.gate import Gate, clock
+from breaker.gate.connect import dialler
+from breaker.gate.decision import OrderIntent
+from breaker.gate.lease import Lease
+from breaker.gate.resp3 import command
 
 _ORDER = OrderIntent("AAPL", "buy", 10)
 
@@ -50,14 +49,14 @@ def _order_loop(gate: Gate) -> float:
     while True:
         sum(range(1000))
         if not gate.check(_ORDER, 0):
-            return gate_clock.now()
+            return clock.now()
 
 
 def _patient_loop(gate: Gate) -> float:
     """An engine with little to do."""
     while gate.check(_ORDER, 0):
         time.sleep(50e-6)
-    return gate_clock.now()
+    return clock.now()
 
 
 def _print_pushed(gates: list[Gate]) -> None:
@@ -70,7 +69,7 @@ def _print_pushed(gates: list[Gate]) -> None:
         def published(lease: Lease, halt: Any, gate: Gate = gate, publish: Any = publish) -> None:
             publish(lease, halt)
             if not gate._allowed.allowed and gate in waiting:
-                refused.append(gate_clock.now())
+                refused.append(clock.now())
                 waiting.discard(gate)
                 if not waiting:
                     done.set()
@@ -99,7 +98,7 @@ def _raw(url: str, count: int) -> None:
         seen: list[float] = []
         while len(seen) < count:
             for number, _ in poller.poll(10_000):
-                seen.append(gate_clock.now())
+                seen.append(clock.now())
                 poller.unregister(number)
         print(*seen, flush=True)
 

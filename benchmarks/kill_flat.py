@@ -28,12 +28,12 @@ import httpx
 
 from benchmarks.rows import Row
 from benchmarks.servers import kill_environment, standby
-from breaker.child_process import free_port
-from breaker.embedded_redis import EmbeddedRedis
-from breaker.settings import KillSettings
-from brokers.paper.scenario import parse
-from brokers.paper.server import PaperExchange
-from deployments.prefect_server import PrefectServer
+from configuration.settings import KillSettings
+from sandbox.child_process import free_port
+from sandbox.embedded_redis import EmbeddedRedis
+from sandbox.exchange.scenario import parse
+from sandbox.exchange.server import PaperExchange
+from sandbox.prefect_server import PrefectServer
 
 TIMES = 3
 TARGET = 1.3

@@ -12,10 +12,10 @@ from statistics import median
 
 from benchmarks.rows import Row
 from benchmarks.servers import kill_environment, standby
-from breaker.child_process import free_port
-from breaker.embedded_redis import EmbeddedRedis
-from brokers.paper.scenario import parse
-from brokers.paper.server import PaperExchange
+from sandbox.child_process import free_port
+from sandbox.embedded_redis import EmbeddedRedis
+from sandbox.exchange.scenario import parse
+from sandbox.exchange.server import PaperExchange
 
 TIMES = 5
 BOOK = parse("rate_limit = 100000\n[book]\norders = 40\npositions = 12\n")

@@ -15,8 +15,8 @@ from pathlib import Path
 import redis
 
 from breaker import CircuitBreaker
-from breaker.embedded_redis import EmbeddedRedis
 from breaker.gate import Gate
+from sandbox.embedded_redis import EmbeddedRedis
 
 BACKENDS = ("thread", "drain", "shm")
 ROOT = Path(__file__).parents[1]
@@ -47,7 +47,7 @@ def bench(durable: bool = False) -> Iterator[Bench]:
 
 @contextlib.contextmanager
 def sidecar(url: str, board: Path) -> Iterator[None]:
-    command = [sys.executable, "-m", "breaker.gate_sidecar", "--redis", url, "--board", str(board)]
+    command = [sys.executable, "-m", "breaker.gate.sidecar", "--redis", url, "--board", str(board)]
     process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
     try:
         yield

@@ -9,14 +9,14 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 from uuid import UUID, uuid5
 
-from breaker.errors import BreakerError, InvalidInput, NotHalted
+from breaker.errors import InvalidInput
 from breaker.keys import GLOBAL
 from breaker.uuid7 import uuid7
 
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from redis import Redis
 
     from breaker.durability import Durability
-    from breaker.settings import Settings
     from breaker.state import Status
 
 UNREADABLE = "PENDING_TRIP_UNREADABLE"
@@ -155,38 +154,6 @@ class PendingTrips:
             with contextlib.suppress(FileNotFoundError):  # another process has just made it
                 found.append((path, _parse(path)))
         return sorted(found, key=lambda item: item[1].asked_at)
-
-
-def apply_pending_trips(settings: Settings, connect: Callable[[], Redis]) -> Sequence[Applied]:
-    """What the configuration's state directory holds, made; `connect` is called only if there is anything.
-
-    Raises BreakerUnavailable or RedisRefused: what could not be made still waits.
-    """
-    pending = PendingTrips(settings.pending_trips_dir)
-    if not pending.waiting():
-        return ()
-    from breaker.durability import Durability  # noqa: PLC0415  seldom needed
-
-    durability = Durability(settings.trip_durability, settings.trip_replicas)
-    with connect() as redis:
-        return pending.apply(redis, timeout=settings.redis_timeout, durability=durability)
-
-
-def keep_untold(settings: Settings, trip: PendingTrip, why: BreakerError) -> NotHalted:
-    """Keep the trip that Redis could not be told of (`why`); returns the error that says where, or that it is lost."""
-    try:
-        path = PendingTrips(settings.pending_trips_dir).keep(trip)
-    except OSError as error:
-        return NotHalted(
-            f"{why} Nor could the trip be kept in {settings.pending_trips_dir} ({error.strerror}): nothing will make "
-            "it later. Trip again once Redis is back, before it is trusted.",
-            pending=False,
-        )
-    return NotHalted(
-        f"{why} The trip is kept in {path} and is made by the next command, standby or service on this host that "
-        "reaches Redis.",
-        pending=True,
-    )
 
 
 def _told_late(trip: PendingTrip) -> PendingTrip:

@@ -40,7 +40,6 @@ if TYPE_CHECKING:
     from redis import Redis
     from redis.asyncio import Redis as AsyncRedis
 
-    from breaker.settings import Settings
 
 _UNIX_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _FEED = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
@@ -351,24 +350,6 @@ class AsyncRules:
 
 
 _TIME = Request("read its clock", (("TIME",),))
-
-
-def limits_from(settings: Settings, scope: str = GLOBAL) -> Limits:
-    """The limits that the configuration gives to `scope`: its own, else those of `global`, else the runbook's."""
-    given = settings.rules.get(scope) or settings.rules.get(GLOBAL)
-    if given is None:
-        return Limits()
-    off = frozenset(given.off)
-    return Limits(
-        api_errors=None if Rule.API_ERRORS in off else given.api_errors,
-        api_error_window=given.api_error_window,
-        drawdown=None if Rule.DRAWDOWN in off else given.drawdown,
-        data_age=None if Rule.DATA_STALENESS in off else given.data_age,
-        daily_loss=None if Rule.DAILY_LOSS in off else given.daily_loss,
-        consecutive_rejections=None if Rule.CONSECUTIVE_REJECTIONS in off else given.consecutive_rejections,
-        confirmations={Rule(name): count for name, count in given.confirmations.items()},
-        dry_run=frozenset(Rule(name) for name in given.dry_run),
-    )
 
 
 def limits_of(scope: str, limits: Limits | Mapping[str, Limits]) -> Limits:

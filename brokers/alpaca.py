@@ -34,7 +34,7 @@ from brokers.protocol import (
 )
 
 if TYPE_CHECKING:
-    from breaker.settings import AccountSettings
+    from configuration.settings import AccountSettings
 
 # Its own line about each retry goes to standard output, into answers for machines and over what people are shown.
 stamina.instrumentation.set_on_retry_hooks(())

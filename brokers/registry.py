@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from importlib import import_module
 from importlib.metadata import entry_points
 
-from breaker.settings import AccountSettings, ConfigurationError
 from brokers.protocol import Broker
+from configuration.settings import AccountSettings, ConfigurationError
 
 ENTRY_POINTS = "breaker.brokers"
 """Third parties register a callable `(name, AccountSettings) -> Broker` in this group."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 
-from cli.quick_kill import hand_over
+from cli.kill_handover import hand_over
 
 
 def main() -> None:

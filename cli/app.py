@@ -8,9 +8,9 @@ import sys
 import typer
 
 from breaker.errors import BreakerError, BreakerUnavailable, InvalidInput, NotHalted, RedisRefused
-from breaker.settings import ConfigurationError
 from cli import circuit_commands, kill_command
 from cli.exit_codes import EPILOG, Exit
+from configuration.settings import ConfigurationError
 from ledger.errors import LedgerError
 
 
@@ -36,7 +36,7 @@ def command_line(first: str = "") -> typer.Typer:
             doctor_command,
             drill_command,
             recover_commands,
-            standby_commands,
+            service_commands,
             user_commands,
         )
 
@@ -45,7 +45,7 @@ def command_line(first: str = "") -> typer.Typer:
             audit_commands,
             doctor_command,
             drill_command,
-            standby_commands,
+            service_commands,
             user_commands,
         ):
             commands.register(app)

@@ -13,11 +13,12 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from breaker.settings import load_settings
 from cli.circuit_view import console
 from cli.exit_codes import EPILOG, Exit
-from cli.options import JsonOption, redis_of
-from cli.tripping import tell_of_pending_trips
+from cli.options import JsonOption
+from cli.transitions import tell_of_pending_trips
+from configuration.redis_clients import redis_client
+from configuration.settings import load_settings
 
 if TYPE_CHECKING:
     from ledger.record import AuditRow
@@ -96,7 +97,7 @@ def drain() -> None:
 
     settings = load_settings()
     tell_of_pending_trips(settings)
-    ledger, redis = open_ready_ledger(settings), redis_of(settings)
+    ledger, redis = open_ready_ledger(settings), redis_client(settings)
     done = audit.drain(redis, ledger, open_spool(settings), known_scopes(redis, ledger), timeout=settings.redis_timeout)
     typer.echo(f"{done.spool.moved} records from the spool, {done.outbox.moved} transitions from Redis")
     for problem in done.problems:

@@ -8,23 +8,20 @@ from typing import Annotated
 import typer
 
 from breaker.pending_trips import PendingTrip
-from breaker.settings import load_settings
 from breaker.state import State, Status
 from cli import circuit_view
 from cli.exit_codes import EPILOG, Exit
 from cli.options import (
-    MIN_REASON,
     JsonOption,
     OperatorOption,
     ScopeOption,
-    checked_reason,
     checked_scope,
     login_name,
     on_terminal,
-    open_breaker,
 )
-from cli.recording import record_transitions
-from cli.tripping import make_trip
+from cli.transitions import make_trip, open_breaker, record_transitions
+from configuration.reasons import MIN_REASON, checked_reason
+from configuration.settings import load_settings
 
 
 def register(app: typer.Typer) -> None:
@@ -39,7 +36,7 @@ def trip(
     as_json: JsonOption = False,
 ) -> None:
     """Halt trading: from now on only orders that reduce risk pass. Orders and positions are left as they are."""
-    why = checked_reason(reason)
+    why = checked_reason(reason, at_least=1)
     who = operator or login_name()
     settings = load_settings()
     after = make_trip(
@@ -76,7 +73,7 @@ def reset(
     as_json: JsonOption = False,
 ) -> None:
     """End a trip: a quiet period begins, after which trading is normal. At most one reset a minute."""
-    why = checked_reason(reason, at_least=MIN_REASON)
+    why = checked_reason(reason)
     settings = load_settings()
     breaker = open_breaker(settings, scope)
     before = breaker.get_status()

@@ -12,13 +12,13 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from breaker.settings import load_settings
 from cli.circuit_view import console
 from cli.exit_codes import EPILOG, Exit
 from cli.options import JsonOption
+from configuration.settings import load_settings
 
 if TYPE_CHECKING:
-    from tasks.recovery.measurement import Measurement
+    from tasks.checks.measurement import Measurement
 
 _LOOKS = {"green": ("●", "green"), "yellow": ("▲", "yellow"), "red": ("■", "bold red")}
 
@@ -33,8 +33,8 @@ def doctor(as_json: JsonOption = False) -> None:
     Exit status: 0 nothing is red, 1 something is, 4 the breaker's state cannot be read.
     """
     settings = load_settings()
-    from tasks.health.doctor import diagnose  # noqa: PLC0415  `--help` and a wrong configuration don't pay for it
-    from tasks.recovery.measurement import worst  # noqa: PLC0415
+    from tasks.checks.measurement import worst  # noqa: PLC0415
+    from tasks.verification.doctor import diagnose  # noqa: PLC0415  `--help` and a wrong configuration don't pay for it
 
     found = asyncio.run(diagnose(settings))
     if as_json:

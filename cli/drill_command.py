@@ -12,10 +12,10 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from breaker.settings import load_settings
 from cli.circuit_view import console
 from cli.exit_codes import Exit
 from cli.options import JsonOption, OperatorOption, login_name
+from configuration.settings import load_settings
 
 if TYPE_CHECKING:
     from tasks.drill.result import DrillResult
@@ -29,10 +29,10 @@ def register(app: typer.Typer) -> None:
 
 def drill(operator: OperatorOption = None, as_json: JsonOption = False) -> None:
     """Trip, cancel, flatten, verify and recover a book of its own at a paper exchange of its own; file the figures."""
-    from flows.kill_context import hurry_orchestrator  # noqa: PLC0415
+    from configuration.orchestrator import set_prefect_timeouts  # noqa: PLC0415
 
     settings = load_settings()
-    hurry_orchestrator()
+    set_prefect_timeouts()
     if not as_json:
         sys.stderr.write("breaker: a drill on a paper account of its own; production is left as it is …\n")
     from flows.drill import run_drill  # noqa: PLC0415  slow to import

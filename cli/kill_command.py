@@ -19,22 +19,22 @@ import typer
 
 from breaker import BreakerError
 from breaker.pending_trips import PendingTrip, PendingTrips
-from breaker.settings import ConfigurationError, Settings, load_settings
 from breaker.state import Status
 from breaker.uuid7 import uuid7
-from cli import kill_view, quick_kill
+from cli import kill_handover, kill_view
 from cli.exit_codes import EPILOG, Exit
 from cli.options import (
     JsonOption,
     OperatorOption,
     ScopeOption,
-    checked_reason,
     checked_scope,
     login_name,
     on_terminal,
 )
 from cli.process_clock import process_started
-from cli.tripping import make_trip, tell_of_pending_trips
+from cli.transitions import make_trip, tell_of_pending_trips
+from configuration.reasons import checked_reason
+from configuration.settings import ConfigurationError, Settings, load_settings
 from tasks.kill.report import KillReport
 from tasks.kill.run import KillRun
 
@@ -71,7 +71,7 @@ def kill(
 ) -> None:
     """Halt trading, cancel every open order, flatten every position, prove it. For emergencies: it can't be undone."""
     started = process_started()
-    why = checked_reason(reason)
+    why = checked_reason(reason, at_least=1)
     checked_scope(scope)
     settings = load_settings()
     accounts = [name.upper() for name in account or settings.accounts]
@@ -92,17 +92,17 @@ def kill(
         source="cli",
         incident_id=incident_id,
     )
-    if quick_kill.handed is not None:
-        from cli.following import follow  # noqa: PLC0415  only with a standby
+    if kill_handover.handed is not None:
+        from cli.kill_follow import follow  # noqa: PLC0415  only with a standby
 
-        followed = follow(quick_kill.handed, view)
+        followed = follow(kill_handover.handed, view)
         if followed.ended:
             if as_json:
                 _print_json(followed.halted, followed.report, None)
             _leave(_exit_status(followed.halted, followed.report))
         view.standby_lost(followed.problem)
         # The same ids: what the standby has done already is not done again.
-        ids = quick_kill.handed.acknowledgement
+        ids = kill_handover.handed.acknowledgement
         trip = replace(trip, event_id=ids["event_id"], incident_id=ids["incident_id"])
     tripping = ThreadPoolExecutor(1, "trip").submit(_trip, settings, trip, started)
     early = _sweep_beside(tripping, settings, accounts, view, started) if yes else None
@@ -195,9 +195,9 @@ def _flatten(
     if not yes and not on_terminal():
         view.not_confirmed()
         return None
-    from flows.kill_context import hurry_orchestrator  # noqa: PLC0415  after the trip
+    from configuration.orchestrator import set_prefect_timeouts  # noqa: PLC0415  after the trip
 
-    hurry_orchestrator()
+    set_prefect_timeouts()
     loading = threading.Thread(target=importlib.import_module, args=("flows.kill_switch",), daemon=True)
     incident_id = (status.incident_id if status else None) or trip.incident_id
 

@@ -17,14 +17,16 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from breaker.settings import Settings, load_settings
 from cli.circuit_view import console
 from cli.exit_codes import EPILOG, Exit
-from cli.options import JsonOption, OperatorOption, ScopeOption, login_name, on_terminal, open_breaker
+from cli.options import JsonOption, OperatorOption, ScopeOption, login_name, on_terminal
+from cli.transitions import open_breaker
+from configuration.redis_clients import async_redis_client
+from configuration.settings import Settings, load_settings
 from tasks.recovery.answering import NotTaken, hand_over, refusal_of, refusal_record
+from tasks.recovery.approval_rules import CATEGORIES, MIN_TEXT, Approval, RootCause, Rules
 from tasks.recovery.checklist import CHECKLIST
-from tasks.recovery.decision import CATEGORIES, MIN_TEXT, Approval, RootCause, Rules
-from tasks.recovery.kept_evidence import read_evidence
+from tasks.recovery.evidence_store import read_evidence
 from tasks.recovery.state import RecoveryState, Tick, read_state
 
 if TYPE_CHECKING:
@@ -170,11 +172,7 @@ def _read(settings: Settings, scope: str) -> RecoveryState | None:
 
 def _from_redis(settings: Settings, reading: Callable[[AsyncRedis], Awaitable[T]]) -> T:
     async def once() -> T:
-        from redis.asyncio import Redis  # noqa: PLC0415
-
-        timeout = settings.redis_timeout
-        url = settings.redis_url.get_secret_value()
-        async with Redis.from_url(url, socket_timeout=timeout, socket_connect_timeout=timeout) as redis:
+        async with async_redis_client(settings, timeout=settings.redis_timeout) as redis:
             return await reading(redis)
 
     from redis.exceptions import RedisError  # noqa: PLC0415

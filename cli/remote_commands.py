@@ -17,7 +17,8 @@ from breaker.state import State, Status
 from cli import circuit_view
 from cli.console_client import TOKEN, URL, ConsoleClient
 from cli.exit_codes import EPILOG, Exit
-from cli.options import MIN_REASON, JsonOption, ScopeOption, checked_reason, on_terminal
+from cli.options import JsonOption, ScopeOption, on_terminal
+from configuration.reasons import MIN_REASON, checked_reason
 
 FOLLOW_EVERY = 0.5
 SILENCE = 30.0
@@ -56,7 +57,7 @@ def trip(
     as_json: JsonOption = False,
 ) -> None:
     """Halt trading, through the console: from now on only orders that reduce risk pass."""
-    why = checked_reason(reason)
+    why = checked_reason(reason, at_least=1)
     _tell_who(operator)
     _show(ConsoleClient.from_environment().trip(scope, why), scope, as_json)
 
@@ -79,7 +80,7 @@ def reset(
     as_json: JsonOption = False,
 ) -> None:
     """End a trip, through the console, which measures the conditions first. At most one reset a minute."""
-    why = checked_reason(reason, at_least=MIN_REASON)
+    why = checked_reason(reason)
     _tell_who(operator)
     console = ConsoleClient.from_environment()
     before = console.status(scope)
@@ -115,7 +116,7 @@ def kill(
     as_json: JsonOption = False,
 ) -> None:
     """Halt trading, cancel every open order, flatten every position, by the console. It can't be undone."""
-    why = checked_reason(reason)
+    why = checked_reason(reason, at_least=1)
     _tell_who(operator)
     console = ConsoleClient.from_environment()
     if not yes:

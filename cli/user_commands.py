@@ -13,13 +13,13 @@ import typer
 from rich import box
 from rich.table import Table
 
-from breaker.settings import load_settings
 from cli.circuit_view import console
 from cli.exit_codes import EPILOG
 from cli.options import JsonOption, login_name
+from configuration.settings import load_settings
 
 if TYPE_CHECKING:
-    from console.accounts import Accounts
+    from console.auth.accounts import Accounts
 
 _Name = Annotated[str, typer.Argument(help="The user's name: a-z 0-9 . _ -", metavar="NAME")]
 _Role = Annotated[str, typer.Option("--role", help="viewer, operator, risk_manager or admin.")]
@@ -34,8 +34,6 @@ tokens = typer.Typer(no_args_is_help=True, help="Tokens by which programs use th
 def register(app: typer.Typer) -> None:
     app.add_typer(users, name="user")
     app.add_typer(tokens, name="token")
-    app.command("console", epilog=EPILOG)(serve_console)
-    app.command("metrics", epilog=EPILOG)(serve_metrics)
 
 
 @users.command("add", epilog=EPILOG)
@@ -99,7 +97,7 @@ def create_token(
     days: Annotated[float, typer.Option("--days", help="How long it holds; a year at most.")] = 90.0,
 ) -> None:
     """A new token of a user, shown once. It may do what both it and its user's role have."""
-    from console.permissions import Permission  # noqa: PLC0415  `--help` doesn't pay for it
+    from console.auth.permissions import Permission  # noqa: PLC0415  `--help` doesn't pay for it
 
     known = [word.value for word in Permission]
     if unknown := [word for word in permission if word not in known]:
@@ -138,25 +136,11 @@ def revoke_token(
     typer.echo(f"token {token_id} is revoked")
 
 
-def serve_console() -> None:
-    """Serve the web console and the REST API until interrupted."""
-    from console.serve import main  # noqa: PLC0415
-
-    raise typer.Exit(main())
-
-
-def serve_metrics() -> None:
-    """Serve the metrics for Prometheus until interrupted."""
-    from console.metrics import main  # noqa: PLC0415
-
-    raise typer.Exit(main())
-
-
 @contextmanager
 def _accounts(action: str | None = None, **details: Any) -> Iterator[Accounts]:
     """The configured accounts; what is done with them is on record afterwards, and not if it failed."""
-    from console.accounts import Accounts  # noqa: PLC0415
-    from console.schema import upgrade  # noqa: PLC0415
+    from console.auth.accounts import Accounts  # noqa: PLC0415
+    from console.auth.schema import upgrade  # noqa: PLC0415
     from ledger.configured import open_ready_ledger, open_spool  # noqa: PLC0415
     from ledger.record import AuditRecord  # noqa: PLC0415
     from ledger.recorder import Recorder  # noqa: PLC0415
@@ -174,7 +158,7 @@ def _accounts(action: str | None = None, **details: Any) -> Iterator[Accounts]:
 
 
 def _role(word: str) -> Any:
-    from console.permissions import Role  # noqa: PLC0415
+    from console.auth.permissions import Role  # noqa: PLC0415
 
     try:
         return Role(word)
@@ -183,7 +167,7 @@ def _role(word: str) -> Any:
 
 
 def _password(from_stdin: bool) -> str:
-    from console.passwords import random_password  # noqa: PLC0415
+    from console.auth.passwords import random_password  # noqa: PLC0415
 
     return sys.stdin.readline().rstrip("\n") if from_stdin else random_password()
 

@@ -16,13 +16,13 @@ from starlette.types import ASGIApp
 
 from breaker import BreakerError
 from breaker.errors import InvalidInput
-from breaker.settings import Settings
-from console import audit_pages, circuit_pages, live_pages, oidc_pages, recovery_pages, sign_in_pages
-from console.actions import Denied
-from console.api import create_api
-from console.page import message
-from console.problems import problem
-from console.recoveries import NothingAsked
+from configuration.settings import Settings
+from console.actions.recovery import NothingAsked
+from console.actions.trip_reset import Denied
+from console.api.problems import problem
+from console.api.routes import create_api
+from console.pages import audit, circuit, oidc, recovery, sign_in, system_health
+from console.pages.frame import message
 from console.render import STATIC
 from console.security import Guard
 from console.services import Services
@@ -64,7 +64,7 @@ def create_app(settings: Settings) -> Application:
             yield
 
     app = FastAPI(lifespan=lifespan, openapi_url=None, docs_url=None, redoc_url=None)
-    for pages in (sign_in_pages, oidc_pages, circuit_pages, recovery_pages, audit_pages, live_pages):
+    for pages in (sign_in, oidc, circuit, recovery, audit, system_health):
         app.include_router(pages.router)
     app.mount("/api/v1", api)
     app.mount("/static", _KeptFiles(directory=STATIC))

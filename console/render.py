@@ -14,17 +14,17 @@ from markupsafe import Markup
 
 from breaker import State
 from breaker.events import TransitionEvent
-from breaker.gate_report import ReportedGates
+from breaker.gate.report import ReportedGates
 from breaker.pending_trips import PendingTrip
-from breaker.settings import Settings
-from console import looks
-from console.exposure import AccountExposure, profit_of
-from console.lookout import Seen
-from console.permissions import Permission
-from console.watch import Reading
-from tasks.kill.picture import KillPicture
+from configuration.settings import Settings
+from console import formatting
+from console.auth.permissions import Permission
+from console.live.exposure import AccountExposure, profit_of
+from console.live.poller import Seen
+from console.live.state_watcher import Reading
+from tasks.checks.measurement import Measurement
+from tasks.kill.status import KillPicture
 from tasks.recovery.checklist import CHECKLIST
-from tasks.recovery.measurement import Measurement
 from tasks.recovery.state import RecoveryState
 
 HERE = Path(str(files("console")))
@@ -44,20 +44,20 @@ class Renderer:
             auto_reload=False,
         )
         self._environment.filters.update(
-            utc=looks.utc,
-            moment=looks.moment,
-            duration=looks.ago,
+            utc=formatting.utc,
+            moment=formatting.moment,
+            duration=formatting.ago,
             time=_time,
             until=_until,
-            seconds=looks.seconds,
-            money=looks.money,
-            shares=looks.shares,
+            seconds=formatting.seconds,
+            money=formatting.money,
+            shares=formatting.shares,
         )
         self._environment.globals.update(
-            LOOKS=looks.LOOKS,
+            LOOKS=formatting.LOOKS,
             CHECKLIST=CHECKLIST,
-            SHAPES=looks.COLOUR_SHAPES,
-            gate_look=looks.gate_look,
+            SHAPES=formatting.COLOUR_SHAPES,
+            gate_look=formatting.gate_look,
             State=State,
             Permission=Permission,
             profit_of=profit_of,
@@ -114,7 +114,7 @@ def _time(moment: datetime | None) -> Markup | str:
     """A point in the past; with JavaScript the page adds how long ago that is."""
     if moment is None:
         return "—"
-    return Markup('<time datetime="{}" data-ago>{}</time>').format(moment.isoformat(), looks.utc(moment))
+    return Markup('<time datetime="{}" data-ago>{}</time>').format(moment.isoformat(), formatting.utc(moment))
 
 
 def _until(moment: datetime | None) -> Markup | str:
@@ -123,7 +123,7 @@ def _until(moment: datetime | None) -> Markup | str:
         return "—"
     left = (moment - datetime.now(UTC)).total_seconds()
     return Markup('<time datetime="{}" data-until>{} (in {})</time>').format(
-        moment.isoformat(), looks.utc(moment), looks.ago(left)
+        moment.isoformat(), formatting.utc(moment), formatting.ago(left)
     )
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
-import os
 import socket
 import sys
 from pathlib import Path
@@ -12,13 +11,13 @@ from pathlib import Path
 import uvicorn
 
 from breaker import BreakerError
-from breaker.settings import ConfigurationError, ConsoleSettings, Settings, load_settings
-from console.accounts import Accounts
+from configuration.orchestrator import set_prefect_timeouts
+from configuration.settings import ConfigurationError, ConsoleSettings, Settings, load_settings
 from console.app import Application, create_app
-from console.kills import ORCHESTRATOR
-from console.passwords import random_password
-from console.permissions import Role
-from console.schema import upgrade
+from console.auth.accounts import Accounts
+from console.auth.passwords import random_password
+from console.auth.permissions import Role
+from console.auth.schema import upgrade
 from ledger.configured import open_ready_ledger
 from ledger.errors import LedgerError
 
@@ -102,8 +101,7 @@ def server(settings: Settings) -> Server:
 
 def main() -> int:
     """Serve until interrupted. Returns the exit status."""
-    for name, value in ORCHESTRATOR.items():
-        os.environ.setdefault(name, value)
+    set_prefect_timeouts("service")
     try:
         settings = load_settings()
         check_address(settings.console)

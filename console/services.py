@@ -15,38 +15,37 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from redis import Redis
-from redis.asyncio import Redis as AsyncRedis
-
 from breaker import AsyncCircuitBreaker, BreakerError
 from breaker.events import TransitionEvent
-from breaker.gate_report import ReportedGates
+from breaker.gate.report import ReportedGates
 from breaker.keys import GLOBAL
-from breaker.pending_trips import PendingTrip, PendingTrips, apply_pending_trips
-from breaker.settings import Settings
-from console.accounts import Accounts
-from console.actions import Actions
-from console.broadcast import Broadcast
-from console.exposure import AccountExposure, ExposureReader
-from console.health import measure_system
-from console.idempotency import Requests
-from console.kills import Kills
-from console.lookout import Lookout, Seen
-from console.oidc import Provider
-from console.passwords import PasswordQueue
-from console.readings import read_gates
-from console.recoveries import Recoveries
+from breaker.pending_trips import PendingTrip, PendingTrips
+from configuration.breakers import apply_pending_trips
+from configuration.redis_clients import async_redis_client, redis_client
+from configuration.settings import Settings
+from console.actions.idempotency import Requests
+from console.actions.kill_switch import Kills
+from console.actions.recovery import Recoveries
+from console.actions.trip_reset import Actions
+from console.auth.accounts import Accounts
+from console.auth.oidc import Provider
+from console.auth.passwords import PasswordQueue
+from console.auth.throttle import Throttle
+from console.live.broadcast import Broadcast
+from console.live.exposure import AccountExposure, ExposureReader
+from console.live.gates import read_gates
+from console.live.poller import Lookout, Seen
+from console.live.state_watcher import TIMEOUT, Reading, Watcher
+from console.live.system_health import measure_system
 from console.render import Renderer
-from console.throttle import Throttle
-from console.watch import TIMEOUT, Reading, Watcher
 from ledger.audit import drain
 from ledger.configured import open_ready_ledger, open_spool
 from ledger.errors import LedgerError
 from ledger.outbox import known_scopes
 from ledger.recorder import Recorder
-from tasks.kill.picture import KillPicture
-from tasks.recovery.conditions import measure_conditions
-from tasks.recovery.measurement import Measurement
+from tasks.checks.conditions import measure_conditions
+from tasks.checks.measurement import Measurement
+from tasks.kill.status import KillPicture
 from tasks.recovery.state import RecoveryState
 
 HISTORY = 12
@@ -69,7 +68,7 @@ class Services:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
-        self.key = session_key(settings.state_dir.expanduser().absolute())
+        self.key = session_key(settings.state_dir)
         self.ledger = open_ready_ledger(settings)
         self.recorder = Recorder(self.ledger, open_spool(settings))
         where = settings.console
@@ -81,9 +80,8 @@ class Services:
         self.passwords = PasswordQueue()
         self.broadcast = Broadcast()
         self.render = Renderer(settings)
-        url = settings.redis_url.get_secret_value()
-        self.redis: Redis = self._blocking_redis()
-        self.async_redis: AsyncRedis = AsyncRedis.from_url(url)
+        self.redis = redis_client(settings)
+        self.async_redis = async_redis_client(settings)
         self.watcher = Watcher(self._watched_breaker, self._tell)
         self.actions = Actions(settings, self.async_redis, self.recorder, self._transition_made)
         self.pending = PendingTrips(settings.pending_trips_dir)
@@ -285,14 +283,11 @@ class Services:
                 told = waiting
             if waiting and self.watcher.reading(GLOBAL).status.as_of is not None:
                 try:
-                    await asyncio.to_thread(apply_pending_trips, self.settings, self._blocking_redis)
+                    await asyncio.to_thread(apply_pending_trips, self.settings)
                 except BreakerError as error:
                     _log.warning("a trip still waits on this host: %s", error)
                 self._transition_made()
             await asyncio.sleep(PENDING_EVERY)
-
-    def _blocking_redis(self) -> Redis:
-        return Redis.from_url(self.settings.redis_url.get_secret_value())
 
 
 def _by_incident(seen: Sequence[KillPicture]) -> Iterable[tuple[str, list[KillPicture]]]:

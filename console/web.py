@@ -8,8 +8,8 @@ from urllib.parse import parse_qsl
 from fastapi import Request
 
 from breaker import BreakerError
-from console.actions import Caller
-from console.permissions import Identity, Permission
+from console.actions.trip_reset import Caller
+from console.auth.permissions import Identity, Permission
 from console.services import Services
 
 COOKIE = "breaker_session"

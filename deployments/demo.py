@@ -20,10 +20,10 @@ from rich.table import Table
 from rich.text import Text
 
 from breaker import BreakerError, CircuitBreaker
-from breaker.embedded_redis import EmbeddedRedis
-from brokers.paper import scenario
-from brokers.paper.server import PaperExchange, PaperExchangeFailed
-from deployments.prefect_server import PrefectServer
+from sandbox.embedded_redis import EmbeddedRedis
+from sandbox.exchange import scenario
+from sandbox.exchange.server import PaperExchange, PaperExchangeFailed
+from sandbox.prefect_server import PrefectServer
 
 SCENARIO = Path(__file__).with_name("demo_scenario.toml")
 CONFIGURATION = """\

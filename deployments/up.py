@@ -25,11 +25,11 @@ from rich.table import Table
 from rich.text import Text
 
 from breaker import BreakerError, CircuitBreaker
-from breaker.child_process import free_port, listens, spawn
-from breaker.embedded_redis import EmbeddedRedis
-from brokers.paper import scenario
-from brokers.paper.server import PaperExchange, PaperExchangeFailed
-from deployments.prefect_server import PrefectServer
+from sandbox.child_process import free_port, listens, spawn
+from sandbox.embedded_redis import EmbeddedRedis
+from sandbox.exchange import scenario
+from sandbox.exchange.server import PaperExchange, PaperExchangeFailed
+from sandbox.prefect_server import PrefectServer
 
 SCENARIO = Path(__file__).with_name("demo_scenario.toml")
 HOME = Path(".breaker")
@@ -110,7 +110,7 @@ def _up(arguments: argparse.Namespace, started: ExitStack, out: Console) -> None
     environment = {**os.environ, **prefect.environment, "BREAKER_CONFIG": str(configuration)}
     _tell_make(home / "up.mk", {"BREAKER_CONFIG": str(configuration), **prefect.environment}, started)
     with (home / "serve.log").open("ab") as log:
-        serving = spawn([sys.executable, "-m", "deployments.serve"], env=environment, output=log)
+        serving = spawn([sys.executable, "-m", "services.serve"], env=environment, output=log)
     started.callback(_end, serving)
     _show(out, redis, exchange, prefect, home)
     while serving.poll() is None:

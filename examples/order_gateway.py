@@ -27,10 +27,10 @@ from breaker.errors import BreakerError
 from breaker.gate import Decision, Gate, OrderIntent
 from breaker.orders import OrderType, Side
 from breaker.rules import AsyncRules, Limits, Outcome
-from breaker.settings import load_settings
 from breaker.uuid7 import uuid7
 from brokers.alpaca import from_settings
 from brokers.protocol import Broker, BrokerError, CloseOrder, CloseOutcome, CloseResult
+from configuration.settings import load_settings
 
 _log = logging.getLogger(__name__)
 _HTTP_LOCKED = 423

@@ -22,21 +22,22 @@ from prefect.states import Completed, Failed
 from breaker import AsyncCircuitBreaker
 from breaker import State as Circuit
 from breaker.gate import Gate, OrderIntent
-from breaker.settings import Settings, load_settings
 from brokers.sweep import first_sweep
-from flows.kill_context import async_breaker, note_sweep, open_kill_run
+from configuration.breakers import async_breaker_of
+from configuration.settings import Settings, load_settings
+from flows.drivers import run_directly, without_prefect
+from flows.kill_context import note_sweep, open_kill_run
 from flows.kill_switch import halt_and_flatten
 from flows.recovery import FormT, open_desk, walk_checklist
-from flows.steps import run_directly, without_prefect
-from tasks.alone import STILL_RUNNING, alone
+from tasks.drill.environment import APPROVER, AUTHOR, World, open_world
 from tasks.drill.filing import file_result
 from tasks.drill.result import DrillResult, problems_of_kill
-from tasks.drill.world import APPROVER, AUTHOR, World, open_world
 from tasks.kill.report import KillReport
 from tasks.kill.run import current_run
 from tasks.notify import DeliveryFailure
-from tasks.recovery.desk import RecoveryDesk, current_desk
+from tasks.recovery.context import RecoveryDesk, current_desk
 from tasks.recovery.forms import ApprovalForm, RootCauseForm
+from tasks.single_run import STILL_RUNNING, alone
 
 REASON = "drill: planned, on a paper account of its own"
 GATE_PATIENCE = 5.0
@@ -96,7 +97,7 @@ async def rehearse(settings: Settings) -> DrillResult:
 
 async def _kill(world: World, result: DrillResult) -> DrillResult:
     """Trip, sweep, cancel, flatten, verify; and what the venue says of it."""
-    breaker = async_breaker(world.settings)
+    breaker = async_breaker_of(world.settings)
     try:
         started, halted_after, incident_id = await _halt(world, breaker)
     finally:
@@ -143,7 +144,7 @@ async def _flatten(world: World, started: float, halted_after: float, incident_i
 async def _recover(world: World, result: DrillResult) -> DrillResult:
     """The checklist, its forms answered by the drill itself, until the breaker is OPEN."""
     begun = time.monotonic()
-    breaker = async_breaker(world.settings)
+    breaker = async_breaker_of(world.settings)
     try:
         incident_id = str((await breaker.get_status()).incident_id)
         async with (

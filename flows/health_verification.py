@@ -17,14 +17,15 @@ from prefect.client.schemas.objects import State
 from prefect.runtime import flow_run as this_flow_run
 from prefect.states import Completed, Failed
 
-from breaker.settings import Settings, load_settings
+from configuration.settings import Settings, load_settings
 from ledger.configured import open_checkpoints
-from tasks.alone import STILL_RUNNING, alone
-from tasks.health import checks, steps
-from tasks.health.last import Change, LastVerification, change, read_last, write_last
+from tasks.checks.measurement import Colour, Measurement
+from tasks.checks.probe import Probe, explain
+from tasks.checks.stores import names_in, open_stores
 from tasks.notify import Kind, Note, notify
-from tasks.recovery.measurement import Colour, Measurement
-from tasks.recovery.probe import Probe, explain
+from tasks.single_run import STILL_RUNNING, alone
+from tasks.verification import steps
+from tasks.verification.last_result import Change, LastVerification, change, read_last, write_last
 
 TOO_LATE = timedelta(seconds=60)
 """After an outage the orchestrator hands out every run that was missed; only the newest says anything of now."""
@@ -50,7 +51,7 @@ async def health_verification() -> State[Any]:
         if not await asyncio.to_thread(opened.enter_context, alone(settings, "health-verification")):
             return Completed(name="Skipped", message=STILL_RUNNING)
         previous = await read_last(settings)
-        stores = await asyncio.to_thread(opened.enter_context, checks.open_stores(settings))
+        stores = await asyncio.to_thread(opened.enter_context, open_stores(settings))
         run = steps.Run(settings, stores, previous, started_at)
         measurements = await _measure(run)
         _log(measurements)
@@ -58,7 +59,7 @@ async def health_verification() -> State[Any]:
     red = [found for found in measurements if found.colour is Colour.RED]
     if red:
         return Failed(message="RED: " + "; ".join(f"{found.name}: {found.problem}" for found in red))
-    yellow = checks.names(measurements, Colour.YELLOW)
+    yellow = names_in(measurements, Colour.YELLOW)
     return Completed(message=f"GREEN, yellow: {', '.join(yellow)}" if yellow else "GREEN")
 
 
@@ -100,7 +101,7 @@ async def _conclude(run: steps.Run, measurements: Sequence[Measurement]) -> None
     if walked:
         walked_at = run.started_at
     # Kept first: telling people twice is worse than a run that dies between the two.
-    last = LastVerification(run.started_at, checks.names(measurements, Colour.RED), walked_at, run.compared_to)
+    last = LastVerification(run.started_at, names_in(measurements, Colour.RED), walked_at, run.compared_to)
     problems = await write_last(settings, last)
     note = news(() if previous is None else previous.failing, measurements, settings.recovery.console_url)
     failures = [] if note is None else await notify(settings, note)

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import TYPE_CHECKING
 
-from breaker import AsyncCircuitBreaker, Durability, State
-from breaker.settings import ConfigurationError, Settings, load_settings
+from breaker import AsyncCircuitBreaker, State
 from breaker.uuid7 import uuid7
 from brokers.registry import open_brokers
+from configuration.breakers import async_breaker_of
+from configuration.redis_clients import redis_client
+from configuration.settings import ConfigurationError, Settings, load_settings
 from ledger.spool import Spool
 from tasks.audit_trail import AuditTrail
-from tasks.kill.publishing import published
 from tasks.kill.run import KillRun, Observer
+from tasks.kill.status_feed import published
 
 if TYPE_CHECKING:
     from brokers.protocol import Broker
@@ -25,36 +26,6 @@ if TYPE_CHECKING:
 
 LEDGER_WAIT = 3.0
 """Seconds that the ledger may take, after everything else, to catch up with the run."""
-
-# The orchestrator's client must fail fast and keep quiet: its own patience is over a minute, and its log lines would
-# tear a display.
-_ORCHESTRATOR = {
-    "PREFECT_API_REQUEST_TIMEOUT": "2",
-    "PREFECT_CLIENT_MAX_RETRIES": "0",
-    "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",
-    "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
-    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-    "DO_NOT_TRACK": "1",
-}
-
-
-def hurry_orchestrator() -> None:
-    """To be called before the orchestrator's client is imported; what the environment says already wins."""
-    os.environ.update({name: os.environ.get(name, value) for name, value in _ORCHESTRATOR.items()})
-
-
-def async_breaker(settings: Settings, *, scope: str = "global", source: str = "flow") -> AsyncCircuitBreaker:
-    from redis.asyncio import Redis  # noqa: PLC0415  the sync path doesn't pay for it
-
-    redis = Redis.from_url(settings.redis_url.get_secret_value())
-    return AsyncCircuitBreaker(
-        redis,
-        scope=scope,
-        timeout=settings.redis_timeout,
-        quiet_period=settings.quiet_period,
-        source=source,
-        durability=Durability(settings.trip_durability, settings.trip_replicas),
-    )
 
 
 @asynccontextmanager
@@ -90,10 +61,10 @@ async def open_kill_run(
     lent = {name: broker for name, broker in (opened or {}).items() if name in wanted}
     own = open_brokers({name: settings.accounts[name] for name in wanted if name not in lent})
     brokers = {name: (lent | own)[name] for name in wanted}
-    breaker = async_breaker(settings, scope=scope)
+    breaker = async_breaker_of(settings, scope)
     incident = await _incident_under_way(breaker) if incident_id == "new" else incident_id
     trail = AuditTrail(
-        Spool(settings.state_dir.expanduser().absolute() / "spool"),
+        Spool(settings.state_dir / "spool"),
         partial(_ledger, settings),
         partial(_drain_transitions, settings, scope),
         source=source,
@@ -118,7 +89,7 @@ async def open_kill_run(
     if record_at_once:
         trail.start()
     run.tell("KILL_SWITCH_STARTED", reason=reason, accounts=wanted)
-    async with published(run, settings.redis_url.get_secret_value()):
+    async with published(run, settings):
         try:
             yield run
         finally:
@@ -159,9 +130,7 @@ def _ledger(settings: Settings) -> Ledger:
 
 
 def _drain_transitions(settings: Settings, scope: str, ledger: Ledger) -> None:
-    from redis import Redis  # noqa: PLC0415
-
     from ledger.outbox import drain_outbox  # noqa: PLC0415
 
-    with Redis.from_url(settings.redis_url.get_secret_value()) as redis:
+    with redis_client(settings) as redis:
         drain_outbox(redis, ledger, (scope,), timeout=settings.redis_timeout)

@@ -20,8 +20,8 @@ from prefect.settings import get_current_settings
 from prefect.states import Completed, Failed
 
 from brokers.protocol import BrokerError
+from flows.drivers import RunStep, with_prefect, without_prefect
 from flows.kill_context import open_kill_run
-from flows.steps import RunStep, with_prefect, without_prefect
 from tasks.kill import steps
 from tasks.kill.artifacts import moving_progress
 from tasks.kill.report import KillReport, make_report, seconds

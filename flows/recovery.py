@@ -25,18 +25,19 @@ from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import ExponentialBackoff
 
-from breaker.settings import Settings, load_settings
-from flows.kill_context import async_breaker
-from flows.steps import RunStep, with_prefect
+from configuration.breakers import async_breaker_of
+from configuration.redis_clients import async_redis_client
+from configuration.settings import Settings, load_settings
+from flows.drivers import RunStep, with_prefect
 from ledger.configured import open_ready_ledger, open_spool
 from ledger.recorder import Recorder
 from tasks.recovery import steps
 from tasks.recovery.artifacts import shown_in_prefect, update
+from tasks.recovery.attestation import question_of
 from tasks.recovery.checklist import CHECKLIST, Section
-from tasks.recovery.desk import RecoveryDesk, current_desk
+from tasks.recovery.context import RecoveryDesk, current_desk
 from tasks.recovery.forms import ApprovalForm, RootCauseForm
 from tasks.recovery.state import RecoveryState, claim, now_iso, read_state, take_over
-from tasks.recovery.vouching import question_of
 
 WAIT_FOR_PEOPLE = 365 * 86_400
 """Seconds that a form stays open. Nobody answering leads to reminders, not to a failure."""
@@ -218,7 +219,7 @@ async def open_desk(
 ) -> AsyncIterator[RecoveryDesk]:
     """What the checklist of this incident works with, as far as this flow run had got with it."""
     redis = _patient_redis(settings)
-    breaker = async_breaker(settings, scope=scope)
+    breaker = async_breaker_of(settings, scope)
     recorder = Recorder(open_ready_ledger(settings), open_spool(settings))
     shown = await read_state(redis, scope)
     if shown is None or shown.incident_id != incident_id or shown.flow_run_id != flow_run_id:
@@ -234,10 +235,5 @@ async def open_desk(
 
 
 def _patient_redis(settings: Settings) -> Redis:
-    limit = settings.redis_timeout
-    return Redis.from_url(
-        settings.redis_url.get_secret_value(),
-        socket_timeout=limit,
-        socket_connect_timeout=limit,
-        retry=Retry(ExponentialBackoff(cap=1.0, base=0.1), REDIS_RETRIES),
-    )
+    patience = Retry(ExponentialBackoff(cap=1.0, base=0.1), REDIS_RETRIES)
+    return async_redis_client(settings, timeout=settings.redis_timeout, retry=patience)

@@ -6,7 +6,7 @@ import argparse
 import sys
 
 from breaker.errors import BreakerError
-from breaker.settings import load_settings
+from configuration.settings import load_settings
 from ledger.configured import database_url
 from ledger.errors import LedgerError
 from ledger.ledger import Ledger

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from pydantic import SecretStr
 
-from breaker.settings import Settings
+from configuration.settings import Settings
 from ledger.checkpoint import Checkpoints
 from ledger.errors import LedgerError, LedgerNotReady
 from ledger.ledger import Ledger
@@ -20,7 +20,7 @@ def database_url(settings: Settings) -> SecretStr:
 
 
 def state_file(settings: Settings, name: str) -> Path:
-    return settings.state_dir.expanduser().absolute() / name
+    return settings.state_dir / name
 
 
 def open_ledger(settings: Settings, *, timeout: float = 2.0) -> Ledger:

@@ -19,12 +19,12 @@ import stamina
 import stamina.instrumentation
 from pydantic import SecretStr
 
-from breaker.settings import NotificationSettings, Settings
+from configuration.settings import NotificationSettings, Settings
 from ledger.errors import InvalidRecord, SpoolUnavailable
 from ledger.record import FAILED, AuditRecord
 from ledger.spool import Spool
 from tasks.notification_text import Kind, Note, Severity, apprise_type, pagerduty_event, plain_text, slack_message
-from tasks.recovery.scrub import configured_secrets, scrub
+from tasks.redaction import configured_secrets, scrub
 
 __all__ = ["NOTIFICATION_FAILED", "RECORD_WAIT", "DeliveryFailure", "Kind", "Note", "Severity", "notify"]
 
@@ -168,7 +168,7 @@ async def _record(settings: Settings, note: Note, failures: list[DeliveryFailure
     """Put the failures on record. Returns what kept that from happening, as a failure of its own."""
     if not failures:
         return []
-    spool = Spool(settings.state_dir.expanduser().absolute() / "spool")
+    spool = Spool(settings.state_dir / "spool")
     try:
         records = [_record_of(note, failure) for failure in failures]
         await asyncio.wait_for(asyncio.to_thread(spool.add, records), RECORD_WAIT)

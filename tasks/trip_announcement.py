@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from prefect.events import emit_event
 from redis import Redis
 
-from breaker import CircuitBreaker
-from breaker.settings import Settings
 from breaker.state import State
+from configuration.breakers import breaker_of
+from configuration.settings import Settings
 from tasks.recovery.state import claim_key
 
 TRIPPED = "circuit-breaker.tripped"
@@ -34,7 +34,7 @@ def announce_trips(settings: Settings, redis: Redis, scopes: Iterable[str]) -> l
     """Emit the event for each tripped breaker whose incident has no recovery. Raises what redis-py raises."""
     announced = []
     for scope in scopes:
-        breaker = CircuitBreaker(redis, scope=scope, timeout=settings.redis_timeout)
+        breaker = breaker_of(settings, scope, redis=redis)
         status = breaker.get_status()
         breaker.close()
         incident = status.incident_id

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import redis
 
-from breaker.embedded_redis import EmbeddedRedis
+from sandbox.embedded_redis import EmbeddedRedis
 
 # Nobody listens on port 1. Without an address Prefect would start a server of its own in this process, for ten seconds.
 # Here and not in a fixture, as Prefect reads its settings when it is imported.

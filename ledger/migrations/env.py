@@ -5,7 +5,7 @@ from __future__ import annotations
 from alembic import context
 from sqlalchemy import Connection
 
-from breaker.settings import load_settings
+from configuration.settings import load_settings
 from ledger.configured import database_url
 from ledger.ledger import Ledger
 from ledger.schema import locked

@@ -7,7 +7,7 @@ import json
 import os
 from pathlib import Path
 
-from breaker.settings import Settings
+from configuration.settings import Settings
 from ledger.configured import open_ready_ledger, open_spool
 from ledger.record import FAILED, OK, AuditRecord
 from ledger.recorder import Recorder
@@ -82,4 +82,4 @@ def _write(settings: Settings, result: DrillResult) -> None:
 
 
 def _directory(settings: Settings) -> Path:
-    return settings.state_dir.expanduser().absolute() / "drills"
+    return settings.state_dir / "drills"

@@ -15,9 +15,9 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
-from breaker.settings import KillSettings, Settings
 from breaker.uuid7 import uuid7
 from brokers.protocol import Broker
+from configuration.settings import KillSettings, Settings
 
 if TYPE_CHECKING:
     from breaker import AsyncCircuitBreaker

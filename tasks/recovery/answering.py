@@ -7,11 +7,11 @@ import importlib
 from typing import TYPE_CHECKING
 
 from breaker.errors import BreakerError
-from breaker.settings import Settings
+from configuration.settings import Settings
 from ledger.record import DENIED, AuditRecord
 from tasks import orchestrator
-from tasks.recovery.decision import Approval, RootCause, Rules, refuse_approval, refuse_root_cause
-from tasks.recovery.measurement import Measurement
+from tasks.checks.measurement import Measurement
+from tasks.recovery.approval_rules import Approval, RootCause, Rules, refuse_approval, refuse_root_cause
 from tasks.recovery.state import RecoveryState
 
 if TYPE_CHECKING:
@@ -98,8 +98,8 @@ async def _measure(settings: Settings, scope: str) -> list[Measurement]:
     # All that measuring needs is imported first: done meanwhile, it would count as slowness of what is measured.
     for module in ("prefect.client.orchestration", "redis.asyncio", "ledger.health"):
         importlib.import_module(module)
-    from tasks.recovery.conditions import measure_conditions  # noqa: PLC0415  slow to import
-    from tasks.recovery.health import measure_health  # noqa: PLC0415
+    from tasks.checks.conditions import measure_conditions  # noqa: PLC0415  slow to import
+    from tasks.checks.system import measure_health  # noqa: PLC0415
 
     found = await asyncio.gather(measure_conditions(settings, scope), measure_health(settings))
     return [measurement for group in found for measurement in group]

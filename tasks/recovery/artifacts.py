@@ -16,7 +16,7 @@ from prefect.artifacts import (
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import ArtifactUpdate
 
-from tasks.recovery.desk import RecoveryDesk
+from tasks.recovery.context import RecoveryDesk
 
 EVERY = 1.0
 LIMIT = 5.0

@@ -8,11 +8,11 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 from breaker.keys import GLOBAL
-from breaker.settings import AccountSettings, KillSettings, Settings
 from brokers.registry import open_broker
+from configuration.settings import AccountSettings, KillSettings, Settings
 from tasks import orchestrator
-from tasks.recovery.measurement import Colour, Measurement
-from tasks.recovery.probe import Probe, explain, redis_reader
+from tasks.checks.measurement import Colour, Measurement
+from tasks.checks.probe import Probe, explain, redis_reader
 from tasks.recovery.state import RecoveryState, key_of
 
 if TYPE_CHECKING:

@@ -17,12 +17,13 @@ import httpx
 from breaker import AsyncCircuitBreaker
 from breaker.events import TransitionEvent
 from breaker.keys import GLOBAL
-from breaker.settings import Settings
 from breaker.state import State, Status
-from tasks.prometheus import Prometheus, Series
+from configuration.breakers import async_breaker_of
+from configuration.settings import Settings
+from tasks.checks.probe import explain
+from tasks.checks.prometheus import Prometheus, Series
 from tasks.recovery import log_tail
-from tasks.recovery.probe import explain
-from tasks.recovery.scrub import HIDDEN, configured_secrets, scrub
+from tasks.redaction import HIDDEN, configured_secrets, scrub
 
 if TYPE_CHECKING:
     from ledger.record import AuditRow
@@ -309,10 +310,7 @@ class _Gathering:
 
 @asynccontextmanager
 async def _breaker(settings: Settings, scope: str) -> AsyncIterator[AsyncCircuitBreaker]:
-    from redis.asyncio import Redis  # noqa: PLC0415
-
-    redis = Redis.from_url(settings.redis_url.get_secret_value())
-    breaker = AsyncCircuitBreaker(redis, scope=scope, timeout=settings.redis_timeout)
+    breaker = async_breaker_of(settings, scope)
     try:
         yield breaker
     finally:

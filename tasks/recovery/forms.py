@@ -11,7 +11,7 @@ from typing import Literal
 from prefect.input import RunInput
 from pydantic import Field
 
-from tasks.recovery.decision import MAX_CAUSE, MAX_REASON, MIN_TEXT, Approval, RootCause
+from tasks.recovery.approval_rules import MAX_CAUSE, MAX_REASON, MIN_TEXT, Approval, RootCause
 
 
 class RootCauseForm(RunInput):

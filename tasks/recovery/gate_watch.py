@@ -7,12 +7,12 @@ import time
 from types import TracebackType
 from typing import Self
 
-from breaker.decision import Decision, Reason
 from breaker.gate import Gate, OrderIntent
+from breaker.gate.decision import Decision, Reason
 from breaker.keys import GLOBAL
-from breaker.settings import Settings
-from tasks.recovery.measurement import Colour, Measurement
-from tasks.recovery.probe import Probe
+from configuration.settings import Settings
+from tasks.checks.measurement import Colour, Measurement
+from tasks.checks.probe import Probe
 
 PATIENCE = 2.0
 """Seconds that a gate may take to hear of the state before it counts as refusing."""

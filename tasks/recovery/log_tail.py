@@ -8,7 +8,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from breaker.settings import LogSettings
+from configuration.settings import LogSettings
 
 DEADLINE = 5.0
 LONGEST_LINE = 500

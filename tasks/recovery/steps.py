@@ -17,25 +17,25 @@ from typing import Any, ParamSpec, TypeVar
 from prefect import task
 from prefect.context import TaskRunContext
 from prefect.tasks import Task
-from redis import Redis as BlockingRedis
 
 from breaker.errors import BreakerError, NotTripped
 from breaker.state import State, Status
+from configuration.redis_clients import redis_client
 from ledger.ledger import Filter
 from ledger.outbox import drain_outbox
 from ledger.record import DENIED, FAILED, derived_id
+from tasks.checks import conditions, system
+from tasks.checks.measurement import Colour, Measurement, worst
 from tasks.notify import Kind, Note, notify
-from tasks.recovery import conditions, health
+from tasks.recovery.approval_rules import Approval, RootCause, refuse_approval, refuse_root_cause
+from tasks.recovery.attestation import question_of
 from tasks.recovery.conflicts import find_conflicts
-from tasks.recovery.decision import Approval, RootCause, refuse_approval, refuse_root_cause
-from tasks.recovery.desk import RecoveryDesk, current_desk
+from tasks.recovery.context import RecoveryDesk, current_desk
 from tasks.recovery.evidence import gather_evidence as gather
+from tasks.recovery.evidence_store import keep_evidence
 from tasks.recovery.gate_watch import WatchedGate
-from tasks.recovery.kept_evidence import keep_evidence
-from tasks.recovery.measurement import Colour, Measurement, worst
 from tasks.recovery.report import ReportSource, incident_report
 from tasks.recovery.state import Tick
-from tasks.recovery.vouching import question_of
 
 LEDGER_WAIT = 30.0
 """Seconds for which the ledger is asked for the entry of the reset."""
@@ -105,11 +105,11 @@ async def measure_conditions(round_: int) -> list[dict[str, str]]:
     return await _until_not_red(desk, lambda: conditions.measure_conditions(desk.settings, desk.state.scope))
 
 
-@_step("Measure system health", run_name="3. System health, round {round_}", timeout=86_400)
+@_step("Measure system health", run_name="3. System system, round {round_}", timeout=86_400)
 async def measure_health(round_: int) -> list[dict[str, str]]:
     desk = current_desk.get()
     await desk.show(phase="checking system health")
-    return await _until_not_red(desk, lambda: health.measure_health(desk.settings))
+    return await _until_not_red(desk, lambda: system.measure_health(desk.settings))
 
 
 async def _until_not_red(desk: RecoveryDesk, measure: Callable[[], Any]) -> list[dict[str, str]]:
@@ -162,7 +162,7 @@ async def write_report(round_: int, stage: str, trip: dict[str, Any], root_cause
     desk = current_desk.get()
     rows = await asyncio.to_thread(desk.recorder.ledger.query, Filter(incident_id=desk.state.incident_id), limit=500)
     report = incident_report(ReportSource(desk.state, trip, root_cause, evidence, tuple(reversed(rows.rows))))
-    path = desk.settings.state_dir.expanduser().absolute() / "incidents" / desk.state.incident_id / "report.md"
+    path = desk.settings.state_dir / "incidents" / desk.state.incident_id / "report.md"
     await asyncio.to_thread(_write, path, report)
     digest = hashlib.sha256(report.encode()).hexdigest()
     await desk.show(report_path=str(path))
@@ -200,7 +200,7 @@ async def reset(round_: int, attempt: int, answer: dict[str, Any]) -> dict[str, 
     approval = Approval(**answer)
     measured = [
         *await conditions.measure_conditions(desk.settings, desk.state.scope),
-        *await health.measure_health(desk.settings),
+        *await system.measure_health(desk.settings),
         await _conflicts(desk),
     ]
     await desk.tick_measured(measured)
@@ -283,7 +283,7 @@ async def find_ledger_row(round_: int, epoch: int) -> bool:
 def _drain(desk: RecoveryDesk) -> str:
     settings = desk.settings
     try:
-        with BlockingRedis.from_url(settings.redis_url.get_secret_value()) as redis:
+        with redis_client(settings) as redis:
             drain_outbox(redis, desk.recorder.ledger, (desk.state.scope,), timeout=settings.redis_timeout)
     except BreakerError as error:
         return str(error)
@@ -318,7 +318,7 @@ async def _watch_to_its_end(desk: RecoveryDesk, gate: WatchedGate, epoch: int) -
             return await _trip_again(desk, f"the breaker's state can't be told: {status.problem}")
         measured = [
             *await conditions.measure_conditions(desk.settings, desk.state.scope),
-            *await health.measure_health(desk.settings),
+            *await system.measure_health(desk.settings),
         ]
         await desk.tick_measured(measured)
         admitted = await gate.look()

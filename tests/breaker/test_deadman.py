@@ -9,8 +9,8 @@ import pytest
 import redis
 
 from breaker import BreakerUnavailable, InvalidInput
-from breaker.child_process import free_port
 from breaker.deadman import DeadMan, forget, overdue
+from sandbox.child_process import free_port
 
 
 def silent(client: redis.Redis) -> Any:

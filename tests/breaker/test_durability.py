@@ -10,7 +10,7 @@ import pytest
 import redis
 
 from breaker import CircuitBreaker, Durability, InvalidInput
-from breaker.embedded_redis import EmbeddedRedis
+from sandbox.embedded_redis import EmbeddedRedis
 from tests.breaker.conftest import MakeBreaker
 
 

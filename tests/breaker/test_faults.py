@@ -17,9 +17,9 @@ import pytest
 import redis
 
 from breaker import BreakerUnavailable, CircuitBreaker, InvalidInput, RedisRefused, State, TransitionEvent
-from breaker.embedded_redis import EmbeddedRedis
 from breaker.keys import Keys
 from breaker.uuid7 import uuid7
+from sandbox.embedded_redis import EmbeddedRedis
 
 KEYS = Keys.of()
 SLACK = 1.0  # What a busy machine of two cores may add to a deadline.

@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 
 from breaker import BreakerError, CircuitBreaker, NotTripped, ResetRateLimited, StateConflict, Status, TransitionEvent
-from breaker.embedded_redis import EmbeddedRedis
 from breaker.keys import Keys
 from breaker.uuid7 import uuid7
+from sandbox.embedded_redis import EmbeddedRedis
 
 KEYS = Keys.of()
 

@@ -9,9 +9,9 @@ import pytest
 import redis
 
 from breaker import BreakerUnavailable, CircuitBreaker, State
-from breaker.child_process import free_port
-from breaker.embedded_redis import EmbeddedRedis
 from breaker.pending_trips import UNREADABLE, PendingTrip, PendingTrips
+from sandbox.child_process import free_port
+from sandbox.embedded_redis import EmbeddedRedis
 
 
 @pytest.fixture

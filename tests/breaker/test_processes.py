@@ -16,8 +16,8 @@ import pytest
 import redis
 
 from breaker import TransitionEvent
-from breaker.embedded_redis import EmbeddedRedis
 from breaker.keys import Keys
+from sandbox.embedded_redis import EmbeddedRedis
 
 KEYS = Keys.of()
 PROCESSES = 8

@@ -21,12 +21,13 @@ from hypothesis import strategies as st
 
 from breaker import BreakerUnavailable, CircuitBreaker, InvalidInput, RedisRefused, State
 from breaker.connection import Wire
-from breaker.embedded_redis import EmbeddedRedis
 from breaker.gate import Gate
+from breaker.gate.staleness_watch import StalenessWatch
 from breaker.keys import Keys
-from breaker.rules import AsyncRules, Limits, Rule, Rules, Verdict, _Recorder, limits_from, read_outcome
-from breaker.settings import Settings, load_settings
-from breaker.staleness_watch import StalenessWatch
+from breaker.rules import AsyncRules, Limits, Rule, Rules, Verdict, _Recorder, read_outcome
+from configuration.breakers import limits_from
+from configuration.settings import Settings, load_settings
+from sandbox.embedded_redis import EmbeddedRedis
 
 ALL = Limits(daily_loss=Decimal("0.03"), consecutive_rejections=3)
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from breaker import CircuitBreaker, State
-from breaker.embedded_redis import EmbeddedRedis
+from sandbox.embedded_redis import EmbeddedRedis
 
 TRIP = r"""
 redis = RedisClient(host='localhost', port=6379)

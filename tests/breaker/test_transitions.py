@@ -14,10 +14,10 @@ import pytest
 import redis
 
 from breaker import NotTripped, RedisRefused, ResetRateLimited, State, StateConflict, TransitionEvent
-from breaker.embedded_redis import EmbeddedRedis
 from breaker.errors import InvalidInput
 from breaker.keys import Keys
 from breaker.uuid7 import uuid7
+from sandbox.embedded_redis import EmbeddedRedis
 
 KEYS = Keys.of()
 

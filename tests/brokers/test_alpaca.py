@@ -18,8 +18,6 @@ import pytest
 
 from breaker.orders import OrderStatus, OrderType, Side, TimeInForce
 from brokers.alpaca import AlpacaBroker
-from brokers.paper.scenario import parse
-from brokers.paper.server import PaperExchangeThread
 from brokers.protocol import (
     Broker,
     BrokerRefused,
@@ -28,6 +26,8 @@ from brokers.protocol import (
     CloseOrder,
     CloseOutcome,
 )
+from sandbox.exchange.scenario import parse
+from sandbox.exchange.server import PaperExchangeThread
 
 KEYS = {"APCA-API-KEY-ID": "key", "APCA-API-SECRET-KEY": "secret"}
 SECRET = "s3cr3t-that-nobody-may-see"

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from pydantic import SecretStr
 
-from breaker.settings import AccountSettings, ConfigurationError
 from brokers.alpaca import AlpacaBroker
 from brokers.registry import open_broker, open_brokers
+from configuration.settings import AccountSettings, ConfigurationError
 
 
 def account(adapter: str = "alpaca") -> AccountSettings:

@@ -7,10 +7,10 @@ import time
 from collections.abc import Sequence
 
 from brokers.alpaca import AlpacaBroker
-from brokers.paper.scenario import parse
-from brokers.paper.server import PaperExchangeThread
 from brokers.protocol import CancelResult
 from brokers.sweep import first_sweep
+from sandbox.exchange.scenario import parse
+from sandbox.exchange.server import PaperExchangeThread
 
 
 class Broken(AlpacaBroker):

@@ -14,12 +14,12 @@ from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_play
 from pydantic import SecretStr
 
 from breaker import CircuitBreaker
-from breaker.embedded_redis import EmbeddedRedis
-from breaker.settings import AccountSettings, KillSettings, Settings
-from brokers.paper.scenario import parse
-from brokers.paper.server import PaperExchangeThread
-from console import passwords
-from console.permissions import Role
+from configuration.settings import AccountSettings, KillSettings, Settings
+from console.auth import passwords
+from console.auth.permissions import Role
+from sandbox.embedded_redis import EmbeddedRedis
+from sandbox.exchange.scenario import parse
+from sandbox.exchange.server import PaperExchangeThread
 from tests.console.harness import PASSWORD, Console
 
 SignIn = Callable[..., Page]

@@ -20,13 +20,13 @@ from playwright.sync_api import Browser, Page, sync_playwright
 from pydantic import SecretStr
 
 from breaker import CircuitBreaker
-from breaker.embedded_redis import EmbeddedRedis
 from breaker.gate import Gate
 from breaker.rules import Rules
-from breaker.settings import AccountSettings, KillSettings, Settings
-from brokers.paper.scenario import parse
-from brokers.paper.server import PaperExchangeThread
-from console.permissions import Role
+from configuration.settings import AccountSettings, KillSettings, Settings
+from console.auth.permissions import Role
+from sandbox.embedded_redis import EmbeddedRedis
+from sandbox.exchange.scenario import parse
+from sandbox.exchange.server import PaperExchangeThread
 from tests.browser.conftest import find_chromium
 from tests.console.harness import PASSWORD, Console, lose_a_gate, until
 from tests.console.suspended_run import SuspendedRun, finished, waiting_for

@@ -14,7 +14,7 @@ import redis
 from playwright.sync_api import Page, expect
 
 from breaker import CircuitBreaker
-from console.permissions import Role
+from console.auth.permissions import Role
 from tests.browser.conftest import SignIn
 from tests.console.harness import Console, lose_a_gate
 from tests.console.suspended_run import SuspendedRun, waiting_for

@@ -10,8 +10,8 @@ import redis
 from playwright.sync_api import Page, expect
 
 from breaker import CircuitBreaker, State
-from brokers.paper.server import PaperExchangeThread
-from console.permissions import PERMISSIONS, Permission, Role
+from console.auth.permissions import PERMISSIONS, Permission, Role
+from sandbox.exchange.server import PaperExchangeThread
 from tests.browser.conftest import SignIn
 from tests.console.harness import REASON, Console
 

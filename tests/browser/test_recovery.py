@@ -10,7 +10,7 @@ import redis
 from playwright.sync_api import Page, expect
 
 from breaker import CircuitBreaker, State
-from console.permissions import Role
+from console.auth.permissions import Role
 from tests.browser.conftest import SignIn
 from tests.console.suspended_run import SuspendedRun, finished, waiting_for
 

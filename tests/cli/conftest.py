@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 import redis
 
-from breaker.child_process import free_port
-from breaker.embedded_redis import EmbeddedRedis
-from brokers.paper.scenario import parse
-from brokers.paper.server import PaperExchangeThread
+from sandbox.child_process import free_port
+from sandbox.embedded_redis import EmbeddedRedis
+from sandbox.exchange.scenario import parse
+from sandbox.exchange.server import PaperExchangeThread
 
 ROOT = Path(__file__).parents[2]
 Outcome = subprocess.CompletedProcess[str]

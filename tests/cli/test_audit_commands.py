@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import redis
 
-from breaker.embedded_redis import EmbeddedRedis
-from brokers.paper.server import PaperExchangeThread
+from sandbox.embedded_redis import EmbeddedRedis
+from sandbox.exchange.server import PaperExchangeThread
 from tests.cli.conftest import RunCli, WriteConfiguration
 from tests.cli.test_kill_command import PACE, account
 

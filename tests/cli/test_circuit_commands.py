@@ -7,7 +7,7 @@ import json
 import pytest
 import redis
 
-from breaker.child_process import free_port
+from sandbox.child_process import free_port
 from tests.cli.conftest import RunCli, WriteConfiguration
 
 STATE = "circuit_breaker:state"

@@ -10,10 +10,10 @@ import pytest
 import redis
 
 from breaker import CircuitBreaker
-from breaker.embedded_redis import EmbeddedRedis
-from breaker.settings import load_settings
-from brokers.paper.server import PaperExchangeThread
-from deployments.trip_watch import TripWatch
+from configuration.settings import load_settings
+from sandbox.embedded_redis import EmbeddedRedis
+from sandbox.exchange.server import PaperExchangeThread
+from services.trip_watch import TripWatch
 from tests.cli.conftest import RunCli, WriteConfiguration
 from tests.cli.test_circuit_commands import state_of
 from tests.cli.test_kill_command import PACE, account

@@ -5,7 +5,7 @@ from __future__ import annotations
 import redis
 
 from breaker.uuid7 import uuid7
-from tasks.recovery.kept_evidence import evidence_key
+from tasks.recovery.evidence_store import evidence_key
 from tasks.recovery.state import RecoveryState, key_of
 from tests.cli.conftest import RunCli
 

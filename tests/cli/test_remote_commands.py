@@ -15,11 +15,11 @@ import redis
 from pydantic import SecretStr
 
 from breaker import CircuitBreaker
-from breaker.child_process import free_port
-from breaker.embedded_redis import EmbeddedRedis
-from breaker.settings import AccountSettings, KillSettings, Settings
-from brokers.paper.server import PaperExchangeThread
-from console.permissions import Role
+from configuration.settings import AccountSettings, KillSettings, Settings
+from console.auth.permissions import Role
+from sandbox.child_process import free_port
+from sandbox.embedded_redis import EmbeddedRedis
+from sandbox.exchange.server import PaperExchangeThread
 from tests.cli.conftest import ROOT, RunCli
 from tests.console.harness import Console
 

@@ -20,19 +20,19 @@ import redis
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from breaker import CircuitBreaker
-from breaker.child_process import free_port
-from breaker.embedded_redis import EmbeddedRedis
 from breaker.pending_trips import PendingTrip, PendingTrips
-from breaker.settings import Settings, load_settings
 from cli.app import run as run_cli
-from console.accounts import Accounts
-from console.metrics import Exporter, MetricsServer
-from console.permissions import Permission, Role
+from configuration.settings import Settings, load_settings
+from console.auth.accounts import Accounts
+from console.auth.permissions import Permission, Role
 from console.serve import prepare
 from ledger.configured import open_ready_ledger, open_spool
 from ledger.record import AuditRecord
-from tasks.health.doctor import measure_verification
-from tasks.health.last import LastVerification, write_last
+from sandbox.child_process import free_port
+from sandbox.embedded_redis import EmbeddedRedis
+from services.exporter.metrics import Exporter, MetricsServer
+from tasks.verification.doctor import measure_verification
+from tasks.verification.last_result import LastVerification, write_last
 from tests.console.harness import Console
 from tests.tasks.web import Answer, Asked, Web, prometheus
 

@@ -11,10 +11,10 @@ import redis
 from argon2 import PasswordHasher
 from pydantic import SecretStr
 
-from breaker.embedded_redis import EmbeddedRedis
-from breaker.settings import Settings
-from console import passwords
+from configuration.settings import Settings
+from console.auth import passwords
 from console.serve import prepare
+from sandbox.embedded_redis import EmbeddedRedis
 from tests.console.harness import Console
 
 

@@ -16,10 +16,10 @@ import httpx
 import redis
 
 from breaker.connection import Wire
-from breaker.gate_report import GateReport, report_request
-from breaker.settings import Settings
-from console.accounts import Accounts
-from console.permissions import PERMISSIONS, Permission, Role
+from breaker.gate.report import GateReport, report_request
+from configuration.settings import Settings
+from console.auth.accounts import Accounts
+from console.auth.permissions import PERMISSIONS, Permission, Role
 from console.serve import prepare, server
 from ledger.configured import open_ready_ledger
 from ledger.ledger import Ledger

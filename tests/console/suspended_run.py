@@ -1,6 +1,6 @@
 """A recovery that waits for people, and just enough of an orchestrator to take their answers.
 
-The real one is in `tests/deployments/test_recovery_served.py`; here it is the page that is tried.
+The real one is in `tests/services/test_recovery_served.py`; here it is the page that is tried.
 """
 
 from __future__ import annotations

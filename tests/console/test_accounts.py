@@ -15,16 +15,16 @@ from hypothesis import strategies as st
 from sqlalchemy import select
 
 from breaker.errors import InvalidInput
-from console import accounts as accounts_module
-from console.accounts import AccountConflict, Accounts
-from console.database import reading
-from console.permissions import PERMISSIONS, WITHOUT_DATABASE, Permission, Role
-from console.schema import upgrade
-from console.tables import failures, sessions, tokens, users
-from console.throttle import FIRST_WAIT, FORGET, FREE, LONGEST_WAIT, Failures, Throttle
+from console.auth import accounts as accounts_module
+from console.auth.accounts import AccountConflict, Accounts
+from console.auth.permissions import PERMISSIONS, WITHOUT_DATABASE, Permission, Role
+from console.auth.schema import upgrade
+from console.auth.tables import failures, sessions, tokens, users
+from console.auth.throttle import FIRST_WAIT, FORGET, FREE, LONGEST_WAIT, Failures, Throttle
 from ledger.errors import LedgerUnavailable
 from ledger.ledger import Ledger
 from ledger.schema import upgrade as upgrade_ledger
+from ledger.transactions import reading
 from tests.console.harness import until
 from tests.ledger.servers import Postgres
 

@@ -13,13 +13,13 @@ import redis
 from redis.asyncio import Redis
 
 from breaker import CircuitBreaker, State
-from breaker.child_process import free_port
-from breaker.embedded_redis import EmbeddedRedis
-from console import accounts
-from console.idempotency import Requests
-from console.permissions import PERMISSIONS, Permission, Role
+from console.actions.idempotency import Requests
+from console.auth import accounts
+from console.auth.permissions import PERMISSIONS, Permission, Role
 from ledger.errors import LedgerUnavailable
 from ledger.ledger import Filter
+from sandbox.child_process import free_port
+from sandbox.embedded_redis import EmbeddedRedis
 from tests.console.harness import REASON, Console, until
 
 TRIP = {"reason": REASON, "acknowledge": True}

@@ -18,12 +18,12 @@ import pytest
 import redis
 
 from breaker import CircuitBreaker
-from breaker.child_process import free_port
-from breaker.embedded_redis import EmbeddedRedis
 from cli.app import run as run_cli
-from console.accounts import Accounts
-from console.permissions import Permission
+from console.auth.accounts import Accounts
+from console.auth.permissions import Permission
 from ledger.ledger import Filter, Ledger
+from sandbox.child_process import free_port
+from sandbox.embedded_redis import EmbeddedRedis
 from tests.console.harness import Visitor, until
 
 ROOT = Path(__file__).parents[2]
@@ -154,7 +154,7 @@ def test_the_exporter_is_a_process_of_its_own(
 ) -> None:
     CircuitBreaker(redis_client).initialize_state()
     port = free_port()
-    process = start({**environment, "BREAKER_CONSOLE__METRICS_PORT": str(port)}, tmp_path, "console.metrics")
+    process = start({**environment, "BREAKER_CONSOLE__METRICS_PORT": str(port)}, tmp_path, "services.exporter.metrics")
     try:
         until(lambda: _answers(f"http://127.0.0.1:{port}/metrics"))
         with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics") as answer:

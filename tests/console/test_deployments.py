@@ -12,11 +12,11 @@ from typing import Any
 
 import pytest
 
-from breaker.gate_report import BLIND, GateReport, ReportedGate, ReportedGates
+from breaker.gate.report import BLIND, GateReport, ReportedGate, ReportedGates
 from breaker.state import unknown
-from console.ledger_counts import Counts
-from console.metrics import ChainReading, LedgerReading, Scrape, families
-from console.readings import Measurements, RedisReading, ScopeReading
+from services.exporter.ledger_counts import Counts
+from services.exporter.metrics import ChainReading, LedgerReading, Scrape, families
+from services.exporter.redis_reading import Measurements, RedisReading, ScopeReading
 
 DEPLOYMENTS = Path(__file__).parents[2] / "deployments"
 DASHBOARD = DEPLOYMENTS / "grafana" / "track7_slo.json"

@@ -16,14 +16,14 @@ import redis
 from starlette.datastructures import Headers
 
 from breaker import CircuitBreaker, State
-from breaker.settings import ConfigurationError, ConsoleSettings
-from console import passwords
-from console.passwords import MOST_WAITING
-from console.permissions import Role
+from configuration.settings import ConfigurationError, ConsoleSettings
+from console.auth import passwords
+from console.auth.passwords import MOST_WAITING
+from console.auth.permissions import Role
+from console.auth.throttle import FREE, Throttle
+from console.live.state_watcher import MOST_ASKED
 from console.security import LARGEST_BODY, client_address, local_path, same_origin
 from console.serve import check_address, prepare
-from console.throttle import FREE, Throttle
-from console.watch import MOST_ASKED
 from ledger.ledger import Filter
 from tests.console.conftest import MakeSettings
 from tests.console.harness import PASSWORD, REASON, Console, Visitor, hidden_fields, until

@@ -10,13 +10,13 @@ import redis
 from pydantic import SecretStr
 
 from breaker import CircuitBreaker, State
-from breaker.child_process import free_port
-from breaker.embedded_redis import EmbeddedRedis
-from breaker.settings import AccountSettings, KillSettings
-from brokers.paper.scenario import parse
-from brokers.paper.server import PaperExchangeThread
-from console.permissions import Role
+from configuration.settings import AccountSettings, KillSettings
+from console.auth.permissions import Role
 from ledger.ledger import Filter
+from sandbox.child_process import free_port
+from sandbox.embedded_redis import EmbeddedRedis
+from sandbox.exchange.scenario import parse
+from sandbox.exchange.server import PaperExchangeThread
 from tasks.kill.run import KillRun
 from tests.console.conftest import MakeSettings
 from tests.console.harness import REASON, Console, until

@@ -15,15 +15,15 @@ import redis
 from pydantic import SecretStr
 
 from breaker import CircuitBreaker, State
-from breaker.child_process import free_port
-from breaker.embedded_redis import EmbeddedRedis
-from breaker.settings import AccountSettings, KillSettings, Settings
-from brokers.paper.scenario import parse
-from brokers.paper.server import PaperExchangeThread
-from console.permissions import Role
+from configuration.settings import AccountSettings, KillSettings, Settings
+from console.auth.permissions import Role
 from flows.kill_context import open_kill_run
-from tasks.kill.picture import SILENT, KillPicture, picture_of
-from tasks.kill.publishing import EVERY, KEPT, LIMIT, RUN, RUNS, published
+from sandbox.child_process import free_port
+from sandbox.embedded_redis import EmbeddedRedis
+from sandbox.exchange.scenario import parse
+from sandbox.exchange.server import PaperExchangeThread
+from tasks.kill.status import SILENT, KillPicture, picture_of
+from tasks.kill.status_feed import EVERY, KEPT, LIMIT, RUN, RUNS, published
 from tests.console.conftest import MakeSettings
 from tests.console.harness import REASON, Console, until
 
@@ -131,7 +131,7 @@ def test_a_run_whose_process_is_gone_is_not_known(settings: Settings, redis_clie
 def test_promise_5_a_hung_redis_holds_no_run_up(own_server: EmbeddedRedis, settings: Settings) -> None:
     async def held_up() -> float:
         async with open_kill_run(reason=REASON, operator="ada", incident_id=INCIDENT, settings=settings) as run:
-            async with published(run, own_server.url):
+            async with published(run, settings):
                 await asyncio.sleep(2 * EVERY)  # so that a picture is on its way
                 ended = time.monotonic()
             return time.monotonic() - ended

@@ -10,11 +10,11 @@ import pytest
 import redis
 
 from breaker import CircuitBreaker
-from breaker.embedded_redis import EmbeddedRedis
-from console import live_pages
-from console.broadcast import Broadcast, encode
-from console.lookout import Lookout, Seen
-from console.permissions import Role
+from console.auth.permissions import Role
+from console.live.broadcast import Broadcast, encode
+from console.live.poller import Lookout, Seen
+from console.pages import system_health
+from sandbox.embedded_redis import EmbeddedRedis
 from tests.console.conftest import MakeSettings
 from tests.console.harness import Console, Visitor, until
 
@@ -89,7 +89,7 @@ def test_a_redis_that_goes_away_is_shown_as_unknown(own_server: EmbeddedRedis, m
 def test_a_stream_ends_with_its_session(
     console: Console, breaker: CircuitBreaker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(live_pages, "RECHECK_SESSION", 0.2)
+    monkeypatch.setattr(system_health, "RECHECK_SESSION", 0.2)
     viewer = console.visitor(Role.VIEWER)
     listener = Listener(viewer, "strip")
     until(lambda: listener.heard("strip") is not None)

@@ -14,14 +14,14 @@ import redis
 from joserfc.jwk import RSAKey
 from pydantic import ValidationError
 
-from breaker.child_process import free_port
-from breaker.embedded_redis import EmbeddedRedis
-from breaker.settings import OidcSettings
-from console.accounts import AccountConflict, Accounts, Person
-from console.oidc import person_of, role_of
-from console.permissions import Permission, Role
+from configuration.settings import OidcSettings
+from console.auth.accounts import AccountConflict, Accounts, Person
+from console.auth.oidc import person_of, role_of
+from console.auth.permissions import Permission, Role
 from ledger.ledger import Filter
 from ledger.record import AuditRow
+from sandbox.child_process import free_port
+from sandbox.embedded_redis import EmbeddedRedis
 from tests.console.conftest import MakeSettings
 from tests.console.harness import Console, Visitor
 from tests.console.identity_provider import CLIENT, SECRET, Claims, IdentityProvider
@@ -144,7 +144,7 @@ def test_a_new_key_of_the_provider_is_learnt(
     console: Console, provider: IdentityProvider, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sign_in(console)
-    monkeypatch.setattr("console.oidc.KEYS_KEPT_AT_LEAST", 0.0)
+    monkeypatch.setattr("console.auth.oidc.KEYS_KEPT_AT_LEAST", 0.0)
     provider.key = RSAKey.generate_key(2048, {"kid": "second", "use": "sig"}, private=True)
     assert sign_in(console)[1].url.path == "/circuit-breaker"
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import redis
 
 from breaker import CircuitBreaker
-from console.permissions import Role
+from console.auth.permissions import Role
 from tests.console.harness import Console
 
 EXAMPLES = os.environ.get("BREAKER_API_EXAMPLES", "12")

@@ -12,14 +12,14 @@ import pytest
 import redis
 
 from breaker import CircuitBreaker, State
-from breaker.embedded_redis import EmbeddedRedis
 from breaker.gate import Gate
-from breaker.gate_report import GateReport, ReportedGate, ReportedGates
-from console.health import measure_gates
-from console.permissions import PERMISSIONS, Permission, Role
+from breaker.gate.report import GateReport, ReportedGate, ReportedGates
+from console.auth.permissions import PERMISSIONS, Permission, Role
+from console.live.system_health import measure_gates
 from ledger.ledger import Filter
 from ledger.record import AuditRecord
-from tasks.recovery.measurement import Colour
+from sandbox.embedded_redis import EmbeddedRedis
+from tasks.checks.measurement import Colour
 from tests.console.conftest import MakeSettings
 from tests.console.harness import REASON, Console, hidden_fields, lose_a_gate, until
 

@@ -14,18 +14,18 @@ from redis.asyncio import Redis
 
 from breaker import CircuitBreaker
 from breaker.rules import Rules
-from breaker.settings import Settings
 from breaker.uuid7 import uuid7
-from console.metrics import Exporter
-from console.permissions import Permission, Role
+from configuration.settings import Settings
+from console.auth.permissions import Permission, Role
 from ledger.ledger import Filter
-from tasks.recovery.decision import Approval, RootCause
-from tasks.recovery.kept_evidence import evidence_key
+from services.exporter.metrics import Exporter
+from tasks.recovery.approval_rules import Approval, RootCause
+from tasks.recovery.attestation import vouched_for
+from tasks.recovery.evidence_store import evidence_key
 from tasks.recovery.state import ItemState, Tick
-from tasks.recovery.vouching import vouched_for
 from tests.console.harness import Console, until
 from tests.console.suspended_run import FLOW_RUN, SuspendedRun, put, waiting_for
-from tests.console.test_metrics import parse
+from tests.services.exporter.test_metrics import parse
 
 CAUSE = {
     "category": "data",

@@ -5,9 +5,9 @@ from __future__ import annotations
 import redis
 
 from breaker import CircuitBreaker, State
-from breaker.embedded_redis import EmbeddedRedis
 from breaker.events import TransitionEvent
-from console.permissions import Role
+from console.auth.permissions import Role
+from sandbox.embedded_redis import EmbeddedRedis
 from tests.console.conftest import MakeSettings
 from tests.console.harness import REASON, Console, until
 

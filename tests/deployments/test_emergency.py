@@ -15,11 +15,11 @@ from typing import Any
 import pytest
 from pydantic import SecretStr
 
-from brokers.paper.scenario import parse
-from brokers.paper.server import PaperExchangeThread
 from ledger.ledger import Ledger
 from ledger.schema import upgrade
 from ledger.spool import UNREADABLE, Spool
+from sandbox.exchange.scenario import parse
+from sandbox.exchange.server import PaperExchangeThread
 
 FILE = Path(__file__).parents[2] / "deployments" / "emergency.py"
 PACE = {

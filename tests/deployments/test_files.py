@@ -8,11 +8,11 @@ from typing import Any
 
 import yaml
 
-from breaker.settings import DrillSettings
-from deployments import serve
+from configuration.settings import DrillSettings
+from services import serve
 from tasks.trip_announcement import TRIPPED
 
-HERE = Path(serve.__file__).parent
+HERE = Path(__file__).parents[2] / "deployments"
 
 
 def read(name: str) -> Any:

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 import typer.main
 
-from breaker.settings import KillSettings
 from cli.app import command_line
+from configuration.settings import KillSettings
 
 UNITS = sorted((Path(__file__).parents[2] / "deployments" / "systemd").glob("*.service"))
 

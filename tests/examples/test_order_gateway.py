@@ -13,12 +13,12 @@ import redis
 import uvicorn
 
 from breaker import CircuitBreaker
-from breaker.embedded_redis import EmbeddedRedis
 from breaker.rules import Limits
 from brokers.alpaca import AlpacaBroker
-from brokers.paper.scenario import parse
-from brokers.paper.server import PaperExchange
 from examples.order_gateway import create_app
+from sandbox.embedded_redis import EmbeddedRedis
+from sandbox.exchange.scenario import parse
+from sandbox.exchange.server import PaperExchange
 
 BOOK = """
 [[positions]]

@@ -16,10 +16,10 @@ from typing import Any
 
 import pytest
 
-from breaker.embedded_redis import EmbeddedRedis
-from brokers.paper.scenario import parse
-from brokers.paper.server import PaperExchange
-from deployments.prefect_server import PrefectServer
+from sandbox.embedded_redis import EmbeddedRedis
+from sandbox.exchange.scenario import parse
+from sandbox.exchange.server import PaperExchange
+from sandbox.prefect_server import PrefectServer
 
 CONFIGURATION = """\
 redis_url = "{redis}"

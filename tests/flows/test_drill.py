@@ -16,18 +16,18 @@ import redis
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from breaker import CircuitBreaker
-from breaker.embedded_redis import EmbeddedRedis
-from breaker.settings import load_settings
-from brokers.paper.scenario import parse
-from brokers.paper.server import PaperExchangeThread
-from deployments.prefect_server import PrefectServer
+from configuration.settings import load_settings
 from flows.drill import drill
 from ledger.configured import open_ready_ledger
 from ledger.ledger import Filter
 from ledger.record import AuditRow
+from sandbox.embedded_redis import EmbeddedRedis
+from sandbox.exchange.scenario import parse
+from sandbox.exchange.server import PaperExchangeThread
+from sandbox.prefect_server import PrefectServer
+from tasks.drill.environment import open_world
 from tasks.drill.filing import FINISHED, note_of
 from tasks.drill.result import DrillResult
-from tasks.drill.world import open_world
 from tasks.notify import Kind
 from tests.tasks.web import Answer, Web
 

@@ -27,21 +27,21 @@ from prefect.states import Running, Scheduled, Suspended
 from sqlalchemy import text
 
 from breaker import CircuitBreaker
-from breaker.child_process import free_port
-from breaker.embedded_redis import EmbeddedRedis
 from breaker.pending_trips import PendingTrip, PendingTrips
-from breaker.settings import load_settings
 from breaker.uuid7 import uuid7
-from deployments.prefect_server import PrefectServer
+from configuration.settings import load_settings
 from flows.health_verification import health_verification
 from ledger.configured import open_ready_ledger
 from ledger.record import AuditRecord
+from sandbox.child_process import free_port
+from sandbox.embedded_redis import EmbeddedRedis
+from sandbox.prefect_server import PrefectServer
 from tasks import orchestrator
-from tasks.health.last import KEY, Change, LastVerification, change
-from tasks.health.steps import ARTIFACT
+from tasks.checks.measurement import Colour
 from tasks.recovery.conflicts import find_conflicts
-from tasks.recovery.measurement import Colour
 from tasks.recovery.state import RecoveryState, key_of
+from tasks.verification.last_result import KEY, Change, LastVerification, change
+from tasks.verification.steps import ARTIFACT
 from tests.tasks.web import Answer, Web
 
 Configure = Callable[..., None]
@@ -383,7 +383,7 @@ async def test_one_at_a_time_but_never_held_up_by_one_that_was_killed(
     prefect: PrefectServer, configure: Configure
 ) -> None:
     hold = (
-        "import sys, time\nfrom breaker.settings import load_settings\nfrom tasks.alone import alone\n"
+        "import sys, time\nfrom configuration.settings import load_settings\nfrom tasks.single_run import alone\n"
         "with alone(load_settings(), 'health-verification') as mine:\n"
         "    print(mine, flush=True)\n    time.sleep(600)"
     )

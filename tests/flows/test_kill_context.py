@@ -12,10 +12,10 @@ import redis
 from pydantic import SecretStr
 
 from breaker import CircuitBreaker
-from breaker.embedded_redis import EmbeddedRedis
-from breaker.settings import AccountSettings, ConfigurationError, Settings
 from brokers.sweep import Swept
+from configuration.settings import AccountSettings, ConfigurationError, Settings
 from flows.kill_context import note_sweep, open_kill_run
+from sandbox.embedded_redis import EmbeddedRedis
 
 
 @pytest.fixture

@@ -13,15 +13,15 @@ import httpx
 import pytest
 from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 
-from breaker.child_process import free_port
-from breaker.embedded_redis import EmbeddedRedis
-from breaker.settings import Settings
 from breaker.uuid7 import uuid7
-from brokers.paper.scenario import parse
-from brokers.paper.server import PaperExchange
-from deployments.prefect_server import PrefectServer
+from configuration.settings import Settings
 from flows.kill_context import open_kill_run
 from flows.kill_switch import run_kill_switch
+from sandbox.child_process import free_port
+from sandbox.embedded_redis import EmbeddedRedis
+from sandbox.exchange.scenario import parse
+from sandbox.exchange.server import PaperExchange
+from sandbox.prefect_server import PrefectServer
 from tasks.kill.report import KillReport
 from tests.tasks.web import Answer, Web
 

@@ -16,10 +16,10 @@ import httpx
 import psutil
 import pytest
 
-from breaker.child_process import free_port
 from breaker.uuid7 import uuid7
-from brokers.paper.server import PaperExchange
-from deployments.prefect_server import PrefectServer
+from sandbox.child_process import free_port
+from sandbox.exchange.server import PaperExchange
+from sandbox.prefect_server import PrefectServer
 from tests.flows.conftest import Start
 from tests.tasks.campaign import FULL
 

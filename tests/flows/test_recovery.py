@@ -9,10 +9,10 @@ import redis
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from breaker import CircuitBreaker
-from breaker.embedded_redis import EmbeddedRedis
 from breaker.uuid7 import uuid7
-from deployments.prefect_server import PrefectServer
 from flows.recovery import recovery
+from sandbox.embedded_redis import EmbeddedRedis
+from sandbox.prefect_server import PrefectServer
 from tasks.recovery.state import RecoveryState, key_of
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from pydantic import SecretStr
 
-from breaker.settings import Settings
+from configuration.settings import Settings
 from ledger.configured import (
     database_url,
     open_checkpoints,

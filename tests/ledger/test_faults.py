@@ -22,7 +22,6 @@ import pytest
 import redis
 
 from breaker import CircuitBreaker
-from breaker.embedded_redis import EmbeddedRedis
 from ledger.audit import drain
 from ledger.ledger import Ledger
 from ledger.models import OVERRIDE_DETECTED
@@ -30,6 +29,7 @@ from ledger.outbox import drain_outbox
 from ledger.schema import upgrade
 from ledger.spool import Spool
 from ledger.verify import verify
+from sandbox.embedded_redis import EmbeddedRedis
 from tests.ledger.servers import Postgres
 
 FULL = os.environ.get("BREAKER_TEST_SCALE") == "full"

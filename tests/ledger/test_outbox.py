@@ -13,7 +13,6 @@ import pytest
 import redis
 
 from breaker import CircuitBreaker
-from breaker.embedded_redis import EmbeddedRedis
 from breaker.errors import BreakerUnavailable
 from ledger.audit import drain
 from ledger.errors import LedgerUnavailable
@@ -23,6 +22,7 @@ from ledger.reconcile import reconcile
 from ledger.record import AuditRecord
 from ledger.spool import Spool
 from ledger.verify import verify
+from sandbox.embedded_redis import EmbeddedRedis
 from tests.ledger.servers import free_port
 
 OUTBOX = "circuit_breaker:outbox"

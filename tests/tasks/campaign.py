@@ -15,14 +15,14 @@ import pytest
 import redis.asyncio
 
 from breaker import AsyncCircuitBreaker
-from breaker.settings import KillSettings
 from breaker.uuid7 import uuid7
 from brokers.alpaca import AlpacaBroker
-from brokers.paper.scenario import Scenario, parse
-from brokers.paper.server import PaperExchange, PaperExchangeThread
 from brokers.protocol import Broker
+from configuration.settings import KillSettings
+from flows.drivers import without_prefect
 from flows.kill_switch import halt_and_flatten
-from flows.steps import without_prefect
+from sandbox.exchange.scenario import Scenario, parse
+from sandbox.exchange.server import PaperExchange, PaperExchangeThread
 from tasks.kill import flatten
 from tasks.kill.report import KillReport
 from tasks.kill.run import KillRun, current_run

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from brokers.paper.server import PaperExchange
+from sandbox.exchange.server import PaperExchange
 from tests.tasks.campaign import scale_time
 
 

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 
 import pytest
 
-from breaker.embedded_redis import EmbeddedRedis
-from breaker.settings import KillSettings
 from breaker.uuid7 import uuid7
-from brokers.paper.server import PaperExchange
+from configuration.settings import KillSettings
+from sandbox.embedded_redis import EmbeddedRedis
+from sandbox.exchange.server import PaperExchange
 from tasks.kill import flatten
 from tests.tasks.campaign import FULL, Outcome, judge, kill, kill_settings, scaled
 

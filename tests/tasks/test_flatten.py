@@ -9,12 +9,12 @@ from random import Random
 
 import pytest
 
-from breaker.embedded_redis import EmbeddedRedis
 from breaker.orders import Position
 from breaker.uuid7 import uuid7
 from brokers.alpaca import AlpacaBroker
-from brokers.paper.server import PaperExchange
 from flows import kill_switch
+from sandbox.embedded_redis import EmbeddedRedis
+from sandbox.exchange.server import PaperExchange
 from tasks.kill import flatten
 from tasks.kill.flatten import READING_SHARE, _ReadingAllowance
 from tests.tasks.campaign import FASTER, FULL, Outcome, judge, kill, kill_settings, scaled

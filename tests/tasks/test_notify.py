@@ -14,11 +14,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from breaker.child_process import free_port
-from breaker.settings import Settings
 from breaker.uuid7 import uuid7
+from configuration.settings import Settings
 from ledger.configured import open_ready_ledger, open_spool
 from ledger.ledger import Filter
+from sandbox.child_process import free_port
 from tasks.notification_text import pagerduty_event, slack_message
 from tasks.notify import NOTIFICATION_FAILED, RECORD_WAIT, DeliveryFailure, Kind, Note, notify
 from tests.tasks.web import Answer, Asked, Web

@@ -10,8 +10,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from breaker import gate_clock
-from breaker.gate import Gate, OrderIntent
+from breaker.gate import Gate, OrderIntent, clock
 
 BACKENDS = ("thread", "drain", "shm")
 BUY = OrderIntent("AAPL", "buy", 10)
@@ -57,17 +56,17 @@ class Record:
 
     def _run(self) -> None:
         while not self._stopping:
-            now = gate_clock.now()
+            now = clock.now()
             self._checks.append((now, bool(self._gate.check(BUY, 0))))
             time.sleep(0.0002)
 
 
 class Sidecar:
-    """`python -m breaker.gate_sidecar` as a process."""
+    """`python -m breaker.gate.sidecar` as a process."""
 
     def __init__(self, url: str, board: Path, *arguments: str) -> None:
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "breaker.gate_sidecar", "--redis", url, "--board", str(board), *arguments]
+            [sys.executable, "-m", "breaker.gate.sidecar", "--redis", url, "--board", str(board), *arguments]
         )
 
     def stop(self) -> None:

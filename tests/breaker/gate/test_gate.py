@@ -15,11 +15,11 @@ from typing import Any
 import pytest
 import redis
 
-from breaker import CircuitBreaker, gate_clock
-from breaker.embedded_redis import EmbeddedRedis
+from breaker import CircuitBreaker
 from breaker.errors import InvalidInput
-from breaker.gate import Gate, GateStatus, OrderIntent, OrderRefused, Permit, QuietPeriodLimits, Reason
-from breaker.gate_lease import Standing
+from breaker.gate import Gate, GateStatus, OrderIntent, OrderRefused, Permit, QuietPeriodLimits, Reason, clock
+from breaker.gate.lease import Standing
+from sandbox.embedded_redis import EmbeddedRedis
 from tests.breaker.gate.conftest import MakeGate
 from tests.breaker.gate.harness import BUY, Sidecar, eventually
 
@@ -109,7 +109,7 @@ def test_a_permit_is_good_until_the_breaker_moves_on(
     permit = gate.check(BUY, 0).permit
     assert permit is not None
     assert permit.epochs == {"global": cb.get_status().epoch}
-    assert gate_clock.now() < permit.deadline <= gate_clock.now() + 0.2
+    assert clock.now() < permit.deadline <= clock.now() + 0.2
     time.sleep(0.25)
     assert gate.recheck(permit), "the lease goes on, so does the permit"
     cb.trip("MANUAL")
@@ -120,7 +120,7 @@ def test_a_permit_is_good_until_the_breaker_moves_on(
     cb.reset(reset_by="me")
     assert gate.wait_until_open(1)
     assert gate.recheck(permit).reason is Reason.PERMIT_EXPIRED
-    assert not gate.recheck(Permit({}, gate_clock.now() + 1))
+    assert not gate.recheck(Permit({}, clock.now() + 1))
 
 
 def test_changes_are_told_off_the_hot_path(
@@ -381,7 +381,7 @@ def test_a_board_has_one_writer_and_is_believed_only_from_this_boot(
         try:
             assert gate.wait_until_open(5)
             second = subprocess.run(
-                [sys.executable, "-m", "breaker.gate_sidecar", "--redis", redis_server.url, "--board", str(board)],
+                [sys.executable, "-m", "breaker.gate.sidecar", "--redis", redis_server.url, "--board", str(board)],
                 capture_output=True, text=True, check=False, timeout=20,
             )  # fmt: skip
             assert second.returncode == 2

@@ -16,9 +16,9 @@ import pytest
 import redis
 
 from benchmarks.silent_proxy import SilentProxy
-from breaker import CircuitBreaker, gate_clock
-from breaker.embedded_redis import EmbeddedRedis
-from breaker.gate import Gate, Reason, Topology
+from breaker import CircuitBreaker
+from breaker.gate import Gate, Reason, Topology, clock
+from sandbox.embedded_redis import EmbeddedRedis
 from tests.breaker.gate.conftest import MakeGate
 from tests.breaker.gate.harness import BUY, Record, Sidecar, eventually
 
@@ -63,9 +63,9 @@ def test_no_order_passes_once_redis_cannot_be_heard(
         gate = make_gate(proxy.url, backend, max_staleness=STALENESS)
         assert gate.wait_until_open(5)
         with Record(gate) as record:
-            before = gate_clock.now()
+            before = clock.now()
             fault(own_server, proxy)
-            after = gate_clock.now()
+            after = clock.now()
             time.sleep(STALENESS + SOON)
         assert record.admitted_since(before - 0.05) > 0, "it was open"
         assert record.admitted_since(after + STALENESS) == 0
@@ -143,7 +143,7 @@ def test_anyone_who_changes_the_key_is_noticed_at_once(
     assert isinstance(valid, bytes)
     with Record(gate) as record:
         fault(redis_client)
-        acknowledged = gate_clock.now()
+        acknowledged = clock.now()
         eventually(lambda: gate.check(BUY, 0).reason is reason)
         time.sleep(STALENESS)
         redis_client.delete("circuit_breaker:state")
@@ -186,7 +186,7 @@ def test_a_gate_left_on_an_old_primary_closes(
         with Record(gate) as record:
             promoted.replicaof("NO", "ONE")
             breaker_at(replica.url).trip("MANUAL")
-            acknowledged = gate_clock.now()
+            acknowledged = clock.now()
             time.sleep(STALENESS + SOON)
         assert record.admitted_since(acknowledged + STALENESS) == 0
         assert "0 of the 1 replicas" in (gate.status().problem or "") or backend == "shm"
@@ -207,7 +207,7 @@ def test_a_gate_led_to_a_stale_replica_closes(
         cb.trip("MANUAL")
         eventually(lambda: gate.check(BUY, 0).reason is Reason.TRIPPED)
         with Record(gate) as record:
-            failed_over = gate_clock.now()
+            failed_over = clock.now()
             proxy.lead_to(replica.port)
             eventually(lambda: gate.check(BUY, 0).reason is Reason.STATE_OUTDATED)
             time.sleep(STALENESS)
@@ -225,10 +225,10 @@ def test_a_sidecar_that_dies_or_hangs_closes_every_gate_in_time(
     with Gate(backend="shm", board=board, max_staleness=STALENESS) as gate:
         assert gate.wait_until_open(5)
         with Record(gate) as record:
-            before = gate_clock.now()
+            before = clock.now()
             sidecar.process.send_signal(number)
             cb.trip("MANUAL")
-            acknowledged = gate_clock.now()
+            acknowledged = clock.now()
             time.sleep(STALENESS + 0.1)
         assert record.admitted_since(before - 0.05) > 0
         assert record.admitted_since(acknowledged + STALENESS) == 0
@@ -253,11 +253,11 @@ def test_hours_of_drift_of_the_wall_clock_change_nothing(
         for gate in gates:
             assert gate.wait_until_open(5)
             with Record(gate) as record:
-                start = gate_clock.now()
+                start = clock.now()
                 time.sleep(2 * STALENESS)
-                end = gate_clock.now()
+                end = clock.now()
                 cb.trip("MANUAL")
-                acknowledged = gate_clock.now()
+                acknowledged = clock.now()
                 eventually(lambda gate=gate: gate.check(BUY, 0).reason is Reason.TRIPPED)  # type: ignore[misc]
                 time.sleep(STALENESS)
             assert record.refused_between(start, end) == 0
@@ -273,8 +273,8 @@ def test_a_suspended_host_wakes_up_closed(
     assert gate.wait_until_open(5)
     sigstop(own_server, SilentProxy(own_server.port))
     assert gate.check(BUY, 0), "the lease is still good"
-    boottime = gate_clock.now
-    monkeypatch.setattr(gate_clock, "now", lambda: boottime() + 3600)
+    boottime = clock.now
+    monkeypatch.setattr(clock, "now", lambda: boottime() + 3600)
     assert not gate.check(BUY, 0)
 
 
@@ -297,9 +297,9 @@ def test_it_does_not_close_without_a_reason(
             eventually(lambda: gate.check(BUY, 0))
             time.sleep(0.05)  # the reset may be heard of once more after it was read, and is read again then
             eventually(lambda: gate.check(BUY, 0))
-            start = gate_clock.now()
+            start = clock.now()
             time.sleep(0.25)
-            refused += record.refused_between(start, gate_clock.now() - 0.005)
+            refused += record.refused_between(start, clock.now() - 0.005)
             rounds += 1
     assert rounds > 2
     assert refused == 0

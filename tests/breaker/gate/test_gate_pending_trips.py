@@ -8,9 +8,9 @@ import pytest
 import redis
 
 from breaker import CircuitBreaker, State
-from breaker.embedded_redis import EmbeddedRedis
 from breaker.gate import Gate, Reason
 from breaker.pending_trips import PendingTrip, PendingTrips
+from sandbox.embedded_redis import EmbeddedRedis
 from tests.breaker.gate.conftest import MakeGate
 from tests.breaker.gate.harness import BUY, Record, eventually
 

@@ -14,10 +14,10 @@ import redis
 
 from breaker import CircuitBreaker
 from breaker.connection import Wire
-from breaker.embedded_redis import EmbeddedRedis
 from breaker.gate import Gate, OrderIntent, Reason
-from breaker.gate_report import LOST, LOST_AFTER, GateReport, ReportedGate, ReportedGates, read_reports, reports_request
-from breaker.gate_reporter import relay_path
+from breaker.gate.report import LOST, LOST_AFTER, GateReport, ReportedGate, ReportedGates, read_reports, reports_request
+from breaker.gate.reporter import relay_path
+from sandbox.embedded_redis import EmbeddedRedis
 from tests.breaker.gate.conftest import MakeGate
 from tests.breaker.gate.harness import BUY, eventually
 
@@ -128,7 +128,7 @@ def test_a_refused_report_harms_nothing(own_server: EmbeddedRedis, caplog: pytes
         keys=["circuit_breaker:*"],
         commands=["+hello", "+client", "+role", "+exists", "+time", "+get"],
     )
-    caplog.set_level("INFO", logger="breaker.gate_reporter")
+    caplog.set_level("INFO", logger="breaker.gate.reporter")
     with Gate(own_server.url.replace("redis://", "redis://engine:word@")) as gate:
         assert gate.wait_until_open(5)
         eventually(lambda: "could not report" in caplog.text)

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from breaker.decision import NEVER
-from breaker.gate_lease import (
+from breaker.gate.decision import NEVER
+from breaker.gate.lease import (
     Lease,
     Newest,
     Reading,
@@ -24,8 +24,8 @@ from breaker.gate_lease import (
     observe,
     states_read,
 )
-from breaker.gate_reading import read_state
-from breaker.resp3 import ErrorReply
+from breaker.gate.resp3 import ErrorReply
+from breaker.gate.state_reading import read_state
 
 OPEN = Reading(Word.OPEN, epoch=5)
 TRIPPED = Reading(Word.TRIPPED, epoch=6)

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from breaker.decision import OrderIntent
+from breaker.gate.decision import OrderIntent
+from breaker.gate.risk_reduction import NotUnderstood, as_quantity, why_not_reducing
 from breaker.orders import Order, OrderStatus, OrderType, Position, Side, TimeInForce
-from breaker.risk_reduction import NotUnderstood, as_quantity, why_not_reducing
 
 quantities = st.decimals(min_value="0.001", max_value="1000", places=3)
 positions = st.decimals(min_value="-1000", max_value="1000", places=3)

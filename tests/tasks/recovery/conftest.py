@@ -8,8 +8,8 @@ import pytest
 import redis
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
-from breaker.embedded_redis import EmbeddedRedis
-from breaker.settings import Settings
+from configuration.settings import Settings
+from sandbox.embedded_redis import EmbeddedRedis
 from tests.ledger.conftest import database_url, postgres, postgres_url
 from tests.tasks.web import Web
 

@@ -8,15 +8,15 @@ from typing import Any
 import pytest
 import redis
 
-from breaker.child_process import free_port
-from breaker.settings import Settings
 from breaker.uuid7 import uuid7
-from brokers.paper.scenario import parse
-from brokers.paper.server import PaperExchange
+from configuration.settings import Settings
 from ledger.configured import open_ready_ledger, open_spool
 from ledger.record import AuditRecord
+from sandbox.child_process import free_port
+from sandbox.exchange.scenario import parse
+from sandbox.exchange.server import PaperExchange
+from tasks.checks.measurement import Colour, Measurement
 from tasks.recovery.conflicts import find_conflicts, longest_kill
-from tasks.recovery.measurement import Colour, Measurement
 from tasks.recovery.state import RecoveryState, key_of
 from tests.tasks.recovery.conftest import Configure
 

@@ -14,16 +14,16 @@ from hypothesis import strategies as st
 from redis.asyncio import Redis
 
 from breaker import CircuitBreaker
-from breaker.child_process import free_port
-from breaker.settings import LogSettings, Settings
 from breaker.uuid7 import uuid7
+from configuration.settings import LogSettings, Settings
 from ledger.configured import open_ready_ledger
 from ledger.outbox import drain_outbox
 from ledger.record import AuditRecord
+from sandbox.child_process import free_port
 from tasks.recovery import log_tail, steps
-from tasks.recovery.desk import RecoveryDesk, current_desk
+from tasks.recovery.context import RecoveryDesk, current_desk
 from tasks.recovery.evidence import Evidence, LogTail, Trip, gather_evidence, moment_of, sparkline
-from tasks.recovery.kept_evidence import KEPT, MOST, evidence_key, keep_evidence, read_evidence
+from tasks.recovery.evidence_store import KEPT, MOST, evidence_key, keep_evidence, read_evidence
 from tasks.recovery.state import RecoveryState
 from tests.tasks.recovery.conftest import Configure
 from tests.tasks.web import Answer, Web, prometheus

@@ -8,10 +8,10 @@ import pytest
 import redis
 
 from breaker import CircuitBreaker
-from breaker.embedded_redis import EmbeddedRedis
-from breaker.settings import Settings
+from configuration.settings import Settings
+from sandbox.embedded_redis import EmbeddedRedis
+from tasks.checks.measurement import Colour
 from tasks.recovery.gate_watch import WatchedGate
-from tasks.recovery.measurement import Colour
 
 
 @pytest.fixture

@@ -10,13 +10,13 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 from redis.asyncio import Redis
 
 from breaker import CircuitBreaker
-from breaker.child_process import free_port
-from breaker.settings import Settings
-from flows.kill_context import async_breaker
+from configuration.breakers import async_breaker_of
+from configuration.settings import Settings
 from ledger.configured import open_ready_ledger, open_spool
 from ledger.recorder import Recorder
+from sandbox.child_process import free_port
 from tasks.recovery import steps
-from tasks.recovery.desk import RecoveryDesk, current_desk
+from tasks.recovery.context import RecoveryDesk, current_desk
 from tasks.recovery.state import RecoveryState
 from tests.tasks.recovery.conftest import Configure
 
@@ -29,7 +29,7 @@ async def desk_after_reset(settings: Settings, client: redis.Redis) -> AsyncIter
     breaker = CircuitBreaker(client, quiet_period=0)
     incident = breaker.trip("MANUAL", tripped_by="ada").incident_id
     breaker.reset(reset_by="cyd", reason="the cause was found and put right")
-    asynchronous, patient = async_breaker(settings), Redis.from_url(settings.redis_url.get_secret_value())
+    asynchronous, patient = async_breaker_of(settings), Redis.from_url(settings.redis_url.get_secret_value())
     ledger = open_ready_ledger(settings)
     state = RecoveryState(incident_id=str(incident), scope="global", flow_run_id=RUN)
     desk = RecoveryDesk(settings, patient, asynchronous, Recorder(ledger, open_spool(settings)), state, "ada")

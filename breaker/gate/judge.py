@@ -1,0 +1,160 @@
+"""May this order pass? Pure: what the gate knows, a time and an order in; a `Decision` out."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from breaker.gate.decision import NEVER, Decision, Permit, Reason
+from breaker.gate.lease import Lease, Standing, View
+from breaker.gate.quiet_period import OrderRate, QuietPeriodLimits, size_problem
+from breaker.gate.risk_reduction import NotUnderstood, order_terms, why_not_reducing
+
+_HALTS = {
+    Standing.TRIPPED: Reason.TRIPPED,
+    Standing.MISSING: Reason.STATE_MISSING,
+    Standing.UNREADABLE: Reason.STATE_UNREADABLE,
+    Standing.OUTDATED: Reason.STATE_OUTDATED,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Halt:
+    """Why only orders that reduce risk pass, as a code and a sentence."""
+
+    reason: Reason
+    sentence: str
+    scope: str | None = None
+
+
+def standing_decision(lease: Lease, halt: Halt | None) -> Decision:
+    """The decision that holds for every order until `deadline`; refuses, and never holds, unless all is clear."""
+    if halt is not None:
+        return Decision(False, halt.reason, halt.sentence, scope=halt.scope)
+    until = lease.clear_until
+    if until == NEVER:
+        return Decision(False, Reason.STALE, "Each order is judged by itself.")
+    return Decision(True, Reason.OPEN, "Every breaker is open.", permit_of(lease, until), deadline=until)
+
+
+def permit_of(lease: Lease, deadline: float) -> Permit:
+    return Permit({view.scope: view.reading.epoch for view in lease.views}, deadline)
+
+
+def gate_halt(lease: Lease, now: float) -> Halt | None:
+    """Set when the lease has run out: then nothing that is known may be acted on."""
+    if now < lease.deadline:
+        return None
+    if lease.deadline == NEVER:
+        return Halt(
+            Reason.BEING_READ,
+            "The breaker's state has changed or was never read, and is being read now; meanwhile only orders that "
+            "reduce risk pass.",
+        )
+    return Halt(
+        Reason.STALE,
+        f"Redis has not confirmed the breaker's state within {lease.max_staleness * 1000:.0f} ms; "
+        "until it does, only orders that reduce risk pass. Look at Redis and the network.",
+    )
+
+
+def scope_halt(views: Iterable[View]) -> Halt | None:
+    """The first scope that halts, in the order watched; `global` comes first."""
+    for view in views:
+        if view.standing.halts:
+            return Halt(_HALTS[view.standing], _sentence(view), view.scope)
+    return None
+
+
+def concerned(views: Iterable[View], order: Any) -> list[View]:
+    """The scopes that an order belongs to: those that it names, and those whose kind it says nothing about."""
+    return [view for view in views if _concerns(view.scope, order)]
+
+
+def judge(
+    lease: Lease,
+    halt: Halt | None,
+    now: float,
+    order: Any,
+    position: Any,
+    working: Iterable[Any],
+    limits: QuietPeriodLimits,
+    rate: OrderRate,
+) -> Decision:
+    """The decision on one order. `halt` is what stops the gate as a whole, whatever the breakers say.
+
+    Never raises for an order that makes no sense; it is refused, unless everything is open.
+    """
+    views = concerned(lease.views, order)
+    halt = halt or gate_halt(lease, now) or scope_halt(views)
+    cooling = [view for view in views if view.standing is Standing.QUIET_PERIOD]
+    if halt is None and not cooling:
+        return Decision(
+            True, Reason.OPEN, "Every breaker that concerns the order is open.", permit_of(lease, lease.deadline)
+        )
+    problem = _why_not_reducing(order, position, working)
+    if problem is None:
+        permit = permit_of(lease, math.inf)
+        return Decision(True, Reason.REDUCES_RISK, "The order only reduces the position.", permit)
+    if halt is not None:
+        sentence = f"{halt.sentence} This order does not: {problem}."
+        return Decision(False, halt.reason, sentence, None, halt.scope)
+    try:
+        return _judge_quiet(lease, cooling, now, order, limits, rate)
+    except NotUnderstood as error:
+        return Decision(False, Reason.INVALID_ORDER, f"The order was refused, because {error}; nothing was sent.")
+
+
+def _why_not_reducing(order: Any, position: Any, working: Iterable[Any]) -> str | None:
+    try:
+        return why_not_reducing(order, position, working)
+    except NotUnderstood as error:
+        return str(error)
+
+
+def _judge_quiet(
+    lease: Lease, cooling: list[View], now: float, order: Any, limits: QuietPeriodLimits, rate: OrderRate
+) -> Decision:
+    symbol, _, quantity = order_terms(order)
+    fractions = {
+        view.scope: view.reading.cooling.fraction(now, limits.start_fraction)
+        for view in cooling
+        if view.reading.cooling
+    }
+    scope = min(fractions, key=lambda name: fractions[name])
+    fraction = fractions[scope]
+    problem = size_problem(limits, fraction, symbol, quantity, getattr(order, "normal_quantity", None))
+    if problem is not None:
+        sentence = f"The {scope} breaker is in its quiet period: {problem}. Send less, or wait for its end."
+        return Decision(False, Reason.QUIET_SIZE, sentence, None, scope)
+    if not rate.admit(now, limits, fraction):
+        most = limits.most_orders(fraction)
+        sentence = f"The {scope} breaker is in its quiet period: {most} orders a minute pass now. Send fewer, or wait."
+        return Decision(False, Reason.QUIET_RATE, sentence, None, scope)
+    sentence = f"The {scope} breaker is in its quiet period; the order is within {fraction:.0%} of normal."
+    return Decision(True, Reason.QUIET_PERIOD, sentence, permit_of(lease, lease.deadline), scope)
+
+
+def _concerns(scope: str, order: Any) -> bool:
+    kind, _, name = scope.partition(":")
+    if not name:
+        return True
+    said = getattr(order, kind, None)
+    return said is None or str(said) == name
+
+
+def _sentence(view: View) -> str:
+    match view.standing:
+        case Standing.TRIPPED:
+            why = f" ({view.reading.trip_reason})" if view.reading.trip_reason else ""
+            return f"The {view.scope} breaker is TRIPPED{why}; until its reset only orders that reduce risk pass."
+        case Standing.OUTDATED:
+            return (
+                f"Redis serves a state of the {view.scope} breaker (epoch {view.reading.epoch}) that is older than one "
+                "seen before; only orders that reduce risk pass. After a failover or a restored backup, find out what "
+                "is true, then run `breaker init --force`."
+            )
+        case _:
+            return f"{view.reading.problem} Until then only orders that reduce risk pass."

@@ -1,0 +1,170 @@
+"""A gate's side of its one connection to Redis, without the connection: bytes in, bytes out, a `Lease` in between.
+
+Pushes and heartbeats share the connection, so they arrive in the order in which Redis executed them. The push
+(`CLIENT TRACKING`, any writer, `redis-cli` too) makes a gate close within a millisecond; the heartbeat is what the
+guarantee rests on, since a push can be lost together with everything else.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from dataclasses import replace
+
+from breaker.gate.lease import (
+    Lease,
+    Newest,
+    Reading,
+    connection_lost,
+    heartbeat_confirmed,
+    heartbeat_sent,
+    invalidated,
+    states_read,
+)
+from breaker.gate.resp3 import ErrorReply, Frame, Parser, ProtocolError, Push, command
+from breaker.gate.state_reading import read_state
+from breaker.keys import Keys
+
+_PREFIX = Keys.of().state
+_GATE_KEY_LIFETIME_MS = 60_000
+
+
+class ConversationFailed(Exception):
+    """Redis answered something that this connection can't go on from; the message says what and what to do."""
+
+
+class Conversation:
+    """What has been asked and not answered yet, and what is known so far.
+
+    Not safe for concurrent calls; whoever drives it holds a lock. `lease` is replaced, never changed.
+    """
+
+    def __init__(self, lease: Lease, gate_id: str) -> None:
+        self.lease = lease
+        self.wants_heartbeat = False
+        """An invalidation has arrived: the states should be read again at once."""
+        self.doubt: str | None = None
+        """Why the newest heartbeat did not renew the lease, though it was answered."""
+        self._gate_key = f"circuit_breaker:gate:{gate_id}"
+        self._parser = Parser()
+        self._expected: deque[Callable[[Frame, float], None]] = deque()
+        self._state_keys = [Keys.of(view.scope).state for view in lease.views]
+        self._watched = frozenset(key.encode() for key in self._state_keys)
+        self._redis_time = 0
+        self._readings: list[Reading] = []
+
+    def opening(self) -> bytes:
+        """The first bytes on a connection that speaks RESP3 already."""
+        asked = [self._ask(self._tracking, "CLIENT", "TRACKING", "ON", "BCAST", "PREFIX", _PREFIX)]
+        asked.append(self._ask(self._role, "ROLE"))
+        for index, view in enumerate(self.lease.views):
+            asked.append(self._ask(self._existed(index), "EXISTS", Keys.of(view.scope).history))
+        return b"".join(asked)
+
+    def heartbeat(self, now: float) -> bytes:
+        """The bytes of one heartbeat; `now` is read before they are sent."""
+        self.wants_heartbeat = False
+        self.lease = heartbeat_sent(self.lease, now)
+        asked = []
+        if self.lease.replicas:
+            asked.append(self._ask(self._written, "SET", self._gate_key, f"{now:.6f}", "PX", _GATE_KEY_LIFETIME_MS))
+        asked.append(self._ask(self._time, "TIME"))
+        asked.extend(self._ask(self._state, "GET", key) for key in self._state_keys)
+        if self.lease.replicas:
+            patience = max(1, int(self.lease.max_staleness * 1000))
+            asked.append(self._ask(self._acknowledged, "WAIT", self.lease.replicas, patience))
+        return b"".join(asked)
+
+    def receive(self, data: bytes, now: float) -> None:
+        """Take in what has arrived. Raises `ConversationFailed`; then the connection must be closed."""
+        try:
+            for frame in self._parser.feed(data):
+                if isinstance(frame, Push):
+                    self._pushed(frame)
+                elif self._expected:
+                    self._expected.popleft()(frame, now)
+                else:
+                    raise ConversationFailed("Redis answered something that was not asked; connecting again.")
+        except ProtocolError as error:
+            raise ConversationFailed(f"What answers there is not Redis with RESP3 ({error}).") from error
+
+    def ended(self) -> None:
+        """The connection is gone, and every answer with it."""
+        self._parser = Parser()
+        self._expected.clear()
+        self._readings.clear()
+        self.wants_heartbeat = False
+        self.doubt = None
+        self.lease = connection_lost(self.lease)
+
+    def _ask(self, answered: Callable[[Frame, float], None], *words: str | int) -> bytes:
+        self._expected.append(answered)
+        return command(*words)
+
+    def _pushed(self, push: Push) -> None:
+        if push.kind != b"invalidate":
+            return
+        keys = push.content[0] if push.content else None
+        if not isinstance(keys, list) or any(key in self._watched for key in keys if isinstance(key, bytes)):
+            self.lease = invalidated(self.lease)
+            self.wants_heartbeat = True
+
+    def _tracking(self, frame: Frame, now: float) -> None:
+        _refuse_error(frame, "CLIENT TRACKING")
+
+    def _role(self, frame: Frame, now: float) -> None:
+        _refuse_error(frame, "ROLE")
+        role = frame[0] if isinstance(frame, list) and frame else None
+        if role != b"master":
+            raise ConversationFailed(
+                f"This Redis is a {_text(role)}, not a primary; give the gate the primary's address."
+            )
+
+    def _existed(self, index: int) -> Callable[[Frame, float], None]:
+        def answered(frame: Frame, now: float) -> None:
+            _refuse_error(frame, "EXISTS")
+            views = list(self.lease.views)
+            if frame == 1 and views[index].newest is None:
+                views[index] = replace(views[index], newest=Newest(-1, halted=True))
+                self.lease = replace(self.lease, views=tuple(views))
+
+        return answered
+
+    def _written(self, frame: Frame, now: float) -> None:
+        _refuse_error(frame, "SET")
+
+    def _time(self, frame: Frame, now: float) -> None:
+        _refuse_error(frame, "TIME")
+        if not (isinstance(frame, list) and len(frame) == 2):
+            raise ConversationFailed(f"Redis answered TIME with {frame!r:.60}; connecting again.")
+        self._redis_time = int(_text(frame[0])) * 1_000_000 + int(_text(frame[1]))
+
+    def _state(self, frame: Frame, now: float) -> None:
+        if isinstance(frame, ErrorReply) and frame.code != "WRONGTYPE":
+            _refuse_error(frame, "GET")
+        if not (frame is None or isinstance(frame, bytes | ErrorReply)):
+            raise ConversationFailed(f"Redis answered GET with {frame!r:.60}; connecting again.")
+        key = self._state_keys[len(self._readings)]
+        self._readings.append(read_state(frame, self._redis_time, now, key=key))
+        if len(self._readings) == len(self.lease.views):
+            self.lease = states_read(self.lease, tuple(self._readings))
+            self._readings.clear()
+            if not self.lease.replicas:
+                self.lease = heartbeat_confirmed(self.lease, 0)
+
+    def _acknowledged(self, frame: Frame, now: float) -> None:
+        _refuse_error(frame, "WAIT")
+        confirmed = frame if isinstance(frame, int) else 0
+        self.doubt = None
+        if confirmed < self.lease.replicas:
+            self.doubt = f"only {confirmed} of the {self.lease.replicas} replicas confirm what Redis says"
+        self.lease = heartbeat_confirmed(self.lease, confirmed)
+
+
+def _refuse_error(frame: Frame, asked: str) -> None:
+    if isinstance(frame, ErrorReply):
+        raise ConversationFailed(f"Redis refused {asked}: {frame.message}")
+
+
+def _text(frame: Frame) -> str:
+    return frame.decode(errors="replace") if isinstance(frame, bytes) else str(frame)

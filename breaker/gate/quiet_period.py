@@ -1,0 +1,96 @@
+"""How much new risk the quiet period after a reset allows: a fraction of normal size, and of the normal order rate.
+
+Both ramp linearly from `start_fraction` at the reset to all of it at the end of the quiet period.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from decimal import Decimal
+
+from breaker.gate.risk_reduction import as_quantity
+
+_ONE = Decimal(1)
+_WINDOW = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class QuietPeriodLimits:
+    """What a quiet period allows.
+
+    `normal_quantity` by symbol (`"*"` for any other) stands in for orders that do not carry their own. Orders are
+    counted in this process over a sliding minute; a fleet of N engines may send N times as many.
+    """
+
+    start_fraction: Decimal = Decimal("0.1")
+    orders_per_minute: int = 60
+    normal_quantity: Mapping[str, Decimal | int] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.start_fraction <= 1:
+            raise ValueError(f"start_fraction must be between 0 and 1, not {self.start_fraction}")
+        if self.orders_per_minute < 0:
+            raise ValueError(f"orders_per_minute must not be negative, and is {self.orders_per_minute}")
+
+    def most_orders(self, fraction: Decimal) -> int:
+        """How many orders that add risk may pass in a minute at this point of the ramp."""
+        return math.floor(self.orders_per_minute * fraction)
+
+
+@dataclass(frozen=True, slots=True)
+class Cooling:
+    """One scope's running quiet period: when it ends on the gate's clock, and how long it is, in seconds.
+
+    A length that is not known (a hand-written state without `reset_at`) stays at the start of the ramp.
+    """
+
+    ends: float
+    length: float | None
+
+    def fraction(self, now: float, start: Decimal) -> Decimal:
+        """The fraction of normal size allowed at `now`, between `start` and 1; never falls as time passes."""
+        if self.length is None or self.length <= 0:
+            return start
+        progress = min(max(1.0 - (self.ends - now) / self.length, 0.0), 1.0)
+        return start + (_ONE - start) * Decimal(repr(progress))
+
+
+def size_problem(
+    limits: QuietPeriodLimits, fraction: Decimal, symbol: str, quantity: Decimal, normal_quantity: object
+) -> str | None:
+    """None when `quantity` is within `fraction` of normal size, else a clause that says why not.
+
+    Raises `NotUnderstood` when the order's own normal quantity is no number.
+    """
+    normal = limits.normal_quantity.get(symbol, limits.normal_quantity.get("*"))
+    if normal_quantity is not None:
+        normal = as_quantity(normal_quantity, "the order's normal quantity")
+    if normal is None:
+        return f"no normal size is known for {symbol}, so no fraction of it either"
+    allowed = normal * fraction
+    if quantity > allowed:
+        return f"{quantity} is more than {allowed:.6g}, {fraction:.1%} of the normal size {normal}"
+    return None
+
+
+class OrderRate:
+    """Counts the orders let through in the last minute. Safe to call from several threads; never blocks for long."""
+
+    def __init__(self) -> None:
+        self._admitted: deque[float] = deque()
+        self._lock = threading.Lock()
+
+    def admit(self, now: float, limits: QuietPeriodLimits, fraction: Decimal) -> bool:
+        """Count one more order at `now` if the ramped rate has room for it."""
+        most = limits.most_orders(fraction)
+        with self._lock:
+            while self._admitted and self._admitted[0] <= now - _WINDOW:
+                self._admitted.popleft()
+            if len(self._admitted) >= most:
+                return False
+            self._admitted.append(now)
+            return True

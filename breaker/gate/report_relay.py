@@ -1,0 +1,65 @@
+"""The sidecar's part in reporting: gates of the `shm` backend have no connection to Redis, so it reports for them."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import socket
+import threading
+from pathlib import Path
+
+from breaker.errors import BreakerError
+from breaker.gate.report import MOST_BYTES, GateReport
+from breaker.gate.reporter import LAST, Send, relay_path
+from breaker.requests import one_line
+
+_log = logging.getLogger(__name__)
+_LOOK_UP_EVERY = 0.5
+
+
+class ReportRelay:
+    """Passes on the reports sent to the socket beside `board`, whose only writer this process must be.
+
+    Only processes of this user and group can send any. A host on which the socket can't be made works without; its
+    gates are then not seen.
+    """
+
+    def __init__(self, board: Path, send: Send) -> None:
+        self._path = relay_path(board)
+        self._send = send
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="breaker-gate-relay", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Waits for a report that is being passed on, a second at most."""
+        self._stopping.set()
+        with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as line:
+            line.setblocking(False)
+            line.sendto(b"", str(self._path))  # wakes it; without, it looks up by itself
+        self._thread.join(2 * _LOOK_UP_EVERY)
+        self._path.unlink(missing_ok=True)
+
+    def _run(self) -> None:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as line:
+            try:
+                self._path.unlink(missing_ok=True)  # of a sidecar that was killed
+                line.bind(str(self._path))
+                self._path.chmod(0o660)
+            except OSError as error:
+                _log.warning("No gate of this host can report, all work as ever: %s: %s", self._path, error)
+                return
+            line.settimeout(_LOOK_UP_EVERY)
+            while not self._stopping.is_set():
+                with contextlib.suppress(TimeoutError):
+                    message = line.recv(MOST_BYTES + 1)
+                    if message:
+                        self._pass_on(message)
+
+    def _pass_on(self, message: bytes) -> None:
+        try:
+            self._send(GateReport.from_json(message[1:]), message[:1] == LAST)
+        except (BreakerError, OSError, ValueError) as error:
+            _log.info("A gate's report could not be passed on: %s", one_line(error))

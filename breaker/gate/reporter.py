@@ -1,0 +1,108 @@
+"""The thread by which a gate reports, beside its listener, so that no check and no heartbeat waits for it."""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import os
+import random
+import socket
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeAlias
+
+from breaker.errors import BreakerError
+from breaker.gate.report import REPORT_EVERY, GateReport, report_request
+from breaker.requests import one_line, raise_if_error
+
+if TYPE_CHECKING:
+    import redis
+
+_log = logging.getLogger(__name__)
+_FIRST_AFTER = 0.2
+_REDIS_TIMEOUT = 1.0
+_FAREWELL = 0.5
+"""Seconds that closing a gate, or leaving the interpreter, waits for the gate's last report."""
+LAST, NEXT = b"L", b"N"
+
+Send: TypeAlias = Callable[[GateReport, bool], None]
+"""Send a report, and whether it is the gate's last. Raises BreakerError or OSError."""
+
+
+class Reporter:
+    """Sends what `report` returns now and then, until stopped, and then once more. What can't be sent is let go."""
+
+    def __init__(self, report: Callable[[], GateReport], send: Send) -> None:
+        self._report = report
+        self._send = send
+        self._stopping = threading.Event()
+        self._pid = os.getpid()
+        self._problem = ""
+        self._thread = threading.Thread(target=self._run, name="breaker-gate-report", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+        # So that an engine that ends without closing its gate is not taken for one that was killed.
+        atexit.register(self.stop)
+
+    def stop(self) -> None:
+        """Send the last report; waits for it half a second at most. In a forked child nothing: its parent goes on."""
+        atexit.unregister(self.stop)
+        if os.getpid() == self._pid:
+            self._stopping.set()
+            self._thread.join(0 if self._problem else _FAREWELL)
+
+    def _run(self) -> None:
+        pause = _FIRST_AFTER
+        while not self._stopping.wait(pause):
+            self._try_to_send(last=False)
+            pause = random.uniform(0.75, 1.25) * REPORT_EVERY  # noqa: S311 -- so that a fleet does not report as one
+        self._try_to_send(last=True)
+
+    def _try_to_send(self, *, last: bool) -> None:
+        try:
+            self._send(self._report(), last)
+        except (BreakerError, OSError) as error:
+            problem = one_line(error)
+            if problem != self._problem:
+                _log.info("The gate works, but could not report, so pages miss it or call it lost: %s", problem)
+            self._problem = problem
+        else:
+            self._problem = ""
+
+
+def to_redis(source: redis.Redis | str) -> Send:
+    """Reports go to Redis, over a connection apart from the gate's own, each within a second."""
+    wire = None
+
+    def send(report: GateReport, last: bool) -> None:
+        nonlocal wire
+        from redis import Redis  # noqa: PLC0415 -- redis costs 100 ms to import
+
+        from breaker.connection import Wire  # noqa: PLC0415
+
+        if wire is None:
+            wire = Wire(Redis.from_url(source) if isinstance(source, str) else source, _REDIS_TIMEOUT)
+        (reply,) = wire.ask(report_request(report, last=last))
+        raise_if_error(reply)
+        if last:
+            wire.close()
+
+    return send
+
+
+def to_sidecar(board: Path) -> Send:
+    """Reports go to the sidecar that writes `board`, which passes them on (`breaker.gate.report_relay`)."""
+
+    def send(report: GateReport, last: bool) -> None:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as line:
+            line.setblocking(False)
+            line.sendto((LAST if last else NEXT) + report.to_json().encode(), str(relay_path(board)))
+
+    return send
+
+
+def relay_path(board: Path) -> Path:
+    """The socket beside a board to which the gates that read it send their reports."""
+    return board.with_name(f"{board.name}.reports")

@@ -1,0 +1,276 @@
+"""A file in shared memory on which one sidecar process writes what it knows, for every gate of the host to read.
+
+What a check compares is one aligned eight-byte number, which the processor reads and writes whole. All else is a
+snapshot with a checksum: a reader that meets it half-written reads again. Closing is written before what explains it,
+opening after. A sidecar that dies leaves a deadline that passes by itself.
+
+The deadlines are on the boot-time clock, which all processes of a host share. A file that outlived a reboot carries
+another boot's id and is not believed.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import fcntl
+import json
+import mmap
+import os
+import sys
+import threading
+import zlib
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from breaker.gate.decision import NEVER, Reason
+from breaker.gate.judge import Halt
+from breaker.gate.lease import Lease, Newest, Reading, Standing, View, Word
+from breaker.gate.quiet_period import Cooling
+
+DEFAULT_PATH = Path("/dev/shm/circuit_breaker.gate" if sys.platform == "linux" else "/tmp/circuit_breaker.gate")  # noqa: S108
+
+_SIZE = 65_536
+_MAGIC = b"BRKGATE1"
+_BOOT_ID = slice(40, 88)
+_SNAPSHOT_AT = 128
+# Indices of eight-byte fields.
+_DEADLINE, _MAX_STALENESS, _CHECKSUM = 1, 2, 3
+_READS = 100
+_LOOK_EVERY = 0.25
+
+_Snapshot: TypeAlias = tuple[tuple[View, ...], Halt | None]
+
+
+class BoardInUse(Exception):
+    """Another sidecar writes this file already; the message names it."""
+
+
+class BoardUnreadable(Exception):
+    """The file is no board, is another boot's, or is in the middle of a change that does not end."""
+
+
+class BoardWriter:
+    """The sidecar's side. Only one may have a file open at a time; raises `BoardInUse` otherwise."""
+
+    def __init__(self, path: Path, max_staleness: float) -> None:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            os.close(descriptor)
+            raise BoardInUse(f"Another sidecar writes {path}; stop it first, or give this one another path.") from None
+        if os.fstat(descriptor).st_size != _SIZE:
+            os.ftruncate(descriptor, _SIZE)
+        self._descriptor = descriptor
+        self._memory = mmap.mmap(descriptor, _SIZE)
+        self._numbers = memoryview(self._memory).cast("d")
+        self._checksums = memoryview(self._memory).cast("Q")
+        self._close()
+        self._numbers[_MAX_STALENESS] = max_staleness
+        self._memory[_BOOT_ID] = boot_id()
+        self._snapshot = b""
+        self._memory[: len(_MAGIC)] = _MAGIC
+
+    def write(self, lease: Lease, halt: Halt | None) -> None:
+        """Show what is known now. Raises ValueError when there are more scopes than fit; then the board is closed."""
+        snapshot = json.dumps({"views": [dataclasses.asdict(v) for v in lease.views], "halt": _plain(halt)}).encode()
+        if snapshot != self._snapshot:
+            self._close()
+            if len(snapshot) > _SIZE - _SNAPSHOT_AT:
+                raise ValueError(f"{len(lease.views)} scopes do not fit on the board; use several sidecars.")
+            self._memory[_SNAPSHOT_AT : _SNAPSHOT_AT + len(snapshot)] = snapshot
+            self._checksums[_CHECKSUM] = _checksum(snapshot)
+            self._snapshot = snapshot
+        self._numbers[_DEADLINE] = lease.deadline
+
+    def close(self) -> None:
+        """Close every gate that reads here, at once."""
+        self._close()
+        self._numbers.release()
+        self._checksums.release()
+        self._memory.close()
+        os.close(self._descriptor)
+
+    def _close(self) -> None:
+        self._numbers[_DEADLINE] = NEVER
+
+
+class BoardReader:
+    """A gate's side. Safe across fork: nothing is shared but the memory.
+
+    Raises `OSError` when there is no such file and `BoardUnreadable` when it is no board of this boot.
+    """
+
+    def __init__(self, path: Path) -> None:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            status = os.fstat(descriptor)
+            if status.st_size != _SIZE:
+                raise BoardUnreadable(f"{path} is not a gate's board.")
+            self.inode = status.st_ino
+            memory = mmap.mmap(descriptor, _SIZE, access=mmap.ACCESS_READ)
+        finally:
+            os.close(descriptor)
+        if memory[: len(_MAGIC)] != _MAGIC or memory[_BOOT_ID] != boot_id():
+            memory.close()
+            raise BoardUnreadable(f"{path} was not written since this host started; start the sidecar.")
+        self._memory = memory
+        self.numbers = memoryview(memory).cast("d")
+        self._checksums = memoryview(memory).cast("Q")
+        self._known: _Snapshot = (), None
+        self._known_checksum = -1
+
+    def read(self) -> tuple[Lease, Halt | None]:
+        """What the sidecar knows. Raises `BoardUnreadable`."""
+        # The deadline first: what it vouches for was on the board before it.
+        deadline = self.numbers[_DEADLINE]
+        views, halt = self._read_snapshot()
+        return Lease(self.numbers[_MAX_STALENESS], views, deadline=deadline), halt
+
+    def _read_snapshot(self) -> _Snapshot:
+        for _ in range(_READS):
+            checksum = self._checksums[_CHECKSUM]
+            if checksum == self._known_checksum:
+                return self._known
+            text = self._memory[_SNAPSHOT_AT : _SNAPSHOT_AT + (checksum >> 32)]
+            if text and _checksum(text) == checksum:
+                plain = json.loads(text)
+                self._known = tuple(_view(v) for v in plain["views"]), _halt(plain["halt"])
+                self._known_checksum = checksum
+                return self._known
+        raise BoardUnreadable("The board holds nothing readable")
+
+
+class BoardWatch:
+    """Where a gate of the shm backend gets its knowledge: maps the board, and maps it again if it is replaced."""
+
+    poll_every = 0.0
+
+    def __init__(
+        self, path: Path, scopes: tuple[str, ...], max_staleness: float, publish: Callable[[Lease, Halt | None], None]
+    ) -> None:
+        self._path = path
+        self._scopes = scopes
+        self._max_staleness = max_staleness
+        self._publish = publish
+        self._board: BoardReader | None = None
+        self._numbers: Sequence[float] | memoryview[float] = (NEVER,) * 2
+        self._shown = NEVER
+        self._turn = threading.Lock()
+        """Held while what was read is published, so that an older reading never replaces a newer one."""
+        self._stopping = threading.Event()
+        self._mapped = 0
+        self.problem: str | None = None
+
+    halt: Halt | None = None
+
+    @property
+    def connections(self) -> int:
+        """How many boards it has mapped; more than one means that the file was replaced."""
+        return self._mapped
+
+    def start(self) -> None:
+        self._map()
+        self._thread = threading.Thread(target=self._keep_mapped, name="breaker-gate", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._stopping.set()
+        self._thread.join(timeout=5.0)
+        self._board = None
+
+    def forked(self) -> None:
+        """The memory is still there; only the thread that looks for a replaced file has to be started again."""
+        self._turn = threading.Lock()
+        self._stopping = threading.Event()
+        self.start()
+
+    def poll(self, now: float) -> None:
+        """Read the board if it has changed."""
+        if self._numbers[_DEADLINE] != self._shown:
+            self.refresh()
+
+    def refresh(self) -> None:
+        """Read the board; a check that finds another thread doing so does not wait for it."""
+        board = self._board
+        if board is None or not self._turn.acquire(blocking=False):
+            return
+        try:
+            self._read(board)
+        finally:
+            self._turn.release()
+
+    def _read(self, board: BoardReader) -> None:
+        try:
+            lease, halt = board.read()
+        except BoardUnreadable as error:
+            self._refuse(str(error))
+            return
+        views = {view.scope: view for view in lease.views}
+        missing = [scope for scope in self._scopes if scope not in views]
+        if missing:
+            self._refuse(f"the sidecar does not watch {', '.join(missing)}")
+        elif lease.max_staleness > self._max_staleness:
+            self._refuse(f"the sidecar's max_staleness is {lease.max_staleness} s, the gate's {self._max_staleness} s")
+        else:
+            self.problem = None if halt is None else halt.sentence
+            self._shown = lease.deadline
+            self._publish(replace(lease, views=tuple(views[scope] for scope in self._scopes)), halt)
+
+    def _refuse(self, problem: str) -> None:
+        self.problem = problem
+        sentence = (
+            f"The gate can't use {self._path} ({problem}); only orders that reduce risk pass. Look at the sidecar."
+        )
+        lease = Lease(self._max_staleness, tuple(View(scope) for scope in self._scopes))
+        self._publish(lease, Halt(Reason.NOT_WATCHED, sentence))
+
+    def _map(self) -> None:
+        try:
+            if self._board is not None and self._board.inode == self._path.stat().st_ino:
+                return
+            self._board = BoardReader(self._path)
+        except (OSError, BoardUnreadable) as error:
+            if self._board is None:
+                self._refuse(str(error))
+            return
+        self._mapped += 1
+        self._numbers = self._board.numbers
+        self.refresh()
+
+    def _keep_mapped(self) -> None:
+        while not self._stopping.wait(_LOOK_EVERY):
+            self._map()
+
+
+def boot_id() -> bytes:
+    """What tells this run of the operating system from the one before."""
+    try:
+        text = Path("/proc/sys/kernel/random/boot_id").read_bytes().strip()
+    except OSError:  # not Linux: the default path is then emptied by a reboot
+        text = b"unknown"
+    return text.ljust(_BOOT_ID.stop - _BOOT_ID.start, b"\0")
+
+
+def _checksum(snapshot: bytes) -> int:
+    return len(snapshot) << 32 | zlib.crc32(snapshot)
+
+
+def _plain(halt: Halt | None) -> dict[str, Any] | None:
+    return None if halt is None else dataclasses.asdict(halt)
+
+
+def _halt(plain: dict[str, Any] | None) -> Halt | None:
+    return None if plain is None else Halt(Reason(plain["reason"]), plain["sentence"], plain["scope"])
+
+
+def _view(plain: dict[str, Any]) -> View:
+    reading, newest = plain["reading"], plain["newest"]
+    cooling = reading["cooling"]
+    return View(
+        plain["scope"],
+        Standing(plain["standing"]),
+        Reading(**reading | {"word": Word(reading["word"]), "cooling": Cooling(**cooling) if cooling else None}),
+        Newest(**newest) if newest else None,
+    )

@@ -1,0 +1,103 @@
+"""One process per host that listens for all gates of the host: `python -m breaker.gate.sidecar --redis URL`.
+
+It writes what it knows to a board in shared memory (`breaker.gate.shared_memory`), which gates of the `shm` backend
+read. Run it under a supervisor that starts it again; while it is away, every such gate closes within `--max-staleness`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from redis import Redis
+
+from breaker.gate.lease import Lease, View
+from breaker.gate.listener import listen
+from breaker.gate.report_relay import ReportRelay
+from breaker.gate.reporter import to_redis
+from breaker.gate.shared_memory import DEFAULT_PATH, BoardInUse, BoardWriter
+from breaker.gate.staleness_watch import StalenessWatch
+from breaker.keys import GLOBAL, check_scope
+from breaker.rules import Limits, Rules
+
+_ENDS = (signal.SIGTERM, signal.SIGINT)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Serve until SIGTERM or SIGINT; 0 then, 2 when it can't start."""
+    options = _options().parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    scopes = tuple(dict.fromkeys((GLOBAL, *options.scope)))
+    for scope in scopes:
+        check_scope(scope)
+    try:
+        board = BoardWriter(options.board, options.max_staleness)
+    except (BoardInUse, OSError) as error:
+        sys.stderr.write(f"{error}\n")
+        return 2
+    lease = Lease(options.max_staleness, tuple(View(scope) for scope in scopes), options.replicas)
+    listener = listen(
+        options.redis,
+        lease,
+        board.write,
+        heartbeat=options.max_staleness / 4,
+        drain=False,
+        pending_trips=options.pending_trips,
+    )
+    # Blocked in every thread and waited for: a handler would have to wait for the main thread to wake.
+    signal.pthread_sigmask(signal.SIG_BLOCK, _ENDS)
+    listener.start()
+    relay = ReportRelay(options.board, to_redis(options.redis))
+    relay.start()
+    watches = _watches(options)
+    for watch in watches:
+        watch.start()
+    signal.sigwait(_ENDS)
+    for watch in watches:
+        watch.stop()
+    relay.stop()
+    listener.stop()
+    board.close()
+    return 0
+
+
+def _watches(options: argparse.Namespace) -> list[StalenessWatch]:
+    if not options.feed:
+        return []
+    rules = Rules(Redis.from_url(options.redis), limits=Limits(data_age=options.data_age))
+    return [StalenessWatch(rules, options.feed, every=5.0)]
+
+
+def _options() -> argparse.ArgumentParser:
+    options = argparse.ArgumentParser(prog="python -m breaker.gate.sidecar", description=(__doc__ or "").split("\n")[0])
+    options.add_argument(
+        "--redis",
+        default=os.environ.get("BREAKER_REDIS_URL", "redis://localhost:6379/0"),
+        help="URL of the breaker's Redis; BREAKER_REDIS_URL unless given (credentials then stay out of `ps`)",
+    )
+    options.add_argument("--board", type=Path, default=DEFAULT_PATH, help="file in shared memory to write")
+    options.add_argument(
+        "--pending-trips",
+        type=Path,
+        help="directory of trips that wait on this host, to be made before any gate opens; usually "
+        "STATE_DIR/pending_trips",
+    )
+    options.add_argument("--scope", action="append", default=[], help="watch this scope too; may be given repeatedly")
+    options.add_argument("--max-staleness", type=float, default=0.2, help="seconds; gates that demand less stay closed")
+    options.add_argument(
+        "--replicas", type=int, default=0, help="replicas that can be promoted, each to confirm heartbeats"
+    )
+    options.add_argument(
+        "--feed", action="append", default=[], help="trip when this feed's data is too old; repeatable"
+    )
+    options.add_argument("--data-age", type=float, default=1800.0, help="seconds after which data is too old")
+    return options
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,73 @@
+"""Start resident processes (`breaker standby`, `console`, `metrics`) and set dead-man's switches (`deadman`)."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from cli.exit_codes import EPILOG
+from cli.kill_handover import fingerprint
+from cli.options import ScopeOption
+from configuration.redis_clients import redis_client
+from configuration.settings import load_settings
+
+deadman_app = typer.Typer(
+    help="Dead-man's switches: one that is not renewed within its time trips its scope. The standby watches them.",
+    epilog=EPILOG,
+    no_args_is_help=True,
+)
+NameArgument = Annotated[str, typer.Argument(help="A word that names the switch.")]
+
+
+def register(app: typer.Typer) -> None:
+    app.command(epilog=EPILOG)(standby)
+    app.command("console", epilog=EPILOG)(serve_console)
+    app.command("metrics", epilog=EPILOG)(serve_metrics)
+    for command in (renew, release):
+        deadman_app.command(epilog=EPILOG)(command)
+    app.add_typer(deadman_app, name="deadman")
+
+
+def standby() -> None:
+    """Stay resident with everything open, so that a kill begins within milliseconds. Until SIGTERM or Ctrl-C."""
+    from services.standby import stand_by  # noqa: PLC0415  everything slow is behind it
+
+    stand_by(load_settings(), fingerprint())
+
+
+def renew(
+    name: NameArgument,
+    within: Annotated[float, typer.Option("--within", help="Seconds in which the next renewal must come.")],
+    scope: ScopeOption = "global",
+    kill: Annotated[bool, typer.Option("--kill", help="Silence also flattens the scope's accounts.")] = False,
+) -> None:
+    """Give a sign of life; the first one arms the switch."""
+    from breaker.deadman import DeadMan  # noqa: PLC0415
+
+    with redis_client(load_settings()) as redis:
+        DeadMan(redis, name, within, scope=scope, action="kill" if kill else "trip").renew()
+    typer.echo(f"{name} is to be renewed within {within:g} s; silence {'kills' if kill else 'trips'} {scope}")
+
+
+def release(name: NameArgument) -> None:
+    """Disarm a switch: from now on its silence means nothing."""
+    from breaker.deadman import DeadMan  # noqa: PLC0415
+
+    with redis_client(load_settings()) as redis:
+        DeadMan(redis, name, 1.0).release()
+    typer.echo(f"{name} is released")
+
+
+def serve_console() -> None:
+    """Serve the web console and the REST API until interrupted."""
+    from console.serve import main  # noqa: PLC0415
+
+    raise typer.Exit(main())
+
+
+def serve_metrics() -> None:
+    """Serve the metrics for Prometheus until interrupted."""
+    from services.exporter.metrics import main  # noqa: PLC0415
+
+    raise typer.Exit(main())

@@ -1,0 +1,71 @@
+"""Make transitions from the command line: at once, or kept on this host's disk until Redis can be told."""
+
+from __future__ import annotations
+
+import sys
+
+from breaker import CircuitBreaker
+from breaker.errors import BreakerError, BreakerUnavailable, RedisRefused
+from breaker.pending_trips import PendingTrip
+from breaker.state import Status
+from configuration.breakers import apply_pending_trips, breaker_of, store_undelivered
+from configuration.redis_clients import redis_client
+from configuration.settings import Settings
+from ledger.errors import LedgerError
+
+
+def make_trip(settings: Settings, trip: PendingTrip) -> Status:
+    """Trip the breaker; an older trip that waits on this host is made too.
+
+    Raises NotHalted, whose line says whether the trip is kept and made later.
+    """
+    try:
+        status = trip.make(breaker_of(settings, trip.scope, source=trip.source))
+    except (BreakerUnavailable, RedisRefused) as error:
+        raise store_undelivered(settings, trip, error) from None
+    if status.unconfirmed:
+        sys.stderr.write(f"breaker: tripped, but not known to outlive a crash of Redis: {status.unconfirmed}\n")
+    try:
+        tell_of_pending_trips(settings)
+    except BreakerError as error:
+        sys.stderr.write(f"breaker: an older trip still waits on this host: {error}\n")
+    return status
+
+
+def tell_of_pending_trips(settings: Settings) -> bool:
+    """Make the trips that wait on this host, and say so. True if there were any.
+
+    Raises BreakerUnavailable or RedisRefused: they still wait.
+    """
+    made = apply_pending_trips(settings)
+    for trip, status in ((applied.trip, applied.status) for applied in made):
+        sys.stderr.write(
+            f"breaker: tripped {trip.scope}, asked for on this host at {trip.asked_at} by {trip.tripped_by} while "
+            f"Redis could not be reached; it is {status.state} now, incident {status.incident_id}\n"
+        )
+    return bool(made)
+
+
+def open_breaker(settings: Settings, scope: str, *, only_to_read: bool = False) -> CircuitBreaker:
+    """The configured breaker of `scope`, once every trip that waits on this host has been made.
+
+    Raises BreakerUnavailable or RedisRefused if they can't be made; `only_to_read` says it on standard error instead.
+    """
+    try:
+        tell_of_pending_trips(settings)
+    except (BreakerUnavailable, RedisRefused) as error:
+        if not only_to_read:
+            raise
+        sys.stderr.write(f"breaker: a trip waits on this host until Redis can be told: {error}\n")
+    return breaker_of(settings, scope, source="cli")
+
+
+def record_transitions(settings: Settings, scope: str) -> None:
+    """Move what a command just did from Redis's outbox into the ledger; if that fails it waits there, which is said."""
+    from ledger.configured import open_ready_ledger  # noqa: PLC0415  after the transition, not before
+    from ledger.outbox import drain_outbox  # noqa: PLC0415
+
+    try:
+        drain_outbox(redis_client(settings), open_ready_ledger(settings), (scope,), timeout=settings.redis_timeout)
+    except (BreakerError, LedgerError) as error:
+        sys.stderr.write(f"breaker: done, but not yet in the audit log: {error}; it waits in Redis's outbox\n")

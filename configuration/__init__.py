@@ -1,0 +1,1 @@
+"""Settings, and what is made from them: breakers, Redis clients, the orchestrator's client."""

@@ -1,0 +1,103 @@
+"""Make breakers, limits and trips from the settings, the same for command line, console, flows and services."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from breaker import AsyncCircuitBreaker, CircuitBreaker, Durability
+from breaker.errors import BreakerError, NotHalted
+from breaker.keys import GLOBAL
+from breaker.pending_trips import Applied, PendingTrip, PendingTrips
+from configuration.redis_clients import async_redis_client, redis_client
+
+if TYPE_CHECKING:
+    from redis import Redis
+    from redis.asyncio import Redis as AsyncRedis
+
+    from breaker.rules import Limits
+    from configuration.settings import Settings
+
+
+def breaker_of(
+    settings: Settings, scope: str = GLOBAL, *, source: str = "library", redis: Redis | None = None
+) -> CircuitBreaker:
+    """The configured breaker of `scope`, on `redis` or on a client of its own; trips that wait on this host still wait.
+
+    Raises InvalidInput for what is no scope.
+    """
+    return CircuitBreaker(
+        redis or redis_client(settings),
+        scope,
+        timeout=settings.redis_timeout,
+        quiet_period=settings.quiet_period,
+        source=source,
+        durability=_durability(settings),
+    )
+
+
+def async_breaker_of(
+    settings: Settings, scope: str = GLOBAL, *, source: str = "flow", redis: AsyncRedis | None = None
+) -> AsyncCircuitBreaker:
+    """`breaker_of` for coroutines."""
+    return AsyncCircuitBreaker(
+        redis or async_redis_client(settings),
+        scope,
+        timeout=settings.redis_timeout,
+        quiet_period=settings.quiet_period,
+        source=source,
+        durability=_durability(settings),
+    )
+
+
+def limits_from(settings: Settings, scope: str = GLOBAL) -> Limits:
+    """The limits that the configuration gives to `scope`: its own, else those of `global`, else the runbook's."""
+    from breaker.rules import Limits, Rule  # noqa: PLC0415  halting doesn't pay for it
+
+    given = settings.rules.get(scope) or settings.rules.get(GLOBAL)
+    if given is None:
+        return Limits()
+    off = frozenset(given.off)
+    return Limits(
+        api_errors=None if Rule.API_ERRORS in off else given.api_errors,
+        api_error_window=given.api_error_window,
+        drawdown=None if Rule.DRAWDOWN in off else given.drawdown,
+        data_age=None if Rule.DATA_STALENESS in off else given.data_age,
+        daily_loss=None if Rule.DAILY_LOSS in off else given.daily_loss,
+        consecutive_rejections=None if Rule.CONSECUTIVE_REJECTIONS in off else given.consecutive_rejections,
+        confirmations={Rule(name): count for name, count in given.confirmations.items()},
+        dry_run=frozenset(Rule(name) for name in given.dry_run),
+    )
+
+
+def apply_pending_trips(settings: Settings) -> Sequence[Applied]:
+    """Make the trips that wait in the configuration's state directory; connects only if there are any.
+
+    Raises BreakerUnavailable or RedisRefused: what could not be made still waits.
+    """
+    pending = PendingTrips(settings.pending_trips_dir)
+    if not pending.waiting():
+        return ()
+    with redis_client(settings) as redis:
+        return pending.apply(redis, timeout=settings.redis_timeout, durability=_durability(settings))
+
+
+def store_undelivered(settings: Settings, trip: PendingTrip, why: BreakerError) -> NotHalted:
+    """Keep the trip that Redis could not be told of (`why`); returns the error that says where, or that it is lost."""
+    try:
+        path = PendingTrips(settings.pending_trips_dir).keep(trip)
+    except OSError as error:
+        return NotHalted(
+            f"{why} Nor could the trip be kept in {settings.pending_trips_dir} ({error.strerror}): nothing will make "
+            "it later. Trip again once Redis is back, before it is trusted.",
+            pending=False,
+        )
+    return NotHalted(
+        f"{why} The trip is kept in {path} and is made by the next command, standby or service on this host that "
+        "reaches Redis.",
+        pending=True,
+    )
+
+
+def _durability(settings: Settings) -> Durability:
+    return Durability(settings.trip_durability, settings.trip_replicas)

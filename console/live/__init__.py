@@ -1,0 +1,1 @@
+"""Keep open pages up to date."""

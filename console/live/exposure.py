@@ -1,0 +1,89 @@
+"""What each account has at its venue at this moment."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+
+from breaker.orders import ZERO, Position
+from brokers.protocol import Broker, BrokerError
+from brokers.registry import open_broker
+from configuration.settings import AccountSettings, ConfigurationError
+
+
+@dataclass(frozen=True, slots=True)
+class AccountExposure:
+    """Notionals and profit in `currency`, at the venue's current prices. `problem` says why there is nothing else."""
+
+    account: str
+    currency: str = ""
+    equity: Decimal = ZERO
+    orders: int = 0
+    long: Decimal = ZERO
+    short: Decimal = ZERO
+    profit: Decimal = ZERO
+    """Of the open positions, not realised."""
+    positions: tuple[Position, ...] = ()
+    problem: str = ""
+
+    @property
+    def notional(self) -> Decimal:
+        return self.long + self.short
+
+
+class ExposureReader:
+    """Keeps a broker per account. Every reading ends within the account's own time limits."""
+
+    def __init__(self, accounts: Mapping[str, AccountSettings]) -> None:
+        self._brokers: dict[str, Broker] = {}
+        self._problems: dict[str, str] = {}
+        self._limits = {name: account.request_timeout + 1 for name, account in accounts.items()}
+        for name, account in accounts.items():
+            try:
+                self._brokers[name] = open_broker(name, account)
+            except ConfigurationError as error:
+                self._problems[name] = str(error)
+
+    async def read(self) -> tuple[AccountExposure, ...]:
+        """Every account, all at once. Raises nothing."""
+        found = await asyncio.gather(*(self._read(name, broker) for name, broker in self._brokers.items()))
+        return (*found, *(AccountExposure(name, problem=problem) for name, problem in self._problems.items()))
+
+    async def close(self) -> None:
+        for broker in self._brokers.values():
+            await broker.aclose()
+
+    async def _read(self, name: str, broker: Broker) -> AccountExposure:
+        try:
+            async with asyncio.timeout(self._limits[name]):
+                account, orders, positions = await asyncio.gather(
+                    broker.account(), broker.open_orders(), broker.positions()
+                )
+        except TimeoutError:
+            return AccountExposure(name, problem=f"{name}: no answer within {self._limits[name]:g} s")
+        except BrokerError as error:
+            return AccountExposure(name, problem=str(error))
+        return summarise(name, account.currency, account.equity, len(orders), positions)
+
+
+def summarise(name: str, currency: str, equity: Decimal, orders: int, positions: Sequence[Position]) -> AccountExposure:
+    """Pure: sums, and the positions with the largest first."""
+    held = sorted((position for position in positions if position.quantity), key=lambda p: p.notional, reverse=True)
+    return AccountExposure(
+        account=name,
+        currency=currency,
+        equity=equity,
+        orders=orders,
+        long=sum((p.notional for p in held if p.quantity > 0), ZERO),
+        short=sum((p.notional for p in held if p.quantity < 0), ZERO),
+        profit=sum((profit_of(p) for p in held), ZERO),
+        positions=tuple(held),
+    )
+
+
+def profit_of(position: Position) -> Decimal:
+    """Not realised; zero where the venue gives no current price."""
+    price = position.current_price
+    return ZERO if price is None else (price - position.average_entry_price) * position.quantity

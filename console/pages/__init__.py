@@ -1,0 +1,1 @@
+"""Render the console's pages."""

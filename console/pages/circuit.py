@@ -1,0 +1,206 @@
+"""The Circuit Breaker page and its forms: trip, reset, kill switch."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urlencode
+
+from fastapi import APIRouter, Request
+from fastapi.responses import RedirectResponse, Response
+
+from breaker import BreakerError
+from breaker.errors import InvalidInput, NotHalted
+from breaker.keys import GLOBAL, check_scope
+from console.actions.kill_switch import CONFIRMATION
+from console.actions.trip_reset import Caller, usable_event_id
+from console.auth.permissions import Permission
+from console.pages.frame import answer, html, message, posted
+from console.services import Services
+from console.web import caller_of, services
+from tasks.checks.measurement import Colour
+
+_DONE = {
+    "trip": ("good", "Tripped. Only orders that reduce risk pass from now on."),
+    "unconfirmed": (
+        "warn",
+        "Tripped. Only orders that reduce risk pass from now on; but Redis has not confirmed in time that the trip "
+        "outlives a crash of its own (trip_durability).",
+    ),
+    "pending": ("bad", "Not told to Redis, which is away. The trip is kept here and made as soon as Redis is back."),
+    "reset": ("good", "Reset. A quiet period has begun; watch for five minutes."),
+}
+
+router = APIRouter(include_in_schema=False)
+
+
+@router.get("/")
+async def home() -> Response:
+    return RedirectResponse("/circuit-breaker", 303)
+
+
+@router.get("/circuit-breaker")
+async def circuit(request: Request, scope: str = GLOBAL, done: str = "") -> Response:
+    caller = await caller_of(request, Permission.VIEW_CIRCUIT)
+    here = services(request)
+    check_scope(scope)
+    reading, history = await asyncio.gather(here.watcher.fresh(scope), here.history(scope))
+    return answer(
+        request,
+        "circuit.html",
+        caller.identity,
+        title="Circuit Breaker",
+        scope=scope,
+        reading=reading,
+        done=_DONE.get(done),
+        refresh=True,
+        pending=html(here.render.pending(here.pending.waiting())),
+        topics=["pending", "kills", f"state:{scope}", f"conditions:{scope}", "exposure", f"history:{scope}", "scopes"],
+        conditions=html(here.render.conditions(here.conditions(scope).look())),
+        exposure=html(here.render.exposure(here.exposure.look())),
+        history=html(here.render.history(history)),
+        scopes=html(here.render.scopes([here.watcher.reading(name) for name in here.watcher.scopes])),
+        kills=html(here.render.kills(here.kills.all())),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Filled:
+    """One of the three forms as somebody has filled it in."""
+
+    here: Services
+    caller: Caller
+    scope: str
+    fields: Mapping[str, str]
+
+    @property
+    def reason(self) -> str:
+        return self.fields.get("reason", "")
+
+    @property
+    def event_id(self) -> str:
+        """The id that the form came with: sent twice, it acts once."""
+        return usable_event_id(self.fields.get("event_id", ""))
+
+
+Values = Callable[[Services, str], Awaitable[dict[str, Any]]]
+Act = Callable[[Filled], Awaitable[str]]
+
+
+def _form(name: str, title: str, needed: Permission, values: Values, act: Act) -> None:
+    """A form at /circuit-breaker/`name`. `values` are what its page shows of a scope; `act` returns where to go on."""
+
+    async def shown(
+        request: Request, caller: Caller, scope: str, fields: Mapping[str, str], problem: str = "", status: int = 200
+    ) -> Response:
+        shown = await values(services(request), scope)
+        known = {"title": title, "scope": scope, "form": fields, "problem": problem}
+        event_id = usable_event_id(fields.get("event_id", ""))
+        return answer(request, f"{name}.html", caller.identity, status=status, event_id=event_id, **known, **shown)
+
+    async def page(request: Request, scope: str = GLOBAL) -> Response:
+        caller = await caller_of(request, needed)
+        check_scope(scope)
+        return await shown(request, caller, scope, {})
+
+    async def send(request: Request, scope: str = GLOBAL) -> Response:
+        caller, fields = await posted(request, needed)
+        check_scope(scope)
+        try:
+            if fields.get("acknowledge") != "yes":
+                raise InvalidInput("The acknowledgement isn't checked; nothing changed.")  # noqa: TRY301
+            return RedirectResponse(await act(Filled(services(request), caller, scope, fields)), 303)
+        except InvalidInput as error:
+            return await shown(request, caller, scope, fields, str(error), 422)
+        except NotHalted as error:
+            return await shown(request, caller, scope, fields, str(error), 503)
+        except BreakerError as error:
+            return await shown(request, caller, scope, fields, str(error), 409)
+
+    router.add_api_route(f"/circuit-breaker/{name}", page, methods=["GET"])
+    router.add_api_route(f"/circuit-breaker/{name}", send, methods=["POST"])
+
+
+async def _trip_values(here: Services, scope: str) -> dict[str, Any]:
+    return {"reading": await here.watcher.fresh(scope)}
+
+
+async def _trip(filled: Filled) -> str:
+    try:
+        status = await filled.here.actions.trip(filled.caller, filled.scope, filled.reason, filled.event_id)
+    except NotHalted as error:
+        if not error.pending:
+            raise
+        return _back(filled.scope, "pending")
+    return _back(filled.scope, "unconfirmed" if status.unconfirmed else "trip")
+
+
+async def _reset_values(here: Services, scope: str) -> dict[str, Any]:
+    lookout = here.conditions(scope)
+    lookout.look()
+    reading, seen = await asyncio.gather(here.watcher.fresh(scope), lookout.fresh())
+    return {
+        "reading": reading,
+        "topics": [f"conditions:{scope}"],
+        "conditions": html(here.render.conditions(seen)),
+        "red": [found.name for found in seen.value if found.colour is Colour.RED],
+    }
+
+
+async def _reset(filled: Filled) -> str:
+    epoch = filled.fields.get("epoch", "")
+    await filled.here.actions.reset(
+        filled.caller,
+        filled.scope,
+        filled.reason,
+        # What was looked at is what is reset: a trip that came in the meantime is not undone.
+        expected_epoch=int(epoch) if epoch.isascii() and epoch.isdigit() and len(epoch) < 17 else None,
+        override=filled.fields.get("override") == "yes",
+        event_id=filled.event_id,
+    )
+    return _back(filled.scope, "reset")
+
+
+async def _kill_values(here: Services, _: str) -> dict[str, Any]:
+    exposure = html(here.render.exposure(here.exposure.look()))
+    return {"topics": ["exposure"], "exposure": exposure, "word": CONFIRMATION}
+
+
+async def _kill(filled: Filled) -> str:
+    if filled.fields.get("confirm", "").strip() != CONFIRMATION:
+        raise InvalidInput(f"{CONFIRMATION} was not typed; nothing changed, not even halted.")
+    started = await filled.here.kills.start(filled.caller, filled.scope, filled.reason, event_id=filled.event_id)
+    return f"/kill/{started.incident_id}"
+
+
+def _back(scope: str, done: str) -> str:
+    query = {"done": done} | ({} if scope == GLOBAL else {"scope": scope})
+    return f"/circuit-breaker?{urlencode(query)}"
+
+
+_form("trip", "Trip", Permission.TRIP_CIRCUIT, _trip_values, _trip)
+_form("reset", "Reset", Permission.RESET_CIRCUIT, _reset_values, _reset)
+_form("kill", "Kill Switch", Permission.KILL_SWITCH, _kill_values, _kill)
+
+
+@router.get("/kill/{incident_id}")
+async def kill_run(request: Request, incident_id: str) -> Response:
+    caller = await caller_of(request, Permission.VIEW_CIRCUIT)
+    here = services(request)
+    runs = here.kills.of(incident_id)
+    if not runs:
+        text = "No kill switch of that incident is known of the last day. The audit log has every run."
+        return message(request, caller.identity, 404, "Not found", text)
+    return answer(
+        request,
+        "kill_run.html",
+        caller.identity,
+        title=f"Kill Switch {runs[0].verdict}",
+        incident_id=incident_id,
+        runs=html(here.render.kill_runs(runs)),
+        pending=html(here.render.pending(here.pending.waiting())),
+        topics=["pending", f"kill:{incident_id}"],
+        refresh=not all(run.over for run in runs),
+    )

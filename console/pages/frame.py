@@ -1,0 +1,72 @@
+"""What all pages share: the frame around them, and forms that belong to the session that sends them."""
+
+from __future__ import annotations
+
+import hmac
+from datetime import UTC, datetime
+from typing import Any
+from urllib.parse import urlencode
+
+from fastapi import Request
+from fastapi.responses import HTMLResponse, Response
+from markupsafe import Markup
+
+from breaker.keys import GLOBAL
+from configuration.reasons import MAX_REASON, MIN_REASON
+from console.actions.trip_reset import Caller
+from console.auth.permissions import Identity, Permission
+from console.security import same_origin
+from console.web import BadForm, caller_of, form_of, services
+
+PAGES = (
+    ("/circuit-breaker", "Circuit Breaker", Permission.VIEW_CIRCUIT),
+    ("/recovery", "Recovery", Permission.VIEW_CIRCUIT),
+    ("/audit", "Audit Log", Permission.VIEW_AUDIT),
+    ("/system-health", "System Health", Permission.VIEW_CIRCUIT),
+)
+
+
+def answer(request: Request, template: str, identity: Identity | None, *, status: int = 200, **values: Any) -> Response:
+    """A whole page."""
+    here = services(request)
+    scope = values.get("scope", GLOBAL)
+    shown = {
+        "identity": identity,
+        "pages": PAGES,
+        "current": request.url.path,
+        "topics": [],
+        "refresh": False,
+        "now": datetime.now(UTC),
+        "query": "" if scope == GLOBAL else "?" + urlencode({"scope": scope}),
+        "least": MIN_REASON,
+        "most": MAX_REASON,
+        "form": {},
+        "problem": "",
+        **values,
+    }
+    if identity is not None:
+        seen = values["reading"] if scope == GLOBAL and "reading" in values else here.watcher.reading(GLOBAL)
+        shown["strip"] = html(here.render.strip(seen, here.kills.all()))
+        shown["topics"] = ["strip", *shown["topics"]]
+    return HTMLResponse(here.render.page(template, **shown), status)
+
+
+def message(request: Request, identity: Identity | None, status: int, heading: str, text: str) -> Response:
+    return answer(request, "message.html", identity, status=status, title=heading, heading=heading, message=text)
+
+
+async def posted(request: Request, needed: Permission | None = None) -> tuple[Caller, dict[str, str]]:
+    """Who sent which form. Raises BadForm unless the form comes from a page of this very session."""
+    caller, form = await caller_of(request), await form_of(request)
+    token = form.get("csrf", "").encode()
+    if not same_origin(request.headers, request.url.scheme) or not hmac.compare_digest(
+        token, caller.identity.csrf.encode()
+    ):
+        raise BadForm("This form doesn't belong to your session; nothing was done. Load the page again.")
+    if needed is not None:
+        await services(request).actions.require(caller, needed)
+    return caller, form
+
+
+def html(text: str) -> Markup:
+    return Markup(text)  # noqa: S704  it was rendered, and escaped, by our own templates

@@ -1,0 +1,123 @@
+"""Signing in by the configured identity provider. Without one these addresses don't exist."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hmac
+import logging
+import time
+
+from fastapi import APIRouter, HTTPException, Request
+from fastapi.responses import RedirectResponse, Response
+
+from console.auth.accounts import AccountConflict
+from console.auth.oidc import BEGUN_WITHIN, CALLBACK, Attempt, Provider, ProviderUnavailable, SignInRefused
+from console.pages.sign_in import is_secure, printable, record_sign_in, sign_in_page, signed_in_answer
+from console.security import local_path
+from console.web import address, identity_of, services
+from ledger.errors import LedgerError
+from ledger.record import DENIED
+
+_COOKIE = "breaker_oidc"
+_THROTTLED_AS = "(provider)"
+"""No user's name; failures count by address too, as those with passwords do."""
+
+router = APIRouter(include_in_schema=False)
+_log = logging.getLogger(__name__)
+
+
+@router.get("/oidc/login")
+async def begin(request: Request, next: str = "/") -> Response:
+    """A link, not a form: browsers hold the policy's `form-action` against where a form is led on to."""
+    provider, wanted = _provider(request), local_path(next, "/")
+    if await identity_of(request) is not None:
+        return RedirectResponse(wanted, 303)
+    attempt = Attempt.begin(wanted)
+    try:
+        where = await provider.sign_in_url(attempt)
+    except ProviderUnavailable as error:
+        return _unavailable(request, wanted, error)
+    response = RedirectResponse(where, 303)
+    # Lax, as the way back from the provider begins at another site.
+    response.set_cookie(
+        _COOKIE,
+        attempt.sealed(services(request).key),
+        max_age=int(BEGUN_WITHIN),
+        path=CALLBACK,
+        httponly=True,
+        samesite="lax",
+        secure=is_secure(request),
+    )
+    return response
+
+
+@router.get(CALLBACK)
+async def finish(request: Request) -> Response:
+    """The way back. The cookie ends here, so that one sign-in at the provider is one sign-in."""
+    response = await _finish(request)
+    response.delete_cookie(_COOKIE, path=CALLBACK)
+    return response
+
+
+async def _finish(request: Request) -> Response:
+    here, provider, where = services(request), _provider(request), address(request) or ""
+    attempt = Attempt.opened(request.cookies.get(_COOKIE, ""), here.key)
+    if attempt is None:
+        return sign_in_page(request, "/", "This sign-in had expired, or began in another browser. Sign in again.", 403)
+    by, name = {"by": provider.settings.issuer}, ""
+    try:
+        wait = await asyncio.to_thread(here.throttle.attempt, _THROTTLED_AS, where, time.time())
+        if wait > 0:
+            page = sign_in_page(request, attempt.wanted, f"Too many failed attempts. Try again in {wait:.0f} s.", 429)
+            page.headers["Retry-After"] = str(int(wait) + 1)
+            return page
+        person = await provider.person(_code(request, attempt), attempt)
+        name = person.name
+        secret, identity = await asyncio.to_thread(here.accounts.sign_in_person, person, where)
+        await asyncio.to_thread(here.throttle.succeeded, _THROTTLED_AS, where)
+    except ProviderUnavailable as error:
+        with contextlib.suppress(LedgerError):  # nobody's fault who asks, but no more than a wait either
+            await asyncio.to_thread(here.throttle.succeeded, _THROTTLED_AS, where)
+        return _unavailable(request, attempt.wanted, error)
+    except LedgerError as error:
+        _log.warning("nobody can sign in: %s", error)
+        trouble = "The database is away, so nobody can sign in. To halt now: `make circuit-trip` or `make kill-switch`."
+        return sign_in_page(request, attempt.wanted, trouble, 503)
+    except (SignInRefused, AccountConflict) as error:
+        details = {**by, "problem": str(error)[:500]}
+        await record_sign_in(here, "SIGN_IN_FAILED", printable(name[:128]), where, DENIED, details)
+        return sign_in_page(request, attempt.wanted, str(error), 403)
+    details = {**by, "role": identity.role.value, "subject": person.subject}
+    await record_sign_in(here, "SIGNED_IN", identity.user, where, "OK", details)
+    return await signed_in_answer(request, secret, local_path(attempt.wanted, "/"))
+
+
+def _code(request: Request, attempt: Attempt) -> str:
+    """The code that the provider sent the browser back with. Raises SignInRefused."""
+    asked = request.query_params
+    if not hmac.compare_digest(asked.get("state", "").encode(), attempt.state.encode()):
+        raise SignInRefused("This answer belongs to another sign-in; nobody was signed in. Sign in again.")
+    if "iss" in asked and asked["iss"] != _provider(request).settings.issuer:  # RFC 9207
+        raise SignInRefused("This answer is another provider's; nobody was signed in. Sign in again.")
+    if "error" in asked:
+        said = asked["error"][:60]
+        raise SignInRefused(f"The provider says {said!a}; nobody was signed in. Sign in again, or ask whoever runs it.")
+    if not 0 < len(asked.get("code", "")) <= 2_048:
+        raise SignInRefused("The provider's answer has no code; nobody was signed in. Sign in again.")
+    return asked["code"]
+
+
+def _provider(request: Request) -> Provider:
+    found = services(request).provider
+    if found is None:
+        raise HTTPException(404)
+    return found
+
+
+def _unavailable(request: Request, wanted: str, error: ProviderUnavailable) -> Response:
+    _log.warning("nobody can sign in by the identity provider: %s", error)
+    here = services(request).settings.console.oidc
+    local = "A user with a password can sign in below." if here is None or here.local_sign_in else ""
+    trouble = f"{error} Nobody was signed in. {local} To halt now: `make circuit-trip` or `make kill-switch`."
+    return sign_in_page(request, wanted, " ".join(trouble.split()), 503)

@@ -1,0 +1,156 @@
+"""The Recovery page: the checklist live, the incident report, and the forms that a recovery waits for."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from urllib.parse import urlencode
+from uuid import UUID
+
+from fastapi import APIRouter, Request
+from fastapi.responses import RedirectResponse, Response
+
+from breaker.errors import BreakerUnavailable, InvalidInput
+from breaker.keys import GLOBAL, check_scope
+from console.actions.recovery import NEEDED, AnswerRefused
+from console.actions.trip_reset import Caller
+from console.auth.permissions import Permission
+from console.pages.frame import answer, html, message, posted
+from console.services import Services
+from console.web import caller_of, services
+from tasks import orchestrator
+from tasks.recovery.approval_rules import CATEGORIES, MAX_CAUSE, MAX_REASON, Approval, RootCause
+from tasks.recovery.state import RecoveryState, Tick
+
+router = APIRouter(include_in_schema=False)
+
+
+@router.get("/recovery")
+async def recovery(request: Request, scope: str = GLOBAL, done: str = "") -> Response:
+    caller = await caller_of(request, Permission.VIEW_CIRCUIT)
+    check_scope(scope)
+    here = services(request)
+    lookout = here.recovery(scope)
+    lookout.look()
+    seen = await lookout.fresh()
+    state = seen.value if isinstance(seen.value, RecoveryState) else None
+    return answer(
+        request,
+        "recovery.html",
+        caller.identity,
+        title="Recovery",
+        scope=scope,
+        state=state,
+        done="Answered. The recovery goes on in a moment." if done else "",
+        refresh=True,
+        topics=[f"recovery:{scope}"],
+        checklist=html(here.render.recovery(seen)),
+        has_report=state is not None and await asyncio.to_thread(_report, request, state.incident_id) is not None,
+        evidence=await _evidence(here, caller, state),
+        run_page=None if state is None else await asyncio.to_thread(orchestrator.page_of, state.flow_run_id),
+    )
+
+
+@router.get("/recovery/report")
+async def report(request: Request, scope: str = GLOBAL) -> Response:
+    caller = await caller_of(request, Permission.VIEW_AUDIT)
+    check_scope(scope)
+    state = await services(request).recoveries.read(scope)
+    text = None if state is None else await asyncio.to_thread(_report, request, state.incident_id)
+    if state is None or text is None:
+        where = "It is written once the root cause is known, on the host that runs the flows."
+        return message(request, caller.identity, 404, "No report here", where)
+    return answer(
+        request, "report.html", caller.identity, title="Incident Report", scope=scope, state=state, report=text
+    )
+
+
+async def _evidence(here: Services, caller: Caller, state: RecoveryState | None) -> str | None:
+    """What was gathered of the incident: rows of the audit log and log lines, so not for everybody who looks."""
+    if state is None or not caller.identity.may(Permission.VIEW_AUDIT):
+        return None
+    try:
+        return await here.recoveries.evidence(state.incident_id)
+    except BreakerUnavailable as error:
+        return str(error)
+
+
+def _report(request: Request, incident_id: str) -> str | None:
+    """The incident's report, if this host has it. What Redis says of its path is not followed."""
+    try:
+        name = str(UUID(incident_id))
+    except ValueError:
+        return None
+    path: Path = services(request).settings.state_dir / "incidents" / name / "report.md"
+    try:
+        return path.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return None
+
+
+@router.get("/recovery/answer")
+async def answer_page(request: Request, scope: str = GLOBAL) -> Response:
+    check_scope(scope)
+    caller = await caller_of(request, Permission.VIEW_CIRCUIT)
+    return await _answer_page(request, caller, scope)
+
+
+async def _answer_page(
+    request: Request,
+    caller: Caller,
+    scope: str,
+    form: dict[str, str] | None = None,
+    problem: str = "",
+    status: int = 200,
+) -> Response:
+    here = services(request)
+    state = await here.recoveries.waiting(scope)
+    await here.actions.require(caller, NEEDED[state.waiting_for])
+    lookout = here.recovery(scope)
+    lookout.look()
+    seen, reading = await asyncio.gather(lookout.fresh(), here.watcher.fresh(scope))
+    return answer(
+        request,
+        f"answer_{state.waiting_for.replace('-', '_')}.html",
+        caller.identity,
+        status=status,
+        title="Root Cause" if state.waiting_for == "root-cause" else "Approve the Reset",
+        scope=scope,
+        reading=reading,
+        state=state,
+        form=form or {},
+        problem=problem,
+        topics=[f"recovery:{scope}"],
+        checklist=html(here.render.recovery(seen)),
+        categories=CATEGORIES,
+        most_cause=MAX_CAUSE,
+        most=MAX_REASON,
+        two_person=here.settings.recovery.two_person,
+        evidence=await _evidence(here, caller, state),
+        red=[key for key, item in state.items.items() if item.tick is Tick.RED],
+    )
+
+
+@router.post("/recovery/answer")
+async def give_answer(request: Request, scope: str = GLOBAL) -> Response:
+    check_scope(scope)
+    caller, form = await posted(request)
+    try:
+        await services(request).recoveries.answer(
+            caller, scope, _answer_in(form, caller.user), form.get("question", "")
+        )
+    except (InvalidInput, AnswerRefused) as error:
+        return await _answer_page(request, caller, scope, form, str(error), 422)
+    query = {"done": "answer"} | ({} if scope == GLOBAL else {"scope": scope})
+    return RedirectResponse(f"/recovery?{urlencode(query)}", 303)
+
+
+def _answer_in(form: dict[str, str], who: str) -> RootCause | Approval:
+    """What the form says; who says so is whoever has signed in."""
+
+    def text(name: str) -> str:
+        return form.get(name, "").replace("\r\n", "\n").strip()
+
+    if form.get("form") == "root-cause":
+        return RootCause(who, text("category"), text("root_cause"), text("corrective_action"))
+    return Approval(who, text("reason"), form.get("acknowledge") == "yes", text("override_reason"))

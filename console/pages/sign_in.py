@@ -1,0 +1,145 @@
+"""Signing in and out."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import hmac
+import logging
+import secrets
+import time
+from collections.abc import Mapping
+
+from fastapi import APIRouter, Request
+from fastapi.responses import RedirectResponse, Response
+
+from console.auth.passwords import TooManyAtOnce
+from console.pages.frame import answer, message, posted
+from console.security import local_path, same_origin
+from console.services import Services
+from console.web import COOKIE, address, form_of, identity_of, services
+from ledger.errors import LedgerError
+from ledger.record import DENIED, AuditRecord
+
+_LOGIN_COOKIE = "breaker_login"
+
+router = APIRouter(include_in_schema=False)
+_log = logging.getLogger(__name__)
+
+
+@router.get("/login")
+async def login_page(request: Request, next: str = "/") -> Response:
+    if await identity_of(request) is not None:
+        return RedirectResponse(local_path(next, "/"), 303)
+    return sign_in_page(request, local_path(next, "/"))
+
+
+def sign_in_page(request: Request, wanted: str, problem: str = "", status: int = 200) -> Response:
+    """The form and a cookie belong together, so that nobody can be signed in as somebody else by a foreign page."""
+    nonce = secrets.token_urlsafe(16)
+    here = services(request)
+    page = answer(
+        request,
+        "login.html",
+        None,
+        status=status,
+        title="Sign in",
+        problem=problem,
+        csrf=_login_token(here, nonce),
+        next=wanted,
+        oidc=here.settings.console.oidc,
+    )
+    page.set_cookie(
+        _LOGIN_COOKIE, nonce, max_age=3_600, path="/login", httponly=True, samesite="strict", secure=is_secure(request)
+    )
+    return page
+
+
+def _login_token(here: Services, nonce: str) -> str:
+    return hmac.new(here.key, b"login " + nonce.encode(), hashlib.sha256).hexdigest()
+
+
+@router.post("/login")
+async def login(request: Request) -> Response:
+    here, form = services(request), await form_of(request)
+    if (oidc := here.settings.console.oidc) is not None and not oidc.local_sign_in:
+        return sign_in_page(request, "/", f"Passwords aren't taken here. Use {oidc.label}.", 403)
+    nonce = request.cookies.get(_LOGIN_COOKIE, "")
+    wanted = local_path(form.get("next"), "/")
+    ours = same_origin(request.headers, request.url.scheme) and bool(nonce)
+    if not ours or not hmac.compare_digest(form.get("csrf", "").encode(), _login_token(here, nonce).encode()):
+        return sign_in_page(request, wanted, "The form had expired. Sign in again.", 403)
+    user, where = printable(form.get("user", "").strip().lower()[:64]), address(request) or ""
+    try:
+        wait = await asyncio.to_thread(here.throttle.attempt, user, where, time.time())
+        if wait > 0:
+            page = sign_in_page(request, wanted, f"Too many failed attempts. Try again in {wait:.0f} s.", 429)
+            page.headers["Retry-After"] = str(int(wait) + 1)
+            return page
+        try:
+            signed_in = await here.passwords.run(lambda: here.accounts.sign_in(user, form.get("password", ""), where))
+        except TooManyAtOnce as error:
+            await asyncio.to_thread(here.throttle.succeeded, user, where)  # nobody's guess was looked at
+            return sign_in_page(request, wanted, str(error), 503)
+        if signed_in is not None:
+            await asyncio.to_thread(here.throttle.succeeded, user, where)
+    except LedgerError as error:
+        _log.warning("nobody can sign in: %s", error)
+        trouble = "The database is away, so nobody can sign in. To halt now: `make circuit-trip` or `make kill-switch`."
+        return sign_in_page(request, wanted, trouble, 503)
+    if signed_in is None:
+        await record_sign_in(here, "SIGN_IN_FAILED", user, where, DENIED)
+        return sign_in_page(request, wanted, "User or password is wrong.", 401)
+    await record_sign_in(here, "SIGNED_IN", user, where, "OK")
+    return await signed_in_answer(request, signed_in[0], wanted)
+
+
+async def signed_in_answer(request: Request, secret: str, wanted: str) -> Response:
+    """Whatever session the browser came with ends here; the new one has a new secret."""
+    here = services(request)
+    if (old := await identity_of(request)) is not None:
+        await asyncio.to_thread(here.accounts.end_session, old)
+    response = RedirectResponse(wanted, 303)
+    response.set_cookie(COOKIE, here.sign(secret), path="/", httponly=True, samesite="lax", secure=is_secure(request))
+    response.delete_cookie(_LOGIN_COOKIE, path="/login")
+    return response
+
+
+async def record_sign_in(
+    here: Services, action: str, user: str, where: str, outcome: str, details: Mapping[str, str] | None = None
+) -> None:
+    record = AuditRecord(
+        action=action,
+        source="console",
+        user_id=user or None,
+        details=details or {},
+        ip_address=where or None,
+        outcome=outcome,
+    )
+    try:
+        await asyncio.to_thread(here.recorder.record, record)
+    except LedgerError as error:
+        _log.error("not recorded: %s", error)
+
+
+@router.post("/logout")
+async def logout(request: Request) -> Response:
+    caller, _ = await posted(request)
+    here = services(request)
+    try:
+        await asyncio.to_thread(here.accounts.end_session, caller.identity)
+    except LedgerError as error:
+        trouble = f"Not signed out: {error}. Close the browser; the session ends when nobody uses it."
+        return message(request, caller.identity, 503, "Not signed out", trouble)
+    response = RedirectResponse("/login", 303)
+    response.delete_cookie(COOKIE, path="/")
+    return response
+
+
+def printable(text: str) -> str:
+    """What anybody may have sent is shown to people, on terminals too, which obey some characters."""
+    return "".join(character if character.isprintable() else "\ufffd" for character in text)
+
+
+def is_secure(request: Request) -> bool:
+    return request.url.scheme == "https"

@@ -1,0 +1,1 @@
+"""Speak Alpaca's Trading API v2."""

@@ -1,0 +1,133 @@
+"""What the venue saw: the evidence by which a kill switch is judged."""
+
+from __future__ import annotations
+
+from collections import Counter
+from decimal import Decimal
+from typing import Final
+
+from breaker.orders import ZERO, Side
+from sandbox.exchange.records import Origin, PaperOrder
+
+_KEPT: Final = 1_000
+"""At most that many entries of a list; what is counted is counted to the end."""
+
+
+class Record:
+    """Counts and moments, in seconds on the exchange's clock. It only listens, and never changes the exchange."""
+
+    def __init__(self) -> None:
+        self.requests: Counter[str] = Counter()
+        self.responses: Counter[int] = Counter()
+        self.trouble: Counter[str] = Counter()
+        self.orders_created: Counter[Origin] = Counter()
+        self.exits_refused = 0
+        self.raced_cancels = 0
+        self.strategy_orders_refused = 0
+        self.first_request_at: float | None = None
+        self.first_cancel_all_at: float | None = None
+        self.first_no_open_orders_at: float | None = None
+        self.no_open_orders_at: float | None = None
+        self.first_flat_at: float | None = None
+        self.flat_at: float | None = None
+        self.times_flat = 0
+        self.fills: Counter[Origin] = Counter()
+        self._closes: Counter[str] = Counter()
+        self._largest_close: dict[str, object] | None = None
+        self._largest_ratio = ZERO
+        self._was_long: dict[str, bool] = {}
+        self._sign_changes: list[dict[str, object]] = []
+        self._duplicates: list[str] = []
+        self._too_large: list[dict[str, object]] = []
+        self._violations: list[str] = []
+
+    def requested(self, route: str, now: float) -> None:
+        self.requests[route] += 1
+        if self.first_request_at is None:
+            self.first_request_at = now
+        if self.first_cancel_all_at is None and route == "DELETE /v2/orders":
+            self.first_cancel_all_at = now
+
+    def submitted(self, symbol: str, side: Side, qty: Decimal, position: Decimal, working: Decimal) -> None:
+        """A client's order is about to be accepted; `working` is what other orders already reduce the position by."""
+        if position * side.sign >= 0:
+            return
+        self._closes[symbol] += 1
+        size = abs(position)
+        if qty / size > self._largest_ratio:
+            self._largest_ratio = qty / size
+            self._largest_close = {"symbol": symbol, "qty": f"{qty:f}", "position": f"{position:f}"}
+        if qty > size:
+            self._violate(f"a close of {qty:f} {symbol} was larger than the position of {position:f}")
+        elif qty + working > size:
+            self._violate(
+                f"closes of {symbol} at work at once, {working:f} and {qty:f}, exceeded the position of {position:f}"
+            )
+
+    def refused_as_too_large(self, symbol: str, qty: Decimal, position: Decimal) -> None:
+        if len(self._too_large) < _KEPT:
+            self._too_large.append({"symbol": symbol, "qty": f"{qty:f}", "position": f"{position:f}"})
+
+    def duplicate_refused(self, client_order_id: str) -> None:
+        if len(self._duplicates) < _KEPT:
+            self._duplicates.append(client_order_id)
+
+    def filled(self, now: float, order: PaperOrder, before: Decimal, after: Decimal) -> None:
+        """Note a change of sign, also one by way of zero, as a second close of the same position makes it."""
+        self.fills[order.origin] += 1
+        if before:
+            self._was_long[order.symbol] = before > 0
+        if not after or self._was_long.get(order.symbol, after > 0) == (after > 0):
+            return
+        if len(self._sign_changes) < _KEPT:
+            self._sign_changes.append(
+                {
+                    "at": now,
+                    "symbol": order.symbol,
+                    "before": f"{before:f}",
+                    "after": f"{after:f}",
+                    "by": order.origin.value,
+                    "client_order_id": order.client_order_id,
+                }
+            )
+        if order.closing or (order.origin is Origin.CLIENT and before):
+            turn = "short to long" if after > 0 else "long to short"
+            self._violate(f"{order.symbol} turned from {turn} ({after:f}) by the order {order.client_order_id}")
+
+    def no_open_orders(self, now: float) -> None:
+        self.no_open_orders_at = now
+        if self.first_no_open_orders_at is None:
+            self.first_no_open_orders_at = now
+
+    def became_flat(self, now: float) -> None:
+        self.times_flat += 1
+        self.flat_at = now
+        if self.first_flat_at is None:
+            self.first_flat_at = now
+
+    def as_dict(self) -> dict[str, object]:
+        return {
+            "requests": dict(self.requests),
+            "responses": {str(status): count for status, count in self.responses.items()},
+            "trouble": dict(self.trouble),
+            "orders_created": {origin.value: self.orders_created[origin] for origin in Origin},
+            "fills": {origin.value: self.fills[origin] for origin in Origin},
+            "closes": dict(self._closes),
+            "largest_close": self._largest_close,
+            "closes_refused_as_too_large": self._too_large,
+            "exits_refused": self.exits_refused,
+            "duplicate_client_order_ids_refused": self._duplicates,
+            "raced_cancels": self.raced_cancels,
+            "strategy_orders_refused": self.strategy_orders_refused,
+            "sign_changes": self._sign_changes,
+            "violations": self._violations,
+            "first_request_at": self.first_request_at,
+            "first_cancel_all_at": self.first_cancel_all_at,
+            "first_no_open_orders_at": self.first_no_open_orders_at,
+            "first_flat_at": self.first_flat_at,
+            "times_flat": self.times_flat,
+        }
+
+    def _violate(self, sentence: str) -> None:
+        if len(self._violations) < _KEPT:
+            self._violations.append(sentence)

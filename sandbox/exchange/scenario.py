@@ -1,0 +1,291 @@
+"""A scenario: the book the paper exchange starts with and the trouble it makes, as TOML.
+
+Durations are seconds on the exchange's clock (which `time_scale` speeds up), latency is milliseconds, quantities are
+shares. Everything has a default; an empty file is a quiet market and an empty book.
+"""
+
+from __future__ import annotations
+
+import math
+import tomllib
+from datetime import datetime
+from decimal import Decimal
+from pathlib import Path
+from random import Random
+from typing import Annotated, Literal, Self
+from uuid import UUID
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+from breaker.orders import OrderType, Side, TimeInForce
+from sandbox.exchange.records import Session
+
+Probability = Annotated[float, Field(ge=0, le=1)]
+Seconds = Annotated[float, Field(ge=0)]
+Count = Annotated[int, Field(ge=0)]
+
+
+class ScenarioError(ValueError):
+    """A scenario that can't be used; the message is one line and names the key."""
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, ser_json_inf_nan="constants")
+
+
+class Spread(_Part):
+    """A distribution: a plain number, `{low, high}` (uniform) or `{median, sigma, cap}` (log-normal)."""
+
+    fixed: float | None = Field(default=None, ge=0)
+    low: float | None = Field(default=None, ge=0)
+    high: float | None = Field(default=None, ge=0)
+    median: float | None = Field(default=None, gt=0)
+    sigma: float = Field(default=0.5, ge=0)
+    cap: float = Field(default=math.inf, ge=0)
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> Self:
+        uniform = self.low is not None and self.high is not None
+        if (self.low is None) != (self.high is None) or (uniform and self.low > self.high):  # type: ignore[operator]
+            raise ValueError("a uniform distribution needs low and high, with low ≤ high")
+        if [self.fixed is not None, uniform, self.median is not None].count(True) != 1:
+            raise ValueError("give one of: a number, {low, high}, {median, sigma, cap}")
+        return self
+
+    def sample(self, random: Random) -> float:
+        if self.fixed is not None:
+            return self.fixed
+        if self.low is not None and self.high is not None:
+            return random.uniform(self.low, self.high)
+        assert self.median is not None  # noqa: S101 - the validator allows no fourth kind
+        return min(random.lognormvariate(math.log(self.median), self.sigma), self.cap)
+
+
+def _number_as_spread(value: object) -> object:
+    return {"fixed": value} if isinstance(value, int | float) else value
+
+
+AnySpread = Annotated[Spread, BeforeValidator(_number_as_spread)]
+_ZERO_SPREAD = Spread(fixed=0)
+
+
+class Account(_Part):
+    id: UUID = UUID("4f3c9a1e-1d53-4c8a-9b0e-2f6d8a7b5c11")
+    key: str = "key"
+    secret: str = "secret"  # noqa: S105 - of a paper account
+    cash: Decimal = Decimal(10_000_000)
+    equity: Decimal | None = None
+    """When given, cash is what remains of it after the positions of the book."""
+    multiplier: int = Field(default=4, ge=1, le=4)
+
+
+class Market(_Part):
+    session: Session = Session.OPEN
+    opens_after: Seconds | None = None
+    closes_after: Seconds | None = None
+    """Day orders that are open then expire."""
+    next_open: datetime | None = None
+    """What the clock says when nothing else decides it."""
+
+
+class Book(_Part):
+    """A generated book. Resting orders are far from the market, so they fill only by a race or a price move."""
+
+    orders: Count = 0
+    positions: Count = 0
+    short: Probability = 0.3
+    """Share of the positions that are short."""
+    fractional: Probability = 0.2
+    """Share of the long positions with a fraction of a share."""
+    reducing: Probability = 0.4
+    """Share of the orders that would reduce a position."""
+    brackets: Count = 0
+    """Long positions with a take-profit and a stop-loss leg; these orders are not counted in `orders`."""
+    pending_replace: Count = 0
+    pending_replace_for: Seconds | None = None
+    """Absent: for ever."""
+    pending_cancel: Count = 0
+    pending_cancel_for: Seconds | None = None
+    strategies: Count = 0
+    """How many of the orders a strategy places again when they are cancelled."""
+    strategy_times: Count = 3
+    strategy_for: Seconds | None = None
+    strategy_delay: Seconds = 0.2
+    orders_per_timestamp: int = Field(default=1, ge=1)
+    """How many orders share a `submitted_at`: what paging by time must survive."""
+
+
+class PositionEntry(_Part):
+    symbol: str
+    qty: Decimal
+    price: Decimal | None = Field(default=None, gt=0)
+
+
+class AgainEntry(_Part):
+    times: Count = 1
+    seconds: Seconds | None = None
+    delay: Seconds = 0.2
+
+
+class OrderEntry(_Part):
+    """An order of the book; it is not checked against the rules for new orders."""
+
+    symbol: str
+    side: Side
+    qty: Decimal = Field(gt=0)
+    type: OrderType = OrderType.LIMIT
+    time_in_force: TimeInForce = TimeInForce.GTC
+    limit_price: Decimal | None = Field(default=None, gt=0)
+    stop_price: Decimal | None = Field(default=None, gt=0)
+    client_order_id: str | None = None
+    status: Literal["new", "pending_cancel", "pending_replace"] = "new"
+    status_for: Seconds | None = None
+    """How long it stays pending; absent: for ever."""
+    again: AgainEntry | None = None
+
+
+class PriceMove(_Part):
+    at: Seconds
+    symbol: str
+    price: Decimal = Field(gt=0)
+
+
+class Fills(_Part):
+    delay: AnySpread = _ZERO_SPREAD
+    partial_probability: Probability = 0.0
+    partial_fraction: float = Field(default=0.5, gt=0, lt=1)
+    pause: Seconds = 0.05
+    """Between two partial fills of an order."""
+    stall_probability: Probability = 0.0
+    """After a partial fill nothing more comes until the order is cancelled."""
+
+
+class Cancels(_Part):
+    delay: AnySpread = _ZERO_SPREAD
+    race_probability: Probability = 0.0
+    """The order fills between the cancel request and its effect."""
+    race_fraction: float = Field(default=1.0, gt=0, le=1)
+
+
+class Brackets(_Part):
+    """A fast market, in which both legs of a pair fill and the position changes sign."""
+
+    both_fill_probability: Probability = 0.0
+    """When a leg's cancel is asked for."""
+    both_fill_at: Seconds | None = None
+
+
+class Halt(_Part):
+    symbol: str | None = None
+    count: int | None = Field(default=None, ge=1)
+    """That many symbols of the book's positions, picked by the seed."""
+    mode: Literal["reject", "hold"] = "reject"
+    """`reject`: new orders are refused; `hold`: accepted, never filled."""
+    after: Seconds = 0
+    until: Seconds | None = None
+    status: Literal[403, 422] = 422
+
+    @model_validator(mode="after")
+    def _which(self) -> Self:
+        if (self.symbol is None) == (self.count is None):
+            raise ValueError("give either symbol or count")
+        return self
+
+
+class ExitRefusal(_Part):
+    """A rule that hits orders which would reduce a position."""
+
+    reason: Literal["day_trade", "buying_power"] = "day_trade"
+    symbols: tuple[str, ...] = ()
+    """Empty: all."""
+    probability: Probability = 1.0
+    first: int | None = Field(default=None, ge=1)
+    """Only that many times."""
+    after: Seconds = 0
+    until: Seconds | None = None
+    later: bool = False
+    """Accepted, then `rejected` instead of refused at once."""
+
+
+class Trouble(_Part):
+    kind: Literal["429", "500", "502", "503", "504", "timeout", "drop"]
+    applied: bool = False
+    """The request takes effect all the same; only its answer is lost or wrong."""
+    routes: tuple[str, ...] = ("*",)
+    """Patterns on e.g. `DELETE /v2/orders/{id}`."""
+    probability: Probability = 1.0
+    first: int | None = Field(default=None, ge=1)
+    after: Seconds = 0
+    until: Seconds | None = None
+
+    @model_validator(mode="after")
+    def _rate_limited_is_not_applied(self) -> Self:
+        if self.kind == "429" and self.applied:
+            raise ValueError("a rate-limited request is never applied")
+        return self
+
+
+class LateFill(_Part):
+    """A fill that arrives when the book has been flat for a while."""
+
+    after_flat: Seconds
+    symbol: str | None = None
+    """Absent: one of the book's symbols."""
+    side: Side = Side.BUY
+    qty: Decimal = Field(default=Decimal(10), gt=0)
+    times: int = Field(default=1, ge=1)
+
+
+class Scenario(_Part):
+    seed: int = 1
+    time_scale: float = Field(default=1.0, gt=0)
+    """Exchange seconds per real second; it applies to latency and the rate limit too."""
+    enforce_available: bool = True
+    """False: a venue that lets orders cross zero."""
+    rate_limit: int = Field(default=200, ge=1)
+    """Requests a minute."""
+    latency_ms: AnySpread = _ZERO_SPREAD
+    account: Account = Account()
+    market: Market = Market()
+    book: Book = Book()
+    prices: dict[str, Annotated[Decimal, Field(gt=0)]] = Field(default_factory=dict)
+    positions: tuple[PositionEntry, ...] = ()
+    orders: tuple[OrderEntry, ...] = ()
+    price_moves: tuple[PriceMove, ...] = ()
+    fills: Fills = Fills()
+    cancels: Cancels = Cancels()
+    brackets: Brackets = Brackets()
+    halts: tuple[Halt, ...] = ()
+    exit_refusals: tuple[ExitRefusal, ...] = ()
+    trouble: tuple[Trouble, ...] = ()
+    late_fill: LateFill | None = None
+
+
+def parse(text: str) -> Scenario:
+    """The scenario in this TOML. Raises `ScenarioError` with one line that names the key."""
+    try:
+        return Scenario.model_validate(tomllib.loads(text))
+    except tomllib.TOMLDecodeError as error:
+        raise ScenarioError(f"scenario is not TOML: {error}") from error
+    except ValidationError as error:
+        raise ScenarioError(_first_problem(error)) from error
+
+
+def load(path: Path) -> Scenario:
+    """The scenario in this file. Raises `ScenarioError`, also for a file that can't be read."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ScenarioError(f"scenario {path} cannot be read: {error}") from error
+    try:
+        return parse(text)
+    except ScenarioError as error:
+        raise ScenarioError(f"{path}: {error}") from error
+
+
+def _first_problem(error: ValidationError) -> str:
+    first = error.errors()[0]
+    key = ".".join(str(part) for part in first["loc"]) or "scenario"
+    message = first["msg"].removeprefix("Value error, ")
+    more = error.error_count() - 1
+    return f"scenario key {key}: {message}" + (f" (and {more} more)" if more else "")

@@ -1,0 +1,234 @@
+"""Running the paper exchange: in this process, on a thread, or as a child process that dies with its parent."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ctypes
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final, Self
+
+import uvicorn
+from starlette.types import Scope
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from sandbox.exchange.alpaca.api import Host, create_app
+from sandbox.exchange.scenario import Scenario
+
+_START_LIMIT: Final = 20.0
+_STOP_LIMIT: Final = 5.0
+_PR_SET_PDEATHSIG: Final = 1
+
+
+class PaperExchangeFailed(RuntimeError):
+    """The exchange could not be started or reached; one line."""
+
+
+def listen(port: int = 0) -> socket.socket:
+    """A listening socket on the loopback interface; port 0 takes a free one. Raises `OSError` when it's taken."""
+    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind(("127.0.0.1", port))
+        listener.listen(128)
+    except OSError:
+        listener.close()
+        raise
+    return listener
+
+
+def build_server(scenario: Scenario) -> uvicorn.Server:
+    """A uvicorn server for this scenario, ready to be given a listening socket."""
+    connections: dict[tuple[str, int], asyncio.Transport] = {}
+
+    class Protocol(H11Protocol):
+        """Remembers each connection, so that trouble can drop it without an answer."""
+
+        def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+            super().connection_made(transport)
+            if self.client:
+                connections[self.client] = transport
+
+        def connection_lost(self, exc: Exception | None) -> None:
+            if self.client:
+                connections.pop(self.client, None)
+            super().connection_lost(exc)
+
+    def disconnect(scope: Scope) -> None:
+        if (transport := connections.get(tuple(scope["client"]))) is not None:
+            transport.abort()
+
+    return uvicorn.Server(
+        uvicorn.Config(
+            create_app(Host(scenario), disconnect),
+            http=Protocol,
+            ws="none",
+            lifespan="off",
+            log_level="error",
+            access_log=False,
+            proxy_headers=False,
+            timeout_graceful_shutdown=1,
+        )
+    )
+
+
+def serve(scenario: Scenario, listener: socket.socket) -> None:
+    """Serve until SIGINT or SIGTERM."""
+    build_server(scenario).run(sockets=[listener])
+
+
+class _Client:
+    """What tests and demos ask of a running exchange, apart from trading on it."""
+
+    url: str
+
+    def report(self) -> dict[str, Any]:
+        """What the venue saw so far (`/_paper/report`)."""
+        return dict(json.loads(self._request("GET", "/_paper/report")))
+
+    def control(self, path: str, body: Mapping[str, object] | None = None, method: str = "POST") -> None:
+        """Call a control endpoint, e.g. `control("halt", {"symbol": "AAPL"})`."""
+        self._request(method, f"/_paper/{path}", json.dumps(body or {}).encode())
+
+    def restart(self, scenario: Scenario) -> None:
+        """Start over with another scenario on the same port, in a few milliseconds."""
+        self._request("POST", "/_paper/scenario", scenario.model_dump_json(exclude_defaults=True).encode())
+
+    def _request(self, method: str, path: str, body: bytes | None = None) -> bytes:
+        request = urllib.request.Request(  # noqa: S310 - our own loopback address
+            self.url + path, body, {"Content-Type": "application/json"}, method=method
+        )
+        try:
+            with urllib.request.urlopen(request, timeout=10) as answer:  # noqa: S310
+                content: bytes = answer.read()
+                return content
+        except urllib.error.HTTPError as error:
+            raise PaperExchangeFailed(f"{method} {path} was refused: {error.read().decode()}") from error
+        except OSError as error:
+            raise PaperExchangeFailed(f"paper exchange at {self.url} cannot be reached: {error}") from error
+
+
+class PaperExchange(_Client):
+    """The exchange in a child process on a free loopback port; it ends with `stop()`, and with its parent (Linux).
+
+    Start it from the main thread, or from one that lives as long as it should.
+    """
+
+    def __init__(self, scenario: Scenario | None = None, *, port: int = 0) -> None:
+        self._scenario = scenario or Scenario()
+        self._port = port
+        self._process: subprocess.Popen[bytes] | None = None
+        self.url = ""
+
+    def start(self) -> Self:
+        """Start it and wait until it answers. Raises `PaperExchangeFailed`."""
+        try:
+            listener = listen(self._port)
+        except OSError as error:
+            raise PaperExchangeFailed(f"paper exchange cannot listen on port {self._port}: {error}") from error
+        with listener, tempfile.TemporaryFile() as scenario:
+            self.url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+            scenario.write(self._scenario.model_dump_json(exclude_defaults=True).encode())
+            scenario.seek(0)
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "sandbox.exchange", "--listener", str(listener.fileno())],
+                stdin=scenario,
+                pass_fds=[listener.fileno()],
+                cwd=Path(__file__).parents[2],
+                # A Ctrl-C on the terminal is the parent's to handle.
+                start_new_session=True,
+                env={**os.environ, "BREAKER_PAPER_PARENT": str(os.getpid())},
+            )
+        self._wait_until_it_answers()
+        return self
+
+    def stop(self) -> None:
+        """End it; doing so twice is fine."""
+        process, self._process = self._process, None
+        if process is None:
+            return
+        process.terminate()
+        try:
+            process.wait(_STOP_LIMIT)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+    @property
+    def pid(self) -> int:
+        if self._process is None:
+            raise PaperExchangeFailed("the paper exchange is not running")
+        return self._process.pid
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self.stop()
+
+    def _wait_until_it_answers(self) -> None:
+        # The socket listens already, so the first request waits in its queue until the server takes it.
+        assert self._process is not None  # noqa: S101
+        deadline = time.monotonic() + _START_LIMIT
+        while time.monotonic() < deadline:
+            if self._process.poll() is not None:
+                raise PaperExchangeFailed(f"paper exchange ended at its start with code {self._process.returncode}")
+            with contextlib.suppress(PaperExchangeFailed):
+                self.report()
+                return
+        self.stop()
+        raise PaperExchangeFailed(f"paper exchange did not answer within {_START_LIMIT:g} s")
+
+
+class PaperExchangeThread(_Client):
+    """The exchange on a thread of this process: starts in milliseconds, for tests that need many."""
+
+    def __init__(self, scenario: Scenario | None = None) -> None:
+        self._server = build_server(scenario or Scenario())
+        self._listener = listen()
+        self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
+        self._thread = threading.Thread(
+            target=lambda: asyncio.run(self._server.serve(sockets=[self._listener])), name="paper-exchange", daemon=True
+        )
+
+    def start(self) -> Self:
+        self._thread.start()
+        self.report()
+        return self
+
+    def stop(self) -> None:
+        """Close every connection and end the thread."""
+        self._server.should_exit = True
+        self._server.force_exit = True
+        self._thread.join(_STOP_LIMIT)
+        self._listener.close()
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self.stop()
+
+
+def die_with(parent: int) -> None:
+    """Ask the kernel to end this process when that parent ends (Linux); at once if it already has.
+
+    The kernel watches the *thread* that started it, so a parent starts it from a thread that lasts.
+    """
+    if sys.platform == "linux":
+        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != parent:
+            raise SystemExit(1)

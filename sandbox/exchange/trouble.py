@@ -1,0 +1,74 @@
+"""Which request gets into which trouble, and the rate limit. Decisions only; the server carries them out."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from random import Random
+from typing import Final
+
+from sandbox.exchange.scenario import Scenario, Trouble
+
+WINDOW: Final = 60.0
+"""Seconds on the exchange's clock in which `rate_limit` requests are allowed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What will happen to one request."""
+
+    latency: float
+    """Seconds in all, half of them before the request takes effect."""
+    trouble: Trouble | None
+
+
+class Troublemaker:
+    """Plans each request from the scenario's rules, the first matching one first."""
+
+    def __init__(self, scenario: Scenario, random: Random) -> None:
+        self._latency = scenario.latency_ms
+        self._random = random
+        self._rules: list[tuple[Trouble, list[int]]] = []
+        self.replace_rules(scenario.trouble)
+
+    def replace_rules(self, rules: tuple[Trouble, ...]) -> None:
+        self._rules = [(rule, [0]) for rule in rules]
+
+    def add_rule(self, rule: Trouble) -> None:
+        self._rules.append((rule, [0]))
+
+    def plan(self, route: str, now: float) -> Plan:
+        """`route` is a method and a path pattern such as `DELETE /v2/orders/{id}`."""
+        return Plan(self._latency.sample(self._random) / 1000, self._pick(route, now))
+
+    def _pick(self, route: str, now: float) -> Trouble | None:
+        for rule, times in self._rules:
+            if (
+                rule.after <= now < (math.inf if rule.until is None else rule.until)
+                and (rule.first is None or times[0] < rule.first)
+                and any(fnmatchcase(route, pattern) for pattern in rule.routes)
+                and self._random.random() < rule.probability
+            ):
+                times[0] += 1
+                return rule
+        return None
+
+
+class RateLimit:
+    """A fixed window of a minute, as the venue's reset header describes it."""
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.remaining = limit
+        self.resets_at = WINDOW
+
+    def take(self, now: float) -> bool:
+        """Whether this request is within the limit."""
+        if now >= self.resets_at:
+            self.resets_at = now + WINDOW
+            self.remaining = self.limit
+        if self.remaining == 0:
+            return False
+        self.remaining -= 1
+        return True

@@ -1,0 +1,1 @@
+"""Run resident processes: serve, standby, trip watch, exporter."""

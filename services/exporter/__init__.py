@@ -1,0 +1,1 @@
+"""Export what Redis, the ledger and the gates say as Prometheus metrics."""

@@ -1,0 +1,100 @@
+"""Every deployment in one process, without a work pool: kill switch, recovery, health verification, drill.
+
+`python -m services.serve`. A trip from any place starts its recovery: the trip watch in here announces it, and the
+recovery's deployment is triggered by that event.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+
+from prefect import aserve
+from prefect.deployments.runner import RunnerDeployment
+from prefect.events import DeploymentEventTrigger
+from prefect.settings import PREFECT_RUNNER_POLL_FREQUENCY, temporary_settings
+from prefect.types.entrypoint import EntrypointType
+
+from breaker.errors import BreakerError
+from configuration.settings import load_settings
+from flows.drill import drill
+from flows.health_verification import health_verification
+from flows.kill_switch import kill_switch
+from flows.recovery import recovery
+from services.trip_watch import TripWatch
+from tasks.trip_announcement import TRIPPED
+
+VERIFY_EVERY = 60
+"""Seconds between two scheduled verifications."""
+
+
+async def deployments() -> list[RunnerDeployment]:
+    """What is served, with schedules, triggers and descriptions."""
+    module = EntrypointType.MODULE_PATH
+    return [
+        await kill_switch.ato_deployment(
+            "kill-switch",
+            tags=["kill-switch"],
+            description="Halt, cancel every open order, flatten every position, prove it. For emergencies.",
+            entrypoint_type=module,
+        ),
+        await recovery.ato_deployment(
+            "recovery",
+            tags=["recovery"],
+            description="The runbook's recovery checklist. Started by a trip; waits for people.",
+            triggers=[
+                DeploymentEventTrigger(
+                    name="A trip starts its recovery",
+                    expect={TRIPPED},
+                    match={"prefect.resource.id": "circuit-breaker.*"},
+                    parameters={
+                        "incident_id": "{{ event.payload.incident_id }}",
+                        "scope": "{{ event.payload.scope }}",
+                    },
+                )
+            ],
+            entrypoint_type=module,
+        ),
+        await health_verification.ato_deployment(
+            "health-verification",
+            tags=["verification"],
+            description="Every minute: state, ledger, chain, outbox, feeds, conditions, services.",
+            interval=VERIFY_EVERY,
+            entrypoint_type=module,
+        ),
+        await drill.ato_deployment(
+            "drill",
+            tags=["drill"],
+            description="The whole circle, from the trip to OPEN again, on a paper account of its own.",
+            interval=load_settings().drill.every,
+            entrypoint_type=module,
+        ),
+    ]
+
+
+async def _serve() -> None:
+    watch = TripWatch(load_settings())
+    watch.start()
+    # A form that was answered, or a trip, should not wait ten seconds for the next look.
+    pace = {} if "PREFECT_RUNNER_POLL_FREQUENCY" in os.environ else {PREFECT_RUNNER_POLL_FREQUENCY: 1}
+    try:
+        with temporary_settings(updates=pace):
+            await aserve(*await deployments())
+    finally:
+        watch.stop()
+
+
+def main() -> int:
+    try:
+        asyncio.run(_serve())
+    except BreakerError as error:
+        sys.stderr.write(f"serve: {error}\n")
+        return 2
+    except KeyboardInterrupt:
+        return 0
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,121 @@
+"""Sees trips within a second, whoever made them: moves them into the ledger and announces them to the orchestrator.
+
+It also starts a recovery again whose process died or that failed, as for want of Redis; one whose host is gone is
+found by the health verification.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from uuid import UUID
+
+import structlog
+from redis import Redis
+from redis.exceptions import RedisError
+
+from breaker.errors import BreakerError
+from configuration.breakers import apply_pending_trips, breaker_of
+from configuration.redis_clients import redis_client
+from configuration.settings import Settings
+from ledger.configured import open_ready_ledger
+from ledger.errors import LedgerError
+from ledger.ledger import Ledger
+from ledger.outbox import drain_outbox, known_scopes
+from tasks import orchestrator
+from tasks.recovery.state import RecoveryState, claim_key, key_of
+from tasks.trip_announcement import announce_trips
+
+EVERY = 0.5
+"""Seconds between two looks; one costs two commands per breaker."""
+SCOPES_EVERY = 30.0
+RECOVERIES_EVERY = 5.0
+
+log = structlog.get_logger(__name__)
+
+
+class TripWatch(threading.Thread):
+    """Runs until `stop`. Outlives outages of Redis, database and orchestrator; says when each begins and ends."""
+
+    def __init__(self, settings: Settings) -> None:
+        super().__init__(name="trip watch", daemon=True)
+        self._settings = settings
+        self._stop_asked = threading.Event()
+        self._trouble: dict[str, str] = {}
+        self._scopes: tuple[str, ...] = ("global",)
+        self._scopes_read = float("-inf")
+        self._recoveries_read = float("-inf")
+
+    def stop(self) -> None:
+        self._stop_asked.set()
+        self.join(5)
+
+    def run(self) -> None:
+        timeout = self._settings.redis_timeout
+        redis = redis_client(self._settings, timeout=timeout)
+        ledger: Ledger | None = None
+        while not self._stop_asked.wait(EVERY):
+            self._make_pending_trips()
+            try:
+                ledger = ledger or open_ready_ledger(self._settings)
+                self._find_scopes(redis, ledger)
+                drain_outbox(redis, ledger, self._scopes, timeout=timeout)
+                self._note("ledger", None)
+            except (BreakerError, LedgerError) as error:
+                self._note("ledger", error)
+            try:
+                for announced in announce_trips(self._settings, redis, self._scopes):
+                    log.info("trip announced", scope=announced.scope, incident_id=announced.incident_id)
+                self._note("announcement", None)
+            except (BreakerError, RedisError) as error:
+                self._note("announcement", error)
+            self._look_after_recoveries(redis)
+
+    def _make_pending_trips(self) -> None:
+        """Trips that were asked for on this host while Redis could not be reached."""
+        try:
+            for made in apply_pending_trips(self._settings):
+                log.warning("pending trip made", scope=made.trip.scope, asked_at=made.trip.asked_at)
+            self._note("pending trips", None)
+        except BreakerError as error:
+            self._note("pending trips", error)
+
+    def _find_scopes(self, redis: Redis, ledger: Ledger) -> None:
+        if time.monotonic() - self._scopes_read > SCOPES_EVERY:
+            self._scopes = known_scopes(redis, ledger)
+            self._scopes_read = time.monotonic()
+
+    def _look_after_recoveries(self, redis: Redis) -> None:
+        if time.monotonic() - self._recoveries_read < RECOVERIES_EVERY:
+            return
+        self._recoveries_read = time.monotonic()
+        try:
+            for scope in self._scopes:
+                for flow_run_id in self._unfinished(redis, scope):
+                    if asyncio.run(orchestrator.run_again_if_broken(UUID(flow_run_id))):
+                        log.warning("recovery had broken off, started again", scope=scope, flow_run_id=flow_run_id)
+            self._note("recoveries", None)
+        except Exception as error:  # whatever the orchestrator's client raises must not end the watch over trips
+            self._note("recoveries", error)
+
+    def _unfinished(self, redis: Redis, scope: str) -> set[str]:
+        """Flow runs: the one that shows its picture, and the tripped incident's, which may have failed before that."""
+        raw = redis.get(key_of(scope))
+        state = RecoveryState.from_json(raw) if isinstance(raw, bytes) else None
+        found = {state.flow_run_id} if state is not None and not state.done else set()
+        breaker = breaker_of(self._settings, scope, redis=redis)
+        status = breaker.get_status()
+        breaker.close()
+        incident = status.incident_id if status.is_tripped else None
+        holder = redis.get(claim_key(incident)) if incident else None
+        return found | ({holder.decode()} if isinstance(holder, bytes) else set())
+
+    def _note(self, what: str, error: Exception | None) -> None:
+        before = self._trouble.pop(what, None)
+        if error is not None:
+            self._trouble[what] = str(error)
+            if before is None:
+                log.warning("trip watch in trouble", what=what, error=str(error))
+        elif before is not None:
+            log.info("trip watch well again", what=what)

@@ -1,0 +1,1 @@
+"""Measure one thing each, for recovery, verification and doctor alike."""

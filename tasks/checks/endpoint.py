@@ -1,0 +1,33 @@
+"""Whether something answers over HTTP."""
+
+from __future__ import annotations
+
+from time import perf_counter
+
+import httpx
+
+from tasks.checks.measurement import Colour, Measurement
+from tasks.checks.probe import Probe, take
+
+_DEADLINE = 3.0
+_SLOW = 1.0
+
+
+async def measure_http(name: str, url: str, remedy: str) -> Measurement:
+    """Whether `url` answers 200 in time. `remedy` says what to do when it doesn't."""
+    probe = Probe(name, f"200 within {_SLOW:g} s", f"GET {url}")
+
+    async def measure() -> Measurement:
+        begun = perf_counter()
+        try:
+            async with httpx.AsyncClient(timeout=_DEADLINE) as client:
+                answer = await client.get(url)
+        except httpx.TransportError as error:
+            return probe.found("down", Colour.RED, f"It does not answer ({type(error).__name__}): {remedy}.")
+        took = perf_counter() - begun
+        value = f"{answer.status_code} after {took * 1000:.0f} ms"
+        if answer.status_code != httpx.codes.OK:
+            return probe.found(value, Colour.RED, f"It answers {answer.status_code}: see its log.")
+        return probe.found(value, Colour.YELLOW, "It is slow.") if took > _SLOW else probe.found(value)
+
+    return await take(probe, _DEADLINE + 1, measure())

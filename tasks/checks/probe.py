@@ -1,0 +1,121 @@
+"""How one fact is measured: within its own deadline, and never with an exception.
+
+What should be measurable and isn't is red, whatever kept it from being measured.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from breaker.connection import AsyncWire
+from breaker.errors import BreakerError
+from breaker.requests import Request, raise_if_error
+from brokers.protocol import BrokerError
+from configuration.redis_clients import async_redis_client
+from configuration.settings import Settings
+from ledger.errors import LedgerError
+from tasks.checks.measurement import Colour, Measurement
+from tasks.checks.prometheus import PrometheusError
+from tasks.redaction import scrub
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from breaker.requests import Command
+
+NEAR = 0.8
+"""The share of its limit from which a value is yellow."""
+NOT_MEASURED = "not measured"
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """What is to be measured, and how: everything about a measurement but its result."""
+
+    name: str
+    limit: str
+    how: str
+
+    def found(self, value: str, colour: Colour = Colour.GREEN, problem: str = "") -> Measurement:
+        return Measurement(self.name, colour, value, self.limit, self.how, datetime.now(UTC), problem)
+
+    def failed(self, problem: str) -> Measurement:
+        return self.found(NOT_MEASURED, Colour.RED, problem)
+
+
+async def take(probe: Probe, deadline: float, measuring: Awaitable[Measurement]) -> Measurement:
+    """The measurement, or a red one that says why there is none within `deadline` seconds."""
+    try:
+        async with asyncio.timeout(deadline):
+            return await measuring
+    except TimeoutError:
+        return probe.failed(
+            f"There was no answer within {deadline:g} s; see whether it is up, and reachable from here."
+        )
+    except Exception as error:  # a fact that can't be had, for whatever reason, is not a fact in order
+        return probe.failed(explain(error))
+
+
+def explain(error: Exception) -> str:
+    """An exception as one line without secrets. Ours are sentences; of others the type says most."""
+    text = " ".join(scrub(str(error)).split())
+    return (
+        text
+        if isinstance(error, BreakerError | LedgerError | BrokerError | PrometheusError)
+        else f"{type(error).__name__}: {text}"
+    )
+
+
+def judge(value: float, limit: float) -> Colour:
+    """Red beyond the limit, yellow from `NEAR` of it on."""
+    if value > limit:
+        return Colour.RED
+    return Colour.YELLOW if value > NEAR * limit else Colour.GREEN
+
+
+class RedisReader:
+    """Questions to Redis, each answered or failed within the configured time."""
+
+    def __init__(self, wire: AsyncWire) -> None:
+        self._wire = wire
+        self.address = wire.address
+
+    async def ask(self, doing: str, *commands: Command) -> Sequence[Any]:
+        """The replies to `commands`, sent together.
+
+        Raises:
+            BreakerUnavailable, RedisRefused: no answer in time, or not one to any of them.
+        """
+        replies = await self._wire.ask(Request(doing, commands))
+        for reply in replies:
+            raise_if_error(reply)
+        return replies
+
+    async def now(self) -> int:
+        """Redis's own time in Unix microseconds, so that hosts' clocks don't matter."""
+        ((seconds, micros),) = await self.ask("read its clock", ("TIME",))
+        return int(seconds) * 1_000_000 + int(micros)
+
+    async def keys(self, pattern: str) -> list[str]:
+        """The keys that match, sorted. `pattern` is one of Redis's."""
+        found: set[str] = set()
+        cursor: bytes | str = "0"
+        while True:
+            ((cursor, some),) = await self.ask(f"look for {pattern}", ("SCAN", cursor, "MATCH", pattern, "COUNT", 1000))
+            found.update(key.decode("utf-8", "replace") for key in some)
+            if cursor in (b"0", "0"):
+                return sorted(found)
+
+
+@asynccontextmanager
+async def redis_reader(settings: Settings) -> AsyncIterator[RedisReader]:
+    wire = AsyncWire(async_redis_client(settings), settings.redis_timeout)
+    try:
+        yield RedisReader(wire)
+    finally:
+        await wire.close()

@@ -1,0 +1,100 @@
+"""A world for one drill: a Redis, a venue, a ledger and a state directory that nobody else has."""
+
+from __future__ import annotations
+
+import secrets
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import SecretStr
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource
+from redis import Redis
+
+from breaker import CircuitBreaker
+from configuration.settings import AccountSettings, RecoverySettings, ServiceSettings, Settings
+from sandbox.embedded_redis import EmbeddedRedis
+from sandbox.exchange.scenario import Account, Book, Cancels, Fills, Scenario, Spread
+from sandbox.exchange.server import PaperExchange
+
+AUTHOR, APPROVER = "drill author", "drill approver"
+
+
+class _OnlyWhatIsGiven(Settings):
+    """Reads neither file nor environment: what is configured there, production's accounts above all, stays out."""
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        return (init_settings,)
+
+
+@dataclass(frozen=True, slots=True)
+class World:
+    settings: Settings
+    """Its own; nothing in them leads out of it."""
+    exchange: PaperExchange
+
+
+@contextmanager
+def open_world(production: Settings) -> Iterator[World]:
+    """Start it, with a book and an open breaker; everything is gone at the end. `production` only lends its paces.
+
+    Raises:
+        EmbeddedRedisError, PaperExchangeFailed: it can't be started here.
+    """
+    scenario = _scenario(production)
+    with (
+        tempfile.TemporaryDirectory(prefix="breaker-drill-", ignore_cleanup_errors=True) as home,
+        EmbeddedRedis(Path(home) / "redis") as redis,
+        PaperExchange(scenario) as exchange,
+    ):
+        with Redis.from_url(redis.url) as client:
+            CircuitBreaker(client).initialize_state(by="drill")
+        yield World(_settings(production, Path(home), redis.url, exchange.url, scenario.account), exchange)
+
+
+def _settings(production: Settings, home: Path, redis: str, venue: str, account: Account) -> Settings:
+    watch = production.drill.watch
+    return _OnlyWhatIsGiven(
+        redis_url=SecretStr(redis),
+        state_dir=home / "state",
+        quiet_period=watch,
+        kill=production.kill,
+        accounts={
+            "PAPER": AccountSettings(
+                base_url=venue, key_id=SecretStr(account.key), secret_key=SecretStr(account.secret)
+            )
+        },
+        recovery=RecoverySettings(
+            people={AUTHOR: ("APPROVE_RECOVERY",), APPROVER: ("RESET_CIRCUIT",)},
+            watch=watch,
+            watch_interval=min(1.0, watch / 4),
+            condition_deadline=30,
+            condition_interval=1,
+            redis_latency=1,
+            database_latency=2,
+            services={"venue": ServiceSettings(url=f"{venue}/_paper/report", timeout=5, slow_after=2)},
+        ),
+    )
+
+
+def _scenario(production: Settings) -> Scenario:
+    """Another book each time, with fills that race cancels, partial fills and answers that take their time."""
+    size = production.drill
+    return Scenario(
+        seed=secrets.randbelow(2**31),
+        latency_ms=Spread(median=6, sigma=0.6, cap=80),
+        account=Account(key=secrets.token_hex(8), secret=secrets.token_hex(16)),
+        book=Book(orders=size.orders, positions=size.positions),
+        cancels=Cancels(delay=Spread(low=0, high=0.3), race_probability=0.05),
+        fills=Fills(delay=Spread(low=0, high=0.4), partial_probability=0.25),
+    )

@@ -1,0 +1,110 @@
+"""The pictures of all runs in Redis, so that every console shows every run: its own, another's, the command line's.
+
+Keys: `circuit_breaker:kill_run:{run id}` holds one picture, `circuit_breaker:kill_runs` the ids of the newest, scored
+by their start. A picture is for people; nothing decides by it, and no run waits for it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from configuration.redis_clients import async_redis_client
+from tasks.kill.run import KillRun
+from tasks.kill.status import KillPicture, picture_of
+
+if TYPE_CHECKING:
+    from redis.asyncio import Redis
+
+    from configuration.settings import Settings
+
+RUNS = "circuit_breaker:kill_runs"
+RUN = "circuit_breaker:kill_run:"
+EVERY = 0.2
+"""Seconds between two pictures, if anything has changed."""
+SIGN_OF_LIFE = 2.0
+"""Seconds between two pictures in which nothing has changed."""
+LIMIT = 0.5
+"""Seconds that Redis may take for one; also how long the end of a run may be held up by it, in all."""
+AWAY = 2.0
+"""Seconds for which a Redis that failed is left alone."""
+KEPT = 86_400
+_MOST = 50
+
+
+@asynccontextmanager
+async def published(run: KillRun, settings: Settings) -> AsyncIterator[None]:
+    """Keep the run's picture up to date while the block goes on, beside it, and leave how it ended."""
+    from redis.asyncio.retry import Retry  # noqa: PLC0415  only where a run goes on
+    from redis.backoff import NoBackoff  # noqa: PLC0415
+
+    redis = async_redis_client(settings, timeout=LIMIT, retry=Retry(NoBackoff(), 0))
+    publishing = asyncio.create_task(_keep_publishing(run, redis))
+    problem = ""
+    try:
+        yield
+    except BaseException as error:
+        problem = f"It broke off ({type(error).__name__}). Run it again; it is safe to."
+        raise
+    finally:
+        publishing.cancel()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(LIMIT):
+                await asyncio.wait({publishing})
+                await _publish(redis, replace(picture_of(run), over=True, problem=problem))
+                await redis.aclose()
+
+
+async def _keep_publishing(run: KillRun, redis: Redis) -> None:
+    shown: KillPicture | None = None
+    shown_at = float("-inf")
+    while True:
+        await asyncio.sleep(EVERY)
+        picture = picture_of(run)
+        still = replace(picture, elapsed=0.0)
+        if still == shown and time.monotonic() - shown_at < SIGN_OF_LIFE:
+            continue
+        if await _publish(redis, picture):
+            shown, shown_at = still, time.monotonic()
+        else:
+            await asyncio.sleep(AWAY)
+
+
+async def _publish(redis: Redis, picture: KillPicture) -> bool:
+    from redis.exceptions import RedisError  # noqa: PLC0415
+
+    try:
+        async with asyncio.timeout(LIMIT):
+            asked = redis.pipeline(transaction=False)
+            asked.set(f"{RUN}{picture.run_id}", picture.to_json(), ex=KEPT)
+            asked.zadd(RUNS, {picture.run_id: picture.started_at.timestamp()})
+            asked.zremrangebyrank(RUNS, 0, -_MOST - 1)
+            asked.expire(RUNS, KEPT)
+            await asked.execute()
+    except (RedisError, OSError):  # a timeout is an OSError too
+        return False
+    return True
+
+
+async def read_pictures(redis: Redis, known: Mapping[str, KillPicture], limit: int) -> list[KillPicture]:
+    """The newest runs, newest first; those that are `known` to be over are not read again.
+
+    How long nothing was heard of one is told by Redis's clock. Raises RedisError, OSError.
+    """
+    listed: Any = await redis.zrevrange(RUNS, 0, limit - 1)
+    ids: list[str] = [name.decode() for name in listed]
+    wanted = [name for name in ids if name not in known or not known[name].over]
+    asked = redis.pipeline(transaction=False)
+    for name in wanted:
+        asked.get(f"{RUN}{name}")
+        asked.pttl(f"{RUN}{name}")
+    replies: list[Any] = await asked.execute() if wanted else []
+    read = {name: known[name] for name in ids if name not in wanted}
+    for name, raw, left in zip(wanted, replies[::2], replies[1::2], strict=True):
+        with suppress(ValueError, TypeError):  # it has expired, or somebody has written something else there
+            read[name] = replace(KillPicture.from_json(raw), silent_for=max(0.0, KEPT - left / 1000))
+    return [read[name] for name in ids if name in read]

@@ -1,0 +1,166 @@
+"""The checks of the scheduled verification as Prefect tasks, one each, and the one artifact that shows them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from contextvars import ContextVar
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, ParamSpec, TypeVar
+
+from prefect import get_run_logger, task
+from prefect.artifacts import acreate_markdown_artifact
+from prefect.cache_policies import NO_CACHE
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.actions import ArtifactUpdate
+from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
+from prefect.client.schemas.sorting import ArtifactSort
+from prefect.tasks import Task
+
+from configuration.settings import Settings
+from tasks.checks import conditions, system
+from tasks.checks.measurement import Colour, Measurement, worst
+from tasks.checks.stores import (
+    Stores,
+    check_chain,
+    check_drain,
+    check_feeds,
+    check_pending_trips,
+    check_reconciliation,
+    check_states,
+)
+from tasks.verification import recoveries
+from tasks.verification.last_result import LastVerification
+
+ARTIFACT = "health-verification"
+CHECK_LIMIT = 30.0
+WALK_LIMIT = 600.0
+"""Seconds; what is checked has limits of its own, which come first."""
+_ARTIFACT_LIMIT = 3.0
+
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
+
+
+@dataclass(slots=True)
+class Run:
+    """What the checks of one verification work with."""
+
+    settings: Settings
+    stores: Stores
+    previous: LastVerification | None
+    started_at: datetime
+    compared_to: int | None = None
+    """The last row of the ledger whose news is told by this run, or was by an earlier one."""
+
+    def __post_init__(self) -> None:
+        if self.previous is not None:
+            self.compared_to = self.previous.compared_to
+
+    @property
+    def walks(self) -> bool:
+        return self.previous is None or self.previous.walk_is_due(self.started_at)
+
+
+current_run: ContextVar[Run] = ContextVar("current_verification")
+
+
+def _check(name: str, *, limit: float = CHECK_LIMIT) -> Callable[[Callable[_P, _R]], Task[_P, _R]]:
+    """Never kept: a verification must look. Never tried again: the next run is a minute away."""
+    return task(name=name, task_run_name=name, timeout_seconds=limit, cache_policy=NO_CACHE, persist_result=False)
+
+
+@_check("No trip waits on this host")
+async def make_pending_trips() -> list[Measurement]:
+    return [await asyncio.to_thread(check_pending_trips, current_run.get().settings)]
+
+
+@_check("State is readable, epoch is sane")
+async def verify_states() -> list[Measurement]:
+    return await asyncio.to_thread(check_states, current_run.get().stores)
+
+
+@_check("Outbox and spool drain")
+async def drain() -> list[Measurement]:
+    return [await asyncio.to_thread(check_drain, current_run.get().stores)]
+
+
+@_check("Ledger and Redis agree")
+async def reconcile() -> list[Measurement]:
+    run = current_run.get()
+    found = await asyncio.to_thread(check_reconciliation, run.stores, run.compared_to)
+    run.compared_to = found.up_to
+    return list(found.measurements)
+
+
+@_check("Chain is unbroken", limit=WALK_LIMIT)
+async def verify_chain() -> list[Measurement]:
+    run = current_run.get()
+    return [await asyncio.to_thread(check_chain, run.stores, whole=run.walks)]
+
+
+@_check("Feeds are fresh")
+async def verify_feeds() -> list[Measurement]:
+    return [await check_feeds(current_run.get().settings)]
+
+
+@_check("Conditions are within limits")
+async def measure_conditions() -> list[Measurement]:
+    return await conditions.measure_conditions(current_run.get().settings)
+
+
+@_check("Services, queues and latencies")
+async def measure_health() -> list[Measurement]:
+    return await system.measure_health(current_run.get().settings)
+
+
+@_check("Recoveries are not forgotten")
+async def look_after_recoveries() -> list[Measurement]:
+    return [await recoveries.look_after_recoveries(current_run.get().stores)]
+
+
+async def publish(measurements: Sequence[Measurement], started_at: datetime) -> None:
+    """Show the result in the deployment's one artifact. A failure to do so is only logged."""
+    text = markdown(measurements, started_at)
+    try:
+        async with asyncio.timeout(_ARTIFACT_LIMIT), get_client() as client:
+            found = await client.read_artifacts(
+                artifact_filter=ArtifactFilter(key=ArtifactFilterKey(any_=[ARTIFACT])),
+                sort=ArtifactSort.CREATED_DESC,
+                limit=1,
+            )
+            if found:
+                await client.update_artifact(found[0].id, ArtifactUpdate(data=text))
+                return
+        await acreate_markdown_artifact(key=ARTIFACT, markdown=text, description="What the last verification found")
+    except Exception as error:  # the picture is not the verification
+        get_run_logger().warning("The artifact could not be written: %s", type(error).__name__)
+
+
+def markdown(measurements: Sequence[Measurement], started_at: datetime) -> str:
+    """What was found, worst first."""
+    order = (Colour.RED, Colour.YELLOW, Colour.GREEN)
+    took = (datetime.now(UTC) - started_at).total_seconds()
+    lines = [
+        f"# {worst(measurements).value.upper()}",
+        "",
+        f"{len(measurements)} checks at {started_at:%Y-%m-%d %H:%M:%S} UTC, in {took:.1f} s",
+        "",
+        "| | what | found | limit | what to do |",
+        "| --- | --- | --- | --- | --- |",
+    ]
+    for found in sorted(measurements, key=lambda found: order.index(found.colour)):
+        cells = (found.colour.value, found.name, found.value, found.limit, found.problem)
+        lines.append(f"| {' | '.join(_cell(cell) for cell in cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|").replace("<", "&lt;").replace("\n", " ")
+
+
+Check = Task[[], Any]
+IN_ORDER: tuple[Check, ...] = (make_pending_trips, verify_states, drain, reconcile, verify_chain, measure_health)
+"""Each finds what the one before left: only what is drained can be reconciled, and what isn't is a backlog."""
+BESIDE: tuple[Check, ...] = (verify_feeds, measure_conditions, look_after_recoveries)

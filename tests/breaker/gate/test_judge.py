@@ -1,0 +1,160 @@
+"""One order, what is known, a time: yes or no."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from breaker.gate.decision import Decision, OrderIntent, Reason
+from breaker.gate.judge import Halt, judge
+from breaker.gate.lease import Lease, Reading, Standing, View, Word
+from breaker.gate.quiet_period import Cooling, OrderRate, QuietPeriodLimits
+
+LIMITS = QuietPeriodLimits(normal_quantity={"AAPL": Decimal(100)})
+
+
+def view(scope: str, standing: Standing, cooling: Cooling | None = None) -> View:
+    return View(scope, standing, Reading(Word.OPEN, epoch=1, cooling=cooling, problem="It is gone."))
+
+
+def ask(
+    order: Any,
+    *views: View,
+    position: Any = 0,
+    now: float = 10.0,
+    deadline: float = 10.1,
+    halt: Halt | None = None,
+    limits: QuietPeriodLimits = LIMITS,
+    rate: OrderRate | None = None,
+) -> Decision:
+    return judge(Lease(0.2, views, deadline=deadline), halt, now, order, position, (), limits, rate or OrderRate())
+
+
+GLOBAL_OPEN = view("global", Standing.OPEN)
+
+
+@pytest.mark.parametrize(
+    ("standing", "reason"),
+    [
+        (Standing.TRIPPED, Reason.TRIPPED),
+        (Standing.MISSING, Reason.STATE_MISSING),
+        (Standing.UNREADABLE, Reason.STATE_UNREADABLE),
+        (Standing.OUTDATED, Reason.STATE_OUTDATED),
+    ],
+)
+def test_a_halt_lets_only_reductions_through_and_says_why(standing: Standing, reason: Reason) -> None:
+    refused = ask(OrderIntent("AAPL", "buy", 1), view("global", standing))
+    assert (refused.allowed, refused.reason, refused.scope) == (False, reason, "global")
+    assert "no position in AAPL" in refused.sentence
+    assert ask(OrderIntent("AAPL", "buy", 1), view("global", standing), position=-1).reason is Reason.REDUCES_RISK
+
+
+def test_a_lease_that_has_run_out_halts_whatever_was_known() -> None:
+    order = OrderIntent("AAPL", "buy", 1)
+    assert ask(order, GLOBAL_OPEN, deadline=10.1, now=10.0999)
+    assert ask(order, GLOBAL_OPEN, deadline=10.1, now=10.1).reason is Reason.STALE
+    assert ask(order, GLOBAL_OPEN, halt=Halt(Reason.FORKED, "Forked.")).reason is Reason.FORKED
+
+
+@pytest.mark.parametrize(
+    ("order", "passes"),
+    [
+        (OrderIntent("AAPL", "buy", 1, account="ALPHA"), False),
+        (OrderIntent("AAPL", "buy", 1, account="BETA"), True),
+        (OrderIntent("AAPL", "buy", 1), False),
+        (OrderIntent("AAPL", "sell", 1, account="ALPHA"), False),
+    ],
+)
+def test_an_order_is_held_by_the_breakers_that_it_belongs_to(order: OrderIntent, passes: bool) -> None:
+    assert bool(ask(order, GLOBAL_OPEN, view("account:ALPHA", Standing.TRIPPED))) is passes
+
+
+def test_the_strictest_scope_wins() -> None:
+    quiet = view("strategy:s", Standing.QUIET_PERIOD, Cooling(ends=100.0, length=100.0))
+    order = OrderIntent("AAPL", "buy", 20, account="A", strategy="s")
+    assert ask(order, GLOBAL_OPEN, quiet, view("account:A", Standing.TRIPPED)).reason is Reason.TRIPPED
+    nearly_over = view("account:A", Standing.QUIET_PERIOD, Cooling(ends=11.0, length=100.0))
+    decision = ask(order, GLOBAL_OPEN, nearly_over, quiet)
+    assert (decision.reason, decision.scope) == (Reason.QUIET_SIZE, "strategy:s")
+    assert ask(OrderIntent("MSFT", "buy", 20), GLOBAL_OPEN, view("symbol:AAPL", Standing.TRIPPED))
+    assert ask(order, GLOBAL_OPEN, view("symbol:MSFT", Standing.NEVER_INITIALISED))
+
+
+def test_a_quiet_period_ramps_from_a_tenth_to_all_of_normal_size() -> None:
+    quiet = view("global", Standing.QUIET_PERIOD, Cooling(ends=110.0, length=100.0))
+
+    def most(now: float) -> int:
+        sizes = range(1, 102)
+        return max(
+            (q for q in sizes if ask(OrderIntent("AAPL", "buy", q), quiet, now=now, deadline=now + 1)), default=0
+        )
+
+    assert [most(now) for now in (10.0, 60.0, 109.999, 130.0)] == [10, 55, 99, 100]
+
+
+def test_a_quiet_period_needs_a_normal_size_and_the_orders_own_wins() -> None:
+    quiet = view("global", Standing.QUIET_PERIOD, Cooling(ends=110.0, length=None))
+    refused = ask(OrderIntent("TSLA", "buy", 1), quiet)
+    assert refused.reason is Reason.QUIET_SIZE
+    assert "no normal size is known for TSLA" in refused.sentence
+    assert ask(OrderIntent("TSLA", "buy", 1, normal_quantity=10), quiet).reason is Reason.QUIET_PERIOD
+    assert ask(OrderIntent("TSLA", "buy", 1, normal_quantity="x"), quiet).reason is Reason.INVALID_ORDER
+    assert ask(OrderIntent("TSLA", "sell", 5000), quiet, position=5000).reason is Reason.REDUCES_RISK
+
+
+def test_a_quiet_period_limits_the_rate_of_new_orders_and_of_nothing_else() -> None:
+    quiet = view("global", Standing.QUIET_PERIOD, Cooling(ends=1e6, length=None))
+    rate, limits = OrderRate(), QuietPeriodLimits(orders_per_minute=30, normal_quantity={"*": Decimal(100)})
+
+    def at(now: float, order: OrderIntent, position: int = 0) -> Decision:
+        return ask(order, quiet, now=now, deadline=now + 1, limits=limits, rate=rate, position=position)
+
+    buy = OrderIntent("AAPL", "buy", 1)
+    assert [bool(at(10.0 + i, buy)) for i in range(5)] == [True, True, True, False, False]
+    assert at(15.0, buy).reason is Reason.QUIET_RATE
+    assert at(15.0, OrderIntent("AAPL", "sell", 1), position=1)
+    assert at(70.5, buy), "the first of them is a minute ago"
+
+
+@given(st.floats(0, 200), st.floats(0, 200), st.floats(1, 100))
+def test_the_ramp_never_falls(first: float, second: float, length: float) -> None:
+    cooling, start = Cooling(ends=100.0, length=length), Decimal("0.1")
+    earlier, later = sorted((first, second))
+    assert start <= cooling.fraction(earlier, start) <= cooling.fraction(later, start) <= 1
+
+
+@dataclass
+class Hostile:
+    """Attributes that are something else than what they should be."""
+
+    symbol: Any
+    side: Any
+    quantity: Any
+    account: Any = None
+    normal_quantity: Any = None
+
+
+anything = st.one_of(
+    st.none(), st.text(max_size=5), st.floats(), st.integers(), st.binary(max_size=5), st.lists(st.none())
+)
+
+
+@given(st.builds(Hostile, anything, anything, anything, anything, anything), anything, st.sampled_from(Standing))
+def test_no_order_or_position_whatever_raises(order: Hostile, position: Any, standing: Standing) -> None:
+    cooling = Cooling(100.0, 10.0) if standing is Standing.QUIET_PERIOD else None
+    decision = ask(order, view("global", standing, cooling), position=position)
+    assert decision.reason in Reason
+    assert "\n" not in decision.sentence or "\n" in str(order)
+
+
+@pytest.mark.parametrize("fraction", [Decimal("-0.1"), Decimal("1.1")])
+def test_limits_that_make_no_sense_are_refused(fraction: Decimal) -> None:
+    with pytest.raises(ValueError, match="start_fraction"):
+        QuietPeriodLimits(start_fraction=fraction)
+    with pytest.raises(ValueError, match="orders_per_minute"):
+        QuietPeriodLimits(orders_per_minute=-1)

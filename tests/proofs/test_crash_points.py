@@ -1,0 +1,48 @@
+"""Killed at any I/O and started again, it ends as if nothing had happened: a sample of what `make faults` tries."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from random import Random
+
+import pytest
+
+from proofs.crash_points.boundary import Death, Point, Side
+from proofs.crash_points.campaign import Trial, attempt, deaths, record
+from proofs.crash_points.environment import World
+from proofs.crash_points.procedures import FIRST_KILL, KILL, LAST_RESORT, RESET
+
+SEED = int(os.environ.get("BREAKER_CRASH_SEED", "1"))
+KINDS = 4
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    with World(tmp_path_factory.mktemp("crash")) as running:
+        yield running
+
+
+def test_promise_6_and_8_a_kill_switch_killed_at_any_io_and_started_again(world: World) -> None:
+    points, random = record(world, KILL), Random(SEED)
+    kinds = random.sample(sorted({point.label for point in points}), KINDS)
+    for kind in kinds:
+        death = random.choice(deaths(point for point in points if point.label == kind))
+        outcome = attempt(world, Trial(KILL, death))
+        assert not outcome.faults, f"seed {SEED}: {outcome.trial}: {outcome.faults}"
+
+
+@pytest.mark.parametrize(
+    "trial",
+    [
+        Trial(FIRST_KILL, Death(Point("database CREATE TABLE audit_log", 1), Side.AFTER)),
+        Trial(KILL, Death(Point("venue POST /v2/orders", 2), Side.AFTER)),
+        Trial(RESET, Death(Point("Redis EVALSHA reset", 1), Side.AFTER)),
+        Trial(LAST_RESORT, Death(Point("venue body", 1), Side.AFTER)),
+    ],
+    ids=str,
+)
+def test_promise_6_and_8_killed_where_it_would_hurt_most(world: World, trial: Trial) -> None:
+    outcome = attempt(world, trial)
+    assert outcome.reached
+    assert not outcome.faults

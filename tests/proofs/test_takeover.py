@@ -1,0 +1,29 @@
+"""A machine is lost for good in the middle of a kill switch; the same command on another one ends it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from proofs.crash_points.boundary import Death, Point, Side
+from proofs.crash_points.campaign import Trial, attempt
+from proofs.crash_points.environment import World
+from proofs.crash_points.procedures import TAKEOVER
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    with World(tmp_path_factory.mktemp("takeover")) as running:
+        yield running
+
+
+@pytest.mark.parametrize(
+    "point",
+    [Point("Redis EVALSHA trip", 1), Point("venue body", 2), Point("database INSERT INTO audit_log", 2)],
+    ids=str,
+)
+def test_promise_6_another_host_takes_over_with_the_same_command(world: World, point: Point) -> None:
+    outcome = attempt(world, Trial(TAKEOVER, Death(point, Side.AFTER)))
+    assert outcome.reached
+    assert not outcome.faults

@@ -1,0 +1,91 @@
+"""Who may let trading resume, and on what: each refusal has its own sentence."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import UTC, datetime
+
+import pytest
+
+from tasks.checks.measurement import Colour, Measurement, worst
+from tasks.recovery.approval_rules import Approval, RootCause, Rules, refuse_approval, refuse_root_cause
+
+RULES = Rules(
+    people={
+        "ada": ["APPROVE_RECOVERY", "RESET_CIRCUIT"],
+        "bob": ["APPROVE_RECOVERY"],
+        "cyd": ["RESET_CIRCUIT"],
+        "dee": ["APPROVE_RECOVERY", "RESET_CIRCUIT"],
+    },
+    two_person=True,
+    tripped_by="dee",
+    author="bob",
+)
+GOOD = Approval("ada", "cause fixed, venue confirmed, book checked", acknowledge=True)
+CAUSE = RootCause("bob", "data", "stale quotes after the feed's failover", "feed pinned, alarm added to staleness")
+
+
+def measured(colour: Colour, name: str = "drawdown") -> Measurement:
+    return Measurement(name, colour, "6.1 %", "5 %", "equity", datetime.now(UTC), "over its limit")
+
+
+def test_promise_9_a_reset_that_keeps_every_rule_is_not_refused() -> None:
+    assert refuse_approval(GOOD, RULES, [measured(Colour.GREEN), measured(Colour.YELLOW)]) is None
+
+
+@pytest.mark.parametrize(
+    ("answer", "says"),
+    [
+        (replace(GOOD, approver="eve"), "eve has no RESET_CIRCUIT permission"),
+        (replace(GOOD, approver="bob"), "bob has no RESET_CIRCUIT permission"),
+        (replace(GOOD, approver=""), "nobody named has no RESET_CIRCUIT permission"),
+        (replace(GOOD, approver="dee"), "dee tripped the breaker"),
+        (replace(GOOD, reason="all fine"), "the reason has 8 characters"),
+        (replace(GOOD, reason=" " * 40), "the reason has 0 characters"),
+        (replace(GOOD, acknowledge=False), "not acknowledged"),
+    ],
+)
+def test_promise_9_each_broken_rule_has_its_own_sentence(answer: Approval, says: str) -> None:
+    refusal = refuse_approval(answer, RULES, [])
+    assert refusal is not None
+    assert says in refusal
+
+
+def test_promise_9_the_author_of_the_root_cause_cannot_approve_alone() -> None:
+    rules = replace(RULES, author="ada")
+    assert "ada wrote the root cause" in str(refuse_approval(GOOD, rules, []))
+    assert refuse_approval(GOOD, replace(rules, two_person=False), []) is None
+
+
+def test_promise_9_red_needs_an_override_with_a_reason_and_a_permission() -> None:
+    red = [measured(Colour.RED)]
+    assert "drawdown is 6.1 %, limit 5 %" in str(refuse_approval(GOOD, RULES, red))
+    assert refuse_approval(replace(GOOD, override_reason="x" * 20), RULES, red) is None
+    by_cyd = replace(GOOD, approver="cyd", override_reason="x" * 20)
+    assert "which overriding a red condition needs" in str(refuse_approval(by_cyd, RULES, red))
+
+
+@pytest.mark.parametrize(
+    ("answer", "says"),
+    [
+        (replace(CAUSE, author="eve"), "eve has no APPROVE_RECOVERY permission"),
+        (replace(CAUSE, category="gremlins"), "'gremlins' is no category"),
+        (replace(CAUSE, root_cause="dunno"), "the root cause has 5 characters"),
+        (replace(CAUSE, corrective_action=""), "the corrective action has 0 characters"),
+    ],
+)
+def test_a_root_cause_says_who_what_and_what_was_done(answer: RootCause, says: str) -> None:
+    assert refuse_root_cause(CAUSE, RULES) is None
+    assert says in str(refuse_root_cause(answer, RULES))
+
+
+def test_nobody_has_a_permission_that_was_not_given() -> None:
+    nobody = replace(RULES, people={})
+    assert refuse_approval(GOOD, nobody, []) is not None
+    assert refuse_root_cause(CAUSE, nobody) is not None
+
+
+def test_the_worst_colour_is_the_colour_of_the_whole() -> None:
+    assert worst([]) is Colour.GREEN
+    assert worst([measured(Colour.GREEN), measured(Colour.YELLOW)]) is Colour.YELLOW
+    assert worst([measured(Colour.RED), measured(Colour.YELLOW)]) is Colour.RED
