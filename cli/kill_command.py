@@ -215,7 +215,7 @@ def _flatten(
             settings=settings,
             trip_event_id=trip.event_id,
         ) as kill_run:
-            kill_run.started, kill_run.halted_after = started, halted_after
+            kill_run.clock.started, kill_run.halted_after = started, halted_after
             report = await _confirm_and_run(kill_run, yes, early, view, loading)
         view.done_without(kill_run.missing)
         return report

@@ -14,8 +14,8 @@ from breaker.state import State, Status
 from brokers.sweep import Swept
 from cli.kill_handover import Handed
 from cli.kill_view import KillView
+from tasks.kill.account import AccountProgress
 from tasks.kill.report import KillReport
-from tasks.kill.run import AccountProgress
 
 _report = TypeAdapter(KillReport)
 _progress = TypeAdapter(list[AccountProgress])

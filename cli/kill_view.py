@@ -18,8 +18,9 @@ from breaker.state import Status
 from brokers.protocol import BrokerError
 from brokers.sweep import Swept
 from cli.circuit_view import console
+from tasks.kill.account import AccountProgress
 from tasks.kill.report import KillReport, seconds
-from tasks.kill.run import AccountProgress, KillRun
+from tasks.kill.run import KillRun
 
 if TYPE_CHECKING:
     from tasks.kill.snapshot import Snapshot

@@ -24,7 +24,7 @@ from cli.transitions import open_breaker
 from configuration.redis_clients import async_redis_client
 from configuration.settings import Settings, load_settings
 from tasks.recovery.answering import NotTaken, hand_over, refusal_of, refusal_record
-from tasks.recovery.approval_rules import CATEGORIES, MIN_TEXT, Approval, RootCause, Rules
+from tasks.recovery.approval_rules import CATEGORIES, MIN_TEXT, Approval, ApprovalRules, RootCause
 from tasks.recovery.checklist import CHECKLIST
 from tasks.recovery.evidence_store import read_evidence
 from tasks.recovery.state import RecoveryState, Tick, read_state
@@ -72,7 +72,7 @@ def show(
     elif watch and on_terminal():
         _follow(settings, state)
     else:
-        console().print(_picture(state))
+        console().print(_drawn(state))
         _next_step(state)
 
 
@@ -125,7 +125,7 @@ def answer(
         raise typer.Exit(Exit.REFUSED)
     who = operator or login_name()
     status = open_breaker(settings, scope).get_status()
-    rules = Rules(settings.recovery.people, settings.recovery.two_person, status.tripped_by or "", state.author)
+    rules = ApprovalRules(settings.recovery.people, settings.recovery.two_person, status.tripped_by or "", state.author)
     given: RootCause | Approval
     if state.waiting_for == "root-cause":
         given = RootCause(
@@ -185,11 +185,11 @@ def _from_redis(settings: Settings, reading: Callable[[AsyncRedis], Awaitable[T]
 
 
 def _follow(settings: Settings, state: RecoveryState) -> None:
-    with Live(_picture(state), console=console(), refresh_per_second=4) as live:
+    with Live(_drawn(state), console=console(), refresh_per_second=4) as live:
         while not state.done and not state.waiting_for:
             time.sleep(0.5)
             state = _read(settings, state.scope) or state
-            live.update(_picture(state))
+            live.update(_drawn(state))
     _next_step(state)
 
 
@@ -201,7 +201,7 @@ def _next_step(state: RecoveryState) -> None:
         console().print(Text.assemble(("report: ", "dim"), state.report_path))
 
 
-def _picture(state: RecoveryState) -> Group:
+def _drawn(state: RecoveryState) -> Group:
     head = Text.assemble(
         ("▸ RECOVERY", "bold"), f"  {state.phase}  ", (f"round {state.round} · incident {state.incident_id}", "dim")
     )

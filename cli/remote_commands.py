@@ -138,10 +138,10 @@ def _follow(console: ConsoleClient, run: dict[str, Any], quiet: bool) -> dict[st
     """
     told, heard = "", time.monotonic()
     while True:
-        picture = "\n".join(_line(account) for account in run["accounts"])
-        if not quiet and picture != told:
-            typer.echo(picture)
-            told = picture
+        shown = "\n".join(_line(account) for account in run["accounts"])
+        if not quiet and shown != told:
+            typer.echo(shown)
+            told = shown
         if run["verdict"] != "RUNNING":
             return run
         time.sleep(FOLLOW_EVERY)

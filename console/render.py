@@ -21,9 +21,9 @@ from console import formatting
 from console.auth.permissions import Permission
 from console.live.exposure import AccountExposure, profit_of
 from console.live.poller import Seen
-from console.live.state_watcher import Reading
+from console.live.state_watcher import WatchedState
 from tasks.checks.measurement import Measurement
-from tasks.kill.status import KillPicture
+from tasks.kill.status import KillStatus
 from tasks.recovery.checklist import CHECKLIST
 from tasks.recovery.state import RecoveryState
 
@@ -68,15 +68,15 @@ class Renderer:
     def page(self, template: str, **values: Any) -> str:
         return self._environment.get_template(template).render(values)
 
-    def strip(self, reading: Reading, kills: Sequence[KillPicture]) -> str:
+    def strip(self, reading: WatchedState, kills: Sequence[KillStatus]) -> str:
         """The state, and a kill switch that runs, on top of every page."""
         running = next((seen for seen in kills if seen.verdict == "RUNNING"), None)
         return self.page("_strip.html", reading=reading, running=running)
 
-    def state(self, reading: Reading) -> str:
+    def state(self, reading: WatchedState) -> str:
         return self.page("_state.html", reading=reading)
 
-    def scopes(self, readings: Sequence[Reading]) -> str:
+    def scopes(self, readings: Sequence[WatchedState]) -> str:
         return self.page("_scopes.html", readings=readings)
 
     def history(self, events: Sequence[TransitionEvent] | str) -> str:
@@ -101,11 +101,11 @@ class Renderer:
         """Trips that wait on this host until Redis is back."""
         return self.page("_pending.html", waiting=waiting)
 
-    def kills(self, seen: Sequence[KillPicture]) -> str:
+    def kills(self, seen: Sequence[KillStatus]) -> str:
         """The newest runs of the kill switch, a line each."""
         return self.page("_kills.html", kills=seen[:3])
 
-    def kill_runs(self, runs: Sequence[KillPicture]) -> str:
+    def kill_runs(self, runs: Sequence[KillStatus]) -> str:
         """The runs of one incident in full."""
         return "".join(self.page("_kill.html", kill=run) for run in runs)
 

@@ -34,8 +34,8 @@ from console.auth.throttle import Throttle
 from console.live.broadcast import Broadcast
 from console.live.exposure import AccountExposure, ExposureReader
 from console.live.gates import read_gates
-from console.live.poller import Lookout, Seen
-from console.live.state_watcher import TIMEOUT, Reading, Watcher
+from console.live.poller import Poller, Seen
+from console.live.state_watcher import TIMEOUT, WatchedState, Watcher
 from console.live.system_health import measure_system
 from console.render import Renderer
 from ledger.audit import drain
@@ -45,7 +45,7 @@ from ledger.outbox import known_scopes
 from ledger.recorder import Recorder
 from tasks.checks.conditions import measure_conditions
 from tasks.checks.measurement import Measurement
-from tasks.kill.status import KillPicture
+from tasks.kill.status import KillStatus
 from tasks.recovery.state import RecoveryState
 
 HISTORY = 12
@@ -89,13 +89,13 @@ class Services:
         self.requests = Requests(self.async_redis)
         self.recoveries = Recoveries(settings, self.async_redis, self.actions)
         self.exposures = ExposureReader(settings.accounts)
-        self.exposure: Lookout[tuple[AccountExposure, ...]] = Lookout(
+        self.exposure: Poller[tuple[AccountExposure, ...]] = Poller(
             self.exposures.read, settings.console.exposure_interval, self._tell_exposure
         )
-        self.gates: Lookout[ReportedGates | str] = Lookout(self._read_gates, GATES_EVERY, self._tell_gates)
-        self.health: Lookout[list[Measurement]] = Lookout(self._read_health, CONDITIONS_EVERY, self._tell_health)
-        self._conditions: dict[str, Lookout[list[Measurement]]] = {}
-        self._recovery: dict[str, Lookout[RecoveryState | str | None]] = {}
+        self.gates: Poller[ReportedGates | str] = Poller(self._read_gates, GATES_EVERY, self._tell_gates)
+        self.health: Poller[list[Measurement]] = Poller(self._read_health, CONDITIONS_EVERY, self._tell_health)
+        self._conditions: dict[str, Poller[list[Measurement]]] = {}
+        self._recovery: dict[str, Poller[RecoveryState | str | None]] = {}
         self.up_since = datetime.now(UTC)
         self._drain_wanted = asyncio.Event()
         self._background: set[asyncio.Task[None]] = set()
@@ -128,10 +128,10 @@ class Services:
             self.redis.close()
             self.ledger.close()
 
-    def conditions(self, scope: str) -> Lookout[list[Measurement]]:
+    def conditions(self, scope: str) -> Poller[list[Measurement]]:
         """The conditions of one scope, measured while somebody looks at them."""
         if scope not in self._conditions:
-            made: Lookout[list[Measurement]] = Lookout(
+            made: Poller[list[Measurement]] = Poller(
                 lambda: measure_conditions(self.settings, scope),
                 CONDITIONS_EVERY,
                 lambda seen: self.broadcast.publish(f"conditions:{scope}", self.render.conditions(seen)),
@@ -140,7 +140,7 @@ class Services:
             self._spawn(made.run())
         return self._conditions[scope]
 
-    def recovery(self, scope: str) -> Lookout[RecoveryState | str | None]:
+    def recovery(self, scope: str) -> Poller[RecoveryState | str | None]:
         """Where the recovery of one scope stands, or why that can't be told; read while somebody looks at it."""
         if scope not in self._recovery:
             self.watcher.watch([scope])
@@ -153,7 +153,7 @@ class Services:
                     told = html
                     self.broadcast.publish(f"recovery:{scope}", html)
 
-            self._recovery[scope] = Lookout(lambda: self._read_recovery(scope), RECOVERY_EVERY, tell)
+            self._recovery[scope] = Poller(lambda: self._read_recovery(scope), RECOVERY_EVERY, tell)
             self._spawn(self._recovery[scope].run())
         return self._recovery[scope]
 
@@ -183,7 +183,7 @@ class Services:
         return hmac.new(self.key, secret.encode(), hashlib.sha256).hexdigest()
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.create_task(_loudly(work))
+        task = asyncio.create_task(log_failure(work))
         self._background.add(task)
         task.add_done_callback(self._background.discard)
 
@@ -195,7 +195,7 @@ class Services:
     def _transition_made(self) -> None:
         self.watcher.soon()
 
-    def _tell(self, changed: list[Reading]) -> None:
+    def _tell(self, changed: list[WatchedState]) -> None:
         for reading in changed:
             self.broadcast.publish(f"state:{reading.scope}", self.render.state(reading))
             self.broadcast.publish(f"status:{reading.scope}", json.dumps({"scope": reading.scope, **reading.status}))
@@ -290,7 +290,7 @@ class Services:
             await asyncio.sleep(PENDING_EVERY)
 
 
-def _by_incident(seen: Sequence[KillPicture]) -> Iterable[tuple[str, list[KillPicture]]]:
+def _by_incident(seen: Sequence[KillStatus]) -> Iterable[tuple[str, list[KillStatus]]]:
     for incident_id in dict.fromkeys(kill.incident_id for kill in seen):
         yield incident_id, [kill for kill in seen if kill.incident_id == incident_id]
 
@@ -305,7 +305,7 @@ async def _end(tasks: Iterable[asyncio.Task[None]]) -> None:
             _, left = await asyncio.wait(left, timeout=0.5)
 
 
-async def _loudly(work: Coroutine[Any, Any, None]) -> None:
+async def log_failure(work: Coroutine[Any, Any, None]) -> None:
     try:
         await work
     except Exception:

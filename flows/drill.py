@@ -29,13 +29,13 @@ from flows.drivers import run_directly, without_prefect
 from flows.kill_context import note_sweep, open_kill_run
 from flows.kill_switch import halt_and_flatten
 from flows.recovery import FormT, open_desk, walk_checklist
-from tasks.drill.environment import APPROVER, AUTHOR, World, open_world
+from tasks.drill.environment import APPROVER, AUTHOR, DrillEnvironment, open_drill_environment
 from tasks.drill.filing import file_result
 from tasks.drill.result import DrillResult, problems_of_kill
 from tasks.kill.report import KillReport
-from tasks.kill.run import current_run
+from tasks.kill.run import current_kill
 from tasks.notify import DeliveryFailure
-from tasks.recovery.context import RecoveryDesk, current_desk
+from tasks.recovery.context import RecoveryContext, current_recovery
 from tasks.recovery.forms import ApprovalForm, RootCauseForm
 from tasks.single_run import STILL_RUNNING, alone
 
@@ -84,26 +84,26 @@ async def file_as_task(settings: Settings, result: DrillResult) -> list[Delivery
 
 
 async def rehearse(settings: Settings) -> DrillResult:
-    """Kill and recover in a world of its own. Whatever goes wrong is in the result; nothing is raised."""
+    """Kill and recover in an environment of its own. Whatever goes wrong is in the result; nothing is raised."""
     result = DrillResult(settings.drill.orders, settings.drill.positions)
     try:
         # Whoever measures there asks the configured orchestrator too, and a drill has none.
-        with temporary_settings(updates={PREFECT_API_URL: None}), open_world(settings) as world:
-            result = await _kill(world, result)
-            return await _recover(world, result)
+        with temporary_settings(updates={PREFECT_API_URL: None}), open_drill_environment(settings) as environment:
+            result = await _kill(environment, result)
+            return await _recover(environment, result)
     except Exception as error:  # a drill that breaks off has failed, and that is to be filed like any other
         return replace(result, problems=(*result.problems, f"broken off by {type(error).__name__}: {error}"))
 
 
-async def _kill(world: World, result: DrillResult) -> DrillResult:
+async def _kill(environment: DrillEnvironment, result: DrillResult) -> DrillResult:
     """Trip, sweep, cancel, flatten, verify; and what the venue says of it."""
-    breaker = async_breaker_of(world.settings)
+    breaker = async_breaker_of(environment.settings)
     try:
-        started, halted_after, incident_id = await _halt(world, breaker)
+        started, halted_after, incident_id = await _halt(environment, breaker)
     finally:
         await breaker.close()
-    report = await _flatten(world, started, halted_after, incident_id)
-    venue = await asyncio.to_thread(world.exchange.report)
+    report = await _flatten(environment, started, halted_after, incident_id)
+    venue = await asyncio.to_thread(environment.exchange.report)
     return replace(
         result,
         halted_after=halted_after,
@@ -115,9 +115,9 @@ async def _kill(world: World, result: DrillResult) -> DrillResult:
     )
 
 
-async def _halt(world: World, breaker: AsyncCircuitBreaker) -> tuple[float, float, str]:
+async def _halt(environment: DrillEnvironment, breaker: AsyncCircuitBreaker) -> tuple[float, float, str]:
     """When it began, how long until a gate refused new risk, and the incident."""
-    gate = Gate(world.settings.redis_url.get_secret_value())
+    gate = Gate(environment.settings.redis_url.get_secret_value())
     try:
         await _until(lambda: bool(gate.check(_NEW_RISK, 0)), "the gate did not open before the trip")
         started = time.monotonic()
@@ -128,49 +128,53 @@ async def _halt(world: World, breaker: AsyncCircuitBreaker) -> tuple[float, floa
         await asyncio.to_thread(gate.close)
 
 
-async def _flatten(world: World, started: float, halted_after: float, incident_id: str) -> KillReport:
-    async with open_kill_run(reason=REASON, operator="drill", incident_id=incident_id, settings=world.settings) as run:
-        run.started, run.halted_after = started, halted_after
-        token = current_run.set(run)
+async def _flatten(environment: DrillEnvironment, started: float, halted_after: float, incident_id: str) -> KillReport:
+    async with open_kill_run(
+        reason=REASON, operator="drill", incident_id=incident_id, settings=environment.settings
+    ) as run:
+        run.clock.started, run.halted_after = started, halted_after
+        token = current_kill.set(run)
         try:
             swept = await first_sweep(run.brokers.values(), run.settings.first_sweep_timeout)
             run.first_sweep_after = run.elapsed
             note_sweep(run, swept)
             return await halt_and_flatten(run, without_prefect)
         finally:
-            current_run.reset(token)
+            current_kill.reset(token)
 
 
-async def _recover(world: World, result: DrillResult) -> DrillResult:
+async def _recover(environment: DrillEnvironment, result: DrillResult) -> DrillResult:
     """The checklist, its forms answered by the drill itself, until the breaker is OPEN."""
     begun = time.monotonic()
-    breaker = async_breaker_of(world.settings)
+    breaker = async_breaker_of(environment.settings)
     try:
         incident_id = str((await breaker.get_status()).incident_id)
         async with (
-            asyncio.timeout(world.settings.recovery.watch + RECOVERY_LIMIT),
-            open_desk(world.settings, incident_id, "global", flow_run_id=result.drill_id) as desk,
+            asyncio.timeout(environment.settings.recovery.watch + RECOVERY_LIMIT),
+            open_desk(environment.settings, incident_id, "global", flow_run_id=result.drill_id) as context,
         ):
-            token = current_desk.set(desk)
+            token = current_recovery.set(context)
             try:
-                recovered = await walk_checklist(desk, 1, run_directly, _answer)
+                recovered = await walk_checklist(context, 1, run_directly, _answer)
             finally:
-                current_desk.reset(token)
+                current_recovery.reset(token)
             state = (await breaker.get_status()).state
             if recovered and state is Circuit.OPEN:
                 return replace(result, recovery_after=time.monotonic() - begun)
-            why = desk.state.problem or f"the breaker is {state.value}"
+            why = context.state.problem or f"the breaker is {state.value}"
     except TimeoutError:
-        why = f"it took longer than {world.settings.recovery.watch + RECOVERY_LIMIT:g} s"
+        why = f"it took longer than {environment.settings.recovery.watch + RECOVERY_LIMIT:g} s"
     finally:
         await breaker.close()
     return replace(result, problems=(*result.problems, f"not recovered: {why}"))
 
 
-async def _answer(desk: RecoveryDesk, form: type[FormT], waiting_for: str, question: str, description: str) -> FormT:
+async def _answer(
+    context: RecoveryContext, form: type[FormT], waiting_for: str, question: str, description: str
+) -> FormT:
     """What people would say. Asked a second time, the first answer was refused, and so would be the second."""
-    if desk.state.problem:
-        raise RuntimeError(f"the answer to {waiting_for} was refused: {desk.state.problem}")
+    if context.state.problem:
+        raise RuntimeError(f"the answer to {waiting_for} was refused: {context.state.problem}")
     answers: dict[type[Any], dict[str, Any]] = {
         RootCauseForm: {"author": AUTHOR, "root_cause": REASON, "corrective_action": "none is needed, it was a drill"},
         ApprovalForm: {"approver": APPROVER, "reason": "the drill's book is flat", "acknowledge": True},

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 from prefect.tasks import Task
 
-from tasks.kill.run import DirectStep, current_run
+from tasks.kill.run import DirectStep, current_kill
 from tasks.kill.steps import is_transient
 
 
@@ -26,7 +26,7 @@ async def with_prefect(step: Task[..., Any], **arguments: Any) -> Any:
 
 async def without_prefect(step: Task[..., Any], **arguments: Any) -> Any:
     """Run a step of the kill switch directly, and note in its run what there is to tell the orchestrator later."""
-    run, begun = current_run.get(), datetime.now(UTC)
+    run, begun = current_kill.get(), datetime.now(UTC)
     try:
         result = await run_directly(step, **arguments)
     except Exception as error:

@@ -64,11 +64,11 @@ async def health_verification() -> State[Any]:
 
 
 async def _measure(run: steps.Run) -> list[Measurement]:
-    token = steps.current_run.set(run)
+    token = steps.current_verification.set(run)
     try:
         found = await asyncio.gather(_one_after_another(steps.IN_ORDER), *(_made(check) for check in steps.BESIDE))
     finally:
-        steps.current_run.reset(token)
+        steps.current_verification.reset(token)
     return [measurement for some in found for measurement in some]
 
 

@@ -16,7 +16,8 @@ from configuration.redis_clients import redis_client
 from configuration.settings import ConfigurationError, Settings, load_settings
 from ledger.spool import Spool
 from tasks.audit_trail import AuditTrail
-from tasks.kill.run import KillRun, Observer
+from tasks.kill.account import Observer
+from tasks.kill.run import KillRun
 from tasks.kill.status_feed import published
 
 if TYPE_CHECKING:

@@ -24,8 +24,8 @@ from flows.drivers import RunStep, with_prefect, without_prefect
 from flows.kill_context import open_kill_run
 from tasks.kill import steps
 from tasks.kill.artifacts import moving_progress
-from tasks.kill.report import KillReport, make_report, seconds
-from tasks.kill.run import KillRun, current_run
+from tasks.kill.report import KillReport, seconds
+from tasks.kill.run import KillRun, current_kill, make_report
 
 CONFIRMATION_WAIT = 2.0
 """Seconds after which flattening no longer waits for a trip that this run makes first; confirming goes on beside it."""
@@ -106,7 +106,7 @@ async def kill_switch(
         incident_id: the incident it belongs to; a new one unless the breaker is already tripped.
         accounts: names from the configuration; all of them unless named.
     """
-    run = current_run.get(None)
+    run = current_kill.get(None)
     if run is not None:
         return await _flow_body(run)
     async with open_kill_run(reason=reason, operator=operator, incident_id=incident_id, accounts=accounts) as own:
@@ -114,7 +114,7 @@ async def kill_switch(
 
 
 async def _flow_body(run: KillRun) -> State[Any]:
-    token = current_run.set(run)
+    token = current_kill.set(run)
     if run.trail is not None:
         run.trail.flow_run_id = this_flow_run.id
     try:
@@ -128,7 +128,7 @@ async def _flow_body(run: KillRun) -> State[Any]:
         report = run.report
     finally:
         run.finished.set()
-        current_run.reset(token)
+        current_kill.reset(token)
     if report is None:
         return Failed(message="The procedure ended without a report.")
     if report.flat:
@@ -187,7 +187,7 @@ async def run_kill_switch(run: KillRun, announce: Callable[[KillReport], None]) 
     Safe to fall back at any moment, because the procedure is safe to run again. `announce` is called with the result
     as soon as there is one; what follows is only the orchestrator's record of it.
     """
-    token = current_run.set(run)
+    token = current_kill.set(run)
     try:
         configured = get_current_settings().api.url
         refused = configured is not None and await _refuses(configured)
@@ -213,7 +213,7 @@ async def run_kill_switch(run: KillRun, announce: Callable[[KillReport], None]) 
             await _let_it_record(run, flow_run or asyncio.create_task(_start_flow(run)))
         return run.report
     finally:
-        current_run.reset(token)
+        current_kill.reset(token)
 
 
 async def _let_it_record(run: KillRun, flow_run: asyncio.Task[None]) -> None:

@@ -35,7 +35,7 @@ from tasks.recovery import steps
 from tasks.recovery.artifacts import shown_in_prefect, update
 from tasks.recovery.attestation import question_of
 from tasks.recovery.checklist import CHECKLIST, Section
-from tasks.recovery.context import RecoveryDesk, current_desk
+from tasks.recovery.context import RecoveryContext, current_recovery
 from tasks.recovery.forms import ApprovalForm, RootCauseForm
 from tasks.recovery.state import RecoveryState, claim, now_iso, read_state, take_over
 
@@ -62,22 +62,22 @@ async def recovery(incident_id: str, scope: str = "global") -> State[Any]:
         scope: which breaker.
     """
     settings = load_settings()
-    async with open_desk(settings, incident_id, scope, flow_run_id=str(this_flow_run.id)) as desk:
-        status = await desk.breaker.get_status()
+    async with open_desk(settings, incident_id, scope, flow_run_id=str(this_flow_run.id)) as context:
+        status = await context.breaker.get_status()
         if status.incident_id not in (None, incident_id):
             # It would hide the later one's recovery from everybody who looks, and its reset would be refused.
             return Completed(message=f"Over: incident {status.incident_id} came after it, with a recovery of its own.")
-        holder = await _holder(desk)
-        if holder != desk.state.flow_run_id:
+        holder = await _holder(context)
+        if holder != context.state.flow_run_id:
             return Completed(message=f"Attached: flow run {holder} is this incident's recovery.")
-        token = current_desk.set(desk)
+        token = current_recovery.set(context)
         try:
-            async with shown_in_prefect(desk):
+            async with shown_in_prefect(context):
                 for round_ in itertools.count(1):
-                    if await walk_checklist(desk, round_, with_prefect, _ask_by_suspending):
+                    if await walk_checklist(context, round_, with_prefect, _ask_by_suspending):
                         break
         finally:
-            current_desk.reset(token)
+            current_recovery.reset(token)
     return Completed(message="Recovered: OPEN.")
 
 
@@ -85,22 +85,22 @@ class Ask(Protocol):
     """How the procedure has a person answer a form: `waiting_for` and `question` name it, `description` is shown."""
 
     async def __call__(
-        self, desk: RecoveryDesk, form: type[FormT], waiting_for: str, question: str, description: str
+        self, context: RecoveryContext, form: type[FormT], waiting_for: str, question: str, description: str
     ) -> FormT: ...
 
 
-async def walk_checklist(desk: RecoveryDesk, round_: int, do: RunStep, ask: Ask) -> bool:
+async def walk_checklist(context: RecoveryContext, round_: int, do: RunStep, ask: Ask) -> bool:
     """The checklist, once. False when the watch tripped the breaker again: then it is begun anew."""
     section_1, section_2, section_3 = CHECKLIST[:3]
-    trip = dict(await desk.breaker.get_status())
+    trip = dict(await context.breaker.get_status())
     tell = partial(do, steps.tell_people, round_=round_)
     evidence = await do(steps.gather_evidence, round_=round_)
     if round_ == 1:
         by_whom = f"{trip.get('trip_reason', 'unknown reason')}, by {trip.get('tripped_by', 'nobody named')}"
-        await tell(kind="TRIPPED", title=f"{desk.state.scope} was tripped", body=by_whom, critical=True)
-    cause = await _root_cause(desk, round_, evidence, do, ask)
+        await tell(kind="TRIPPED", title=f"{context.state.scope} was tripped", body=by_whom, critical=True)
+    cause = await _root_cause(context, round_, evidence, do, ask)
     root_cause = asdict(cause.answer())
-    desk.state = replace(desk.state, author=cause.author)
+    context.state = replace(context.state, author=cause.author)
     for number, item in enumerate(section_1.items, 1):
         await do(
             steps.confirm,
@@ -120,68 +120,68 @@ async def walk_checklist(desk: RecoveryDesk, round_: int, do: RunStep, ask: Ask)
     await write_report(stage="before the reset")
     await do(steps.look_for_conflicts, round_=round_)
 
-    done = await _approved_reset(desk, round_, do, ask)
+    done = await _approved_reset(context, round_, do, ask)
     epoch = int(done["epoch"])
     await do(steps.verify_state, round_=round_, epoch=epoch)
     await do(steps.find_ledger_row, round_=round_, epoch=epoch)
     await tell(kind="RESET", title="The breaker was reset", body=f"By {done['by']}; the watch has begun")
-    why = await do(steps.watch, round_=round_, minutes=desk.settings.recovery.watch / 60, epoch=epoch)
+    why = await do(steps.watch, round_=round_, minutes=context.settings.recovery.watch / 60, epoch=epoch)
     if why is not None:
         await tell(kind="RETRIPPED", title="The watch tripped the breaker again", body=why, critical=True)
         await do(steps.reopen, round_=round_, why=why)
         return False
-    await desk.show(phase="recovered: OPEN", problem="")
-    await desk.record("RECOVERY_FINISHED", {"rounds": round_}, once="finished")
+    await context.show(phase="recovered: OPEN", problem="")
+    await context.record("RECOVERY_FINISHED", {"rounds": round_}, once="finished")
     await write_report(stage="at the end")
-    await desk.show(done=True)
+    await context.show(done=True)
     await tell(kind="RECOVERED", title="Recovered", body="The watch ended well; trading is OPEN again")
     return True
 
 
-async def _root_cause(desk: RecoveryDesk, round_: int, evidence: str, do: RunStep, ask: Ask) -> RootCauseForm:
+async def _root_cause(context: RecoveryContext, round_: int, evidence: str, do: RunStep, ask: Ask) -> RootCauseForm:
     for attempt in itertools.count(1):
         question = question_of("root-cause", round_, attempt)
-        form = await ask(desk, RootCauseForm, "root-cause", question, f"{_refusal(desk)}{evidence}")
+        form = await ask(context, RootCauseForm, "root-cause", question, f"{_refusal(context)}{evidence}")
         answer = asdict(form.answer())
         problem = await do(steps.accept_root_cause, round_=round_, attempt=attempt, answer=answer)
-        desk.state = replace(desk.state, problem=problem or "")
+        context.state = replace(context.state, problem=problem or "")
         if problem is None:
             return form
     raise AssertionError("asked until answered")
 
 
-async def _approved_reset(desk: RecoveryDesk, round_: int, do: RunStep, ask: Ask) -> dict[str, Any]:
+async def _approved_reset(context: RecoveryContext, round_: int, do: RunStep, ask: Ask) -> dict[str, Any]:
     for attempt in itertools.count(1):
         question = question_of("approval", round_, attempt)
-        form = await ask(desk, ApprovalForm, "approval", question, f"{_refusal(desk)}{desk.state.as_text()}")
+        form = await ask(context, ApprovalForm, "approval", question, f"{_refusal(context)}{context.state.as_text()}")
         done: dict[str, Any] = await do(steps.reset, round_=round_, attempt=attempt, answer=asdict(form.answer()))
-        desk.state = replace(desk.state, problem=done.get("refused", ""))
+        context.state = replace(context.state, problem=done.get("refused", ""))
         if "refused" not in done:
             return done
     raise AssertionError("asked until approved")
 
 
 async def _ask_by_suspending(
-    desk: RecoveryDesk, form: type[FormT], waiting_for: str, question: str, description: str
+    context: RecoveryContext, form: type[FormT], waiting_for: str, question: str, description: str
 ) -> FormT:
     """Suspend until a person has answered. Asked once: a run that begins again gets the answer that was given."""
-    if (desk.state.waiting_for, desk.state.question) != (waiting_for, question):
-        await desk.show(
+    if (context.state.waiting_for, context.state.question) != (waiting_for, question):
+        await context.show(
             waiting_for=waiting_for,
             waiting_since=now_iso(),
             question=question,
             phase=f"waiting for a person: {waiting_for}",
         )
-    await update(desk)
+    await update(context)
     answer: FormT = await asuspend_flow_run(
         wait_for_input=form.with_initial_data(description=description), key=question, timeout=WAIT_FOR_PEOPLE
     )
-    await desk.show(waiting_for="", waiting_since="", question="", phase="going on", reminded_at="")
+    await context.show(waiting_for="", waiting_since="", question="", phase="going on", reminded_at="")
     return answer
 
 
-def _refusal(desk: RecoveryDesk) -> str:
-    return f"**The last answer was refused: {desk.state.problem}**\n\n" if desk.state.problem else ""
+def _refusal(context: RecoveryContext) -> str:
+    return f"**The last answer was refused: {context.state.problem}**\n\n" if context.state.problem else ""
 
 
 async def _verify_items(section: Section, round_: int, do: RunStep) -> None:
@@ -189,12 +189,12 @@ async def _verify_items(section: Section, round_: int, do: RunStep) -> None:
         await do(steps.verify, key=item.key, words=f"{section.number}.{number} {item.words}", round_=round_)
 
 
-async def _holder(desk: RecoveryDesk) -> str:
+async def _holder(context: RecoveryContext) -> str:
     """The flow run that is this incident's recovery: this one, unless another one lives."""
-    mine, incident = desk.state.flow_run_id, desk.state.incident_id
-    holder = await claim(desk.redis, incident, mine)
+    mine, incident = context.state.flow_run_id, context.state.incident_id
+    holder = await claim(context.redis, incident, mine)
     if holder != mine and await _has_ended(holder):
-        await take_over(desk.redis, incident, mine)
+        await take_over(context.redis, incident, mine)
         return mine
     return holder
 
@@ -216,7 +216,7 @@ async def _has_ended(flow_run_id: str) -> bool:
 @asynccontextmanager
 async def open_desk(
     settings: Settings, incident_id: str, scope: str, *, flow_run_id: str
-) -> AsyncIterator[RecoveryDesk]:
+) -> AsyncIterator[RecoveryContext]:
     """What the checklist of this incident works with, as far as this flow run had got with it."""
     redis = _patient_redis(settings)
     breaker = async_breaker_of(settings, scope)
@@ -225,9 +225,9 @@ async def open_desk(
     if shown is None or shown.incident_id != incident_id or shown.flow_run_id != flow_run_id:
         shown = RecoveryState(incident_id=incident_id, scope=scope, flow_run_id=flow_run_id)
     status = await breaker.get_status()
-    desk = RecoveryDesk(settings, redis, breaker, recorder, shown, tripped_by=status.tripped_by or "")
+    context = RecoveryContext(settings, redis, breaker, recorder, shown, tripped_by=status.tripped_by or "")
     try:
-        yield desk
+        yield context
     finally:
         await breaker.close()
         await redis.aclose()

@@ -40,8 +40,9 @@ from configuration.orchestrator import set_prefect_timeouts
 from configuration.redis_clients import async_redis_client, redis_client
 from configuration.settings import ConfigurationError, Settings
 from flows.kill_context import note_sweep, open_kill_run
+from tasks.kill.account import AccountProgress
 from tasks.kill.report import KillReport
-from tasks.kill.run import AccountProgress, KillRun
+from tasks.kill.run import KillRun
 
 SOCKET = "standby.sock"
 REQUESTS = "circuit_breaker:kill_requests"
@@ -262,7 +263,7 @@ class Standby:
             trip_event_id=request.event_id,
             opened=self._brokers,  # with their connections, and what they know of the venues' rate limits
         ) as run:
-            run.started, run.halted_after, run.first_sweep_after = times[0], halted_after, times[1]
+            run.clock.started, run.halted_after, run.first_sweep_after = times[0], halted_after, times[1]
             note_sweep(run, swept)
             showing = asyncio.create_task(_show_progress(run, say))
             try:

@@ -60,7 +60,7 @@ _TRADING_WORDS = frozenset({Word.OPEN, Word.QUIET_PERIOD})
 
 
 @dataclass(frozen=True, slots=True)
-class Reading:
+class StateReading:
     """One scope's state as just read. `cooling` belongs to a quiet period; one that has run out reads as OPEN."""
 
     word: Word
@@ -84,11 +84,11 @@ class View:
 
     scope: str
     standing: Standing = Standing.MISSING
-    reading: Reading = Reading(Word.MISSING)
+    reading: StateReading = StateReading(Word.MISSING)
     newest: Newest | None = None
 
 
-def observe(view: View, reading: Reading) -> View:
+def observe(view: View, reading: StateReading) -> View:
     """The view after one more reading.
 
     Halting is believed at once, from any source. Trading is believed only from a state that is not behind what was
@@ -136,7 +136,7 @@ def invalidated(lease: Lease) -> Lease:
     return replace(lease, sent=(NEVER,) * len(lease.sent), deadline=NEVER)
 
 
-def states_read(lease: Lease, readings: tuple[Reading, ...]) -> Lease:
+def states_read(lease: Lease, readings: tuple[StateReading, ...]) -> Lease:
     """The states, in the order of `views`, that the oldest heartbeat in flight has read. Does not renew the lease."""
     return replace(lease, views=tuple(observe(v, r) for v, r in zip(lease.views, readings, strict=True)))
 

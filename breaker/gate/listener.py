@@ -26,7 +26,7 @@ from breaker.gate.decision import Reason
 from breaker.gate.host_trips import HostTrips
 from breaker.gate.judge import Halt
 from breaker.gate.lease import Lease
-from breaker.gate.protocol import Conversation, ConversationFailed
+from breaker.gate.protocol import GateProtocol, ProtocolFailed
 
 if TYPE_CHECKING:
     import redis
@@ -47,7 +47,7 @@ class Listener:
     def __init__(
         self,
         dial: Callable[[], Line],
-        conversation: Conversation,
+        protocol: GateProtocol,
         publish: Callable[[Lease, Halt | None], None],
         *,
         heartbeat: float,
@@ -55,17 +55,17 @@ class Listener:
         host_trips: HostTrips | None = None,
     ) -> None:
         self._dial = dial
-        self._conversation = conversation
+        self._protocol = protocol
         self._publish = publish
         self._heartbeat = heartbeat
         self._drain = drain
         self._host_trips = host_trips
         self.poll_every = _DRAIN_EVERY if drain else math.inf
-        self._patience = max(1.0, 5 * conversation.lease.max_staleness)
+        self._patience = max(1.0, 5 * protocol.lease.max_staleness)
         self._line: Line | None = None
         self._poller = select.poll()
         self._turn = threading.Lock()
-        """Held while the conversation is changed; a check that finds it taken does not wait."""
+        """Held while the protocol is changed; a check that finds it taken does not wait."""
         self._polled_at = 0.0
         self._heard_at = 0.0
         self._wake = threading.Event()
@@ -114,7 +114,7 @@ class Listener:
     @property
     def problem(self) -> str | None:
         """Why there is no connection, or why the last heartbeat did not count."""
-        return self._problem if self._line is None else self._conversation.doubt
+        return self._problem if self._line is None else self._protocol.doubt
 
     def poll(self, now: float) -> None:
         """Take in what has arrived, if anything has, without waiting for anything. For the checks; never raises."""
@@ -157,8 +157,8 @@ class Listener:
     def _connect(self) -> Line:
         line = self._dial()
         with self._turn:
-            self._conversation.ended()
-            opening = self._conversation.opening()
+            self._protocol.ended()
+            opening = self._protocol.opening()
             self._poller = select.poll()
             self._poller.register(line.socket, select.POLLIN)
             self._line = line
@@ -171,14 +171,14 @@ class Listener:
         informed = next_beat = clock.now()
         while not self._stopping and self._line is line:
             now = clock.now()
-            if now < self._conversation.lease.deadline:
+            if now < self._protocol.lease.deadline:
                 informed = now
             elif now - informed > self._patience:
                 # Silence, answers that come too late, or an old primary whose replicas have left it for another.
-                raise ConversationFailed(self._conversation.doubt or f"no answer in time for {self._patience:.1f} s")
-            if self._conversation.wants_heartbeat:
+                raise ProtocolFailed(self._protocol.doubt or f"no answer in time for {self._patience:.1f} s")
+            if self._protocol.wants_heartbeat:
                 # Closed already, so it can wait until the whole fleet has taken in the push and is closed as well.
-                self._conversation.wants_heartbeat = False
+                self._protocol.wants_heartbeat = False
                 next_beat = min(next_beat, now + random.uniform(0, _READ_AGAIN_WITHIN))  # noqa: S311 -- no secret
             if now >= next_beat:
                 next_beat = now + self._heartbeat
@@ -189,7 +189,7 @@ class Listener:
         if self._host_trips is not None:
             self._host_trips.let_go_if_any()
         with self._turn:
-            request = self._conversation.heartbeat(clock.now())
+            request = self._protocol.heartbeat(clock.now())
         self._send(line, request)
 
     def _send(self, line: Line, request: bytes) -> None:
@@ -214,7 +214,7 @@ class Listener:
 
     def _take_in(self, line: Line) -> None:
         """Read until nothing is left. Called with the turn held."""
-        wanted = self._conversation.wants_heartbeat
+        wanted = self._protocol.wants_heartbeat
         while True:
             try:
                 data = line.socket.recv(_CHUNK)
@@ -223,19 +223,19 @@ class Listener:
             if not data:
                 raise ConnectionResetError("Redis closed the connection")
             self._heard_at = clock.now()
-            self._conversation.receive(data, self._heard_at)
-            self._publish(self._conversation.lease, None)
+            self._protocol.receive(data, self._heard_at)
+            self._publish(self._protocol.lease, None)
             if len(data) < _CHUNK and not line.encrypted:
                 break
-        if self._conversation.wants_heartbeat and not wanted:
+        if self._protocol.wants_heartbeat and not wanted:
             self._wake.set()
 
     def _hang_up(self, problem: str) -> None:
         """Nothing is known from now on. Called with the turn held."""
         line, self._line = self._line, None
         self._problem = problem
-        self._conversation.ended()
-        self._publish(self._conversation.lease, _not_connected(problem))
+        self._protocol.ended()
+        self._publish(self._protocol.lease, _not_connected(problem))
         if line is not None:
             line.close()
 
@@ -267,5 +267,5 @@ def listen(
     gate_id = f"{os.getpid()}-{secrets.token_hex(4)}"
     dial = dialler(source, _CONNECT_TIMEOUT, name=f"breaker-gate-{gate_id}")
     host_trips = None if pending_trips is None else HostTrips(pending_trips, source)
-    conversation = Conversation(lease, gate_id)
-    return Listener(dial, conversation, publish, heartbeat=heartbeat, drain=drain, host_trips=host_trips)
+    protocol = GateProtocol(lease, gate_id)
+    return Listener(dial, protocol, publish, heartbeat=heartbeat, drain=drain, host_trips=host_trips)

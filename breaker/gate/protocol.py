@@ -14,7 +14,7 @@ from dataclasses import replace
 from breaker.gate.lease import (
     Lease,
     Newest,
-    Reading,
+    StateReading,
     connection_lost,
     heartbeat_confirmed,
     heartbeat_sent,
@@ -29,11 +29,11 @@ _PREFIX = Keys.of().state
 _GATE_KEY_LIFETIME_MS = 60_000
 
 
-class ConversationFailed(Exception):
+class ProtocolFailed(Exception):
     """Redis answered something that this connection can't go on from; the message says what and what to do."""
 
 
-class Conversation:
+class GateProtocol:
     """What has been asked and not answered yet, and what is known so far.
 
     Not safe for concurrent calls; whoever drives it holds a lock. `lease` is replaced, never changed.
@@ -51,7 +51,7 @@ class Conversation:
         self._state_keys = [Keys.of(view.scope).state for view in lease.views]
         self._watched = frozenset(key.encode() for key in self._state_keys)
         self._redis_time = 0
-        self._readings: list[Reading] = []
+        self._states_read: list[StateReading] = []
 
     def opening(self) -> bytes:
         """The first bytes on a connection that speaks RESP3 already."""
@@ -76,7 +76,7 @@ class Conversation:
         return b"".join(asked)
 
     def receive(self, data: bytes, now: float) -> None:
-        """Take in what has arrived. Raises `ConversationFailed`; then the connection must be closed."""
+        """Take in what has arrived. Raises `ProtocolFailed`; then the connection must be closed."""
         try:
             for frame in self._parser.feed(data):
                 if isinstance(frame, Push):
@@ -84,15 +84,15 @@ class Conversation:
                 elif self._expected:
                     self._expected.popleft()(frame, now)
                 else:
-                    raise ConversationFailed("Redis answered something that was not asked; connecting again.")
+                    raise ProtocolFailed("Redis answered something that was not asked; connecting again.")
         except ProtocolError as error:
-            raise ConversationFailed(f"What answers there is not Redis with RESP3 ({error}).") from error
+            raise ProtocolFailed(f"What answers there is not Redis with RESP3 ({error}).") from error
 
     def ended(self) -> None:
         """The connection is gone, and every answer with it."""
         self._parser = Parser()
         self._expected.clear()
-        self._readings.clear()
+        self._states_read.clear()
         self.wants_heartbeat = False
         self.doubt = None
         self.lease = connection_lost(self.lease)
@@ -116,9 +116,7 @@ class Conversation:
         _refuse_error(frame, "ROLE")
         role = frame[0] if isinstance(frame, list) and frame else None
         if role != b"master":
-            raise ConversationFailed(
-                f"This Redis is a {_text(role)}, not a primary; give the gate the primary's address."
-            )
+            raise ProtocolFailed(f"This Redis is a {_text(role)}, not a primary; give the gate the primary's address.")
 
     def _existed(self, index: int) -> Callable[[Frame, float], None]:
         def answered(frame: Frame, now: float) -> None:
@@ -136,19 +134,19 @@ class Conversation:
     def _time(self, frame: Frame, now: float) -> None:
         _refuse_error(frame, "TIME")
         if not (isinstance(frame, list) and len(frame) == 2):
-            raise ConversationFailed(f"Redis answered TIME with {frame!r:.60}; connecting again.")
+            raise ProtocolFailed(f"Redis answered TIME with {frame!r:.60}; connecting again.")
         self._redis_time = int(_text(frame[0])) * 1_000_000 + int(_text(frame[1]))
 
     def _state(self, frame: Frame, now: float) -> None:
         if isinstance(frame, ErrorReply) and frame.code != "WRONGTYPE":
             _refuse_error(frame, "GET")
         if not (frame is None or isinstance(frame, bytes | ErrorReply)):
-            raise ConversationFailed(f"Redis answered GET with {frame!r:.60}; connecting again.")
-        key = self._state_keys[len(self._readings)]
-        self._readings.append(read_state(frame, self._redis_time, now, key=key))
-        if len(self._readings) == len(self.lease.views):
-            self.lease = states_read(self.lease, tuple(self._readings))
-            self._readings.clear()
+            raise ProtocolFailed(f"Redis answered GET with {frame!r:.60}; connecting again.")
+        key = self._state_keys[len(self._states_read)]
+        self._states_read.append(read_state(frame, self._redis_time, now, key=key))
+        if len(self._states_read) == len(self.lease.views):
+            self.lease = states_read(self.lease, tuple(self._states_read))
+            self._states_read.clear()
             if not self.lease.replicas:
                 self.lease = heartbeat_confirmed(self.lease, 0)
 
@@ -163,7 +161,7 @@ class Conversation:
 
 def _refuse_error(frame: Frame, asked: str) -> None:
     if isinstance(frame, ErrorReply):
-        raise ConversationFailed(f"Redis refused {asked}: {frame.message}")
+        raise ProtocolFailed(f"Redis refused {asked}: {frame.message}")
 
 
 def _text(frame: Frame) -> str:

@@ -25,7 +25,7 @@ from typing import Any, TypeAlias
 
 from breaker.gate.decision import NEVER, Reason
 from breaker.gate.judge import Halt
-from breaker.gate.lease import Lease, Newest, Reading, Standing, View, Word
+from breaker.gate.lease import Lease, Newest, Standing, StateReading, View, Word
 from breaker.gate.quiet_period import Cooling
 
 DEFAULT_PATH = Path("/dev/shm/circuit_breaker.gate" if sys.platform == "linux" else "/tmp/circuit_breaker.gate")  # noqa: S108
@@ -271,6 +271,6 @@ def _view(plain: dict[str, Any]) -> View:
     return View(
         plain["scope"],
         Standing(plain["standing"]),
-        Reading(**reading | {"word": Word(reading["word"]), "cooling": Cooling(**cooling) if cooling else None}),
+        StateReading(**reading | {"word": Word(reading["word"]), "cooling": Cooling(**cooling) if cooling else None}),
         Newest(**newest) if newest else None,
     )

@@ -29,8 +29,8 @@ from console.actions.trip_reset import Actions, Caller
 from console.auth.permissions import Permission
 from flows.kill_context import note_sweep, open_kill_run
 from tasks.kill.run import KillRun
-from tasks.kill.status import KillPicture, picture_of
-from tasks.kill.status_feed import read_pictures
+from tasks.kill.status import KillStatus, kill_status
+from tasks.kill.status_feed import read_kill_statuses
 
 CONFIRMATION = "FLATTEN"
 """What has to be typed before anything is cancelled or closed."""
@@ -62,7 +62,7 @@ class Kill:
     problem: str = ""
     run: KillRun | None = None
     """While it goes on."""
-    last_seen: KillPicture | None = None
+    last_seen: KillStatus | None = None
     """What the run had come to when it was over: some fifty are kept, and a run holds everything it ever read."""
     ended_after: float | None = None
 
@@ -71,8 +71,8 @@ class Kill:
         return self.ended_after is not None
 
     @property
-    def picture(self) -> KillPicture:
-        seen = picture_of(self.run) if self.run is not None else self.last_seen or self._not_begun()
+    def status(self) -> KillStatus:
+        seen = kill_status(self.run) if self.run is not None else self.last_seen or self._not_begun()
         return replace(
             seen,
             over=self.over,
@@ -81,8 +81,8 @@ class Kill:
             halt_problem="" if seen.halted_after is not None else self.not_told,
         )
 
-    def _not_begun(self) -> KillPicture:
-        return KillPicture(
+    def _not_begun(self) -> KillStatus:
+        return KillStatus(
             run_id=self.run_id,
             incident_id=self.incident_id,
             event_id=self.event_id,
@@ -109,15 +109,15 @@ class Kills:
         self._actions = actions
         self._redis = redis
         self._kills: OrderedDict[str, Kill] = OrderedDict()
-        self._elsewhere: dict[str, KillPicture] = {}
+        self._elsewhere: dict[str, KillStatus] = {}
         self._looked_at = time.monotonic()
         self._tasks: set[asyncio.Task[None]] = set()
         # Not the threads on which everything else waits for a database.
         self._threads = ThreadPoolExecutor(_KEPT, thread_name_prefix="kill switch")
 
-    def all(self) -> list[KillPicture]:
+    def all(self) -> list[KillStatus]:
         """Every run that is known, newest first."""
-        own = {kill.run_id: kill.picture for kill in self._kills.values()}
+        own = {kill.run_id: kill.status for kill in self._kills.values()}
         since = time.monotonic() - self._looked_at
         others = [
             replace(seen, silent_for=seen.silent_for + since)
@@ -126,7 +126,7 @@ class Kills:
         ]
         return sorted([*own.values(), *others], key=lambda seen: seen.started_at, reverse=True)
 
-    def of(self, incident_id: str) -> list[KillPicture]:
+    def of(self, incident_id: str) -> list[KillStatus]:
         """Every run of that incident, newest first."""
         return [seen for seen in self.all() if seen.incident_id == incident_id]
 
@@ -134,7 +134,7 @@ class Kills:
         """Read what other processes tell of their runs; what can't be read goes on growing old."""
         with contextlib.suppress(RedisError, OSError):  # pages say themselves that Redis is away
             async with asyncio.timeout(LOOK_WITHIN):
-                found = await read_pictures(self._redis, self._elsewhere, _SHOWN)
+                found = await read_kill_statuses(self._redis, self._elsewhere, _SHOWN)
             self._elsewhere = {seen.run_id: seen for seen in found}
             self._looked_at = time.monotonic()
 
@@ -146,7 +146,7 @@ class Kills:
         *,
         accounts: Sequence[str] | None = None,
         event_id: str | None = None,
-    ) -> KillPicture:
+    ) -> KillStatus:
         """Trip, then flatten behind the caller's back. While a run of the incident goes on, this joins it.
 
         A breaker that can't be tripped doesn't keep the book from being closed. Raises Denied and InvalidInput; nothing
@@ -174,7 +174,7 @@ class Kills:
         task = asyncio.create_task(self._run(kill))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-        return kill.picture
+        return kill.status
 
     def _checked_accounts(self, asked: Sequence[str] | None) -> Sequence[str]:
         known = self._settings.accounts
@@ -186,7 +186,7 @@ class Kills:
             )
         return names
 
-    def _same(self, trip: PendingTrip, incident_id: str, names: Sequence[str], *, halted: bool) -> KillPicture | None:
+    def _same(self, trip: PendingTrip, incident_id: str, names: Sequence[str], *, halted: bool) -> KillStatus | None:
         """The run that this request has started before, or one of ours in the incident that does what is asked for."""
         for seen in self.all():
             if seen.event_id == trip.event_id and seen.verdict != "NOT KNOWN":
@@ -195,7 +195,7 @@ class Kills:
             # Where neither Redis nor the disk could be told, nothing says that it is one incident.
             ours = kill.incident_id == incident_id or (not halted and kill.scope == trip.scope)
             if ours and not kill.over and set(names) <= set(kill.names):
-                return kill.picture
+                return kill.status
         return None
 
     async def finish(self) -> None:
@@ -220,7 +220,7 @@ class Kills:
             kill.problem = f"The kill switch broke off ({type(error).__name__}: {error}). Run it again; it is safe to."
         finally:
             if kill.run is not None:
-                kill.last_seen, kill.run = picture_of(kill.run), None
+                kill.last_seen, kill.run = kill_status(kill.run), None
             kill.ended_after = time.monotonic() - kill.started
 
 
@@ -235,7 +235,7 @@ async def _flatten(kill: Kill, settings: Settings) -> None:
         settings=settings,
         trip_event_id=kill.event_id,
     ) as run:
-        run.started, run.started_at, run.halted_after = kill.started, kill.started_at, kill.halted_after
+        run.clock.started, run.started_at, run.halted_after = kill.started, kill.started_at, kill.halted_after
         run.run_id = kill.run_id
         kill.run = run
         swept = await first_sweep(run.brokers.values(), run.settings.first_sweep_timeout)

@@ -17,7 +17,7 @@ from configuration.settings import Settings
 from console.actions.trip_reset import Actions, Caller
 from console.auth.permissions import Permission
 from tasks.recovery.answering import NotTaken, hand_over, refusal_of, refusal_record
-from tasks.recovery.approval_rules import Approval, RootCause, Rules
+from tasks.recovery.approval_rules import Approval, ApprovalRules, RootCause
 from tasks.recovery.attestation import vouch, withdraw
 from tasks.recovery.evidence_store import read_evidence
 from tasks.recovery.state import RecoveryState, read_state
@@ -84,7 +84,7 @@ class Recoveries:
             )
         permissions = sorted(caller.identity.permissions)
         status = await self._actions.breaker(scope, caller.source).get_status()
-        rules = Rules(
+        rules = ApprovalRules(
             {caller.user: permissions}, self._settings.recovery.two_person, status.tripped_by or "", state.author
         )
         refusal = await self._aside(lambda: refusal_of(answer, rules, self._settings, scope))

@@ -42,7 +42,7 @@ from console.services import Services
 from console.web import address
 from ledger.errors import LedgerError
 from ledger.ledger import Filter
-from tasks.kill.status import KillPicture
+from tasks.kill.status import KillStatus
 from tasks.recovery.approval_rules import Approval, RootCause
 from tasks.recovery.checklist import CHECKLIST
 from tasks.recovery.state import RecoveryState
@@ -313,7 +313,7 @@ def status_body(scope: str, status: Status) -> StatusBody:
     return StatusBody.model_validate({"scope": scope, "as_of": status.as_of, **status})
 
 
-def kill_body(kill: KillPicture) -> KillBody:
+def kill_body(kill: KillStatus) -> KillBody:
     return KillBody(
         incident_id=kill.incident_id,
         verdict=kill.verdict,
@@ -346,7 +346,7 @@ def kill_body(kill: KillPicture) -> KillBody:
     )
 
 
-def _silence(kill: KillPicture) -> str:
+def _silence(kill: KillStatus) -> str:
     if kill.verdict != "NOT KNOWN":
         return ""
     return f"Nothing was heard of it for {kill.silent_for:.0f} s. Run it again; it is safe to."

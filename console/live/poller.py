@@ -29,7 +29,7 @@ class Seen(Generic[T]):
         return time.monotonic() - self.monotonic
 
 
-class Lookout(Generic[T]):
+class Poller(Generic[T]):
     """Reads by `read`, which doesn't raise and ends in time, every `every` seconds, and tells `tell`."""
 
     def __init__(

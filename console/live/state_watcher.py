@@ -19,7 +19,7 @@ TIMEOUT = 1.0
 
 
 @dataclass(frozen=True, slots=True)
-class Reading:
+class WatchedState:
     """One breaker's state, and when this console read it."""
 
     scope: str
@@ -40,11 +40,11 @@ MOST_ASKED = 50
 class Watcher:
     """`tell` is called with the breakers whose state has changed since it was told last."""
 
-    def __init__(self, make: Callable[[str], AsyncCircuitBreaker], tell: Callable[[list[Reading]], None]) -> None:
+    def __init__(self, make: Callable[[str], AsyncCircuitBreaker], tell: Callable[[list[WatchedState]], None]) -> None:
         self._make = make
         self._tell = tell
         self._breakers: dict[str, AsyncCircuitBreaker] = {}
-        self._readings: dict[str, Reading] = {}
+        self._readings: dict[str, WatchedState] = {}
         self._now = asyncio.Event()
         self._kept: set[str] = set()
         self.keep([GLOBAL])
@@ -70,13 +70,13 @@ class Watcher:
     def scopes(self) -> list[str]:
         return sorted(self._breakers, key=lambda scope: (scope != GLOBAL, scope))
 
-    def reading(self, scope: str) -> Reading:
+    def reading(self, scope: str) -> WatchedState:
         """The last one; UNKNOWN if there is none yet."""
-        return self._readings.get(scope) or Reading(
+        return self._readings.get(scope) or WatchedState(
             scope, unknown("It has not been read yet; wait a second."), datetime.now(UTC), time.monotonic()
         )
 
-    async def fresh(self, scope: str) -> Reading:
+    async def fresh(self, scope: str) -> WatchedState:
         """Read now; other pages are told by the next round."""
         self.watch([scope])
         return await self._read(scope, self._breakers[scope])
@@ -99,9 +99,9 @@ class Watcher:
             except TimeoutError:
                 continue
 
-    async def _read(self, scope: str, breaker: AsyncCircuitBreaker) -> Reading:
-        return Reading(scope, await breaker.get_status(), datetime.now(UTC), time.monotonic())
+    async def _read(self, scope: str, breaker: AsyncCircuitBreaker) -> WatchedState:
+        return WatchedState(scope, await breaker.get_status(), datetime.now(UTC), time.monotonic())
 
-    def _is_news(self, reading: Reading) -> bool:
+    def _is_news(self, reading: WatchedState) -> bool:
         before = self._readings.get(reading.scope)
         return before is None or dict(before.status) != dict(reading.status)

@@ -138,9 +138,9 @@ async def _trip(filled: Filled) -> str:
 
 
 async def _reset_values(here: Services, scope: str) -> dict[str, Any]:
-    lookout = here.conditions(scope)
-    lookout.look()
-    reading, seen = await asyncio.gather(here.watcher.fresh(scope), lookout.fresh())
+    poller = here.conditions(scope)
+    poller.look()
+    reading, seen = await asyncio.gather(here.watcher.fresh(scope), poller.fresh())
     return {
         "reading": reading,
         "topics": [f"conditions:{scope}"],

@@ -30,9 +30,9 @@ async def recovery(request: Request, scope: str = GLOBAL, done: str = "") -> Res
     caller = await caller_of(request, Permission.VIEW_CIRCUIT)
     check_scope(scope)
     here = services(request)
-    lookout = here.recovery(scope)
-    lookout.look()
-    seen = await lookout.fresh()
+    poller = here.recovery(scope)
+    poller.look()
+    seen = await poller.fresh()
     state = seen.value if isinstance(seen.value, RecoveryState) else None
     return answer(
         request,
@@ -106,9 +106,9 @@ async def _answer_page(
     here = services(request)
     state = await here.recoveries.waiting(scope)
     await here.actions.require(caller, NEEDED[state.waiting_for])
-    lookout = here.recovery(scope)
-    lookout.look()
-    seen, reading = await asyncio.gather(lookout.fresh(), here.watcher.fresh(scope))
+    poller = here.recovery(scope)
+    poller.look()
+    seen, reading = await asyncio.gather(poller.fresh(), here.watcher.fresh(scope))
     return answer(
         request,
         f"answer_{state.waiting_for.replace('-', '_')}.html",

@@ -18,7 +18,7 @@ from random import Random
 
 from proofs.crash_points.boundary import Point
 from proofs.crash_points.campaign import Outcome, Trial, attempt_all, deaths, record
-from proofs.crash_points.environment import World
+from proofs.crash_points.environment import CrashEnvironment
 from proofs.crash_points.procedures import EVERY, Procedure
 from sandbox.prefect_server import PrefectServer
 
@@ -33,8 +33,8 @@ Written by `make crash-points` on {date}: {deaths} deaths in {minutes:.0f} minut
 promise.
 
 Each procedure is run once undisturbed, and every I/O in it is written down. Then, once for each side of each I/O, it is
-begun anew in a fresh world (book, Redis, ledger, state directory), killed with SIGKILL just before or just after that
-I/O, and started again as an operator would: the same command, a new process. In the end must hold:
+begun anew in a fresh environment (book, Redis, ledger, state directory), killed with SIGKILL just before or just after
+that I/O, and started again as an operator would: the same command, a new process. In the end must hold:
 
 - the venue's own report: flat; no close larger than its position, nor two at work that together are; nothing turned
   over;
@@ -101,11 +101,13 @@ def main(arguments: Sequence[str]) -> int:
         prefect_url = None
         if any(procedure.under_prefect for procedure in procedures):
             prefect_url = stack.enter_context(PrefectServer(directory / "prefect")).api_url
-        open_world = partial(World, prefect_url=prefect_url)
-        with open_world(directory / "recording") as world:
-            trials = [trial for procedure in procedures for trial in _trials(world, procedure, tallies)]
+        open_environment = partial(CrashEnvironment, prefect_url=prefect_url)
+        with open_environment(directory / "recording") as environment:
+            trials = [trial for procedure in procedures for trial in _trials(environment, procedure, tallies)]
         Random(options.seed).shuffle(trials)  # so that what time does not allow is missing everywhere a little
-        outcomes = attempt_all(trials, open_world, directory, workers=options.workers, within=options.minutes * 60)
+        outcomes = attempt_all(
+            trials, open_environment, directory, workers=options.workers, within=options.minutes * 60
+        )
         for number, outcome in enumerate(outcomes, 1):
             tallies[outcome.trial.procedure.name].add(outcome)
             if number % TOLD_EVERY == 0:
@@ -119,8 +121,8 @@ def main(arguments: Sequence[str]) -> int:
     return 1 if any(tally.failed for tally in tallies.values()) else 0
 
 
-def _trials(world: World, procedure: Procedure, tallies: dict[str, Tally]) -> list[Trial]:
-    points = record(world, procedure)
+def _trials(environment: CrashEnvironment, procedure: Procedure, tallies: dict[str, Tally]) -> list[Trial]:
+    points = record(environment, procedure)
     trials = [Trial(procedure, death) for death in deaths(points)]
     tallies[procedure.name] = Tally(points, len(trials))
     print(f"{procedure.name}: {len(points)} points, {len(trials)} deaths", flush=True)

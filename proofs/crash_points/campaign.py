@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from proofs.crash_points.boundary import Death, Point, Side
-from proofs.crash_points.environment import World
+from proofs.crash_points.environment import CrashEnvironment
 from proofs.crash_points.procedures import Procedure
 from proofs.crash_points.verdict import closes_repeated, faults
 
@@ -37,9 +37,9 @@ class Outcome:
     """Symbols whose close the second run took back and sent anew."""
 
 
-def record(world: World, procedure: Procedure) -> list[Point]:
+def record(environment: CrashEnvironment, procedure: Procedure) -> list[Point]:
     """Every I/O of an undisturbed run that is to be tried. Asserts that the run keeps every promise."""
-    with world.case(procedure) as case:
+    with environment.case(procedure) as case:
         run = case.run()
         broken = faults(procedure, case.evidence(frozenset()), run.ended)
         assert not broken, f"{procedure.name}, undisturbed: {broken}\n{run.ended.said}"
@@ -54,9 +54,9 @@ def deaths(points: Iterable[Point]) -> list[Death]:
     return [Death(point, side) for point in points for side in Side]
 
 
-def attempt(world: World, trial: Trial) -> Outcome:
+def attempt(environment: CrashEnvironment, trial: Trial) -> Outcome:
     """Kill it there, start it again, and see what is the case."""
-    with world.case(trial.procedure) as case:
+    with environment.case(trial.procedure) as case:
         first = case.run(trial.death)
         if trial.procedure.host_lost:
             case.lose_host()
@@ -73,7 +73,7 @@ def attempt(world: World, trial: Trial) -> Outcome:
 
 def attempt_all(
     trials: Sequence[Trial],
-    open_world: Callable[[Path], World],
+    open_environment: Callable[[Path], CrashEnvironment],
     directory: Path,
     *,
     workers: int,
@@ -88,9 +88,9 @@ def attempt_all(
 
     def work(number: int) -> None:
         try:
-            with open_world(directory / f"world_{number}") as world:
+            with open_environment(directory / f"world_{number}") as environment:
                 while time.monotonic() < until:
-                    done.put(attempt(world, waiting.get_nowait()))
+                    done.put(attempt(environment, waiting.get_nowait()))
         except queue.Empty:
             done.put(None)
         except Exception as error:

@@ -89,7 +89,7 @@ class Run:
     """In the order in which they were crossed, the one that it died at included."""
 
 
-class World:
+class CrashEnvironment:
     """The servers, started once; each case begins with everything on them new. Not for several threads at once."""
 
     def __init__(self, directory: Path, *, prefect_url: str | None = None) -> None:
@@ -142,7 +142,7 @@ class World:
         """The address of its API, or one that refuses."""
         if not up:
             return f"http://127.0.0.1:{self.nowhere}/api"
-        assert self._prefect_url is not None, "this world has no orchestrator"
+        assert self._prefect_url is not None, "this environment has no orchestrator"
         return self._prefect_url
 
     @property
@@ -162,18 +162,20 @@ class World:
 
 
 class Case:
-    """One procedure in a world of its own: run it, let it die, run it again, and gather what is the case then."""
+    """One procedure in an environment of its own: run it, let it die, run it again, and gather how things stand."""
 
-    def __init__(self, world: World, procedure: Procedure, directory: Path, stack: contextlib.ExitStack) -> None:
-        self._world = world
+    def __init__(
+        self, environment: CrashEnvironment, procedure: Procedure, directory: Path, stack: contextlib.ExitStack
+    ) -> None:
+        self._environment = environment
         self._procedure = procedure
         self._directory = directory
         self._numbers = itertools.count()
-        world.exchange.restart(parse(BOOK))
-        world.client.flushall()
+        environment.exchange.restart(parse(BOOK))
+        environment.client.flushall()
         self._host = self._new_host()
         self._database = self._new_database(stack)
-        with contextlib.closing(CircuitBreaker(world.client, source="cli")) as breaker:
+        with contextlib.closing(CircuitBreaker(environment.client, source="cli")) as breaker:
             breaker.initialize_state()
             if procedure.tripped_before:
                 breaker.trip("MANUAL", tripped_by="grace")
@@ -186,7 +188,7 @@ class Case:
         """The procedure, as an operator starts it on the host."""
         procedure = self._procedure
         last = [str(self._credentials())] if procedure.last_resort else []
-        redis_port = self._world.redis.port if procedure.redis_up else self._world.nowhere
+        redis_port = self._environment.redis.port if procedure.redis_up else self._environment.nowhere
         return self._execute([*last, *procedure.arguments], redis_port, death, last_resort=procedure.last_resort)
 
     def lose_host(self) -> None:
@@ -197,19 +199,21 @@ class Case:
     def kept(self) -> frozenset[str]:
         """Ids of everything that is on record somewhere now."""
         spooled = {record.id for record in Spool(self._spool).records()}
-        outbox = {json.loads(fields[b"event"])["event_id"] for _, fields in self._world.client.xrange(KEYS.outbox)}
+        outbox = {
+            json.loads(fields[b"event"])["event_id"] for _, fields in self._environment.client.xrange(KEYS.outbox)
+        }
         return frozenset(spooled | outbox | {row["id"] for row in self._rows()[0]})
 
     def evidence(self, kept: frozenset[str]) -> Evidence:
         """What is the case now; what waits is drained before, unless the procedure had to do that."""
         if not self._procedure.records_itself:
-            self._execute(["audit", "drain"], self._world.redis.port, None)
-        history = [json.loads(member) for member in self._world.client.zrange(KEYS.history, 0, -1)]
+            self._execute(["audit", "drain"], self._environment.redis.port, None)
+        history = [json.loads(member) for member in self._environment.client.zrange(KEYS.history, 0, -1)]
         rows, chain = self._rows()
-        waiting = self._world.client.xlen(KEYS.outbox) + len(Spool(self._spool).records())
+        waiting = self._environment.client.xlen(KEYS.outbox) + len(Spool(self._spool).records())
         return Evidence(
-            venue=self._world.exchange.report(),
-            state=json.loads(self._world.client.get(KEYS.state) or b"{}").get("state", "MISSING"),
+            venue=self._environment.exchange.report(),
+            state=json.loads(self._environment.client.get(KEYS.state) or b"{}").get("state", "MISSING"),
             transitions=sorted(history, key=lambda event: event["epoch"]),
             rows=rows,
             chain=chain,
@@ -237,10 +241,10 @@ class Case:
     def _new_database(self, stack: contextlib.ExitStack) -> str | None:
         """Its URL if it is apart from the host."""
         if self._procedure.database is Database.READY:
-            shutil.copy(self._world.ready_file, self._state / "audit.db")
+            shutil.copy(self._environment.ready_file, self._state / "audit.db")
         if self._procedure.database is not Database.APART:
             return None
-        name, postgres = self._directory.name, self._world.postgres
+        name, postgres = self._directory.name, self._environment.postgres
         postgres.execute("postgres", f"CREATE DATABASE {name} TEMPLATE ready")
         stack.callback(partial(postgres.drop_database, name))
         return postgres.dsn(name)
@@ -253,25 +257,25 @@ class Case:
         configuration.write_text(
             CONFIGURATION.format(
                 redis=redis_port,
-                redis_timeout=2.0 if redis_port == self._world.redis.port else 0.2,
+                redis_timeout=2.0 if redis_port == self._environment.redis.port else 0.2,
                 state=self._state,
                 database=f'database_url = "{self._database}"' if self._database else "",
                 orchestrator_wait=10.0 if self._procedure.under_prefect else 0.05,
-                exchange=self._world.exchange.url,
+                exchange=self._environment.exchange.url,
             )
         )
-        ended = self._world.forks.run(
+        ended = self._environment.forks.run(
             Order(
                 arguments=arguments,
                 environment={
                     "BREAKER_CONFIG": str(configuration),
-                    "PREFECT_API_URL": self._world.orchestrator(self._procedure.under_prefect),
+                    "PREFECT_API_URL": self._environment.orchestrator(self._procedure.under_prefect),
                     "PREFECT_API_REQUEST_TIMEOUT": "10",  # a busy machine is not what is tried here
                 },
                 output=self._directory / f"said_{number}",
                 journal=journal,
                 root=self._state,
-                peers=self._world.peers,
+                peers=self._environment.peers,
                 death=death,
                 last_resort=last_resort,
             )
@@ -280,7 +284,7 @@ class Case:
 
     def _credentials(self) -> Path:
         path = self._host / "credentials.json"
-        body = {"account": "PAPER", "base_url": self._world.exchange.url, "key_id": "key", "secret_key": "secret"}
+        body = {"account": "PAPER", "base_url": self._environment.exchange.url, "key_id": "key", "secret_key": "secret"}
         path.write_text(json.dumps({**body, "spool": str(self._spool), "pace": LAST_RESORT_PACE}))
         path.chmod(0o600)
         return path

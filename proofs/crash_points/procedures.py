@@ -1,4 +1,4 @@
-"""The commands that are killed and started again, the world that each begins in, and how it must end."""
+"""The commands that are killed and started again, the environment that each begins in, and how it must end."""
 
 from __future__ import annotations
 

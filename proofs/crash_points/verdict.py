@@ -23,7 +23,7 @@ class Evidence:
     chain: str
     """What is wrong with the ledger; empty if nothing is."""
     waiting: int
-    """Transitions in the outbox, records in spools and pending trips, on what is left of the world."""
+    """Transitions in the outbox, records in spools and pending trips, on what is left of the environment."""
     kept: frozenset[str]
     """Ids of what was on record anywhere when the first run died, without what was lost with its host."""
 

@@ -23,7 +23,7 @@ from typing import NamedTuple
 from breaker.gate.decision import NEVER
 from breaker.gate.lease import (
     Lease,
-    Reading,
+    StateReading,
     View,
     Word,
     connection_lost,
@@ -34,20 +34,20 @@ from breaker.gate.lease import (
 )
 
 INVALIDATION = "invalidation"
-OPEN = Reading(Word.OPEN, epoch=1)
+OPEN = StateReading(Word.OPEN, epoch=1)
 
 
 @dataclass(frozen=True, slots=True)
 class Executing:
     """A heartbeat that its server has executed, and whose WAIT is not over."""
 
-    reading: Reading
+    reading: StateReading
     acknowledged: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    reading: Reading
+    reading: StateReading
     replicas: int
 
 
@@ -81,12 +81,12 @@ class World(NamedTuple):
     staleness: int
     """Ticks for which a lease lasts."""
     gates: tuple[Gate, ...]
-    a: Reading = OPEN
-    b: Reading = OPEN
+    a: StateReading = OPEN
+    b: StateReading = OPEN
     a_up: bool = True
     b_promoted: bool = False
     a_follows_b: bool = False
-    replicating: tuple[Reading | int, ...] = ()
+    replicating: tuple[StateReading | int, ...] = ()
     """Writes that B has not applied yet, in order: a state, or the heartbeat of the gate with that number."""
     trip_age: int | None = None
     trips_left: int = 1
@@ -100,7 +100,7 @@ class Behaviour:
 
     replicas: int = 1
     confirmed: Callable[[Lease, int], Lease] = heartbeat_confirmed
-    read: Callable[[Lease, tuple[Reading, ...]], Lease] = states_read
+    read: Callable[[Lease, tuple[StateReading, ...]], Lease] = states_read
     pushed: Callable[[Lease], Lease] = invalidated
 
 
@@ -146,7 +146,7 @@ def _canonical(world: World) -> World:
     if order == [*range(len(order))]:
         return world
     place = {old: new for new, old in enumerate(order)}
-    replicating = tuple(write if isinstance(write, Reading) else place[write] for write in world.replicating)
+    replicating = tuple(write if isinstance(write, StateReading) else place[write] for write in world.replicating)
     return world._replace(gates=tuple(world.gates[old] for old in order), replicating=replicating)
 
 
@@ -185,15 +185,15 @@ def _transitions(world: World) -> Iterator[tuple[str, World]]:
     if not (world.b_promoted or world.a_up):
         return
     if world.trips_left:
-        tripped = Reading(Word.TRIPPED, epoch=(primary.epoch or 0) + 1)
+        tripped = StateReading(Word.TRIPPED, epoch=(primary.epoch or 0) + 1)
         yield "trip", _write(world, tripped)._replace(trip_age=0, trips_left=world.trips_left - 1)
     if world.resets_left and primary.word is Word.TRIPPED:
-        opened = _write(world, Reading(Word.OPEN, epoch=(primary.epoch or 0) + 1))
+        opened = _write(world, StateReading(Word.OPEN, epoch=(primary.epoch or 0) + 1))
         gates = tuple(replace(gate, has_read_trip=False) for gate in opened.gates)
         yield "reset", opened._replace(gates=gates, trip_age=None, resets_left=0, is_before_reset=False)
 
 
-def _write(world: World, state: Reading) -> World:
+def _write(world: World, state: StateReading) -> World:
     """The primary executes a write, pushes it to its gates and passes it on to its replica."""
     name = "B" if world.b_promoted else "A"
     gates = tuple(
@@ -208,12 +208,12 @@ def _failover(world: World) -> Iterator[tuple[str, World]]:
     if world.replicating and not world.b_promoted:
         first, *later = world.replicating
         applied = world._replace(replicating=tuple(later))
-        if isinstance(first, Reading):
+        if isinstance(first, StateReading):
             yield "replicate a state", applied._replace(b=first)
         else:
             yield f"replicate gate {first}'s heartbeat", _acknowledge(applied, first)
     if not world.b_promoted:
-        lost = any(isinstance(write, Reading) and write.word is Word.TRIPPED for write in world.replicating)
+        lost = any(isinstance(write, StateReading) and write.word is Word.TRIPPED for write in world.replicating)
         age = None if lost else world.trip_age
         yield "promote B", world._replace(b_promoted=True, replicating=(), trip_age=age)
     if world.a_up and not world.a_follows_b:
@@ -232,7 +232,7 @@ def _acknowledge(world: World, number: int) -> World:
 def _leave(world: World, server: str) -> World:
     """The server's connections are gone at once; a gate that does not hear of it is one whose messages never come."""
     gates = tuple(_hang_up(gate) if gate.server == server else gate for gate in world.gates)
-    return world._replace(gates=gates, replicating=tuple(w for w in world.replicating if isinstance(w, Reading)))
+    return world._replace(gates=gates, replicating=tuple(w for w in world.replicating if isinstance(w, StateReading)))
 
 
 def _hang_up(gate: Gate) -> Gate:

@@ -1,4 +1,4 @@
-"""A world for one drill: a Redis, a venue, a ledger and a state directory that nobody else has."""
+"""An environment for one drill: a Redis, a venue, a ledger and a state directory that nobody else has."""
 
 from __future__ import annotations
 
@@ -38,14 +38,14 @@ class _OnlyWhatIsGiven(Settings):
 
 
 @dataclass(frozen=True, slots=True)
-class World:
+class DrillEnvironment:
     settings: Settings
     """Its own; nothing in them leads out of it."""
     exchange: PaperExchange
 
 
 @contextmanager
-def open_world(production: Settings) -> Iterator[World]:
+def open_drill_environment(production: Settings) -> Iterator[DrillEnvironment]:
     """Start it, with a book and an open breaker; everything is gone at the end. `production` only lends its paces.
 
     Raises:
@@ -59,7 +59,7 @@ def open_world(production: Settings) -> Iterator[World]:
     ):
         with Redis.from_url(redis.url) as client:
             CircuitBreaker(client).initialize_state(by="drill")
-        yield World(_settings(production, Path(home), redis.url, exchange.url, scenario.account), exchange)
+        yield DrillEnvironment(_settings(production, Path(home), redis.url, exchange.url, scenario.account), exchange)
 
 
 def _settings(production: Settings, home: Path, redis: str, venue: str, account: Account) -> Settings:

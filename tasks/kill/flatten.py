@@ -5,19 +5,20 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from decimal import Decimal
 from typing import TypeVar
 
 from breaker.orders import ZERO, MarketClock, Order, OrderStatus, Position
 from brokers.protocol import (
-    Broker,
     BrokerUnavailable,
     CancelOutcome,
     CloseOrder,
     CloseOutcome,
     CloseResult,
 )
+from tasks.kill.account import AccountRun, CloseRecord, StuckItem
+from tasks.kill.book import Book, read_book
 from tasks.kill.plan import (
     Pace,
     Plan,
@@ -29,7 +30,6 @@ from tasks.kill.plan import (
     sent,
     unanswered,
 )
-from tasks.kill.run import CloseRecord, KillRun, StuckItem
 
 BULK_CANCEL_FROM = 5
 """From this many orders on, one bulk request comes first and single ones follow for what survives it."""
@@ -60,30 +60,12 @@ _T = TypeVar("_T")
 _R = TypeVar("_R")
 
 
-@dataclass(frozen=True, slots=True)
-class Book:
-    """What the venue said, orders first; see `plan` for why the order of reading matters."""
-
-    orders: Sequence[Order]
-    positions: Sequence[Position]
-
-    @property
-    def empty(self) -> bool:
-        return not self.orders and not any(position.quantity for position in self.positions)
-
-
-async def read_book(broker: Broker) -> Book:
-    orders = await broker.open_orders()
-    return Book(orders, await broker.positions())
-
-
 class Flattening:
     """Makes one account flat. Keeps what it learnt between calls, so that it can be resumed after a late fill."""
 
-    def __init__(self, run: KillRun, account: str) -> None:
+    def __init__(self, run: AccountRun) -> None:
         self._run = run
-        self._account = account
-        self._broker = run.brokers[account]
+        self._broker = run.broker
         self._pace = Pace(
             escalate_after=run.settings.escalate_after,
             collars=run.settings.collars,
@@ -133,7 +115,7 @@ class Flattening:
             if fewest is None or len(orders) < fewest:
                 fewest, progressed = len(orders), time.monotonic()
             if time.monotonic() - progressed > self._run.settings.cancel_patience:
-                self._run.update(self._account, note=f"{len(orders)} orders resist; flattening beside them")
+                self._run.update(note=f"{len(orders)} orders resist; flattening beside them")
                 return
             standing = [order for order in orders if order.status is not OrderStatus.PENDING_CANCEL]
             fresh = [order for order in standing if order.id not in asked]
@@ -149,18 +131,17 @@ class Flattening:
                 book = await self._read_book()
             except BrokerUnavailable as error:
                 if self._run.overdue:
-                    self._run.update(self._account, note=str(error))
+                    self._run.update(note=str(error))
                     return False
                 await self._venue_unavailable(error)
                 continue
             self._note_orders(book.orders)
             self._run.update(
-                self._account,
                 positions_open=sum(1 for position in book.positions if position.quantity),
-                rounds=self._run.progress[self._account].rounds + 1,
+                rounds=self._run.progress.rounds + 1,
             )
             if book.empty:
-                self._run.update(self._account, stuck=(), note="")
+                self._run.update(stuck=(), note="")
                 return True
             if not self._bulk_closed and self._bulk_is_safe(book, market):
                 await self._close_in_bulk(book.positions)
@@ -253,11 +234,9 @@ class Flattening:
                 reason = f"the venue will not cancel order {result.order_id}: {result.reason}"
                 self._memory[symbol] = replace(self._memory[symbol], reason=reason)
         refusals = [f"{r.order_id}: {r.reason}" for r in results if r.outcome is CancelOutcome.REFUSED]
-        self._run.tell(
-            "ORDERS_CANCELED", account=self._account, asked=len(orders), accepted=accepted, refused=refusals[:50]
-        )
-        canceled = self._run.progress[self._account].canceled + accepted
-        self._run.update(self._account, canceled=canceled)
+        self._run.tell("ORDERS_CANCELED", asked=len(orders), accepted=accepted, refused=refusals[:50])
+        canceled = self._run.progress.canceled + accepted
+        self._run.update(canceled=canceled)
 
     async def _cancel_unseen(self) -> None:
         """The orders can't be read, but perhaps they can be cancelled all the same."""
@@ -268,12 +247,12 @@ class Flattening:
         except BrokerUnavailable as error:
             await self._venue_unavailable(error)
             return
-        self._run.tell("ORDERS_CANCELED_UNSEEN", account=self._account, answers=len(results))
+        self._run.tell("ORDERS_CANCELED_UNSEEN", answers=len(results))
 
     async def _close_in_bulk(self, positions: Sequence[Position]) -> None:
         self._bulk_closed = True
         self._notice_delay()
-        self._run.tell("POSITIONS_CLOSE_ALL_SENT", account=self._account)
+        self._run.tell("POSITIONS_CLOSE_ALL_SENT")
         now = self._now()
         self._memory = {p.symbol: SymbolMemory(changed_at=now, quantity=abs(p.quantity)) for p in positions}
         try:
@@ -296,7 +275,6 @@ class Flattening:
             self._memory[result.symbol] = replace(sent(memory, order.client_order_id, now), attempt=0)
         self._run.tell(
             "POSITIONS_CLOSE_ALL_ANSWERED",
-            account=self._account,
             accepted={r.symbol: r.order.client_order_id for r in results if r.order is not None},
             refused={r.symbol: r.reason for r in results if r.order is None},
         )
@@ -307,7 +285,6 @@ class Flattening:
         memory = self._memory[close.symbol]
         self._run.tell(
             "POSITION_CLOSE_SENT",
-            account=self._account,
             symbol=close.symbol,
             side=close.side.value,
             quantity=str(close.quantity),
@@ -329,7 +306,6 @@ class Flattening:
         self._note_close(result, close.type.value, close.client_order_id, close.quantity, close.side.value)
         self._run.tell(
             "POSITION_CLOSE_ANSWERED",
-            account=self._account,
             symbol=close.symbol,
             outcome=result.outcome.value,
             client_order_id=close.client_order_id,
@@ -358,9 +334,8 @@ class Flattening:
             outcome=result.outcome.value,
             reason=result.reason,
         )
-        progress = self._run.progress[self._account]
+        progress = self._run.progress
         self._run.update(
-            self._account,
             closes_sent=progress.closes_sent + (result.outcome is CloseOutcome.ACCEPTED),
             closes=(*progress.closes, record),
         )
@@ -368,10 +343,9 @@ class Flattening:
     def _note_orders(self, orders: Sequence[Order]) -> None:
         if self._orders_at_start is None:
             self._orders_at_start = frozenset(order.id for order in orders)
-        progress = self._run.progress[self._account]
+        progress = self._run.progress
         first_time = progress.no_orders_after is None
         self._run.update(
-            self._account,
             orders_open=len(orders),
             no_orders_after=self._run.elapsed if first_time and not orders else progress.no_orders_after,
         )
@@ -379,7 +353,6 @@ class Flattening:
     def _note_stuck(self, plan: Plan, book: Book) -> None:
         quantities = {position.symbol: position.quantity for position in book.positions}
         self._run.update(
-            self._account,
             stuck=tuple(
                 StuckItem(
                     symbol=symbol,
@@ -406,8 +379,8 @@ class Flattening:
         return market
 
     async def _venue_unavailable(self, error: BrokerUnavailable) -> None:
-        self._run.update(self._account, note=str(error))
-        self._run.tell("VENUE_UNAVAILABLE", account=self._account, error=str(error))
+        self._run.update(note=str(error))
+        self._run.tell("VENUE_UNAVAILABLE", error=str(error))
         await asyncio.sleep(max(self._run.settings.poll_interval, 0.05))
 
 

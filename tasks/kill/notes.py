@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from tasks.kill.account import AccountProgress
 from tasks.kill.report import KillReport, seconds
-from tasks.kill.run import AccountProgress
 from tasks.notification_text import Kind, Note
 
 

@@ -9,7 +9,7 @@ from datetime import datetime
 from decimal import Decimal
 from typing import Any
 
-from tasks.kill.run import AccountProgress, KillRun
+from tasks.kill.account import AccountProgress
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,20 +42,6 @@ class KillReport:
         """JSON types only: decimals and times as strings."""
         body: dict[str, Any] = _plain(dataclasses.asdict(self))
         return {"flat": self.flat, **body, "no_orders_after": self.no_orders_after, "flat_after": self.flat_after}
-
-
-def make_report(run: KillRun) -> KillReport:
-    return KillReport(
-        incident_id=run.incident_id,
-        reason=run.reason,
-        operator=run.operator,
-        started_at=run.started_at,
-        halted_after=run.halted_after,
-        first_sweep_after=run.first_sweep_after,
-        finished_after=run.elapsed,
-        accounts=tuple(run.progress.values()),
-        missing=tuple(run.missing),
-    )
 
 
 def seconds(value: float | None) -> str:

@@ -7,77 +7,22 @@ readable arguments, runs as a Prefect task and without Prefect.
 from __future__ import annotations
 
 import asyncio
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextvars import ContextVar
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 from breaker.uuid7 import uuid7
 from brokers.protocol import Broker
 from configuration.settings import KillSettings, Settings
+from tasks.kill.account import AccountProgress, AccountRun, Observer, RunClock
+from tasks.kill.report import KillReport
 
 if TYPE_CHECKING:
     from breaker import AsyncCircuitBreaker
     from tasks.audit_trail import AuditTrail
     from tasks.kill.flatten import Flattening
-    from tasks.kill.report import KillReport
-
-
-@dataclass(frozen=True, slots=True)
-class StuckItem:
-    """A symbol that cannot be made flat now, and the venue's reason."""
-
-    symbol: str
-    quantity: Decimal
-    open_orders: int
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class CloseRecord:
-    """One close as it was sent, and what became of it as far as is known."""
-
-    symbol: str
-    side: str
-    quantity: Decimal
-    kind: str
-    client_order_id: str
-    outcome: str
-    reason: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class AccountProgress:
-    """Where one account stands; replaced as a whole at each change, so that a reader never sees half of one."""
-
-    account: str
-    phase: str = "waiting"
-    orders_at_start: int = 0
-    orders_open: int = 0
-    positions_at_start: int = 0
-    positions_open: int = 0
-    notional_at_start: Decimal = Decimal(0)
-    canceled: int = 0
-    closes_sent: int = 0
-    rounds: int = 0
-    note: str = ""
-    stuck: tuple[StuckItem, ...] = ()
-    closes: tuple[CloseRecord, ...] = ()
-    no_orders_after: float | None = None
-    """Seconds from the start of the run until the venue listed no open order."""
-    flat_after: float | None = None
-    """Seconds from the start of the run until the first of the readings that agree on flat."""
-    flat: bool = False
-
-    @property
-    def done(self) -> float:
-        """Share of orders and positions that are gone, 0 to 1."""
-        total = self.orders_at_start + self.positions_at_start
-        left = min(total, self.orders_open + self.positions_open)
-        return 1.0 if self.flat else (0.0 if total == 0 else (total - left) / total)
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,10 +32,6 @@ class DirectStep:
     begun_at: datetime
     ended_at: datetime
     error: str = ""
-
-
-Observer = Callable[[str, Mapping[str, Any]], None]
-"""Told of each action: an upper-case word such as `POSITION_CLOSE_SENT`, and its details. Must not block or raise."""
 
 
 @dataclass(slots=True)
@@ -114,8 +55,8 @@ class KillRun:
     halted_after: float | None = None
     first_sweep_after: float | None = None
     started_at: datetime = field(default_factory=lambda: datetime.now(UTC))
-    started: float = field(default_factory=time.monotonic)
-    progress: dict[str, AccountProgress] = field(default_factory=dict)
+    clock: RunClock = field(init=False)
+    accounts: dict[str, AccountRun] = field(init=False)
     flattenings: dict[str, Flattening] = field(default_factory=dict)
     missing: list[str] = field(default_factory=list)
     """Parts that could not be reached, each as a sentence; the run went on without them."""
@@ -134,12 +75,20 @@ class KillRun:
     """The procedure runs without the orchestrator; a body that it starts now only records."""
 
     def __post_init__(self) -> None:
-        for name in self.brokers:
-            self.progress[name] = AccountProgress(name)
+        self.clock = RunClock(self.settings.deadline)
+        self.accounts = {
+            name: AccountRun(broker, self.incident_id, self.settings, self.clock, self._observe, AccountProgress(name))
+            for name, broker in self.brokers.items()
+        }
+
+    @property
+    def progress(self) -> dict[str, AccountProgress]:
+        """Where each account stands."""
+        return {name: account.progress for name, account in self.accounts.items()}
 
     @property
     def elapsed(self) -> float:
-        return time.monotonic() - self.started
+        return self.clock.elapsed
 
     @property
     def trip_was_asked_for(self) -> bool:
@@ -148,12 +97,15 @@ class KillRun:
 
     @property
     def overdue(self) -> bool:
-        return self.elapsed >= self.settings.deadline
+        return self.clock.overdue
 
     def update(self, account: str, **changes: Any) -> None:
-        self.progress[account] = replace(self.progress[account], **changes)
+        self.accounts[account].update(**changes)
 
     def tell(self, action: str, **details: Any) -> None:
+        self._observe(action, details)
+
+    def _observe(self, action: str, details: Mapping[str, Any]) -> None:
         for observer in self.observers:
             observer(action, details)
 
@@ -163,4 +115,18 @@ class KillRun:
             self.tell("KILL_SWITCH_WITHOUT", what=what)
 
 
-current_run: ContextVar[KillRun] = ContextVar("current_run")
+current_kill: ContextVar[KillRun] = ContextVar("current_kill")
+
+
+def make_report(run: KillRun) -> KillReport:
+    return KillReport(
+        incident_id=run.incident_id,
+        reason=run.reason,
+        operator=run.operator,
+        started_at=run.started_at,
+        halted_after=run.halted_after,
+        first_sweep_after=run.first_sweep_after,
+        finished_after=run.elapsed,
+        accounts=tuple(run.progress.values()),
+        missing=tuple(run.missing),
+    )

@@ -9,7 +9,8 @@ from decimal import Decimal
 
 from breaker.orders import ZERO, Account, MarketClock
 from brokers.protocol import Broker, Capabilities
-from tasks.kill.flatten import BULK_CANCEL_FROM, BULK_CLOSE_FROM, Book, read_book
+from tasks.kill.book import Book, read_book
+from tasks.kill.flatten import BULK_CANCEL_FROM, BULK_CLOSE_FROM
 
 
 @dataclass(frozen=True, slots=True)

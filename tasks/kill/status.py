@@ -11,17 +11,18 @@ from typing import Literal
 
 from pydantic import TypeAdapter
 
-from tasks.kill.run import AccountProgress, KillRun
+from tasks.kill.account import AccountProgress
+from tasks.kill.run import KillRun
 
 Verdict = Literal["RUNNING", "FLAT", "NOT FLAT", "NOT KNOWN"]
 SILENT = 10.0
 """Seconds after which a run that nothing was heard of is not known to go on."""
 CLOSES = 60
-"""The newest closes of an account that a picture shows."""
+"""The newest closes of an account that a status shows."""
 
 
 @dataclass(frozen=True, slots=True)
-class KillPicture:
+class KillStatus:
     """Durations are seconds from the start of the run."""
 
     run_id: str
@@ -72,15 +73,15 @@ class KillPicture:
         return _adapter().dump_json(self)
 
     @classmethod
-    def from_json(cls, raw: bytes) -> KillPicture:
+    def from_json(cls, raw: bytes) -> KillStatus:
         """Raises ValueError."""
         return _adapter().validate_json(raw)
 
 
-def picture_of(run: KillRun) -> KillPicture:
+def kill_status(run: KillRun) -> KillStatus:
     report = run.report
     progress = run.progress.values() if report is None else report.accounts
-    return KillPicture(
+    return KillStatus(
         run_id=run.run_id,
         incident_id=run.incident_id,
         event_id=run.trip_event_id,
@@ -100,8 +101,8 @@ def picture_of(run: KillRun) -> KillPicture:
 
 
 @cache
-def _adapter() -> TypeAdapter[KillPicture]:
-    return TypeAdapter(KillPicture)
+def _adapter() -> TypeAdapter[KillStatus]:
+    return TypeAdapter(KillStatus)
 
 
 def _latest(values: Iterable[float | None]) -> float | None:

@@ -1,7 +1,7 @@
-"""The pictures of all runs in Redis, so that every console shows every run: its own, another's, the command line's.
+"""The statuses of all runs in Redis, so that every console shows every run: its own, another's, the command line's.
 
-Keys: `circuit_breaker:kill_run:{run id}` holds one picture, `circuit_breaker:kill_runs` the ids of the newest, scored
-by their start. A picture is for people; nothing decides by it, and no run waits for it.
+Keys: `circuit_breaker:kill_run:{run id}` holds one status, `circuit_breaker:kill_runs` the ids of the newest, scored
+by their start. A status is for people; nothing decides by it, and no run waits for it.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from configuration.redis_clients import async_redis_client
 from tasks.kill.run import KillRun
-from tasks.kill.status import KillPicture, picture_of
+from tasks.kill.status import KillStatus, kill_status
 
 if TYPE_CHECKING:
     from redis.asyncio import Redis
@@ -25,9 +25,9 @@ if TYPE_CHECKING:
 RUNS = "circuit_breaker:kill_runs"
 RUN = "circuit_breaker:kill_run:"
 EVERY = 0.2
-"""Seconds between two pictures, if anything has changed."""
+"""Seconds between two statuses, if anything has changed."""
 SIGN_OF_LIFE = 2.0
-"""Seconds between two pictures in which nothing has changed."""
+"""Seconds between two statuses in which nothing has changed."""
 LIMIT = 0.5
 """Seconds that Redis may take for one; also how long the end of a run may be held up by it, in all."""
 AWAY = 2.0
@@ -38,7 +38,7 @@ _MOST = 50
 
 @asynccontextmanager
 async def published(run: KillRun, settings: Settings) -> AsyncIterator[None]:
-    """Keep the run's picture up to date while the block goes on, beside it, and leave how it ended."""
+    """Keep the run's status up to date while the block goes on, beside it, and leave how it ended."""
     from redis.asyncio.retry import Retry  # noqa: PLC0415  only where a run goes on
     from redis.backoff import NoBackoff  # noqa: PLC0415
 
@@ -55,33 +55,33 @@ async def published(run: KillRun, settings: Settings) -> AsyncIterator[None]:
         with suppress(TimeoutError):
             async with asyncio.timeout(LIMIT):
                 await asyncio.wait({publishing})
-                await _publish(redis, replace(picture_of(run), over=True, problem=problem))
+                await _publish(redis, replace(kill_status(run), over=True, problem=problem))
                 await redis.aclose()
 
 
 async def _keep_publishing(run: KillRun, redis: Redis) -> None:
-    shown: KillPicture | None = None
+    shown: KillStatus | None = None
     shown_at = float("-inf")
     while True:
         await asyncio.sleep(EVERY)
-        picture = picture_of(run)
-        still = replace(picture, elapsed=0.0)
+        status = kill_status(run)
+        still = replace(status, elapsed=0.0)
         if still == shown and time.monotonic() - shown_at < SIGN_OF_LIFE:
             continue
-        if await _publish(redis, picture):
+        if await _publish(redis, status):
             shown, shown_at = still, time.monotonic()
         else:
             await asyncio.sleep(AWAY)
 
 
-async def _publish(redis: Redis, picture: KillPicture) -> bool:
+async def _publish(redis: Redis, status: KillStatus) -> bool:
     from redis.exceptions import RedisError  # noqa: PLC0415
 
     try:
         async with asyncio.timeout(LIMIT):
             asked = redis.pipeline(transaction=False)
-            asked.set(f"{RUN}{picture.run_id}", picture.to_json(), ex=KEPT)
-            asked.zadd(RUNS, {picture.run_id: picture.started_at.timestamp()})
+            asked.set(f"{RUN}{status.run_id}", status.to_json(), ex=KEPT)
+            asked.zadd(RUNS, {status.run_id: status.started_at.timestamp()})
             asked.zremrangebyrank(RUNS, 0, -_MOST - 1)
             asked.expire(RUNS, KEPT)
             await asked.execute()
@@ -90,7 +90,7 @@ async def _publish(redis: Redis, picture: KillPicture) -> bool:
     return True
 
 
-async def read_pictures(redis: Redis, known: Mapping[str, KillPicture], limit: int) -> list[KillPicture]:
+async def read_kill_statuses(redis: Redis, known: Mapping[str, KillStatus], limit: int) -> list[KillStatus]:
     """The newest runs, newest first; those that are `known` to be over are not read again.
 
     How long nothing was heard of one is told by Redis's clock. Raises RedisError, OSError.
@@ -106,5 +106,5 @@ async def read_pictures(redis: Redis, known: Mapping[str, KillPicture], limit: i
     read = {name: known[name] for name in ids if name not in wanted}
     for name, raw, left in zip(wanted, replies[::2], replies[1::2], strict=True):
         with suppress(ValueError, TypeError):  # it has expired, or somebody has written something else there
-            read[name] = replace(KillPicture.from_json(raw), silent_for=max(0.0, KEPT - left / 1000))
+            read[name] = replace(KillStatus.from_json(raw), silent_for=max(0.0, KEPT - left / 1000))
     return [read[name] for name in ids if name in read]

@@ -23,7 +23,7 @@ from tasks.kill.artifacts import publish_report as publish
 from tasks.kill.flatten import Flattening
 from tasks.kill.notes import kill_notes
 from tasks.kill.report import KillReport
-from tasks.kill.run import DirectStep, KillRun, current_run
+from tasks.kill.run import DirectStep, KillRun, current_kill
 from tasks.notify import notify
 
 _P = ParamSpec("_P")
@@ -57,7 +57,7 @@ def _step(name: str, run_name: str, *, timeout: float, retries: int = 3) -> Call
 @_step("Confirm the trip", "confirm-trip-{incident_id}", timeout=15)
 async def confirm_trip(incident_id: str) -> str:
     """Read the breaker back; trip it if it is not tripped. Returns the state's word."""
-    run = current_run.get()
+    run = current_kill.get()
     status = await run.breaker.get_status()
     if status.state.value != "TRIPPED":
         status = await run.breaker.trip(
@@ -79,7 +79,7 @@ async def take_snapshot(account: str) -> dict[str, Any]:
 
     Tried once, beside the cancels: a venue that can't be read now must not keep anything waiting.
     """
-    run = current_run.get()
+    run = current_kill.get()
     taken = await snapshot.take_snapshot(run.brokers[account])
     _flattening(run, account).note_market(taken.market)
     progress = run.progress[account]
@@ -105,7 +105,7 @@ async def take_snapshot(account: str) -> dict[str, Any]:
 @_step("Cancel open orders", "cancel-orders-{account}", timeout=86_400)
 async def cancel_orders(account: str) -> int:
     """Cancel until the venue lists none, or those left resist. Returns how many are left."""
-    run = current_run.get()
+    run = current_kill.get()
     run.update(account, phase="cancelling")
     await _flattening(run, account).until_no_orders()
     return run.progress[account].orders_open
@@ -114,7 +114,7 @@ async def cancel_orders(account: str) -> int:
 @_step("Flatten positions", "flatten-positions-{account}", timeout=86_400)
 async def flatten_positions(account: str) -> bool:
     """Close until the venue lists no position and no order. False when what is left is stuck or time is up."""
-    run = current_run.get()
+    run = current_kill.get()
     run.update(account, phase="flattening")
     return await _flattening(run, account).until_flat()
 
@@ -122,9 +122,9 @@ async def flatten_positions(account: str) -> bool:
 @_step("Verify that the book is flat", "verify-flat-{account}", timeout=86_400)
 async def verify_flat(account: str) -> bool:
     """Two agreeing readings of the venue, then a watch for late fills."""
-    run = current_run.get()
+    run = current_kill.get()
     run.update(account, phase="verifying")
-    flat = await verify.verify_flat(run, account)
+    flat = await verify.verify_flat(run.accounts[account])
     run.update(account, phase="flat" if flat else "not flat after all")
     return flat
 
@@ -138,7 +138,7 @@ async def publish_report(incident_id: str, report: KillReport) -> None:
 @_step("Tell people", "notify-{incident_id}", timeout=86_400, retries=0)
 async def notify_people(incident_id: str, report: KillReport) -> None:
     """Each channel has its own retries and deadline; one that fails is named among what the run did without."""
-    run = current_run.get()
+    run = current_kill.get()
     if run.configuration is None:
         return
     notes = kill_notes(report, run.configuration.recovery.console_url)
@@ -158,5 +158,5 @@ async def record_direct_step(step: DirectStep) -> None:
 
 def _flattening(run: KillRun, account: str) -> Flattening:
     if account not in run.flattenings:
-        run.flattenings[account] = Flattening(run, account)
+        run.flattenings[account] = Flattening(run.accounts[account])
     return run.flattenings[account]

@@ -8,8 +8,8 @@ from collections import Counter
 
 from breaker.orders import ZERO
 from brokers.protocol import BrokerUnavailable
-from tasks.kill.flatten import Book, read_book
-from tasks.kill.run import KillRun, StuckItem
+from tasks.kill.account import AccountRun, StuckItem
+from tasks.kill.book import Book, read_book
 
 
 def came_back(book: Book) -> list[StuckItem]:
@@ -27,13 +27,13 @@ def came_back(book: Book) -> list[StuckItem]:
     ]
 
 
-async def verify_flat(run: KillRun, account: str) -> bool:
+async def verify_flat(run: AccountRun) -> bool:
     """Whether the account is flat.
 
     Two readings `settle` seconds apart must both show no order and no position; then the venue is read on for `guard`
     seconds, because a fill can be reported after its order was called cancelled. Anything that appears makes it False.
     """
-    broker, settings = run.brokers[account], run.settings
+    broker, settings = run.broker, run.settings
     flat_after = run.elapsed
     since = time.monotonic()
     readings = 0
@@ -41,16 +41,15 @@ async def verify_flat(run: KillRun, account: str) -> bool:
         try:
             book = await read_book(broker)
         except BrokerUnavailable as error:
-            run.update(account, note=str(error))
+            run.update(note=str(error))
             if run.elapsed > settings.deadline + settings.guard:
                 return False
             await asyncio.sleep(settings.poll_interval)
             continue
         if not book.empty:
             positions = [position.symbol for position in book.positions if position.quantity]
-            run.tell("NOT_FLAT_AFTER_ALL", account=account, orders=len(book.orders), positions=positions[:50])
+            run.tell("NOT_FLAT_AFTER_ALL", orders=len(book.orders), positions=positions[:50])
             run.update(
-                account,
                 orders_open=len(book.orders),
                 positions_open=len(positions),
                 flat_after=None,
@@ -58,11 +57,11 @@ async def verify_flat(run: KillRun, account: str) -> bool:
             )
             return False
         readings += 1
-        run.update(account, orders_open=0, positions_open=0)
+        run.update(orders_open=0, positions_open=0)
         standing = time.monotonic() - since
         if readings >= 2 and standing >= settings.settle + settings.guard:
-            run.update(account, flat=True, flat_after=flat_after)
-            run.tell("ACCOUNT_FLAT", account=account, after_seconds=round(flat_after, 3), readings=readings)
+            run.update(flat=True, flat_after=flat_after)
+            run.tell("ACCOUNT_FLAT", after_seconds=round(flat_after, 3), readings=readings)
             return True
         await asyncio.sleep(
             min(settings.settle, max(settings.settle + settings.guard - standing, settings.poll_interval))

@@ -11,7 +11,7 @@ from configuration.settings import Settings
 from ledger.record import DENIED, AuditRecord
 from tasks import orchestrator
 from tasks.checks.measurement import Measurement
-from tasks.recovery.approval_rules import Approval, RootCause, Rules, refuse_approval, refuse_root_cause
+from tasks.recovery.approval_rules import Approval, ApprovalRules, RootCause, refuse_approval, refuse_root_cause
 from tasks.recovery.state import RecoveryState
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ class NotTaken(BreakerError):
         self.may_have_happened = may_have_happened
 
 
-async def refusal_of(answer: RootCause | Approval, rules: Rules, settings: Settings, scope: str) -> str | None:
+async def refusal_of(answer: RootCause | Approval, rules: ApprovalRules, settings: Settings, scope: str) -> str | None:
     """Why the flow would refuse this answer, as a sentence; None if it would not. For an approval this measures."""
     if isinstance(answer, RootCause):
         return refuse_root_cause(answer, rules)

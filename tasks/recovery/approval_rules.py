@@ -43,7 +43,7 @@ class Approval:
 
 
 @dataclass(frozen=True, slots=True)
-class Rules:
+class ApprovalRules:
     """Who may do what, and who has had a part in the incident already."""
 
     people: Mapping[str, Sequence[str]]
@@ -55,7 +55,7 @@ class Rules:
         return permission in self.people.get(name, ())
 
 
-def refuse_root_cause(answer: RootCause, rules: Rules) -> str | None:
+def refuse_root_cause(answer: RootCause, rules: ApprovalRules) -> str | None:
     """Why the root cause can't be accepted, as a sentence; None if it can."""
     if not rules.may(answer.author, "APPROVE_RECOVERY"):
         return _lacks(answer.author, "APPROVE_RECOVERY")
@@ -67,7 +67,7 @@ def refuse_root_cause(answer: RootCause, rules: Rules) -> str | None:
     return None
 
 
-def refuse_approval(answer: Approval, rules: Rules, measurements: Sequence[Measurement]) -> str | None:
+def refuse_approval(answer: Approval, rules: ApprovalRules, measurements: Sequence[Measurement]) -> str | None:
     """Why the reset is refused, as a sentence; None if it may go on. `measurements` are from just before."""
     if not rules.may(answer.approver, "RESET_CIRCUIT"):
         return _lacks(answer.approver, "RESET_CIRCUIT")

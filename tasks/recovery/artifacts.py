@@ -16,7 +16,7 @@ from prefect.artifacts import (
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import ArtifactUpdate
 
-from tasks.recovery.context import RecoveryDesk
+from tasks.recovery.context import RecoveryContext
 
 EVERY = 1.0
 LIMIT = 5.0
@@ -25,21 +25,21 @@ _log = logging.getLogger(__name__)
 
 
 @asynccontextmanager
-async def shown_in_prefect(desk: RecoveryDesk) -> AsyncIterator[None]:
-    """Keep the artifacts like the desk's state while the body runs, and once more at its end."""
-    updates = asyncio.create_task(_keep_updating(desk))
+async def shown_in_prefect(context: RecoveryContext) -> AsyncIterator[None]:
+    """Keep the artifacts like the context's state while the body runs, and once more at its end."""
+    updates = asyncio.create_task(_keep_updating(context))
     try:
         yield
     finally:
         updates.cancel()
         # Bounded: a cancellation can be lost in a client that waits for something else just then.
         await asyncio.wait({updates}, timeout=LIMIT)
-        await update(desk)
+        await update(context)
 
 
-async def update(desk: RecoveryDesk) -> None:
+async def update(context: RecoveryContext) -> None:
     """Create the artifacts of this incident, or bring them up to date; their ids are kept with the state."""
-    state = desk.state
+    state = context.state
     percent = round(100 * state.share_done, 1)
     text = f"{state.phase}, round {state.round}" + (f"; waiting for {state.waiting_for}" if state.waiting_for else "")
     async with asyncio.timeout(LIMIT):
@@ -48,20 +48,20 @@ async def update(desk: RecoveryDesk) -> None:
             checklist = await acreate_markdown_artifact(
                 key="recovery-checklist", markdown=state.as_markdown(), description="The runbook's recovery checklist"
             )
-            await desk.show(artifacts={"progress": str(progress), "checklist": str(checklist)})
+            await context.show(artifacts={"progress": str(progress), "checklist": str(checklist)})
             return
         await aupdate_progress_artifact(UUID(state.artifacts["progress"]), percent, description=text)
         async with get_client() as client:
             await client.update_artifact(UUID(state.artifacts["checklist"]), ArtifactUpdate(data=state.as_markdown()))
 
 
-async def _keep_updating(desk: RecoveryDesk) -> None:
+async def _keep_updating(context: RecoveryContext) -> None:
     shown = ""
     while True:
-        now = desk.state.as_markdown()
+        now = context.state.as_markdown()
         if now != shown:
             try:
-                await update(desk)
+                await update(context)
                 shown = now
             except Exception as error:  # an outage of the orchestrator or of Redis; the next look tries again
                 _log.warning("the recovery's artifacts could not be updated: %s: %s", type(error).__name__, error)

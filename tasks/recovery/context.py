@@ -15,7 +15,7 @@ from configuration.settings import Settings
 from ledger.record import OK, AuditRecord, derived_id
 from ledger.recorder import Recorder
 from tasks.checks.measurement import Colour, Measurement
-from tasks.recovery.approval_rules import Approval, RootCause, Rules
+from tasks.recovery.approval_rules import Approval, ApprovalRules, RootCause
 from tasks.recovery.attestation import vouched_for
 from tasks.recovery.state import ItemState, RecoveryState, Tick, now_iso, write_state
 
@@ -23,7 +23,7 @@ _TICK = {Colour.GREEN: Tick.GREEN, Colour.YELLOW: Tick.YELLOW, Colour.RED: Tick.
 
 
 @dataclass(slots=True)
-class RecoveryDesk:
+class RecoveryContext:
     settings: Settings
     redis: Redis
     breaker: AsyncCircuitBreaker
@@ -33,12 +33,12 @@ class RecoveryDesk:
     _writing: asyncio.Lock = field(default_factory=asyncio.Lock)
     """One write at a time: one that is tried again after an outage must not land on top of a newer one."""
 
-    async def rules(self, question: str, answer: RootCause | Approval) -> Rules:
+    async def rules(self, question: str, answer: RootCause | Approval) -> ApprovalRules:
         """What holds for this answer: permissions are from the configuration, and from the console for its users."""
         recovery = self.settings.recovery
         vouched = await vouched_for(self.redis, self.state.flow_run_id, question, answer)
         people = {**recovery.people, answer.by: (*recovery.people.get(answer.by, ()), *vouched)}
-        return Rules(people, recovery.two_person, self.tripped_by, self.state.author)
+        return ApprovalRules(people, recovery.two_person, self.tripped_by, self.state.author)
 
     async def show(self, **changes: Any) -> None:
         """Change the picture, and say by its heartbeat that somebody is working on it."""
@@ -86,4 +86,4 @@ def _evidence(measurement: Measurement) -> str:
     return f"{named}{measurement.value} (limit {measurement.limit}; {measurement.how}){problem}"
 
 
-current_desk: ContextVar[RecoveryDesk] = ContextVar("current_desk")
+current_recovery: ContextVar[RecoveryContext] = ContextVar("current_recovery")

@@ -63,7 +63,7 @@ class Run:
         return self.previous is None or self.previous.walk_is_due(self.started_at)
 
 
-current_run: ContextVar[Run] = ContextVar("current_verification")
+current_verification: ContextVar[Run] = ContextVar("current_verification")
 
 
 def _check(name: str, *, limit: float = CHECK_LIMIT) -> Callable[[Callable[_P, _R]], Task[_P, _R]]:
@@ -73,22 +73,22 @@ def _check(name: str, *, limit: float = CHECK_LIMIT) -> Callable[[Callable[_P, _
 
 @_check("No trip waits on this host")
 async def make_pending_trips() -> list[Measurement]:
-    return [await asyncio.to_thread(check_pending_trips, current_run.get().settings)]
+    return [await asyncio.to_thread(check_pending_trips, current_verification.get().settings)]
 
 
 @_check("State is readable, epoch is sane")
 async def verify_states() -> list[Measurement]:
-    return await asyncio.to_thread(check_states, current_run.get().stores)
+    return await asyncio.to_thread(check_states, current_verification.get().stores)
 
 
 @_check("Outbox and spool drain")
 async def drain() -> list[Measurement]:
-    return [await asyncio.to_thread(check_drain, current_run.get().stores)]
+    return [await asyncio.to_thread(check_drain, current_verification.get().stores)]
 
 
 @_check("Ledger and Redis agree")
 async def reconcile() -> list[Measurement]:
-    run = current_run.get()
+    run = current_verification.get()
     found = await asyncio.to_thread(check_reconciliation, run.stores, run.compared_to)
     run.compared_to = found.up_to
     return list(found.measurements)
@@ -96,28 +96,28 @@ async def reconcile() -> list[Measurement]:
 
 @_check("Chain is unbroken", limit=WALK_LIMIT)
 async def verify_chain() -> list[Measurement]:
-    run = current_run.get()
+    run = current_verification.get()
     return [await asyncio.to_thread(check_chain, run.stores, whole=run.walks)]
 
 
 @_check("Feeds are fresh")
 async def verify_feeds() -> list[Measurement]:
-    return [await check_feeds(current_run.get().settings)]
+    return [await check_feeds(current_verification.get().settings)]
 
 
 @_check("Conditions are within limits")
 async def measure_conditions() -> list[Measurement]:
-    return await conditions.measure_conditions(current_run.get().settings)
+    return await conditions.measure_conditions(current_verification.get().settings)
 
 
 @_check("Services, queues and latencies")
 async def measure_health() -> list[Measurement]:
-    return await system.measure_health(current_run.get().settings)
+    return await system.measure_health(current_verification.get().settings)
 
 
 @_check("Recoveries are not forgotten")
 async def look_after_recoveries() -> list[Measurement]:
-    return [await recoveries.look_after_recoveries(current_run.get().stores)]
+    return [await recoveries.look_after_recoveries(current_verification.get().stores)]
 
 
 async def publish(measurements: Sequence[Measurement], started_at: datetime) -> None:

@@ -82,7 +82,7 @@ def test_a_second_start_joins_the_run(console: Console, exchange: PaperExchangeT
     assert exchange.report()["is_flat"]
 
 
-def test_of_a_run_that_is_over_only_its_picture_stays_in_memory(console: Console) -> None:
+def test_of_a_run_that_is_over_only_its_status_stays_in_memory(console: Console) -> None:
     api = console.api(Role.OPERATOR)
     body = {"reason": REASON, "acknowledge": True, "confirm": "FLATTEN"}
     incident = api.post("/kill-switch", json=body).json()["incident_id"]

@@ -22,7 +22,7 @@ from sandbox.child_process import free_port
 from sandbox.embedded_redis import EmbeddedRedis
 from sandbox.exchange.scenario import parse
 from sandbox.exchange.server import PaperExchangeThread
-from tasks.kill.status import SILENT, KillPicture, picture_of
+from tasks.kill.status import SILENT, KillStatus, kill_status
 from tasks.kill.status_feed import EVERY, KEPT, LIMIT, RUN, RUNS, published
 from tests.console.conftest import MakeSettings
 from tests.console.harness import REASON, Console, until
@@ -116,7 +116,7 @@ def test_a_request_repeated_to_another_console_is_the_same_run(
 
 def test_a_run_whose_process_is_gone_is_not_known(settings: Settings, redis_client: redis.Redis) -> None:
     left = round((KEPT - SILENT - 5) * 1000)
-    redis_client.set(f"{RUN}r", a_picture(settings).to_json(), px=left)
+    redis_client.set(f"{RUN}r", a_kill_status(settings).to_json(), px=left)
     redis_client.zadd(RUNS, {"r": time.time(), "gone": time.time(), "garbage": time.time()})
     redis_client.set(f"{RUN}garbage", "<script>")
     with Console(settings) as console:
@@ -132,7 +132,7 @@ def test_promise_5_a_hung_redis_holds_no_run_up(own_server: EmbeddedRedis, setti
     async def held_up() -> float:
         async with open_kill_run(reason=REASON, operator="ada", incident_id=INCIDENT, settings=settings) as run:
             async with published(run, settings):
-                await asyncio.sleep(2 * EVERY)  # so that a picture is on its way
+                await asyncio.sleep(2 * EVERY)  # so that a status is on its way
                 ended = time.monotonic()
             return time.monotonic() - ended
 
@@ -144,21 +144,21 @@ def test_promise_5_a_hung_redis_holds_no_run_up(own_server: EmbeddedRedis, setti
         os.kill(own_server.pid, signal.SIGCONT)
 
 
-def test_a_picture_is_the_same_after_its_journey(settings: Settings) -> None:
-    picture = a_picture(settings)
-    assert KillPicture.from_json(picture.to_json()) == picture
-    assert picture.verdict == "RUNNING"
-    assert replace(picture, over=True).verdict == replace(picture, reported=True).verdict == "NOT FLAT"
-    flat = tuple(replace(account, flat=True, flat_after=1.5) for account in picture.accounts)
-    assert replace(picture, reported=True, accounts=flat).flat_after == 1.5
-    assert replace(picture, reported=True, accounts=()).verdict == "NOT FLAT"
+def test_a_status_is_the_same_after_its_journey(settings: Settings) -> None:
+    status = a_kill_status(settings)
+    assert KillStatus.from_json(status.to_json()) == status
+    assert status.verdict == "RUNNING"
+    assert replace(status, over=True).verdict == replace(status, reported=True).verdict == "NOT FLAT"
+    flat = tuple(replace(account, flat=True, flat_after=1.5) for account in status.accounts)
+    assert replace(status, reported=True, accounts=flat).flat_after == 1.5
+    assert replace(status, reported=True, accounts=()).verdict == "NOT FLAT"
 
 
-def a_picture(settings: Settings) -> KillPicture:
-    async def make() -> KillPicture:
+def a_kill_status(settings: Settings) -> KillStatus:
+    async def make() -> KillStatus:
         async with open_kill_run(reason=REASON, operator="ada", incident_id=INCIDENT, settings=settings) as run:
             run.update("ALPHA", phase="cancelling", orders_at_start=20, orders_open=7)
-            return picture_of(run)
+            return kill_status(run)
 
     made = asyncio.run(make())
     with redis.Redis.from_url(settings.redis_url.get_secret_value()) as client:
@@ -166,6 +166,6 @@ def a_picture(settings: Settings) -> KillPicture:
     return made
 
 
-def test_the_breaker_is_not_read_from_pictures(settings: Settings, redis_client: redis.Redis) -> None:
-    a_picture(settings)
+def test_the_breaker_is_not_read_from_kill_statuses(settings: Settings, redis_client: redis.Redis) -> None:
+    a_kill_status(settings)
     assert CircuitBreaker(redis_client).get_state() is State.OPEN

@@ -12,7 +12,7 @@ import redis
 from breaker import CircuitBreaker
 from console.auth.permissions import Role
 from console.live.broadcast import Broadcast, encode
-from console.live.poller import Lookout, Seen
+from console.live.poller import Poller, Seen
 from console.pages import system_health
 from sandbox.embedded_redis import EmbeddedRedis
 from tests.console.conftest import MakeSettings
@@ -131,12 +131,12 @@ async def test_what_nobody_looks_at_is_not_read() -> None:
         return reads
 
     told: list[Seen[int]] = []
-    lookout: Lookout[int] = Lookout(read, 0.01, told.append)
-    running = asyncio.create_task(lookout.run())
+    poller: Poller[int] = Poller(read, 0.01, told.append)
+    running = asyncio.create_task(poller.run())
     for _ in range(10):
         await asyncio.sleep(0)
     assert reads == 0
-    assert lookout.look() is None
+    assert poller.look() is None
     async with asyncio.timeout(5):
         while reads < 3:
             await asyncio.sleep(0.005)

@@ -25,7 +25,7 @@ from sandbox.embedded_redis import EmbeddedRedis
 from sandbox.exchange.scenario import parse
 from sandbox.exchange.server import PaperExchangeThread
 from sandbox.prefect_server import PrefectServer
-from tasks.drill.environment import open_world
+from tasks.drill.environment import open_drill_environment
 from tasks.drill.filing import FINISHED, note_of
 from tasks.drill.result import DrillResult
 from tasks.notify import Kind
@@ -95,7 +95,7 @@ def test_a_drills_world_holds_nothing_of_production(configure: Any, live: PaperE
     configure(PACE)
     production = load_settings()
     assert set(production.accounts) == {"PAPER", "LIVE"}
-    with open_world(production) as world:
+    with open_drill_environment(production) as world:
         assert [account.base_url for account in world.settings.accounts.values()] == [world.exchange.url]
         assert world.exchange.url != live.url
         assert world.settings.redis_url != production.redis_url

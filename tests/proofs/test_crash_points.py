@@ -10,7 +10,7 @@ import pytest
 
 from proofs.crash_points.boundary import Death, Point, Side
 from proofs.crash_points.campaign import Trial, attempt, deaths, record
-from proofs.crash_points.environment import World
+from proofs.crash_points.environment import CrashEnvironment
 from proofs.crash_points.procedures import FIRST_KILL, KILL, LAST_RESORT, RESET
 
 SEED = int(os.environ.get("BREAKER_CRASH_SEED", "1"))
@@ -18,17 +18,17 @@ KINDS = 4
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
-    with World(tmp_path_factory.mktemp("crash")) as running:
+def environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CrashEnvironment]:
+    with CrashEnvironment(tmp_path_factory.mktemp("crash")) as running:
         yield running
 
 
-def test_promise_6_and_8_a_kill_switch_killed_at_any_io_and_started_again(world: World) -> None:
-    points, random = record(world, KILL), Random(SEED)
+def test_promise_6_and_8_a_kill_switch_killed_at_any_io_and_started_again(environment: CrashEnvironment) -> None:
+    points, random = record(environment, KILL), Random(SEED)
     kinds = random.sample(sorted({point.label for point in points}), KINDS)
     for kind in kinds:
         death = random.choice(deaths(point for point in points if point.label == kind))
-        outcome = attempt(world, Trial(KILL, death))
+        outcome = attempt(environment, Trial(KILL, death))
         assert not outcome.faults, f"seed {SEED}: {outcome.trial}: {outcome.faults}"
 
 
@@ -42,7 +42,7 @@ def test_promise_6_and_8_a_kill_switch_killed_at_any_io_and_started_again(world:
     ],
     ids=str,
 )
-def test_promise_6_and_8_killed_where_it_would_hurt_most(world: World, trial: Trial) -> None:
-    outcome = attempt(world, trial)
+def test_promise_6_and_8_killed_where_it_would_hurt_most(environment: CrashEnvironment, trial: Trial) -> None:
+    outcome = attempt(environment, trial)
     assert outcome.reached
     assert not outcome.faults

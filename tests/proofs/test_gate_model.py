@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from breaker.gate.lease import Lease, Reading, Standing, heartbeat_confirmed
+from breaker.gate.lease import Lease, Standing, StateReading, heartbeat_confirmed
 from proofs.models.gate_model import Behaviour, search
 
 EVERYTHING = os.environ.get("MODEL") == "full"
@@ -37,7 +37,7 @@ def confirmed_at_receipt(lease: Lease, replicas: int) -> Lease:
     return replace(confirmed, deadline=lease.max_staleness) if replicas >= lease.replicas else confirmed
 
 
-def read_without_epochs(lease: Lease, readings: tuple[Reading, ...]) -> Lease:
+def read_without_epochs(lease: Lease, readings: tuple[StateReading, ...]) -> Lease:
     """Mutant: whatever was read last is believed."""
     views = tuple(
         replace(view, standing=Standing(reading.word), reading=reading)

@@ -8,13 +8,13 @@ import pytest
 
 from proofs.crash_points.boundary import Death, Point, Side
 from proofs.crash_points.campaign import Trial, attempt
-from proofs.crash_points.environment import World
+from proofs.crash_points.environment import CrashEnvironment
 from proofs.crash_points.procedures import TAKEOVER
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
-    with World(tmp_path_factory.mktemp("takeover")) as running:
+def environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CrashEnvironment]:
+    with CrashEnvironment(tmp_path_factory.mktemp("takeover")) as running:
         yield running
 
 
@@ -23,7 +23,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     [Point("Redis EVALSHA trip", 1), Point("venue body", 2), Point("database INSERT INTO audit_log", 2)],
     ids=str,
 )
-def test_promise_6_another_host_takes_over_with_the_same_command(world: World, point: Point) -> None:
-    outcome = attempt(world, Trial(TAKEOVER, Death(point, Side.AFTER)))
+def test_promise_6_another_host_takes_over_with_the_same_command(environment: CrashEnvironment, point: Point) -> None:
+    outcome = attempt(environment, Trial(TAKEOVER, Death(point, Side.AFTER)))
     assert outcome.reached
     assert not outcome.faults

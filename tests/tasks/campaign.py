@@ -25,7 +25,7 @@ from sandbox.exchange.scenario import Scenario, parse
 from sandbox.exchange.server import PaperExchange, PaperExchangeThread
 from tasks.kill import flatten
 from tasks.kill.report import KillReport
-from tasks.kill.run import KillRun, current_run
+from tasks.kill.run import KillRun, current_kill
 
 FASTER: Final = 20
 """Exchange seconds per real second, and how much less patient the kill switch is than by default."""
@@ -141,11 +141,11 @@ async def kill(
         settings=settings or kill_settings(),
         trip_event_id=trip_event_id,
     )
-    token = current_run.set(run)
+    token = current_kill.set(run)
     try:
         return await halt_and_flatten(run, without_prefect)
     finally:
-        current_run.reset(token)
+        current_kill.reset(token)
         await broker.aclose()
         await client.aclose()
 

@@ -12,14 +12,14 @@ from hypothesis import strategies as st
 
 from breaker.gate.decision import Decision, OrderIntent, Reason
 from breaker.gate.judge import Halt, judge
-from breaker.gate.lease import Lease, Reading, Standing, View, Word
+from breaker.gate.lease import Lease, Standing, StateReading, View, Word
 from breaker.gate.quiet_period import Cooling, OrderRate, QuietPeriodLimits
 
 LIMITS = QuietPeriodLimits(normal_quantity={"AAPL": Decimal(100)})
 
 
 def view(scope: str, standing: Standing, cooling: Cooling | None = None) -> View:
-    return View(scope, standing, Reading(Word.OPEN, epoch=1, cooling=cooling, problem="It is gone."))
+    return View(scope, standing, StateReading(Word.OPEN, epoch=1, cooling=cooling, problem="It is gone."))
 
 
 def ask(

@@ -13,8 +13,8 @@ from breaker.gate.decision import NEVER
 from breaker.gate.lease import (
     Lease,
     Newest,
-    Reading,
     Standing,
+    StateReading,
     View,
     Word,
     connection_lost,
@@ -27,20 +27,20 @@ from breaker.gate.lease import (
 from breaker.gate.resp3 import ErrorReply
 from breaker.gate.state_reading import read_state
 
-OPEN = Reading(Word.OPEN, epoch=5)
-TRIPPED = Reading(Word.TRIPPED, epoch=6)
-MISSING = Reading(Word.MISSING)
+OPEN = StateReading(Word.OPEN, epoch=5)
+TRIPPED = StateReading(Word.TRIPPED, epoch=6)
+MISSING = StateReading(Word.MISSING)
 
 
 def lease(**fields: Any) -> Lease:
     return Lease(max_staleness=0.2, views=(View("global"),), **fields)
 
 
-def answered(before: Lease, *readings: Reading, replicas: int = 0) -> Lease:
+def answered(before: Lease, *readings: StateReading, replicas: int = 0) -> Lease:
     return heartbeat_confirmed(states_read(before, readings), replicas)
 
 
-def seen(*readings: Reading, scope: str = "global") -> View:
+def seen(*readings: StateReading, scope: str = "global") -> View:
     view = View(scope)
     for reading in readings:
         view = observe(view, reading)
@@ -92,20 +92,20 @@ def test_a_lost_connection_closes_and_forgets_what_was_in_flight() -> None:
         ([MISSING, OPEN], Standing.OPEN),
         ([OPEN, MISSING], Standing.MISSING),
         ([OPEN, MISSING, OPEN], Standing.OUTDATED),
-        ([OPEN, MISSING, Reading(Word.OPEN, epoch=6)], Standing.OPEN),
+        ([OPEN, MISSING, StateReading(Word.OPEN, epoch=6)], Standing.OPEN),
         ([OPEN, TRIPPED, OPEN], Standing.OUTDATED),
-        ([OPEN, TRIPPED, Reading(Word.OPEN, epoch=6)], Standing.OUTDATED),
-        ([OPEN, TRIPPED, Reading(Word.QUIET_PERIOD, epoch=7)], Standing.QUIET_PERIOD),
-        ([OPEN, Reading(Word.TRIPPED), OPEN], Standing.OUTDATED),
-        ([OPEN, Reading(Word.TRIPPED, epoch=2)], Standing.TRIPPED),
-        ([OPEN, Reading(Word.OPEN)], Standing.OUTDATED),
-        ([Reading(Word.OPEN)], Standing.OPEN),
-        ([Reading(Word.UNREADABLE), OPEN], Standing.OPEN),
-        ([OPEN, Reading(Word.UNREADABLE), OPEN], Standing.OUTDATED),
-        ([Reading(Word.QUIET_PERIOD, epoch=5), OPEN], Standing.OPEN),
+        ([OPEN, TRIPPED, StateReading(Word.OPEN, epoch=6)], Standing.OUTDATED),
+        ([OPEN, TRIPPED, StateReading(Word.QUIET_PERIOD, epoch=7)], Standing.QUIET_PERIOD),
+        ([OPEN, StateReading(Word.TRIPPED), OPEN], Standing.OUTDATED),
+        ([OPEN, StateReading(Word.TRIPPED, epoch=2)], Standing.TRIPPED),
+        ([OPEN, StateReading(Word.OPEN)], Standing.OUTDATED),
+        ([StateReading(Word.OPEN)], Standing.OPEN),
+        ([StateReading(Word.UNREADABLE), OPEN], Standing.OPEN),
+        ([OPEN, StateReading(Word.UNREADABLE), OPEN], Standing.OUTDATED),
+        ([StateReading(Word.QUIET_PERIOD, epoch=5), OPEN], Standing.OPEN),
     ],
 )
-def test_trading_is_believed_only_from_what_is_not_behind(readings: list[Reading], standing: Standing) -> None:
+def test_trading_is_believed_only_from_what_is_not_behind(readings: list[StateReading], standing: Standing) -> None:
     assert seen(*readings).standing is standing
 
 
@@ -116,11 +116,11 @@ def test_only_a_scope_that_never_existed_does_not_block() -> None:
     assert observe(existed_before_this_gate, MISSING).standing is Standing.MISSING
 
 
-readings_ = st.builds(Reading, st.sampled_from(Word), st.none() | st.integers(0, 4))
+readings_ = st.builds(StateReading, st.sampled_from(Word), st.none() | st.integers(0, 4))
 
 
 @given(st.lists(readings_, max_size=12))
-def test_after_a_halt_only_a_greater_epoch_lets_trade(history: list[Reading]) -> None:
+def test_after_a_halt_only_a_greater_epoch_lets_trade(history: list[StateReading]) -> None:
     view, halted_at = View("global"), -1
     for reading in history:
         view = observe(view, reading)

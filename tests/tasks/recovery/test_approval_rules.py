@@ -8,9 +8,9 @@ from datetime import UTC, datetime
 import pytest
 
 from tasks.checks.measurement import Colour, Measurement, worst
-from tasks.recovery.approval_rules import Approval, RootCause, Rules, refuse_approval, refuse_root_cause
+from tasks.recovery.approval_rules import Approval, ApprovalRules, RootCause, refuse_approval, refuse_root_cause
 
-RULES = Rules(
+RULES = ApprovalRules(
     people={
         "ada": ["APPROVE_RECOVERY", "RESET_CIRCUIT"],
         "bob": ["APPROVE_RECOVERY"],

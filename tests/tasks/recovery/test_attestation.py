@@ -11,7 +11,7 @@ from redis.asyncio import Redis
 from sandbox.embedded_redis import EmbeddedRedis
 from tasks.recovery.approval_rules import Approval, RootCause
 from tasks.recovery.attestation import question_of, vouch, vouched_for, withdraw
-from tasks.recovery.context import RecoveryDesk
+from tasks.recovery.context import RecoveryContext
 from tasks.recovery.state import RecoveryState
 from tests.tasks.recovery.conftest import Configure
 
@@ -50,12 +50,12 @@ async def test_it_holds_for_nothing_else(redis: Redis, run: str, question: str, 
 async def test_the_flow_asks_configuration_and_console(redis: Redis, configure: Configure) -> None:
     settings = configure(recovery={"people": {"bob": ["APPROVE_RECOVERY"]}})
     state = RecoveryState("incident", "global", "run", author="bob")
-    desk = RecoveryDesk(settings, redis, None, None, state, tripped_by="ada")  # type: ignore[arg-type]
+    context = RecoveryContext(settings, redis, None, None, state, tripped_by="ada")  # type: ignore[arg-type]
     cause = RootCause("bob", "data", "stale quotes after the failover", "feed pinned to its primary")
-    assert (await desk.rules("root-cause-1-1", cause)).may("bob", "APPROVE_RECOVERY")
-    assert not (await desk.rules(QUESTION, ANSWER)).may("olga", "RESET_CIRCUIT")
+    assert (await context.rules("root-cause-1-1", cause)).may("bob", "APPROVE_RECOVERY")
+    assert not (await context.rules(QUESTION, ANSWER)).may("olga", "RESET_CIRCUIT")
     await vouch(redis, "run", QUESTION, ANSWER, {"RESET_CIRCUIT"})
-    rules = await desk.rules(QUESTION, ANSWER)
+    rules = await context.rules(QUESTION, ANSWER)
     assert rules.may("olga", "RESET_CIRCUIT")
     assert not rules.may("olga", "APPROVE_RECOVERY")
     assert (rules.two_person, rules.tripped_by, rules.author) == (True, "ada", "bob")

@@ -21,7 +21,7 @@ from ledger.outbox import drain_outbox
 from ledger.record import AuditRecord
 from sandbox.child_process import free_port
 from tasks.recovery import log_tail, steps
-from tasks.recovery.context import RecoveryDesk, current_desk
+from tasks.recovery.context import RecoveryContext, current_recovery
 from tasks.recovery.evidence import Evidence, LogTail, Trip, gather_evidence, moment_of, sparkline
 from tasks.recovery.evidence_store import KEPT, MOST, evidence_key, keep_evidence, read_evidence
 from tasks.recovery.state import RecoveryState
@@ -102,11 +102,11 @@ async def test_it_is_kept_for_people_before_they_are_asked(
     incident = trip(settings, redis_client, drained=False)
     async with Redis.from_url(settings.redis_url.get_secret_value()) as client:
         state = RecoveryState(incident_id=incident, scope="global", flow_run_id="a run")
-        token = current_desk.set(RecoveryDesk(settings, client, None, None, state))  # type: ignore[arg-type]
+        token = current_recovery.set(RecoveryContext(settings, client, None, None, state))  # type: ignore[arg-type]
         try:
             gathered = await steps.gather_evidence.fn(round_=1)
         finally:
-            current_desk.reset(token)
+            current_recovery.reset(token)
         kept = await read_evidence(client, incident)
         assert await read_evidence(client, uuid7()) is None
         assert 0 < await client.ttl(evidence_key(incident)) <= KEPT

@@ -16,7 +16,7 @@ from ledger.configured import open_ready_ledger, open_spool
 from ledger.recorder import Recorder
 from sandbox.child_process import free_port
 from tasks.recovery import steps
-from tasks.recovery.context import RecoveryDesk, current_desk
+from tasks.recovery.context import RecoveryContext, current_recovery
 from tasks.recovery.state import RecoveryState
 from tests.tasks.recovery.conftest import Configure
 
@@ -24,7 +24,7 @@ RUN = "6b7a6a4e-0000-4000-8000-000000000001"
 
 
 @asynccontextmanager
-async def desk_after_reset(settings: Settings, client: redis.Redis) -> AsyncIterator[RecoveryDesk]:
+async def desk_after_reset(settings: Settings, client: redis.Redis) -> AsyncIterator[RecoveryContext]:
     """Of an incident that was tripped and reset a moment ago, without a quiet period."""
     breaker = CircuitBreaker(client, quiet_period=0)
     incident = breaker.trip("MANUAL", tripped_by="ada").incident_id
@@ -32,12 +32,12 @@ async def desk_after_reset(settings: Settings, client: redis.Redis) -> AsyncIter
     asynchronous, patient = async_breaker_of(settings), Redis.from_url(settings.redis_url.get_secret_value())
     ledger = open_ready_ledger(settings)
     state = RecoveryState(incident_id=str(incident), scope="global", flow_run_id=RUN)
-    desk = RecoveryDesk(settings, patient, asynchronous, Recorder(ledger, open_spool(settings)), state, "ada")
-    token = current_desk.set(desk)
+    context = RecoveryContext(settings, patient, asynchronous, Recorder(ledger, open_spool(settings)), state, "ada")
+    token = current_recovery.set(context)
     try:
-        yield desk
+        yield context
     finally:
-        current_desk.reset(token)
+        current_recovery.reset(token)
         await asynchronous.close()
         await patient.aclose()
         ledger.close()
@@ -48,26 +48,26 @@ async def test_a_watch_longer_than_the_quiet_period_trips_the_same_incident_agai
 ) -> None:
     service = {"gateway": {"url": f"http://127.0.0.1:{free_port()}/"}}
     settings = configure(quiet_period=0, recovery={"watch": 5, "services": service})
-    async with desk_after_reset(settings, redis_client) as desk:
+    async with desk_after_reset(settings, redis_client) as context:
         before = CircuitBreaker(redis_client).get_status()
         assert before.state.value == "OPEN" and before.epoch is not None
         why = await steps.watch.fn(1, 1.0, before.epoch)
         assert why is not None and "gateway" in why
         after = CircuitBreaker(redis_client).get_status()
         assert (after.state.value, after.trip_reason) == ("TRIPPED", "WATCH_FAILED")
-        assert after.incident_id == desk.state.incident_id
+        assert after.incident_id == context.state.incident_id
 
 
 async def test_a_state_that_is_lost_during_the_watch_is_written_as_a_trip(
     configure: Configure, redis_client: redis.Redis
 ) -> None:
-    async with desk_after_reset(configure(quiet_period=0, recovery={"watch": 5}), redis_client) as desk:
+    async with desk_after_reset(configure(quiet_period=0, recovery={"watch": 5}), redis_client) as context:
         redis_client.delete("circuit_breaker:state")
         why = await steps.watch.fn(1, 1.0, 1)
         assert why is not None and "can't be told" in why
         after = CircuitBreaker(redis_client).get_status()
         assert (after.state.value, after.trip_reason) == ("TRIPPED", "WATCH_FAILED")
-        assert after.incident_id == desk.state.incident_id
+        assert after.incident_id == context.state.incident_id
 
 
 async def test_an_approval_after_somebody_has_reset_at_a_terminal_goes_on_to_the_watch(

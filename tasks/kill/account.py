@@ -1,0 +1,117 @@
+"""Hold one account's part in a run of the kill switch: where it stands, and what its steps work with."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from decimal import Decimal
+from typing import Any
+
+from brokers.protocol import Broker
+from configuration.settings import KillSettings
+
+Observer = Callable[[str, Mapping[str, Any]], None]
+"""Told of each action: an upper-case word such as `POSITION_CLOSE_SENT`, and its details. Must not block or raise."""
+
+
+@dataclass(frozen=True, slots=True)
+class StuckItem:
+    """A symbol that cannot be made flat now, and the venue's reason."""
+
+    symbol: str
+    quantity: Decimal
+    open_orders: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class CloseRecord:
+    """One close as it was sent, and what became of it as far as is known."""
+
+    symbol: str
+    side: str
+    quantity: Decimal
+    kind: str
+    client_order_id: str
+    outcome: str
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class AccountProgress:
+    """Where one account stands; replaced as a whole at each change, so that a reader never sees half of one."""
+
+    account: str
+    phase: str = "waiting"
+    orders_at_start: int = 0
+    orders_open: int = 0
+    positions_at_start: int = 0
+    positions_open: int = 0
+    notional_at_start: Decimal = Decimal(0)
+    canceled: int = 0
+    closes_sent: int = 0
+    rounds: int = 0
+    note: str = ""
+    stuck: tuple[StuckItem, ...] = ()
+    closes: tuple[CloseRecord, ...] = ()
+    no_orders_after: float | None = None
+    """Seconds from the start of the run until the venue listed no open order."""
+    flat_after: float | None = None
+    """Seconds from the start of the run until the first of the readings that agree on flat."""
+    flat: bool = False
+
+    @property
+    def done(self) -> float:
+        """Share of orders and positions that are gone, 0 to 1."""
+        total = self.orders_at_start + self.positions_at_start
+        left = min(total, self.orders_open + self.positions_open)
+        return 1.0 if self.flat else (0.0 if total == 0 else (total - left) / total)
+
+
+@dataclass(slots=True)
+class RunClock:
+    """How long a run has been going on, on the monotonic clock, and how long it may."""
+
+    deadline: float
+    """Seconds from the start."""
+    started: float = field(default_factory=time.monotonic)
+
+    @property
+    def elapsed(self) -> float:
+        return time.monotonic() - self.started
+
+    @property
+    def overdue(self) -> bool:
+        return self.elapsed >= self.deadline
+
+
+@dataclass(slots=True)
+class AccountRun:
+    """One account of one run. `tell` adds the account to whatever it says."""
+
+    broker: Broker
+    incident_id: str
+    settings: KillSettings
+    clock: RunClock
+    observe: Callable[[str, Mapping[str, Any]], None]
+    progress: AccountProgress
+
+    @property
+    def name(self) -> str:
+        return self.progress.account
+
+    @property
+    def elapsed(self) -> float:
+        return self.clock.elapsed
+
+    @property
+    def overdue(self) -> bool:
+        return self.clock.overdue
+
+    def update(self, **changes: Any) -> None:
+        """Replace the progress by one with `changes`."""
+        self.progress = replace(self.progress, **changes)
+
+    def tell(self, action: str, **details: Any) -> None:
+        self.observe(action, {"account": self.name, **details})
