@@ -16,11 +16,11 @@ from typing import Final
 from uuid import UUID
 
 from breaker.orders import ZERO, OrderType, Side, TimeInForce
-from sandbox.exchange.record import Record
-from sandbox.exchange.records import (
-    Again,
+from sandbox.exchange.venue_record import VenueRecord
+from sandbox.exchange.orders import (
+    Resubmission,
     Fill,
-    Holding,
+    PaperPosition,
     OrderClass,
     OrderRequest,
     Origin,
@@ -53,12 +53,12 @@ class _Halted:
 class Exchange:
     """One account at one venue. Public methods act at the moment of the last `advance`; they raise `Refusal`."""
 
-    def __init__(self, scenario: Scenario, record: Record, random: Random) -> None:
+    def __init__(self, scenario: Scenario, record: VenueRecord, random: Random) -> None:
         self.record = record
         self.now = 0.0
         self.session = scenario.market.session
         self.prices: dict[str, Decimal] = dict(scenario.prices)
-        self.positions: dict[str, Holding] = {}
+        self.positions: dict[str, PaperPosition] = {}
         self.orders: dict[str, PaperOrder] = {}
         """Every order ever, in the order of submission."""
         self.open_orders: dict[str, PaperOrder] = {}
@@ -236,13 +236,13 @@ class Exchange:
             raise not_found(f"order not found for {client_order_id}")
         return order
 
-    def position(self, symbol: str) -> Holding:
+    def position(self, symbol: str) -> PaperPosition:
         holding = self.positions.get(symbol)
         if holding is None:
             raise not_found("position does not exist")
         return holding
 
-    def available(self, holding: Holding) -> Decimal:
+    def available(self, holding: PaperPosition) -> Decimal:
         """How much of |position| no open order holds; never negative."""
         return max(abs(holding.qty) - self._held(holding.symbol, holding.closing_side), ZERO)
 
@@ -305,7 +305,7 @@ class Exchange:
         )
         self._fill(order, order.remaining, self.prices[symbol])
 
-    def place_stubbornly(self, request: OrderRequest, again: Again) -> PaperOrder:
+    def submit_strategy_order(self, request: OrderRequest, again: Resubmission) -> PaperOrder:
         """A strategy's order, which comes back when it is cancelled."""
         order = self.submit(request, Origin.STRATEGY)
         order.again = again
@@ -313,7 +313,7 @@ class Exchange:
 
     def add_position(self, symbol: str, qty: Decimal, price: Decimal) -> None:
         """A position of the book, held since before the exchange started."""
-        self.positions[symbol] = Holding(symbol, qty, price)
+        self.positions[symbol] = PaperPosition(symbol, qty, price)
         self._was_flat = False
 
     def add_order(self, order: PaperOrder) -> PaperOrder:
@@ -599,7 +599,7 @@ class Exchange:
     def _move_position(self, symbol: str, change: Decimal, price: Decimal) -> None:
         holding = self.positions.get(symbol)
         if holding is None:
-            self.positions[symbol] = Holding(symbol, change, price)
+            self.positions[symbol] = PaperPosition(symbol, change, price)
             return
         after = holding.qty + change
         if after == 0:
@@ -669,7 +669,7 @@ class Exchange:
         if not self.open_orders:
             self.record.no_open_orders(self.now)
 
-    def _place_again(self, order: PaperOrder, again: Again) -> None:
+    def _place_again(self, order: PaperOrder, again: Resubmission) -> None:
         if again.times == 0 or self.now + again.delay > again.until:
             return
         request = replace_request(order)

@@ -18,7 +18,7 @@ from uuid import UUID
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from breaker.orders import OrderType, Side, TimeInForce
-from sandbox.exchange.records import Session
+from sandbox.exchange.orders import Session
 
 Probability = Annotated[float, Field(ge=0, le=1)]
 Seconds = Annotated[float, Field(ge=0)]
@@ -88,8 +88,8 @@ class Market(_Part):
     """What the clock says when nothing else decides it."""
 
 
-class Book(_Part):
-    """A generated book. Resting orders are far from the market, so they fill only by a race or a price move."""
+class GeneratedBook(_Part):
+    """Resting orders are far from the market, so they fill only by a race or a price move."""
 
     orders: Count = 0
     positions: Count = 0
@@ -121,7 +121,7 @@ class PositionEntry(_Part):
     price: Decimal | None = Field(default=None, gt=0)
 
 
-class AgainEntry(_Part):
+class ResubmissionEntry(_Part):
     times: Count = 1
     seconds: Seconds | None = None
     delay: Seconds = 0.2
@@ -141,7 +141,7 @@ class OrderEntry(_Part):
     status: Literal["new", "pending_cancel", "pending_replace"] = "new"
     status_for: Seconds | None = None
     """How long it stays pending; absent: for ever."""
-    again: AgainEntry | None = None
+    again: ResubmissionEntry | None = None
 
 
 class PriceMove(_Part):
@@ -247,7 +247,7 @@ class Scenario(_Part):
     latency_ms: AnySpread = _ZERO_SPREAD
     account: Account = Account()
     market: Market = Market()
-    book: Book = Book()
+    book: GeneratedBook = GeneratedBook()
     prices: dict[str, Annotated[Decimal, Field(gt=0)]] = Field(default_factory=dict)
     positions: tuple[PositionEntry, ...] = ()
     orders: tuple[OrderEntry, ...] = ()

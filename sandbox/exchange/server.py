@@ -25,7 +25,7 @@ import uvicorn
 from starlette.types import Scope
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from sandbox.exchange.alpaca.api import Host, create_app
+from sandbox.exchange.alpaca.routes import Host, create_app
 from sandbox.exchange.scenario import Scenario
 
 _START_LIMIT: Final = 20.0

@@ -23,7 +23,7 @@ class Plan:
     trouble: Trouble | None
 
 
-class Troublemaker:
+class TroubleRules:
     """Plans each request from the scenario's rules, the first matching one first."""
 
     def __init__(self, scenario: Scenario, random: Random) -> None:

@@ -9,10 +9,10 @@ from random import Random
 from typing import Final
 
 from sandbox.exchange.alpaca.wire import Writer
-from sandbox.exchange.book import open_exchange
-from sandbox.exchange.record import Record
+from sandbox.exchange.opening import open_exchange
+from sandbox.exchange.venue_record import VenueRecord
 from sandbox.exchange.scenario import Scenario
-from sandbox.exchange.trouble import RateLimit, Troublemaker
+from sandbox.exchange.trouble import RateLimit, TroubleRules
 
 _LISTED: Final = 50
 """At most that many open orders are spelled out in the report."""
@@ -23,9 +23,9 @@ class Venue:
 
     def __init__(self, scenario: Scenario, elapsed: Callable[[], float] = time.monotonic) -> None:
         self.scenario = scenario
-        self.record = Record()
+        self.record = VenueRecord()
         self.exchange = open_exchange(scenario, self.record)
-        self.trouble = Troublemaker(scenario, Random(f"{scenario.seed}:trouble"))  # noqa: S311 - not a secret
+        self.trouble = TroubleRules(scenario, Random(f"{scenario.seed}:trouble"))  # noqa: S311 - not a secret
         self.rate_limit = RateLimit(scenario.rate_limit)
         self._elapsed = elapsed
         self._started = elapsed()

@@ -16,7 +16,7 @@ from redis import Redis
 from breaker import CircuitBreaker
 from configuration.settings import AccountSettings, RecoverySettings, ServiceSettings, Settings
 from sandbox.embedded_redis import EmbeddedRedis
-from sandbox.exchange.scenario import Account, Book, Cancels, Fills, Scenario, Spread
+from sandbox.exchange.scenario import Account, GeneratedBook, Cancels, Fills, Scenario, Spread
 from sandbox.exchange.server import PaperExchange
 
 AUTHOR, APPROVER = "drill author", "drill approver"
@@ -94,7 +94,7 @@ def _scenario(production: Settings) -> Scenario:
         seed=secrets.randbelow(2**31),
         latency_ms=Spread(median=6, sigma=0.6, cap=80),
         account=Account(key=secrets.token_hex(8), secret=secrets.token_hex(16)),
-        book=Book(orders=size.orders, positions=size.positions),
+        book=GeneratedBook(orders=size.orders, positions=size.positions),
         cancels=Cancels(delay=Spread(low=0, high=0.3), race_probability=0.05),
         fills=Fills(delay=Spread(low=0, high=0.4), partial_probability=0.25),
     )

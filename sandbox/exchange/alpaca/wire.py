@@ -12,8 +12,8 @@ from uuid import NAMESPACE_URL, UUID, uuid5
 
 from breaker.orders import OrderType, Side, TimeInForce
 from sandbox.exchange.matching import NANO, Exchange
-from sandbox.exchange.records import (
-    Holding,
+from sandbox.exchange.orders import (
+    PaperPosition,
     OrderClass,
     OrderRequest,
     PaperOrder,
@@ -214,7 +214,7 @@ class Writer:
             "subtag": None,
         }
 
-    def position(self, holding: Holding) -> Json:
+    def position(self, holding: PaperPosition) -> Json:
         price = self._exchange.prices[holding.symbol]
         value = holding.qty * price
         cost = holding.qty * holding.average_price

@@ -6,9 +6,9 @@ import httpx
 import pytest
 from alpaca.trading.client import TradingClient
 
-from sandbox.exchange.book import open_exchange
+from sandbox.exchange.opening import open_exchange
 from sandbox.exchange.matching import Exchange
-from sandbox.exchange.record import Record
+from sandbox.exchange.venue_record import VenueRecord
 from sandbox.exchange.scenario import Scenario, parse
 from sandbox.exchange.server import PaperExchange
 
@@ -49,6 +49,6 @@ def market() -> Callable[[str], Exchange]:
 
     def start(toml: str = "") -> Exchange:
         scenario: Scenario = parse(toml)
-        return open_exchange(scenario, Record())
+        return open_exchange(scenario, VenueRecord())
 
     return start

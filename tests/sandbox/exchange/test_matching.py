@@ -12,10 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from breaker.orders import ZERO, OrderType, Side, TimeInForce
-from sandbox.exchange.book import open_exchange
+from sandbox.exchange.opening import open_exchange
 from sandbox.exchange.matching import Exchange
-from sandbox.exchange.record import Record
-from sandbox.exchange.records import OrderClass, OrderRequest, PaperOrder, Refusal, Session, Status
+from sandbox.exchange.venue_record import VenueRecord
+from sandbox.exchange.orders import OrderClass, OrderRequest, PaperOrder, Refusal, Session, Status
 from sandbox.exchange.scenario import parse
 
 Market = Callable[..., Exchange]
@@ -449,7 +449,7 @@ def act(exchange: Exchange, action: tuple[object, ...]) -> None:
 @settings(max_examples=150, deadline=None)
 @given(st.integers(0, 10_000), st.lists(actions, max_size=40))
 def test_the_books_balance_whatever_happens(seed: int, steps: list[tuple[object, ...]]) -> None:
-    exchange = open_exchange(parse(f"seed = {seed}\n{TROUBLED}"), Record())
+    exchange = open_exchange(parse(f"seed = {seed}\n{TROUBLED}"), VenueRecord())
     start = {holding.symbol: holding.qty for holding in exchange.positions.values()}
     closed: dict[str, tuple[Status, Decimal]] = {}
     for step in [*steps, ("wait", 60.0)]:
@@ -497,7 +497,7 @@ def check_finality(exchange: Exchange, closed: dict[str, tuple[Status, Decimal]]
 @given(st.integers(0, 10_000), st.lists(actions, max_size=30))
 def test_closing_what_is_available_never_turns_a_position(seed: int, steps: list[tuple[object, ...]]) -> None:
     """On a venue that enforces it, a reducing order never does, whatever else is at work."""
-    record = Record()
+    record = VenueRecord()
     exchange = open_exchange(parse(f"seed = {seed}\n{TROUBLED}"), record)
     for step in steps:
         if step[0] in {"submit", "replace"}:

@@ -32,7 +32,7 @@ from sandbox.exchange.alpaca.wire import (
     word,
 )
 from sandbox.exchange.matching import Exchange
-from sandbox.exchange.records import Again, Holding, OrderRequest, PaperOrder, Refusal, Session, invalid, not_found
+from sandbox.exchange.orders import Resubmission, PaperPosition, OrderRequest, PaperOrder, Refusal, Session, invalid, not_found
 from sandbox.exchange.scenario import Scenario, ScenarioError, Trouble, parse
 from sandbox.exchange.venue import Venue
 
@@ -254,7 +254,7 @@ def _add_position_routes(app: FastAPI, host: Host) -> None:
         return JSONResponse([_closed(host.venue.writer, *result) for result in results], 207)
 
 
-def _position(host: Host, symbol: str) -> Holding:
+def _position(host: Host, symbol: str) -> PaperPosition:
     missing = "position does not exist"
     return host.venue.exchange.position(_symbol(host, symbol, missing))
 
@@ -361,8 +361,8 @@ def _add_control_routes(app: FastAPI, host: Host) -> None:
             qty=stubborn.qty,
             limit_price=stubborn.limit_price,
         )
-        again = Again(stubborn.times, exchange.now + stubborn.seconds, stubborn.delay)
-        return JSONResponse(host.venue.writer.order(exchange.place_stubbornly(request, again)))
+        again = Resubmission(stubborn.times, exchange.now + stubborn.seconds, stubborn.delay)
+        return JSONResponse(host.venue.writer.order(exchange.submit_strategy_order(request, again)))
 
     @app.post("/_paper/late-fill")
     async def late_fill(fill: _Fill) -> Response:

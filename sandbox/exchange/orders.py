@@ -76,7 +76,7 @@ def invalid(message: str) -> Refusal:
 
 
 @dataclass(frozen=True, slots=True)
-class Again:
+class Resubmission:
     """How often, until when (exchange seconds) and how soon a strategy places a cancelled order again."""
 
     times: int
@@ -152,7 +152,7 @@ class PaperOrder:
     """A stop whose price has been reached."""
     stalled: bool = False
     """The market has no more to give; it stays as it is until it is cancelled."""
-    again: Again | None = None
+    again: Resubmission | None = None
 
     @property
     def is_open(self) -> bool:
@@ -175,7 +175,7 @@ class PaperOrder:
 
 
 @dataclass(slots=True)
-class Holding:
+class PaperPosition:
     """A position; `qty` is signed and never zero."""
 
     symbol: str

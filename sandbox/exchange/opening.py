@@ -11,8 +11,8 @@ from typing import Final
 
 from breaker.orders import OrderType, Side, TimeInForce
 from sandbox.exchange.matching import Exchange
-from sandbox.exchange.record import Record
-from sandbox.exchange.records import Again, OrderClass, Origin, PaperOrder, Session, Status
+from sandbox.exchange.venue_record import VenueRecord
+from sandbox.exchange.orders import Resubmission, OrderClass, Origin, PaperOrder, Session, Status
 from sandbox.exchange.scenario import OrderEntry, Scenario
 
 _TICKERS: Final = tuple(
@@ -28,7 +28,7 @@ _DEFAULT_PRICE: Final = Decimal(100)
 _CENT: Final = Decimal("0.01")
 
 
-def open_exchange(scenario: Scenario, record: Record) -> Exchange:
+def open_exchange(scenario: Scenario, record: VenueRecord) -> Exchange:
     """An exchange with this scenario's book, at second zero."""
     random = Random(f"{scenario.seed}:book")  # noqa: S311 - a market, not a secret
     exchange = Exchange(scenario, record, Random(f"{scenario.seed}:matching"))  # noqa: S311
@@ -108,7 +108,7 @@ class _Builder:
             )
             orders.append(order)
         for order in orders[len(pending) : len(pending) + book.strategies]:
-            order.again = Again(book.strategy_times, _until(book.strategy_for), book.strategy_delay)
+            order.again = Resubmission(book.strategy_times, _until(book.strategy_for), book.strategy_delay)
 
     def _generated_terms(self, held: list[str], others: list[str], sides: dict[str, Side]) -> tuple[str, Side, Decimal]:
         if held and self._random.random() < self._scenario.book.reducing:
@@ -144,7 +144,7 @@ class _Builder:
         if entry.status == "new" and self._exchange.session is not Session.OPEN:
             order.status = Status.ACCEPTED
         if entry.again:
-            order.again = Again(entry.again.times, _until(entry.again.seconds), entry.again.delay)
+            order.again = Resubmission(entry.again.times, _until(entry.again.seconds), entry.again.delay)
         if entry.status_for is not None and entry.status != "new":
             then = Status.CANCELED if entry.status == "pending_cancel" else Status.NEW
             self._exchange.after(entry.status_for, partial(self._exchange.release, order, then))

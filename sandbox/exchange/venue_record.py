@@ -7,13 +7,13 @@ from decimal import Decimal
 from typing import Final
 
 from breaker.orders import ZERO, Side
-from sandbox.exchange.records import Origin, PaperOrder
+from sandbox.exchange.orders import Origin, PaperOrder
 
 _KEPT: Final = 1_000
 """At most that many entries of a list; what is counted is counted to the end."""
 
 
-class Record:
+class VenueRecord:
     """Counts and moments, in seconds on the exchange's clock. It only listens, and never changes the exchange."""
 
     def __init__(self) -> None:
