@@ -1,4 +1,4 @@
-"""The book an exchange starts with, and what the scenario has planned for it."""
+"""Build the book an exchange starts with, and plan what the scenario lets happen to it."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from random import Random
 from typing import Final
 
 from breaker.orders import OrderType, Side, TimeInForce
-from sandbox.exchange.matching import Exchange
+from sandbox.exchange.exchange import Exchange
+from sandbox.exchange.orders import OrderClass, Origin, PaperOrder, Resubmission, Status
+from sandbox.exchange.scenario import OrderEntry, Scenario, Session
 from sandbox.exchange.venue_record import VenueRecord
-from sandbox.exchange.orders import Resubmission, OrderClass, Origin, PaperOrder, Session, Status
-from sandbox.exchange.scenario import OrderEntry, Scenario
 
 _TICKERS: Final = tuple(
     ticker
@@ -33,10 +33,10 @@ def open_exchange(scenario: Scenario, record: VenueRecord) -> Exchange:
     random = Random(f"{scenario.seed}:book")  # noqa: S311 - a market, not a secret
     exchange = Exchange(scenario, record, Random(f"{scenario.seed}:matching"))  # noqa: S311
     for ticker in _TICKERS:
-        exchange.prices.setdefault(ticker, _price(random))
+        exchange.book.prices.setdefault(ticker, _price(random))
     _Builder(scenario, exchange, random).build()
     if scenario.account.equity is not None:
-        exchange.cash += scenario.account.equity - exchange.equity
+        exchange.book.cash += scenario.account.equity - exchange.book.equity
     _plan(scenario, exchange, random)
     record.orders_created.clear()
     exchange.advance(0)
@@ -47,17 +47,18 @@ class _Builder:
     def __init__(self, scenario: Scenario, exchange: Exchange, random: Random) -> None:
         self._scenario = scenario
         self._exchange = exchange
+        self._book = exchange.book
         self._random = random
         self._placed = 0
         self._total = len(scenario.orders) + scenario.book.orders + 2 * scenario.book.brackets
 
     def build(self) -> None:
         for position in self._scenario.positions:
-            price = position.price or self._exchange.prices.get(position.symbol, _DEFAULT_PRICE)
-            self._exchange.prices.setdefault(position.symbol, price)
+            price = position.price or self._book.prices.get(position.symbol, _DEFAULT_PRICE)
+            self._book.prices.setdefault(position.symbol, price)
             self._exchange.add_position(position.symbol, position.qty, price)
         for entry in self._scenario.orders:
-            self._exchange.prices.setdefault(entry.symbol, entry.limit_price or entry.stop_price or _DEFAULT_PRICE)
+            self._book.prices.setdefault(entry.symbol, entry.limit_price or entry.stop_price or _DEFAULT_PRICE)
             self._add(entry)
         generated = self._generated_positions()
         for symbol in generated[: self._scenario.book.brackets]:
@@ -75,15 +76,15 @@ class _Builder:
                     qty = -qty
                 elif self._random.random() < book.fractional:
                     qty += Decimal(self._random.randint(1, 999)) / 1000
-            self._exchange.add_position(symbol, qty, self._exchange.prices[symbol])
+            self._exchange.add_position(symbol, qty, self._book.prices[symbol])
         return symbols
 
     def _unused_symbols(self) -> Iterator[str]:
         letters = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
         more = ("Q" + "".join(tail) for tail in itertools.product(letters, repeat=3))
         for symbol in itertools.chain(_TICKERS, more):
-            if symbol not in self._exchange.positions:
-                self._exchange.prices.setdefault(symbol, _price(self._random))
+            if symbol not in self._book.positions:
+                self._book.prices.setdefault(symbol, _price(self._random))
                 yield symbol
 
     def _add_generated_orders(self, held: list[str]) -> None:
@@ -108,21 +109,21 @@ class _Builder:
             )
             orders.append(order)
         for order in orders[len(pending) : len(pending) + book.strategies]:
-            order.again = Resubmission(book.strategy_times, _until(book.strategy_for), book.strategy_delay)
+            order.resubmission = Resubmission(book.strategy_times, _until(book.strategy_for), book.strategy_delay)
 
     def _generated_terms(self, held: list[str], others: list[str], sides: dict[str, Side]) -> tuple[str, Side, Decimal]:
         if held and self._random.random() < self._scenario.book.reducing:
-            holding = self._exchange.positions[self._random.choice(held)]
-            free = self._exchange.available(holding).to_integral_value(ROUND_DOWN)
+            position = self._book.positions[self._random.choice(held)]
+            free = self._book.available(position).to_integral_value(ROUND_DOWN)
             if free >= 1:
-                return holding.symbol, holding.closing_side, Decimal(self._random.randint(1, int(free)))
+                return position.symbol, position.closing_side, Decimal(self._random.randint(1, int(free)))
         symbol = self._random.choice(held + others if held else others)
-        side = sides.get(symbol) or self._exchange.positions[symbol].closing_side.opposite
+        side = sides.get(symbol) or self._book.positions[symbol].closing_side.opposite
         return symbol, side, Decimal(self._random.randint(1, 100))
 
     def _far_limit(self, symbol: str, side: Side) -> Decimal:
         away = Decimal(self._random.randint(10, 30)) / 100
-        return (self._exchange.prices[symbol] * (1 - side.sign * away)).quantize(_CENT)
+        return (self._book.prices[symbol] * (1 - side.sign * away)).quantize(_CENT)
 
     def _add(self, entry: OrderEntry) -> PaperOrder:
         at = self._next_time()
@@ -141,10 +142,10 @@ class _Builder:
             limit_price=entry.limit_price,
             stop_price=entry.stop_price,
         )
-        if entry.status == "new" and self._exchange.session is not Session.OPEN:
+        if entry.status == "new" and self._exchange.matching.session is not Session.OPEN:
             order.status = Status.ACCEPTED
         if entry.again:
-            order.again = Resubmission(entry.again.times, _until(entry.again.seconds), entry.again.delay)
+            order.resubmission = Resubmission(entry.again.times, _until(entry.again.seconds), entry.again.delay)
         if entry.status_for is not None and entry.status != "new":
             then = Status.CANCELED if entry.status == "pending_cancel" else Status.NEW
             self._exchange.after(entry.status_for, partial(self._exchange.release, order, then))
@@ -152,8 +153,8 @@ class _Builder:
 
     def _add_bracket(self, symbol: str) -> None:
         """A filled entry whose take-profit works and whose stop-loss is held by it."""
-        price = self._exchange.prices[symbol]
-        qty = self._exchange.positions[symbol].qty
+        price = self._book.prices[symbol]
+        qty = self._book.positions[symbol].qty
         at = self._next_time()
 
         def order(side: Side, kind: OrderType, status: Status) -> PaperOrder:
@@ -181,7 +182,7 @@ class _Builder:
         profit.sibling, loss.sibling = loss, profit
         profit.parent = loss.parent = entry
         entry.legs = [profit, loss]
-        self._exchange.orders[entry.id] = entry
+        self._book.orders[entry.id] = entry
         for leg in entry.legs:
             self._exchange.add_order(leg)
 
@@ -196,26 +197,26 @@ def _plan(scenario: Scenario, exchange: Exchange, random: Random) -> None:
     """Everything the scenario lets happen at a given moment."""
     market = scenario.market
     if market.opens_after is not None:
-        exchange.after(market.opens_after, partial(exchange.change_session, Session.OPEN))
+        exchange.after(market.opens_after, partial(exchange.matching.change_session, Session.OPEN))
     if market.closes_after is not None:
-        exchange.after(market.closes_after, partial(exchange.change_session, Session.CLOSED))
+        exchange.after(market.closes_after, partial(exchange.matching.change_session, Session.CLOSED))
     for move in scenario.price_moves:
-        exchange.prices.setdefault(move.symbol, move.price)
-        exchange.after(move.at, partial(exchange.set_price, move.symbol, move.price))
+        exchange.book.prices.setdefault(move.symbol, move.price)
+        exchange.after(move.at, partial(exchange.matching.set_price, move.symbol, move.price))
     if scenario.brackets.both_fill_at is not None:
-        exchange.after(scenario.brackets.both_fill_at, exchange.fast_market)
+        exchange.after(scenario.brackets.both_fill_at, exchange.matching.fast_market)
     for halt in scenario.halts:
         symbols = [halt.symbol] if halt.symbol else _pick(exchange, halt.count or 0, random)
         for symbol in symbols:
             exchange.after(
-                halt.after, partial(exchange.halt, symbol, rejects=halt.mode == "reject", status=halt.status)
+                halt.after, partial(exchange.matching.halt, symbol, rejects=halt.mode == "reject", status=halt.status)
             )
             if halt.until is not None:
-                exchange.after(halt.until, partial(exchange.resume, symbol))
+                exchange.after(halt.until, partial(exchange.matching.resume, symbol))
 
 
 def _pick(exchange: Exchange, count: int, random: Random) -> list[str]:
-    held = sorted(exchange.positions)
+    held = sorted(exchange.book.positions)
     return random.sample(held, min(count, len(held)))
 
 

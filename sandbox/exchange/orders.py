@@ -1,12 +1,17 @@
-"""What the paper exchange keeps: orders, positions, fills, and how it says no."""
+"""Hold what an account has at the paper exchange: orders, positions and fills."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from decimal import Decimal
 from enum import StrEnum
+from typing import Final
 
 from breaker.orders import ZERO, OrderType, Side, TimeInForce
+
+QUANTITY_STEP: Final = Decimal("0.000000001")
+"""The smallest fraction of a share."""
+PRICE_STEP: Final = Decimal("0.01")
 
 
 class Status(StrEnum):
@@ -46,33 +51,6 @@ class OrderClass(StrEnum):
     BRACKET = "bracket"
     OCO = "oco"
     OTO = "oto"
-
-
-class Session(StrEnum):
-    OPEN = "open"
-    EXTENDED = "extended"
-    CLOSED = "closed"
-
-
-class Refusal(Exception):
-    """The exchange says no: HTTP status, Alpaca's code and message, and any further fields of the error body."""
-
-    def __init__(self, status: int, code: int, message: str, **extra: object) -> None:
-        super().__init__(message)
-        self.status = status
-        self.body: dict[str, object] = {**extra, "code": code, "message": message}
-
-
-def not_found(message: str) -> Refusal:
-    return Refusal(404, 40410000, message)
-
-
-def unprocessable(message: str) -> Refusal:
-    return Refusal(422, 42210000, message)
-
-
-def invalid(message: str) -> Refusal:
-    return Refusal(422, 40010001, message)
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,7 +130,8 @@ class PaperOrder:
     """A stop whose price has been reached."""
     stalled: bool = False
     """The market has no more to give; it stays as it is until it is cancelled."""
-    again: Resubmission | None = None
+    resubmission: Resubmission | None = None
+    """Set on an order of a strategy, which places it again when it is cancelled."""
 
     @property
     def is_open(self) -> bool:
@@ -195,3 +174,27 @@ class Fill:
     side: Side
     qty: Decimal
     price: Decimal
+
+
+def trailing_stop_price(
+    side: Side, price: Decimal, trail_price: Decimal | None, trail_percent: Decimal | None
+) -> Decimal:
+    """Where a trailing stop of this side stands when the market is at `price`."""
+    distance = trail_price if trail_price is not None else price * (trail_percent or ZERO) / 100
+    return (price + side.sign * distance).quantize(PRICE_STEP)
+
+
+def request_for_the_rest(order: PaperOrder) -> OrderRequest:
+    """What one would ask for to get the rest of this order again."""
+    return OrderRequest(
+        symbol=order.symbol,
+        side=order.side,
+        type=order.type,
+        time_in_force=order.time_in_force,
+        qty=order.remaining or order.qty,
+        limit_price=order.limit_price,
+        stop_price=order.stop_price,
+        trail_price=order.trail_price,
+        trail_percent=order.trail_percent,
+        extended_hours=order.extended_hours,
+    )

@@ -10,6 +10,7 @@ import math
 import tomllib
 from datetime import datetime
 from decimal import Decimal
+from enum import StrEnum
 from pathlib import Path
 from random import Random
 from typing import Annotated, Literal, Self
@@ -18,11 +19,16 @@ from uuid import UUID
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from breaker.orders import OrderType, Side, TimeInForce
-from sandbox.exchange.orders import Session
 
 Probability = Annotated[float, Field(ge=0, le=1)]
 Seconds = Annotated[float, Field(ge=0)]
 Count = Annotated[int, Field(ge=0)]
+
+
+class Session(StrEnum):
+    OPEN = "open"
+    EXTENDED = "extended"
+    CLOSED = "closed"
 
 
 class ScenarioError(ValueError):

@@ -1,4 +1,4 @@
-"""Running the paper exchange: in this process, on a thread, or as a child process that dies with its parent."""
+"""Run the paper exchange: in this process, on a thread, or as a child process that dies with its parent."""
 
 from __future__ import annotations
 
@@ -22,11 +22,16 @@ from types import TracebackType
 from typing import Any, Final, Self
 
 import uvicorn
-from starlette.types import Scope
+from fastapi import FastAPI
+from starlette.types import ASGIApp, Scope
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from sandbox.exchange.alpaca.routes import Host, create_app
+from sandbox.exchange.alpaca.conventions import ALPACA
+from sandbox.exchange.alpaca.routes import add_alpaca_routes
+from sandbox.exchange.control import add_control_routes
+from sandbox.exchange.edge import Disconnect, Edge
 from sandbox.exchange.scenario import Scenario
+from sandbox.exchange.venue import Host
 
 _START_LIMIT: Final = 20.0
 _STOP_LIMIT: Final = 5.0
@@ -73,7 +78,7 @@ def build_server(scenario: Scenario) -> uvicorn.Server:
 
     return uvicorn.Server(
         uvicorn.Config(
-            create_app(Host(scenario), disconnect),
+            _create_app(scenario, disconnect),
             http=Protocol,
             ws="none",
             lifespan="off",
@@ -85,12 +90,20 @@ def build_server(scenario: Scenario) -> uvicorn.Server:
     )
 
 
+def _create_app(scenario: Scenario, disconnect: Disconnect) -> ASGIApp:
+    host = Host(scenario)
+    app = FastAPI(title="Paper exchange", openapi_url=None)
+    add_alpaca_routes(app, host)
+    add_control_routes(app, host)
+    return Edge(app, host, ALPACA, disconnect)
+
+
 def serve(scenario: Scenario, listener: socket.socket) -> None:
     """Serve until SIGINT or SIGTERM."""
     build_server(scenario).run(sockets=[listener])
 
 
-class _Client:
+class _ControlClient:
     """What tests and demos ask of a running exchange, apart from trading on it."""
 
     url: str
@@ -121,7 +134,7 @@ class _Client:
             raise PaperExchangeFailed(f"paper exchange at {self.url} cannot be reached: {error}") from error
 
 
-class PaperExchange(_Client):
+class PaperExchange(_ControlClient):
     """The exchange in a child process on a free loopback port; it ends with `stop()`, and with its parent (Linux).
 
     Start it from the main thread, or from one that lives as long as it should.
@@ -193,7 +206,7 @@ class PaperExchange(_Client):
         raise PaperExchangeFailed(f"paper exchange did not answer within {_START_LIMIT:g} s")
 
 
-class PaperExchangeThread(_Client):
+class PaperExchangeThread(_ControlClient):
     """The exchange on a thread of this process: starts in milliseconds, for tests that need many."""
 
     def __init__(self, scenario: Scenario | None = None) -> None:

@@ -1,4 +1,4 @@
-"""Which request gets into which trouble, and the rate limit. Decisions only; the server carries them out."""
+"""Decide which request gets into which trouble; the edge of the server carries it out."""
 
 from __future__ import annotations
 
@@ -6,16 +6,12 @@ import math
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from random import Random
-from typing import Final
 
 from sandbox.exchange.scenario import Scenario, Trouble
 
-WINDOW: Final = 60.0
-"""Seconds on the exchange's clock in which `rate_limit` requests are allowed."""
-
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class RequestPlan:
     """What will happen to one request."""
 
     latency: float
@@ -38,9 +34,9 @@ class TroubleRules:
     def add_rule(self, rule: Trouble) -> None:
         self._rules.append((rule, [0]))
 
-    def plan(self, route: str, now: float) -> Plan:
+    def plan(self, route: str, now: float) -> RequestPlan:
         """`route` is a method and a path pattern such as `DELETE /v2/orders/{id}`."""
-        return Plan(self._latency.sample(self._random) / 1000, self._pick(route, now))
+        return RequestPlan(self._latency.sample(self._random) / 1000, self._pick(route, now))
 
     def _pick(self, route: str, now: float) -> Trouble | None:
         for rule, times in self._rules:
@@ -53,22 +49,3 @@ class TroubleRules:
                 times[0] += 1
                 return rule
         return None
-
-
-class RateLimit:
-    """A fixed window of a minute, as the venue's reset header describes it."""
-
-    def __init__(self, limit: int) -> None:
-        self.limit = limit
-        self.remaining = limit
-        self.resets_at = WINDOW
-
-    def take(self, now: float) -> bool:
-        """Whether this request is within the limit."""
-        if now >= self.resets_at:
-            self.resets_at = now + WINDOW
-            self.remaining = self.limit
-        if self.remaining == 0:
-            return False
-        self.remaining -= 1
-        return True

@@ -1,4 +1,4 @@
-"""What the venue saw: the evidence by which a kill switch is judged."""
+"""Record what the venue saw: the evidence by which a kill switch is judged."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ from redis import Redis
 from breaker import CircuitBreaker
 from configuration.settings import AccountSettings, RecoverySettings, ServiceSettings, Settings
 from sandbox.embedded_redis import EmbeddedRedis
-from sandbox.exchange.scenario import Account, GeneratedBook, Cancels, Fills, Scenario, Spread
+from sandbox.exchange.scenario import Account, Cancels, Fills, GeneratedBook, Scenario, Spread
 from sandbox.exchange.server import PaperExchange
 
 AUTHOR, APPROVER = "drill author", "drill approver"

@@ -1,4 +1,4 @@
-"""Alpaca's JSON: what requests may say and what answers look like (docs.alpaca.markets, Trading API reference)."""
+"""Read what requests say and write what answers look like, in Alpaca's JSON (Trading API reference)."""
 
 from __future__ import annotations
 
@@ -11,18 +11,10 @@ from typing import Final, TypeVar
 from uuid import NAMESPACE_URL, UUID, uuid5
 
 from breaker.orders import OrderType, Side, TimeInForce
-from sandbox.exchange.matching import NANO, Exchange
-from sandbox.exchange.orders import (
-    PaperPosition,
-    OrderClass,
-    OrderRequest,
-    PaperOrder,
-    Refusal,
-    Session,
-    invalid,
-    unprocessable,
-)
-from sandbox.exchange.scenario import Account, Market
+from sandbox.exchange.exchange import Exchange
+from sandbox.exchange.orders import QUANTITY_STEP, OrderClass, OrderRequest, PaperOrder, PaperPosition
+from sandbox.exchange.refusal import Refusal, invalid, unprocessable
+from sandbox.exchange.scenario import Account, Market, Session
 
 Json = dict[str, object]
 _Word = TypeVar("_Word", bound=StrEnum)
@@ -214,21 +206,21 @@ class Writer:
             "subtag": None,
         }
 
-    def position(self, holding: PaperPosition) -> Json:
-        price = self._exchange.prices[holding.symbol]
-        value = holding.qty * price
-        cost = holding.qty * holding.average_price
+    def position(self, position: PaperPosition) -> Json:
+        price = self._exchange.book.prices[position.symbol]
+        value = position.qty * price
+        cost = position.qty * position.average_price
         gain = value - cost
         return {
-            "asset_id": asset_id(holding.symbol),
-            "symbol": holding.symbol,
+            "asset_id": asset_id(position.symbol),
+            "symbol": position.symbol,
             "exchange": "NASDAQ",
             "asset_class": "us_equity",
             "asset_marginable": True,
-            "avg_entry_price": _text(holding.average_price),
-            "qty": _text(holding.qty),
-            "qty_available": _text(self._exchange.available(holding).copy_sign(holding.qty)),
-            "side": "long" if holding.qty > 0 else "short",
+            "avg_entry_price": _text(position.average_price),
+            "qty": _text(position.qty),
+            "qty_available": _text(self._exchange.book.available(position).copy_sign(position.qty)),
+            "side": "long" if position.qty > 0 else "short",
             "market_value": _text(value),
             "cost_basis": _text(cost),
             "unrealized_pl": _text(gain),
@@ -241,9 +233,9 @@ class Writer:
         }
 
     def account(self, account: Account) -> Json:
-        exchange = self._exchange
-        values = [p.qty * exchange.prices[p.symbol] for p in exchange.positions.values()]
-        equity, power = _money(exchange.equity), _money(exchange.buying_power)
+        book = self._exchange.book
+        values = [p.qty * book.prices[p.symbol] for p in book.positions.values()]
+        equity, power = _money(book.equity), _money(book.buying_power)
         return {
             "id": str(account.id),
             "account_number": "PA" + account.id.hex[:8].upper(),
@@ -254,8 +246,8 @@ class Writer:
             "regt_buying_power": power,
             "daytrading_buying_power": power,
             "effective_buying_power": power,
-            "non_marginable_buying_power": _money(max(exchange.cash, Decimal(0))),
-            "cash": _money(exchange.cash),
+            "non_marginable_buying_power": _money(max(book.cash, Decimal(0))),
+            "cash": _money(book.cash),
             "accrued_fees": "0",
             "portfolio_value": equity,
             "pattern_day_trader": False,
@@ -282,7 +274,7 @@ class Writer:
         now = self._epoch + timedelta(seconds=self._exchange.now)
         return {
             "timestamp": _iso(now),
-            "is_open": self._exchange.session is Session.OPEN,
+            "is_open": self._exchange.matching.session is Session.OPEN,
             "next_open": _iso(self._next(market.opens_after, market.next_open, now, hour=14, minute=30)),
             "next_close": _iso(self._next(market.closes_after, None, now, hour=21, minute=0)),
         }
@@ -358,7 +350,7 @@ def _text(value: Decimal | None) -> str | None:
     if value is None:
         return None
     if int(value.as_tuple().exponent) < -9:
-        value = value.quantize(NANO)
+        value = value.quantize(QUANTITY_STEP)
     text = f"{value:f}"
     return text.rstrip("0").rstrip(".") if "." in text else text
 

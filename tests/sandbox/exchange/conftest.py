@@ -6,11 +6,11 @@ import httpx
 import pytest
 from alpaca.trading.client import TradingClient
 
+from sandbox.exchange.exchange import Exchange
 from sandbox.exchange.opening import open_exchange
-from sandbox.exchange.matching import Exchange
-from sandbox.exchange.venue_record import VenueRecord
 from sandbox.exchange.scenario import Scenario, parse
 from sandbox.exchange.server import PaperExchange
+from sandbox.exchange.venue_record import VenueRecord
 
 KEYS = {"APCA-API-KEY-ID": "key", "APCA-API-SECRET-KEY": "secret"}
 

@@ -1,0 +1,113 @@
+"""Stand between the wire and the exchange: count requests, check keys, make trouble, limit the rate, take time.
+
+What is venue-specific about it (keys, error bodies, how a route is named) comes from the protocol's `ApiConventions`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from starlette.requests import ClientDisconnect
+from starlette.responses import JSONResponse, Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from sandbox.exchange.scenario import Account, Trouble
+from sandbox.exchange.venue import Host, Venue
+
+Disconnect = Callable[[Scope], None]
+"""Closes the connection that a request came in on, without an answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class ApiConventions:
+    """What the edge must know of one venue's API."""
+
+    prefix: str
+    """Paths that begin so are the venue's; others are the paper exchange's own."""
+    route: Callable[[str, str], str]
+    """Method and path with what varies replaced, as reports and trouble rules name it."""
+    authorised: Callable[[Account, Mapping[bytes, bytes]], bool]
+    """Whether these headers carry the account's keys."""
+    unauthorised: Mapping[str, object]
+    """The body of a 401."""
+    errors: Mapping[str, Mapping[str, object]]
+    """The body of each kind of trouble that is a status."""
+    headers: Callable[[Venue], dict[str, str]]
+    """What each answer carries, as the rate limit's state."""
+
+
+class Edge:
+    """The ASGI application around all others."""
+
+    def __init__(self, app: ASGIApp, host: Host, conventions: ApiConventions, disconnect: Disconnect) -> None:
+        self._app = app
+        self._host = host
+        self._conventions = conventions
+        self._disconnect = disconnect
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or not scope["path"].startswith(self._conventions.prefix):
+            if scope["type"] == "http":
+                self._host.venue.advance()
+            await self._app(scope, receive, send)
+            return
+        venue = self._host.venue
+        route = self._conventions.route(scope["method"], scope["path"])
+        venue.record.requested(route, venue.now())
+        plan = venue.trouble.plan(route, venue.now())
+        await _pause(venue, plan.latency / 2)
+        answer = await self._answer(venue, scope, receive, plan.trouble)
+        await _pause(venue, plan.latency / 2)
+        if isinstance(answer, Response):
+            answer.headers.update(self._conventions.headers(venue))
+            venue.record.responses[answer.status_code] += 1
+            await answer(scope, receive, send)
+        else:
+            await self._leave_unanswered(scope, receive, answer)
+
+    async def _answer(self, venue: Venue, scope: Scope, receive: Receive, trouble: Trouble | None) -> Response | str:
+        """The answer, or how to leave the request without one."""
+        if not self._conventions.authorised(venue.scenario.account, dict(scope["headers"])):
+            return JSONResponse(self._conventions.unauthorised, 401)
+        if not venue.rate_limit.admit(venue.now()):
+            return JSONResponse(self._conventions.errors["429"], 429)
+        if trouble is None:
+            return await self._apply(venue, scope, receive)
+        venue.record.trouble[trouble.kind + (" applied" if trouble.applied else "")] += 1
+        if trouble.applied:
+            await self._apply(venue, scope, receive)
+        body = self._conventions.errors.get(trouble.kind)
+        return JSONResponse(body, int(trouble.kind)) if body else trouble.kind
+
+    async def _apply(self, venue: Venue, scope: Scope, receive: Receive) -> Response:
+        """Run the request against the exchange and keep its answer."""
+        venue.advance()
+        status, parts = 500, []
+
+        async def keep(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            else:
+                parts.append(message.get("body", b""))
+
+        try:
+            await self._app(scope, receive, keep)
+        except ClientDisconnect:
+            return Response(status_code=400)  # it went away before its request was whole: nothing to act on
+        body = b"".join(parts)
+        return Response(body, status, media_type="application/json" if body else None)
+
+    async def _leave_unanswered(self, scope: Scope, receive: Receive, how: str) -> None:
+        """Drop the connection, or say nothing until the client gives up."""
+        if how == "drop":
+            self._disconnect(scope)
+        while (await receive())["type"] != "http.disconnect":
+            pass
+
+
+async def _pause(venue: Venue, seconds: float) -> None:
+    if seconds > 0:
+        await asyncio.sleep(seconds / venue.scenario.time_scale)

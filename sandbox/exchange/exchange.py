@@ -1,0 +1,269 @@
+"""Run one account at one venue, in memory: take what clients ask, and let strategies and late fills get in the way.
+
+No I/O and no clock of its own: `advance(now)` moves it to a moment and lets everything happen that was due until then,
+in order. The same seed and the same calls at the same moments give the same exchange.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from decimal import ROUND_DOWN, Decimal
+from random import Random
+from uuid import UUID
+
+from breaker.orders import ZERO, OrderType, Side, TimeInForce
+from sandbox.exchange.acceptance import Acceptance, accepted_order
+from sandbox.exchange.book import Book
+from sandbox.exchange.event_queue import EventQueue
+from sandbox.exchange.life_cycle import LifeCycle
+from sandbox.exchange.matching import MatchingEngine
+from sandbox.exchange.orders import (
+    QUANTITY_STEP,
+    OrderRequest,
+    Origin,
+    PaperOrder,
+    Resubmission,
+    Status,
+    request_for_the_rest,
+)
+from sandbox.exchange.refusal import Refusal, unprocessable
+from sandbox.exchange.scenario import Scenario
+from sandbox.exchange.venue_record import VenueRecord
+
+_REPLACEABLE = ("qty", "time_in_force", "limit_price", "stop_price", "trail_price", "trail_percent")
+
+
+class Exchange:
+    """Public methods act at the moment of the last `advance`; they raise `Refusal`."""
+
+    def __init__(self, scenario: Scenario, record: VenueRecord, random: Random) -> None:
+        self.record = record
+        self.book = Book(scenario.account, scenario.prices)
+        self._scenario = scenario
+        self._random = random
+        self._late_fills_left = scenario.late_fill.times if scenario.late_fill else 0
+        self._events = EventQueue()
+        self._acceptance = Acceptance(scenario, self.book, self._events, record, random)
+        self._life_cycle = LifeCycle(
+            self.book, self._events, record, on_cancelled=self._resubmit, on_flat=self._schedule_late_fill
+        )
+        self.matching = MatchingEngine(scenario, self.book, self._events, self._life_cycle, record, random)
+
+    # Time
+
+    @property
+    def now(self) -> float:
+        """Seconds since the exchange started."""
+        return self._events.now
+
+    def advance(self, now: float) -> None:
+        """Let everything happen that is due until `now`; a moment already passed changes nothing."""
+        self._events.advance(now)
+
+    def after(self, delay: float, happen: Callable[[], None]) -> None:
+        """Let this happen `delay` seconds from now."""
+        self._events.after(delay, happen)
+
+    # What clients ask
+
+    def submit(self, request: OrderRequest, origin: Origin = Origin.CLIENT) -> PaperOrder:
+        """Accept an order; it fills, if it does, from the next `advance` on."""
+        self.matching.check_tradable(request.symbol)
+        self._acceptance.check_client_order_id(request.client_order_id)
+        qty = self._acceptance.check_terms(request)
+        reduces = self._acceptance.check_size(request, qty)
+        refusal = self._acceptance.exit_refusal(request.symbol) if reduces and origin is Origin.CLIENT else None
+        if refusal and not refusal.later:
+            raise self._acceptance.refuse_exit(refusal)
+        if origin is Origin.CLIENT:
+            working = self.book.held(request.symbol, request.side) if reduces else ZERO
+            self.record.submitted(request.symbol, request.side, qty, self.book.position_qty(request.symbol), working)
+        order = self._begin(request, qty, origin)
+        order.closing = reduces and origin is Origin.CLIENT
+        if refusal:
+            self.after(self.matching.fill_delay(), lambda: self._life_cycle.end(order, Status.REJECTED))
+        else:
+            self.matching.expose(order)
+        return order
+
+    def cancel(self, order_id: str) -> None:
+        """Ask for one order's cancellation. It takes effect after the scenario's cancel delay."""
+        self._cancel(self.book.order(order_id))
+
+    def cancel_all(self) -> list[tuple[PaperOrder, Refusal | None]]:
+        """Ask for every open order's cancellation; what was refused comes with its refusal."""
+        results: list[tuple[PaperOrder, Refusal | None]] = []
+        for order in list(self.book.open_orders.values()):
+            try:
+                self._cancel(order)
+            except Refusal as refusal:
+                results.append((order, refusal))
+            else:
+                results.append((order, None))
+        return results
+
+    def replace(
+        self,
+        order_id: str,
+        *,
+        qty: Decimal | None = None,
+        time_in_force: TimeInForce | None = None,
+        limit_price: Decimal | None = None,
+        stop_price: Decimal | None = None,
+        trail: Decimal | None = None,
+        client_order_id: str | None = None,
+    ) -> PaperOrder:
+        """Replace an order by a new one with these terms; the old one ends as `replaced`."""
+        old = self.book.order(order_id)
+        if not old.is_open or old.status in {Status.PENDING_CANCEL, Status.PENDING_REPLACE, Status.HELD}:
+            raise unprocessable(f"cannot replace order in {old.status} status")
+        if old.notional is not None:
+            raise unprocessable("cannot replace a notional order")
+        if qty is not None and qty <= old.filled_qty:
+            raise unprocessable("qty must be > filled_qty")
+        self._acceptance.check_client_order_id(client_order_id)
+        by_percent = old.trail_percent is not None
+        new = replace(
+            old,
+            id=self.new_id(),
+            client_order_id=client_order_id or self.new_id(),
+            qty=(qty or old.qty) - old.filled_qty,
+            time_in_force=time_in_force or old.time_in_force,
+            limit_price=limit_price or old.limit_price,
+            stop_price=stop_price or old.stop_price,
+            trail_percent=(trail or old.trail_percent) if by_percent else None,
+            trail_price=None if by_percent else (trail or old.trail_price),
+            filled_qty=ZERO,
+            filled_value=ZERO,
+            filled_at=None,
+            submitted_at=self.now,
+            updated_at=self.now,
+            origin=Origin.CLIENT,
+            replaces=old.id,
+            status=Status.NEW,
+            filling=False,
+            legs=list(old.legs),
+        )
+        if old.filled_qty == 0 and all(getattr(old, term) == getattr(new, term) for term in _REPLACEABLE):
+            raise unprocessable("order parameters are not changed")
+        if new.remaining > old.remaining:
+            self._acceptance.check_size(request_for_the_rest(new), new.remaining - old.remaining)
+        self._put_in_place_of(old, new)
+        return new
+
+    def close_position(self, symbol: str, qty: Decimal | None = None, percentage: Decimal | None = None) -> PaperOrder:
+        """A market order that closes the position, or that much of it."""
+        position = self.book.position(symbol)
+        size = abs(position.qty)
+        if qty is None:
+            qty = size if percentage is None else (size * percentage / 100).quantize(QUANTITY_STEP, ROUND_DOWN)
+        return self.submit(
+            OrderRequest(symbol, position.closing_side, OrderType.MARKET, TimeInForce.DAY, qty=qty.normalize())
+        )
+
+    def close_all(self, *, cancel_orders: bool) -> list[tuple[str, PaperOrder | Refusal]]:
+        """Close every position, after asking for every order's cancellation if wanted."""
+        if cancel_orders:
+            self.cancel_all()
+            self.advance(self.now)
+        results: list[tuple[str, PaperOrder | Refusal]] = []
+        for symbol in list(self.book.positions):
+            try:
+                results.append((symbol, self.close_position(symbol)))
+            except Refusal as refusal:
+                results.append((symbol, refusal))
+        return results
+
+    # What else happens to the account
+
+    def submit_strategy_order(self, request: OrderRequest, resubmission: Resubmission) -> PaperOrder:
+        """A strategy's order, which comes back when it is cancelled."""
+        order = self.submit(request, Origin.STRATEGY)
+        order.resubmission = resubmission
+        return order
+
+    def late_fill(self, symbol: str, side: Side, qty: Decimal) -> None:
+        """A fill nobody expects any more, of an order nobody can find among the open ones."""
+        request = OrderRequest(symbol, side, OrderType.MARKET, TimeInForce.DAY, qty=qty)
+        order = self._begin(request, qty, Origin.VENUE)
+        self.matching.fill(order, order.remaining, self.book.prices[symbol])
+
+    def add_position(self, symbol: str, qty: Decimal, price: Decimal) -> None:
+        """A position of the book, held since before the exchange started."""
+        self._life_cycle.add_position(symbol, qty, price)
+
+    def add_order(self, order: PaperOrder) -> PaperOrder:
+        """An order of the book, taken as it is; it starts to work at once unless it is held or pending."""
+        self._life_cycle.begin(order)
+        self.matching.consider(order)
+        return order
+
+    def release(self, order: PaperOrder, status: Status) -> None:
+        """The end of a long pending state: back to working, or cancelled at last."""
+        if not order.is_open:
+            return
+        if status is Status.CANCELED:
+            self._life_cycle.end(order, Status.CANCELED)
+        else:
+            order.status = Status.PARTIALLY_FILLED if order.filled_qty else Status.NEW
+            order.updated_at = self.now
+            self.matching.consider(order)
+
+    def new_id(self) -> str:
+        return str(UUID(int=self._random.getrandbits(128), version=4))
+
+    def _begin(self, request: OrderRequest, qty: Decimal, origin: Origin) -> PaperOrder:
+        price = self.book.prices[request.symbol]
+        order = accepted_order(request, qty, origin, price=price, now=self.now, new_id=self.new_id)
+        self._life_cycle.begin(order)
+        return order
+
+    def _put_in_place_of(self, old: PaperOrder, new: PaperOrder) -> None:
+        old.replaced_by, old.replaced_at = new.id, self.now
+        for leg in new.legs:
+            leg.parent = new
+        if old.sibling:
+            old.sibling.sibling = new
+        self._life_cycle.close(old, Status.REPLACED)
+        self._life_cycle.begin(new)
+        self.matching.expose(new)
+
+    def _cancel(self, order: PaperOrder) -> None:
+        if not order.is_open or order.status is Status.PENDING_CANCEL:
+            raise unprocessable(f'order is already in "{order.status}" state')
+        if order.status is Status.PENDING_REPLACE:
+            raise unprocessable("cannot cancel order in pending_replace status")
+        worked = self.matching.works(order)
+        order.status = Status.PENDING_CANCEL
+        order.updated_at = self.now
+        delay = self._scenario.cancels.delay.sample(self._random)
+        if worked:
+            self.matching.race(order, delay)
+        self.after(delay, lambda: self._life_cycle.end(order, Status.CANCELED))
+
+    def _resubmit(self, order: PaperOrder) -> None:
+        """A strategy places its cancelled order again, while it may."""
+        terms = order.resubmission
+        if terms is None or terms.times == 0 or self.now + terms.delay > terms.until:
+            return
+        request = request_for_the_rest(order)
+
+        def place() -> None:
+            try:
+                new = self.submit(request, Origin.STRATEGY)
+            except Refusal:
+                # The strategy's order no longer fits the position; it gives up, as a real one would on a 403.
+                self.record.strategy_orders_refused += 1
+                return
+            new.resubmission = replace(terms, times=terms.times - 1)
+
+        self.after(terms.delay, place)
+
+    def _schedule_late_fill(self) -> None:
+        late = self._scenario.late_fill
+        if late is None or self._late_fills_left == 0:
+            return
+        self._late_fills_left -= 1
+        symbol = late.symbol or self._random.choice(sorted(self.book.prices))
+        self.after(late.after_flat, lambda: self.late_fill(symbol, late.side, late.qty))
