@@ -1,4 +1,4 @@
-"""What the kill switch asks of a venue: a small async protocol, and how its answers and failures are told apart.
+"""Define what the kill switch asks of a venue, and how a venue's answers and failures are told apart.
 
 The distinction that matters most is between *refused* (the venue answered no, nothing happened) and *unknown* (no
 answer came, it may have happened). An unknown outcome is looked up, never repeated blindly.

@@ -1,4 +1,4 @@
-"""From an account's configuration to its broker."""
+"""Open the broker of an account, by the adapter that its configuration names."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from configuration.settings import AccountSettings, ConfigurationError
 ENTRY_POINTS = "breaker.brokers"
 """Third parties register a callable `(name, AccountSettings) -> Broker` in this group."""
 
-_OURS = {"alpaca": ("brokers.alpaca", "from_settings")}
+_BUILT_IN = {"alpaca": ("brokers.alpaca", "from_settings")}
 
 
 def open_broker(name: str, account: AccountSettings) -> Broker:
@@ -21,13 +21,13 @@ def open_broker(name: str, account: AccountSettings) -> Broker:
     Raises:
         ConfigurationError: no adapter of that name is installed, or what is registered is no broker.
     """
-    if account.adapter in _OURS:
-        module, function = _OURS[account.adapter]
+    if account.adapter in _BUILT_IN:
+        module, function = _BUILT_IN[account.adapter]
         make = getattr(import_module(module), function)
     else:
         found = entry_points(group=ENTRY_POINTS, name=account.adapter)
         if not found:
-            known = sorted({*_OURS, *(entry.name for entry in entry_points(group=ENTRY_POINTS))})
+            known = sorted({*_BUILT_IN, *(entry.name for entry in entry_points(group=ENTRY_POINTS))})
             raise ConfigurationError(
                 f"accounts.{name}.adapter: no adapter '{account.adapter}' is installed; known are {', '.join(known)}"
             )

@@ -1,4 +1,4 @@
-"""The first sweep: one bulk cancel per account, at once, before anything slow is even imported."""
+"""Cancel everything in one bulk request per account, all at once, before anything slow is even imported."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from brokers.protocol import Broker, BrokerError, CancelOutcome
 
 
 @dataclass(frozen=True, slots=True)
-class Swept:
+class SweepResult:
     """What one account's venue answered. `accepted` cancels are not gone yet, only asked to go."""
 
     account: str
@@ -19,21 +19,21 @@ class Swept:
     problem: str = ""
 
 
-async def first_sweep(brokers: Iterable[Broker], timeout: float) -> list[Swept]:
+async def first_sweep(brokers: Iterable[Broker], timeout: float) -> list[SweepResult]:
     """Ask every account's venue to cancel everything, all at once; what fails is told in its `problem`."""
     return list(await asyncio.gather(*(_sweep(broker, timeout) for broker in brokers)))
 
 
-async def _sweep(broker: Broker, timeout: float) -> Swept:
+async def _sweep(broker: Broker, timeout: float) -> SweepResult:
     try:
         async with asyncio.timeout(timeout):
             results = await broker.cancel_all()
     except TimeoutError:
-        return Swept(broker.name, 0, 0, f"{broker.name}: no answer to the first sweep within {timeout:g} s")
+        return SweepResult(broker.name, 0, 0, f"{broker.name}: no answer to the first sweep within {timeout:g} s")
     except BrokerError as error:
-        return Swept(broker.name, 0, 0, str(error))
+        return SweepResult(broker.name, 0, 0, str(error))
     except Exception as error:  # a mistake in one account's adapter must not stop the others
-        return Swept(broker.name, 0, 0, f"{broker.name}: {type(error).__name__}: {error}")
+        return SweepResult(broker.name, 0, 0, f"{broker.name}: {type(error).__name__}: {error}")
     accepted = sum(result.outcome is CancelOutcome.ACCEPTED for result in results)
     refused = sum(result.outcome in (CancelOutcome.REFUSED, CancelOutcome.UNKNOWN) for result in results)
-    return Swept(broker.name, accepted, refused)
+    return SweepResult(broker.name, accepted, refused)

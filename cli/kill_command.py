@@ -39,7 +39,7 @@ from tasks.kill.report import KillReport
 from tasks.kill.run import KillRun
 
 if TYPE_CHECKING:
-    from brokers.sweep import Swept
+    from brokers.sweep import SweepResult
 
 TRIP_FIRST = 0.15
 """Seconds that Redis may take to answer before the first sweep is sent beside the trip."""
@@ -51,7 +51,7 @@ EXIT_WITHIN = 5.0
 class FirstSweep:
     """What each account's venue answered, `after` so many seconds from the start."""
 
-    results: Sequence[Swept]
+    results: Sequence[SweepResult]
     after: float
 
 
@@ -148,7 +148,7 @@ def _sweep_beside(
     from brokers.registry import open_brokers  # noqa: PLC0415  the trip has been sent
     from brokers.sweep import first_sweep  # noqa: PLC0415
 
-    async def sweep() -> Sequence[Swept]:
+    async def sweep() -> Sequence[SweepResult]:
         brokers = open_brokers({name: settings.accounts[name] for name in accounts})
         try:
             return await first_sweep(brokers.values(), settings.kill.first_sweep_timeout)

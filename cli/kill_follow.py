@@ -11,7 +11,7 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from breaker.state import State, Status
-from brokers.sweep import Swept
+from brokers.sweep import SweepResult
 from cli.kill_handover import Handed
 from cli.kill_view import KillView
 from tasks.kill.account import AccountProgress
@@ -65,7 +65,7 @@ def _show(message: Mapping[str, Any], seen: Followed, view: KillView, showing: c
         case "NOT_HALTED":
             view.not_halted(message["problem"])
         case "SWEPT":
-            view.swept([Swept(**result) for result in message["results"]], message["after"])
+            view.swept([SweepResult(**result) for result in message["results"]], message["after"])
             showing.enter_context(view.live(seen))
         case "PROGRESS":
             seen.elapsed = message["elapsed"]

@@ -16,7 +16,7 @@ from rich.text import Text
 
 from breaker.state import Status
 from brokers.protocol import BrokerError
-from brokers.sweep import Swept
+from brokers.sweep import SweepResult
 from cli.circuit_view import console
 from tasks.kill.account import AccountProgress
 from tasks.kill.report import KillReport, seconds
@@ -123,7 +123,7 @@ class KillView:
         answer = await asyncio.to_thread(self._console.input, prompt)
         return answer.strip() == CONFIRMATION
 
-    def swept(self, results: Sequence[Swept], after: float) -> None:
+    def swept(self, results: Sequence[SweepResult], after: float) -> None:
         if self._quiet:
             return
         accepted = sum(result.accepted for result in results)

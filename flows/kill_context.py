@@ -22,7 +22,7 @@ from tasks.kill.status_feed import published
 
 if TYPE_CHECKING:
     from brokers.protocol import Broker
-    from brokers.sweep import Swept
+    from brokers.sweep import SweepResult
     from ledger.ledger import Ledger
 
 LEDGER_WAIT = 3.0
@@ -100,7 +100,7 @@ async def open_kill_run(
             run.missing += await asyncio.to_thread(trail.close, LEDGER_WAIT)
 
 
-def note_sweep(run: KillRun, swept: Iterable[Swept]) -> None:
+def note_sweep(run: KillRun, swept: Iterable[SweepResult]) -> None:
     """What the first sweep did, into the run and its records."""
     for result in swept:
         asked = result.accepted + result.refused

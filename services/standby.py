@@ -34,7 +34,7 @@ from breaker.state import Status
 from breaker.uuid7 import uuid7
 from brokers.protocol import BrokerError
 from brokers.registry import open_brokers
-from brokers.sweep import Swept, first_sweep
+from brokers.sweep import SweepResult, first_sweep
 from configuration.breakers import apply_pending_trips, async_breaker_of, store_undelivered
 from configuration.orchestrator import set_prefect_timeouts
 from configuration.redis_clients import async_redis_client, redis_client
@@ -241,7 +241,7 @@ class Standby:
         request: KillRequest,
         source: str,
         tripping: asyncio.Task[tuple[Status | None, float | None]],
-        swept: list[Swept],
+        swept: list[SweepResult],
         times: tuple[float, float],
         say: Say,
     ) -> None:

@@ -155,8 +155,8 @@ def _list_orders(venue: Venue, query: dict[str, str]) -> list[Json]:
     status = word(query, "status", ("open", "closed", "all"))
     newest_first = word(query, "direction", ("desc", "asc")) == "desc"
     nested = flag(query, "nested")
-    wanted = _filter(_writer(venue), query, status)
-    book = venue.exchange.book
+    book, writer = venue.exchange.book, _writer(venue)
+    wanted = _filter(writer, query, status)
     source = list((book.open_orders if status == "open" else book.orders).values())
     source.sort(key=lambda order: order.submitted_at)
     if newest_first:
@@ -168,7 +168,7 @@ def _list_orders(venue: Venue, query: dict[str, str]) -> list[Json]:
             break
         if wanted(order) and not (nested and order.parent is not None and wanted(order.parent)):
             page.append(order)
-    return [_writer(venue).order(order, legs=nested) for order in page]
+    return [writer.order(order, legs=nested) for order in page]
 
 
 def _filter(writer: Writer, query: dict[str, str], status: str) -> Callable[[PaperOrder], bool]:
@@ -203,7 +203,8 @@ def _add_position_routes(app: FastAPI, host: Host) -> None:
     @app.get("/v2/positions")
     async def listed() -> Response:
         venue = host.venue
-        return JSONResponse([_writer(venue).position(position) for position in venue.exchange.book.positions.values()])
+        writer = _writer(venue)
+        return JSONResponse([writer.position(position) for position in venue.exchange.book.positions.values()])
 
     @app.get("/v2/positions/{symbol:path}")
     async def one(symbol: str) -> Response:
