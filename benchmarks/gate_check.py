@@ -37,7 +37,7 @@ def run() -> list[Row]:
         cost = _seconds_per_call(lambda n: _loop(lambda: shared.call(_nothing), n), 2_000)
         rows.append(Row("check", "pybreaker with Redis storage, a call", cost * 1e9, "ns"))
         for backend in BACKENDS:
-            with open_gate(here.server.url, backend, here.board) as gate:
+            with open_gate(here.server.url, backend, here.shared_memory) as gate:
                 rows += _gate_rows(gate.check, backend, bare, get)
     return rows
 

@@ -19,7 +19,7 @@ _PER_PROCESS = 10
 
 
 def run() -> list[Row]:
-    with bench() as here, sidecar(here.server.url, here.board):
+    with bench() as here, sidecar(here.server.url, here.shared_memory):
         rows = [_one_gate(here, backend, load) for load in ("idle", "busy") for backend in BACKENDS]
         return rows + [_fleet(here, gates) for gates in (10, 100)]
 
@@ -71,7 +71,7 @@ def _workers(here: Bench, backend: str, load: str, processes: int, gates: int) -
         "-m",
         "benchmarks.gate_worker",
         here.server.url,
-        str(here.board),
+        str(here.shared_memory),
         backend,
         load,
         str(gates),

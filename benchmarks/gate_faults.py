@@ -93,7 +93,7 @@ def run() -> list[Row]:
 
 def _ours(backend: str, fault: str) -> Row:
     with bench() as here, SilentProxy(here.server.port) as proxy:
-        with open_gate(proxy.url, backend, here.board) as gate:
+        with open_gate(proxy.url, backend, here.shared_memory) as gate:
             at, checks = _watch(lambda: bool(gate.check(_ORDER, 0)), lambda: _FAULTS[fault](here, proxy), _WATCHED)
         late = sum(1 for checked, admitted, _ in checks if admitted and checked >= at + _STALENESS)
         closed = max((checked - at for checked, admitted, _ in checks if admitted and checked >= at), default=0.0)

@@ -13,7 +13,7 @@ import time
 from typing import Any
 
 from breaker.gate import Gate, clock
-from breaker.gate.connect import dialler
+from breaker.gate.connect import connector
 from breaker.gate.decision import OrderIntent
 from breaker.gate.lease import Lease
 from breaker.gate.resp3 import command
@@ -22,11 +22,11 @@ _ORDER = OrderIntent("AAPL", "buy", 10)
 
 
 def main() -> None:
-    url, board, backend, load, count = sys.argv[1:]
+    url, shared_memory, backend, load, count = sys.argv[1:]
     if backend == "raw":
         _raw(url, int(count))
         return
-    gates = [_gate(url, board, backend) for _ in range(int(count))]
+    gates = [_gate(url, shared_memory, backend) for _ in range(int(count))]
     for _ in sys.stdin:
         if not all(gate.wait_until_open(10) for gate in gates):
             raise SystemExit("a gate did not open")
@@ -40,8 +40,8 @@ def main() -> None:
             print(_patient_loop(gates[0]), flush=True)
 
 
-def _gate(url: str, board: str, backend: str) -> Gate:
-    return Gate(backend="shm", board=board) if backend == "shm" else Gate(url, backend=backend)  # type: ignore[arg-type]
+def _gate(url: str, shared_memory: str, backend: str) -> Gate:
+    return Gate(backend="shm", shared_memory=shared_memory) if backend == "shm" else Gate(url, backend=backend)  # type: ignore[arg-type]
 
 
 def _order_loop(gate: Gate) -> float:
@@ -84,7 +84,7 @@ def _print_pushed(gates: list[Gate]) -> None:
 
 
 def _raw(url: str, count: int) -> None:
-    lines = [dialler(url, 1.0, "raw")() for _ in range(count)]
+    lines = [connector(url, 1.0, "raw")() for _ in range(count)]
     for line in lines:
         line.socket.sendall(command("CLIENT", "TRACKING", "ON", "BCAST", "PREFIX", "circuit_breaker:state"))
     for _ in sys.stdin:

@@ -30,8 +30,8 @@ class Bench:
     folder: Path
 
     @property
-    def board(self) -> Path:
-        return self.folder / "board"
+    def shared_memory(self) -> Path:
+        return self.folder / "shared_memory"
 
 
 @contextlib.contextmanager
@@ -46,8 +46,8 @@ def bench(durable: bool = False) -> Iterator[Bench]:
 
 
 @contextlib.contextmanager
-def sidecar(url: str, board: Path) -> Iterator[None]:
-    command = [sys.executable, "-m", "breaker.gate.sidecar", "--redis", url, "--board", str(board)]
+def sidecar(url: str, shared_memory: Path) -> Iterator[None]:
+    command = [sys.executable, "-m", "breaker.gate.sidecar", "--redis", url, "--shared-memory", str(shared_memory)]
     process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
     try:
         yield
@@ -57,12 +57,12 @@ def sidecar(url: str, board: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def open_gate(url: str, backend: str, board: Path) -> Iterator[Gate]:
+def open_gate(url: str, backend: str, shared_memory: Path) -> Iterator[Gate]:
     """A gate that has opened, with its sidecar where it needs one."""
     with contextlib.ExitStack() as stack:
         if backend == "shm":
-            stack.enter_context(sidecar(url, board))
-            gate = stack.enter_context(Gate(backend="shm", board=board))
+            stack.enter_context(sidecar(url, shared_memory))
+            gate = stack.enter_context(Gate(backend="shm", shared_memory=shared_memory))
         else:
             gate = stack.enter_context(Gate(url, backend=backend))  # type: ignore[arg-type]
         if not gate.wait_until_open(10):

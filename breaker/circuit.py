@@ -7,20 +7,20 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from breaker.connection import AsyncWire, Wire
-from breaker.durability import LOCALLY, Durability
+from breaker.deadline_client import AsyncDeadlineClient, DeadlineClient
+from breaker.durability import DEFAULT_DURABILITY, Durability
 from breaker.errors import BreakerError
 from breaker.events import TransitionEvent
 from breaker.keys import GLOBAL
 from breaker.requests import (
     Request,
-    origin,
+    checked_seconds,
     read_history_reply,
     read_status_replies,
     read_transition_reply,
-    seconds,
+    request_builder,
 )
-from breaker.state import State, Status, is_older, not_older_than, unknown
+from breaker.state import State, Status, is_older, reject_older, unknown_status
 
 if TYPE_CHECKING:
     from redis import Redis
@@ -39,11 +39,11 @@ class _Core:
         source: str,
         durability: Durability,
     ) -> None:
-        self._origin = origin(scope, source)
-        self.keys = self._origin.keys
-        self.timeout = seconds(timeout, "timeout", least=0.001)
-        self.quiet_period = seconds(quiet_period, "quiet_period")
-        self.reset_interval = seconds(reset_interval, "reset_interval")
+        self._requests = request_builder(scope, source)
+        self.keys = self._requests.keys
+        self.timeout = checked_seconds(timeout, "timeout", least=0.001)
+        self.quiet_period = checked_seconds(quiet_period, "quiet_period")
+        self.reset_interval = checked_seconds(reset_interval, "reset_interval")
         self.durability = durability
         self._seen: Status | None = None
 
@@ -60,12 +60,12 @@ class _Core:
         incident_id: str | None,
         ip_address: str | None,
     ) -> Request:
-        request = self._origin.trip(reason, details, tripped_by, event_id, incident_id, ip_address)
-        return replace(request, behind=self.durability.question(self.timeout))
+        request = self._requests.trip(reason, details, tripped_by, event_id, incident_id, ip_address)
+        return replace(request, trailing_commands=self.durability.wait_command(self.timeout))
 
     def _read_trip(self, replies: Sequence[Any]) -> Status:
         status = read_transition_reply(replies[0], self.keys)
-        return self._note(status.but_unconfirmed(self.durability.doubt(replies[0][0], replies[1:])))
+        return self._note(status.with_unconfirmed(self.durability.why_unconfirmed(replies[0][0], replies[1:])))
 
     def _reset_request(
         self,
@@ -76,7 +76,7 @@ class _Core:
         expected_epoch: int | None,
         ip_address: str | None,
     ) -> Request:
-        return self._origin.reset(
+        return self._requests.reset(
             reset_by,
             reason,
             event_id,
@@ -97,7 +97,7 @@ class _Core:
 
     def _judge(self, status: Status, seen: Status | None) -> Status:
         """`seen` is the newest known before the question was sent; the answer can't be older by rights."""
-        return self._note(not_older_than(status, seen))
+        return self._note(reject_older(status, seen))
 
 
 class CircuitBreaker(_Core):
@@ -122,10 +122,10 @@ class CircuitBreaker(_Core):
         quiet_period: float = 300.0,
         reset_interval: float = 60.0,
         source: str = "library",
-        durability: Durability = LOCALLY,
+        durability: Durability = DEFAULT_DURABILITY,
     ) -> None:
         super().__init__(scope, timeout, quiet_period, reset_interval, source, durability)
-        self._wire = Wire(redis, self.timeout)
+        self._client = DeadlineClient(redis, self.timeout)
 
     def trip(
         self,
@@ -145,7 +145,7 @@ class CircuitBreaker(_Core):
         changes nothing and returns the state as it is by then. `incident_id`: used if this trip begins an incident.
         """
         request = self._trip_request(reason, details, tripped_by, event_id, incident_id, ip_address)
-        return self._read_trip(self._wire.ask(request))
+        return self._read_trip(self._client.execute(request))
 
     def reset(
         self,
@@ -166,13 +166,13 @@ class CircuitBreaker(_Core):
         by = time.monotonic() + self.timeout
         request = self._reset_request(reset_by, reason, event_id, expected_incident_id, expected_epoch, ip_address)
         if expected_epoch is None:
-            epoch = self._epoch_of(self._wire.ask(self._origin.look_before_reset(), by=by))
+            epoch = self._epoch_of(self._client.execute(self._requests.state_before_reset(), by=by))
             request = self._reset_request(reset_by, reason, request.event_id, expected_incident_id, epoch, ip_address)
         return self._change(request, by)
 
     def end_quiet_period(self, *, expected_epoch: int, by: str | None = None, event_id: str | None = None) -> Status:
         """Go from QUIET_PERIOD to OPEN, unless any transition happened since `expected_epoch`: StateConflict then."""
-        return self._change(self._origin.end_quiet_period(expected_epoch, by, event_id))
+        return self._change(self._requests.end_quiet_period(expected_epoch, by, event_id))
 
     def initialize_state(self, force: bool = False, by: str | None = None, *, event_id: str | None = None) -> Status:
         """Create the state OPEN where there is none; a valid one stays as it is.
@@ -180,15 +180,15 @@ class CircuitBreaker(_Core):
         `force` also overwrites garbage, or an OPEN state, with a fresh one. Raises StateConflict for garbage without
         it, and with it for TRIPPED and a running quiet period, which only a reset and time may end.
         """
-        return self._change(self._origin.initialize(force, by, event_id))
+        return self._change(self._requests.initialize(force, by, event_id))
 
     def get_status(self) -> Status:
         """The state at this moment by Redis's clock. Never raises: UNKNOWN, with `problem`, if it can't be told."""
         seen = self._seen
         try:
-            status = read_status_replies(self._wire.ask(self._origin.status()), self.keys)
+            status = read_status_replies(self._client.execute(self._requests.status()), self.keys)
         except BreakerError as error:
-            return unknown(str(error))
+            return unknown_status(str(error))
         return self._judge(status, seen)
 
     def get_state(self) -> State:
@@ -200,14 +200,14 @@ class CircuitBreaker(_Core):
 
     def get_history(self, limit: int = 10) -> list[TransitionEvent]:
         """The newest transitions, newest first; 1,000 are kept. Raises BreakerError if they can't be read."""
-        return read_history_reply(self._wire.ask(self._origin.history(limit))[0], self.keys)
+        return read_history_reply(self._client.execute(self._requests.history(limit))[0], self.keys)
 
     def close(self) -> None:
         """Close the breaker's own connections. It may be used again afterwards."""
-        self._wire.close()
+        self._client.close()
 
     def _change(self, request: Request, by: float | None = None) -> Status:
-        return self._note(read_transition_reply(self._wire.ask(request, by=by)[0], self.keys))
+        return self._note(read_transition_reply(self._client.execute(request, by=by)[0], self.keys))
 
 
 class AsyncCircuitBreaker(_Core):
@@ -222,10 +222,10 @@ class AsyncCircuitBreaker(_Core):
         quiet_period: float = 300.0,
         reset_interval: float = 60.0,
         source: str = "library",
-        durability: Durability = LOCALLY,
+        durability: Durability = DEFAULT_DURABILITY,
     ) -> None:
         super().__init__(scope, timeout, quiet_period, reset_interval, source, durability)
-        self._wire = AsyncWire(redis, self.timeout)
+        self._client = AsyncDeadlineClient(redis, self.timeout)
 
     async def trip(
         self,
@@ -238,7 +238,7 @@ class AsyncCircuitBreaker(_Core):
         ip_address: str | None = None,
     ) -> Status:
         request = self._trip_request(reason, details, tripped_by, event_id, incident_id, ip_address)
-        return self._read_trip(await self._wire.ask(request))
+        return self._read_trip(await self._client.execute(request))
 
     async def reset(
         self,
@@ -253,26 +253,26 @@ class AsyncCircuitBreaker(_Core):
         by = time.monotonic() + self.timeout
         request = self._reset_request(reset_by, reason, event_id, expected_incident_id, expected_epoch, ip_address)
         if expected_epoch is None:
-            epoch = self._epoch_of(await self._wire.ask(self._origin.look_before_reset(), by=by))
+            epoch = self._epoch_of(await self._client.execute(self._requests.state_before_reset(), by=by))
             request = self._reset_request(reset_by, reason, request.event_id, expected_incident_id, epoch, ip_address)
         return await self._change(request, by)
 
     async def end_quiet_period(
         self, *, expected_epoch: int, by: str | None = None, event_id: str | None = None
     ) -> Status:
-        return await self._change(self._origin.end_quiet_period(expected_epoch, by, event_id))
+        return await self._change(self._requests.end_quiet_period(expected_epoch, by, event_id))
 
     async def initialize_state(
         self, force: bool = False, by: str | None = None, *, event_id: str | None = None
     ) -> Status:
-        return await self._change(self._origin.initialize(force, by, event_id))
+        return await self._change(self._requests.initialize(force, by, event_id))
 
     async def get_status(self) -> Status:
         seen = self._seen
         try:
-            status = read_status_replies(await self._wire.ask(self._origin.status()), self.keys)
+            status = read_status_replies(await self._client.execute(self._requests.status()), self.keys)
         except BreakerError as error:
-            return unknown(str(error))
+            return unknown_status(str(error))
         return self._judge(status, seen)
 
     async def get_state(self) -> State:
@@ -282,10 +282,10 @@ class AsyncCircuitBreaker(_Core):
         return (await self.get_status()).is_tripped
 
     async def get_history(self, limit: int = 10) -> list[TransitionEvent]:
-        return read_history_reply((await self._wire.ask(self._origin.history(limit)))[0], self.keys)
+        return read_history_reply((await self._client.execute(self._requests.history(limit)))[0], self.keys)
 
     async def close(self) -> None:
-        await self._wire.close()
+        await self._client.close()
 
     async def _change(self, request: Request, by: float | None = None) -> Status:
-        return self._note(read_transition_reply((await self._wire.ask(request, by=by))[0], self.keys))
+        return self._note(read_transition_reply((await self._client.execute(request, by=by))[0], self.keys))

@@ -15,19 +15,18 @@ from uuid import UUID, uuid5
 
 from breaker.errors import BreakerUnavailable, InvalidInput
 from breaker.keys import GLOBAL, check_scope
-from breaker.requests import seconds
+from breaker.requests import checked_seconds
 from breaker.uuid7 import uuid7
 
 if TYPE_CHECKING:
     from redis import Redis
 
 TRIP, KILL = "trip", "kill"
-REASON = "DEAD_MAN"
 
 _REGISTER = "circuit_breaker:deadmen"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 _NAMESPACE = UUID("4d8f1f36-3b0c-5e0e-8c83-94f6f1f7d2a1")
-_FORGET = "if redis.call('HGET', KEYS[1], ARGV[1]) == ARGV[2] then return redis.call('HDEL', KEYS[1], ARGV[1]) end"
+_UNREGISTER = "if redis.call('HGET', KEYS[1], ARGV[1]) == ARGV[2] then return redis.call('HDEL', KEYS[1], ARGV[1]) end"
 
 
 def _key(name: str) -> str:
@@ -49,14 +48,14 @@ class Renewal:
 
 
 @dataclass(frozen=True, slots=True)
-class Overdue:
+class OverdueSwitch:
     renewal: Renewal
     name: bytes
     raw: bytes
     """As it is registered, so that a later renewal is not taken for it."""
 
 
-class DeadMan:
+class DeadMansSwitch:
     """One switch, armed by its first renewal.
 
     `name`: a word of at most 64 characters; a second process that renews the same name keeps the same switch alive.
@@ -73,7 +72,7 @@ class DeadMan:
         check_scope(scope)
         self._redis = redis
         self._name, self._scope, self._action = name, scope, action
-        self._within = seconds(within, "within", least=0.1)
+        self._within = checked_seconds(within, "within", least=0.1)
 
     def renew(self) -> None:
         """Give a sign of life. Raises BreakerUnavailable: it may not have arrived, and time runs on."""
@@ -81,37 +80,37 @@ class DeadMan:
         with self._redis.pipeline(transaction=True) as together:
             together.set(_key(self._name), renewal.event_id, px=round(self._within * 1000))
             together.hset(_REGISTER, self._name, json.dumps(asdict(renewal)))
-            _tell(together.execute, f"renew the dead-man's switch {self._name}")
+            _call_redis(together.execute, f"renew the dead-man's switch {self._name}")
 
     def release(self) -> None:
         """Disarm it: from now on silence means nothing. Raises BreakerUnavailable."""
         with self._redis.pipeline(transaction=True) as together:
             together.hdel(_REGISTER, self._name)
             together.delete(_key(self._name))
-            _tell(together.execute, f"release the dead-man's switch {self._name}")
+            _call_redis(together.execute, f"release the dead-man's switch {self._name}")
 
 
-def overdue(redis: Redis) -> Sequence[Overdue]:
+def overdue_switches(redis: Redis) -> Sequence[OverdueSwitch]:
     """The switches whose time is over. Raises BreakerUnavailable."""
-    registered: dict[bytes, bytes] = _tell(lambda: redis.hgetall(_REGISTER), "read the dead-man's switches")
+    registered: dict[bytes, bytes] = _call_redis(lambda: redis.hgetall(_REGISTER), "read the dead-man's switches")
     names = list(registered)
     with redis.pipeline(transaction=False) as together:
         for name in names:
             together.exists(_key(name.decode("utf-8", "replace")))
-        alive = _tell(together.execute, "read the dead-man's switches") if names else []
+        alive = _call_redis(together.execute, "read the dead-man's switches") if names else []
     return [
-        Overdue(_read(name, registered[name]), name, registered[name])
+        OverdueSwitch(_read(name, registered[name]), name, registered[name])
         for name, there in zip(names, alive, strict=True)
         if not there
     ]
 
 
-def forget(redis: Redis, fired: Overdue) -> None:
+def unregister_fired(redis: Redis, fired: OverdueSwitch) -> None:
     """Take a switch off the register once its trip is made, unless it has been renewed since. For the watcher.
 
     Raises BreakerUnavailable: it is seen as overdue again, and its trip, having the same event id, not made again.
     """
-    _tell(lambda: redis.eval(_FORGET, 1, _REGISTER, fired.name, fired.raw), "forget a fired switch")
+    _call_redis(lambda: redis.eval(_UNREGISTER, 1, _REGISTER, fired.name, fired.raw), "forget a fired switch")
 
 
 def _read(name: bytes, raw: bytes) -> Renewal:
@@ -131,10 +130,10 @@ def _read(name: bytes, raw: bytes) -> Renewal:
     return renewal
 
 
-def _tell(ask: Any, doing: str) -> Any:
+def _call_redis(call: Any, purpose: str) -> Any:
     from redis.exceptions import RedisError  # noqa: PLC0415
 
     try:
-        return ask()
+        return call()
     except (RedisError, OSError) as error:
-        raise BreakerUnavailable(f"Redis could not {doing}: {error}.", may_have_happened=True) from None
+        raise BreakerUnavailable(f"Redis could not {purpose}: {error}.", may_have_happened=True) from None

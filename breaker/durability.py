@@ -33,7 +33,7 @@ class Durability:
         if isinstance(self.replicas, bool) or not isinstance(self.replicas, int) or self.replicas < 1:
             raise InvalidInput(f"replicas is {self.replicas!r:.40}; use a whole number from 1 on.")
 
-    def question(self, timeout: float) -> tuple[tuple[str | bytes | int, ...], ...]:
+    def wait_command(self, timeout: float) -> tuple[tuple[str | bytes | int, ...], ...]:
         """The command to send behind the trip, on the same connection; none for `local`. `timeout`: of the call."""
         wait = round(min(timeout / 4, LONGEST_WAIT) * 1000)
         if self.kind == AOF:
@@ -42,7 +42,7 @@ class Durability:
             return (("WAIT", self.replicas, wait),)
         return ()
 
-    def doubt(self, outcome: Any, answer: Sequence[Any]) -> str | None:
+    def why_unconfirmed(self, outcome: Any, answer: Sequence[Any]) -> str | None:
         """Why the trip is not known to be durable, as a sentence; None when it is, or when nothing was asked.
 
         `outcome` is the script's first word. What was REPEATED was written by another connection, so that Redis's
@@ -59,4 +59,4 @@ class Durability:
         return None if answer[0] >= self.replicas else f"{answer[0]} of {self.replicas} replicas had it in time."
 
 
-LOCALLY = Durability()
+DEFAULT_DURABILITY = Durability()

@@ -16,8 +16,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 from uuid import UUID, uuid5
 
+from breaker.atomic_file import write_atomically
 from breaker.errors import InvalidInput
 from breaker.keys import GLOBAL
+from breaker.trip_reasons import TripReason
 from breaker.uuid7 import uuid7
 
 if TYPE_CHECKING:
@@ -25,9 +27,6 @@ if TYPE_CHECKING:
 
     from breaker.durability import Durability
     from breaker.state import Status
-
-UNREADABLE = "PENDING_TRIP_UNREADABLE"
-"""The reason of the trip that a file which can't be read stands for: somebody wanted to halt something."""
 
 _Outcome_co = TypeVar("_Outcome_co", covariant=True)
 _NAMESPACE = UUID("0f5c8a0e-8a3f-5b61-9d0b-7f6f0c3f4a19")
@@ -37,7 +36,7 @@ def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
 
 
-class Trips(Protocol[_Outcome_co]):
+class SupportsTrip(Protocol[_Outcome_co]):
     """A breaker, blocking or not."""
 
     def trip(
@@ -67,7 +66,7 @@ class PendingTrip:
     """When it was asked for, by this host's clock; Redis's own time is of when it was told."""
     ip_address: str | None = None
 
-    def make(self, breaker: Trips[_Outcome_co]) -> _Outcome_co:
+    def make(self, breaker: SupportsTrip[_Outcome_co]) -> _Outcome_co:
         """Trip that breaker; raises what its `trip` raises."""
         return breaker.trip(
             self.reason,
@@ -80,7 +79,7 @@ class PendingTrip:
 
 
 @dataclass(frozen=True, slots=True)
-class Applied:
+class AppliedTrip:
     trip: PendingTrip
     status: Status
     """The state after it."""
@@ -92,25 +91,14 @@ class PendingTrips:
     def __init__(self, directory: Path) -> None:
         self.directory = directory
 
-    def keep(self, trip: PendingTrip) -> Path:
+    def save(self, trip: PendingTrip) -> Path:
         """Write it down, and return once it is on the disk. Raises OSError."""
         self.directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         path = self._path(trip)
-        unfinished = path.with_suffix(f".{os.getpid()}")
-        file = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-        with os.fdopen(file, "wb") as opened:
-            opened.write(json.dumps(asdict(trip)).encode())
-            opened.flush()
-            os.fsync(opened.fileno())
-        unfinished.rename(path)
-        _sync(self.directory)
+        write_atomically(path, json.dumps(asdict(trip)))
         return path
 
-    def forget(self, trip: PendingTrip) -> None:
-        """Redis has it. Forgetting what is not there is no error."""
-        self._path(trip).unlink(missing_ok=True)
-
-    def any_waiting(self) -> bool:
+    def any_pending(self) -> bool:
         """Whether anything waits, a file that can't be read included. Raises OSError when that can't be seen."""
         try:
             with os.scandir(self.directory) as entries:
@@ -118,31 +106,33 @@ class PendingTrips:
         except FileNotFoundError:
             return False
 
-    def waiting(self) -> list[PendingTrip]:
+    def load(self) -> list[PendingTrip]:
         """What waits, oldest first. A file that can't be read is a trip of everything."""
         return [trip for _, trip in self._read()]
 
     def incident_of(self, scope: str) -> str | None:
         """The incident that the oldest trip waiting for this scope begins; a later one belongs to it too."""
-        return next((trip.incident_id for trip in self.waiting() if trip.scope == scope), None)
+        return next((trip.incident_id for trip in self.load() if trip.scope == scope), None)
 
-    def apply(self, redis: Redis, *, timeout: float = 2.0, durability: Durability | None = None) -> Sequence[Applied]:
+    def apply(
+        self, redis: Redis, *, timeout: float = 2.0, durability: Durability | None = None
+    ) -> Sequence[AppliedTrip]:
         """Make every trip that waits, and then forget it. Costs one look into the directory when there is none.
 
         Raises BreakerUnavailable or RedisRefused: what could not be made still waits.
         """
         from breaker.circuit import CircuitBreaker  # noqa: PLC0415  a look into the directory needs no redis
-        from breaker.durability import LOCALLY  # noqa: PLC0415
+        from breaker.durability import DEFAULT_DURABILITY  # noqa: PLC0415
 
         done = []
         for path, trip in self._read():
             breaker = CircuitBreaker(
-                redis, trip.scope, timeout=timeout, source=trip.source, durability=durability or LOCALLY
+                redis, trip.scope, timeout=timeout, source=trip.source, durability=durability or DEFAULT_DURABILITY
             )
             with contextlib.closing(breaker):
-                status = _told_late(trip).make(breaker)
+                status = _with_asked_at(trip).make(breaker)
             path.unlink(missing_ok=True)
-            done.append(Applied(trip, status))
+            done.append(AppliedTrip(trip, status))
         return done
 
     def _path(self, trip: PendingTrip) -> Path:
@@ -156,7 +146,7 @@ class PendingTrips:
         return sorted(found, key=lambda item: item[1].asked_at)
 
 
-def _told_late(trip: PendingTrip) -> PendingTrip:
+def _with_asked_at(trip: PendingTrip) -> PendingTrip:
     """As Redis is told of it in the end: with the time at which it was asked for."""
     return replace(trip, details={**trip.details, "asked_at": trip.asked_at})
 
@@ -164,12 +154,12 @@ def _told_late(trip: PendingTrip) -> PendingTrip:
 def _parse(path: Path) -> PendingTrip:
     try:
         trip = PendingTrip(**json.loads(path.read_bytes()))
-        check(trip)
+        check_pending_trip(trip)
     except FileNotFoundError:
         raise
     except (OSError, ValueError, TypeError, AttributeError) as error:
         return PendingTrip(
-            reason=UNREADABLE,
+            reason=TripReason.PENDING_TRIP_UNREADABLE,
             tripped_by=f"the file {path.name}"[:128],
             details={"problem": f"{type(error).__name__}: {error}"[:500]},
             event_id=str(uuid5(_NAMESPACE, path.name)),
@@ -178,13 +168,13 @@ def _parse(path: Path) -> PendingTrip:
     return trip
 
 
-def check(trip: PendingTrip) -> None:
+def check_pending_trip(trip: PendingTrip) -> None:
     """Raise InvalidInput, which is a ValueError, for what no breaker would take."""
-    from breaker.requests import origin  # noqa: PLC0415
+    from breaker.requests import request_builder  # noqa: PLC0415
 
     if not isinstance(trip.asked_at, str):
         raise InvalidInput("asked_at is no text")
-    origin(trip.scope, trip.source).trip(
+    request_builder(trip.scope, trip.source).trip(
         trip.reason,
         {**trip.details, "asked_at": trip.asked_at},
         trip.tripped_by,
@@ -192,12 +182,3 @@ def check(trip: PendingTrip) -> None:
         trip.incident_id,
         trip.ip_address,
     )
-
-
-def _sync(directory: Path) -> None:
-    """Make the new name as durable as the file."""
-    opened = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(opened)
-    finally:
-        os.close(opened)

@@ -28,7 +28,7 @@ from breaker.errors import (
 )
 from breaker.events import TransitionEvent
 from breaker.keys import Keys
-from breaker.state import Status, read_status, wrong_type
+from breaker.state import Status, read_status, wrong_type_status
 from breaker.uuid7 import uuid7
 
 SOURCES = frozenset({"cli", "console", "api", "flow", "rule", "gate", "library", "override"})
@@ -46,16 +46,16 @@ Command = tuple[str | bytes | int, ...]
 class Request:
     """One question to Redis: commands sent together, and their replies read together."""
 
-    doing: str
+    purpose: str
     """What it is for, as it reads in an error: "trip circuit_breaker:state"."""
     commands: tuple[Command, ...]
-    with_text: tuple[Command, ...] = ()
-    """The same with the script's text in place of its SHA, for a server that doesn't know it (NOSCRIPT)."""
+    eval_commands: tuple[Command, ...] = ()
+    """The same with EVAL in place of EVALSHA, for a server that doesn't know the script (NOSCRIPT)."""
     event_id: str | None = None
-    only_looks: bool = False
-    """Part of a transition that changes nothing yet."""
-    behind: tuple[Command, ...] = ()
-    """Sent behind either of them; their replies come last, and may be errors without the request having failed."""
+    precedes_transition: bool = False
+    """Whether it reads what a transition is about to change, so that its failure means that nothing was changed."""
+    trailing_commands: tuple[Command, ...] = ()
+    """Sent after either of them; their replies come last, and may be errors without the request having failed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,16 +70,16 @@ def load_script(name: str, *shared: str) -> Script:
     folder = Path(__file__).with_name("scripts")
     first, body = (folder / f"{name}.lua").read_text("utf-8").split("\n", 1)
     parts = [(folder / f"{part}.lua").read_text("utf-8") for part in ("prelude", *shared)]
-    return script_of("\n".join([first, *parts, body]))
+    return standalone_script("\n".join([first, *parts, body]))
 
 
-def script_of(text: str) -> Script:
+def standalone_script(text: str) -> Script:
     """A script that needs nothing of the prelude."""
     return Script(text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest())
 
 
 @dataclass(frozen=True, slots=True)
-class Origin:
+class RequestBuilder:
     """Who asks for a transition, and from where: checked and in JSON already."""
 
     keys: Keys
@@ -110,9 +110,9 @@ class Origin:
         loaded = load_script(script)
         tail = (len(names), *names, *common, *arguments)
         return Request(
-            doing=f"{script.replace('_', ' ')} {keys.state}",
+            purpose=f"{script.replace('_', ' ')} {keys.state}",
             commands=(("EVALSHA", loaded.sha, *tail),),
-            with_text=(("EVAL", loaded.text, *tail),),
+            eval_commands=(("EVAL", loaded.text, *tail),),
             event_id=event_id,
         )
 
@@ -185,9 +185,9 @@ class Origin:
         # TIME first: a state can then only be judged by a clock that is not ahead of it, which errs to the strict side.
         return Request(f"read {self.keys.state}", (("TIME",), ("GET", self.keys.state)))
 
-    def look_before_reset(self) -> Request:
+    def state_before_reset(self) -> Request:
         """For the epoch of the state that a reset is meant for."""
-        return replace(self.status(), doing=f"reset {self.keys.state}", only_looks=True)
+        return replace(self.status(), purpose=f"reset {self.keys.state}", precedes_transition=True)
 
     def history(self, limit: int) -> Request:
         if isinstance(limit, bool) or not isinstance(limit, int) or not 1 <= limit <= 1_000:
@@ -195,13 +195,13 @@ class Origin:
         return Request(f"read {self.keys.history}", (("ZREVRANGE", self.keys.history, 0, limit - 1),))
 
 
-def origin(scope: str, source: str) -> Origin:
+def request_builder(scope: str, source: str) -> RequestBuilder:
     if source not in SOURCES:
         raise InvalidInput(f"source is {source!r:.40}; use one of {', '.join(sorted(SOURCES))}.")
-    return Origin(Keys.of(scope), source)
+    return RequestBuilder(Keys.of(scope), source)
 
 
-def seconds(value: float, name: str, *, least: float = 0.0) -> float:
+def checked_seconds(value: float, name: str, *, least: float = 0.0) -> float:
     """`value` if it is a number of seconds from `least` to 30 days. Raises InvalidInput otherwise."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value <= _LONGEST:
         raise InvalidInput(f"{name} is {value!r:.40}; use seconds from {least:g} to {_LONGEST:g}.")
@@ -209,20 +209,20 @@ def seconds(value: float, name: str, *, least: float = 0.0) -> float:
 
 
 def read_status_replies(replies: Sequence[Any], keys: Keys) -> Status:
-    """The status that the replies to `Origin.status` tell."""
+    """The status that the replies to `RequestBuilder.status` tell."""
     clock, raw = replies
     raise_if_error(clock)
     now = int(clock[0]) * 1_000_000 + int(clock[1])
     if isinstance(raw, Exception) and "WRONGTYPE" in str(raw):
-        return wrong_type(keys.state, now)
+        return wrong_type_status(keys.state, now)
     raise_if_error(raw)
     return read_status(raw, now, key=keys.state)
 
 
 def read_history_reply(reply: Any, keys: Keys) -> list[TransitionEvent]:
-    """The events in the reply to `Origin.history`. Raises StateConflict if one is none."""
+    """The events in the reply to `RequestBuilder.history`. Raises StateConflict if one is none."""
     if isinstance(reply, Exception) and "WRONGTYPE" in str(reply):
-        raise StateConflict(f"{keys.history} is not a sorted set; no history can be read. {_aside(keys.history)}")
+        raise StateConflict(f"{keys.history} is not a sorted set; no history can be read. {_rename_hint(keys.history)}")
     raise_if_error(reply)
     try:
         return [TransitionEvent.from_json(member) for member in reply]
@@ -235,7 +235,7 @@ def read_transition_reply(reply: Any, keys: Keys) -> Status:
     raise_if_error(reply)
     outcome, kind, raw, clock_seconds, clock_micros, extra = reply
     now = int(clock_seconds) * 1_000_000 + int(clock_micros)
-    status = wrong_type(keys.state, now)
+    status = wrong_type_status(keys.state, now)
     if kind in (b"string", b"none"):
         status = read_status(raw if kind == b"string" else None, now, key=keys.state)
     word = outcome.decode()
@@ -247,7 +247,7 @@ def read_transition_reply(reply: Any, keys: Keys) -> Status:
 def _refusal(word: str, extra: str, status: Status, keys: Keys) -> BreakerError:
     now = f"{keys.state} is {status.state}" + (f", epoch {status.epoch}" if status.epoch is not None else "")
     if word == "NOT_TRIPPED":
-        return NotTripped(f"Not TRIPPED: {now}. Nothing was changed; {_instead_of_reset(extra)}.")
+        return NotTripped(f"Not TRIPPED: {now}. Nothing was changed; {_alternative_to_reset(extra)}.")
     if word == "RATE_LIMITED":
         return _rate_limited(int(extra), keys)
     refusals: dict[str, BreakerError] = {
@@ -264,7 +264,7 @@ def _refusal(word: str, extra: str, status: Status, keys: Keys) -> BreakerError:
         "IN_FORCE": StateConflict(
             f"{now}, which initialising never overwrites. Nothing was changed; reset it, or let the quiet period end."
         ),
-        "WRONG_TYPE": StateConflict(f"{extra}; nothing was changed. {_aside(extra.split(' ', 1)[0])}"),
+        "WRONG_TYPE": StateConflict(f"{extra}; nothing was changed. {_rename_hint(extra.split(' ', 1)[0])}"),
         "REUSED": InvalidInput("The event_id belongs to another transition; nothing was changed. Use a new one."),
         "FORBIDDEN": RedisRefused(
             f"Redis's access rules don't let this user run {extra}; nothing was changed. Grant it (ACL SETUSER)."
@@ -273,7 +273,7 @@ def _refusal(word: str, extra: str, status: Status, keys: Keys) -> BreakerError:
     return refusals[word]
 
 
-def _instead_of_reset(word: str) -> str:
+def _alternative_to_reset(word: str) -> str:
     if word in ("OPEN", "QUIET_PERIOD"):
         return "no reset is needed"
     return "trip it, or initialise it with `breaker init`" + (" --force" if word == "UNKNOWN" else "")
@@ -294,7 +294,7 @@ def _rate_limited(milliseconds: int, keys: Keys) -> ResetRateLimited:
     )
 
 
-def _aside(key: str) -> str:
+def _rename_hint(key: str) -> str:
     return f"Look at it, then move it aside: redis-cli RENAME {key} {key}:corrupt"
 
 

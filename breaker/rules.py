@@ -24,36 +24,28 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal, InvalidOperation
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Protocol
 
-from breaker.connection import AsyncWire, Wire
+from breaker.deadline_client import AsyncDeadlineClient, DeadlineClient
 from breaker.errors import InvalidInput, RedisRefused
 from breaker.keys import GLOBAL, Keys
-from breaker.requests import Command, Request, load_script, raise_if_error, seconds
+from breaker.limits import Limits, Rule
+from breaker.requests import Command, Request, checked_seconds, load_script, raise_if_error
 from breaker.uuid7 import uuid7
 
 if TYPE_CHECKING:
     from redis import Redis
     from redis.asyncio import Redis as AsyncRedis
 
+__all__ = ["AsyncRules", "Calendar", "Limits", "Outcome", "Rule", "Rules", "Verdict"]
 
 _UNIX_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _FEED = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 _SOURCE_LENGTH = 200
-
-
-class Rule(StrEnum):
-    """The automatic rules; the word is the `trip_reason` that each trips with."""
-
-    API_ERRORS = "API_ERRORS"
-    DRAWDOWN = "DRAWDOWN"
-    DATA_STALENESS = "DATA_STALENESS"
-    DAILY_LOSS = "DAILY_LOSS"
-    CONSECUTIVE_REJECTIONS = "CONSECUTIVE_REJECTIONS"
 
 
 class Verdict(StrEnum):
@@ -79,44 +71,6 @@ class Outcome:
 
     verdict: Verdict
     details: Mapping[str, str]
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """The limits of one scope, the runbook's unless given. None switches a rule off; its measurements are kept.
-
-    `drawdown` and `daily_loss` are fractions (0.05 is 5 %), ages and windows are seconds. A rule trips when the
-    measurement is *beyond* its limit: on the 11th error, at more than 5 %.
-    """
-
-    api_errors: int | None = 10
-    api_error_window: float = 300.0
-    drawdown: Decimal | None = Decimal("0.05")
-    data_age: float | None = 1800.0
-    daily_loss: Decimal | None = None
-    consecutive_rejections: int | None = None
-    confirmations: Mapping[Rule, int] = field(default_factory=dict)
-    """How many measurements in a row have to be beyond the limit; 1 unless given."""
-    dry_run: frozenset[Rule] = frozenset()
-    """Rules that only record what they would have done."""
-
-    def __post_init__(self) -> None:
-        for name, count in (("api_errors", self.api_errors), ("consecutive_rejections", self.consecutive_rejections)):
-            if count is not None and count < 0:
-                raise InvalidInput(f"{name} is {count}; use a whole number from 0 on, or None to switch the rule off.")
-        for name, share in (("drawdown", self.drawdown), ("daily_loss", self.daily_loss)):
-            if share is not None and not 0 < share < 1:
-                raise InvalidInput(f"{name} is {share}; use a fraction between 0 and 1 (0.05 is 5 %), or None.")
-        seconds(self.api_error_window, "api_error_window", least=1.0)
-        if self.data_age is not None:
-            seconds(self.data_age, "data_age", least=1.0)
-        if any(count < 1 for count in self.confirmations.values()):
-            raise InvalidInput("confirmations must be 1 or more; 1 acts on the first measurement.")
-
-    def mode(self, rule: Rule, limit: object) -> str:
-        if limit is None:
-            return "off"
-        return "dry" if rule in self.dry_run else "on"
 
 
 class Calendar(Protocol):
@@ -209,9 +163,9 @@ class _Recorder:
         tail: Command = (len(names), *names, *common, *judged, *(str(argument) for argument in arguments))
         loaded = load_script(script, "rules")
         return Request(
-            doing=f"{script.replace('_', ' ')} for {keys.state}",
+            purpose=f"{script.replace('_', ' ')} for {keys.state}",
             commands=(("EVALSHA", loaded.sha, *tail),),
-            with_text=(("EVAL", loaded.text, *tail),),
+            eval_commands=(("EVAL", loaded.text, *tail),),
             event_id=event_id,
         )
 
@@ -229,13 +183,13 @@ class Rules:
         redis: Redis,
         scope: str = GLOBAL,
         *,
-        limits: Limits | Mapping[str, Limits] = Limits(),
+        limits: Limits | Mapping[str, Limits] = Limits(),  # noqa: B008 -- frozen
         calendar: Calendar | None = None,
         timeout: float = 2.0,
     ) -> None:
         self._recorder = _Recorder(Keys.of(scope), limits_of(scope, limits))
         self._calendar = calendar
-        self._wire = Wire(redis, seconds(timeout, "timeout", least=0.001))
+        self._client = DeadlineClient(redis, checked_seconds(timeout, "timeout", least=0.001))
 
     def record_api_error(self, source: str) -> Outcome:
         """One failed call to a venue or service, `source` (runbook: trips when more than 10 come in 5 minutes)."""
@@ -278,7 +232,7 @@ class Rules:
 
     def refused_measurements(self) -> dict[str, int]:
         """How many impossible measurements were refused, by kind."""
-        reply = self._wire.ask(
+        reply = self._client.execute(
             Request("read refusals", (("HGETALL", self._recorder.keys.key("refused_measurements")),))
         )
         return read_counts(reply[0])
@@ -286,19 +240,19 @@ class Rules:
     def would_have_tripped(self, limit: int = 100) -> list[dict[str, str]]:
         """What rules in dry run would have done, newest first: `rule`, `scope`, `at` and `details` as JSON."""
         key = self._recorder.keys.key("would_have_tripped")
-        reply = self._wire.ask(Request("read dry runs", (("XREVRANGE", key, "+", "-", "COUNT", limit),)))
+        reply = self._client.execute(Request("read dry runs", (("XREVRANGE", key, "+", "-", "COUNT", limit),)))
         return read_entries(reply[0])
 
     def close(self) -> None:
-        self._wire.close()
+        self._client.close()
 
     def _opened(self) -> str:
         if self._calendar is None:
             return ""
-        return opened(self._calendar, self._wire.ask(_TIME)[0])
+        return opened(self._calendar, self._client.execute(_TIME)[0])
 
     def _record(self, request: Request) -> Outcome:
-        return read_outcome(self._wire.ask(request)[0])
+        return read_outcome(self._client.execute(request)[0])
 
 
 class AsyncRules:
@@ -309,13 +263,13 @@ class AsyncRules:
         redis: AsyncRedis,
         scope: str = GLOBAL,
         *,
-        limits: Limits | Mapping[str, Limits] = Limits(),
+        limits: Limits | Mapping[str, Limits] = Limits(),  # noqa: B008 -- frozen
         calendar: Calendar | None = None,
         timeout: float = 2.0,
     ) -> None:
         self._recorder = _Recorder(Keys.of(scope), limits_of(scope, limits))
         self._calendar = calendar
-        self._wire = AsyncWire(redis, seconds(timeout, "timeout", least=0.001))
+        self._client = AsyncDeadlineClient(redis, checked_seconds(timeout, "timeout", least=0.001))
 
     async def record_api_error(self, source: str) -> Outcome:
         return await self._record(self._recorder.api_error(source))
@@ -339,14 +293,14 @@ class AsyncRules:
         return await self._record(self._recorder.heartbeat(feed, at))
 
     async def check_staleness(self, feeds: Sequence[str]) -> Outcome:
-        opening = "" if self._calendar is None else opened(self._calendar, (await self._wire.ask(_TIME))[0])
+        opening = "" if self._calendar is None else opened(self._calendar, (await self._client.execute(_TIME))[0])
         return await self._record(self._recorder.staleness(feeds, opening))
 
     async def close(self) -> None:
-        await self._wire.close()
+        await self._client.close()
 
     async def _record(self, request: Request) -> Outcome:
-        return read_outcome((await self._wire.ask(request))[0])
+        return read_outcome((await self._client.execute(request))[0])
 
 
 _TIME = Request("read its clock", (("TIME",),))

@@ -62,7 +62,7 @@ class Status(Mapping[str, Any]):
         told = {"problem": problem, "unconfirmed": unconfirmed}
         self._fields = {"state": state.value, **known, **{name: text for name, text in told.items() if text}}
 
-    def but_unconfirmed(self, why: str | None) -> Status:
+    def with_unconfirmed(self, why: str | None) -> Status:
         """The same, with what is not known about its durability."""
         return Status(self.state, self._fields, problem=self.problem, as_of=self.as_of, unconfirmed=why)
 
@@ -181,34 +181,34 @@ def read_status(raw: bytes | None, now: int, *, key: str = "circuit_breaker:stat
     """
     as_of = _EPOCH + timedelta(microseconds=now)
     if raw is None:
-        return unknown(
+        return unknown_status(
             f"{key} is missing in Redis: never initialised, or flushed. Find out which, then run `breaker init`.",
             as_of=as_of,
         )
     fields = _decode(raw)
     if fields is None:
-        return unknown(_garbage(key, "holds no JSON object"), as_of=as_of)
+        return unknown_status(_garbage(key, "holds no JSON object"), as_of=as_of)
     word = fields.get("state")
     if not isinstance(word, str) or word not in _STORED:
-        return unknown(_garbage(key, f"names no known state ({word!r:.40})"), as_of=as_of)
+        return unknown_status(_garbage(key, f"names no known state ({word!r:.40})"), as_of=as_of)
     state = State(word)
     if state is State.QUIET_PERIOD:
         quiet_until = parse_time(fields.get("quiet_until"))
         if quiet_until is None:
-            return unknown(_garbage(key, "says QUIET_PERIOD without a readable quiet_until"), as_of=as_of)
+            return unknown_status(_garbage(key, "says QUIET_PERIOD without a readable quiet_until"), as_of=as_of)
         if quiet_until <= now:
             state = State.OPEN
     return Status(state, _count_of_today(fields, now), as_of=as_of)
 
 
-def unknown(problem: str, *, as_of: datetime | None = None) -> Status:
+def unknown_status(problem: str, *, as_of: datetime | None = None) -> Status:
     """The status of a breaker whose state can't be told, and why."""
     return Status(State.UNKNOWN, problem=problem, as_of=as_of)
 
 
-def wrong_type(key: str, now: int) -> Status:
+def wrong_type_status(key: str, now: int) -> Status:
     """The status when `key` holds something else than a string."""
-    return unknown(_garbage(key, "is not a string"), as_of=_EPOCH + timedelta(microseconds=now))
+    return unknown_status(_garbage(key, "is not a string"), as_of=_EPOCH + timedelta(microseconds=now))
 
 
 def is_older(status: Status, seen: Status) -> bool:
@@ -223,11 +223,11 @@ def _rank(status: Status) -> tuple[int, bool]:
     return (-1 if status.epoch is None else status.epoch), status.state is State.TRIPPED
 
 
-def not_older_than(status: Status, seen: Status | None) -> Status:
+def reject_older(status: Status, seen: Status | None) -> Status:
     """`status`, or UNKNOWN if it lies behind one seen before: an older copy of the data is being served."""
     if seen is None or status.epoch is None or not is_older(status, seen):
         return status
-    return unknown(
+    return unknown_status(
         f"The breaker was {seen.state} in epoch {seen.epoch} and now says {status.state} in epoch {status.epoch}: "
         "Redis serves an older copy of its data. "
         "Check for a failover or a restored backup, then trip, reset and run `breaker init --force`.",

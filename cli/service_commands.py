@@ -43,19 +43,19 @@ def renew(
     kill: Annotated[bool, typer.Option("--kill", help="Silence also flattens the scope's accounts.")] = False,
 ) -> None:
     """Give a sign of life; the first one arms the switch."""
-    from breaker.deadman import DeadMan  # noqa: PLC0415
+    from breaker.deadman import DeadMansSwitch  # noqa: PLC0415
 
     with redis_client(load_settings()) as redis:
-        DeadMan(redis, name, within, scope=scope, action="kill" if kill else "trip").renew()
+        DeadMansSwitch(redis, name, within, scope=scope, action="kill" if kill else "trip").renew()
     typer.echo(f"{name} is to be renewed within {within:g} s; silence {'kills' if kill else 'trips'} {scope}")
 
 
 def release(name: NameArgument) -> None:
     """Disarm a switch: from now on its silence means nothing."""
-    from breaker.deadman import DeadMan  # noqa: PLC0415
+    from breaker.deadman import DeadMansSwitch  # noqa: PLC0415
 
     with redis_client(load_settings()) as redis:
-        DeadMan(redis, name, 1.0).release()
+        DeadMansSwitch(redis, name, 1.0).release()
     typer.echo(f"{name} is released")
 
 

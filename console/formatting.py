@@ -8,7 +8,7 @@ from decimal import Decimal
 
 from breaker import State
 from breaker.gate.decision import Reason
-from breaker.gate.report import BLIND, ReportedGate
+from breaker.gate.report import GATE_FAULTS, ReportedGate
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +36,7 @@ def gate_look(gate: ReportedGate) -> tuple[str, str, str]:
         return "green", LOOKS[State.OPEN].shape, LOOKS[State.OPEN].word
     if gate.report.reason == Reason.QUIET_PERIOD:
         return "yellow", LOOKS[State.QUIET_PERIOD].shape, LOOKS[State.QUIET_PERIOD].word
-    if gate.report.reason in BLIND:
+    if gate.report.reason in GATE_FAULTS:
         return "yellow", COLOUR_SHAPES["yellow"], gate.report.reason
     return "red", COLOUR_SHAPES["red"], gate.report.reason
 

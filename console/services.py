@@ -278,7 +278,7 @@ class Services:
         """Show the trips that wait on this host, and make them once Redis answers."""
         told: list[PendingTrip] = []
         while True:
-            if (waiting := self.pending.waiting()) != told:
+            if (waiting := self.pending.load()) != told:
                 self.broadcast.publish("pending", self.render.pending(waiting))
                 told = waiting
             if waiting and self.watcher.reading(GLOBAL).status.as_of is not None:

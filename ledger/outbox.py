@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from redis.exceptions import ResponseError
 
-from breaker.connection import Wire
+from breaker.deadline_client import DeadlineClient
 from breaker.events import TransitionEvent
 from breaker.keys import GLOBAL, Keys
 from breaker.requests import Command, Request
@@ -67,42 +67,44 @@ def drain_outbox(
         LedgerUnavailable, LedgerNotReady: the same of the ledger.
         OutboxUnreadable: somebody put something else in the outbox's place.
     """
-    wire = Wire(redis, timeout)
+    client = DeadlineClient(redis, timeout)
     try:
-        return sum((_drain_scope(wire, ledger, scope) for scope in scopes), OutboxDrain())
+        return sum((_drain_scope(client, ledger, scope) for scope in scopes), OutboxDrain())
     finally:
-        wire.close()
+        client.close()
 
 
 def known_scopes(redis: Redis, ledger: Ledger, *, timeout: float = 2.0) -> tuple[str, ...]:
     """Every scope that has an outbox in Redis or a recorded state in the ledger, `global` always."""
     prefix = Keys.of(GLOBAL).outbox
     found = {GLOBAL, *ledger.scopes()}
-    wire = Wire(redis, timeout)
+    client = DeadlineClient(redis, timeout)
     cursor = b"0"
     try:
         while True:
             scan = ("SCAN", cursor, "MATCH", f"{prefix}:*", "COUNT", 1_000, "TYPE", "stream")
-            cursor, keys = wire.ask(Request("look for outboxes", (scan,)))[0]
+            cursor, keys = client.execute(Request("look for outboxes", (scan,)))[0]
             found.update(key.decode("utf-8", "replace").removeprefix(f"{prefix}:") for key in keys)
             if cursor == b"0":
                 return tuple(sorted(found))
     finally:
-        wire.close()
+        client.close()
 
 
-def _drain_scope(wire: Wire, ledger: Ledger, scope: str) -> OutboxDrain:
+def _drain_scope(client: DeadlineClient, ledger: Ledger, scope: str) -> OutboxDrain:
     key = Keys.of(scope).outbox
     total = OutboxDrain()
     # What is added meanwhile is left to the next drain, or this one might never end.
-    last = next((entry_id for entry_id, _ in _read(wire, key, ("XREVRANGE", key, "+", "-", "COUNT", 1))), None)
+    last = next((entry_id for entry_id, _ in _read(client, key, ("XREVRANGE", key, "+", "-", "COUNT", 1))), None)
     while last is not None:
-        entries = _read(wire, key, ("XRANGE", key, "-", last, "COUNT", _BATCH))
+        entries = _read(client, key, ("XRANGE", key, "-", last, "COUNT", _BATCH))
         if not entries:
             break
         records = [_record(key, scope, *entry) for entry in entries]
         total += record_transitions(ledger, scope, records)
-        wire.ask(Request(f"delete recorded entries of {key}", (("XDEL", key, *(entry_id for entry_id, _ in entries)),)))
+        client.execute(
+            Request(f"delete recorded entries of {key}", (("XDEL", key, *(entry_id for entry_id, _ in entries)),))
+        )
     return total
 
 
@@ -149,8 +151,8 @@ def _with_gaps(tail: Tail, scope: str, records: Sequence[AuditRecord]) -> list[A
     return woven
 
 
-def _read(wire: Wire, key: str, command: Command) -> list[tuple[bytes, list[bytes]]]:
-    reply = wire.ask(Request(f"read {key}", (command,)))[0]
+def _read(client: DeadlineClient, key: str, command: Command) -> list[tuple[bytes, list[bytes]]]:
+    reply = client.execute(Request(f"read {key}", (command,)))[0]
     if isinstance(reply, ResponseError):
         raise OutboxUnreadable(f"{key} is not a stream, so its transitions can't be moved: rename it, and look at it")
     return [(entry_id, list(fields or ())) for entry_id, fields in reply]

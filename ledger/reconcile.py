@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from breaker.circuit import CircuitBreaker
-from breaker.connection import Wire
+from breaker.deadline_client import DeadlineClient
 from breaker.events import TransitionEvent
 from breaker.keys import GLOBAL, Keys
 from breaker.requests import Request
 from breaker.state import State
+from breaker.trip_reasons import TripReason
 from ledger.continuity import Stored, explains, override_of, record_of
 from ledger.ledger import LATE, LastWord, Ledger
 from ledger.outbox import OutboxDrain, drain_outbox, record_transitions, told_apart
@@ -27,7 +28,6 @@ from ledger.record import AuditRecord, derived_id
 if TYPE_CHECKING:
     from redis import Redis
 
-LEDGER_MISMATCH = "LEDGER_MISMATCH"
 """The reason of the trip that restores what the ledger says."""
 
 _ATTEMPTS = 10
@@ -67,11 +67,11 @@ def reconcile(redis: Redis, ledger: Ledger, scope: str = GLOBAL, *, timeout: flo
         LedgerUnavailable, LedgerNotReady: the same of the ledger.
         OutboxUnreadable: somebody put something else in the outbox's place.
     """
-    with closing(Wire(redis, timeout)) as wire:
+    with closing(DeadlineClient(redis, timeout)) as client:
         found = Reconciliation(scope, State.UNKNOWN, settled=False)
         for _ in range(_ATTEMPTS):
             before = ledger.state_of(scope)
-            seen = _snapshot(wire, scope)
+            seen = _snapshot(client, scope)
             if seen.outbox_length:
                 found = replace(found, drained=found.drained + drain_outbox(redis, ledger, [scope], timeout=timeout))
                 continue
@@ -107,10 +107,10 @@ def _trip_if_opened(
     cause = found.override.id if found.override is not None else before.row.id if before.row is not None else ""
     with closing(CircuitBreaker(redis, found.scope, timeout=timeout, source="rule")) as breaker:
         breaker.trip(
-            LEDGER_MISMATCH,
+            TripReason.LEDGER_MISMATCH,
             details={"found": found.state, "ledger": State.TRIPPED.value, "cause": cause},
             tripped_by="reconciliation",
-            event_id=derived_id(LEDGER_MISMATCH, found.scope, cause),
+            event_id=derived_id(TripReason.LEDGER_MISMATCH, found.scope, cause),
             incident_id=_uuid_or_none(before.standing_trip.incident_id),
         )
     drained = drain_outbox(redis, ledger, [found.scope], timeout=timeout)
@@ -143,7 +143,7 @@ def _transition(raw: bytes, scope: str) -> AuditRecord | None:
         return None
 
 
-def _snapshot(wire: Wire, scope: str) -> _Snapshot:
+def _snapshot(client: DeadlineClient, scope: str) -> _Snapshot:
     """State, outbox and history at one moment."""
     keys = Keys.of(scope)
     commands = (
@@ -157,7 +157,7 @@ def _snapshot(wire: Wire, scope: str) -> _Snapshot:
         ("ZRANGE", keys.history, 0, -1),
         ("EXEC",),
     )
-    clock, state_kind, state, outbox_kind, length, history_kind, history = wire.ask(
+    clock, state_kind, state, outbox_kind, length, history_kind, history = client.execute(
         Request(f"compare {keys.state} with the ledger", commands)
     )[-1]
     at = datetime.fromtimestamp(int(clock[0]), UTC).replace(microsecond=int(clock[1]))

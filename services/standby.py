@@ -26,11 +26,12 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, model_validator
 from redis.exceptions import RedisError
 
 from breaker import AsyncCircuitBreaker
-from breaker.deadman import KILL, REASON, Overdue, forget, overdue
+from breaker.deadman import KILL, OverdueSwitch, overdue_switches, unregister_fired
 from breaker.errors import BreakerError, BreakerUnavailable, RedisRefused
-from breaker.pending_trips import PendingTrip, PendingTrips, check
+from breaker.pending_trips import PendingTrip, PendingTrips, check_pending_trip
 from breaker.process_lock import process_lock
 from breaker.state import Status
+from breaker.trip_reasons import TripReason
 from breaker.uuid7 import uuid7
 from brokers.protocol import BrokerError
 from brokers.registry import open_brokers
@@ -87,12 +88,12 @@ class KillRequest(BaseModel):
 
     @model_validator(mode="after")
     def _a_breaker_takes_it(self) -> Self:
-        check(self.trip("cli"))
+        check_pending_trip(self.trip("cli"))
         return self
 
     def trip(self, source: str) -> PendingTrip:
         return PendingTrip(
-            reason="KILL_SWITCH",
+            reason=TripReason.KILL_SWITCH,
             details={"operator": self.operator, "reason": self.reason},
             tripped_by=self.operator,
             scope=self.scope,
@@ -321,7 +322,7 @@ class Standby:
         while not self._stopping.is_set():
             try:
                 await asyncio.to_thread(self._make_pending_trips)
-                for silent in await asyncio.to_thread(overdue, self._redis):
+                for silent in await asyncio.to_thread(overdue_switches, self._redis):
                     await self._fire(silent)
                 self._note("watch", None)
             except BreakerError as error:
@@ -332,14 +333,14 @@ class Standby:
         for made in apply_pending_trips(self._settings):
             log.warning("pending trip made", scope=made.trip.scope, asked_at=made.trip.asked_at)
 
-    async def _fire(self, silent: Overdue) -> None:
+    async def _fire(self, silent: OverdueSwitch) -> None:
         """Forgotten only when it is done: dying before means doing it again, with the same ids."""
         renewal = silent.renewal
         if renewal.event_id in self._taken:
             return
         who = f"dead-man's switch {renewal.name}"
         trip = PendingTrip(
-            reason=REASON,
+            reason=TripReason.DEAD_MAN,
             details={"switch": renewal.name, "within": renewal.within, "action": renewal.action},
             tripped_by=who,
             scope=renewal.scope,
@@ -362,12 +363,12 @@ class Standby:
             self._tracked(self._kill_and_forget(request, trip, silent))
             return
         await trip.make(self._breaker(renewal.scope, "rule"))
-        await asyncio.to_thread(forget, self._redis, silent)
+        await asyncio.to_thread(unregister_fired, self._redis, silent)
 
-    async def _kill_and_forget(self, request: KillRequest, trip: PendingTrip, silent: Overdue) -> None:
+    async def _kill_and_forget(self, request: KillRequest, trip: PendingTrip, silent: OverdueSwitch) -> None:
         await self._kill(request, "rule", lambda _: None, trip=trip)
         try:
-            await asyncio.to_thread(forget, self._redis, silent)
+            await asyncio.to_thread(unregister_fired, self._redis, silent)
         except BreakerError as error:
             log.warning("a switch that fired is still registered", switch=request.operator, error=str(error))
 

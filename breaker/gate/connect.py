@@ -32,7 +32,7 @@ class Line:
         self.socket.close()
 
 
-def dialler(source: redis.Redis | str, timeout: float, name: str) -> Callable[[], Line]:
+def connector(source: redis.Redis | str, timeout: float, name: str) -> Callable[[], Line]:
     """How to connect to where `source` (a client or a URL) points, each step within `timeout` seconds.
 
     The returned function raises `OSError` or `redis.RedisError`. `name` is shown by `CLIENT LIST`. Raises TypeError

@@ -9,7 +9,7 @@ from enum import StrEnum
 
 from breaker.orders import Side
 
-NEVER = float("-inf")
+EXPIRED = float("-inf")
 """A deadline that has always passed: what every closed gate shows."""
 
 
@@ -77,7 +77,7 @@ class Decision:
     permit: Permit | None = None
     scope: str | None = None
     """The breaker that decided, when it was one in particular."""
-    deadline: float = NEVER
+    deadline: float = EXPIRED
 
     def __bool__(self) -> bool:
         return self.allowed

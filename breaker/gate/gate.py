@@ -25,11 +25,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, ParamSpec, Protocol, Self, TypeVar, overload
 
 from breaker.gate import clock
-from breaker.gate.decision import NEVER, Decision, OrderIntent, OrderRefused, Permit, Reason
+from breaker.gate.decision import EXPIRED, Decision, OrderIntent, OrderRefused, Permit, Reason
 from breaker.gate.guard import Admission, guarded
-from breaker.gate.judge import Halt, concerned, gate_halt, judge, scope_halt, standing_decision
-from breaker.gate.lease import Lease, Standing, View
-from breaker.gate.quiet_period import OrderRate, QuietPeriodLimits
+from breaker.gate.judge import Halt, blanket_decision, gate_halt, judge, scope_halt, views_of_order
+from breaker.gate.lease import Lease, ScopeState, ScopeView
+from breaker.gate.quiet_period import OrderRateLimiter, QuietPeriodLimits
 from breaker.keys import GLOBAL, check_scope
 
 if TYPE_CHECKING:
@@ -92,7 +92,7 @@ class GateStatus:
     reason: Reason
     sentence: str
     backend: str
-    scopes: Mapping[str, Standing]
+    scopes: Mapping[str, ScopeState]
     epochs: Mapping[str, int | None]
     lease_left: float
     """Seconds for which what is known may still be acted on; negative once it may not."""
@@ -126,10 +126,11 @@ class Gate:
     gate's own. Checks may be made from any thread and from coroutines. Close it, or use it as a context manager.
 
     `backend`: `thread` (simple; a busy interpreter sees a trip some milliseconds late), `drain` (checks read the
-    socket themselves) or `shm` (reads what the host's sidecar, `python -m breaker.gate.sidecar`, writes to `board`;
-    the only one that survives a fork). `pending_trips` is the directory in which this host keeps the trips that this
-    Redis could not be told of (`Settings.pending_trips_dir`): the gate makes them itself before it opens, and stays
-    closed while it can't. Never raises because Redis or the sidecar is away: it is closed meanwhile.
+    socket themselves) or `shm` (reads what the host's sidecar, `python -m breaker.gate.sidecar`, writes to
+    `shared_memory`; the only one that survives a fork).
+    `pending_trips` is the directory in which this host keeps the trips that this Redis could not be told of
+    (`Settings.pending_trips_dir`): the gate makes them itself before it opens, and stays closed while it can't.
+    Never raises because Redis or the sidecar is away: it is closed meanwhile.
     `report`: tell Redis every two seconds how it stands and what its checks came to, for exporter and console.
     Raises `InvalidInput` for a scope, and ValueError for a setting, that makes no sense.
     """
@@ -144,7 +145,7 @@ class Gate:
         backend: Literal["thread", "drain", "shm"] = "thread",
         topology: Topology = Topology(),
         quiet_limits: QuietPeriodLimits = QuietPeriodLimits(),  # noqa: B008 -- frozen
-        board: Path | str | None = None,
+        shared_memory: Path | str | None = None,
         report: bool = True,
         pending_trips: Path | str | None = None,
     ) -> None:
@@ -158,11 +159,11 @@ class Gate:
             raise ValueError(f"heartbeat must be more than 0 and at most half of max_staleness, not {beat}")
         self._max_staleness = max_staleness
         self._quiet_limits = quiet_limits
-        self._rate = OrderRate()
+        self._rate = OrderRateLimiter()
         self._backend = backend
-        host_trips = None if pending_trips is None else Path(pending_trips)
-        self._make_source = self._source_maker(redis_source, backend, topology, beat, board, host_trips)
-        self._report_to = (redis_source, board) if report else None
+        host_pending_trips = None if pending_trips is None else Path(pending_trips)
+        self._make_source = self._source_maker(redis_source, backend, topology, beat, shared_memory, host_pending_trips)
+        self._report_to = (redis_source, shared_memory) if report else None
         self._reporter: Reporter | None = None
         self._watches: list[StalenessWatch] = []
         self._callbacks: list[Callable[[GateStatus], None]] = []
@@ -176,25 +177,27 @@ class Gate:
         backend: str,
         topology: Topology,
         heartbeat: float,
-        board: Path | str | None,
+        shared_memory: Path | str | None,
         pending_trips: Path | None,
     ) -> Callable[[], Source]:
         if backend == "shm":
             if redis_source is not None or topology.replicas or pending_trips is not None:
                 raise ValueError(
-                    "a shm gate reads the sidecar's board; Redis, its topology and pending trips are the sidecar's"
+                    "a shm gate reads the sidecar's shared memory; Redis, topology and pending trips are the sidecar's"
                 )
 
             def make_watch() -> Source:
-                from breaker.gate.shared_memory import DEFAULT_PATH, BoardWatch  # noqa: PLC0415 -- only this backend
+                from breaker.gate.shared_memory import DEFAULT_PATH, SharedMemorySource  # noqa: PLC0415 -- only this backend
 
-                return BoardWatch(Path(board or DEFAULT_PATH), self._scopes, self._max_staleness, self._publish)
+                return SharedMemorySource(
+                    Path(shared_memory or DEFAULT_PATH), self._scopes, self._max_staleness, self._publish
+                )
 
             return make_watch
         if backend not in ("thread", "drain"):
             raise ValueError(f"backend must be 'thread', 'drain' or 'shm', not {backend!r}")
-        if redis_source is None or board is not None:
-            raise ValueError(f"a {backend} gate needs a Redis client or URL, and no board")
+        if redis_source is None or shared_memory is not None:
+            raise ValueError(f"a {backend} gate needs a Redis client or URL, and no shared memory")
 
         def make_listener() -> Source:
             from breaker.gate.listener import listen  # noqa: PLC0415 -- only these backends
@@ -240,7 +243,7 @@ class Gate:
         now = self._polled()
         self._source.refresh()
         lease, halt = self._known
-        views = concerned(lease.views, order)
+        views = views_of_order(lease.views, order)
         halt = halt or gate_halt(lease, now) or scope_halt(views)
         if halt is not None:
             return Decision(False, halt.reason, halt.sentence, None, halt.scope)
@@ -324,7 +327,7 @@ class Gate:
         now = self._polled()
         lease, halt = self._known
         halt = halt or self._source.halt or gate_halt(lease, now) or scope_halt(lease.views)
-        quiet = any(view.standing is Standing.QUIET_PERIOD for view in lease.views)
+        quiet = any(view.state is ScopeState.QUIET_PERIOD for view in lease.views)
         if halt is None:
             word = "A breaker is in its quiet period." if quiet else "Every breaker is open."
             halt = Halt(Reason.QUIET_PERIOD if quiet else Reason.OPEN, word)
@@ -333,7 +336,7 @@ class Gate:
             reason=halt.reason,
             sentence=halt.sentence,
             backend=self._backend,
-            scopes={view.scope: view.standing for view in lease.views},
+            scopes={view.scope: view.state for view in lease.views},
             epochs={view.scope: view.reading.epoch for view in lease.views},
             lease_left=lease.deadline - now,
             connections=self._source.connections,
@@ -366,7 +369,7 @@ class Gate:
         self._generation += 1
         self._publish(self._blank(), Halt(Reason.NOT_CONNECTED, "The gate has not heard from Redis yet."))
         self._source = self._make_source()
-        self._poll_at = math.inf if self._source.poll_every == math.inf else NEVER
+        self._poll_at = math.inf if self._source.poll_every == math.inf else EXPIRED
         self._poll = self._source.poll if self._source.poll_every == 0 else self._poll_now_and_then
         self._source.start()
         self._start_reporting()
@@ -378,11 +381,11 @@ class Gate:
         watch.start()
 
     def _blank(self, replicas: int = 0) -> Lease:
-        return Lease(self._max_staleness, tuple(View(scope) for scope in self._scopes), replicas)
+        return Lease(self._max_staleness, tuple(ScopeView(scope) for scope in self._scopes), replicas)
 
     def _publish(self, lease: Lease, halt: Halt | None) -> None:
         self._known = lease, halt
-        self._allowed = standing_decision(lease, halt)
+        self._allowed = blanket_decision(lease, halt)
 
     def _poll_now_and_then(self, now: float) -> None:
         self._source.poll(now)
@@ -426,17 +429,17 @@ class Gate:
             self._reporter.stop()
             self._reporter = None
 
-    def _report_sender(self, redis_source: redis.Redis | str | None, board: Path | str | None) -> Send:
-        from breaker.gate.reporter import to_redis, to_sidecar  # noqa: PLC0415
+    def _report_sender(self, redis_source: redis.Redis | str | None, shared_memory: Path | str | None) -> Send:
+        from breaker.gate.reporter import redis_sender, sidecar_sender  # noqa: PLC0415
 
         if redis_source is not None:
-            return to_redis(redis_source)
+            return redis_sender(redis_source)
         from breaker.gate.shared_memory import DEFAULT_PATH  # noqa: PLC0415
 
-        return to_sidecar(Path(board or DEFAULT_PATH))
+        return sidecar_sender(Path(shared_memory or DEFAULT_PATH))
 
     def _report(self) -> GateReport:
-        from breaker.gate.report import MOST_SCOPES, GateReport  # noqa: PLC0415
+        from breaker.gate.report import MAX_REPORT_SCOPES, GateReport  # noqa: PLC0415
 
         status = self.status()
         lease, _ = self._known
@@ -445,9 +448,9 @@ class Gate:
             host=socket.gethostname(),
             pid=os.getpid(),
             backend=self._backend,
-            scopes=self._scopes[:MOST_SCOPES],
+            scopes=self._scopes[:MAX_REPORT_SCOPES],
             reason=status.reason,
-            lease_age=None if status.lease_left == NEVER else lease.max_staleness - status.lease_left,
+            lease_age=None if status.lease_left == EXPIRED else lease.max_staleness - status.lease_left,
             connections=status.connections,
             checks={"admitted": self._admitted, "reduced": self._reduced, "refused": self._refused},
         )

@@ -7,16 +7,16 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from breaker.gate.decision import NEVER, Decision, Permit, Reason
-from breaker.gate.lease import Lease, Standing, View
-from breaker.gate.quiet_period import OrderRate, QuietPeriodLimits, size_problem
-from breaker.gate.risk_reduction import NotUnderstood, order_terms, why_not_reducing
+from breaker.gate.decision import EXPIRED, Decision, Permit, Reason
+from breaker.gate.lease import Lease, ScopeState, ScopeView
+from breaker.gate.quiet_period import OrderRateLimiter, QuietPeriodLimits, size_problem
+from breaker.gate.risk_reduction import InvalidOrder, order_terms, why_not_reducing
 
 _HALTS = {
-    Standing.TRIPPED: Reason.TRIPPED,
-    Standing.MISSING: Reason.STATE_MISSING,
-    Standing.UNREADABLE: Reason.STATE_UNREADABLE,
-    Standing.OUTDATED: Reason.STATE_OUTDATED,
+    ScopeState.TRIPPED: Reason.TRIPPED,
+    ScopeState.MISSING: Reason.STATE_MISSING,
+    ScopeState.UNREADABLE: Reason.STATE_UNREADABLE,
+    ScopeState.OUTDATED: Reason.STATE_OUTDATED,
 }
 
 
@@ -29,12 +29,12 @@ class Halt:
     scope: str | None = None
 
 
-def standing_decision(lease: Lease, halt: Halt | None) -> Decision:
+def blanket_decision(lease: Lease, halt: Halt | None) -> Decision:
     """The decision that holds for every order until `deadline`; refuses, and never holds, unless all is clear."""
     if halt is not None:
         return Decision(False, halt.reason, halt.sentence, scope=halt.scope)
     until = lease.clear_until
-    if until == NEVER:
+    if until == EXPIRED:
         return Decision(False, Reason.STALE, "Each order is judged by itself.")
     return Decision(True, Reason.OPEN, "Every breaker is open.", permit_of(lease, until), deadline=until)
 
@@ -47,7 +47,7 @@ def gate_halt(lease: Lease, now: float) -> Halt | None:
     """Set when the lease has run out: then nothing that is known may be acted on."""
     if now < lease.deadline:
         return None
-    if lease.deadline == NEVER:
+    if lease.deadline == EXPIRED:
         return Halt(
             Reason.BEING_READ,
             "The breaker's state has changed or was never read, and is being read now; meanwhile only orders that "
@@ -60,15 +60,15 @@ def gate_halt(lease: Lease, now: float) -> Halt | None:
     )
 
 
-def scope_halt(views: Iterable[View]) -> Halt | None:
+def scope_halt(views: Iterable[ScopeView]) -> Halt | None:
     """The first scope that halts, in the order watched; `global` comes first."""
     for view in views:
-        if view.standing.halts:
-            return Halt(_HALTS[view.standing], _sentence(view), view.scope)
+        if view.state.halts:
+            return Halt(_HALTS[view.state], _sentence(view), view.scope)
     return None
 
 
-def concerned(views: Iterable[View], order: Any) -> list[View]:
+def views_of_order(views: Iterable[ScopeView], order: Any) -> list[ScopeView]:
     """The scopes that an order belongs to: those that it names, and those whose kind it says nothing about."""
     return [view for view in views if _concerns(view.scope, order)]
 
@@ -81,16 +81,16 @@ def judge(
     position: Any,
     working: Iterable[Any],
     limits: QuietPeriodLimits,
-    rate: OrderRate,
+    rate: OrderRateLimiter,
 ) -> Decision:
     """The decision on one order. `halt` is what stops the gate as a whole, whatever the breakers say.
 
     Never raises for an order that makes no sense; it is refused, unless everything is open.
     """
-    views = concerned(lease.views, order)
+    views = views_of_order(lease.views, order)
     halt = halt or gate_halt(lease, now) or scope_halt(views)
-    cooling = [view for view in views if view.standing is Standing.QUIET_PERIOD]
-    if halt is None and not cooling:
+    quiet = [view for view in views if view.state is ScopeState.QUIET_PERIOD]
+    if halt is None and not quiet:
         return Decision(
             True, Reason.OPEN, "Every breaker that concerns the order is open.", permit_of(lease, lease.deadline)
         )
@@ -102,26 +102,26 @@ def judge(
         sentence = f"{halt.sentence} This order does not: {problem}."
         return Decision(False, halt.reason, sentence, None, halt.scope)
     try:
-        return _judge_quiet(lease, cooling, now, order, limits, rate)
-    except NotUnderstood as error:
+        return _judge_quiet(lease, quiet, now, order, limits, rate)
+    except InvalidOrder as error:
         return Decision(False, Reason.INVALID_ORDER, f"The order was refused, because {error}; nothing was sent.")
 
 
 def _why_not_reducing(order: Any, position: Any, working: Iterable[Any]) -> str | None:
     try:
         return why_not_reducing(order, position, working)
-    except NotUnderstood as error:
+    except InvalidOrder as error:
         return str(error)
 
 
 def _judge_quiet(
-    lease: Lease, cooling: list[View], now: float, order: Any, limits: QuietPeriodLimits, rate: OrderRate
+    lease: Lease, quiet: list[ScopeView], now: float, order: Any, limits: QuietPeriodLimits, rate: OrderRateLimiter
 ) -> Decision:
     symbol, _, quantity = order_terms(order)
     fractions = {
-        view.scope: view.reading.cooling.fraction(now, limits.start_fraction)
-        for view in cooling
-        if view.reading.cooling
+        view.scope: view.reading.quiet_period.fraction(now, limits.start_fraction)
+        for view in quiet
+        if view.reading.quiet_period
     }
     scope = min(fractions, key=lambda name: fractions[name])
     fraction = fractions[scope]
@@ -130,7 +130,7 @@ def _judge_quiet(
         sentence = f"The {scope} breaker is in its quiet period: {problem}. Send less, or wait for its end."
         return Decision(False, Reason.QUIET_SIZE, sentence, None, scope)
     if not rate.admit(now, limits, fraction):
-        most = limits.most_orders(fraction)
+        most = limits.max_orders(fraction)
         sentence = f"The {scope} breaker is in its quiet period: {most} orders a minute pass now. Send fewer, or wait."
         return Decision(False, Reason.QUIET_RATE, sentence, None, scope)
     sentence = f"The {scope} breaker is in its quiet period; the order is within {fraction:.0%} of normal."
@@ -145,12 +145,12 @@ def _concerns(scope: str, order: Any) -> bool:
     return said is None or str(said) == name
 
 
-def _sentence(view: View) -> str:
-    match view.standing:
-        case Standing.TRIPPED:
+def _sentence(view: ScopeView) -> str:
+    match view.state:
+        case ScopeState.TRIPPED:
             why = f" ({view.reading.trip_reason})" if view.reading.trip_reason else ""
             return f"The {view.scope} breaker is TRIPPED{why}; until its reset only orders that reduce risk pass."
-        case Standing.OUTDATED:
+        case ScopeState.OUTDATED:
             return (
                 f"Redis serves a state of the {view.scope} breaker (epoch {view.reading.epoch}) that is older than one "
                 "seen before; only orders that reduce risk pass. After a failover or a restored backup, find out what "

@@ -17,12 +17,12 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
-from breaker.gate.decision import NEVER
-from breaker.gate.quiet_period import Cooling
+from breaker.gate.decision import EXPIRED
+from breaker.gate.quiet_period import QuietPeriod
 from breaker.keys import GLOBAL
 
 
-class Word(StrEnum):
+class StoredState(StrEnum):
     """What a scope's key says."""
 
     OPEN = "OPEN"
@@ -32,7 +32,7 @@ class Word(StrEnum):
     UNREADABLE = "UNREADABLE"
 
 
-class Standing(StrEnum):
+class ScopeState(StrEnum):
     """What a scope's key means to this gate, given what it saw before."""
 
     OPEN = "OPEN"
@@ -54,24 +54,24 @@ class Standing(StrEnum):
         return self in _CLEAR
 
 
-_CLEAR = frozenset({Standing.OPEN, Standing.NEVER_INITIALISED})
-_TRADING = _CLEAR | {Standing.QUIET_PERIOD}
-_TRADING_WORDS = frozenset({Word.OPEN, Word.QUIET_PERIOD})
+_CLEAR = frozenset({ScopeState.OPEN, ScopeState.NEVER_INITIALISED})
+_TRADING = _CLEAR | {ScopeState.QUIET_PERIOD}
+_TRADING_WORDS = frozenset({StoredState.OPEN, StoredState.QUIET_PERIOD})
 
 
 @dataclass(frozen=True, slots=True)
 class StateReading:
-    """One scope's state as just read. `cooling` belongs to a quiet period; one that has run out reads as OPEN."""
+    """One scope's state as just read. `quiet_period` belongs to a quiet period; one that has run out reads as OPEN."""
 
-    word: Word
+    state: StoredState
     epoch: int | None = None
     trip_reason: str | None = None
-    cooling: Cooling | None = None
+    quiet_period: QuietPeriod | None = None
     problem: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class Newest:
+class LatestSeen:
     """The newest that was ever seen of a scope; a later reading that lets trade must not lie behind it."""
 
     epoch: int
@@ -79,32 +79,36 @@ class Newest:
 
 
 @dataclass(frozen=True, slots=True)
-class View:
+class ScopeView:
     """One scope as this gate sees it."""
 
     scope: str
-    standing: Standing = Standing.MISSING
-    reading: StateReading = StateReading(Word.MISSING)
-    newest: Newest | None = None
+    state: ScopeState = ScopeState.MISSING
+    reading: StateReading = StateReading(StoredState.MISSING)
+    latest_seen: LatestSeen | None = None
 
 
-def observe(view: View, reading: StateReading) -> View:
+def observe(view: ScopeView, reading: StateReading) -> ScopeView:
     """The view after one more reading.
 
     Halting is believed at once, from any source. Trading is believed only from a state that is not behind what was
     seen: after a failover to a stale replica, or with a backup restored, its epoch is lower, or is that of a halt.
     """
-    seen = view.newest
-    if reading.word is Word.MISSING and seen is None:
-        absent = Standing.MISSING if view.scope == GLOBAL else Standing.NEVER_INITIALISED
-        return replace(view, standing=absent, reading=reading)
-    if reading.word in _TRADING_WORDS:
+    seen = view.latest_seen
+    if reading.state is StoredState.MISSING and seen is None:
+        absent = ScopeState.MISSING if view.scope == GLOBAL else ScopeState.NEVER_INITIALISED
+        return replace(view, state=absent, reading=reading)
+    if reading.state in _TRADING_WORDS:
         epoch = reading.epoch or 0
         if seen is not None and (epoch < seen.epoch or (epoch == seen.epoch and seen.halted)):
-            return replace(view, standing=Standing.OUTDATED, reading=reading)
-        return replace(view, standing=Standing(reading.word), reading=reading, newest=Newest(epoch, halted=False))
+            return replace(view, state=ScopeState.OUTDATED, reading=reading)
+        return replace(
+            view, state=ScopeState(reading.state), reading=reading, latest_seen=LatestSeen(epoch, halted=False)
+        )
     epochs = [-1 if reading.epoch is None else reading.epoch, -1 if seen is None else seen.epoch]
-    return replace(view, standing=Standing(reading.word), reading=reading, newest=Newest(max(epochs), halted=True))
+    return replace(
+        view, state=ScopeState(reading.state), reading=reading, latest_seen=LatestSeen(max(epochs), halted=True)
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,18 +116,18 @@ class Lease:
     """Everything a gate knows. Times are seconds on one clock that no one sets and that suspension does not stop."""
 
     max_staleness: float
-    views: tuple[View, ...]
+    views: tuple[ScopeView, ...]
     replicas: int = 0
     """How many replicas have to acknowledge a heartbeat; 0 where Redis never fails over."""
     sent: tuple[float, ...] = ()
-    """When each heartbeat in flight was sent, oldest first; `NEVER` for one overtaken by an invalidation."""
-    deadline: float = NEVER
+    """When each heartbeat in flight was sent, oldest first; `EXPIRED` for one overtaken by an invalidation."""
+    deadline: float = EXPIRED
     """Until when `views` may be acted on."""
 
     @property
     def clear_until(self) -> float:
-        """Until when any order may pass unseen; `NEVER` unless every scope is clear."""
-        return self.deadline if all(view.standing.is_clear for view in self.views) else NEVER
+        """Until when any order may pass unseen; `EXPIRED` unless every scope is clear."""
+        return self.deadline if all(view.state.is_clear for view in self.views) else EXPIRED
 
 
 def heartbeat_sent(lease: Lease, now: float) -> Lease:
@@ -133,7 +137,7 @@ def heartbeat_sent(lease: Lease, now: float) -> Lease:
 
 def invalidated(lease: Lease) -> Lease:
     """Someone wrote a watched key: nothing is known until an answer to a heartbeat sent from now on."""
-    return replace(lease, sent=(NEVER,) * len(lease.sent), deadline=NEVER)
+    return replace(lease, sent=(EXPIRED,) * len(lease.sent), deadline=EXPIRED)
 
 
 def states_read(lease: Lease, readings: tuple[StateReading, ...]) -> Lease:
@@ -151,4 +155,4 @@ def heartbeat_confirmed(lease: Lease, replicas: int) -> Lease:
 
 def connection_lost(lease: Lease) -> Lease:
     """Answers still in flight will never come, and nothing is known."""
-    return replace(lease, sent=(), deadline=NEVER)
+    return replace(lease, sent=(), deadline=EXPIRED)

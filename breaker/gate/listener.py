@@ -21,9 +21,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from breaker.gate import clock
-from breaker.gate.connect import Line, dialler
+from breaker.gate.connect import Line, connector
 from breaker.gate.decision import Reason
-from breaker.gate.host_trips import HostTrips
+from breaker.gate.host_pending_trips import HostPendingTrips
 from breaker.gate.judge import Halt
 from breaker.gate.lease import Lease
 from breaker.gate.protocol import GateProtocol, ProtocolFailed
@@ -52,14 +52,14 @@ class Listener:
         *,
         heartbeat: float,
         drain: bool,
-        host_trips: HostTrips | None = None,
+        host_pending_trips: HostPendingTrips | None = None,
     ) -> None:
         self._dial = dial
         self._protocol = protocol
         self._publish = publish
         self._heartbeat = heartbeat
         self._drain = drain
-        self._host_trips = host_trips
+        self._host_trips = host_pending_trips
         self.poll_every = _DRAIN_EVERY if drain else math.inf
         self._patience = max(1.0, 5 * protocol.lease.max_staleness)
         self._line: Line | None = None
@@ -114,7 +114,7 @@ class Listener:
     @property
     def problem(self) -> str | None:
         """Why there is no connection, or why the last heartbeat did not count."""
-        return self._problem if self._line is None else self._protocol.doubt
+        return self._problem if self._line is None else self._protocol.why_unconfirmed
 
     def poll(self, now: float) -> None:
         """Take in what has arrived, if anything has, without waiting for anything. For the checks; never raises."""
@@ -175,10 +175,10 @@ class Listener:
                 informed = now
             elif now - informed > self._patience:
                 # Silence, answers that come too late, or an old primary whose replicas have left it for another.
-                raise ProtocolFailed(self._protocol.doubt or f"no answer in time for {self._patience:.1f} s")
-            if self._protocol.wants_heartbeat:
+                raise ProtocolFailed(self._protocol.why_unconfirmed or f"no answer in time for {self._patience:.1f} s")
+            if self._protocol.heartbeat_due:
                 # Closed already, so it can wait until the whole fleet has taken in the push and is closed as well.
-                self._protocol.wants_heartbeat = False
+                self._protocol.heartbeat_due = False
                 next_beat = min(next_beat, now + random.uniform(0, _READ_AGAIN_WITHIN))  # noqa: S311 -- no secret
             if now >= next_beat:
                 next_beat = now + self._heartbeat
@@ -187,7 +187,7 @@ class Listener:
 
     def _beat(self, line: Line) -> None:
         if self._host_trips is not None:
-            self._host_trips.let_go_if_any()
+            self._host_trips.raise_if_pending()
         with self._turn:
             request = self._protocol.heartbeat(clock.now())
         self._send(line, request)
@@ -214,7 +214,7 @@ class Listener:
 
     def _take_in(self, line: Line) -> None:
         """Read until nothing is left. Called with the turn held."""
-        wanted = self._protocol.wants_heartbeat
+        wanted = self._protocol.heartbeat_due
         while True:
             try:
                 data = line.socket.recv(_CHUNK)
@@ -227,7 +227,7 @@ class Listener:
             self._publish(self._protocol.lease, None)
             if len(data) < _CHUNK and not line.encrypted:
                 break
-        if self._protocol.wants_heartbeat and not wanted:
+        if self._protocol.heartbeat_due and not wanted:
             self._wake.set()
 
     def _hang_up(self, problem: str) -> None:
@@ -265,7 +265,7 @@ def listen(
     It never opens before the trips that wait in the directory `pending_trips` are made.
     """
     gate_id = f"{os.getpid()}-{secrets.token_hex(4)}"
-    dial = dialler(source, _CONNECT_TIMEOUT, name=f"breaker-gate-{gate_id}")
-    host_trips = None if pending_trips is None else HostTrips(pending_trips, source)
+    dial = connector(source, _CONNECT_TIMEOUT, name=f"breaker-gate-{gate_id}")
+    host_pending_trips = None if pending_trips is None else HostPendingTrips(pending_trips, source)
     protocol = GateProtocol(lease, gate_id)
-    return Listener(dial, protocol, publish, heartbeat=heartbeat, drain=drain, host_trips=host_trips)
+    return Listener(dial, protocol, publish, heartbeat=heartbeat, drain=drain, host_pending_trips=host_pending_trips)

@@ -12,18 +12,20 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from breaker.gate.lease import (
+    LatestSeen,
     Lease,
-    Newest,
     StateReading,
+    StoredState,
     connection_lost,
     heartbeat_confirmed,
     heartbeat_sent,
     invalidated,
     states_read,
 )
+from breaker.gate.quiet_period import QuietPeriod
 from breaker.gate.resp3 import ErrorReply, Frame, Parser, ProtocolError, Push, command
-from breaker.gate.state_reading import read_state
 from breaker.keys import Keys
+from breaker.state import State, read_status
 
 _PREFIX = Keys.of().state
 _GATE_KEY_LIFETIME_MS = 60_000
@@ -41,9 +43,9 @@ class GateProtocol:
 
     def __init__(self, lease: Lease, gate_id: str) -> None:
         self.lease = lease
-        self.wants_heartbeat = False
+        self.heartbeat_due = False
         """An invalidation has arrived: the states should be read again at once."""
-        self.doubt: str | None = None
+        self.why_unconfirmed: str | None = None
         """Why the newest heartbeat did not renew the lease, though it was answered."""
         self._gate_key = f"circuit_breaker:gate:{gate_id}"
         self._parser = Parser()
@@ -63,7 +65,7 @@ class GateProtocol:
 
     def heartbeat(self, now: float) -> bytes:
         """The bytes of one heartbeat; `now` is read before they are sent."""
-        self.wants_heartbeat = False
+        self.heartbeat_due = False
         self.lease = heartbeat_sent(self.lease, now)
         asked = []
         if self.lease.replicas:
@@ -93,8 +95,8 @@ class GateProtocol:
         self._parser = Parser()
         self._expected.clear()
         self._states_read.clear()
-        self.wants_heartbeat = False
-        self.doubt = None
+        self.heartbeat_due = False
+        self.why_unconfirmed = None
         self.lease = connection_lost(self.lease)
 
     def _ask(self, answered: Callable[[Frame, float], None], *words: str | int) -> bytes:
@@ -107,7 +109,7 @@ class GateProtocol:
         keys = push.content[0] if push.content else None
         if not isinstance(keys, list) or any(key in self._watched for key in keys if isinstance(key, bytes)):
             self.lease = invalidated(self.lease)
-            self.wants_heartbeat = True
+            self.heartbeat_due = True
 
     def _tracking(self, frame: Frame, now: float) -> None:
         _refuse_error(frame, "CLIENT TRACKING")
@@ -122,8 +124,8 @@ class GateProtocol:
         def answered(frame: Frame, now: float) -> None:
             _refuse_error(frame, "EXISTS")
             views = list(self.lease.views)
-            if frame == 1 and views[index].newest is None:
-                views[index] = replace(views[index], newest=Newest(-1, halted=True))
+            if frame == 1 and views[index].latest_seen is None:
+                views[index] = replace(views[index], latest_seen=LatestSeen(-1, halted=True))
                 self.lease = replace(self.lease, views=tuple(views))
 
         return answered
@@ -153,9 +155,9 @@ class GateProtocol:
     def _acknowledged(self, frame: Frame, now: float) -> None:
         _refuse_error(frame, "WAIT")
         confirmed = frame if isinstance(frame, int) else 0
-        self.doubt = None
+        self.why_unconfirmed = None
         if confirmed < self.lease.replicas:
-            self.doubt = f"only {confirmed} of the {self.lease.replicas} replicas confirm what Redis says"
+            self.why_unconfirmed = f"only {confirmed} of the {self.lease.replicas} replicas confirm what Redis says"
         self.lease = heartbeat_confirmed(self.lease, confirmed)
 
 
@@ -166,3 +168,24 @@ def _refuse_error(frame: Frame, asked: str) -> None:
 
 def _text(frame: Frame) -> str:
     return frame.decode(errors="replace") if isinstance(frame, bytes) else str(frame)
+
+
+def read_state(raw: bytes | ErrorReply | None, redis_time: int, now: float, *, key: str) -> StateReading:
+    """What a scope's key says, as Redis holds it. Everything that is not understood is UNREADABLE.
+
+    `raw` is the key's value, None when it is missing, the error when it holds another type.
+
+    `redis_time` is Redis's own clock in Unix microseconds, read just before; `now` is the gate's. Together they place
+    the end of a quiet period on the gate's clock, so that no host's wall clock matters.
+    """
+    if isinstance(raw, ErrorReply):
+        return StateReading(StoredState.UNREADABLE, problem=f"{key} is not a string")
+    status = read_status(raw, redis_time, key=key)
+    if status.state is State.UNKNOWN:
+        return StateReading(StoredState.MISSING if raw is None else StoredState.UNREADABLE, problem=status.problem)
+    quiet_period = None
+    if status.state is State.QUIET_PERIOD and status.quiet_until is not None:
+        left = status.quiet_until.timestamp() - redis_time / 1e6
+        length = None if status.reset_at is None else (status.quiet_until - status.reset_at).total_seconds()
+        quiet_period = QuietPeriod(ends=now + left, length=length)
+    return StateReading(StoredState(status.state), status.epoch, status.trip_reason, quiet_period)

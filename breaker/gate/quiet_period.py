@@ -36,13 +36,13 @@ class QuietPeriodLimits:
         if self.orders_per_minute < 0:
             raise ValueError(f"orders_per_minute must not be negative, and is {self.orders_per_minute}")
 
-    def most_orders(self, fraction: Decimal) -> int:
+    def max_orders(self, fraction: Decimal) -> int:
         """How many orders that add risk may pass in a minute at this point of the ramp."""
         return math.floor(self.orders_per_minute * fraction)
 
 
 @dataclass(frozen=True, slots=True)
-class Cooling:
+class QuietPeriod:
     """One scope's running quiet period: when it ends on the gate's clock, and how long it is, in seconds.
 
     A length that is not known (a hand-written state without `reset_at`) stays at the start of the ramp.
@@ -64,7 +64,7 @@ def size_problem(
 ) -> str | None:
     """None when `quantity` is within `fraction` of normal size, else a clause that says why not.
 
-    Raises `NotUnderstood` when the order's own normal quantity is no number.
+    Raises `InvalidOrder` when the order's own normal quantity is no number.
     """
     normal = limits.normal_quantity.get(symbol, limits.normal_quantity.get("*"))
     if normal_quantity is not None:
@@ -77,7 +77,7 @@ def size_problem(
     return None
 
 
-class OrderRate:
+class OrderRateLimiter:
     """Counts the orders let through in the last minute. Safe to call from several threads; never blocks for long."""
 
     def __init__(self) -> None:
@@ -86,7 +86,7 @@ class OrderRate:
 
     def admit(self, now: float, limits: QuietPeriodLimits, fraction: Decimal) -> bool:
         """Count one more order at `now` if the ramped rate has room for it."""
-        most = limits.most_orders(fraction)
+        most = limits.max_orders(fraction)
         with self._lock:
             while self._admitted and self._admitted[0] <= now - _WINDOW:
                 self._admitted.popleft()

@@ -14,29 +14,29 @@ from pathlib import Path
 from typing import Any
 
 from breaker.gate.decision import Reason
-from breaker.requests import Request, Script, raise_if_error, script_of
+from breaker.requests import Request, Script, raise_if_error, standalone_script
 
 REPORT_EVERY = 2.0
 """Seconds between two reports of one gate."""
 LOST_AFTER = 10.0
 """Seconds without a report after which a gate counts as lost: its process, its host or its way to Redis is gone."""
-REMEMBERED = 900.0
+FORGOTTEN_AFTER = 900.0
 """Seconds for which a lost gate is shown before it is forgotten."""
-MOST_BYTES = 8_192
+MAX_REPORT_BYTES = 8_192
 """A report is no longer than this."""
-DECISIONS = ("admitted", "reduced", "refused")
+CHECK_OUTCOMES = ("admitted", "reduced", "refused")
 """What checks came to: risk was admitted, a reduction was, or the order was refused."""
-MOST_SCOPES = 20
+MAX_REPORT_SCOPES = 20
 LOST, OTHER = "LOST", "OTHER"
-BLIND = (Reason.STATE_OUTDATED, Reason.STALE, Reason.BEING_READ, Reason.NOT_CONNECTED, Reason.NOT_WATCHED)
+GATE_FAULTS = (Reason.STATE_OUTDATED, Reason.STALE, Reason.BEING_READ, Reason.NOT_CONNECTED, Reason.NOT_WATCHED)
 """A gate that stands there for longer than moments is closed by a fault of its own, whatever the breakers say."""
-STANDINGS = (
+GATE_REASONS = (
     Reason.OPEN,
     Reason.QUIET_PERIOD,
     Reason.TRIPPED,
     Reason.STATE_MISSING,
     Reason.STATE_UNREADABLE,
-    *BLIND,
+    *GATE_FAULTS,
 )
 """The reasons of a gate as a whole that is at work; others are a single order's, or a gate's that doesn't report."""
 _MOST_GATES = 1_000
@@ -67,8 +67,8 @@ class GateReport:
     @classmethod
     def from_json(cls, text: str | bytes) -> GateReport:
         """Raises ValueError for what is no report."""
-        if len(text) > MOST_BYTES:
-            raise ValueError(f"a report of more than {MOST_BYTES} bytes")
+        if len(text) > MAX_REPORT_BYTES:
+            raise ValueError(f"a report of more than {MAX_REPORT_BYTES} bytes")
         try:
             plain = json.loads(text)
             age = plain["lease_age"]
@@ -81,7 +81,7 @@ class GateReport:
                 reason=str(plain["reason"]),
                 lease_age=None if age is None else float(age),
                 connections=int(plain["connections"]),
-                checks={decision: int(plain["checks"].get(decision, 0)) for decision in DECISIONS},
+                checks={decision: int(plain["checks"].get(decision, 0)) for decision in CHECK_OUTCOMES},
             )
         except (KeyError, TypeError, AttributeError, OverflowError) as error:
             raise ValueError(f"not a gate's report: {type(error).__name__}: {error}") from None
@@ -112,10 +112,10 @@ class ReportedGates:
 
     @property
     def reasons(self) -> Mapping[str, int]:
-        """How many gates stand where: each of `STANDINGS`, `LOST`, and `OTHER` for a word of a later version."""
-        counted: Counter[str] = Counter(dict.fromkeys((*STANDINGS, LOST), 0))
+        """How many gates stand where: each of `GATE_REASONS`, `LOST`, and `OTHER` for a word of a later version."""
+        counted: Counter[str] = Counter(dict.fromkeys((*GATE_REASONS, LOST), 0))
         for gate in self.gates:
-            known = gate.report.reason if gate.report.reason in STANDINGS else OTHER
+            known = gate.report.reason if gate.report.reason in GATE_REASONS else OTHER
             counted[LOST if gate.lost else known] += 1
         return counted
 
@@ -128,12 +128,19 @@ class ReportedGates:
 
 def report_request(report: GateReport, *, last: bool) -> Request:
     """Tell Redis. `last`: the gate is being closed and not to be missed."""
-    arguments = (len(_KEYS), *_KEYS, report.gate_id, report.to_json(), int(REMEMBERED * 1000), "closed" if last else "")
+    arguments = (
+        len(_KEYS),
+        *_KEYS,
+        report.gate_id,
+        report.to_json(),
+        int(FORGOTTEN_AFTER * 1000),
+        "closed" if last else "",
+    )
     script = _script()
     return Request(
-        doing="keep a gate's report",
+        purpose="keep a gate's report",
         commands=(("EVALSHA", script.sha, *arguments),),
-        with_text=(("EVAL", script.text, *arguments),),
+        eval_commands=(("EVAL", script.text, *arguments),),
     )
 
 
@@ -158,7 +165,7 @@ def read_reports(replies: Sequence[Any]) -> ReportedGates:
     ]
     counted = {bytes(name).decode(): int(count) for name, count in zip(checks[::2], checks[1::2], strict=True)}
     ordered = sorted(gates, key=lambda gate: (gate.report.host, gate.report.pid, gate.report.gate_id))
-    return ReportedGates(tuple(ordered), {decision: counted.get(decision, 0) for decision in DECISIONS})
+    return ReportedGates(tuple(ordered), {decision: counted.get(decision, 0) for decision in CHECK_OUTCOMES})
 
 
 def _report_or_none(text: bytes | None) -> GateReport | None:
@@ -170,4 +177,4 @@ def _report_or_none(text: bytes | None) -> GateReport | None:
 
 @cache
 def _script() -> Script:
-    return script_of((Path(__file__).parents[1] / "scripts" / "report_gate.lua").read_text("utf-8"))
+    return standalone_script((Path(__file__).parents[1] / "scripts" / "report_gate.lua").read_text("utf-8"))

@@ -9,8 +9,8 @@ import threading
 from pathlib import Path
 
 from breaker.errors import BreakerError
-from breaker.gate.report import MOST_BYTES, GateReport
-from breaker.gate.reporter import LAST, Send, relay_path
+from breaker.gate.report import MAX_REPORT_BYTES, GateReport
+from breaker.gate.reporter import LAST, Send, report_socket
 from breaker.requests import one_line
 
 _log = logging.getLogger(__name__)
@@ -18,14 +18,14 @@ _LOOK_UP_EVERY = 0.5
 
 
 class ReportRelay:
-    """Passes on the reports sent to the socket beside `board`, whose only writer this process must be.
+    """Passes on the reports sent to the socket beside `shared_memory`, whose only writer this process must be.
 
     Only processes of this user and group can send any. A host on which the socket can't be made works without; its
     gates are then not seen.
     """
 
-    def __init__(self, board: Path, send: Send) -> None:
-        self._path = relay_path(board)
+    def __init__(self, shared_memory: Path, send: Send) -> None:
+        self._path = report_socket(shared_memory)
         self._send = send
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="breaker-gate-relay", daemon=True)
@@ -54,7 +54,7 @@ class ReportRelay:
             line.settimeout(_LOOK_UP_EVERY)
             while not self._stopping.is_set():
                 with contextlib.suppress(TimeoutError):
-                    message = line.recv(MOST_BYTES + 1)
+                    message = line.recv(MAX_REPORT_BYTES + 1)
                     if message:
                         self._pass_on(message)
 

@@ -72,37 +72,37 @@ class Reporter:
             self._problem = ""
 
 
-def to_redis(source: redis.Redis | str) -> Send:
+def redis_sender(source: redis.Redis | str) -> Send:
     """Reports go to Redis, over a connection apart from the gate's own, each within a second."""
-    wire = None
+    client = None
 
     def send(report: GateReport, last: bool) -> None:
-        nonlocal wire
+        nonlocal client
         from redis import Redis  # noqa: PLC0415 -- redis costs 100 ms to import
 
-        from breaker.connection import Wire  # noqa: PLC0415
+        from breaker.deadline_client import DeadlineClient  # noqa: PLC0415
 
-        if wire is None:
-            wire = Wire(Redis.from_url(source) if isinstance(source, str) else source, _REDIS_TIMEOUT)
-        (reply,) = wire.ask(report_request(report, last=last))
+        if client is None:
+            client = DeadlineClient(Redis.from_url(source) if isinstance(source, str) else source, _REDIS_TIMEOUT)
+        (reply,) = client.execute(report_request(report, last=last))
         raise_if_error(reply)
         if last:
-            wire.close()
+            client.close()
 
     return send
 
 
-def to_sidecar(board: Path) -> Send:
-    """Reports go to the sidecar that writes `board`, which passes them on (`breaker.gate.report_relay`)."""
+def sidecar_sender(shared_memory: Path) -> Send:
+    """Reports go to the sidecar that writes `shared_memory`, which passes them on (`breaker.gate.report_relay`)."""
 
     def send(report: GateReport, last: bool) -> None:
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as line:
             line.setblocking(False)
-            line.sendto((LAST if last else NEXT) + report.to_json().encode(), str(relay_path(board)))
+            line.sendto((LAST if last else NEXT) + report.to_json().encode(), str(report_socket(shared_memory)))
 
     return send
 
 
-def relay_path(board: Path) -> Path:
-    """The socket beside a board to which the gates that read it send their reports."""
-    return board.with_name(f"{board.name}.reports")
+def report_socket(shared_memory: Path) -> Path:
+    """The socket beside the shared memory to which the gates that read it send their reports."""
+    return shared_memory.with_name(f"{shared_memory.name}.reports")

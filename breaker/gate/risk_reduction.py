@@ -14,38 +14,38 @@ from typing import Any
 from breaker.orders import ZERO, Side
 
 
-class NotUnderstood(ValueError):
+class InvalidOrder(ValueError):
     """An order, a position or a quantity that makes no sense; the message says which and why."""
 
 
 def as_quantity(value: object, what: str) -> Decimal:
     """`value` as an exact, finite `Decimal`. A float is taken at the digits it prints, as its author meant it.
 
-    Raises `NotUnderstood` for anything else: booleans, NaN, infinities, text that is no number.
+    Raises `InvalidOrder` for anything else: booleans, NaN, infinities, text that is no number.
     """
     if isinstance(value, bool) or not isinstance(value, (Decimal, int, float, str)):
-        raise NotUnderstood(f"{what} is not a number: {value!r:.60}")
+        raise InvalidOrder(f"{what} is not a number: {value!r:.60}")
     try:
         quantity = Decimal(repr(value)) if isinstance(value, float) else Decimal(value)
     except InvalidOperation:
-        raise NotUnderstood(f"{what} is not a number: {value!r:.60}") from None
+        raise InvalidOrder(f"{what} is not a number: {value!r:.60}") from None
     if not quantity.is_finite():
-        raise NotUnderstood(f"{what} is not finite: {value!r:.60}")
+        raise InvalidOrder(f"{what} is not finite: {value!r:.60}")
     return quantity
 
 
 def order_terms(order: Any) -> tuple[str, Side, Decimal]:
-    """Symbol, side and quantity of an order-like object; raises `NotUnderstood` when one is missing or senseless."""
+    """Symbol, side and quantity of an order-like object; raises `InvalidOrder` when one is missing or senseless."""
     symbol = getattr(order, "symbol", None)
     if not isinstance(symbol, str) or not symbol:
-        raise NotUnderstood("the order names no symbol")
+        raise InvalidOrder("the order names no symbol")
     try:
         side = Side(str(getattr(order, "side", None)).lower())
     except ValueError:
-        raise NotUnderstood("the order's side is neither buy nor sell") from None
+        raise InvalidOrder("the order's side is neither buy nor sell") from None
     quantity = as_quantity(getattr(order, "quantity", None), "the order's quantity")
     if quantity <= 0:
-        raise NotUnderstood(f"the order's quantity is not positive: {quantity}")
+        raise InvalidOrder(f"the order's quantity is not positive: {quantity}")
     return symbol, side, quantity
 
 
@@ -55,7 +55,7 @@ def why_not_reducing(order: Any, position: Any, working: Iterable[Any] = ()) -> 
     `position` is a `breaker.orders.Position`, or a signed number, or None when it is not known (then the answer is
     no). `working` are the open orders of the account; those that close this position are counted at their remaining
     quantity. A `Position` that says how much of it is `available` is believed where that is less.
-    Raises `NotUnderstood` when the order, the position or a working order makes no sense.
+    Raises `InvalidOrder` when the order, the position or a working order makes no sense.
     """
     symbol, side, quantity = order_terms(order)
     if position is None:
@@ -79,7 +79,7 @@ def _holding(position: Any, symbol: str) -> tuple[Decimal, Decimal]:
         return held, abs(held)
     of = getattr(position, "symbol", None)
     if of != symbol:
-        raise NotUnderstood(f"the position is in {of!r:.60}, the order in {symbol}")
+        raise InvalidOrder(f"the position is in {of!r:.60}, the order in {symbol}")
     held = as_quantity(getattr(position, "quantity", None), "the position's quantity")
     available = getattr(position, "available", None)
     free = abs(held) if available is None else abs(as_quantity(available, "the position's available quantity"))
@@ -97,5 +97,5 @@ def _remaining(order: Any) -> Decimal:
         return order_terms(order)[2]
     quantity = as_quantity(remaining, "a working order's remaining quantity")
     if quantity < 0:
-        raise NotUnderstood(f"a working order's remaining quantity is negative: {quantity}")
+        raise InvalidOrder(f"a working order's remaining quantity is negative: {quantity}")
     return quantity

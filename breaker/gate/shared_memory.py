@@ -1,4 +1,4 @@
-"""A file in shared memory on which one sidecar process writes what it knows, for every gate of the host to read.
+"""Share one sidecar's lease with every gate of the host, through a file in shared memory.
 
 What a check compares is one aligned eight-byte number, which the processor reads and writes whole. All else is a
 snapshot with a checksum: a reader that meets it half-written reads again. Closing is written before what explains it,
@@ -23,10 +23,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from breaker.gate.decision import NEVER, Reason
+from breaker.gate.decision import EXPIRED, Reason
 from breaker.gate.judge import Halt
-from breaker.gate.lease import Lease, Newest, Standing, StateReading, View, Word
-from breaker.gate.quiet_period import Cooling
+from breaker.gate.lease import LatestSeen, Lease, ScopeState, ScopeView, StateReading, StoredState
+from breaker.gate.quiet_period import QuietPeriod
 
 DEFAULT_PATH = Path("/dev/shm/circuit_breaker.gate" if sys.platform == "linux" else "/tmp/circuit_breaker.gate")  # noqa: S108
 
@@ -36,22 +36,22 @@ _BOOT_ID = slice(40, 88)
 _SNAPSHOT_AT = 128
 # Indices of eight-byte fields.
 _DEADLINE, _MAX_STALENESS, _CHECKSUM = 1, 2, 3
-_READS = 100
-_LOOK_EVERY = 0.25
+_READ_ATTEMPTS = 100
+_REMAP_INTERVAL = 0.25
 
-_Snapshot: TypeAlias = tuple[tuple[View, ...], Halt | None]
+_Snapshot: TypeAlias = tuple[tuple[ScopeView, ...], Halt | None]
 
 
-class BoardInUse(Exception):
+class SharedMemoryInUse(Exception):
     """Another sidecar writes this file already; the message names it."""
 
 
-class BoardUnreadable(Exception):
-    """The file is no board, is another boot's, or is in the middle of a change that does not end."""
+class SharedMemoryUnreadable(Exception):
+    """The file is not a gate's shared memory, is another boot's, or is in the middle of a change that does not end."""
 
 
-class BoardWriter:
-    """The sidecar's side. Only one may have a file open at a time; raises `BoardInUse` otherwise."""
+class SharedMemoryWriter:
+    """The sidecar's side. Only one may have a file open at a time; raises `SharedMemoryInUse` otherwise."""
 
     def __init__(self, path: Path, max_staleness: float) -> None:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
@@ -59,7 +59,9 @@ class BoardWriter:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             os.close(descriptor)
-            raise BoardInUse(f"Another sidecar writes {path}; stop it first, or give this one another path.") from None
+            raise SharedMemoryInUse(
+                f"Another sidecar writes {path}; stop it first, or give this one another path."
+            ) from None
         if os.fstat(descriptor).st_size != _SIZE:
             os.ftruncate(descriptor, _SIZE)
         self._descriptor = descriptor
@@ -73,12 +75,14 @@ class BoardWriter:
         self._memory[: len(_MAGIC)] = _MAGIC
 
     def write(self, lease: Lease, halt: Halt | None) -> None:
-        """Show what is known now. Raises ValueError when there are more scopes than fit; then the board is closed."""
-        snapshot = json.dumps({"views": [dataclasses.asdict(v) for v in lease.views], "halt": _plain(halt)}).encode()
+        """Show what is known now. Raises ValueError when there are more scopes than fit; then its gates are closed."""
+        snapshot = json.dumps(
+            {"views": [_view_to_json(view) for view in lease.views], "halt": _halt_to_json(halt)}
+        ).encode()
         if snapshot != self._snapshot:
             self._close()
             if len(snapshot) > _SIZE - _SNAPSHOT_AT:
-                raise ValueError(f"{len(lease.views)} scopes do not fit on the board; use several sidecars.")
+                raise ValueError(f"{len(lease.views)} scopes do not fit into it; use several sidecars.")
             self._memory[_SNAPSHOT_AT : _SNAPSHOT_AT + len(snapshot)] = snapshot
             self._checksums[_CHECKSUM] = _checksum(snapshot)
             self._snapshot = snapshot
@@ -93,13 +97,13 @@ class BoardWriter:
         os.close(self._descriptor)
 
     def _close(self) -> None:
-        self._numbers[_DEADLINE] = NEVER
+        self._numbers[_DEADLINE] = EXPIRED
 
 
-class BoardReader:
+class SharedMemoryReader:
     """A gate's side. Safe across fork: nothing is shared but the memory.
 
-    Raises `OSError` when there is no such file and `BoardUnreadable` when it is no board of this boot.
+    Raises `OSError` when there is no such file, `SharedMemoryUnreadable` when it is not of this boot.
     """
 
     def __init__(self, path: Path) -> None:
@@ -107,43 +111,43 @@ class BoardReader:
         try:
             status = os.fstat(descriptor)
             if status.st_size != _SIZE:
-                raise BoardUnreadable(f"{path} is not a gate's board.")
+                raise SharedMemoryUnreadable(f"{path} is not a gate's shared memory.")
             self.inode = status.st_ino
             memory = mmap.mmap(descriptor, _SIZE, access=mmap.ACCESS_READ)
         finally:
             os.close(descriptor)
         if memory[: len(_MAGIC)] != _MAGIC or memory[_BOOT_ID] != boot_id():
             memory.close()
-            raise BoardUnreadable(f"{path} was not written since this host started; start the sidecar.")
+            raise SharedMemoryUnreadable(f"{path} was not written since this host started; start the sidecar.")
         self._memory = memory
         self.numbers = memoryview(memory).cast("d")
         self._checksums = memoryview(memory).cast("Q")
-        self._known: _Snapshot = (), None
-        self._known_checksum = -1
+        self._snapshot: _Snapshot = (), None
+        self._snapshot_checksum = -1
 
     def read(self) -> tuple[Lease, Halt | None]:
-        """What the sidecar knows. Raises `BoardUnreadable`."""
-        # The deadline first: what it vouches for was on the board before it.
+        """What the sidecar knows. Raises `SharedMemoryUnreadable`."""
+        # The deadline first: what it vouches for was written before it.
         deadline = self.numbers[_DEADLINE]
         views, halt = self._read_snapshot()
         return Lease(self.numbers[_MAX_STALENESS], views, deadline=deadline), halt
 
     def _read_snapshot(self) -> _Snapshot:
-        for _ in range(_READS):
+        for _ in range(_READ_ATTEMPTS):
             checksum = self._checksums[_CHECKSUM]
-            if checksum == self._known_checksum:
-                return self._known
+            if checksum == self._snapshot_checksum:
+                return self._snapshot
             text = self._memory[_SNAPSHOT_AT : _SNAPSHOT_AT + (checksum >> 32)]
             if text and _checksum(text) == checksum:
                 plain = json.loads(text)
-                self._known = tuple(_view(v) for v in plain["views"]), _halt(plain["halt"])
-                self._known_checksum = checksum
-                return self._known
-        raise BoardUnreadable("The board holds nothing readable")
+                self._snapshot = tuple(map(_view_from_json, plain["views"])), _halt_from_json(plain["halt"])
+                self._snapshot_checksum = checksum
+                return self._snapshot
+        raise SharedMemoryUnreadable("It holds nothing readable")
 
 
-class BoardWatch:
-    """Where a gate of the shm backend gets its knowledge: maps the board, and maps it again if it is replaced."""
+class SharedMemorySource:
+    """The state source of the `shm` backend: maps the file, and maps it again if it is replaced."""
 
     poll_every = 0.0
 
@@ -154,57 +158,57 @@ class BoardWatch:
         self._scopes = scopes
         self._max_staleness = max_staleness
         self._publish = publish
-        self._board: BoardReader | None = None
-        self._numbers: Sequence[float] | memoryview[float] = (NEVER,) * 2
-        self._shown = NEVER
-        self._turn = threading.Lock()
+        self._reader: SharedMemoryReader | None = None
+        self._numbers: Sequence[float] | memoryview[float] = (EXPIRED,) * 2
+        self._published_deadline = EXPIRED
+        self._lock = threading.Lock()
         """Held while what was read is published, so that an older reading never replaces a newer one."""
         self._stopping = threading.Event()
-        self._mapped = 0
+        self._maps = 0
         self.problem: str | None = None
 
     halt: Halt | None = None
 
     @property
     def connections(self) -> int:
-        """How many boards it has mapped; more than one means that the file was replaced."""
-        return self._mapped
+        """How many files it has mapped; more than one means that the file was replaced."""
+        return self._maps
 
     def start(self) -> None:
         self._map()
-        self._thread = threading.Thread(target=self._keep_mapped, name="breaker-gate", daemon=True)
+        self._thread = threading.Thread(target=self._remap_when_replaced, name="breaker-gate", daemon=True)
         self._thread.start()
 
     def stop(self) -> None:
         self._stopping.set()
         self._thread.join(timeout=5.0)
-        self._board = None
+        self._reader = None
 
     def forked(self) -> None:
         """The memory is still there; only the thread that looks for a replaced file has to be started again."""
-        self._turn = threading.Lock()
+        self._lock = threading.Lock()
         self._stopping = threading.Event()
         self.start()
 
     def poll(self, now: float) -> None:
-        """Read the board if it has changed."""
-        if self._numbers[_DEADLINE] != self._shown:
+        """Read the file if it has changed."""
+        if self._numbers[_DEADLINE] != self._published_deadline:
             self.refresh()
 
     def refresh(self) -> None:
-        """Read the board; a check that finds another thread doing so does not wait for it."""
-        board = self._board
-        if board is None or not self._turn.acquire(blocking=False):
+        """Read the file; a check that finds another thread doing so does not wait for it."""
+        reader = self._reader
+        if reader is None or not self._lock.acquire(blocking=False):
             return
         try:
-            self._read(board)
+            self._read(reader)
         finally:
-            self._turn.release()
+            self._lock.release()
 
-    def _read(self, board: BoardReader) -> None:
+    def _read(self, reader: SharedMemoryReader) -> None:
         try:
-            lease, halt = board.read()
-        except BoardUnreadable as error:
+            lease, halt = reader.read()
+        except SharedMemoryUnreadable as error:
             self._refuse(str(error))
             return
         views = {view.scope: view for view in lease.views}
@@ -215,7 +219,7 @@ class BoardWatch:
             self._refuse(f"the sidecar's max_staleness is {lease.max_staleness} s, the gate's {self._max_staleness} s")
         else:
             self.problem = None if halt is None else halt.sentence
-            self._shown = lease.deadline
+            self._published_deadline = lease.deadline
             self._publish(replace(lease, views=tuple(views[scope] for scope in self._scopes)), halt)
 
     def _refuse(self, problem: str) -> None:
@@ -223,24 +227,24 @@ class BoardWatch:
         sentence = (
             f"The gate can't use {self._path} ({problem}); only orders that reduce risk pass. Look at the sidecar."
         )
-        lease = Lease(self._max_staleness, tuple(View(scope) for scope in self._scopes))
+        lease = Lease(self._max_staleness, tuple(ScopeView(scope) for scope in self._scopes))
         self._publish(lease, Halt(Reason.NOT_WATCHED, sentence))
 
     def _map(self) -> None:
         try:
-            if self._board is not None and self._board.inode == self._path.stat().st_ino:
+            if self._reader is not None and self._reader.inode == self._path.stat().st_ino:
                 return
-            self._board = BoardReader(self._path)
-        except (OSError, BoardUnreadable) as error:
-            if self._board is None:
+            self._reader = SharedMemoryReader(self._path)
+        except (OSError, SharedMemoryUnreadable) as error:
+            if self._reader is None:
                 self._refuse(str(error))
             return
-        self._mapped += 1
-        self._numbers = self._board.numbers
+        self._maps += 1
+        self._numbers = self._reader.numbers
         self.refresh()
 
-    def _keep_mapped(self) -> None:
-        while not self._stopping.wait(_LOOK_EVERY):
+    def _remap_when_replaced(self) -> None:
+        while not self._stopping.wait(_REMAP_INTERVAL):
             self._map()
 
 
@@ -257,20 +261,44 @@ def _checksum(snapshot: bytes) -> int:
     return len(snapshot) << 32 | zlib.crc32(snapshot)
 
 
-def _plain(halt: Halt | None) -> dict[str, Any] | None:
+# The snapshot's field names are a format of their own: a sidecar and an engine of different versions may share a host.
+
+
+def _halt_to_json(halt: Halt | None) -> dict[str, Any] | None:
     return None if halt is None else dataclasses.asdict(halt)
 
 
-def _halt(plain: dict[str, Any] | None) -> Halt | None:
+def _halt_from_json(plain: dict[str, Any] | None) -> Halt | None:
     return None if plain is None else Halt(Reason(plain["reason"]), plain["sentence"], plain["scope"])
 
 
-def _view(plain: dict[str, Any]) -> View:
-    reading, newest = plain["reading"], plain["newest"]
-    cooling = reading["cooling"]
-    return View(
+def _view_to_json(view: ScopeView) -> dict[str, Any]:
+    reading, quiet_period, seen = view.reading, view.reading.quiet_period, view.latest_seen
+    return {
+        "scope": view.scope,
+        "standing": view.state,
+        "reading": {
+            "word": reading.state,
+            "epoch": reading.epoch,
+            "trip_reason": reading.trip_reason,
+            "cooling": None if quiet_period is None else dataclasses.asdict(quiet_period),
+            "problem": reading.problem,
+        },
+        "newest": None if seen is None else dataclasses.asdict(seen),
+    }
+
+
+def _view_from_json(plain: dict[str, Any]) -> ScopeView:
+    reading, quiet_period, seen = plain["reading"], plain["reading"]["cooling"], plain["newest"]
+    return ScopeView(
         plain["scope"],
-        Standing(plain["standing"]),
-        StateReading(**reading | {"word": Word(reading["word"]), "cooling": Cooling(**cooling) if cooling else None}),
-        Newest(**newest) if newest else None,
+        ScopeState(plain["standing"]),
+        StateReading(
+            StoredState(reading["word"]),
+            reading["epoch"],
+            reading["trip_reason"],
+            None if quiet_period is None else QuietPeriod(**quiet_period),
+            reading["problem"],
+        ),
+        None if seen is None else LatestSeen(**seen),
     )

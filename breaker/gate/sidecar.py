@@ -1,6 +1,6 @@
 """One process per host that listens for all gates of the host: `python -m breaker.gate.sidecar --redis URL`.
 
-It writes what it knows to a board in shared memory (`breaker.gate.shared_memory`), which gates of the `shm` backend
+It writes what it knows to a file in shared memory (`breaker.gate.shared_memory`), which gates of the `shm` backend
 read. Run it under a supervisor that starts it again; while it is away, every such gate closes within `--max-staleness`.
 """
 
@@ -16,11 +16,11 @@ from pathlib import Path
 
 from redis import Redis
 
-from breaker.gate.lease import Lease, View
+from breaker.gate.lease import Lease, ScopeView
 from breaker.gate.listener import listen
 from breaker.gate.report_relay import ReportRelay
-from breaker.gate.reporter import to_redis
-from breaker.gate.shared_memory import DEFAULT_PATH, BoardInUse, BoardWriter
+from breaker.gate.reporter import redis_sender
+from breaker.gate.shared_memory import DEFAULT_PATH, SharedMemoryInUse, SharedMemoryWriter
 from breaker.gate.staleness_watch import StalenessWatch
 from breaker.keys import GLOBAL, check_scope
 from breaker.rules import Limits, Rules
@@ -36,15 +36,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for scope in scopes:
         check_scope(scope)
     try:
-        board = BoardWriter(options.board, options.max_staleness)
-    except (BoardInUse, OSError) as error:
+        shared_memory = SharedMemoryWriter(options.shared_memory, options.max_staleness)
+    except (SharedMemoryInUse, OSError) as error:
         sys.stderr.write(f"{error}\n")
         return 2
-    lease = Lease(options.max_staleness, tuple(View(scope) for scope in scopes), options.replicas)
+    lease = Lease(options.max_staleness, tuple(ScopeView(scope) for scope in scopes), options.replicas)
     listener = listen(
         options.redis,
         lease,
-        board.write,
+        shared_memory.write,
         heartbeat=options.max_staleness / 4,
         drain=False,
         pending_trips=options.pending_trips,
@@ -52,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # Blocked in every thread and waited for: a handler would have to wait for the main thread to wake.
     signal.pthread_sigmask(signal.SIG_BLOCK, _ENDS)
     listener.start()
-    relay = ReportRelay(options.board, to_redis(options.redis))
+    relay = ReportRelay(options.shared_memory, redis_sender(options.redis))
     relay.start()
     watches = _watches(options)
     for watch in watches:
@@ -62,7 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         watch.stop()
     relay.stop()
     listener.stop()
-    board.close()
+    shared_memory.close()
     return 0
 
 
@@ -80,7 +80,7 @@ def _options() -> argparse.ArgumentParser:
         default=os.environ.get("BREAKER_REDIS_URL", "redis://localhost:6379/0"),
         help="URL of the breaker's Redis; BREAKER_REDIS_URL unless given (credentials then stay out of `ps`)",
     )
-    options.add_argument("--board", type=Path, default=DEFAULT_PATH, help="file in shared memory to write")
+    options.add_argument("--shared-memory", type=Path, default=DEFAULT_PATH, help="file in shared memory to write")
     options.add_argument(
         "--pending-trips",
         type=Path,

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 
 from breaker import AsyncCircuitBreaker, Status
 from breaker.keys import GLOBAL
-from breaker.state import unknown
+from breaker.state import unknown_status
 
 EVERY = 0.1
 """Seconds between two readings; a page learns of a trip from elsewhere in about half of it more than it takes."""
@@ -73,7 +73,7 @@ class Watcher:
     def reading(self, scope: str) -> WatchedState:
         """The last one; UNKNOWN if there is none yet."""
         return self._readings.get(scope) or WatchedState(
-            scope, unknown("It has not been read yet; wait a second."), datetime.now(UTC), time.monotonic()
+            scope, unknown_status("It has not been read yet; wait a second."), datetime.now(UTC), time.monotonic()
         )
 
     async def fresh(self, scope: str) -> WatchedState:

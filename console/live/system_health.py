@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from breaker.gate.report import BLIND, LOST_AFTER, ReportedGates
+from breaker.gate.report import GATE_FAULTS, LOST_AFTER, ReportedGates
 from configuration.settings import Settings
 from console.formatting import seconds
 from console.live.exposure import AccountExposure
@@ -56,7 +56,7 @@ def measure_gates(gates: ReportedGates | str) -> Measurement:
         )
     if gates.lost:
         return probe.found(value, Colour.YELLOW, "An engine, its host or its way to Redis is gone; see below which.")
-    if any(word in BLIND for word in standing):
+    if any(word in GATE_FAULTS for word in standing):
         return probe.found(value, Colour.YELLOW, "A gate is closed by a fault of its own; see below which.")
     return probe.found(value)
 

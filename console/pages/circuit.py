@@ -56,7 +56,7 @@ async def circuit(request: Request, scope: str = GLOBAL, done: str = "") -> Resp
         reading=reading,
         done=_DONE.get(done),
         refresh=True,
-        pending=html(here.render.pending(here.pending.waiting())),
+        pending=html(here.render.pending(here.pending.load())),
         topics=["pending", "kills", f"state:{scope}", f"conditions:{scope}", "exposure", f"history:{scope}", "scopes"],
         conditions=html(here.render.conditions(here.conditions(scope).look())),
         exposure=html(here.render.exposure(here.exposure.look())),
@@ -200,7 +200,7 @@ async def kill_run(request: Request, incident_id: str) -> Response:
         title=f"Kill Switch {runs[0].verdict}",
         incident_id=incident_id,
         runs=html(here.render.kill_runs(runs)),
-        pending=html(here.render.pending(here.pending.waiting())),
+        pending=html(here.render.pending(here.pending.load())),
         topics=["pending", f"kill:{incident_id}"],
         refresh=not all(run.over for run in runs),
     )

@@ -180,7 +180,7 @@ class Case:
             if procedure.tripped_before:
                 breaker.trip("MANUAL", tripped_by="grace")
         if procedure.pending_before:
-            PendingTrips(self._pending).keep(PendingTrip(reason="KILL_SWITCH", tripped_by="grace", source="cli"))
+            PendingTrips(self._pending).save(PendingTrip(reason="KILL_SWITCH", tripped_by="grace", source="cli"))
         if procedure.arguments[0] == "audit":
             Spool(self._spool).add([AuditRecord(action="ORDERS_CANCELED", source="cli") for _ in range(3)])
 
@@ -217,7 +217,7 @@ class Case:
             transitions=sorted(history, key=lambda event: event["epoch"]),
             rows=rows,
             chain=chain,
-            waiting=waiting + len(PendingTrips(self._pending).waiting()),
+            waiting=waiting + len(PendingTrips(self._pending).load()),
             kept=kept,
         )
 

@@ -20,12 +20,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
-from breaker.gate.decision import NEVER
+from breaker.gate.decision import EXPIRED
 from breaker.gate.lease import (
     Lease,
+    ScopeView,
     StateReading,
-    View,
-    Word,
+    StoredState,
     connection_lost,
     heartbeat_confirmed,
     heartbeat_sent,
@@ -34,7 +34,7 @@ from breaker.gate.lease import (
 )
 
 INVALIDATION = "invalidation"
-OPEN = StateReading(Word.OPEN, epoch=1)
+OPEN = StateReading(StoredState.OPEN, epoch=1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +120,7 @@ def search(behaviour: Behaviour, *, staleness: int, gates: int, in_flight: int, 
 
     `in_flight` bounds each gate's unanswered heartbeats; `resets` is 0 or 1.
     """
-    lease = Lease(staleness, (View("global"),), behaviour.replicas)
+    lease = Lease(staleness, (ScopeView("global"),), behaviour.replicas)
     start = World(staleness, tuple(Gate(lease) for _ in range(gates)), resets_left=resets)
     came_from: dict[World, tuple[World, str] | None] = {start: None}
     frontier = deque([start])
@@ -171,9 +171,9 @@ def steps(world: World, behaviour: Behaviour, in_flight: int) -> Iterator[tuple[
 
 def _tick(world: World) -> World:
     def aged(lease: Lease) -> Lease:
-        sent = tuple(s if s == NEVER else max(s - 1, -world.staleness) for s in lease.sent)
+        sent = tuple(s if s == EXPIRED else max(s - 1, -world.staleness) for s in lease.sent)
         deadline = lease.deadline - 1
-        return replace(lease, sent=sent, deadline=deadline if deadline > 0 else NEVER)
+        return replace(lease, sent=sent, deadline=deadline if deadline > 0 else EXPIRED)
 
     gates = tuple(replace(gate, lease=aged(gate.lease)) for gate in world.gates)
     age = None if world.trip_age is None else min(world.trip_age + 1, world.staleness)
@@ -185,10 +185,10 @@ def _transitions(world: World) -> Iterator[tuple[str, World]]:
     if not (world.b_promoted or world.a_up):
         return
     if world.trips_left:
-        tripped = StateReading(Word.TRIPPED, epoch=(primary.epoch or 0) + 1)
+        tripped = StateReading(StoredState.TRIPPED, epoch=(primary.epoch or 0) + 1)
         yield "trip", _write(world, tripped)._replace(trip_age=0, trips_left=world.trips_left - 1)
-    if world.resets_left and primary.word is Word.TRIPPED:
-        opened = _write(world, StateReading(Word.OPEN, epoch=(primary.epoch or 0) + 1))
+    if world.resets_left and primary.state is StoredState.TRIPPED:
+        opened = _write(world, StateReading(StoredState.OPEN, epoch=(primary.epoch or 0) + 1))
         gates = tuple(replace(gate, has_read_trip=False) for gate in opened.gates)
         yield "reset", opened._replace(gates=gates, trip_age=None, resets_left=0, is_before_reset=False)
 
@@ -213,7 +213,9 @@ def _failover(world: World) -> Iterator[tuple[str, World]]:
         else:
             yield f"replicate gate {first}'s heartbeat", _acknowledge(applied, first)
     if not world.b_promoted:
-        lost = any(isinstance(write, StateReading) and write.word is Word.TRIPPED for write in world.replicating)
+        lost = any(
+            isinstance(write, StateReading) and write.state is StoredState.TRIPPED for write in world.replicating
+        )
         age = None if lost else world.trip_age
         yield "promote B", world._replace(b_promoted=True, replicating=(), trip_age=age)
     if world.a_up and not world.a_follows_b:
@@ -284,7 +286,7 @@ def _take_in(gate: Gate, behaviour: Behaviour, before_reset: bool) -> Gate:
     if isinstance(message, str):
         return replace(gate, lease=behaviour.pushed(gate.lease))
     lease = behaviour.confirmed(behaviour.read(gate.lease, (message.reading,)), message.replicas)
-    has_read_trip = gate.has_read_trip or (before_reset and message.reading.word is Word.TRIPPED)
+    has_read_trip = gate.has_read_trip or (before_reset and message.reading.state is StoredState.TRIPPED)
     return replace(gate, lease=lease, has_read_trip=has_read_trip)
 
 

@@ -42,7 +42,7 @@ def check_ledger(stack: Stack) -> tuple[int, str, list[str]]:
         problems.append("the history in Redis has gaps")
     if Spool(stack.state_dir / "spool").pending():
         problems.append("records still wait in the spool")
-    if PendingTrips(stack.state_dir / "pending_trips").waiting():
+    if PendingTrips(stack.state_dir / "pending_trips").load():
         problems.append("trips still wait on this host")
     return len(rows), outcome.stdout.strip(), problems
 

@@ -30,7 +30,7 @@ from breaker import BreakerError, State
 from breaker.gate.decision import Reason
 from breaker.gate.report import ReportedGates
 from breaker.keys import GLOBAL
-from breaker.state import unknown
+from breaker.state import unknown_status
 from configuration.redis_clients import redis_client
 from configuration.settings import Settings, load_settings
 from ledger.audit import verify_ledger
@@ -155,7 +155,7 @@ class Exporter:
     def _read(self, until: float) -> tuple[RedisReading, LedgerReading]:
         from_redis, from_ledger = self._from_redis.start(), self._from_ledger.start()
         hung = f"no answer within {self.deadline:g} s"
-        closed = tuple(ScopeReading(scope, unknown(hung)) for scope in self._scopes)
+        closed = tuple(ScopeReading(scope, unknown_status(hung)) for scope in self._scopes)
         redis_reading = _result(from_redis, until) or RedisReading(closed, problem=hung)
         ledger_reading = _result(from_ledger, until) or LedgerReading(self._counts, hung)
         return redis_reading, ledger_reading

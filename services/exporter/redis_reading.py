@@ -11,12 +11,12 @@ from decimal import Decimal, InvalidOperation
 from typing import TYPE_CHECKING, Any
 
 from breaker import BreakerError, CircuitBreaker, State, Status
-from breaker.connection import Wire
+from breaker.deadline_client import DeadlineClient
 from breaker.gate.report import ReportedGates, read_reports, reports_request
 from breaker.keys import GLOBAL, Keys
 from breaker.requests import Request
 from breaker.rules import Limits
-from breaker.state import unknown
+from breaker.state import unknown_status
 from tasks.recovery.state import RecoveryState
 from tasks.verification.last_result import KEY as VERIFICATION
 from tasks.verification.last_result import LastVerification
@@ -88,7 +88,7 @@ def read_redis(redis: Redis, scopes: Iterable[str] = (GLOBAL,), *, timeout: floa
     latency: float | None = None
     for scope in scopes:
         if problem is not None:
-            found.append(ScopeReading(scope, unknown(problem)))
+            found.append(ScopeReading(scope, unknown_status(problem)))
             continue
         begun = time.monotonic()
         with closing(CircuitBreaker(redis, scope, timeout=timeout)) as breaker:
@@ -108,16 +108,16 @@ def read_redis(redis: Redis, scopes: Iterable[str] = (GLOBAL,), *, timeout: floa
 
 def _reported_gates(redis: Redis, timeout: float) -> ReportedGates | None:
     try:
-        with closing(Wire(redis, timeout)) as wire:
-            return read_reports(wire.ask(reports_request()))
+        with closing(DeadlineClient(redis, timeout)) as client:
+            return read_reports(client.execute(reports_request()))
     except BreakerError:
         return None
 
 
 def _verification_age(redis: Redis, now: datetime, timeout: float) -> float | None:
     try:
-        with closing(Wire(redis, timeout)) as wire:
-            (raw,) = wire.ask(Request("read when the last verification was", (("GET", VERIFICATION),)))
+        with closing(DeadlineClient(redis, timeout)) as client:
+            (raw,) = client.execute(Request("read when the last verification was", (("GET", VERIFICATION),)))
         return None if raw is None else (now - LastVerification.from_json(raw).checked_at).total_seconds()
     except (BreakerError, ValueError, KeyError, TypeError):
         return None
@@ -136,8 +136,8 @@ def _beside(redis: Redis, scope: str, status: Status, now: datetime, timeout: fl
         ("GET", keys.key("recovery")),
     )
     try:
-        with closing(Wire(redis, timeout)) as wire:
-            length, oldest, errors, equity, recovery = wire.ask(
+        with closing(DeadlineClient(redis, timeout)) as client:
+            length, oldest, errors, equity, recovery = client.execute(
                 Request(f"read what lies beside {keys.state}", commands)
             )
     except BreakerError:

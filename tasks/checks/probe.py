@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from breaker.connection import AsyncWire
+from breaker.deadline_client import AsyncDeadlineClient
 from breaker.errors import BreakerError
 from breaker.requests import Request, raise_if_error
 from brokers.protocol import BrokerError
@@ -81,9 +81,9 @@ def judge(value: float, limit: float) -> Colour:
 class RedisReader:
     """Questions to Redis, each answered or failed within the configured time."""
 
-    def __init__(self, wire: AsyncWire) -> None:
-        self._wire = wire
-        self.address = wire.address
+    def __init__(self, client: AsyncDeadlineClient) -> None:
+        self._client = client
+        self.address = client.address
 
     async def ask(self, doing: str, *commands: Command) -> Sequence[Any]:
         """The replies to `commands`, sent together.
@@ -91,7 +91,7 @@ class RedisReader:
         Raises:
             BreakerUnavailable, RedisRefused: no answer in time, or not one to any of them.
         """
-        replies = await self._wire.ask(Request(doing, commands))
+        replies = await self._client.execute(Request(doing, commands))
         for reply in replies:
             raise_if_error(reply)
         return replies
@@ -114,8 +114,8 @@ class RedisReader:
 
 @asynccontextmanager
 async def redis_reader(settings: Settings) -> AsyncIterator[RedisReader]:
-    wire = AsyncWire(async_redis_client(settings), settings.redis_timeout)
+    client = AsyncDeadlineClient(async_redis_client(settings), settings.redis_timeout)
     try:
-        yield RedisReader(wire)
+        yield RedisReader(client)
     finally:
-        await wire.close()
+        await client.close()

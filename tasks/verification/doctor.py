@@ -239,7 +239,7 @@ async def measure_pending_trips(settings: Settings) -> Measurement:
     probe = Probe("pending-trips", "none", str(pending.directory))
 
     async def measure() -> Measurement:
-        waiting = await asyncio.to_thread(pending.waiting)
+        waiting = await asyncio.to_thread(pending.load)
         if not waiting:
             return probe.found("none")
         scopes = ", ".join(sorted({trip.scope for trip in waiting}))

@@ -9,43 +9,43 @@ import pytest
 import redis
 
 from breaker import BreakerUnavailable, InvalidInput
-from breaker.deadman import DeadMan, forget, overdue
+from breaker.deadman import DeadMansSwitch, overdue_switches, unregister_fired
 from sandbox.child_process import free_port
 
 
 def silent(client: redis.Redis) -> Any:
     deadline = time.monotonic() + 5
-    while not (found := overdue(client)):
+    while not (found := overdue_switches(client)):
         assert time.monotonic() < deadline
         time.sleep(0.01)
     return found[0]
 
 
 def test_one_that_is_renewed_is_not_overdue(redis_client: redis.Redis) -> None:
-    DeadMan(redis_client, "engine", 30).renew()
-    assert overdue(redis_client) == []
+    DeadMansSwitch(redis_client, "engine", 30).renew()
+    assert overdue_switches(redis_client) == []
 
 
 def test_one_that_is_silent_is_overdue_by_its_last_renewal(redis_client: redis.Redis) -> None:
-    DeadMan(redis_client, "engine", 0.1, scope="strategy:x", action="kill").renew()
+    DeadMansSwitch(redis_client, "engine", 0.1, scope="strategy:x", action="kill").renew()
     renewal = silent(redis_client).renewal
     assert (renewal.name, renewal.scope, renewal.within, renewal.action) == ("engine", "strategy:x", 0.1, "kill")
 
 
 def test_one_that_is_renewed_after_it_fired_is_armed_again_and_not_forgotten(redis_client: redis.Redis) -> None:
-    switch = DeadMan(redis_client, "engine", 0.1)
+    switch = DeadMansSwitch(redis_client, "engine", 0.1)
     switch.renew()
     fired = silent(redis_client)
     switch.renew()
-    forget(redis_client, fired)
+    unregister_fired(redis_client, fired)
     again = silent(redis_client)
     assert again.renewal.event_id != fired.renewal.event_id
-    forget(redis_client, again)
-    assert overdue(redis_client) == []
+    unregister_fired(redis_client, again)
+    assert overdue_switches(redis_client) == []
 
 
 def test_one_that_is_released_is_never_overdue(redis_client: redis.Redis) -> None:
-    switch = DeadMan(redis_client, "engine", 0.1)
+    switch = DeadMansSwitch(redis_client, "engine", 0.1)
     switch.renew()
     switch.release()
     assert redis_client.keys("circuit_breaker:dead*") == []
@@ -54,7 +54,7 @@ def test_one_that_is_released_is_never_overdue(redis_client: redis.Redis) -> Non
 def test_a_renewal_that_redis_does_not_get_is_an_error() -> None:
     client = redis.Redis(port=free_port(), socket_timeout=0.2)
     with pytest.raises(BreakerUnavailable):
-        DeadMan(client, "engine", 1).renew()
+        DeadMansSwitch(client, "engine", 1).renew()
 
 
 @pytest.mark.parametrize(
@@ -63,4 +63,4 @@ def test_a_renewal_that_redis_does_not_get_is_an_error() -> None:
 )
 def test_what_cannot_be_used_is_refused(wrong: dict[str, Any], redis_client: redis.Redis) -> None:
     with pytest.raises(InvalidInput):
-        DeadMan(redis_client, **{"name": "engine", "within": 1.0, **wrong})
+        DeadMansSwitch(redis_client, **{"name": "engine", "within": 1.0, **wrong})

@@ -9,7 +9,8 @@ import pytest
 import redis
 
 from breaker import BreakerUnavailable, CircuitBreaker, State
-from breaker.pending_trips import UNREADABLE, PendingTrip, PendingTrips
+from breaker.pending_trips import PendingTrip, PendingTrips
+from breaker.trip_reasons import TripReason
 from sandbox.child_process import free_port
 from sandbox.embedded_redis import EmbeddedRedis
 
@@ -27,8 +28,8 @@ def a_trip(scope: str = "global") -> PendingTrip:
 
 def test_what_is_kept_is_read_back_and_only_its_owner_may(pending: PendingTrips) -> None:
     trip = a_trip()
-    path = pending.keep(trip)
-    assert pending.waiting() == [trip]
+    path = pending.save(trip)
+    assert pending.load() == [trip]
     assert path.stat().st_mode & 0o077 == 0
     assert [file.name for file in pending.directory.iterdir()] == [path.name]
 
@@ -39,12 +40,12 @@ def test_a_restored_open_state_is_tripped_and_the_trip_is_in_history_once(
     cb = CircuitBreaker(redis_client)
     cb.initialize_state()
     trip = a_trip()
-    pending.keep(trip)
+    pending.save(trip)
     [applied] = pending.apply(redis_client)
     assert applied.status.state is State.TRIPPED
-    pending.keep(trip)  # a process that died before it could forget it
+    pending.save(trip)  # a process that died before it could forget it
     pending.apply(redis_client)
-    assert pending.waiting() == []
+    assert pending.load() == []
     trips = [event for event in cb.get_history() if event.transition == "TRIP"]
     assert [event.event_id for event in trips] == [trip.event_id]
     assert trips[0].incident_id == trip.incident_id
@@ -54,7 +55,7 @@ def test_a_restored_open_state_is_tripped_and_the_trip_is_in_history_once(
 
 def test_each_scope_gets_its_own_trip(pending: PendingTrips, redis_client: redis.Redis) -> None:
     for scope in ("global", "account:ALPHA"):
-        pending.keep(a_trip(scope))
+        pending.save(a_trip(scope))
     pending.apply(redis_client)
     assert all(
         CircuitBreaker(redis_client, scope).get_state() is State.TRIPPED for scope in ("global", "account:ALPHA")
@@ -62,10 +63,10 @@ def test_each_scope_gets_its_own_trip(pending: PendingTrips, redis_client: redis
 
 
 def test_what_redis_cannot_be_told_goes_on_waiting(pending: PendingTrips) -> None:
-    pending.keep(a_trip())
+    pending.save(a_trip())
     with pytest.raises(BreakerUnavailable):
         pending.apply(redis.Redis(port=free_port()), timeout=0.2)
-    assert len(pending.waiting()) == 1
+    assert len(pending.load()) == 1
 
 
 @pytest.mark.parametrize(
@@ -90,15 +91,15 @@ def test_promise_1_a_file_that_cannot_be_read_halts_everything_once(
         pending.apply(redis_client)
     cb = CircuitBreaker(redis_client)
     assert cb.get_state() is State.TRIPPED
-    assert [event.reason for event in cb.get_history()] == [UNREADABLE]
-    assert pending.waiting() == []
+    assert [event.reason for event in cb.get_history()] == [TripReason.PENDING_TRIP_UNREADABLE]
+    assert pending.load() == []
 
 
 def test_two_processes_that_make_it_at_once_make_one_trip(pending: PendingTrips, own_server: EmbeddedRedis) -> None:
     """Both have read the file before either has made the trip."""
     client = redis.Redis.from_url(own_server.url)
     trip = a_trip()
-    path = pending.keep(trip)
+    path = pending.save(trip)
     again = path.read_bytes()
     pending.apply(client)
     path.write_bytes(again)
@@ -107,5 +108,5 @@ def test_two_processes_that_make_it_at_once_make_one_trip(pending: PendingTrips,
 
 
 def test_nothing_waits_where_there_is_no_directory(pending: PendingTrips) -> None:
-    assert pending.waiting() == []
+    assert pending.load() == []
     assert pending.apply(redis.Redis(port=free_port())) == []

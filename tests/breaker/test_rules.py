@@ -20,7 +20,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from breaker import BreakerUnavailable, CircuitBreaker, InvalidInput, RedisRefused, State
-from breaker.connection import Wire
+from breaker.deadline_client import DeadlineClient
 from breaker.gate import Gate
 from breaker.gate.staleness_watch import StalenessWatch
 from breaker.keys import Keys
@@ -69,13 +69,13 @@ def test_an_error_sent_again_after_the_reset_of_its_trip_does_not_trip_anew(
     breaker: CircuitBreaker, redis_client: redis.Redis
 ) -> None:
     """Its answer was lost; meanwhile somebody has reset the breaker."""
-    wire = Wire(redis_client, 2.0)
+    deadline_client = DeadlineClient(redis_client, 2.0)
     error = _Recorder(Keys.of(), Limits(api_errors=0)).api_error("alpaca")
-    assert read_outcome(wire.ask(error)[0]).verdict is Verdict.TRIPPED
+    assert read_outcome(deadline_client.execute(error)[0]).verdict is Verdict.TRIPPED
     breaker.reset(reset_by="me")
-    assert read_outcome(wire.ask(error)[0]).verdict is Verdict.TRIPPED
+    assert read_outcome(deadline_client.execute(error)[0]).verdict is Verdict.TRIPPED
     assert breaker.get_state() is State.OPEN
-    wire.close()
+    deadline_client.close()
 
 
 def test_a_burst_from_eight_processes_trips_exactly_once_at_the_eleventh(

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from breaker.errors import InvalidInput
 from breaker.events import TransitionEvent
 from breaker.keys import Keys
-from breaker.state import State, Status, not_older_than, parse_time, read_status
+from breaker.state import State, Status, parse_time, read_status, reject_older
 from breaker.uuid7 import uuid7
 
 NOON = datetime(2026, 11, 24, 12, tzinfo=UTC)
@@ -52,21 +52,21 @@ def test_promise_1_no_bytes_whatever_make_reading_raise(raw: bytes, now: int) ->
 
 def test_promise_1_an_epoch_that_goes_back_is_closed() -> None:
     status = read({"state": "OPEN", "epoch": 7})
-    assert not_older_than(status, read(QUIET | {"epoch": 7})) is status
-    assert not_older_than(status, None) is status
-    assert not_older_than(status, read({"state": "OPEN", "epoch": 8})).state is State.UNKNOWN
+    assert reject_older(status, read(QUIET | {"epoch": 7})) is status
+    assert reject_older(status, None) is status
+    assert reject_older(status, read({"state": "OPEN", "epoch": 8})).state is State.UNKNOWN
     by_hand = read({"state": "OPEN"})
-    assert not_older_than(by_hand, status) is by_hand
+    assert reject_older(by_hand, status) is by_hand
 
 
 def test_promise_1_an_epoch_that_was_a_trip_and_no_longer_is_is_closed() -> None:
     tripped = read({"state": "TRIPPED", "epoch": 7})
     for fields in ({"state": "OPEN", "epoch": 7}, QUIET | {"epoch": 7}):
-        told = not_older_than(read(fields), tripped)
+        told = reject_older(read(fields), tripped)
         assert told.state is State.UNKNOWN
         assert told.problem and "was TRIPPED in epoch 7" in told.problem
-    assert not_older_than(read({"state": "OPEN", "epoch": 8}), tripped).state is State.OPEN
-    assert not_older_than(tripped, read({"state": "OPEN", "epoch": 7})) is tripped
+    assert reject_older(read({"state": "OPEN", "epoch": 8}), tripped).state is State.OPEN
+    assert reject_older(tripped, read({"state": "OPEN", "epoch": 7})) is tripped
 
 
 @pytest.mark.parametrize(

@@ -287,7 +287,7 @@ def test_a_redis_that_would_lose_the_state(desk: Desk, own_server: EmbeddedRedis
 
 def test_a_trip_that_redis_was_not_told_of(desk: Desk, breaker: CircuitBreaker) -> None:
     pending = PendingTrips(load_settings().pending_trips_dir)
-    pending.keep(PendingTrip(reason="MANUAL", tripped_by="ada", source="cli"))
+    pending.save(PendingTrip(reason="MANUAL", tripped_by="ada", source="cli"))
     holds("a trip that Redis was not told of", desk.doctor()["pending-trips"])
     desk.run("status")
     assert "pending-trips" not in desk.doctor()

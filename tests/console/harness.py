@@ -15,7 +15,7 @@ from typing import Self
 import httpx
 import redis
 
-from breaker.connection import Wire
+from breaker.deadline_client import DeadlineClient
 from breaker.gate.report import GateReport, report_request
 from configuration.settings import Settings
 from console.auth.accounts import Accounts
@@ -115,9 +115,9 @@ def hidden_fields(html: str, action: str) -> dict[str, str]:
 def lose_a_gate(client: redis.Redis) -> None:
     """As an engine that was killed a minute ago leaves it."""
     report = GateReport("lost", "engine-7", 4711, "thread", ("global",), "OPEN", 0.05, 1, {"admitted": 5})
-    wire = Wire(client, 2.0)
-    wire.ask(report_request(report, last=False))
-    wire.close()
+    deadline_client = DeadlineClient(client, 2.0)
+    deadline_client.execute(report_request(report, last=False))
+    deadline_client.close()
     client.zincrby("circuit_breaker:gates", -60_000, "lost")
 
 

@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from breaker.gate.report import BLIND, GateReport, ReportedGate, ReportedGates
-from breaker.state import unknown
+from breaker.gate.report import GATE_FAULTS, GateReport, ReportedGate, ReportedGates
+from breaker.state import unknown_status
 from services.exporter.ledger_counts import Counts
 from services.exporter.metrics import ChainReading, LedgerReading, Scrape, families
 from services.exporter.redis_reading import Measurements, RedisReading, ScopeReading
@@ -26,7 +26,7 @@ RULES = DEPLOYMENTS / "prometheus" / "rules.yml"
 def exported() -> set[str]:
     """The names of all metrics, with the suffix that counters get."""
     kill = {"flat": True, "halted_after": 0.1, "no_orders_after": 0.2, "flat_after": 0.3}
-    scope = ScopeReading("global", unknown("x"), 0, 0.0, Measurements(), 0.0)
+    scope = ScopeReading("global", unknown_status("x"), 0, 0.0, Measurements(), 0.0)
     report = GateReport("a", "host", 1, "thread", ("global",), "OPEN", 0.1, 1, {})
     gates = ReportedGates((ReportedGate(report, 1.0),), {"admitted": 1})
     redis_reading = RedisReading((scope,), 0.001, gates=gates, verification_age=1.0)
@@ -62,7 +62,7 @@ def test_what_people_wait_for_and_what_stands_still_is_on_the_dashboard_and_page
 def test_every_standing_of_a_gate_that_is_a_fault_of_its_own_alerts() -> None:
     alternatives = re.search(r'cb_gates{reason=~"([A-Z_|]+)"}', RULES.read_text())
     assert alternatives
-    assert set(alternatives[1].split("|")) == set(BLIND)
+    assert set(alternatives[1].split("|")) == set(GATE_FAULTS)
 
 
 def test_no_two_panels_overlap() -> None:

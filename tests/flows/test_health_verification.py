@@ -142,10 +142,10 @@ async def test_a_trip_that_waits_on_this_host_is_made_before_the_state_is_judged
     prefect: PrefectServer, configure: Configure, redis_client: redis.Redis
 ) -> None:
     pending = PendingTrips(load_settings().pending_trips_dir)
-    pending.keep(PendingTrip(reason="KILL_SWITCH", tripped_by="ada", source="cli"))
+    pending.save(PendingTrip(reason="KILL_SWITCH", tripped_by="ada", source="cli"))
     state = await verify(prefect)
     assert state.is_completed() and "pending_trips" in str(state.message)
-    assert not pending.waiting()
+    assert not pending.load()
     with closing(CircuitBreaker(redis_client)) as breaker:
         assert breaker.get_status()["tripped_by"] == "ada"
 

@@ -12,10 +12,11 @@ import pytest
 import redis
 
 from breaker import CircuitBreaker, State
+from breaker.trip_reasons import TripReason
 from ledger.ledger import LATE, Filter, Ledger
 from ledger.models import OVERRIDE_DETECTED
 from ledger.outbox import drain_outbox
-from ledger.reconcile import LEDGER_MISMATCH, Reconciliation, reconcile
+from ledger.reconcile import Reconciliation, reconcile
 from ledger.record import AuditRow
 from ledger.verify import verify
 
@@ -129,11 +130,15 @@ def test_a_tripped_breaker_that_was_opened_by_hand_is_tripped_again(
     assert found.tripped
     assert found.override is not None
     status = breaker.get_status()
-    assert (status.state, status.trip_reason, status.tripped_by) == (State.TRIPPED, LEDGER_MISMATCH, "reconciliation")
+    assert (status.state, status.trip_reason, status.tripped_by) == (
+        State.TRIPPED,
+        TripReason.LEDGER_MISMATCH,
+        "reconciliation",
+    )
     assert status.incident_id == incident
     newest, override, first = ledger.query().rows
     assert (newest.action, override.action, first.action) == ("CIRCUIT_BREAKER_TRIP", OVERRIDE_DETECTED, first.action)
-    assert (newest.source, newest.details["reason"]) == ("rule", LEDGER_MISMATCH)
+    assert (newest.source, newest.details["reason"]) == ("rule", TripReason.LEDGER_MISMATCH)
     again = look()
     assert (again.override, again.tripped) == (None, False)
     breaker.reset(reset_by="alice")

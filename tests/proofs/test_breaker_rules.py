@@ -11,15 +11,15 @@ from typing import Any
 import pytest
 import redis
 
-from breaker.connection import Wire
+from breaker.deadline_client import DeadlineClient
 from breaker.keys import Keys
-from breaker.requests import origin
+from breaker.requests import request_builder
 from breaker.uuid7 import uuid7
 from proofs.models.breaker_rules import EndQuietPeriod, Held, Initialize, Override, Reset, Transition, Trip, apply
 from proofs.models.history_client import stored
 
 KEYS = Keys.of()
-ORIGIN = origin("global", "library")
+REQUESTS = request_builder("global", "library")
 SECOND = 1_000_000
 KINDS = ("trip", "repeat", "reset", "stale reset", "end", "init", "force", "trip by hand", "open by hand", "garbage")
 LENGTH = 4
@@ -44,19 +44,19 @@ def next_call(kind: str, held: Held, last: Transition | None) -> Transition | Ov
     return Override({"trip by hand": "TRIPPED", "open by hand": "OPEN", "garbage": "UNKNOWN"}[kind])
 
 
-def real(call: Transition, wire: Wire) -> tuple[str, int]:
+def real(call: Transition, deadline_client: DeadlineClient) -> tuple[str, int]:
     """What the script answered, and Redis's time as it ran."""
     match call:
         case Trip(event_id, incident, reason):
-            request = ORIGIN.trip(reason, {}, "me", event_id, incident, None)
+            request = REQUESTS.trip(reason, {}, "me", event_id, incident, None)
         case Reset(event_id, quiet, interval, epoch):
             pinned = epoch if isinstance(epoch, int) else None
-            request = ORIGIN.reset("me", None, event_id, None, pinned, None, quiet / SECOND, interval / SECOND)
+            request = REQUESTS.reset("me", None, event_id, None, pinned, None, quiet / SECOND, interval / SECOND)
         case EndQuietPeriod(event_id, epoch):
-            request = ORIGIN.end_quiet_period(epoch, "me", event_id)
+            request = REQUESTS.end_quiet_period(epoch, "me", event_id)
         case Initialize(event_id, force):
-            request = ORIGIN.initialize(force, "me", event_id)
-    outcome, _, _, seconds, micros, _ = wire.ask(request)[0]
+            request = REQUESTS.initialize(force, "me", event_id)
+    outcome, _, _, seconds, micros, _ = deadline_client.execute(request)[0]
     return outcome.decode(), int(seconds) * SECOND + int(micros)
 
 
@@ -81,7 +81,7 @@ def expected(held: Held) -> tuple[object, ...]:
 @pytest.mark.timeout(1200)
 def test_the_machine_does_what_the_scripts_do(redis_client: redis.Redis) -> None:
     sequences = list(product(KINDS, repeat=LENGTH))
-    client, wire, steps = redis_client, Wire(redis_client, 5.0), 0
+    client, deadline_client, steps = redis_client, DeadlineClient(redis_client, 5.0), 0
     for sequence in random.Random(7).sample(sequences, SEQUENCES):
         client.flushdb()
         held, last = Held(), None
@@ -93,12 +93,12 @@ def test_the_machine_does_what_the_scripts_do(redis_client: redis.Redis) -> None
                 client.set(KEYS.state, "garbage" if call.word == "UNKNOWN" else json.dumps({"state": call.word}))
                 _, held = apply(held, call, 0)
             else:
-                outcome, now = real(call, wire)
+                outcome, now = real(call, deadline_client)
                 predicted, held = apply(held, call, now)
                 last = call
                 assert outcome == predicted, sequence[: number + 1]
             assert told(client) == expected(held), sequence[: number + 1]
             steps += 1
-    wire.close()
+    deadline_client.close()
     print(f"{SEQUENCES} sequences, {steps} steps")
     assert steps > 3 * SEQUENCES

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from breaker.gate.lease import Lease, Standing, StateReading, heartbeat_confirmed
+from breaker.gate.lease import Lease, ScopeState, StateReading, heartbeat_confirmed
 from proofs.models.gate_model import Behaviour, search
 
 EVERYTHING = os.environ.get("MODEL") == "full"
@@ -40,7 +40,7 @@ def confirmed_at_receipt(lease: Lease, replicas: int) -> Lease:
 def read_without_epochs(lease: Lease, readings: tuple[StateReading, ...]) -> Lease:
     """Mutant: whatever was read last is believed."""
     views = tuple(
-        replace(view, standing=Standing(reading.word), reading=reading)
+        replace(view, state=ScopeState(reading.state), reading=reading)
         for view, reading in zip(lease.views, readings, strict=True)
     )
     return replace(lease, views=views)

@@ -18,7 +18,7 @@ import pytest
 import redis
 
 from breaker import CircuitBreaker
-from breaker.deadman import DeadMan
+from breaker.deadman import DeadMansSwitch
 from breaker.pending_trips import PendingTrips
 from breaker.uuid7 import uuid7
 from sandbox.child_process import free_port
@@ -216,7 +216,7 @@ def test_what_no_breaker_takes_is_left_to_the_command_which_refuses_it(
     outcome = warm.run("kill", "--yes", "--scope", "not a scope")
     assert outcome.returncode == 2, outcome.stderr
     assert trips(redis_client) == [] and venue.report()["open_orders"] == 20
-    assert not PendingTrips(warm.state / "pending_trips").waiting()
+    assert not PendingTrips(warm.state / "pending_trips").load()
 
 
 def test_a_second_standby_refuses_and_a_new_one_follows_a_killed_one(warm: Host) -> None:
@@ -253,7 +253,7 @@ def test_a_trip_that_waits_on_the_host_is_made_as_soon_as_redis_is_back(
             assert outcome.returncode == 4, outcome.stderr
             assert "COULD NOT HALT" in outcome.stderr and "The trip is kept in" in outcome.stderr.replace("\n", " ")
             assert venue.report()["is_flat"]
-            assert PendingTrips(host.state / "pending_trips").waiting()
+            assert PendingTrips(host.state / "pending_trips").load()
             own_server.start()
             until(lambda: CircuitBreaker(client).get_state() == "TRIPPED", host.said())
             assert len(trips(client)) == 1
@@ -262,7 +262,7 @@ def test_a_trip_that_waits_on_the_host_is_made_as_soon_as_redis_is_back(
 
 
 def test_a_switch_that_falls_silent_trips_its_scope_once(warm: Host, redis_client: redis.Redis) -> None:
-    switch = DeadMan(redis_client, "engine-1", 0.6, scope="strategy:meanrev")
+    switch = DeadMansSwitch(redis_client, "engine-1", 0.6, scope="strategy:meanrev")
     for _ in range(6):
         switch.renew()
         assert trips(redis_client, "strategy:meanrev") == []
@@ -292,7 +292,7 @@ def test_a_switch_that_is_released_means_nothing_and_one_that_kills_flattens(
 def test_a_switch_of_an_account_that_is_not_here_trips_and_flattens_nothing(
     warm: Host, redis_client: redis.Redis, venue: PaperExchangeThread
 ) -> None:
-    DeadMan(redis_client, "elsewhere", 0.2, scope="account:BETA", action="kill").renew()
+    DeadMansSwitch(redis_client, "elsewhere", 0.2, scope="account:BETA", action="kill").renew()
     until(lambda: trips(redis_client, "account:BETA"), warm.said())
     assert venue.report()["open_orders"] == 20
 

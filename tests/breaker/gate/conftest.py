@@ -30,9 +30,9 @@ def make_gate(tmp_path: Path) -> Iterator[MakeGate]:
                 arguments += ["--replicas", str(topology.replicas)] if topology else []
                 directory = settings.pop("pending_trips", None)
                 arguments += ["--pending-trips", str(directory)] if directory else []
-                board = tmp_path / "board"
-                stack.callback(Sidecar(url, board, *arguments).stop)
-                gate = Gate(backend="shm", board=board, **settings)
+                shared_memory = tmp_path / "shared_memory"
+                stack.callback(Sidecar(url, shared_memory, *arguments).stop)
+                gate = Gate(backend="shm", shared_memory=shared_memory, **settings)
             else:
                 gate = Gate(url, backend=backend, **settings)  # type: ignore[arg-type]
             stack.callback(gate.close)

@@ -61,13 +61,16 @@ class Record:
             time.sleep(0.0002)
 
 
+def sidecar_command(url: str, shared_memory: Path) -> list[str]:
+    sidecar = [sys.executable, "-m", "breaker.gate.sidecar"]
+    return [*sidecar, "--redis", url, "--shared-memory", str(shared_memory)]
+
+
 class Sidecar:
     """`python -m breaker.gate.sidecar` as a process."""
 
-    def __init__(self, url: str, board: Path, *arguments: str) -> None:
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "breaker.gate.sidecar", "--redis", url, "--board", str(board), *arguments]
-        )
+    def __init__(self, url: str, shared_memory: Path, *arguments: str) -> None:
+        self.process = subprocess.Popen([*sidecar_command(url, shared_memory), *arguments])
 
     def stop(self) -> None:
         with contextlib.suppress(ProcessLookupError):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable
@@ -18,10 +17,10 @@ import redis
 from breaker import CircuitBreaker
 from breaker.errors import InvalidInput
 from breaker.gate import Gate, GateStatus, OrderIntent, OrderRefused, Permit, QuietPeriodLimits, Reason, clock
-from breaker.gate.lease import Standing
+from breaker.gate.lease import ScopeState
 from sandbox.embedded_redis import EmbeddedRedis
 from tests.breaker.gate.conftest import MakeGate
-from tests.breaker.gate.harness import BUY, Sidecar, eventually
+from tests.breaker.gate.harness import BUY, Sidecar, eventually, sidecar_command
 
 COVER = OrderIntent("AAPL", "buy", 5)
 
@@ -70,7 +69,7 @@ def test_it_watches_the_scopes_it_is_told_to(
     assert gate.wait_until_open(1)
     redis_client.delete(alpha.keys.state)
     eventually(lambda: gate.check(order, 0).reason is Reason.STATE_MISSING)
-    assert gate.status().scopes["account:ALPHA"] is Standing.MISSING
+    assert gate.status().scopes["account:ALPHA"] is ScopeState.MISSING
 
 
 def test_a_gate_that_starts_after_a_scope_vanished_is_closed_too(
@@ -370,32 +369,32 @@ def test_shared_memory_serves_forked_workers(
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
 
-def test_a_board_has_one_writer_and_is_believed_only_from_this_boot(
+def test_shared_memory_has_one_writer_and_is_believed_only_from_this_boot(
     tmp_path: Path, redis_server: EmbeddedRedis, cb: CircuitBreaker
 ) -> None:
-    board = tmp_path / "board"
-    with Gate(backend="shm", board=board) as gate:
+    shared_memory = tmp_path / "shared_memory"
+    with Gate(backend="shm", shared_memory=shared_memory) as gate:
         assert gate.check(BUY, 0).reason is Reason.NOT_WATCHED
         assert "No such file" in gate.check(BUY, 0).sentence
-        sidecar = Sidecar(redis_server.url, board)
+        sidecar = Sidecar(redis_server.url, shared_memory)
         try:
             assert gate.wait_until_open(5)
             second = subprocess.run(
-                [sys.executable, "-m", "breaker.gate.sidecar", "--redis", redis_server.url, "--board", str(board)],
+                sidecar_command(redis_server.url, shared_memory),
                 capture_output=True, text=True, check=False, timeout=20,
             )  # fmt: skip
             assert second.returncode == 2
             assert "Another sidecar writes" in second.stderr
             assert gate.is_open
-            with Gate(backend="shm", board=board, scopes=["account:A"]) as wider:
+            with Gate(backend="shm", shared_memory=shared_memory, scopes=["account:A"]) as wider:
                 assert "does not watch account:A" in wider.check(BUY, 0).sentence
-            with Gate(backend="shm", board=board, max_staleness=0.1) as stricter:
+            with Gate(backend="shm", shared_memory=shared_memory, max_staleness=0.1) as stricter:
                 assert "max_staleness is 0.2" in stricter.check(BUY, 0).sentence
         finally:
             sidecar.stop()
         assert not gate.is_open, "a sidecar that ends in order closes its gates at once"
-    content = bytearray(board.read_bytes())
+    content = bytearray(shared_memory.read_bytes())
     content[40:50] = b"other-boot"
-    board.write_bytes(content)
-    with Gate(backend="shm", board=board) as gate:
+    shared_memory.write_bytes(content)
+    with Gate(backend="shm", shared_memory=shared_memory) as gate:
         assert "since this host started" in gate.check(BUY, 0).sentence

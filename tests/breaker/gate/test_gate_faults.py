@@ -220,9 +220,9 @@ def test_a_gate_led_to_a_stale_replica_closes(
 def test_a_sidecar_that_dies_or_hangs_closes_every_gate_in_time(
     tmp_path: Path, redis_server: EmbeddedRedis, cb: CircuitBreaker, number: signal.Signals
 ) -> None:
-    board = tmp_path / "board"
-    sidecar = Sidecar(redis_server.url, board)
-    with Gate(backend="shm", board=board, max_staleness=STALENESS) as gate:
+    shared_memory = tmp_path / "shared_memory"
+    sidecar = Sidecar(redis_server.url, shared_memory)
+    with Gate(backend="shm", shared_memory=shared_memory, max_staleness=STALENESS) as gate:
         assert gate.wait_until_open(5)
         with Record(gate) as record:
             before = clock.now()
@@ -235,7 +235,7 @@ def test_a_sidecar_that_dies_or_hangs_closes_every_gate_in_time(
         sidecar.process.kill()
         sidecar.process.wait()
         cb.reset(reset_by="me")
-        again = Sidecar(redis_server.url, board)
+        again = Sidecar(redis_server.url, shared_memory)
         try:
             assert gate.wait_until_open(5)
         finally:

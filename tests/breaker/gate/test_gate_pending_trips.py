@@ -40,12 +40,12 @@ def test_promise_1_redis_comes_back_open_after_a_trip_it_was_not_told_of_and_no_
         own_server.kill()
         eventually(lambda: not gate.is_open)
         trip = a_trip()
-        pending.keep(trip)
+        pending.save(trip)
         with Record(gate) as record:
             own_server.start()
             eventually(lambda: gate.check(BUY, 0).reason is Reason.TRIPPED, within=10)
         assert record.admitted_since(0) == 0
-        eventually(lambda: not pending.waiting())
+        eventually(lambda: not pending.load())
         assert [event.event_id for event in cb.get_history(1)] == [trip.event_id]
         cb.reset(reset_by="me")
         assert gate.wait_until_open(10)
@@ -57,10 +57,10 @@ def test_a_trip_that_somebody_could_not_make_is_made_by_a_gate_that_can(
     cb = opened(own_server)
     gate = make_gate(own_server.url, backend, pending_trips=pending.directory)
     assert gate.wait_until_open(5)
-    pending.keep(a_trip())
+    pending.save(a_trip())
     eventually(lambda: gate.check(BUY, 0).reason is Reason.TRIPPED, within=10)
     assert cb.get_state() is State.TRIPPED
-    eventually(lambda: not pending.waiting())
+    eventually(lambda: not pending.load())
 
 
 def test_a_gate_stays_closed_while_it_cannot_see_whether_a_trip_waits(
@@ -81,8 +81,8 @@ def test_a_gate_that_may_not_trip_stays_closed_and_says_so(own_server: EmbeddedR
     opened(own_server)
     client = redis.Redis.from_url(own_server.url)
     client.acl_setuser("engine", enabled=True, passwords="+pw", keys="*", categories=["+@all", "-@scripting"])
-    pending.keep(a_trip())
+    pending.save(a_trip())
     with Gate(own_server.url.replace("//", "//engine:pw@"), pending_trips=pending.directory) as gate:
         eventually(lambda: "can't be made" in gate.check(BUY, 0).sentence)
         assert not gate.wait_until_open(0.3)
-        assert len(pending.waiting()) == 1
+        assert len(pending.load()) == 1

@@ -13,10 +13,10 @@ import pytest
 import redis
 
 from breaker import CircuitBreaker
-from breaker.connection import Wire
+from breaker.deadline_client import DeadlineClient
 from breaker.gate import Gate, OrderIntent, Reason
 from breaker.gate.report import LOST, LOST_AFTER, GateReport, ReportedGate, ReportedGates, read_reports, reports_request
-from breaker.gate.reporter import relay_path
+from breaker.gate.reporter import report_socket
 from sandbox.embedded_redis import EmbeddedRedis
 from tests.breaker.gate.conftest import MakeGate
 from tests.breaker.gate.harness import BUY, eventually
@@ -25,11 +25,11 @@ COVER = OrderIntent("AAPL", "buy", 5)
 
 
 def reported(client: redis.Redis) -> ReportedGates:
-    wire = Wire(client, 2.0)
+    deadline_client = DeadlineClient(client, 2.0)
     try:
-        return read_reports(wire.ask(reports_request()))
+        return read_reports(deadline_client.execute(reports_request()))
     finally:
-        wire.close()
+        deadline_client.close()
 
 
 def test_a_gate_reports_how_it_stands_and_what_its_checks_came_to(
@@ -158,7 +158,7 @@ def test_a_gate_is_closed_and_left_in_time_while_redis_hangs(own_server: Embedde
 def test_a_sidecar_without_a_socket_serves_all_the_same(
     make_gate: MakeGate, tmp_path: Path, redis_server: EmbeddedRedis, cb: CircuitBreaker
 ) -> None:
-    relay_path(tmp_path / "board").mkdir()
+    report_socket(tmp_path / "shared_memory").mkdir()
     gate = make_gate(redis_server.url, "shm")
     assert gate.wait_until_open(5)
     assert gate.check(BUY, 0)

@@ -12,46 +12,50 @@ from hypothesis import strategies as st
 
 from breaker.gate.decision import Decision, OrderIntent, Reason
 from breaker.gate.judge import Halt, judge
-from breaker.gate.lease import Lease, Standing, StateReading, View, Word
-from breaker.gate.quiet_period import Cooling, OrderRate, QuietPeriodLimits
+from breaker.gate.lease import Lease, ScopeState, ScopeView, StateReading, StoredState
+from breaker.gate.quiet_period import OrderRateLimiter, QuietPeriod, QuietPeriodLimits
 
 LIMITS = QuietPeriodLimits(normal_quantity={"AAPL": Decimal(100)})
 
 
-def view(scope: str, standing: Standing, cooling: Cooling | None = None) -> View:
-    return View(scope, standing, StateReading(Word.OPEN, epoch=1, cooling=cooling, problem="It is gone."))
+def view(scope: str, state: ScopeState, quiet_period: QuietPeriod | None = None) -> ScopeView:
+    return ScopeView(
+        scope, state, StateReading(StoredState.OPEN, epoch=1, quiet_period=quiet_period, problem="It is gone.")
+    )
 
 
 def ask(
     order: Any,
-    *views: View,
+    *views: ScopeView,
     position: Any = 0,
     now: float = 10.0,
     deadline: float = 10.1,
     halt: Halt | None = None,
     limits: QuietPeriodLimits = LIMITS,
-    rate: OrderRate | None = None,
+    rate: OrderRateLimiter | None = None,
 ) -> Decision:
-    return judge(Lease(0.2, views, deadline=deadline), halt, now, order, position, (), limits, rate or OrderRate())
+    return judge(
+        Lease(0.2, views, deadline=deadline), halt, now, order, position, (), limits, rate or OrderRateLimiter()
+    )
 
 
-GLOBAL_OPEN = view("global", Standing.OPEN)
+GLOBAL_OPEN = view("global", ScopeState.OPEN)
 
 
 @pytest.mark.parametrize(
-    ("standing", "reason"),
+    ("state", "reason"),
     [
-        (Standing.TRIPPED, Reason.TRIPPED),
-        (Standing.MISSING, Reason.STATE_MISSING),
-        (Standing.UNREADABLE, Reason.STATE_UNREADABLE),
-        (Standing.OUTDATED, Reason.STATE_OUTDATED),
+        (ScopeState.TRIPPED, Reason.TRIPPED),
+        (ScopeState.MISSING, Reason.STATE_MISSING),
+        (ScopeState.UNREADABLE, Reason.STATE_UNREADABLE),
+        (ScopeState.OUTDATED, Reason.STATE_OUTDATED),
     ],
 )
-def test_a_halt_lets_only_reductions_through_and_says_why(standing: Standing, reason: Reason) -> None:
-    refused = ask(OrderIntent("AAPL", "buy", 1), view("global", standing))
+def test_a_halt_lets_only_reductions_through_and_says_why(state: ScopeState, reason: Reason) -> None:
+    refused = ask(OrderIntent("AAPL", "buy", 1), view("global", state))
     assert (refused.allowed, refused.reason, refused.scope) == (False, reason, "global")
     assert "no position in AAPL" in refused.sentence
-    assert ask(OrderIntent("AAPL", "buy", 1), view("global", standing), position=-1).reason is Reason.REDUCES_RISK
+    assert ask(OrderIntent("AAPL", "buy", 1), view("global", state), position=-1).reason is Reason.REDUCES_RISK
 
 
 def test_a_lease_that_has_run_out_halts_whatever_was_known() -> None:
@@ -71,22 +75,22 @@ def test_a_lease_that_has_run_out_halts_whatever_was_known() -> None:
     ],
 )
 def test_an_order_is_held_by_the_breakers_that_it_belongs_to(order: OrderIntent, passes: bool) -> None:
-    assert bool(ask(order, GLOBAL_OPEN, view("account:ALPHA", Standing.TRIPPED))) is passes
+    assert bool(ask(order, GLOBAL_OPEN, view("account:ALPHA", ScopeState.TRIPPED))) is passes
 
 
 def test_the_strictest_scope_wins() -> None:
-    quiet = view("strategy:s", Standing.QUIET_PERIOD, Cooling(ends=100.0, length=100.0))
+    quiet = view("strategy:s", ScopeState.QUIET_PERIOD, QuietPeriod(ends=100.0, length=100.0))
     order = OrderIntent("AAPL", "buy", 20, account="A", strategy="s")
-    assert ask(order, GLOBAL_OPEN, quiet, view("account:A", Standing.TRIPPED)).reason is Reason.TRIPPED
-    nearly_over = view("account:A", Standing.QUIET_PERIOD, Cooling(ends=11.0, length=100.0))
+    assert ask(order, GLOBAL_OPEN, quiet, view("account:A", ScopeState.TRIPPED)).reason is Reason.TRIPPED
+    nearly_over = view("account:A", ScopeState.QUIET_PERIOD, QuietPeriod(ends=11.0, length=100.0))
     decision = ask(order, GLOBAL_OPEN, nearly_over, quiet)
     assert (decision.reason, decision.scope) == (Reason.QUIET_SIZE, "strategy:s")
-    assert ask(OrderIntent("MSFT", "buy", 20), GLOBAL_OPEN, view("symbol:AAPL", Standing.TRIPPED))
-    assert ask(order, GLOBAL_OPEN, view("symbol:MSFT", Standing.NEVER_INITIALISED))
+    assert ask(OrderIntent("MSFT", "buy", 20), GLOBAL_OPEN, view("symbol:AAPL", ScopeState.TRIPPED))
+    assert ask(order, GLOBAL_OPEN, view("symbol:MSFT", ScopeState.NEVER_INITIALISED))
 
 
 def test_a_quiet_period_ramps_from_a_tenth_to_all_of_normal_size() -> None:
-    quiet = view("global", Standing.QUIET_PERIOD, Cooling(ends=110.0, length=100.0))
+    quiet = view("global", ScopeState.QUIET_PERIOD, QuietPeriod(ends=110.0, length=100.0))
 
     def most(now: float) -> int:
         sizes = range(1, 102)
@@ -98,7 +102,7 @@ def test_a_quiet_period_ramps_from_a_tenth_to_all_of_normal_size() -> None:
 
 
 def test_a_quiet_period_needs_a_normal_size_and_the_orders_own_wins() -> None:
-    quiet = view("global", Standing.QUIET_PERIOD, Cooling(ends=110.0, length=None))
+    quiet = view("global", ScopeState.QUIET_PERIOD, QuietPeriod(ends=110.0, length=None))
     refused = ask(OrderIntent("TSLA", "buy", 1), quiet)
     assert refused.reason is Reason.QUIET_SIZE
     assert "no normal size is known for TSLA" in refused.sentence
@@ -108,8 +112,8 @@ def test_a_quiet_period_needs_a_normal_size_and_the_orders_own_wins() -> None:
 
 
 def test_a_quiet_period_limits_the_rate_of_new_orders_and_of_nothing_else() -> None:
-    quiet = view("global", Standing.QUIET_PERIOD, Cooling(ends=1e6, length=None))
-    rate, limits = OrderRate(), QuietPeriodLimits(orders_per_minute=30, normal_quantity={"*": Decimal(100)})
+    quiet = view("global", ScopeState.QUIET_PERIOD, QuietPeriod(ends=1e6, length=None))
+    rate, limits = OrderRateLimiter(), QuietPeriodLimits(orders_per_minute=30, normal_quantity={"*": Decimal(100)})
 
     def at(now: float, order: OrderIntent, position: int = 0) -> Decision:
         return ask(order, quiet, now=now, deadline=now + 1, limits=limits, rate=rate, position=position)
@@ -123,9 +127,9 @@ def test_a_quiet_period_limits_the_rate_of_new_orders_and_of_nothing_else() -> N
 
 @given(st.floats(0, 200), st.floats(0, 200), st.floats(1, 100))
 def test_the_ramp_never_falls(first: float, second: float, length: float) -> None:
-    cooling, start = Cooling(ends=100.0, length=length), Decimal("0.1")
+    quiet_period, start = QuietPeriod(ends=100.0, length=length), Decimal("0.1")
     earlier, later = sorted((first, second))
-    assert start <= cooling.fraction(earlier, start) <= cooling.fraction(later, start) <= 1
+    assert start <= quiet_period.fraction(earlier, start) <= quiet_period.fraction(later, start) <= 1
 
 
 @dataclass
@@ -144,10 +148,10 @@ anything = st.one_of(
 )
 
 
-@given(st.builds(Hostile, anything, anything, anything, anything, anything), anything, st.sampled_from(Standing))
-def test_no_order_or_position_whatever_raises(order: Hostile, position: Any, standing: Standing) -> None:
-    cooling = Cooling(100.0, 10.0) if standing is Standing.QUIET_PERIOD else None
-    decision = ask(order, view("global", standing, cooling), position=position)
+@given(st.builds(Hostile, anything, anything, anything, anything, anything), anything, st.sampled_from(ScopeState))
+def test_no_order_or_position_whatever_raises(order: Hostile, position: Any, state: ScopeState) -> None:
+    quiet_period = QuietPeriod(100.0, 10.0) if state is ScopeState.QUIET_PERIOD else None
+    decision = ask(order, view("global", state, quiet_period), position=position)
     assert decision.reason in Reason
     assert "\n" not in decision.sentence or "\n" in str(order)
 

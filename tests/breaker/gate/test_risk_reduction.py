@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from breaker.gate.decision import OrderIntent
-from breaker.gate.risk_reduction import NotUnderstood, as_quantity, why_not_reducing
+from breaker.gate.risk_reduction import InvalidOrder, as_quantity, why_not_reducing
 from breaker.orders import Order, OrderStatus, OrderType, Position, Side, TimeInForce
 
 quantities = st.decimals(min_value="0.001", max_value="1000", places=3)
@@ -98,7 +98,7 @@ def test_a_venue_that_says_less_is_available_is_believed() -> None:
     position = Position("X", Decimal(100), Decimal(30), Decimal(1))
     assert why_not_reducing(OrderIntent("X", "sell", 30), position) is None
     assert "could cross zero" in (why_not_reducing(OrderIntent("X", "sell", 31), position) or "")
-    with pytest.raises(NotUnderstood, match="position is in 'X'"):
+    with pytest.raises(InvalidOrder, match="position is in 'X'"):
         why_not_reducing(OrderIntent("Y", "sell", 1), position)
 
 
@@ -133,7 +133,7 @@ class Oddity:
     ],
 )
 def test_an_order_that_makes_no_sense_is_not_called_reducing(order: Any) -> None:
-    with pytest.raises(NotUnderstood):
+    with pytest.raises(InvalidOrder):
         why_not_reducing(order, -100)
 
 
@@ -141,5 +141,5 @@ def test_an_order_that_makes_no_sense_is_not_called_reducing(order: Any) -> None
 def test_a_quantity_is_finite_or_refused(value: Any) -> None:
     try:
         assert as_quantity(value, "it").is_finite()
-    except NotUnderstood as error:
+    except InvalidOrder as error:
         assert "\n" not in str(error)

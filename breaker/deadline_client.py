@@ -42,9 +42,9 @@ if TYPE_CHECKING:
     from redis import Redis
     from redis.asyncio import Redis as AsyncRedis
 
-_LEAST_ATTEMPT = 0.05
-_LONGEST_PAUSE = 0.25
-_IDLE_KEPT = 8
+_MIN_ATTEMPT = 0.05
+_MAX_DELAY = 0.25
+_MAX_IDLE = 8
 
 # Settings of the caller's pool that belong to its pool, or that RESP2 has no use for.
 _NOT_COPIED = frozenset(
@@ -63,9 +63,9 @@ _NOT_COPIED = frozenset(
     }
 )
 # Errors that Redis replied with; redis-py has some of them as ConnectionErrors.
-_REPLIED = (ResponseError, BusyLoadingError, AuthenticationError, AuthorizationError)
-_WAITING = (BusyLoadingError, ReadOnlyError, ClusterDownError, TryAgainError)
-_WAITING_CODES = ("BUSY", "LOADING", "READONLY", "CLUSTERDOWN", "MASTERDOWN", "TRYAGAIN", "NOREPLICAS", "UNBLOCKED")
+_REPLY_ERRORS = (ResponseError, BusyLoadingError, AuthenticationError, AuthorizationError)
+_TRANSIENT_ERRORS = (BusyLoadingError, ReadOnlyError, ClusterDownError, TryAgainError)
+_TRANSIENT_CODES = ("BUSY", "LOADING", "READONLY", "CLUSTERDOWN", "MASTERDOWN", "TRYAGAIN", "NOREPLICAS", "UNBLOCKED")
 
 
 class NotSent(Exception):
@@ -73,16 +73,16 @@ class NotSent(Exception):
 
 
 @dataclass
-class Conversation:
+class RequestAttempts:
     """One request on its way to an answer: what to send, until when, whether to try again. Pure, but for chance."""
 
     request: Request
     address: str
     deadline: float
     timeout: float
-    with_text: bool = False
+    script_unknown: bool = False
     may_have_happened: bool = False
-    attempts: int = 0
+    count: int = 0
     last_error: str = "it did not answer"
     """The last thing that went wrong other than time running out, which says least and always comes last."""
 
@@ -90,52 +90,57 @@ class Conversation:
         """The commands to send now, and by when this attempt must have ended. Raises BreakerUnavailable."""
         left = self.deadline - now
         if left <= 0:
-            raise self.gave_up()
-        self.attempts += 1
-        commands = self.request.with_text if self.with_text else self.request.commands
-        return (*commands, *self.request.behind), now + min(left, max(left / 2, _LEAST_ATTEMPT))
+            raise self.unavailable()
+        self.count += 1
+        commands = self.request.eval_commands if self.script_unknown else self.request.commands
+        return (*commands, *self.request.trailing_commands), now + min(left, max(left / 2, _MIN_ATTEMPT))
 
-    def failed(self, error: BaseException, now: float) -> float:
+    def delay_after_failure(self, error: BaseException, now: float) -> float:
         """Take note of an attempt without an answer. Returns how many seconds to wait before the next one."""
         cause = error.__cause__ if isinstance(error, NotSent) and error.__cause__ else error
-        if not (self.request.only_looks or isinstance(error, NotSent) or _is_waiting(cause) or _is_refusal(cause)):
+        if not (
+            self.request.precedes_transition
+            or isinstance(error, NotSent)
+            or _is_transient(cause)
+            or _is_permanent(cause)
+        ):
             self.may_have_happened = True
-        if _is_refusal(cause):
-            raise self.refused(cause)
+        if _is_permanent(cause):
+            raise self.refusal(cause)
         if not isinstance(cause, TimeoutError | RedisTimeoutError):
             self.last_error = one_line(cause)
-        return self._pause(now)
+        return self._backoff(now)
 
-    def answered(self, replies: Sequence[Any], now: float) -> float | None:
+    def delay_after_replies(self, replies: Sequence[Any], now: float) -> float | None:
         """None if `replies` are the answer, otherwise how many seconds to wait before asking again."""
         for reply in replies[: len(self.request.commands)]:
             if isinstance(reply, NoScriptError):
-                self.with_text = True
+                self.script_unknown = True
                 return 0.0
-            if isinstance(reply, RedisError) and _is_waiting(reply):
+            if isinstance(reply, RedisError) and _is_transient(reply):
                 self.last_error = one_line(reply)
-                return self._pause(now)
-            if isinstance(reply, RedisError) and _is_refusal(reply):
-                raise self.refused(reply)
+                return self._backoff(now)
+            if isinstance(reply, RedisError) and _is_permanent(reply):
+                raise self.refusal(reply)
         return None
 
-    def refused(self, error: BaseException) -> RedisRefused:
+    def refusal(self, error: BaseException) -> RedisRefused:
         return RedisRefused(
-            f"Redis at {self.address} refused to {self.request.doing}: {one_line(error)}. "
-            f"{self._what_holds()} {_advice(error)}"
+            f"Redis at {self.address} refused to {self.request.purpose}: {one_line(error)}. "
+            f"{self._state_afterwards()} {_advice(error)}"
         )
 
-    def gave_up(self) -> BreakerUnavailable:
+    def unavailable(self) -> BreakerUnavailable:
         return BreakerUnavailable(
-            f"Redis at {self.address} gave no answer within {self.timeout:g} s when asked to {self.request.doing} "
-            f"({self.attempts} attempts: {self.last_error}). {self._what_holds()} "
+            f"Redis at {self.address} gave no answer within {self.timeout:g} s when asked to {self.request.purpose} "
+            f"({self.count} attempts: {self.last_error}). {self._state_afterwards()} "
             "Check that it is up and reachable, then try again.",
             may_have_happened=self.may_have_happened,
             event_id=self.request.event_id,
         )
 
-    def _what_holds(self) -> str:
-        if self.request.only_looks:
+    def _state_afterwards(self) -> str:
+        if self.request.precedes_transition:
             return "Nothing was changed."
         if self.request.event_id is None:
             return "The state is not known."
@@ -143,21 +148,21 @@ class Conversation:
             return f"It may have happened or not; repeating it with event id {self.request.event_id} is safe."
         return "Nothing was changed."
 
-    def _pause(self, now: float) -> float:
-        longest = min(_LONGEST_PAUSE, 0.01 * 2 ** min(self.attempts, 10), max(self.deadline - now, 0))
+    def _backoff(self, now: float) -> float:
+        longest = min(_MAX_DELAY, 0.01 * 2 ** min(self.count, 10), max(self.deadline - now, 0))
         return random.uniform(longest / 2, longest)  # noqa: S311 (jitter, no secret)
 
 
-def _is_waiting(error: BaseException) -> bool:
+def _is_transient(error: BaseException) -> bool:
     """Whether Redis said that it can't now, but may be able to soon; it has not done anything then."""
     text = str(error)
-    return isinstance(error, _WAITING) or text.startswith(_WAITING_CODES) or "max number of clients" in text
+    return isinstance(error, _TRANSIENT_ERRORS) or text.startswith(_TRANSIENT_CODES) or "max number of clients" in text
 
 
-def _is_refusal(error: BaseException) -> bool:
+def _is_permanent(error: BaseException) -> bool:
     """Whether asking again is of no use."""
     denied = isinstance(error, AuthenticationError | AuthorizationError | NoPermissionError)
-    return denied or (isinstance(error, ResponseError) and not _is_waiting(error) and "WRONGTYPE" not in str(error))
+    return denied or (isinstance(error, ResponseError) and not _is_transient(error) and "WRONGTYPE" not in str(error))
 
 
 def _advice(error: BaseException) -> str:
@@ -173,7 +178,7 @@ def _advice(error: BaseException) -> str:
     return "See its log."
 
 
-def describe(client: Any) -> str:
+def address_of(client: Any) -> str:
     """Where `client` connects to, without credentials. Raises InvalidInput for what is no plain Redis client."""
     pool = getattr(client, "connection_pool", None)
     settings = getattr(pool, "connection_kwargs", None)
@@ -189,7 +194,7 @@ def describe(client: Any) -> str:
     return f"{settings['host']}:{settings.get('port', 6379)}"
 
 
-def _settings(pool: Any, timeout: float, retry: Any) -> dict[str, Any]:
+def _connection_settings(pool: Any, timeout: float, retry: Any) -> dict[str, Any]:
     copied = {name: value for name, value in pool.connection_kwargs.items() if name not in _NOT_COPIED}
     return copied | {
         "socket_timeout": timeout,
@@ -202,71 +207,71 @@ def _settings(pool: Any, timeout: float, retry: Any) -> dict[str, Any]:
     }
 
 
-class Wire:
+class DeadlineClient:
     """Blocking exchanges with the server that `client` is for. Threads may share it; a fork starts afresh."""
 
     def __init__(self, client: Redis, timeout: float) -> None:
-        self.address = describe(client)
+        self.address = address_of(client)
         self._timeout = timeout
         self._pool = client.connection_pool
         self._idle: deque[Any] = deque()
         self._pid = os.getpid()
 
-    def ask(self, request: Request, *, by: float | None = None) -> Sequence[Any]:
+    def execute(self, request: Request, *, by: float | None = None) -> Sequence[Any]:
         """The replies to `request`. Raises BreakerUnavailable after `timeout` seconds, RedisRefused at once.
 
         `by`: the monotonic time to give up at instead, for a request that is part of a longer call.
         """
         deadline = time.monotonic() + self._timeout if by is None else by
-        talk = Conversation(request, self.address, deadline, self._timeout)
+        attempts = RequestAttempts(request, self.address, deadline, self._timeout)
         while True:
-            commands, until = talk.next_attempt(time.monotonic())
+            commands, until = attempts.next_attempt(time.monotonic())
             try:
-                replies = self._exchange(commands, until)
+                replies = self._round_trip(commands, until)
             except (NotSent, RedisError, OSError) as error:
-                time.sleep(talk.failed(error, time.monotonic()))
+                time.sleep(attempts.delay_after_failure(error, time.monotonic()))
                 continue
-            pause = talk.answered(replies, time.monotonic())
-            if pause is None:
+            delay = attempts.delay_after_replies(replies, time.monotonic())
+            if delay is None:
                 return replies
-            if pause:
+            if delay:
                 self.close()  # They may lead to a demoted server; a new connection asks anew where to go.
-            time.sleep(pause)
+            time.sleep(delay)
 
     def close(self) -> None:
         """Close the idle connections."""
         while self._idle:
             self._idle.pop().disconnect()
 
-    def _exchange(self, commands: Sequence[Command], until: float) -> list[Any]:
-        connection = self._take(until)
+    def _round_trip(self, commands: Sequence[Command], until: float) -> list[Any]:
+        connection = self._acquire(until)
         try:
-            connection.update_current_socket_timeout(_left(until))
+            connection.update_current_socket_timeout(_seconds_left(until))
             connection.send_packed_command(connection.pack_commands(commands), check_health=False)
-            replies = [_reply(connection, until) for _ in commands]
+            replies = [_read_reply(connection, until) for _ in commands]
         except BaseException:
             connection.disconnect()
             raise
-        if len(self._idle) < _IDLE_KEPT and self._pid == os.getpid():
+        if len(self._idle) < _MAX_IDLE and self._pid == os.getpid():
             self._idle.append(connection)
         else:
             connection.disconnect()
         return replies
 
-    def _take(self, until: float) -> Any:
+    def _acquire(self, until: float) -> Any:
         if self._pid != os.getpid():
             self._idle, self._pid = deque(), os.getpid()
         with contextlib.suppress(IndexError):
             while True:
                 connection = self._idle.pop()
-                if _is_fresh(connection):
+                if _is_reusable(connection):
                     return connection
                 connection.disconnect()
         return self._connect(until)
 
     def _connect(self, until: float) -> Any:
         """A new connection. In a thread, since looking up a name, Sentinel and TLS have waits that no option bounds."""
-        opening = _Opening(self._pool, _left(until))
+        opening = _ConnectInThread(self._pool, _seconds_left(until))
         thread = threading.Thread(target=opening.run, name="breaker-connect", daemon=True)
         try:
             thread.start()
@@ -275,7 +280,7 @@ class Wire:
         return opening.result(until)
 
 
-class _Opening:
+class _ConnectInThread:
     """A connection being made in another thread, which closes it itself if nobody waits for it any longer."""
 
     def __init__(self, pool: Any, timeout: float) -> None:
@@ -291,7 +296,7 @@ class _Opening:
         connection = None
         try:
             retry = Retry(NoBackoff(), 0)
-            connection = self._pool.connection_class(**_settings(self._pool, self._timeout, retry))
+            connection = self._pool.connection_class(**_connection_settings(self._pool, self._timeout, retry))
             connection.connect()
         except Exception as error:  # whatever it was, result reports it
             self._error = error
@@ -302,7 +307,7 @@ class _Opening:
             self._done.set()
 
     def result(self, until: float) -> Any:
-        self._done.wait(_left(until))
+        self._done.wait(_seconds_left(until))
         with self._lock:
             self._abandoned = not self._done.is_set()
         if self._abandoned:
@@ -312,7 +317,7 @@ class _Opening:
         return self._connection
 
 
-def _is_fresh(connection: Any) -> bool:
+def _is_reusable(connection: Any) -> bool:
     """False if the server has closed the connection meanwhile, or sent what nobody asked for."""
     try:
         return not connection.can_read()
@@ -320,83 +325,83 @@ def _is_fresh(connection: Any) -> bool:
         return False
 
 
-def _reply(connection: Any, until: float) -> Any:
-    connection.update_current_socket_timeout(_left(until))
+def _read_reply(connection: Any, until: float) -> Any:
+    connection.update_current_socket_timeout(_seconds_left(until))
     try:
         return connection.read_response(disconnect_on_error=False)
-    except _REPLIED as error:
+    except _REPLY_ERRORS as error:
         return error
 
 
-def _left(until: float) -> float:
+def _seconds_left(until: float) -> float:
     """Seconds until then, never 0, which would mean "don't wait at all" to a socket."""
     return max(until - time.monotonic(), 0.001)
 
 
-class AsyncWire:
+class AsyncDeadlineClient:
     """The same for asyncio. Connections belong to the event loop that made them; another loop starts afresh."""
 
     def __init__(self, client: AsyncRedis, timeout: float) -> None:
-        self.address = describe(client)
+        self.address = address_of(client)
         self._timeout = timeout
         self._pool = client.connection_pool
         self._idle: deque[Any] = deque()
         self._owner: tuple[int, object] | None = None
 
-    async def ask(self, request: Request, *, by: float | None = None) -> Sequence[Any]:
-        """The replies to `request`; see Wire."""
+    async def execute(self, request: Request, *, by: float | None = None) -> Sequence[Any]:
+        """The replies to `request`; see DeadlineClient."""
         deadline = time.monotonic() + self._timeout if by is None else by
-        talk = Conversation(request, self.address, deadline, self._timeout)
+        attempts = RequestAttempts(request, self.address, deadline, self._timeout)
         while True:
-            commands, until = talk.next_attempt(time.monotonic())
+            commands, until = attempts.next_attempt(time.monotonic())
             try:
-                replies = await self._exchange(commands, until)
+                replies = await self._round_trip(commands, until)
             except (NotSent, RedisError, OSError) as error:
-                await asyncio.sleep(talk.failed(error, time.monotonic()))
+                await asyncio.sleep(attempts.delay_after_failure(error, time.monotonic()))
                 continue
-            pause = talk.answered(replies, time.monotonic())
-            if pause is None:
+            delay = attempts.delay_after_replies(replies, time.monotonic())
+            if delay is None:
                 return replies
-            if pause:
+            if delay:
                 await self.close()
-            await asyncio.sleep(pause)
+            await asyncio.sleep(delay)
 
     async def close(self) -> None:
         """Close the idle connections."""
         while self._idle:
             await self._idle.pop().disconnect(nowait=True)
 
-    async def _exchange(self, commands: Sequence[Command], until: float) -> list[Any]:
-        connection = await self._take(until)
+    async def _round_trip(self, commands: Sequence[Command], until: float) -> list[Any]:
+        connection = await self._acquire(until)
         try:
-            async with asyncio.timeout(_left(until)):
+            async with asyncio.timeout(_seconds_left(until)):
                 await connection.send_packed_command(connection.pack_commands(commands), check_health=False)
-                replies = [await _async_reply(connection) for _ in commands]
+                replies = [await _read_reply_async(connection) for _ in commands]
         except BaseException:
             await connection.disconnect(nowait=True)
             raise
-        if len(self._idle) < _IDLE_KEPT:
+        if len(self._idle) < _MAX_IDLE:
             self._idle.append(connection)
         else:
             await connection.disconnect(nowait=True)
         return replies
 
-    async def _take(self, until: float) -> Any:
+    async def _acquire(self, until: float) -> Any:
         owner = (os.getpid(), asyncio.get_running_loop())
         if self._owner != owner:
             self._idle, self._owner = deque(), owner
         while self._idle:
             connection = self._idle.pop()
-            if await _is_fresh_async(connection):
+            if await _is_reusable_async(connection):
                 return connection
             await connection.disconnect(nowait=True)
         return await self._connect(until)
 
     async def _connect(self, until: float) -> Any:
-        settings = _settings(self._pool, self._timeout, AsyncRetry(NoBackoff(), 0))
+        settings = _connection_settings(self._pool, self._timeout, AsyncRetry(NoBackoff(), 0))
         connection: Any = self._pool.connection_class(**settings)
         try:
-            async with asyncio.timeout(_left(until)):
+            async with asyncio.timeout(_seconds_left(until)):
                 await connection.connect()
         except Exception as error:
             await connection.disconnect(nowait=True)
@@ -407,7 +412,7 @@ class AsyncWire:
         return connection
 
 
-async def _is_fresh_async(connection: Any) -> bool:
+async def _is_reusable_async(connection: Any) -> bool:
     can_read = getattr(connection, "can_read", None) or connection.can_read_destructive  # its name in redis-py 7
     try:
         return not await can_read()
@@ -415,8 +420,8 @@ async def _is_fresh_async(connection: Any) -> bool:
         return False
 
 
-async def _async_reply(connection: Any) -> Any:
+async def _read_reply_async(connection: Any) -> Any:
     try:
         return await connection.read_response(disconnect_on_error=False)
-    except _REPLIED as error:
+    except _REPLY_ERRORS as error:
         return error

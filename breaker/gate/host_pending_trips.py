@@ -16,11 +16,11 @@ if TYPE_CHECKING:
     import redis
 
 
-class TripWaits(Exception):
+class TripPending(Exception):
     """Something waits, or whether it does can't be seen; until that is over the gate must not open."""
 
 
-class HostTrips:
+class HostPendingTrips:
     """What waits in one directory, for the Redis that `source` (a client or a URL) points to."""
 
     def __init__(self, directory: Path, source: redis.Redis | str) -> None:
@@ -28,23 +28,23 @@ class HostTrips:
         self._source = source
 
     def make(self) -> None:
-        """Make all that waits. Raises `TripWaits` when that is not possible."""
+        """Make all that waits. Raises `TripPending` when that is not possible."""
         try:
-            if self._pending.any_waiting():
+            if self._pending.any_pending():
                 self._make()
         except (BreakerError, OSError) as error:
-            raise TripWaits(
+            raise TripPending(
                 f"whether a trip waits in {self._pending.directory} can't be seen, or it can't be made: {error}"
             ) from error
 
-    def let_go_if_any(self) -> None:
-        """Raises `TripWaits` when something waits, or when that can't be seen. Costs one look into the directory."""
+    def raise_if_pending(self) -> None:
+        """Raises `TripPending` when something waits, or when that can't be seen. Costs one look into the directory."""
         try:
-            waiting = self._pending.any_waiting()
+            waiting = self._pending.any_pending()
         except OSError as error:
-            raise TripWaits(f"whether a trip waits in {self._pending.directory} can't be seen: {error}") from error
+            raise TripPending(f"whether a trip waits in {self._pending.directory} can't be seen: {error}") from error
         if waiting:
-            raise TripWaits(f"a trip waits in {self._pending.directory} and is made first")
+            raise TripPending(f"a trip waits in {self._pending.directory} and is made first")
 
     def _make(self) -> None:
         if not isinstance(self._source, str):

@@ -1,0 +1,77 @@
+"""Write a file so that it is there whole or not at all, whatever the process or the machine dies of meanwhile."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO
+from uuid import uuid4
+
+
+def write_atomically(path: Path, data: str | bytes, *, mode: int = 0o600) -> None:
+    """Make `data` the content of `path`, and return once content and name are on the disk.
+
+    Readers see the old content or the new one, never a part. Concurrent writers each write a whole file; the last one
+    to finish wins.
+
+    Args:
+        path: The file; its directory must exist. A file of that name is replaced.
+        data: Its content; text is written as UTF-8.
+        mode: Its permissions, less what the process's umask takes away.
+
+    Raises:
+        OSError: the disk refused; `path` is as it was before, except that it may be new when only its directory could
+            not be synced.
+
+    Example:
+        >>> write_atomically(directory / "verification.json", '{"failing": []}')
+        >>> (directory / "verification.json").read_text()
+        '{"failing": []}'
+    """
+    with atomic_file(path, mode=mode) as file:
+        file.write(data.encode() if isinstance(data, str) else data)
+
+
+@contextlib.contextmanager
+def atomic_file(path: Path, *, mode: int = 0o600) -> Iterator[IO[bytes]]:
+    """`write_atomically` for content that comes piece by piece: the file takes the name `path` when the block ends.
+
+    A block that raises leaves `path` as it was.
+
+    Args:
+        path: As for `write_atomically`.
+        mode: As for `write_atomically`.
+
+    Yields:
+        The file to write to.
+
+    Raises:
+        OSError: as for `write_atomically`.
+    """
+    partial = path.with_name(f".{path.name}.{uuid4()}.partial")
+    descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+    sync_directory(path.parent)
+
+
+def sync_directory(directory: Path) -> None:
+    """Put the names in `directory` on the disk: until then a crash may forget a file that is new or was renamed.
+
+    Raises:
+        OSError: it can't be opened or synced.
+    """
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,43 @@
+"""Name the reasons that this project gives for the trips that it makes or documents."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+
+class TripReason(StrEnum):
+    """Why a breaker was tripped: the `trip_reason` of its state, and a label of the exporter's `cb_trip_total`.
+
+    `CircuitBreaker.trip` takes any text; an engine's own rules give reasons of their own.
+
+    Example:
+        >>> str(TripReason.DRAWDOWN)
+        'DRAWDOWN'
+        >>> TripReason("DRAWDOWN") is TripReason.DRAWDOWN
+        True
+    """
+
+    MANUAL = "MANUAL"
+    """A person halted trading; orders and positions are left as they are (runbook, *Trip via CLI*)."""
+    KILL_SWITCH = "KILL_SWITCH"
+    """The kill switch: halt, cancel every open order, flatten every position (runbook, *Full Kill Switch*)."""
+    EMERGENCY_MANUAL = "EMERGENCY_MANUAL"
+    """A state written by hand with `redis-cli SET` (runbook, *Manual Redis Override*); no code of ours gives it."""
+    DRAWDOWN = "DRAWDOWN"
+    """Equity fell too far below its high-water mark (runbook: more than 5 %)."""
+    API_ERRORS = "API_ERRORS"
+    """Too many failed calls within the window (runbook: more than 10 in 5 minutes)."""
+    DATA_STALENESS = "DATA_STALENESS"
+    """A feed's newest data is too old (runbook: more than 30 minutes)."""
+    DAILY_LOSS = "DAILY_LOSS"
+    """Equity fell too far below that of the UTC day's start."""
+    CONSECUTIVE_REJECTIONS = "CONSECUTIVE_REJECTIONS"
+    """The venue rejected too many orders in a row."""
+    DEAD_MAN = "DEAD_MAN"
+    """A dead-man's switch was not renewed in time."""
+    LEDGER_MISMATCH = "LEDGER_MISMATCH"
+    """Redis opened what the ledger knows to be tripped, without a reset: a lost trip, a restored backup, a raw SET."""
+    WATCH_FAILED = "WATCH_FAILED"
+    """A condition turned red during the watch after a reset."""
+    PENDING_TRIP_UNREADABLE = "PENDING_TRIP_UNREADABLE"
+    """A trip kept on a host's disk could not be read; somebody wanted to halt something, so everything is halted."""
