@@ -9,6 +9,7 @@ import typer
 
 from breaker.pending_trips import PendingTrip
 from breaker.state import State, Status
+from breaker.trip_reasons import TripReason
 from cli import circuit_view
 from cli.exit_codes import EPILOG, Exit
 from cli.options import (
@@ -42,7 +43,7 @@ def trip(
     after = make_trip(
         settings,
         PendingTrip(
-            reason="MANUAL",
+            reason=TripReason.MANUAL,
             details={"operator": who, "reason": why},
             tripped_by=who,
             scope=checked_scope(scope),

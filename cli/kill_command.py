@@ -20,6 +20,7 @@ import typer
 from breaker import BreakerError
 from breaker.pending_trips import PendingTrip, PendingTrips
 from breaker.state import Status
+from breaker.trip_reasons import TripReason
 from breaker.uuid7 import uuid7
 from cli import kill_handover, kill_view
 from cli.exit_codes import EPILOG, Exit
@@ -85,7 +86,7 @@ def kill(
     # Kill switches of one incident know each other's closes, also while Redis can't say that it is one incident.
     incident_id = PendingTrips(settings.pending_trips_dir).incident_of(scope) or uuid7()
     trip = PendingTrip(
-        reason="KILL_SWITCH",
+        reason=TripReason.KILL_SWITCH,
         details={"operator": who, "reason": why},
         tripped_by=who,
         scope=scope,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from breaker import AsyncCircuitBreaker, CircuitBreaker, Durability
 from breaker.errors import BreakerError, NotHalted
 from breaker.keys import GLOBAL
-from breaker.pending_trips import Applied, PendingTrip, PendingTrips
+from breaker.pending_trips import AppliedTrip, PendingTrip, PendingTrips
 from configuration.redis_clients import async_redis_client, redis_client
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ def async_breaker_of(
 
 def limits_from(settings: Settings, scope: str = GLOBAL) -> Limits:
     """The limits that the configuration gives to `scope`: its own, else those of `global`, else the runbook's."""
-    from breaker.rules import Limits, Rule  # noqa: PLC0415  halting doesn't pay for it
+    from breaker.limits import Limits, Rule  # noqa: PLC0415  halting doesn't pay for it
 
     given = settings.rules.get(scope) or settings.rules.get(GLOBAL)
     if given is None:
@@ -65,18 +65,18 @@ def limits_from(settings: Settings, scope: str = GLOBAL) -> Limits:
         data_age=None if Rule.DATA_STALENESS in off else given.data_age,
         daily_loss=None if Rule.DAILY_LOSS in off else given.daily_loss,
         consecutive_rejections=None if Rule.CONSECUTIVE_REJECTIONS in off else given.consecutive_rejections,
-        confirmations={Rule(name): count for name, count in given.confirmations.items()},
-        dry_run=frozenset(Rule(name) for name in given.dry_run),
+        confirmations=given.confirmations,
+        dry_run=frozenset(given.dry_run),
     )
 
 
-def apply_pending_trips(settings: Settings) -> Sequence[Applied]:
+def apply_pending_trips(settings: Settings) -> Sequence[AppliedTrip]:
     """Make the trips that wait in the configuration's state directory; connects only if there are any.
 
     Raises BreakerUnavailable or RedisRefused: what could not be made still waits.
     """
     pending = PendingTrips(settings.pending_trips_dir)
-    if not pending.waiting():
+    if not pending.load():
         return ()
     with redis_client(settings) as redis:
         return pending.apply(redis, timeout=settings.redis_timeout, durability=_durability(settings))
@@ -85,7 +85,7 @@ def apply_pending_trips(settings: Settings) -> Sequence[Applied]:
 def store_undelivered(settings: Settings, trip: PendingTrip, why: BreakerError) -> NotHalted:
     """Keep the trip that Redis could not be told of (`why`); returns the error that says where, or that it is lost."""
     try:
-        path = PendingTrips(settings.pending_trips_dir).keep(trip)
+        path = PendingTrips(settings.pending_trips_dir).save(trip)
     except OSError as error:
         return NotHalted(
             f"{why} Nor could the trip be kept in {settings.pending_trips_dir} ({error.strerror}): nothing will make "

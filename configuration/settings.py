@@ -34,6 +34,7 @@ from pydantic_settings import (
 )
 
 from breaker.errors import BreakerError
+from breaker.limits import Rule
 
 Seconds = Annotated[float, Field(gt=0, le=86_400)]
 
@@ -289,9 +290,6 @@ class RecoverySettings(BaseModel):
     """Linked from notifications."""
 
 
-RuleName = Literal["API_ERRORS", "DRAWDOWN", "DATA_STALENESS", "DAILY_LOSS", "CONSECUTIVE_REJECTIONS"]
-
-
 class RuleSettings(BaseModel):
     """The automatic trips of one scope (runbook, *Automatic Trips*): seconds, and fractions of the equity."""
 
@@ -303,11 +301,11 @@ class RuleSettings(BaseModel):
     data_age: Seconds = 1_800.0
     daily_loss: Decimal | None = Field(default=None, gt=0, lt=1)
     consecutive_rejections: int | None = Field(default=None, ge=0)
-    confirmations: Mapping[RuleName, Annotated[int, Field(ge=1)]] = Field(default_factory=dict)
+    confirmations: Mapping[Rule, Annotated[int, Field(ge=1)]] = Field(default_factory=dict)
     """How many measurements in a row have to be beyond the limit; 1 unless given."""
-    dry_run: tuple[RuleName, ...] = ()
+    dry_run: tuple[Rule, ...] = ()
     """Rules that only record what they would have done."""
-    off: tuple[RuleName, ...] = ()
+    off: tuple[Rule, ...] = ()
 
 
 class NotificationSettings(BaseModel):

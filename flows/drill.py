@@ -22,6 +22,7 @@ from prefect.states import Completed, Failed
 from breaker import AsyncCircuitBreaker
 from breaker import State as Circuit
 from breaker.gate import Gate, OrderIntent
+from breaker.trip_reasons import TripReason
 from brokers.sweep import first_sweep
 from configuration.breakers import async_breaker_of
 from configuration.settings import Settings, load_settings
@@ -121,7 +122,9 @@ async def _halt(environment: DrillEnvironment, breaker: AsyncCircuitBreaker) -> 
     try:
         await _until(lambda: bool(gate.check(_NEW_RISK, 0)), "the gate did not open before the trip")
         started = time.monotonic()
-        status = await breaker.trip("KILL_SWITCH", details={"operator": "drill", "reason": REASON}, tripped_by="drill")
+        status = await breaker.trip(
+            TripReason.KILL_SWITCH, details={"operator": "drill", "reason": REASON}, tripped_by="drill"
+        )
         await _until(lambda: not gate.check(_NEW_RISK, 0), "the gate did not close after the trip")
         return started, time.monotonic() - started, str(status.incident_id)
     finally:

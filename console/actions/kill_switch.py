@@ -21,6 +21,7 @@ from redis.exceptions import RedisError
 from breaker import BreakerError
 from breaker.errors import InvalidInput
 from breaker.pending_trips import PendingTrip
+from breaker.trip_reasons import TripReason
 from breaker.uuid7 import uuid7
 from brokers.sweep import first_sweep
 from configuration.reasons import checked_reason
@@ -156,7 +157,7 @@ class Kills:
         why = checked_reason(reason, caller.shortest_reason)
         names = self._checked_accounts(accounts)
         begun, problem, status = time.monotonic(), "", None
-        trip = self._actions.asked(caller, "KILL_SWITCH", scope, why, event_id)
+        trip = self._actions.asked(caller, TripReason.KILL_SWITCH, scope, why, event_id)
         try:
             status = await self._actions.halt(trip)
         except InvalidInput:

@@ -14,6 +14,7 @@ from redis.asyncio import Redis
 from breaker import AsyncCircuitBreaker, BreakerError, State, Status
 from breaker.errors import BreakerUnavailable, RedisRefused
 from breaker.pending_trips import PendingTrip, PendingTrips
+from breaker.trip_reasons import TripReason
 from breaker.uuid7 import uuid7
 from configuration.breakers import async_breaker_of, store_undelivered
 from configuration.reasons import MIN_REASON, checked_reason
@@ -147,7 +148,7 @@ class Actions:
         """Halt. Raises Denied, InvalidInput, and NotHalted where Redis could not be told."""
         await self.require(caller, Permission.TRIP_CIRCUIT)
         why = checked_reason(reason, caller.shortest_reason)
-        return await self.halt(self.asked(caller, "MANUAL", scope, why, event_id))
+        return await self.halt(self.asked(caller, TripReason.MANUAL, scope, why, event_id))
 
     def asked(self, caller: Caller, reason: str, scope: str, why: str, event_id: str | None) -> PendingTrip:
         """The trip that somebody asks for; of the incident that has begun on this host, where one waits for Redis."""

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from breaker import State
+from breaker.trip_reasons import TripReason
 from configuration.reasons import MAX_REASON, MIN_REASON
 from console.actions.kill_switch import CONFIRMATION
 from tasks.recovery.approval_rules import MAX_CAUSE, MIN_TEXT
@@ -145,7 +146,7 @@ class StatusBody(BaseModel):
     state: State
     as_of: datetime | None = Field(description="Redis's time at which it was so; null if Redis didn't answer.")
     tripped_at: datetime | None = None
-    trip_reason: str | None = Field(default=None, examples=["MANUAL"])
+    trip_reason: str | None = Field(default=None, examples=[TripReason.MANUAL.value])
     tripped_by: str | None = None
     incident_id: str | None = None
     epoch: int | None = None

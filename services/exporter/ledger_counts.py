@@ -14,12 +14,20 @@ from typing import Any
 
 from sqlalchemy import Text, cast, or_, select
 
+from breaker.trip_reasons import TripReason
 from ledger.ledger import Ledger
 from ledger.models import OVERRIDE_DETECTED, TRANSITION_ACTIONS, audit_log
 from ledger.record import DENIED
 from ledger.transactions import reading
 
-KNOWN_REASONS = ("MANUAL", "KILL_SWITCH", "DRAWDOWN", "API_ERRORS", "DATA_STALENESS", "DAILY_LOSS")
+KNOWN_REASONS = (
+    TripReason.MANUAL,
+    TripReason.KILL_SWITCH,
+    TripReason.DRAWDOWN,
+    TripReason.API_ERRORS,
+    TripReason.DATA_STALENESS,
+    TripReason.DAILY_LOSS,
+)
 """Reported as 0 before the first such trip, so that the first one is an increase."""
 OTHER = "other"
 _MOST_REASONS = 40

@@ -17,6 +17,7 @@ from prefect.client.schemas.objects import State, TaskRun
 from prefect.tasks import Task
 
 from breaker.errors import BreakerUnavailable
+from breaker.trip_reasons import TripReason
 from brokers.protocol import BrokerUnavailable
 from tasks.kill import snapshot, verify
 from tasks.kill.artifacts import publish_report as publish
@@ -61,7 +62,7 @@ async def confirm_trip(incident_id: str) -> str:
     status = await run.breaker.get_status()
     if status.state.value != "TRIPPED":
         status = await run.breaker.trip(
-            "KILL_SWITCH",
+            TripReason.KILL_SWITCH,
             details={"operator": run.operator, "reason": run.reason},
             tripped_by=run.operator,
             event_id=run.trip_event_id,

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
@@ -18,8 +17,10 @@ from prefect import task
 from prefect.context import TaskRunContext
 from prefect.tasks import Task
 
+from breaker.atomic_file import write_atomically
 from breaker.errors import BreakerError, NotTripped
 from breaker.state import State, Status
+from breaker.trip_reasons import TripReason
 from configuration.redis_clients import redis_client
 from ledger.ledger import Filter
 from ledger.outbox import drain_outbox
@@ -354,7 +355,10 @@ async def _trip_again(context: RecoveryContext, why: str) -> str:
     """Raises BreakerUnavailable when Redis can't be told: nobody is to believe in a trip that was not made."""
     # The quiet period may be over by now, and a trip of an open breaker would begin an incident with its own recovery.
     await context.breaker.trip(
-        "WATCH_FAILED", details={"red": why}, tripped_by="recovery watch", incident_id=context.state.incident_id
+        TripReason.WATCH_FAILED,
+        details={"red": why},
+        tripped_by="recovery watch",
+        incident_id=context.state.incident_id,
     )
     await context.tick("watch", Tick.RED, why)
     return why
@@ -370,6 +374,4 @@ async def _end_quiet_period(context: RecoveryContext, epoch: int) -> None:
 
 def _write(path: Path, text: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(f".{os.getpid()}.part")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)
+    write_atomically(path, text, mode=0o644)
