@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import io
 import json
-import os
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
 from typing import IO, Any, Literal
 
+from breaker.atomic_file import atomic_file, write_atomically
 from ledger.checkpoint import Checkpoint
 from ledger.errors import ExportUnreadable, LedgerError
 from ledger.ledger import Ledger
@@ -56,11 +57,10 @@ def write_export(ledger: Ledger, path: Path, format: Format = "jsonl") -> Export
     """
     beside = checkpoint_path(path)
     try:
-        with _replacing(path) as file:
+        with _atomic_text(path) as file:
             rows, seq, last_hash = _write_rows(ledger, file, format)
         checkpoint = Checkpoint.now(seq, last_hash)
-        with _replacing(beside) as file:
-            file.write(json.dumps(asdict(checkpoint)) + "\n")
+        write_atomically(beside, json.dumps(asdict(checkpoint)) + "\n", mode=0o644)
     except OSError as error:
         raise NotWritten(
             f"{path} can't be written ({error.strerror}); nothing was exported: choose another place"
@@ -86,17 +86,14 @@ def _write_rows(ledger: Ledger, file: IO[str], format: Format) -> tuple[int, int
 
 
 @contextlib.contextmanager
-def _replacing(path: Path) -> Iterator[IO[str]]:
+def _atomic_text(path: Path) -> Iterator[IO[str]]:
     """A file that takes the place of `path` once it is complete and on the disk."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        with partial.open("w", encoding="utf-8", newline="") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with atomic_file(path, mode=0o644) as file:
+        text = io.TextIOWrapper(file, encoding="utf-8", newline="")
+        try:
+            yield text
+        finally:
+            text.detach()
 
 
 class ExportedRows:

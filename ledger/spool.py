@@ -18,8 +18,8 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
-from uuid import uuid4
 
+from breaker.atomic_file import sync_directory, write_atomically
 from breaker.process_lock import process_lock
 from ledger.checkpoint import ending_of_torn_line
 from ledger.errors import InvalidRecord, SpoolUnavailable
@@ -126,7 +126,7 @@ class Spool:
             try:
                 _lock(file, deadline)
                 if _is_still(file, self._current):
-                    _sync_directory(self.directory)
+                    sync_directory(self.directory)
                     yield file
                     return
             finally:
@@ -134,13 +134,7 @@ class Spool:
 
     def _add_apart(self, data: bytes) -> None:
         """Write a file of one's own, because a frozen process holds the common one."""
-        unfinished = self.directory / f"unfinished-{uuid4()}"
-        with unfinished.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        unfinished.rename(self._name_aside())
-        _sync_directory(self.directory)
+        write_atomically(self._name_aside(), data)
 
     def _name_aside(self) -> Path:
         # Names sort by time; the clock may step back, so what is there already decides too.
@@ -153,7 +147,7 @@ class Spool:
         with self._locked_current():
             if self._current.exists():
                 self._current.rename(self._name_aside())
-            _sync_directory(self.directory)
+            sync_directory(self.directory)
 
 
 def _drain_file(file: Path, ledger: Ledger, before: SpoolDrain, end: float) -> SpoolDrain:
@@ -215,12 +209,3 @@ def _is_still(file: int, path: Path) -> bool:
         return os.path.samestat(os.fstat(file), path.stat())
     except FileNotFoundError:
         return False
-
-
-def _sync_directory(directory: Path) -> None:
-    """Make names in the directory as durable as the files they name."""
-    file = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(file)
-    finally:
-        os.close(file)

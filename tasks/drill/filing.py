@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 from pathlib import Path
 
+from breaker.atomic_file import write_atomically
 from configuration.settings import Settings
 from ledger.configured import open_ready_ledger, open_spool
 from ledger.record import FAILED, OK, AuditRecord
@@ -76,9 +76,7 @@ def _record(settings: Settings, result: DrillResult, by: str, source: str, flow_
 def _write(settings: Settings, result: DrillResult) -> None:
     path = _directory(settings) / f"{result.started_at:%Y%m%dT%H%M%S}-{result.drill_id}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(f".{os.getpid()}.part")
-    partial.write_text(json.dumps(result.as_dict(), indent=2) + "\n", encoding="utf-8")
-    partial.replace(path)
+    write_atomically(path, json.dumps(result.as_dict(), indent=2) + "\n", mode=0o644)
 
 
 def _directory(settings: Settings) -> Path:

@@ -6,7 +6,6 @@ Kept in Redis and, for when that is what fails, in the state directory; the newe
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
@@ -14,6 +13,7 @@ from enum import Enum
 from pathlib import Path
 from typing import Self
 
+from breaker.atomic_file import write_atomically
 from breaker.errors import BreakerError
 from configuration.settings import Settings
 from tasks.checks.probe import redis_reader
@@ -110,9 +110,7 @@ def _read_file(settings: Settings) -> bytes | None:
 def _write_file(settings: Settings, text: str) -> None:
     path = _file(settings)
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(f".{os.getpid()}.part")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)
+    write_atomically(path, text, mode=0o644)
 
 
 def _parsed(raw: bytes | None) -> LastVerification | None:
