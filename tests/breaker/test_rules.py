@@ -272,7 +272,7 @@ def test_a_gate_looks_at_the_age_of_data(
     rules = rule_set(redis_client, data_age=1.0)
     rules.heartbeat("prices", at=datetime.now(UTC) - timedelta(seconds=0.8))
     with Gate(redis_server.url) as gate:
-        assert gate.wait_until_open(5)
+        assert gate.wait_until_open(20)
         gate.watch_feeds(rules, ["prices"], every=0.05)
         give_up = time.monotonic() + 5
         while gate.is_open and time.monotonic() < give_up:

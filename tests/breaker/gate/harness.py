@@ -16,7 +16,7 @@ BACKENDS = ("thread", "drain", "shm")
 BUY = OrderIntent("AAPL", "buy", 10)
 
 
-def eventually(condition: Callable[[], object], within: float = 5.0) -> None:
+def eventually(condition: Callable[[], object], within: float = 20.0) -> None:
     """Wait until `condition` holds; fail when it does not come to that."""
     give_up = time.monotonic() + within
     while not condition():

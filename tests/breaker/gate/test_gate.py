@@ -29,7 +29,7 @@ def test_it_follows_trip_and_reset(
     make_gate: MakeGate, backend: str, redis_server: EmbeddedRedis, cb: CircuitBreaker
 ) -> None:
     gate = make_gate(redis_server.url, backend)
-    assert gate.wait_until_open(5)
+    assert gate.wait_until_open(20)
     assert gate.check(BUY, 0).reason is Reason.OPEN
     cb.trip("MANUAL", tripped_by="me")
     eventually(lambda: gate.check(BUY, 0).reason is Reason.TRIPPED, within=1)
@@ -57,7 +57,7 @@ def test_it_watches_the_scopes_it_is_told_to(
     make_gate: MakeGate, backend: str, redis_server: EmbeddedRedis, redis_client: redis.Redis, cb: CircuitBreaker
 ) -> None:
     gate = make_gate(redis_server.url, backend, scopes=["account:ALPHA", "symbol:TSLA"])
-    assert gate.wait_until_open(5), "scopes never initialised do not block"
+    assert gate.wait_until_open(20), "scopes never initialised do not block"
     alpha = CircuitBreaker(redis_client, "account:ALPHA", quiet_period=0, reset_interval=0)
     alpha.trip("MANUAL")
     order = OrderIntent("AAPL", "buy", 1, account="ALPHA")
@@ -86,25 +86,23 @@ def test_a_gate_that_starts_after_a_scope_vanished_is_closed_too(
 def test_the_quiet_period_after_a_reset_is_limited_and_ends_by_redis_time(
     make_gate: MakeGate, backend: str, redis_server: EmbeddedRedis, redis_client: redis.Redis
 ) -> None:
-    cb = CircuitBreaker(redis_client, quiet_period=1.0, reset_interval=0)
+    cb = CircuitBreaker(redis_client, quiet_period=2.0, reset_interval=0)
+    cb.initialize_state()
+    gate = make_gate(redis_server.url, backend, quiet_limits=QuietPeriodLimits(normal_quantity={"AAPL": 100}))
+    assert gate.wait_until_open(20), "a sidecar may take longer to start than the quiet period lasts"
     cb.trip("MANUAL")
     cb.reset(reset_by="me")
-    gate = make_gate(
-        redis_server.url,
-        backend,
-        quiet_limits=QuietPeriodLimits(normal_quantity={"AAPL": 100}),
-    )
     eventually(lambda: gate.status().reason is Reason.QUIET_PERIOD)
     assert gate.check(OrderIntent("AAPL", "buy", 100), 0).reason is Reason.QUIET_SIZE
     assert gate.check(OrderIntent("AAPL", "buy", 10), 0).reason is Reason.QUIET_PERIOD
-    assert gate.wait_until_open(3)
+    assert gate.wait_until_open(5)
 
 
 def test_a_permit_is_good_until_the_breaker_moves_on(
     make_gate: MakeGate, backend: str, redis_server: EmbeddedRedis, cb: CircuitBreaker
 ) -> None:
     gate = make_gate(redis_server.url, backend)
-    assert gate.wait_until_open(5)
+    assert gate.wait_until_open(20)
     permit = gate.check(BUY, 0).permit
     assert permit is not None
     assert permit.epochs == {"global": cb.get_status().epoch}
@@ -126,7 +124,7 @@ def test_changes_are_told_off_the_hot_path(
     make_gate: MakeGate, backend: str, redis_server: EmbeddedRedis, cb: CircuitBreaker
 ) -> None:
     gate = make_gate(redis_server.url, backend)
-    assert gate.wait_until_open(5)
+    assert gate.wait_until_open(20)
     told: list[tuple[GateStatus, str]] = []
 
     def failing(status: GateStatus) -> None:
@@ -146,7 +144,7 @@ def test_status_tells_a_health_page_what_it_needs(
     make_gate: MakeGate, backend: str, redis_server: EmbeddedRedis, cb: CircuitBreaker
 ) -> None:
     gate = make_gate(redis_server.url, backend)
-    assert gate.wait_until_open(5)
+    assert gate.wait_until_open(20)
     status = gate.status()
     assert (status.is_open, status.reason, status.backend, status.problem) == (True, Reason.OPEN, backend, None)
     assert status.epochs == {"global": cb.get_status().epoch}
@@ -158,12 +156,12 @@ def test_a_closed_gate_lets_only_reductions_through(
     make_gate: MakeGate, backend: str, redis_server: EmbeddedRedis, cb: CircuitBreaker
 ) -> None:
     gate = make_gate(redis_server.url, backend)
-    assert gate.wait_until_open(5)
+    assert gate.wait_until_open(20)
     gate.close()
     assert gate.check(BUY, 0).reason is Reason.CLOSED
     assert gate.check(COVER, -5)
     gate.restart()
-    assert gate.wait_until_open(5)
+    assert gate.wait_until_open(20)
 
 
 def test_threads_and_coroutines_share_one_connection(
@@ -175,7 +173,7 @@ def test_threads_and_coroutines_share_one_connection(
         assert await gate.wait_until_open_async(5)
         return bool(gate.check(BUY, 0))
 
-    assert gate.wait_until_open(5)
+    assert gate.wait_until_open(20)
     checks: list[bool] = []
     threads = [
         threading.Thread(target=lambda: checks.extend(bool(gate.check(BUY, 0)) for _ in range(2000))) for _ in range(4)
@@ -198,7 +196,7 @@ def test_it_takes_credentials_and_address_from_an_engines_own_client(
     admin.config_set("requirepass", "secret")
     engines = redis.Redis(port=own_server.port, password="secret", socket_timeout=0.001, decode_responses=True)
     with Gate(engines) as gate:
-        assert gate.wait_until_open(5)
+        assert gate.wait_until_open(20)
     wrong = make_gate(f"redis://:wrong@127.0.0.1:{own_server.port}/0")
     eventually(lambda: "invalid" in (wrong.status().problem or "").lower())
     assert wrong.check(BUY, 0).reason is Reason.NOT_CONNECTED
@@ -239,7 +237,7 @@ class Explosive:
 
 def test_check_never_raises(make_gate: MakeGate, backend: str, redis_server: EmbeddedRedis, cb: CircuitBreaker) -> None:
     gate = make_gate(redis_server.url, backend)
-    assert gate.wait_until_open(5)
+    assert gate.wait_until_open(20)
     cb.trip("MANUAL")
     eventually(lambda: gate.check(BUY, 0).reason is Reason.TRIPPED)
     assert gate.check(Explosive(), 1).reason is Reason.INVALID_ORDER
@@ -294,7 +292,7 @@ def test_a_guard_stands_before_every_kind_of_submit_function(
     make_gate: MakeGate, redis_server: EmbeddedRedis, cb: CircuitBreaker
 ) -> None:
     gate = make_gate(redis_server.url)
-    assert gate.wait_until_open(5)
+    assert gate.wait_until_open(20)
     sent: list[Any] = []
     ways = guarded_engine(gate, sent)
     assert [way(BUY, 0) for way in ways] == ["sent"] * 5
@@ -316,12 +314,12 @@ def test_a_forked_child_is_closed_and_leaves_the_parents_connection_alone(
     make_gate: MakeGate, backend: str, redis_server: EmbeddedRedis, cb: CircuitBreaker
 ) -> None:
     gate = make_gate(redis_server.url, backend)
-    assert gate.wait_until_open(5)
+    assert gate.wait_until_open(20)
     child = os.fork()
     if child == 0:
         closed = gate.check(BUY, 0).reason is Reason.FORKED and bool(gate.check(COVER, -5))
         gate.restart()
-        os._exit(0 if closed and gate.wait_until_open(5) else 1)
+        os._exit(0 if closed and gate.wait_until_open(20) else 1)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
     assert gate.is_open
     assert gate.status().connections == 1
@@ -339,7 +337,7 @@ def test_a_listener_that_dies_closes_the_gate(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     gate = make_gate(redis_server.url, backend)
-    assert gate.wait_until_open(5)
+    assert gate.wait_until_open(20)
 
     def die(*_: object) -> None:
         raise SystemExit
@@ -355,7 +353,7 @@ def test_shared_memory_serves_forked_workers(
     make_gate: MakeGate, redis_server: EmbeddedRedis, cb: CircuitBreaker
 ) -> None:
     gate = make_gate(redis_server.url, "shm")
-    assert gate.wait_until_open(5)
+    assert gate.wait_until_open(20)
     read, write = os.pipe()
     child = os.fork()
     if child == 0:
@@ -378,7 +376,7 @@ def test_shared_memory_has_one_writer_and_is_believed_only_from_this_boot(
         assert "No such file" in gate.check(BUY, 0).sentence
         sidecar = Sidecar(redis_server.url, shared_memory)
         try:
-            assert gate.wait_until_open(5)
+            assert gate.wait_until_open(20)
             second = subprocess.run(
                 sidecar_command(redis_server.url, shared_memory),
                 capture_output=True, text=True, check=False, timeout=20,

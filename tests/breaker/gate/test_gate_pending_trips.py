@@ -35,7 +35,7 @@ def test_promise_1_redis_comes_back_open_after_a_trip_it_was_not_told_of_and_no_
 ) -> None:
     cb = opened(own_server)
     gate = make_gate(own_server.url, backend, pending_trips=pending.directory)
-    assert gate.wait_until_open(5)
+    assert gate.wait_until_open(20)
     for _ in range(3):
         own_server.kill()
         eventually(lambda: not gate.is_open)
@@ -56,7 +56,7 @@ def test_a_trip_that_somebody_could_not_make_is_made_by_a_gate_that_can(
 ) -> None:
     cb = opened(own_server)
     gate = make_gate(own_server.url, backend, pending_trips=pending.directory)
-    assert gate.wait_until_open(5)
+    assert gate.wait_until_open(20)
     pending.save(a_trip())
     eventually(lambda: gate.check(BUY, 0).reason is Reason.TRIPPED, within=10)
     assert cb.get_state() is State.TRIPPED

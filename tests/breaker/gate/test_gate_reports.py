@@ -36,7 +36,7 @@ def test_a_gate_reports_how_it_stands_and_what_its_checks_came_to(
     make_gate: MakeGate, backend: str, redis_server: EmbeddedRedis, redis_client: redis.Redis, cb: CircuitBreaker
 ) -> None:
     gate = make_gate(redis_server.url, backend)
-    assert gate.wait_until_open(5)
+    assert gate.wait_until_open(20)
     eventually(lambda: [g.report.reason for g in reported(redis_client).gates] == ["OPEN"], within=10)
     (found,) = reported(redis_client).gates
     assert (found.report.pid, found.report.backend, found.report.scopes) == (os.getpid(), backend, ("global",))
@@ -60,7 +60,7 @@ def test_counts_go_on_over_gates_and_a_report_sent_twice_counts_once(
 ) -> None:
     for _ in range(2):
         with Gate(redis_server.url) as gate:
-            assert gate.wait_until_open(5)
+            assert gate.wait_until_open(20)
             assert gate.check(BUY, 0)
             eventually(lambda: len(reported(redis_client).gates) == 1)
     assert reported(redis_client).checks["admitted"] == 2
@@ -93,7 +93,7 @@ def test_an_engine_that_ends_without_closing_its_gate_is_not_missed(
 ) -> None:
     code = (
         "from breaker.gate import Gate, OrderIntent; "
-        f"g = Gate({redis_server.url!r}); g.wait_until_open(5); g.check(OrderIntent('AAPL', 'buy', 1))"
+        f"g = Gate({redis_server.url!r}); g.wait_until_open(20); g.check(OrderIntent('AAPL', 'buy', 1))"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=30)
     assert reported(redis_client) == ReportedGates((), {"admitted": 1, "reduced": 0, "refused": 0})
@@ -103,13 +103,13 @@ def test_forked_workers_report_for_themselves_and_leave_their_parents_report_alo
     make_gate: MakeGate, backend: str, redis_server: EmbeddedRedis, redis_client: redis.Redis, cb: CircuitBreaker
 ) -> None:
     gate = make_gate(redis_server.url, backend)
-    assert gate.wait_until_open(5)
+    assert gate.wait_until_open(20)
     eventually(lambda: len(reported(redis_client).gates) == 1, within=10)
     child = os.fork()
     if child == 0:
         if backend != "shm":
             gate.restart()
-        gate.wait_until_open(5)
+        gate.wait_until_open(20)
         gate.check(BUY, 0)
         gate.close()
         os._exit(0)
@@ -130,7 +130,7 @@ def test_a_refused_report_harms_nothing(own_server: EmbeddedRedis, caplog: pytes
     )
     caplog.set_level("INFO", logger="breaker.gate.reporter")
     with Gate(own_server.url.replace("redis://", "redis://engine:word@")) as gate:
-        assert gate.wait_until_open(5)
+        assert gate.wait_until_open(20)
         eventually(lambda: "could not report" in caplog.text)
         assert gate.check(BUY, 0)
         assert "Grant the user the command" in caplog.text
@@ -142,7 +142,7 @@ def test_a_gate_is_closed_and_left_in_time_while_redis_hangs(own_server: Embedde
     client = redis.Redis.from_url(own_server.url)
     CircuitBreaker(client).initialize_state()
     gate = Gate(own_server.url)
-    assert gate.wait_until_open(5)
+    assert gate.wait_until_open(20)
     eventually(lambda: len(reported(client).gates) == 1)
     assert own_server.pid is not None
     os.kill(own_server.pid, signal.SIGSTOP)
@@ -160,7 +160,7 @@ def test_a_sidecar_without_a_socket_serves_all_the_same(
 ) -> None:
     report_socket(tmp_path / "shared_memory").mkdir()
     gate = make_gate(redis_server.url, "shm")
-    assert gate.wait_until_open(5)
+    assert gate.wait_until_open(20)
     assert gate.check(BUY, 0)
 
 
