@@ -28,6 +28,7 @@ from console.auth.permissions import Permission
 from console.serve import FIRST_ADMIN, prepare
 from ledger.configured import open_ready_ledger
 from sandbox.child_process import free_port
+from tests.helpers import eventually
 
 PAGES = 50
 CLIENTS = 200
@@ -187,8 +188,8 @@ def _site(here: Bench) -> Iterator[_Site]:
     with ExitStack() as started:
         for module in ("console", "services.exporter.metrics"):
             started.enter_context(_process(module, {**kept, **ours}))
-        _wait(f"http://127.0.0.1:{port}/alive")
-        _wait(f"http://127.0.0.1:{metrics_port}/metrics")
+        eventually(lambda: _answers(f"http://127.0.0.1:{port}/alive"), within=_START_LIMIT, every=0.05)
+        eventually(lambda: _answers(f"http://127.0.0.1:{metrics_port}/metrics"), within=_START_LIMIT, every=0.05)
         yield _Site(port, metrics_port, _sign_in(port, password), f"Bearer {token}")
 
 
@@ -204,15 +205,12 @@ def _process(module: str, environment: dict[str, str]) -> Iterator[None]:
         process.wait(30)
 
 
-def _wait(url: str) -> None:
-    deadline = time.monotonic() + _START_LIMIT
-    while time.monotonic() < deadline:
-        try:
-            with urllib.request.urlopen(url, timeout=2):
-                return
-        except (urllib.error.URLError, OSError):
-            time.sleep(0.05)
-    raise RuntimeError(f"{url} did not answer within {_START_LIMIT:g} s")
+def _answers(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(url, timeout=2):
+            return True
+    except (urllib.error.URLError, OSError):
+        return False
 
 
 def _sign_in(port: int, password: str) -> str:

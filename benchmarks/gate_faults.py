@@ -24,10 +24,10 @@ from redis.retry import Retry
 
 from benchmarks.rows import Row
 from benchmarks.servers import BACKENDS, Bench, bench, open_gate
-from benchmarks.silent_proxy import SilentProxy
 from breaker import CircuitBreaker
 from breaker.gate import clock
 from breaker.gate.decision import OrderIntent
+from proofs.proxy import Fault, FaultProxy
 
 _STALENESS = 0.2
 _WATCHED = 1.0
@@ -37,35 +37,35 @@ _ORDER = OrderIntent("AAPL", "buy", 10)
 Ask = Callable[[], bool]
 
 
-def _sigstop(here: Bench, proxy: SilentProxy) -> None:
+def _sigstop(here: Bench, proxy: FaultProxy) -> None:
     assert here.server.pid is not None
     os.kill(here.server.pid, signal.SIGSTOP)
 
 
-def _kill(here: Bench, proxy: SilentProxy) -> None:
+def _kill(here: Bench, proxy: FaultProxy) -> None:
     here.server.kill()
 
 
-def _cut(here: Bench, proxy: SilentProxy) -> None:
+def _cut(here: Bench, proxy: FaultProxy) -> None:
     here.breaker.trip("BENCH")
-    proxy.drop_silently()
+    proxy.inject(Fault.SILENT)
     proxy.cut()
 
 
-def _silence(here: Bench, proxy: SilentProxy) -> None:
-    proxy.drop_silently()
+def _silence(here: Bench, proxy: FaultProxy) -> None:
+    proxy.inject(Fault.SILENT)
     CircuitBreaker(redis.Redis(port=here.server.port)).trip("BENCH")
 
 
-def _flush(here: Bench, proxy: SilentProxy) -> None:
+def _flush(here: Bench, proxy: FaultProxy) -> None:
     redis.Redis(port=here.server.port).flushall()
 
 
-def _write_by_hand(here: Bench, proxy: SilentProxy) -> None:
+def _write_by_hand(here: Bench, proxy: FaultProxy) -> None:
     redis.Redis(port=here.server.port).set(_KEY, '{"state":"TRIPPED","tripped_at":"2025-01-15T10:00:00Z"}')
 
 
-def _restore_older(here: Bench, proxy: SilentProxy) -> None:
+def _restore_older(here: Bench, proxy: FaultProxy) -> None:
     client = redis.Redis(port=here.server.port)
     raw = client.get(_KEY)
     assert isinstance(raw, bytes)
@@ -92,8 +92,8 @@ def run() -> list[Row]:
 
 
 def _ours(backend: str, fault: str) -> Row:
-    with bench() as here, SilentProxy(here.server.port) as proxy:
-        with open_gate(proxy.url, backend, here.shared_memory) as gate:
+    with bench() as here, FaultProxy(("127.0.0.1", here.server.port)) as proxy:
+        with open_gate(proxy.redis_url, backend, here.shared_memory) as gate:
             at, checks = _watch(lambda: bool(gate.check(_ORDER, 0)), lambda: _FAULTS[fault](here, proxy), _WATCHED)
         late = sum(1 for checked, admitted, _ in checks if admitted and checked >= at + _STALENESS)
         closed = max((checked - at for checked, admitted, _ in checks if admitted and checked >= at), default=0.0)
@@ -102,7 +102,7 @@ def _ours(backend: str, fault: str) -> Row:
 
 
 def _peer(name: str, fault: str) -> Row:
-    with bench() as here, SilentProxy(here.server.port) as proxy:
+    with bench() as here, FaultProxy(("127.0.0.1", here.server.port)) as proxy:
         client = redis.Redis(
             port=proxy.port, socket_timeout=0.5, socket_connect_timeout=0.5, retry=Retry(NoBackoff(), 0)
         )

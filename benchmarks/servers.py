@@ -17,6 +17,7 @@ import redis
 from breaker import CircuitBreaker
 from breaker.gate import Gate
 from sandbox.embedded_redis import EmbeddedRedis
+from tests.helpers import eventually
 
 BACKENDS = ("thread", "drain", "shm")
 ROOT = Path(__file__).parents[1]
@@ -89,11 +90,10 @@ def standby(directory: Path, environment: dict[str, str]) -> Iterator[None]:
     command = [sys.executable, "-m", "cli", "standby"]
     process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
-        deadline = time.monotonic() + 60
-        while not (directory / "state" / "standby.sock").exists():
-            if process.poll() is not None or time.monotonic() > deadline:
-                raise RuntimeError("the standby did not start")
-            time.sleep(0.05)
+        socket = directory / "state" / "standby.sock"
+        eventually(lambda: process.poll() is not None or socket.exists(), within=60, every=0.05)
+        if process.poll() is not None:
+            raise RuntimeError("the standby did not start")
         time.sleep(1.0)  # its connections are opened beside
         yield
     finally:

@@ -23,7 +23,7 @@ Written by `make fault-matrix`, a part of `make faults`. It runs the real comman
 PostgreSQL, Prefect, the paper exchange in a process of its own, a notification sink) and breaks one of them, in one \
 way, at one moment. Each run is judged by the exchange's own record (flat, no close twice, none too large, no position \
 turned over), by the ledger (its chain whole, each action on record exactly once), by the exit status and by the \
-screen (each missing part named). What each fault is: proofs/faults/matrix.py and proofs/faults/proxy.py; what is a \
+screen (each missing part named). What each fault is: proofs/faults/matrix.py and proofs/proxy.py; what is a \
 broken promise: proofs/faults/judgement.py. One cell again: `make fault-matrix ONLY=redis/trip/hung`; several: \
 `make fault-matrix ONLY='redis/*'`.
 """

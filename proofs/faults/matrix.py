@@ -12,8 +12,8 @@ from typing import Protocol
 
 import redis
 
-from proofs.faults.proxy import Fault
 from proofs.faults.stack import Place, Stack
+from proofs.proxy import Fault
 
 STEPS = ("trip", "sweep", "confirm", "snapshot", "cancel", "flatten", "verify", "publish", "notify", "record")
 """In the order in which they begin; `publish` is the orchestrator's report, `record` the ledger at the end."""

@@ -38,13 +38,14 @@ from ledger.outbox import drain_outbox
 from ledger.record import OK, AuditRow
 from ledger.schema import upgrade
 from ledger.verify import verify
-from proofs.faults.proxy import Fault, FaultProxy
 from proofs.faults.suites import Say, Section, chosen
+from proofs.proxy import Fault, FaultProxy
 from sandbox.embedded_redis import EmbeddedRedis
 from sandbox.prefect_server import PrefectServer
 from tasks.recovery.answering import NotTaken, hand_over
 from tasks.recovery.approval_rules import Approval, RootCause
 from tasks.recovery.state import RecoveryState
+from tests.helpers import eventually
 from tests.ledger.servers import Postgres
 from tests.services.served_stack import ServedStack, Service
 from tests.tasks.web import Answer, Web
@@ -323,10 +324,11 @@ class BreakableStack:
         self._undo: Callable[[], None] = lambda: None
 
     def _wait_until_served(self) -> None:
-        deadline = time.monotonic() + 60
-        while httpx.post(f"{self.prefect.api_url}/deployments/count", json={}, timeout=10).json() < 3:
-            assert time.monotonic() < deadline, "the deployments are not served"
-            time.sleep(0.1)
+        def served() -> bool:
+            count: int = httpx.post(f"{self.prefect.api_url}/deployments/count", json={}, timeout=10).json()
+            return count >= 3
+
+        eventually(served, "the deployments are not served", within=60, every=0.1)
 
     def close(self) -> None:
         self.heal()

@@ -7,7 +7,6 @@ import itertools
 import os
 import resource
 import signal
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
@@ -21,11 +20,12 @@ import redis
 from breaker import CircuitBreaker
 from ledger.ledger import Ledger
 from ledger.schema import upgrade
-from proofs.faults.proxy import FaultProxy
+from proofs.proxy import FaultProxy
 from sandbox.embedded_redis import EmbeddedRedis
 from sandbox.exchange.scenario import parse
 from sandbox.exchange.server import PaperExchange
 from sandbox.prefect_server import PrefectServer
+from tests.helpers import eventually
 from tests.ledger.servers import Postgres
 from tests.tasks.web import Web
 
@@ -184,13 +184,13 @@ class Stack:
             client.config_set("maxmemory", 0)
 
     def _heal_postgres(self) -> None:
-        deadline = time.monotonic() + 20
-        while not self._postgres_answers():
-            if not self.pids_of("postgres"):
+        def is_back() -> bool:
+            if not (answers := self._postgres_answers()) and not self.pids_of("postgres"):
                 self.postgres.stop()
                 self.postgres.start()
-            assert time.monotonic() < deadline, "PostgreSQL did not come back"
-            time.sleep(0.05)
+            return answers
+
+        eventually(is_back, "PostgreSQL did not come back", every=0.05)
 
     def _postgres_answers(self) -> bool:
         try:

@@ -22,7 +22,6 @@ import redis
 
 from breaker import TransitionEvent
 from breaker.keys import Keys
-from proofs.faults.proxy import Fault, FaultProxy
 from proofs.models.breaker_history import (
     Action,
     Agreement,
@@ -37,6 +36,7 @@ from proofs.models.breaker_history import (
 from proofs.models.breaker_rules import TRIPPED, UNCHANGED, ApiError, Initialize, Override, Record, Transition
 from proofs.models.history_client import Flaw, Job, Look, Read, Told, name_of
 from proofs.models.linearizability import Operation, Verdict, check
+from proofs.proxy import Fault, FaultProxy
 from sandbox.embedded_redis import EmbeddedRedis
 
 KEYS = Keys.of()

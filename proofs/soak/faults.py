@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from random import Random
 
-from proofs.faults.proxy import Fault as LineFault
+from proofs.proxy import Fault as LineFault
 from proofs.soak.stack import Part, Stack
 
 MEAN_PAUSE = 12.0

@@ -11,7 +11,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -22,11 +21,12 @@ import psutil
 from redis import Redis
 
 from breaker import CircuitBreaker
-from proofs.faults.proxy import FaultProxy
+from proofs.proxy import FaultProxy
 from sandbox.child_process import free_port, spawn
 from sandbox.embedded_redis import EmbeddedRedis
 from sandbox.exchange.server import PaperExchange
 from sandbox.prefect_server import PrefectServer
+from tests.helpers import eventually
 from tests.ledger.servers import Postgres
 
 ROOT = Path(__file__).parents[2]
@@ -103,7 +103,12 @@ class Program:
     def start(self) -> None:
         with self._log.open("ab") as log:
             self._process = spawn(self._command, env=self._environment, output=log)
-        _until(lambda: self.pid is None or self._ready(), f"{self._command} is ready")
+        eventually(
+            lambda: self.pid is None or self._ready(),
+            f"{self._command} is not ready",
+            within=READY_WITHIN,
+            every=0.05,
+        )
 
     def kill(self) -> None:
         if self._process is not None:
@@ -269,11 +274,3 @@ def _answers(url: str) -> bool:
             return True
     except (URLError, OSError):
         return False
-
-
-def _until(holds: Callable[[], bool], what: str) -> None:
-    deadline = time.monotonic() + READY_WITHIN
-    while not holds():
-        if time.monotonic() > deadline:
-            raise RuntimeError(f"not within {READY_WITHIN:g} s: {what}")
-        time.sleep(0.05)

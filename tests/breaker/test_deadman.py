@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from typing import Any
 
 import pytest
@@ -11,14 +10,11 @@ import redis
 from breaker import BreakerUnavailable, InvalidInput
 from breaker.deadman import DeadMansSwitch, overdue_switches, unregister_fired
 from sandbox.child_process import free_port
+from tests.helpers import eventually
 
 
 def silent(client: redis.Redis) -> Any:
-    deadline = time.monotonic() + 5
-    while not (found := overdue_switches(client)):
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-    return found[0]
+    return eventually(lambda: overdue_switches(client))[0]
 
 
 def test_one_that_is_renewed_is_not_overdue(redis_client: redis.Redis) -> None:

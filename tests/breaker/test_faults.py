@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
 import socket
@@ -19,7 +18,9 @@ import redis
 from breaker import BreakerUnavailable, CircuitBreaker, InvalidInput, RedisRefused, State, TransitionEvent
 from breaker.keys import Keys
 from breaker.uuid7 import uuid7
+from proofs.proxy import Fault, FaultProxy
 from sandbox.embedded_redis import EmbeddedRedis
+from tests.helpers import eventually
 
 KEYS = Keys.of()
 SLACK = 1.0  # What a busy machine of two cores may add to a deadline.
@@ -35,91 +36,17 @@ def timed(call: Callable[[], Any]) -> tuple[Any, float]:
     return result, time.monotonic() - begin
 
 
-class Proxy:
-    """A TCP proxy that can lose the server's replies, hold requests back, or fall silent on its connections."""
-
-    def __init__(self, port: int) -> None:
-        self.target = port
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self.url = f"redis://127.0.0.1:{self._listener.getsockname()[1]}/0"
-        self.lose_replies_to: bytes | None = None
-        """A connection on which this text is sent is closed once the server has answered it."""
-        self.lost = 0
-        self.hold_back: bytes | None = None
-        """Requests with this text are kept until `deliver`, even if their sender has gone by then."""
-        self.held: list[tuple[socket.socket, bytes]] = []
-        self.replies = 0
-        self._silent: set[socket.socket] = set()
-        self._open: list[socket.socket] = []
-        threading.Thread(target=self._accept, daemon=True).start()
-
-    def _accept(self) -> None:
-        while True:
-            try:
-                client, _ = self._listener.accept()
-            except OSError:
-                return
-            server = socket.create_connection(("127.0.0.1", self.target))
-            self._open += [client, server]
-            doomed = threading.Event()
-            threading.Thread(target=self._requests, args=(client, server, doomed), daemon=True).start()
-            threading.Thread(target=self._replies, args=(client, server, doomed), daemon=True).start()
-
-    def _requests(self, client: socket.socket, server: socket.socket, doomed: threading.Event) -> None:
-        with contextlib.suppress(OSError):
-            while data := client.recv(65_536):
-                if client in self._silent:
-                    continue
-                if self.lose_replies_to and self.lose_replies_to in data:
-                    doomed.set()
-                if self.hold_back and self.hold_back in data:
-                    self.held.append((server, data))
-                else:
-                    server.sendall(data)
-        hang_up(client)
-        if all(server is not held for held, _ in self.held):
-            hang_up(server)
-
-    def _replies(self, client: socket.socket, server: socket.socket, doomed: threading.Event) -> None:
-        with contextlib.suppress(OSError):
-            while data := server.recv(65_536):
-                self.replies += 1
-                if doomed.is_set() and not data.startswith(b"-NOSCRIPT"):
-                    self.lost += 1
-                    break
-                client.sendall(data)
-        hang_up(client, server)
-
-    def fall_silent(self) -> None:
-        """Swallow whatever comes on the connections that are open now, as a forgetful firewall does."""
-        self._silent = set(self._open)
-
-    def deliver(self) -> None:
-        """Send what was held back, and return once the server has answered all of it."""
-        before, deadline = self.replies, time.monotonic() + 10
-        for server, data in self.held:
-            server.sendall(data)
-        while self.replies < before + len(self.held):
-            assert time.monotonic() < deadline
-            time.sleep(0.001)
-
-    def close(self) -> None:
-        hang_up(self._listener, *self._open)
-        for each in (self._listener, *self._open):
-            each.close()
-
-
-def hang_up(*sockets: socket.socket) -> None:
-    for each in sockets:
-        with contextlib.suppress(OSError):
-            each.shutdown(socket.SHUT_RDWR)
-
-
 @pytest.fixture
-def proxy(redis_server: EmbeddedRedis, redis_client: Any) -> Iterator[Proxy]:
-    made = Proxy(redis_server.port)
-    yield made
-    made.close()
+def proxy(redis_server: EmbeddedRedis, redis_client: Any) -> Iterator[FaultProxy]:
+    with FaultProxy(("127.0.0.1", redis_server.port)) as made:
+        yield made
+
+
+def know_the_scripts(make_breaker: Any, proxy: FaultProxy) -> None:
+    """So that the server is not asked twice for one call: by the script's hash, and then by its text."""
+    other = make_breaker(proxy.redis_url, scope="account:OTHER", reset_interval=0)
+    other.trip("MANUAL")
+    other.reset("ada")
 
 
 @pytest.fixture
@@ -179,30 +106,33 @@ def test_a_hung_redis_ends_in_time_and_a_trip_that_was_sent_may_have_happened(
 
 
 def test_a_reply_that_is_lost_is_asked_for_again_under_the_same_event_id(
-    make_breaker: Any, proxy: Proxy, redis_client: Any
+    make_breaker: Any, proxy: FaultProxy, redis_client: Any
 ) -> None:
-    cb = make_breaker(proxy.url, timeout=0.5)
+    know_the_scripts(make_breaker, proxy)
+    cb = make_breaker(proxy.redis_url, timeout=0.5)
     event_id = uuid7()
-    proxy.lose_replies_to = event_id.encode()
+    proxy.losing = (event_id.encode(),)
+    proxy.inject(Fault.LOST_RESPONSE)
     error, _ = timed(lambda: cb.trip("MANUAL", event_id=event_id))
     assert isinstance(error, BreakerUnavailable)
     assert error.may_have_happened
     assert proxy.lost > 1
-    proxy.lose_replies_to = None
+    proxy.heal()
     assert cb.trip("MANUAL", event_id=event_id).trip_count_today == 1
     assert redis_client.zcard(KEYS.history) == redis_client.xlen(KEYS.outbox) == 1
 
 
-def test_one_lost_reply_is_not_noticed_by_the_caller(make_breaker: Any, proxy: Proxy, redis_client: Any) -> None:
-    cb = make_breaker(proxy.url, timeout=5)
+def test_one_lost_reply_is_not_noticed_by_the_caller(make_breaker: Any, proxy: FaultProxy, redis_client: Any) -> None:
+    know_the_scripts(make_breaker, proxy)
+    cb = make_breaker(proxy.redis_url, timeout=5)
     cb.trip("MANUAL")
 
     def lose_one() -> None:
-        while not proxy.lost:
-            time.sleep(0.0001)
-        proxy.lose_replies_to = None
+        eventually(lambda: proxy.lost, every=0.0001)
+        proxy.heal()
 
-    proxy.lose_replies_to = b"EVAL"
+    proxy.losing = (b"EVAL",)
+    proxy.inject(Fault.LOST_RESPONSE)
     watcher = threading.Thread(target=lose_one)
     watcher.start()
     status = cb.reset("ada")
@@ -213,21 +143,19 @@ def test_one_lost_reply_is_not_noticed_by_the_caller(make_breaker: Any, proxy: P
 
 
 def test_promise_2_a_reset_that_the_network_held_back_does_not_undo_a_later_trip(
-    make_breaker: Any, proxy: Proxy, redis_server: EmbeddedRedis, redis_client: Any
+    make_breaker: Any, proxy: FaultProxy, redis_server: EmbeddedRedis, redis_client: Any
 ) -> None:
+    know_the_scripts(make_breaker, proxy)
     direct = make_breaker(redis_server.url, reset_interval=0)
     direct.trip("MANUAL")
-    direct.reset("ada")  # and so the server knows the script
-    direct.trip("AGAIN")
-    held_back = make_breaker(proxy.url, reset_interval=0, timeout=0.5)
+    held_back = make_breaker(proxy.redis_url, reset_interval=0, timeout=0.5)
     event_id = uuid7()
-    proxy.hold_back = event_id.encode()
+    proxy.holding = event_id.encode()
     error, _ = timed(lambda: held_back.reset("ada", event_id=event_id))
     assert isinstance(error, BreakerUnavailable)
     assert error.may_have_happened
     later = direct.trip("LATER")
-    proxy.deliver()
-    assert proxy.held
+    assert proxy.deliver() >= 1
     assert direct.get_status().state is State.TRIPPED
     assert direct.get_status().epoch == later.epoch
 
@@ -248,22 +176,22 @@ def test_a_reset_that_cannot_even_look_has_changed_nothing_and_ends_in_time(
     assert cb.get_status().state is State.TRIPPED
 
 
-def test_a_connection_that_has_died_silently_does_not_use_up_the_deadline(make_breaker: Any, proxy: Proxy) -> None:
-    cb = make_breaker(proxy.url, timeout=2)
+def test_a_connection_that_has_died_silently_does_not_use_up_the_deadline(make_breaker: Any, proxy: FaultProxy) -> None:
+    cb = make_breaker(proxy.redis_url, timeout=2)
     cb.initialize_state()
-    proxy.fall_silent()
+    proxy.forget()
     assert cb.trip("MANUAL").state is State.TRIPPED
 
 
 def test_a_demoted_server_is_left_for_the_one_that_its_name_leads_to_by_then(
-    make_breaker: Any, proxy: Proxy, redis_server: EmbeddedRedis, own_server: EmbeddedRedis
+    make_breaker: Any, proxy: FaultProxy, redis_server: EmbeddedRedis, own_server: EmbeddedRedis
 ) -> None:
-    cb = make_breaker(proxy.url, timeout=5)
-    proxy.target = own_server.port
+    cb = make_breaker(proxy.redis_url, timeout=5)
+    proxy.upstream = ("127.0.0.1", own_server.port)
     cb.initialize_state()
     client: Any = redis.Redis.from_url(own_server.url)
     client.replicaof("127.0.0.1", redis_server.port)
-    proxy.target = redis_server.port
+    proxy.upstream = ("127.0.0.1", redis_server.port)
     assert cb.trip("MANUAL").state is State.TRIPPED
     client.close()
 
@@ -308,8 +236,7 @@ def test_a_busy_server_is_waited_for(make_breaker: Any, own_server: EmbeddedRedi
     client.config_set("busy-reply-threshold", 1)
     with ThreadPoolExecutor(2) as pool:
         loop = pool.submit(_loop_for_ever, own_server.url)
-        while not _is_busy(client):
-            time.sleep(0.001)
+        eventually(lambda: _is_busy(client), every=0.001)
         trip = pool.submit(cb.trip, "MANUAL")
         client.script_kill()
         assert trip.result().state is State.TRIPPED

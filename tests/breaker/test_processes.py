@@ -6,7 +6,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 from datetime import timedelta
 from itertools import pairwise
 from pathlib import Path
@@ -18,6 +17,7 @@ import redis
 from breaker import TransitionEvent
 from breaker.keys import Keys
 from sandbox.embedded_redis import EmbeddedRedis
+from tests.helpers import eventually
 
 KEYS = Keys.of()
 PROCESSES = 8
@@ -73,7 +73,7 @@ def test_promise_4_state_history_and_outbox_agree_and_no_trip_is_undone(tmp_path
             with (tmp_path / f"{seed}.txt").open("w") as output:
                 workers.append(subprocess.Popen([sys.executable, "-c", WORKER, *arguments], stdout=output))
         for crash in range(1, crashes + 1):
-            wait_for_entries(client, crash * OPERATIONS // 20)
+            eventually(lambda crash=crash: client.xlen(KEYS.outbox) >= crash * OPERATIONS // 20, within=60, every=0.005)  # type: ignore[misc]
             server.kill()
             server.start()
         assert [worker.wait(100) for worker in workers] == [0] * PROCESSES
@@ -98,10 +98,3 @@ def test_promise_4_state_history_and_outbox_agree_and_no_trip_is_undone(tmp_path
     if not crashes:
         by_id = {event.event_id: event for event in events}
         assert all((by_id[i].to_state, by_id[i].epoch) == (word, int(epoch)) for i, word, epoch in acknowledged)
-
-
-def wait_for_entries(client: Any, count: int) -> None:
-    deadline = time.monotonic() + 60
-    while client.xlen(KEYS.outbox) < count:
-        assert time.monotonic() < deadline
-        time.sleep(0.005)

@@ -28,6 +28,7 @@ from breaker.rules import AsyncRules, Limits, Rule, Rules, Verdict, _Recorder, r
 from configuration.breakers import limits_from
 from configuration.settings import Settings, load_settings
 from sandbox.embedded_redis import EmbeddedRedis
+from tests.helpers import eventually
 
 ALL = Limits(daily_loss=Decimal("0.03"), consecutive_rejections=3)
 
@@ -274,10 +275,7 @@ def test_a_gate_looks_at_the_age_of_data(
     with Gate(redis_server.url) as gate:
         assert gate.wait_until_open(20)
         gate.watch_feeds(rules, ["prices"], every=0.05)
-        give_up = time.monotonic() + 5
-        while gate.is_open and time.monotonic() < give_up:
-            time.sleep(0.01)
-        assert not gate.is_open
+        eventually(lambda: not gate.is_open)
     assert breaker.get_status().trip_reason == "DATA_STALENESS"
 
 
@@ -293,9 +291,7 @@ def test_a_watch_outlives_an_outage(own_server: EmbeddedRedis) -> None:
     with pytest.raises(BreakerUnavailable):
         rules.check_staleness(["prices"])
     own_server.start()
-    give_up = time.monotonic() + 10
-    while not breaker.is_tripped() and time.monotonic() < give_up:
-        time.sleep(0.02)
+    eventually(breaker.is_tripped)
     watch.stop()
     assert breaker.get_status().trip_reason == "DATA_STALENESS"
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
@@ -18,6 +17,7 @@ from breaker.errors import InvalidInput
 from breaker.keys import Keys
 from breaker.uuid7 import uuid7
 from sandbox.embedded_redis import EmbeddedRedis
+from tests.helpers import eventually
 
 KEYS = Keys.of()
 
@@ -41,12 +41,6 @@ def hand_written(client: Any, **fields: Any) -> None:
 
 def from_now(seconds: float) -> str:
     return (datetime.now(UTC) + timedelta(seconds=seconds)).isoformat()
-
-
-def eventually(condition: Callable[[], bool], seconds: float = 10) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it never happened"
 
 
 STATES: dict[str, Any] = {

@@ -28,8 +28,9 @@ from sandbox.embedded_redis import EmbeddedRedis
 from sandbox.exchange.scenario import parse
 from sandbox.exchange.server import PaperExchangeThread
 from tests.browser.conftest import find_chromium
-from tests.console.harness import PASSWORD, Console, lose_a_gate, until
+from tests.console.harness import PASSWORD, Console, lose_a_gate
 from tests.console.suspended_run import SuspendedRun, finished, waiting_for
+from tests.helpers import eventually
 
 IMAGES = Path(__file__).parents[2] / "docs" / "images"
 WIDE, PHONE = (1000, 820), (390, 780)
@@ -185,7 +186,7 @@ def _photograph(album: Album, client: redis.Redis) -> None:
     album.take("/audit", "audit-and-health", "Audit Log", "KILL_SWITCH", phone=True)
     lose_a_gate(client)
     with Gate(client, scopes=["account:ALPHA"]):
-        until(lambda: any(b"TRIPPED" in report for report in client.hvals("circuit_breaker:gate_reports")))
+        eventually(lambda: any(b"TRIPPED" in report for report in client.hvals("circuit_breaker:gate_reports")))
         album.take("/system-health", "audit-and-health", "System Health", "engine-7", phone=True)
 
 

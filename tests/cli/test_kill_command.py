@@ -21,6 +21,7 @@ from sandbox.exchange.scenario import parse
 from sandbox.exchange.server import PaperExchangeThread
 from tests.cli.conftest import RunCli, WriteConfiguration
 from tests.cli.test_circuit_commands import state_of
+from tests.helpers import eventually
 
 PACE = """
 [kill]
@@ -150,10 +151,7 @@ def test_promise_5_orders_are_cancelled_while_redis_is_still_silent(
             text=True,
         ) as process:
             try:
-                deadline = time.monotonic() + 40
-                while exchange.report()["open_orders"]:
-                    assert time.monotonic() < deadline, "the first sweep waits for Redis"
-                    time.sleep(0.05)
+                eventually(lambda: not exchange.report()["open_orders"], "the first sweep waits for Redis", within=40)
             finally:
                 process.kill()
             assert process.stderr is not None and "COULD NOT HALT" not in process.stderr.read()

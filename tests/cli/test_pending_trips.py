@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from pathlib import Path
 
 import pytest
@@ -17,6 +16,7 @@ from services.trip_watch import TripWatch
 from tests.cli.conftest import RunCli, WriteConfiguration
 from tests.cli.test_circuit_commands import state_of
 from tests.cli.test_kill_command import PACE, account
+from tests.helpers import eventually
 
 
 @pytest.fixture
@@ -124,10 +124,7 @@ def test_a_service_on_this_host_makes_it_as_soon_as_redis_is_back(
     try:
         open_then_down.start()
         with redis.Redis.from_url(open_then_down.url) as client:
-            deadline = time.monotonic() + 10
-            while state_of(client) != "TRIPPED":
-                assert time.monotonic() < deadline
-                time.sleep(0.02)
+            eventually(lambda: state_of(client) == "TRIPPED")
     finally:
         watch.stop()
     assert kept(tmp_path) == []

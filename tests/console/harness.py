@@ -6,8 +6,7 @@ import asyncio
 import re
 import socket
 import threading
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from html import unescape
 from types import TracebackType
 from typing import Self
@@ -23,6 +22,7 @@ from console.auth.permissions import PERMISSIONS, Permission, Role
 from console.serve import prepare, server
 from ledger.configured import open_ready_ledger
 from ledger.ledger import Ledger
+from tests.helpers import eventually
 
 PASSWORD = "correct horse battery"
 REASON = "Unusual market volatility detected"
@@ -52,7 +52,7 @@ class Console:
 
     def __enter__(self) -> Self:
         self._thread.start()
-        until(lambda: self._server.started or not self._thread.is_alive())
+        eventually(lambda: self._server.started or not self._thread.is_alive())
         assert self._server.started, "the console did not start"
         return self
 
@@ -119,11 +119,3 @@ def lose_a_gate(client: redis.Redis) -> None:
     deadline_client.execute(report_request(report, last=False))
     deadline_client.close()
     client.zincrby("circuit_breaker:gates", -60_000, "lost")
-
-
-def until(holds: Callable[[], bool], within: float = 15.0) -> None:
-    """Wait for it; fail when it doesn't come true."""
-    deadline = time.monotonic() + within
-    while not holds():
-        assert time.monotonic() < deadline, "it never happened"
-        time.sleep(0.02)

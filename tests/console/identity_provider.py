@@ -22,7 +22,7 @@ from fastapi.responses import JSONResponse, RedirectResponse, Response
 from joserfc import jwt
 from joserfc.jwk import KeySet, RSAKey
 
-from tests.console.harness import until
+from tests.helpers import eventually
 
 CLIENT, SECRET = "breaker-console", "the client's secret"
 Claims = dict[str, Any]
@@ -50,7 +50,7 @@ class IdentityProvider:
 
     def __enter__(self) -> Self:
         self._thread.start()
-        until(lambda: self._server.started)
+        eventually(lambda: self._server.started)
         return self
 
     def stop(self) -> None:

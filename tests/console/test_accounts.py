@@ -25,7 +25,7 @@ from ledger.errors import LedgerUnavailable
 from ledger.ledger import Ledger
 from ledger.schema import upgrade as upgrade_ledger
 from ledger.transactions import reading
-from tests.console.harness import until
+from tests.helpers import eventually
 from tests.ledger.servers import Postgres
 
 PASSWORD = "correct horse battery"
@@ -110,10 +110,7 @@ def test_whoever_is_changed_is_signed_out_everywhere(accounts: Accounts, change:
 def test_a_session_ends_when_nobody_uses_it_and_watching_is_no_use(ledger: Ledger, accounts: Accounts) -> None:
     brief = Accounts(ledger, idle_timeout=0.4)
     secret, _ = brief.sign_in("root", PASSWORD, "x") or pytest.fail("not signed in")
-    deadline = time.monotonic() + 5
-    while brief.session(secret, used=False) is not None:
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+    eventually(lambda: brief.session(secret, used=False) is None)
     secret, _ = brief.sign_in("root", PASSWORD, "x") or pytest.fail("not signed in")
     until = time.monotonic() + 1.0
     while time.monotonic() < until:
@@ -124,10 +121,7 @@ def test_a_session_ends_when_nobody_uses_it_and_watching_is_no_use(ledger: Ledge
 def test_a_session_ends_after_its_lifetime_however_busy(ledger: Ledger, accounts: Accounts) -> None:
     short = Accounts(ledger, lifetime=0.3)
     secret, _ = short.sign_in("root", PASSWORD, "x") or pytest.fail("not signed in")
-    deadline = time.monotonic() + 5
-    while short.session(secret) is not None:
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+    eventually(lambda: short.session(secret) is None)
 
 
 def test_without_the_database_a_known_session_may_only_make_things_safer(
@@ -158,7 +152,7 @@ def test_without_the_database_a_known_token_may_only_make_things_safer(
     identity = accounts.token(text)
     assert identity is not None and not identity.confirmed
     assert identity.permissions == {Permission.TRIP_CIRCUIT, Permission.KILL_SWITCH}
-    until(lambda: not _holds(accounts, brief))
+    eventually(lambda: not _holds(accounts, brief))
     for unknown in (unused, revoked):
         with pytest.raises(LedgerUnavailable):
             accounts.token(unknown)
@@ -223,10 +217,7 @@ def test_a_token_cant_be_given_more_than_its_user_has(accounts: Accounts) -> Non
 
 def test_a_token_expires(accounts: Accounts) -> None:
     text, _ = accounts.create_token("root", "x", [Permission.VIEW_CIRCUIT], 0.2 / 86_400)
-    deadline = time.monotonic() + 5
-    while accounts.token(text) is not None:
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+    eventually(lambda: accounts.token(text) is None)
     assert accounts.tokens() == []
 
 

@@ -20,7 +20,8 @@ from ledger.errors import LedgerUnavailable
 from ledger.ledger import Filter
 from sandbox.child_process import free_port
 from sandbox.embedded_redis import EmbeddedRedis
-from tests.console.harness import REASON, Console, until
+from tests.console.harness import REASON, Console
+from tests.helpers import eventually
 
 TRIP = {"reason": REASON, "acknowledge": True}
 
@@ -197,7 +198,7 @@ def test_the_audit_log_has_pages_here_too(console: Console, breaker: CircuitBrea
     api = console.api()
     for _ in range(5):
         api.post("/circuit-breaker/trip", json=TRIP)
-    until(lambda: len(console.ledger.query(Filter(actions=("CIRCUIT_BREAKER_TRIP",))).rows) == 5)
+    eventually(lambda: len(console.ledger.query(Filter(actions=("CIRCUIT_BREAKER_TRIP",))).rows) == 5)
     seen: list[str] = []
     after: str | None = None
     while True:
@@ -232,7 +233,7 @@ def test_events_tell_of_a_trip_from_elsewhere_at_once(console: Console, breaker:
 
     thread = threading.Thread(target=listen)
     thread.start()
-    until(lambda: [state for _, state in heard][-1:] == ["OPEN"])
+    eventually(lambda: [state for _, state in heard][-1:] == ["OPEN"])
     tripped_at = time.monotonic()
     breaker.trip("MANUAL")
     thread.join(10)

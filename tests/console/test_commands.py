@@ -24,7 +24,8 @@ from console.auth.permissions import Permission
 from ledger.ledger import Filter, Ledger
 from sandbox.child_process import free_port
 from sandbox.embedded_redis import EmbeddedRedis
-from tests.console.harness import Visitor, until
+from tests.console.harness import Visitor
+from tests.helpers import eventually
 
 ROOT = Path(__file__).parents[2]
 Run = Callable[..., "Done"]
@@ -142,7 +143,7 @@ def test_the_console_makes_its_first_admin_and_stops_in_order(environment: dict[
         assert (found := re.search(r"as admin with (\S+)", said)), said
         assert f"http://127.0.0.1:{port}" in process.stderr.readline()
         visitor = Visitor(f"http://127.0.0.1:{port}")
-        until(lambda: _answers(f"http://127.0.0.1:{port}/alive"))
+        eventually(lambda: _answers(f"http://127.0.0.1:{port}/alive"))
         assert visitor.sign_in("admin", found[1]).url.path == "/circuit-breaker"
     finally:
         process.send_signal(signal.SIGTERM)
@@ -156,7 +157,7 @@ def test_the_exporter_is_a_process_of_its_own(
     port = free_port()
     process = start({**environment, "BREAKER_CONSOLE__METRICS_PORT": str(port)}, tmp_path, "services.exporter.metrics")
     try:
-        until(lambda: _answers(f"http://127.0.0.1:{port}/metrics"))
+        eventually(lambda: _answers(f"http://127.0.0.1:{port}/metrics"))
         with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics") as answer:
             assert b"cb_staleness_seconds 0.0" in answer.read()
     finally:

@@ -26,7 +26,8 @@ from console.security import LARGEST_BODY, client_address, local_path, same_orig
 from console.serve import check_address, prepare
 from ledger.ledger import Filter
 from tests.console.conftest import MakeSettings
-from tests.console.harness import PASSWORD, REASON, Console, Visitor, hidden_fields, until
+from tests.console.harness import PASSWORD, REASON, Console, Visitor, hidden_fields
+from tests.helpers import eventually
 
 TRIP = {"reason": REASON, "acknowledge": "yes"}
 SCRIPT = '<script>alert(1)</script><img src=x onerror="alert(2)">'
@@ -210,7 +211,7 @@ def test_a_flood_of_sign_ins_doesnt_keep_others_from_halting(
         patch.setattr(Throttle, "attempt", lambda *_: 0.0)
         for thread in knocking:
             thread.start()
-        until(lambda: answers.count(503) >= 8)
+        eventually(lambda: answers.count(503) >= 8)
         admin.submit("/circuit-breaker/trip", TRIP)
         assert breaker.get_state() is State.TRIPPED, "while all of them wait"
         going_on.set()
@@ -275,7 +276,7 @@ def test_a_forged_proxy_header_is_not_believed(console: Console, breaker: Circui
     visitor = console.visitor(headers=forged)
     visitor.sign_in(console.user("olga", Role.OPERATOR))
     visitor.submit("/circuit-breaker/trip", TRIP)
-    until(lambda: bool(console.ledger.query(Filter(actions=("CIRCUIT_BREAKER_TRIP",))).rows))
+    eventually(lambda: bool(console.ledger.query(Filter(actions=("CIRCUIT_BREAKER_TRIP",))).rows))
     rows = console.ledger.query(Filter(user_id="olga")).rows
     assert {row.ip_address for row in rows} == {"127.0.0.1"}
 
@@ -320,7 +321,7 @@ def test_a_name_that_was_pointed_at_us_gets_nothing(console: Console) -> None:
 def test_a_script_in_a_reason_is_text(console: Console, breaker: CircuitBreaker, admin: Visitor) -> None:
     admin.submit("/circuit-breaker/trip", {**TRIP, "reason": f"{REASON} {SCRIPT}"})
     breaker.trip("MANUAL", details={SCRIPT: SCRIPT, "reason": SCRIPT}, tripped_by=SCRIPT)
-    until(lambda: len(console.ledger.query(Filter(actions=("CIRCUIT_BREAKER_TRIP",))).rows) == 2)
+    eventually(lambda: len(console.ledger.query(Filter(actions=("CIRCUIT_BREAKER_TRIP",))).rows) == 2)
     pages = [admin.get(path).text for path in ("/circuit-breaker", "/audit", "/circuit-breaker/reset")]
     pages.append(admin.get("/audit", params={"user": SCRIPT, "since": SCRIPT}).text)
     pages.append(admin.post("/circuit-breaker/trip", data={"reason": SCRIPT}).text)

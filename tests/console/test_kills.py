@@ -19,7 +19,8 @@ from sandbox.exchange.scenario import parse
 from sandbox.exchange.server import PaperExchangeThread
 from tasks.kill.run import KillRun
 from tests.console.conftest import MakeSettings
-from tests.console.harness import REASON, Console, until
+from tests.console.harness import REASON, Console
+from tests.helpers import eventually
 
 KILL = {"reason": REASON, "acknowledge": "yes", "confirm": "FLATTEN"}
 QUICK = KillSettings(settle=0.2, guard=0.2, poll_interval=0.05, record_wait=0.1, orchestrator_wait=0.5)
@@ -49,11 +50,11 @@ def test_the_kill_switch_flattens_and_says_so(
     console: Console, exchange: PaperExchangeThread, redis_client: redis.Redis
 ) -> None:
     operator = console.visitor(Role.OPERATOR)
-    until(lambda: "ALPHA: 6 positions" in operator.get("/circuit-breaker/kill").text)
+    eventually(lambda: "ALPHA: 6 positions" in operator.get("/circuit-breaker/kill").text)
     page = operator.submit("/circuit-breaker/kill", KILL)
     assert page.url.path.startswith("/kill/")
     assert CircuitBreaker(redis_client).get_state() is State.TRIPPED, "halted before the page comes"
-    until(lambda: "RUNNING" not in operator.get(page.url.path).text, within=40)
+    eventually(lambda: "RUNNING" not in operator.get(page.url.path).text, within=60)
     after = operator.get(page.url.path).text
     assert '<strong class="word">FLAT</strong>' in after
     report = exchange.report()
@@ -62,7 +63,7 @@ def test_the_kill_switch_flattens_and_says_so(
     wanted = Filter(
         actions=("KILL_SWITCH_STARTED", "KILL_SWITCH_FINISHED", "CIRCUIT_BREAKER_TRIP"), incident_id=incident
     )
-    until(lambda: len(console.ledger.query(wanted).rows) == 3)
+    eventually(lambda: len(console.ledger.query(wanted).rows) == 3)
     assert {row.user_id for row in console.ledger.query(wanted).rows} == {"the_operator"}
 
 
@@ -75,9 +76,9 @@ def test_a_second_start_joins_the_run(console: Console, exchange: PaperExchangeT
     incident = first.json()["incident_id"]
     assert second["incident_id"] == incident
     assert first.headers["location"] == f"/api/v1/kill-switch/{incident}"
-    until(lambda: api.get(f"/kill-switch/{incident}").json()["verdict"] == "FLAT", within=40)
+    eventually(lambda: api.get(f"/kill-switch/{incident}").json()["verdict"] == "FLAT", within=60)
     started = Filter(actions=("KILL_SWITCH_STARTED",))
-    until(lambda: len(console.ledger.query(started).rows) >= 1)
+    eventually(lambda: len(console.ledger.query(started).rows) >= 1)
     assert len(console.ledger.query(started).rows) == 1
     assert exchange.report()["is_flat"]
 
@@ -91,8 +92,8 @@ def test_of_a_run_that_is_over_only_its_status_stays_in_memory(console: Console)
         gc.collect()
         return sum(type(kept) is KillRun and kept.incident_id == incident for kept in gc.get_objects())
 
-    until(lambda: runs() == 1)
-    until(lambda: runs() == 0, within=40)
+    eventually(lambda: runs() == 1)
+    eventually(lambda: runs() == 0, within=60)
     said = api.get(f"/kill-switch/{incident}").json()
     assert (said["verdict"], said["accounts"][0]["positions_at_start"]) == ("FLAT", 6)
 
@@ -128,13 +129,13 @@ def test_promise_5_with_redis_away_the_book_is_closed_and_the_trip_made_when_it_
         own_server.stop()
         page = operator.submit("/circuit-breaker/kill", KILL)
         assert "Not halted" in operator.get(page.url.path).text and "<b>pending</b>" in page.text
-        until(lambda: exchange.report()["is_flat"], within=40)
-        until(lambda: "RUNNING" not in operator.get(page.url.path).text, within=40)
+        eventually(lambda: exchange.report()["is_flat"], within=60)
+        eventually(lambda: "RUNNING" not in operator.get(page.url.path).text, within=60)
         assert "Not halted" in operator.get(page.url.path).text
 
         own_server.start()
-        until(lambda: breaker.get_state() is State.TRIPPED)
-        until(lambda: "<b>pending</b>" not in operator.get("/circuit-breaker").text)
+        eventually(lambda: breaker.get_state() is State.TRIPPED)
+        eventually(lambda: "<b>pending</b>" not in operator.get("/circuit-breaker").text)
         trips = [event for event in breaker.get_history() if event.transition == "TRIP"]
         assert [(event.incident_id, event.by) for event in trips] == [(page.url.path.split("/")[-1], "the_operator")]
 
@@ -153,5 +154,5 @@ def test_only_the_accounts_that_are_named_are_flattened(
         assert unknown.status_code == 422 and "GAMMA" in unknown.json()["detail"]
         assert CircuitBreaker(redis_client).get_state() is State.OPEN, "not even halted"
         incident = api.post("/kill-switch", json={**body, "accounts": ["alpha"]}).json()["incident_id"]
-        until(lambda: api.get(f"/kill-switch/{incident}").json()["verdict"] == "FLAT", within=40)
+        eventually(lambda: api.get(f"/kill-switch/{incident}").json()["verdict"] == "FLAT", within=60)
         assert [found["account"] for found in api.get(f"/kill-switch/{incident}").json()["accounts"]] == ["ALPHA"]

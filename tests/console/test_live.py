@@ -16,7 +16,8 @@ from console.live.poller import Poller, Seen
 from console.pages import system_health
 from sandbox.embedded_redis import EmbeddedRedis
 from tests.console.conftest import MakeSettings
-from tests.console.harness import Console, Visitor, until
+from tests.console.harness import Console, Visitor
+from tests.helpers import eventually
 
 
 @pytest.fixture
@@ -60,12 +61,12 @@ class Listener:
 def test_a_trip_from_anywhere_is_on_every_page_soon(console: Console, breaker: CircuitBreaker) -> None:
     listeners = [Listener(console.visitor(Role.VIEWER), "strip,state:global,history:global") for _ in range(3)]
     for listener in listeners:
-        until(lambda listener=listener: listener.heard("strip", "OPEN") is not None)  # type: ignore[misc]
+        eventually(lambda listener=listener: listener.heard("strip", "OPEN") is not None)  # type: ignore[misc]
     tripped_at = time.monotonic()
     breaker.trip("MANUAL")
     for listener in listeners:
         for topic in ("strip", "state:global", "history:global"):
-            until(lambda listener=listener, topic=topic: listener.heard(topic, "TRIP") is not None)  # type: ignore[misc]
+            eventually(lambda listener=listener, topic=topic: listener.heard(topic, "TRIP") is not None)  # type: ignore[misc]
         at = listener.heard("strip", "TRIPPED")
         assert at is not None
         assert at - tripped_at < 2.0
@@ -73,16 +74,16 @@ def test_a_trip_from_anywhere_is_on_every_page_soon(console: Console, breaker: C
 
 def test_beats_come_while_the_state_is_read(console: Console, breaker: CircuitBreaker) -> None:
     listener = Listener(console.visitor(Role.VIEWER), "strip")
-    until(lambda: len([1 for _, topic, _ in listener.events if topic == "beat"]) >= 3)
+    eventually(lambda: len([1 for _, topic, _ in listener.events if topic == "beat"]) >= 3)
 
 
 def test_a_redis_that_goes_away_is_shown_as_unknown(own_server: EmbeddedRedis, make_settings: MakeSettings) -> None:
     CircuitBreaker(redis.Redis.from_url(own_server.url)).initialize_state()
     with Console(make_settings(own_server.url)) as console:
         listener = Listener(console.visitor(Role.VIEWER), "strip")
-        until(lambda: listener.heard("strip", "OPEN") is not None)
+        eventually(lambda: listener.heard("strip", "OPEN") is not None)
         own_server.stop()
-        until(lambda: listener.heard("strip", "UNKNOWN") is not None)
+        eventually(lambda: listener.heard("strip", "UNKNOWN") is not None)
         own_server.start()
 
 
@@ -92,9 +93,9 @@ def test_a_stream_ends_with_its_session(
     monkeypatch.setattr(system_health, "RECHECK_SESSION", 0.2)
     viewer = console.visitor(Role.VIEWER)
     listener = Listener(viewer, "strip")
-    until(lambda: listener.heard("strip") is not None)
+    eventually(lambda: listener.heard("strip") is not None)
     console.accounts.set_role("the_viewer", Role.OPERATOR)
-    until(listener.ended.is_set)
+    eventually(listener.ended.is_set)
     assert listener.heard("signed-out") is not None
 
 

@@ -25,6 +25,7 @@ from sandbox.embedded_redis import EmbeddedRedis
 from tests.console.conftest import MakeSettings
 from tests.console.harness import Console, Visitor
 from tests.console.identity_provider import CLIENT, SECRET, Claims, IdentityProvider
+from tests.helpers import eventually
 
 ROLES = {"desk": "operator", "risk": "risk_manager", "chiefs": "admin"}
 MakeConsole = Callable[..., Console]
@@ -219,10 +220,7 @@ def test_without_a_provider_its_people_and_addresses_are_gone(
 def test_the_provider_is_asked_again_after_the_sessions_lifetime(make_console: MakeConsole) -> None:
     console = make_console(session_lifetime=0.3)
     visitor, _ = sign_in(console)
-    deadline = time.monotonic() + 5
-    while visitor.get("/circuit-breaker").url.path != "/login":
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+    eventually(lambda: visitor.get("/circuit-breaker").url.path == "/login")
 
 
 # --- attempts to get in -----------------------------------------------------------------------------------------------

@@ -21,7 +21,8 @@ from ledger.record import AuditRecord
 from sandbox.embedded_redis import EmbeddedRedis
 from tasks.checks.measurement import Colour
 from tests.console.conftest import MakeSettings
-from tests.console.harness import REASON, Console, hidden_fields, lose_a_gate, until
+from tests.console.harness import REASON, Console, hidden_fields, lose_a_gate
+from tests.helpers import eventually
 
 TRIP = {"reason": REASON, "acknowledge": "yes"}
 
@@ -48,7 +49,7 @@ def test_the_runbooks_trip(console: Console, breaker: CircuitBreaker) -> None:
     assert "TRIPPED" in after.text and REASON in after.text and "the_operator" in after.text
     status = breaker.get_status()
     assert (status.state, status.trip_reason, status.tripped_by) == (State.TRIPPED, "MANUAL", "the_operator")
-    until(lambda: actions_in(console, "CIRCUIT_BREAKER_TRIP") == 1)
+    eventually(lambda: actions_in(console, "CIRCUIT_BREAKER_TRIP") == 1)
     row = console.ledger.query(Filter(actions=("CIRCUIT_BREAKER_TRIP",))).rows[0]
     assert (row.user_id, row.source, row.ip_address) == ("the_operator", "console", "127.0.0.1")
 
@@ -225,7 +226,7 @@ def test_a_scope_of_its_own(console: Console, breaker: CircuitBreaker) -> None:
 def test_the_audit_log_is_filtered_by_action_and_user(console: Console, breaker: CircuitBreaker) -> None:
     operator = console.visitor(Role.OPERATOR)
     operator.submit("/circuit-breaker/trip", TRIP)
-    until(lambda: actions_in(console, "CIRCUIT_BREAKER_TRIP") == 1)
+    eventually(lambda: actions_in(console, "CIRCUIT_BREAKER_TRIP") == 1)
     page = operator.get("/audit", params={"action": "CIRCUIT_BREAKER_TRIP"}).text
     assert page.count("<code>CIRCUIT_BREAKER_TRIP</code>") == 1
     assert "<code>SIGNED_IN</code>" not in page
@@ -265,7 +266,7 @@ def test_the_export_can_be_verified_elsewhere(console: Console, breaker: Circuit
 
 def test_system_health_names_what_is_there(console: Console, breaker: CircuitBreaker) -> None:
     visitor = console.visitor(Role.VIEWER)
-    until(lambda: "postgresql" in visitor.get("/system-health").text)
+    eventually(lambda: "postgresql" in visitor.get("/system-health").text)
     page = visitor.get("/system-health").text
     for name in ("redis", "exporter", "prefect", "queues/outbox"):
         assert name in page
@@ -275,14 +276,14 @@ def test_system_health_shows_each_engines_gate_and_which_is_lost(
     console: Console, breaker: CircuitBreaker, redis_client: redis.Redis
 ) -> None:
     visitor = console.visitor(Role.VIEWER)
-    until(lambda: "No gate reports." in visitor.get("/system-health").text)
+    eventually(lambda: "No gate reports." in visitor.get("/system-health").text)
     url = console.settings.redis_url.get_secret_value()
     with Gate(url, scopes=["account:ALPHA"]) as gate:
         assert gate.wait_until_open(5)
-        until(lambda: "account:ALPHA" in visitor.get("/system-health").text)
+        eventually(lambda: "account:ALPHA" in visitor.get("/system-health").text)
         assert f"{socket.gethostname()} " in visitor.get("/system-health").text
         lose_a_gate(redis_client)
-        until(lambda: "LOST" in visitor.get("/system-health").text)
+        eventually(lambda: "LOST" in visitor.get("/system-health").text)
         assert "engine-7" in visitor.get("/system-health").text
 
 

@@ -23,8 +23,9 @@ from tasks.recovery.approval_rules import Approval, RootCause
 from tasks.recovery.attestation import vouched_for
 from tasks.recovery.evidence_store import evidence_key
 from tasks.recovery.state import ItemState, Tick
-from tests.console.harness import Console, until
+from tests.console.harness import Console
 from tests.console.suspended_run import FLOW_RUN, SuspendedRun, put, waiting_for
+from tests.helpers import eventually
 from tests.services.exporter.test_metrics import parse
 
 CAUSE = {
@@ -201,7 +202,7 @@ def test_a_hung_orchestrator_does_not_keep_anybody_from_tripping(
     trips = CircuitBreaker(redis_client).get_status().trip_count_today or 0
     with ThreadPoolExecutor(8) as people, run.hanging():
         answers = [people.submit(manager.submit, "/recovery/answer", CAUSE) for _ in range(8)]
-        until(lambda: run.asked > 1)
+        eventually(lambda: run.asked > 1)
         operator.submit("/circuit-breaker/trip", {"reason": REASON, "acknowledge": "yes"})
         assert CircuitBreaker(redis_client).get_status().trip_count_today == trips + 1
         assert not any(answer.done() for answer in answers)
@@ -302,6 +303,6 @@ def test_a_tick_is_on_the_page_within_a_second(
     heard: list[str] = []
     with viewer.stream("GET", "/events?topics=recovery:global", timeout=5) as stream:
         lines = stream.iter_lines()
-        until(lambda: "ROOT CAUSE NEEDED" in next(lines))
+        eventually(lambda: "ROOT CAUSE NEEDED" in next(lines))
         put(redis_client, replace(state, waiting_for="", phase="measuring conditions"))
-        until(lambda: heard.append(next(lines)) or "measuring conditions" in heard[-1])  # type: ignore[func-returns-value]
+        eventually(lambda: heard.append(next(lines)) or "measuring conditions" in heard[-1])  # type: ignore[func-returns-value]

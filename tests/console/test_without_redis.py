@@ -9,7 +9,8 @@ from breaker.events import TransitionEvent
 from console.auth.permissions import Role
 from sandbox.embedded_redis import EmbeddedRedis
 from tests.console.conftest import MakeSettings
-from tests.console.harness import REASON, Console, until
+from tests.console.harness import REASON, Console
+from tests.helpers import eventually
 
 TRIP = {"reason": REASON, "acknowledge": "yes"}
 
@@ -36,8 +37,8 @@ def test_promise_5_a_trip_waits_on_the_consoles_host_and_is_made_once(
             assert answer.json()["pending"] is True
 
         own_server.start()
-        until(lambda: len(trips(breaker)) == 2)
-        until(lambda: "<b>pending</b>" not in operator.get("/circuit-breaker").text)
+        eventually(lambda: len(trips(breaker)) == 2)
+        eventually(lambda: "<b>pending</b>" not in operator.get("/circuit-breaker").text)
         events = trips(breaker)
         assert {(event.source, event.by, event.ip_address) for event in events} == {
             ("console", "the_operator", "127.0.0.1"),

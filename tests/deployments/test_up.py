@@ -6,12 +6,13 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
 import pytest
+
+from tests.helpers import eventually
 
 ROOT = Path(__file__).parents[2]
 
@@ -43,11 +44,9 @@ def test_other_terminals_act_on_it_and_down_leaves_nothing(
     up: subprocess.Popen[bytes], tmp_path: Path, environment: dict[str, str]
 ) -> None:
     settings = tmp_path / ".breaker" / "up.mk"
-    deadline = time.monotonic() + 90
-    while not settings.exists():
-        assert up.poll() is None, (tmp_path / "up.log").read_text()
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
+    log = tmp_path / "up.log"
+    eventually(lambda: settings.exists() or up.poll() is not None, log.read_text, within=90, every=0.1)
+    assert up.poll() is None, log.read_text()
     told = dict(line.removeprefix("export ").split(" := ", 1) for line in settings.read_text().splitlines())
     status = subprocess.run(
         [sys.executable, "-m", "cli", "status"],

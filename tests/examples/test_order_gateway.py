@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -19,6 +18,7 @@ from examples.order_gateway import create_app
 from sandbox.embedded_redis import EmbeddedRedis
 from sandbox.exchange.scenario import parse
 from sandbox.exchange.server import PaperExchange
+from tests.helpers import eventually
 
 BOOK = """
 [[positions]]
@@ -48,10 +48,7 @@ def gateway(exchange: PaperExchange, redis_server: EmbeddedRedis, breaker: Circu
     server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="error"))
     thread = threading.Thread(target=server.run)
     thread.start()
-    give_up = time.monotonic() + 10
-    while not server.started:
-        assert time.monotonic() < give_up
-        time.sleep(0.005)
+    eventually(lambda: server.started)
     port = server.servers[0].sockets[0].getsockname()[1]
     with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=10) as client:
         yield client
@@ -65,10 +62,7 @@ def send(gateway: httpx.Client, side: str, quantity: int, **more: Any) -> tuple[
 
 
 def until_halted(gateway: httpx.Client) -> str:
-    give_up = time.monotonic() + 5
-    while gateway.get("/health").json()["reason"] != "TRIPPED":
-        assert time.monotonic() < give_up
-        time.sleep(0.005)
+    eventually(lambda: gateway.get("/health").json()["reason"] == "TRIPPED")
     return str(gateway.get("/health").json()["reason"])
 
 
@@ -84,9 +78,7 @@ def test_orders_pass_while_open_and_only_reductions_while_tripped(
     assert send(gateway, "sell", 5000)[0] == 423
     assert send(gateway, "sell", 1)[0] == 201
     breaker.reset(reset_by="me")
-    give_up = time.monotonic() + 5
-    while send(gateway, "buy", 1)[0] != 201:
-        assert time.monotonic() < give_up
+    eventually(lambda: send(gateway, "buy", 1)[0] == 201)
 
 
 def test_an_account_has_a_breaker_of_its_own(gateway: httpx.Client, redis_client: redis.Redis) -> None:
@@ -108,10 +100,7 @@ def test_a_venue_that_fails_trips_the_breaker(
 def test_a_drawdown_trips_the_breaker(
     gateway: httpx.Client, redis_client: redis.Redis, breaker: CircuitBreaker
 ) -> None:
-    give_up = time.monotonic() + 5
-    while not redis_client.hexists("circuit_breaker:equity", "high_water"):
-        assert time.monotonic() < give_up
-        time.sleep(0.01)
+    eventually(lambda: redis_client.hexists("circuit_breaker:equity", "high_water"))
     redis_client.hset("circuit_breaker:equity", "high_water", "999999999")
     until_halted(gateway)
     assert breaker.get_status().trip_reason == "DRAWDOWN"

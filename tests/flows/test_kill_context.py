@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -16,6 +14,7 @@ from brokers.sweep import SweepResult
 from configuration.settings import AccountSettings, ConfigurationError, Settings
 from flows.kill_context import note_sweep, open_kill_run
 from sandbox.embedded_redis import EmbeddedRedis
+from tests.helpers import eventually
 
 
 @pytest.fixture
@@ -70,11 +69,4 @@ async def test_a_process_of_many_runs_keeps_no_connection_of_any(settings: Setti
         async with open_kill_run(reason="r", operator="o", settings=settings) as run:
             await run.breaker.get_status()
             assert connected() > before
-    await eventually(lambda: connected() == before)
-
-
-async def eventually(condition: Callable[[], bool], within: float = 5) -> None:
-    deadline = time.monotonic() + within
-    while not condition():
-        assert time.monotonic() < deadline
-        await asyncio.sleep(0.02)
+    await asyncio.to_thread(eventually, lambda: connected() == before)

@@ -23,6 +23,7 @@ from sandbox.exchange.scenario import parse
 from sandbox.exchange.server import PaperExchange
 from sandbox.prefect_server import PrefectServer
 from tasks.kill.report import KillReport
+from tests.helpers import eventually
 from tests.tasks.web import Answer, Web
 
 FLAT = "[book]\norders = 3\npositions = 2\n"
@@ -76,13 +77,13 @@ async def test_the_report_is_sent_once(
     assert event["payload"]["severity"] == "info"
     assert "a test (by ada)" in event["payload"]["custom_details"]["text"]
     wanted = {"task_runs": {"name": {"any_": [f"notify-{incident}"]}}}
-    deadline = time.monotonic() + (60 if with_prefect else 0)  # the server learns of tasks by events, a moment later
-    while True:
-        in_prefect = httpx.post(f"{prefect.api_url}/task_runs/filter", json=wanted, timeout=10).json()
-        if len(in_prefect) == with_prefect:
-            break
-        assert time.monotonic() < deadline, in_prefect
-        await asyncio.sleep(0.1)
+
+    def in_prefect() -> list[Any]:
+        found: list[Any] = httpx.post(f"{prefect.api_url}/task_runs/filter", json=wanted, timeout=10).json()
+        return found
+
+    # The server learns of tasks by events, a moment later.
+    await asyncio.to_thread(eventually, lambda: len(in_prefect()) == with_prefect, in_prefect, within=60, every=0.1)
 
 
 async def test_what_is_stuck_is_told_apart_and_pages(paper: PaperExchange, settings: Settings, web: Web) -> None:

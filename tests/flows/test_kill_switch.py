@@ -21,6 +21,7 @@ from sandbox.child_process import free_port
 from sandbox.exchange.server import PaperExchange
 from sandbox.prefect_server import PrefectServer
 from tests.flows.conftest import Start
+from tests.helpers import eventually
 from tests.tasks.campaign import FULL
 
 BOOK = "[book]\norders = 20\npositions = 8\n"
@@ -189,7 +190,4 @@ def test_killed_while_flattening_and_started_again_it_ends_flat_without_a_second
 
 
 def wait_for_closes(paper: PaperExchange, number: int) -> None:
-    deadline = time.monotonic() + 30
-    while sum(paper.report()["closes"].values()) < number:
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+    eventually(lambda: sum(paper.report()["closes"].values()) >= number, every=0.02)

@@ -30,6 +30,7 @@ from ledger.schema import upgrade
 from ledger.spool import Spool
 from ledger.verify import verify
 from sandbox.embedded_redis import EmbeddedRedis
+from tests.helpers import eventually
 from tests.ledger.servers import Postgres
 
 FULL = os.environ.get("BREAKER_TEST_SCALE") == "full"
@@ -172,9 +173,9 @@ def _kill_database(request: pytest.FixtureRequest, client: redis.Redis) -> int:
     """Twice, each time once some transitions have been made; it stays down until others wait for it."""
     server: Postgres = request.getfixturevalue("postgres")
     for outage in (1, 2):
-        _until(_transitions_exceed(client, outage * PROCESSES * EACH // 4))
+        eventually(_transitions_exceed(client, outage * PROCESSES * EACH // 4), within=60, every=0.005)
         server.stop(SIGKILL)
-        _until(lambda: bool(client.xlen(OUTBOX) >= 5))
+        eventually(lambda: bool(client.xlen(OUTBOX) >= 5), within=60, every=0.005)
         server.start()
     return 2
 
@@ -185,13 +186,6 @@ def _transitions_exceed(client: redis.Redis, number: int) -> Callable[[], bool]:
         return bool(stream["entries-added"] > number)
 
     return exceed
-
-
-def _until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
 
 
 def test_redis_and_the_database_down_during_a_kill(

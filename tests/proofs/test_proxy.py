@@ -11,7 +11,8 @@ from contextlib import closing
 
 import pytest
 
-from proofs.faults.proxy import Fault, FaultProxy
+from proofs.proxy import Fault, FaultProxy
+from tests.helpers import eventually
 
 SILENCE = 0.15
 """Seconds without an answer that are taken for none."""
@@ -28,10 +29,7 @@ class Echo(socketserver.ThreadingTCPServer):
         super().__init__(("127.0.0.1", 0), EchoHandler)
 
     def wait_for(self, word: bytes) -> None:
-        deadline = time.monotonic() + 5
-        while word not in self.heard:
-            assert time.monotonic() < deadline, f"the server never got {word!r}"
-            time.sleep(0.005)
+        eventually(lambda: word in self.heard, f"the server never got {word!r}")
 
 
 class EchoHandler(socketserver.BaseRequestHandler):
@@ -116,6 +114,48 @@ def test_hung_hides_that_the_server_has_gone(proxy: FaultProxy, echo: Echo) -> N
             connection.recv(1024)
 
 
+def test_silent_swallows_too_but_nobody_is_told_when_it_ends(proxy: FaultProxy, echo: Echo) -> None:
+    with connected(proxy) as connection:
+        assert ask(connection, b"before") == b"BEFORE"
+        proxy.inject(Fault.SILENT)
+        connection.settimeout(SILENCE)
+        with pytest.raises(TimeoutError):
+            ask(connection, b"swallowed")
+        proxy.heal()
+        connection.settimeout(5)
+        assert ask(connection, b"after") == b"AFTER"
+    assert b"swallowed" not in echo.heard
+
+
+def test_what_is_forgotten_stays_so_and_what_is_new_is_well(proxy: FaultProxy, echo: Echo) -> None:
+    with connected(proxy) as open_before:
+        assert ask(open_before, b"before") == b"BEFORE"
+        proxy.forget()
+        with connected(proxy) as new:
+            assert ask(new, b"new") == b"NEW"
+        proxy.heal()
+        open_before.settimeout(SILENCE)
+        with pytest.raises(TimeoutError):
+            ask(open_before, b"swallowed")
+    assert b"swallowed" not in echo.heard
+
+
+def test_what_is_held_reaches_the_server_when_it_is_delivered_though_its_sender_has_gone(
+    proxy: FaultProxy, echo: Echo
+) -> None:
+    proxy.holding = b"hold"
+    with connected(proxy) as connection:
+        assert ask(connection, b"pass") == b"PASS"
+        connection.sendall(b"hold this")
+        connection.settimeout(SILENCE)
+        with pytest.raises(TimeoutError):
+            connection.recv(1024)
+    assert b"hold this" not in echo.heard
+    assert proxy.deliver() == 1
+    assert b"hold this" in echo.heard
+    assert proxy.deliver() == 0
+
+
 def test_reset_resets_what_is_open_and_what_is_new(proxy: FaultProxy, echo: Echo) -> None:
     with connected(proxy) as open_before:
         assert ask(open_before, b"before") == b"BEFORE"
@@ -160,6 +200,7 @@ def test_of_chosen_requests_only_the_answers_are_lost(proxy: FaultProxy, echo: E
         assert ask(connection, b"get it") == b"GET IT"
         assert ask(connection, b"DELETE it") == b""
     assert b"DELETE it" in echo.heard
+    assert proxy.lost == 1
 
 
 def test_a_server_that_is_gone_is_no_connection_either(proxy: FaultProxy) -> None:

@@ -6,7 +6,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -21,6 +20,7 @@ from breaker import CircuitBreaker
 from ledger.ledger import Filter, Ledger
 from ledger.record import AuditRow
 from sandbox.prefect_server import PrefectServer
+from tests.helpers import eventually
 
 ROOT = Path(__file__).parents[2]
 CONFIGURATION = """
@@ -165,11 +165,11 @@ class ServedStack:
         return json.loads(raw) if isinstance(raw, bytes) else {}
 
     def wait_until(self, what: str, condition: Callable[[dict[str, Any]], bool], within: float = 90) -> dict[str, Any]:
-        deadline = time.monotonic() + within
-        while not condition(state := self.state()):
-            assert time.monotonic() < deadline, f"not in time: {what}; {state}"
-            time.sleep(0.05)
-        return state
+        def reached() -> list[dict[str, Any]]:
+            state = self.state()
+            return [state] if condition(state) else []
+
+        return eventually(reached, lambda: f"{what}; {self.state()}", within=within, every=0.05)[0]
 
     def waits_for(self, form: str, incident: str, round_: int = 1) -> None:
         """The picture says so, and the orchestrator has the run suspended."""

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,18 +25,11 @@ from sandbox.child_process import free_port
 from sandbox.embedded_redis import EmbeddedRedis
 from sandbox.exchange.scenario import parse
 from sandbox.exchange.server import PaperExchangeThread
+from tests.helpers import eventually
 
 ROOT = Path(__file__).parents[2]
 BOOK = "rate_limit = 100000\n[book]\norders = 20\npositions = 6\n"
 PACE = "[kill]\nsettle = 0.05\nguard = 0.1\npoll_interval = 0.05\nrecord_wait = 0.2\n"
-
-
-def until(holds: Callable[[], Any], what: str, seconds: float = 20.0) -> Any:
-    deadline = time.monotonic() + seconds
-    while not (found := holds()):
-        assert time.monotonic() < deadline, what
-        time.sleep(0.01)
-    return found
 
 
 class Host:
@@ -66,7 +59,7 @@ class Host:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "cli", "standby"], env=self.environment, stdout=log, stderr=log
             )
-        until(self.socket.exists, "the standby never stood by", 60)
+        eventually(self.socket.exists, lambda: f"the standby never stood by: {self.said()}", within=60)
         return self.process
 
     def run(self, *arguments: str, **changes: str) -> subprocess.CompletedProcess[str]:
@@ -163,7 +156,7 @@ def test_a_standby_killed_on_the_way_is_taken_over_without_a_second_trip_or_clos
     ended: list[subprocess.CompletedProcess[str]] = []
     person = threading.Thread(target=lambda: ended.append(warm.run("kill", "--yes")))
     person.start()
-    until(lambda: venue.report()["closes"], "no close was sent")
+    eventually(lambda: venue.report()["closes"], "no close was sent")
     assert warm.process is not None
     warm.process.kill()
     person.join(60)
@@ -181,7 +174,7 @@ def test_the_standby_and_the_command_at_once_are_harmless(
     redis_client.xadd("circuit_breaker:kill_requests", {"request": json.dumps({"operator": "ada"})})
     outcome = warm.run("kill", "--yes")
     assert outcome.returncode == 0, outcome.stderr
-    until(lambda: warm.said().count("kill done") == 2, warm.said())
+    eventually(lambda: warm.said().count("kill done") == 2, warm.said)
     seen = venue.report()
     assert seen["is_flat"] and seen["sign_changes"] == []
 
@@ -193,7 +186,7 @@ def test_a_request_in_the_stream_is_done_once_and_answered(
     for _ in range(2):
         redis_client.xadd("circuit_breaker:kill_requests", {"request": json.dumps(request)})
     key = f"circuit_breaker:kill_answer:{request['event_id']}"
-    until(lambda: b'"flat": true' in (redis_client.get(key) or b""), warm.said())
+    eventually(lambda: b'"flat": true' in (redis_client.get(key) or b""), warm.said)
     assert venue.report()["is_flat"]
     assert [trip.event_id for trip in trips(redis_client)] == [request["event_id"]]
     assert warm.said().count("kill done") == 1
@@ -206,7 +199,7 @@ def test_an_old_request_and_a_senseless_one_are_not_acted_on(
     redis_client.xadd("circuit_breaker:kill_requests", {"request": '{"operator": "ada"}'}, id=f"{old}-0")
     redis_client.xadd("circuit_breaker:kill_requests", {"request": "{}"})
     host.stand_by()
-    until(lambda: "can't be understood" in host.said(), host.said())
+    eventually(lambda: "can't be understood" in host.said(), host.said)
     assert trips(redis_client) == [] and venue.report()["open_orders"] == 20
 
 
@@ -255,7 +248,7 @@ def test_a_trip_that_waits_on_the_host_is_made_as_soon_as_redis_is_back(
             assert venue.report()["is_flat"]
             assert PendingTrips(host.state / "pending_trips").load()
             own_server.start()
-            until(lambda: CircuitBreaker(client).get_state() == "TRIPPED", host.said())
+            eventually(lambda: CircuitBreaker(client).get_state() == "TRIPPED", host.said)
             assert len(trips(client)) == 1
         finally:
             host.stop()
@@ -267,9 +260,9 @@ def test_a_switch_that_falls_silent_trips_its_scope_once(warm: Host, redis_clien
         switch.renew()
         assert trips(redis_client, "strategy:meanrev") == []
         time.sleep(0.2)  # the pace of renewals, not a wait for something
-    [trip] = until(lambda: trips(redis_client, "strategy:meanrev"), warm.said())
+    [trip] = eventually(lambda: trips(redis_client, "strategy:meanrev"), warm.said)
     assert (trip.reason, trip.source, trip.by) == ("DEAD_MAN", "rule", "dead-man's switch engine-1")
-    until(lambda: not redis_client.hlen("circuit_breaker:deadmen"), "it was not forgotten")
+    eventually(lambda: not redis_client.hlen("circuit_breaker:deadmen"), "it was not forgotten")
     assert len(trips(redis_client, "strategy:meanrev")) == 1
     assert trips(redis_client) == []
 
@@ -284,8 +277,8 @@ def test_a_switch_that_is_released_means_nothing_and_one_that_kills_flattens(
     assert (
         warm.run("deadman", "renew", "night", "--within", "0.3", "--scope", "account:ALPHA", "--kill").returncode == 0
     )
-    until(lambda: venue.report()["is_flat"], warm.said())
-    until(lambda: "kill done" in warm.said(), warm.said())
+    eventually(lambda: venue.report()["is_flat"], warm.said)
+    eventually(lambda: "kill done" in warm.said(), warm.said)
     assert [trip.details["switch"] for trip in trips(redis_client, "account:ALPHA")] == ["night"]
 
 
@@ -293,12 +286,12 @@ def test_a_switch_of_an_account_that_is_not_here_trips_and_flattens_nothing(
     warm: Host, redis_client: redis.Redis, venue: PaperExchangeThread
 ) -> None:
     DeadMansSwitch(redis_client, "elsewhere", 0.2, scope="account:BETA", action="kill").renew()
-    until(lambda: trips(redis_client, "account:BETA"), warm.said())
+    eventually(lambda: trips(redis_client, "account:BETA"), warm.said)
     assert venue.report()["open_orders"] == 20
 
 
 def test_promise_1_a_switch_that_cannot_be_read_trips_everything_once(warm: Host, redis_client: redis.Redis) -> None:
     redis_client.hset("circuit_breaker:deadmen", "odd", "not JSON")
-    until(lambda: trips(redis_client), warm.said())
-    until(lambda: not redis_client.hlen("circuit_breaker:deadmen"), "it was not forgotten")
+    eventually(lambda: trips(redis_client), warm.said)
+    eventually(lambda: not redis_client.hlen("circuit_breaker:deadmen"), "it was not forgotten")
     assert len(trips(redis_client)) == 1

@@ -17,6 +17,7 @@ from sandbox.embedded_redis import EmbeddedRedis
 from sandbox.exchange.server import PaperExchange
 from tasks.kill import flatten
 from tasks.kill.flatten import READING_SHARE, _ReadingAllowance
+from tests.helpers import eventually
 from tests.tasks.campaign import FASTER, FULL, Outcome, judge, kill, kill_settings, scaled
 
 pytestmark = [pytest.mark.usefixtures("scaled_time"), pytest.mark.timeout(3_600 if FULL else 120)]
@@ -97,10 +98,7 @@ async def test_the_closes_of_another_run_of_the_incident_are_not_cancelled_at_th
     exchange.restart(scaled("[book]\norders = 8\npositions = 3\n[fills]\ndelay = 15\n"))
     settings = kill_settings(escalate_after=30)
     first = asyncio.create_task(kill(exchange, redis_server.url, incident_id=incident, settings=settings))
-    deadline = time.monotonic() + 10
-    while sum(exchange.report()["closes"].values()) < 3:
-        assert time.monotonic() < deadline
-        await asyncio.sleep(0.01)
+    await asyncio.to_thread(eventually, lambda: sum(exchange.report()["closes"].values()) >= 3)
     second = await kill(exchange, redis_server.url, incident_id=incident, settings=settings)
     assert (await first).flat and second.flat
     assert sum(exchange.report()["closes"].values()) == 3

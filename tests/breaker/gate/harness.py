@@ -7,21 +7,13 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 from breaker.gate import Gate, OrderIntent, clock
+from tests.helpers import eventually
 
 BACKENDS = ("thread", "drain", "shm")
 BUY = OrderIntent("AAPL", "buy", 10)
-
-
-def eventually(condition: Callable[[], object], within: float = 20.0) -> None:
-    """Wait until `condition` holds; fail when it does not come to that."""
-    give_up = time.monotonic() + within
-    while not condition():
-        assert time.monotonic() < give_up, f"not within {within} s"
-        time.sleep(0.002)
 
 
 class Record:

@@ -20,7 +20,8 @@ from breaker.gate import Gate, GateStatus, OrderIntent, OrderRefused, Permit, Qu
 from breaker.gate.lease import ScopeState
 from sandbox.embedded_redis import EmbeddedRedis
 from tests.breaker.gate.conftest import MakeGate
-from tests.breaker.gate.harness import BUY, Sidecar, eventually, sidecar_command
+from tests.breaker.gate.harness import BUY, Sidecar, sidecar_command
+from tests.helpers import eventually
 
 COVER = OrderIntent("AAPL", "buy", 5)
 
@@ -32,7 +33,7 @@ def test_it_follows_trip_and_reset(
     assert gate.wait_until_open(20)
     assert gate.check(BUY, 0).reason is Reason.OPEN
     cb.trip("MANUAL", tripped_by="me")
-    eventually(lambda: gate.check(BUY, 0).reason is Reason.TRIPPED, within=1)
+    eventually(lambda: gate.check(BUY, 0).reason is Reason.TRIPPED)
     refused = gate.check(BUY, 0)
     assert not refused
     assert "MANUAL" in refused.sentence
@@ -343,7 +344,7 @@ def test_a_listener_that_dies_closes_the_gate(
         raise SystemExit
 
     monkeypatch.setattr(gate._source, "_beat", die)
-    eventually(lambda: not gate.is_open, within=1)
+    eventually(lambda: not gate.is_open)
     assert "listener thread has ended" in gate.check(BUY, 0).sentence
     assert gate.status().reason is Reason.NOT_CONNECTED
     assert gate.check(COVER, -5)

@@ -12,7 +12,8 @@ from breaker.gate import Gate, Reason
 from breaker.pending_trips import PendingTrip, PendingTrips
 from sandbox.embedded_redis import EmbeddedRedis
 from tests.breaker.gate.conftest import MakeGate
-from tests.breaker.gate.harness import BUY, Record, eventually
+from tests.breaker.gate.harness import BUY, Record
+from tests.helpers import eventually
 
 
 @pytest.fixture
@@ -43,7 +44,7 @@ def test_promise_1_redis_comes_back_open_after_a_trip_it_was_not_told_of_and_no_
         pending.save(trip)
         with Record(gate) as record:
             own_server.start()
-            eventually(lambda: gate.check(BUY, 0).reason is Reason.TRIPPED, within=10)
+            eventually(lambda: gate.check(BUY, 0).reason is Reason.TRIPPED)
         assert record.admitted_since(0) == 0
         eventually(lambda: not pending.load())
         assert [event.event_id for event in cb.get_history(1)] == [trip.event_id]
@@ -58,7 +59,7 @@ def test_a_trip_that_somebody_could_not_make_is_made_by_a_gate_that_can(
     gate = make_gate(own_server.url, backend, pending_trips=pending.directory)
     assert gate.wait_until_open(20)
     pending.save(a_trip())
-    eventually(lambda: gate.check(BUY, 0).reason is Reason.TRIPPED, within=10)
+    eventually(lambda: gate.check(BUY, 0).reason is Reason.TRIPPED)
     assert cb.get_state() is State.TRIPPED
     eventually(lambda: not pending.load())
 

@@ -19,7 +19,8 @@ from breaker.gate.report import LOST, LOST_AFTER, GateReport, ReportedGate, Repo
 from breaker.gate.reporter import report_socket
 from sandbox.embedded_redis import EmbeddedRedis
 from tests.breaker.gate.conftest import MakeGate
-from tests.breaker.gate.harness import BUY, eventually
+from tests.breaker.gate.harness import BUY
+from tests.helpers import eventually
 
 COVER = OrderIntent("AAPL", "buy", 5)
 
@@ -37,7 +38,7 @@ def test_a_gate_reports_how_it_stands_and_what_its_checks_came_to(
 ) -> None:
     gate = make_gate(redis_server.url, backend)
     assert gate.wait_until_open(20)
-    eventually(lambda: [g.report.reason for g in reported(redis_client).gates] == ["OPEN"], within=10)
+    eventually(lambda: [g.report.reason for g in reported(redis_client).gates] == ["OPEN"])
     (found,) = reported(redis_client).gates
     assert (found.report.pid, found.report.backend, found.report.scopes) == (os.getpid(), backend, ("global",))
     assert found.report.lease_age is not None
@@ -73,7 +74,7 @@ def test_a_gate_that_was_killed_is_missed_and_then_forgotten(
         [sys.executable, "-c", f"from breaker.gate import Gate; Gate({redis_server.url!r}); input()"],
         stdin=subprocess.PIPE,
     )
-    eventually(lambda: len(reported(redis_client).gates) == 1, within=15)
+    eventually(lambda: len(reported(redis_client).gates) == 1)
     engine.kill()
     engine.communicate(timeout=10)
     _let_time_pass(redis_client, LOST_AFTER)
@@ -104,7 +105,7 @@ def test_forked_workers_report_for_themselves_and_leave_their_parents_report_alo
 ) -> None:
     gate = make_gate(redis_server.url, backend)
     assert gate.wait_until_open(20)
-    eventually(lambda: len(reported(redis_client).gates) == 1, within=10)
+    eventually(lambda: len(reported(redis_client).gates) == 1)
     child = os.fork()
     if child == 0:
         if backend != "shm":

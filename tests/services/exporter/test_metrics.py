@@ -29,6 +29,7 @@ from tasks.drill.result import DrillResult
 from tasks.verification.last_result import KEY, LastVerification, write_last
 from tests.console.conftest import MakeSettings
 from tests.console.harness import lose_a_gate
+from tests.helpers import eventually
 
 Values = dict[tuple[str, ...], float]
 Scrape = Callable[[], Values]
@@ -189,7 +190,7 @@ def test_the_ledger_lags_by_the_oldest_that_it_lacks_in_redis_or_in_the_spool(
     drain(redis_client, settings)
     assert scrape()["cb_ledger_lag_seconds",] == 0
     breaker.trip("MANUAL")
-    _until(lambda: 0 < scrape()["cb_ledger_lag_seconds",] < 60)
+    eventually(lambda: 0 < scrape()["cb_ledger_lag_seconds",] < 60)
     an_hour_ago = datetime.now(UTC) - timedelta(hours=1)
     open_spool(settings).add([AuditRecord(action="LOGIN", source="console", timestamp=an_hour_ago)])
     values = scrape()
@@ -224,14 +225,14 @@ def test_gates_and_what_their_checks_came_to_are_exported(
     with Gate(redis_server.url) as gate:
         assert gate.wait_until_open(5)
         assert gate.check(OrderIntent("AAPL", "buy", 1), 0)
-        _until(lambda: scrape()["cb_gates_open",] == 1)
+        eventually(lambda: scrape()["cb_gates_open",] == 1)
         values = scrape()
         assert values["cb_gates", "OPEN"] == 1
         assert 0 <= values["cb_gate_lease_age_seconds",] < 0.2
         lose_a_gate(redis_client)
         values = scrape()
         assert (values["cb_gates", "LOST"], values["cb_gates", "OPEN"], values["cb_gates_open",]) == (1, 1, 1)
-    _until(lambda: scrape()["cb_gates_open",] == 0)
+    eventually(lambda: scrape()["cb_gates_open",] == 0)
     values = scrape()
     assert (values["cb_gates", "LOST"], values["cb_gate_checks_total", "admitted"]) == (1, 6)
     assert ("cb_gate_lease_age_seconds",) not in values
@@ -252,13 +253,13 @@ def test_a_changed_row_is_a_broken_chain(
     ledger = open_ready_ledger(settings)
     ledger.append([AuditRecord(action="LOGIN", source="console", user_id=f"u{n}") for n in range(3)])
     exporter.start()
-    _until(lambda: parse(exporter.scrape().decode()).get(("cb_chain_verified",)) == 1)
+    eventually(lambda: parse(exporter.scrape().decode()).get(("cb_chain_verified",)) == 1)
     with ledger.engine.begin() as connection:
         connection.exec_driver_sql("DROP TRIGGER audit_log_no_update")
         connection.exec_driver_sql("UPDATE audit_log SET user_id = 'x' WHERE seq = 3")
     again = Exporter(settings)
     again.start()
-    _until(lambda: parse(again.scrape().decode()).get(("cb_chain_verified",)) == 0)
+    eventually(lambda: parse(again.scrape().decode()).get(("cb_chain_verified",)) == 0)
     again.close()
 
 
@@ -303,7 +304,7 @@ def test_a_second_breaker_is_verified_too(
 ) -> None:
     CircuitBreaker(redis_client, "account:ALPHA").trip("MANUAL")
     exporter.start()
-    _until(lambda: ("cb_state", "account:ALPHA", "TRIPPED") in parse(exporter.scrape().decode()))
+    eventually(lambda: ("cb_state", "account:ALPHA", "TRIPPED") in parse(exporter.scrape().decode()))
     redis_client.delete("circuit_breaker:state:account:ALPHA")
     assert parse(exporter.scrape().decode())["cb_staleness_seconds",] == 999_999
 
@@ -319,10 +320,3 @@ def test_metrics_are_served_over_http(breaker: CircuitBreaker, settings: Setting
     finally:
         server.stop()
         thread.join()
-
-
-def _until(holds: Callable[[], bool], within: float = 10.0) -> None:
-    deadline = time.monotonic() + within
-    while not holds():
-        assert time.monotonic() < deadline, "it never happened"
-        time.sleep(0.02)

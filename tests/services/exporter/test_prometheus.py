@@ -19,8 +19,8 @@ import redis
 from breaker import CircuitBreaker
 from sandbox.child_process import free_port, spawn
 from sandbox.embedded_redis import EmbeddedRedis
-from tests.console.harness import until
 from tests.console.test_commands import start
+from tests.helpers import eventually
 
 CONFIGURATION = Path(__file__).parents[3] / "deployments" / "prometheus"
 
@@ -55,23 +55,23 @@ def test_alerts_fire_within_their_time(own_server: EmbeddedRedis, tmp_path: Path
         ]
     )
     try:
-        until(lambda: query(port, "cb_staleness_seconds") == [0.0], within=60)
+        eventually(lambda: query(port, "cb_staleness_seconds") == [0.0], within=60)
         assert firing(port) == set()
         killed_at = kill_an_engine(own_server.url)
-        until(lambda: "CBGateLost" in firing(port), within=60)
+        eventually(lambda: "CBGateLost" in firing(port), within=60)
         print(f"CBGateLost {time.monotonic() - killed_at:.0f} s after an engine was killed")
         redis.Redis.from_url(own_server.url).delete("circuit_breaker:gates")
-        until(lambda: firing(port) == set(), within=30)
+        eventually(lambda: firing(port) == set(), within=30)
         stopped_at = time.monotonic()
         own_server.stop()
-        until(lambda: "CBVerificationFailed" in firing(port), within=40)
+        eventually(lambda: "CBVerificationFailed" in firing(port), within=40)
         print(f"CBVerificationFailed {time.monotonic() - stopped_at:.0f} s after Redis stopped")
         own_server.start()
-        until(lambda: firing(port) == set(), within=30)
+        eventually(lambda: firing(port) == set(), within=30)
         stopped_at = time.monotonic()
         exporter.send_signal(signal.SIGTERM)
         exporter.wait(15)
-        until(lambda: "CBMetricMissing" in firing(port), within=70)
+        eventually(lambda: "CBMetricMissing" in firing(port), within=70)
         print(f"CBMetricMissing {time.monotonic() - stopped_at:.0f} s after the exporter stopped")
         assert "CBVerificationFailed" not in firing(port)
     finally:
@@ -86,7 +86,7 @@ def kill_an_engine(url: str) -> float:
         [sys.executable, "-c", f"from breaker.gate import Gate; gate = Gate({url!r}); import time; time.sleep(600)"]
     )
     client = redis.Redis.from_url(url)
-    until(lambda: client.zcard("circuit_breaker:gates") == 1)
+    eventually(lambda: client.zcard("circuit_breaker:gates") == 1)
     engine.kill()
     engine.wait(15)
     return time.monotonic()

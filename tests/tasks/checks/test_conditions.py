@@ -39,6 +39,7 @@ from tasks.checks.conditions import (
 from tasks.checks.measurement import Colour, Measurement
 from tasks.checks.probe import Probe
 from tasks.recovery.checklist import ITEMS
+from tests.helpers import eventually
 from tests.ledger.servers import Postgres
 from tests.tasks.recovery.conftest import Configure
 
@@ -230,10 +231,9 @@ async def test_replicas_are_seen_from_both_sides(
         client.config_set("repl-diskless-sync-delay", "0")
     follow = {"replicaof": f"127.0.0.1 {own_server.port}"}
     with redis.Redis.from_url(own_server.url) as client, EmbeddedRedis(tmp_path / "replica", config=follow) as replica:
-        deadline = time.monotonic() + 20
-        while client.info("replication").get("slave0", {}).get("state") != "online":
-            assert time.monotonic() < deadline, "the replica did not connect"
-            time.sleep(0.02)
+        eventually(
+            lambda: client.info("replication").get("slave0", {}).get("state") == "online", "the replica did not connect"
+        )
         primary = await measure_redis(configure(redis_url=own_server.url))
         assert (primary.colour, "1 replicas" in primary.value) == (Colour.GREEN, True), primary
         secondary = await measure_redis(configure(redis_url=replica.url))

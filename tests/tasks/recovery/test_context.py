@@ -10,7 +10,7 @@ from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import ConstantBackoff
 
-from proofs.faults.proxy import Fault, FaultProxy
+from proofs.proxy import Fault, FaultProxy
 from sandbox.embedded_redis import EmbeddedRedis
 from tasks.recovery.context import RecoveryContext
 from tasks.recovery.state import RecoveryState, key_of

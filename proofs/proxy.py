@@ -9,8 +9,9 @@ import socket
 import struct
 import threading
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from enum import StrEnum
-from typing import Self
+from typing import Any, Self
 
 _CHUNK = 65_536
 _APPLIED_WITHIN = 10.0
@@ -24,7 +25,9 @@ class Fault(StrEnum):
     REFUSED = "refused"
     """Open connections are closed, new ones refused."""
     HUNG = "hung"
-    """Connections stay open and new ones are accepted; every byte is swallowed, both ways."""
+    """Connections stay open and new ones are accepted; every byte is swallowed, both ways. They end with the fault."""
+    SILENT = "silent"
+    """The same, but nobody is told when it ends: the connections go on, without what was swallowed."""
     RESET = "reset"
     """Open connections are reset, new ones at their first request; the server gets nothing."""
     SLOW = "slow"
@@ -43,6 +46,11 @@ class FaultProxy:
         self.delay = delay
         self.losing: Sequence[bytes] = ()
         """LOST_RESPONSE loses only answers to requests in which one of these occurs; every answer if there are none."""
+        self.lost = 0
+        """How many answers LOST_RESPONSE has lost."""
+        self.holding: bytes | None = None
+        """Requests in which this occurs are kept from the server until `deliver`, even if who sent them has gone."""
+        self._held: list[_Held] = []
         self._fault = Fault.NONE
         self._links: set[_Link] = set()
         self._server: asyncio.Server | None = None
@@ -58,6 +66,11 @@ class FaultProxy:
         return ("127.0.0.1", self.port)
 
     @property
+    def redis_url(self) -> str:
+        """Of database 0, if a Redis is behind it."""
+        return f"redis://127.0.0.1:{self.port}/0"
+
+    @property
     def fault(self) -> Fault:
         return self._fault
 
@@ -67,6 +80,14 @@ class FaultProxy:
 
     def heal(self) -> None:
         self.inject(Fault.NONE)
+
+    def forget(self) -> None:
+        """Swallow whatever comes on the connections that are open now, for ever, as a forgetful firewall does."""
+        self._apply(self._forget)
+
+    def deliver(self) -> int:
+        """Hand the server what was held, and return how many requests that were once it has answered each."""
+        return int(self._apply(self._deliver))
 
     def cut(self) -> None:
         """Close all open connections."""
@@ -91,13 +112,12 @@ class FaultProxy:
     def __exit__(self, *failure: object) -> None:
         self.close()
 
-    def _apply(self, change: Callable[[], object]) -> None:
-        async def apply() -> None:
+    def _apply(self, change: Callable[[], Any]) -> Any:
+        async def apply() -> Any:
             outcome = change()
-            if asyncio.iscoroutine(outcome):
-                await outcome
+            return await outcome if asyncio.iscoroutine(outcome) else outcome
 
-        asyncio.run_coroutine_threadsafe(apply(), self._loop).result(_APPLIED_WITHIN)
+        return asyncio.run_coroutine_threadsafe(apply(), self._loop).result(_APPLIED_WITHIN)
 
     async def _listen(self) -> None:
         self._server = await asyncio.start_server(self._accepted, sock=self._socket)
@@ -124,8 +144,23 @@ class FaultProxy:
         for link in list(self._links):
             link.close()
 
+    def _forget(self) -> None:
+        for link in self._links:
+            link.forgotten = True
+
+    async def _deliver(self) -> int:
+        delivered, self._held = self._held, []
+        for held in delivered:
+            held.server.write(held.request)
+            await held.server.drain()
+            await held.answers.read(_CHUNK)
+            held.server.close()
+        return len(delivered)
+
     async def _stop(self) -> None:
         self._cut()
+        for held in self._held:
+            held.server.close()
         if self._server is not None:
             self._server.close()
         self._socket.close()
@@ -170,12 +205,19 @@ class FaultProxy:
             for pump in pumps:
                 pump.cancel()
             await asyncio.gather(*pumps, return_exceptions=True)
+        if link.held and link.server is not None:
+            self._held.append(_Held(link.held, link.server, answers))
+            link.server = None  # it outlives the client's end
+            while await reader.read(_CHUNK):
+                pass
 
     async def _requests(self, link: _Link, reader: asyncio.StreamReader, server: asyncio.StreamWriter) -> None:
         while data := await reader.read(_CHUNK):
-            if self._fault is Fault.HUNG:
-                link.lost = True
+            if self._swallows(link):
                 continue
+            if self.holding and self.holding in data:
+                link.held = data
+                return
             if not self.losing or any(words in data for words in self.losing):
                 link.changes = True
             server.write(data)
@@ -186,29 +228,44 @@ class FaultProxy:
             if self._fault is Fault.SLOW:
                 await asyncio.sleep(self.delay)
             if self._fault is Fault.LOST_RESPONSE and link.changes:
+                self.lost += 1
                 return
-            if self._fault is Fault.HUNG:
-                link.lost = True
+            if self._swallows(link):
                 continue
             link.client.write(_garbage(len(data)) if self._fault is Fault.WRONG_ANSWERS else data)
             link.changes = False
             await link.client.drain()
-        if self._fault is Fault.HUNG:  # nor does it hear that the server has gone
-            link.lost = True
+        if self._swallows(link):  # nor does it hear that the server has gone
             await asyncio.Event().wait()
+
+    def _swallows(self, link: _Link) -> bool:
+        link.lost = link.lost or self._fault is Fault.HUNG
+        return link.forgotten or self._fault in (Fault.HUNG, Fault.SILENT)
+
+
+@dataclass(frozen=True, slots=True)
+class _Held:
+    """A request that was kept, and the connection on which it is to arrive."""
+
+    request: bytes
+    server: asyncio.StreamWriter
+    answers: asyncio.StreamReader
 
 
 class _Link:
     """One client's connection and the one to the server that belongs to it.
 
-    `lost`: bytes of it were swallowed. `changes`: the request under way is one whose answer is to be lost.
+    `lost`: bytes of it were swallowed by a fault that ends. `forgotten`: all that comes on it is swallowed.
+    `changes`: the request under way is one whose answer is to be lost. `held`: the request that was kept.
     """
 
     def __init__(self, client: asyncio.StreamWriter) -> None:
         self.client = client
         self.server: asyncio.StreamWriter | None = None
         self.lost = False
+        self.forgotten = False
         self.changes = False
+        self.held = b""
 
     def close(self) -> None:
         for end in (self.client, self.server):
