@@ -1,11 +1,9 @@
-"""Any sequence of what people, rules and accidents do to a breaker, against a plain model of it."""
+"""Any sequence of what people, rules and accidents do to a breaker, against the sequential machine of its rules."""
 
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
@@ -17,26 +15,32 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from breaker import BreakerError, CircuitBreaker, NotTripped, ResetRateLimited, StateConflict, Status, TransitionEvent
 from breaker.keys import Keys
 from breaker.uuid7 import uuid7
+from proofs.models.breaker_rules import (
+    DONE,
+    GARBAGE,
+    OPEN,
+    QUIET_PERIOD,
+    REPEATED,
+    TRIPPED,
+    UNCHANGED,
+    EndQuietPeriod,
+    Flush,
+    Held,
+    Initialize,
+    Override,
+    Record,
+    Reset,
+    Transition,
+    Trip,
+    apply,
+)
 from sandbox.embedded_redis import EmbeddedRedis
 
 KEYS = Keys.of()
-
-
-@dataclass
-class Model:
-    """What must be true of the breaker. `word` is what a reader must see; MISSING and UNKNOWN both read as UNKNOWN."""
-
-    word: str = "MISSING"
-    epoch: int | None = None
-    reason: str | None = None
-    incident: str | None = None
-    limited: bool = False
-    recorded: list[tuple[str, str, str, int]] = field(default_factory=list)
-
-    def next_epoch(self) -> int | None:
-        """One more than the highest known; None where it must be the time in milliseconds."""
-        known = [epoch for *_, epoch in self.recorded] + ([] if self.epoch is None else [self.epoch])
-        return max(known) + 1 if known else None
+SECOND = 1_000_000
+QUIET, INTERVAL = 1_000 * SECOND, 60 * SECOND
+REFUSALS: dict[str, type[BreakerError]] = {"NOT_TRIPPED": NotTripped, "RATE_LIMITED": ResetRateLimited}
+"""Any other is a StateConflict."""
 
 
 class Breaker(RuleBasedStateMachine):
@@ -44,29 +48,53 @@ class Breaker(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.client = redis.Redis.from_url(self.url)
+        self.client: Any = redis.Redis.from_url(self.url)
         self.client.flushall()
-        self.cb = CircuitBreaker(self.client, quiet_period=1_000)
-        self.model = Model()
+        self.cb = CircuitBreaker(self.client, quiet_period=QUIET / SECOND)
+        self.held = Held()
         self.seen = 0
-        self.done: list[Callable[[], Status]] = []
+        self.done: list[Transition] = []
 
     def teardown(self) -> None:
         self.cb.close()
         self.client.close()
 
-    def did(self, transition: str, to: str, status: Status, *, at_least_now: bool = False) -> None:
-        """Take note that `transition` must have happened, and compare its epoch."""
-        assert status.epoch is not None
-        expected = self.model.next_epoch()
-        if expected is None or at_least_now:
-            now = time.time_ns() // 1_000_000
-            assert max(now - 10_000, expected or 0) <= status.epoch <= max(now, expected or 0)
+    def now(self) -> int:
+        """Redis's time in Unix microseconds; no period here ends while it is on its way."""
+        seconds, micros = self.client.time()
+        return int(seconds) * SECOND + int(micros)
+
+    def call(self, call: Transition) -> None:
+        """The breaker does what the machine says, and says the same of it."""
+        expected, after = apply(self.held, call, self.now())
+        if expected in (DONE, REPEATED, UNCHANGED):
+            before = self.everything()
+            status = self.ask(call)
+            if expected == DONE:
+                assert status.as_of is not None
+                # The same once more, at the time at which the script ran.
+                _, self.held = apply(self.held, call, round(status.as_of.timestamp() * SECOND))
+                self.seen = max(self.seen, self.held.epoch or 0)
+                self.done.append(call)
+                assert (status.state, status.epoch) == (self.held.word, self.held.epoch)
+                assert (status.trip_reason, status.incident_id) == (self.held.reason, self.held.incident)
+            else:
+                assert self.everything() == before
         else:
-            assert status.epoch == expected
-        self.model.recorded.append((transition, self.model.word, to, status.epoch))
-        self.model.word, self.model.epoch = to, status.epoch
-        self.seen = max(self.seen, status.epoch)
+            assert after == self.held
+            self.refused(REFUSALS.get(expected, StateConflict), lambda: self.ask(call))
+
+    def ask(self, call: Transition) -> Status:
+        match call:
+            case Trip(event_id, incident, reason):
+                return self.cb.trip(reason, event_id=event_id, incident_id=incident)
+            case Reset(event_id, _, _, epoch):
+                pinned = epoch if isinstance(epoch, int) else None
+                return self.cb.reset("ada", event_id=event_id, expected_epoch=pinned)
+            case Initialize(event_id, force):
+                return self.cb.initialize_state(force, event_id=event_id)
+            case EndQuietPeriod(event_id, epoch):
+                return self.cb.end_quiet_period(expected_epoch=epoch, event_id=event_id)
 
     def refused(self, kind: type[BreakerError], call: Callable[[], Status]) -> None:
         before = self.everything()
@@ -75,127 +103,108 @@ class Breaker(RuleBasedStateMachine):
         assert self.everything() == before
 
     def everything(self) -> dict[Any, Any]:
-        keys: Any = self.client.keys()
-        return {key: self.client.dump(key) for key in keys}
+        return {key: self.client.dump(key) for key in self.client.keys("*")}
 
     @rule(reason=st.sampled_from(["MANUAL", "DRAWDOWN", "API_ERRORS"]))
     def trip(self, reason: str) -> None:
-        event_id, incident = uuid7(), uuid7()
-        status = self.cb.trip(reason, event_id=event_id, incident_id=incident)
-        self.done.append(lambda: self.cb.trip("REPEATED", event_id=event_id))
-        if self.model.word not in ("TRIPPED", "QUIET_PERIOD") or self.model.incident is None:
-            self.model.incident = incident
-        if self.model.word != "TRIPPED" or self.model.reason is None:
-            self.model.reason = reason
-        self.did("TRIP", "TRIPPED", status)
-        assert (status.trip_reason, status.incident_id) == (self.model.reason, self.model.incident)
+        self.call(Trip(uuid7(), uuid7(), reason))
 
-    @rule()
-    def reset(self) -> None:
-        event_id = uuid7()
-        if self.model.word != "TRIPPED":
-            self.refused(NotTripped, lambda: self.cb.reset("ada"))
-        elif self.model.limited:
-            self.refused(ResetRateLimited, lambda: self.cb.reset("ada"))
-        else:
-            self.did("RESET", "QUIET_PERIOD", self.cb.reset("ada", event_id=event_id, expected_epoch=self.model.epoch))
-            self.model.limited = True
-            self.done.append(lambda: self.cb.reset("ada", event_id=event_id))
+    @rule(pinned=st.booleans())
+    def reset(self, pinned: bool) -> None:
+        epoch = self.held.epoch if pinned and self.held.epoch is not None else ""
+        self.call(Reset(uuid7(), QUIET, INTERVAL, epoch))
 
     @rule(stale=st.booleans())
     def end_quiet_period(self, stale: bool) -> None:
-        epoch = (self.model.epoch or 0) + (1 if stale else 0)
-        if self.model.word == "QUIET_PERIOD" and not stale:
-            self.did("QUIET_PERIOD_END", "OPEN", self.cb.end_quiet_period(expected_epoch=epoch))
-        elif self.model.word != "OPEN":
-            self.refused(StateConflict, lambda: self.cb.end_quiet_period(expected_epoch=epoch))
+        self.call(EndQuietPeriod(uuid7(), (self.held.epoch or 0) + (1 if stale else 0)))
 
     @rule(force=st.booleans())
     def initialize(self, force: bool) -> None:
-        word = self.model.word
-        if (word == "UNKNOWN" and not force) or (word in ("TRIPPED", "QUIET_PERIOD") and force):
-            self.refused(StateConflict, lambda: self.cb.initialize_state(force))
-            return
-        status = self.cb.initialize_state(force)
-        if word == "MISSING" or force:
-            self.model.reason = self.model.incident = None
-            self.did("INITIALIZE", "OPEN", status, at_least_now=force)
+        self.call(Initialize(uuid7(), force))
 
     @precondition(lambda self: self.done)
     @rule(data=st.data())
     def repeat(self, data: st.DataObject) -> None:
-        again = data.draw(st.sampled_from(self.done))
-        before = self.everything()
-        again()
-        assert self.everything() == before
+        self.call(data.draw(st.sampled_from(self.done)))
 
-    @precondition(lambda self: self.model.word == "QUIET_PERIOD")
+    @precondition(lambda self: self.held.word_at(self.now()) == QUIET_PERIOD)
     @rule()
     def quiet_period_runs_out(self) -> None:
-        raw: Any = self.client.get(KEYS.state)
-        stored = json.loads(raw)
+        stored = json.loads(self.client.get(KEYS.state))
         self.client.set(KEYS.state, json.dumps(stored | {"quiet_until": "2020-01-01T00:00:00Z"}))
-        self.model.word = "OPEN"
+        self.held = self.held._replace(quiet_until=0)
 
     @rule()
     def limit_runs_out(self) -> None:
         self.client.delete(KEYS.reset_rate_limit)
-        self.model.limited = False
+        self.held = self.held._replace(limited_until=0)
 
     @rule()
     def somebody_trips_by_hand(self) -> None:
         self.client.set(KEYS.state, '{"state":"TRIPPED","trip_reason":"EMERGENCY_MANUAL"}')
-        self.model.word, self.model.epoch, self.model.reason, self.model.incident = (
-            "TRIPPED",
-            None,
-            "EMERGENCY_MANUAL",
-            None,
-        )
+        self.override(Override(TRIPPED))
+        self.held = self.held._replace(reason="EMERGENCY_MANUAL")
 
     @rule(back=st.integers(1, 3))
     def an_older_state_is_restored(self, back: int) -> None:
         epoch = max(self.seen - back, 0)
         self.client.set(KEYS.state, json.dumps({"state": "OPEN", "epoch": epoch}))
-        self.model.word, self.model.epoch, self.model.reason, self.model.incident = "OPEN", epoch, None, None
+        self.override(Override(OPEN, epoch))
 
     @rule(garbage=st.sampled_from(["", "garbage", "[]", '{"state":"HALTED"}', '{"state":"QUIET_PERIOD"}']))
     def garbage(self, garbage: str) -> None:
         self.client.set(KEYS.state, garbage)
-        self.model.word, self.model.epoch, self.model.reason, self.model.incident = "UNKNOWN", None, None, None
+        self.override(Override(GARBAGE))
 
     @rule()
     def a_list_takes_the_state_keys_place(self) -> None:
         self.client.delete(KEYS.state)
         self.client.rpush(KEYS.state, "x")
-        self.model.word, self.model.epoch, self.model.reason, self.model.incident = "UNKNOWN", None, None, None
+        self.override(Override(GARBAGE))
 
     @rule()
     def flush(self) -> None:
         self.client.flushall()
-        self.model = Model()
+        self.override(Flush())
         self.done.clear()
 
     @rule()
     def the_scripts_are_forgotten(self) -> None:
         self.client.script_flush()
 
+    def override(self, call: Override | Flush) -> None:
+        _, self.held = apply(self.held, call, self.now())
+
     @invariant()
     def what_is_read_is_what_must_be(self) -> None:
         status = self.cb.get_status()
-        word = "UNKNOWN" if self.model.word == "MISSING" else self.model.word
-        if self.model.epoch is not None and self.model.epoch < self.seen:
+        word = self.held.word_at(self.now())
+        if word not in (OPEN, TRIPPED, QUIET_PERIOD) or (self.held.epoch is not None and self.held.epoch < self.seen):
             word = "UNKNOWN"
         assert status.state == word
         assert status.is_tripped == (word in ("TRIPPED", "UNKNOWN"))
 
     @invariant()
     def history_and_outbox_tell_every_transition_once(self) -> None:
-        def told(events: list[TransitionEvent]) -> list[tuple[str, str, str, int]]:
-            return [(e.transition.value, e.from_state, e.to_state, e.epoch) for e in events]
+        entries = self.client.xrange(KEYS.outbox)
+        recorded = list(self.held.recorded)
+        assert told([TransitionEvent.from_json(fields[b"event"]) for _, fields in entries]) == recorded
+        assert told(self.cb.get_history(1_000)[::-1]) == recorded
 
-        entries: Any = self.client.xrange(KEYS.outbox)
-        assert told([TransitionEvent.from_json(fields[b"event"]) for _, fields in entries]) == self.model.recorded
-        assert told(self.cb.get_history(1_000)[::-1]) == self.model.recorded
+
+def told(events: list[TransitionEvent]) -> list[Record]:
+    return [
+        Record(
+            event.event_id,
+            event.transition.value,
+            event.from_state,
+            event.to_state,
+            event.epoch,
+            event.incident_id,
+            round(event.at.timestamp() * SECOND),
+        )
+        for event in events
+    ]
 
 
 def test_promises_1_2_and_4_hold_for_any_sequence_of_events(
