@@ -20,6 +20,7 @@ from rich.table import Table
 from rich.text import Text
 
 from breaker import BreakerError, CircuitBreaker
+from deployments.interrupt import end_on_signals
 from sandbox.embedded_redis import EmbeddedRedis
 from sandbox.exchange import scenario
 from sandbox.exchange.server import PaperExchange, PaperExchangeFailed
@@ -42,6 +43,7 @@ def main() -> int:
     out = Console(highlight=False)
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(line_buffering=True)  # in order with what the kill switch writes, also into a file
+    end_on_signals()
     try:
         with ExitStack() as started:
             return _demo(arguments, started, out)

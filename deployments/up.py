@@ -9,14 +9,11 @@ from __future__ import annotations
 import argparse
 import getpass
 import os
-import signal
 import subprocess
 import sys
 import time
 from contextlib import ExitStack
 from pathlib import Path
-from types import FrameType
-from typing import NoReturn
 
 from redis import Redis
 from rich import box
@@ -25,6 +22,7 @@ from rich.table import Table
 from rich.text import Text
 
 from breaker import BreakerError, CircuitBreaker
+from deployments.interrupt import end_on_signals
 from sandbox.child_process import free_port, listens, spawn
 from sandbox.embedded_redis import EmbeddedRedis
 from sandbox.exchange import scenario
@@ -84,9 +82,7 @@ def _up(arguments: argparse.Namespace, started: ExitStack, out: Console) -> None
     home = HOME.absolute()
     home.mkdir(exist_ok=True, mode=0o700)
     _hold_pid_file(home / "up.pid", started)
-    # Both, as a process that a script starts in the background inherits an ignored Ctrl-C.
-    for each in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(each, _stop)
+    end_on_signals()
     out.print(Text("Starting …", "dim"))
     prefect = PrefectServer(home / "prefect", port=_port(PREFECT_PORT))
     started.callback(prefect.stop)
@@ -116,10 +112,6 @@ def _up(arguments: argparse.Namespace, started: ExitStack, out: Console) -> None
     while serving.poll() is None:
         time.sleep(0.5)
     raise BreakerError(f"the served deployments ended by themselves; see {home / 'serve.log'}")
-
-
-def _stop(signum: int, frame: FrameType | None) -> NoReturn:
-    raise KeyboardInterrupt
 
 
 def _hold_pid_file(path: Path, started: ExitStack) -> None:

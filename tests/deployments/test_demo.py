@@ -6,12 +6,13 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
 import pytest
+
+from tests.helpers import eventually
 
 ROOT = Path(__file__).parents[2]
 SMALL = ("--orders", "20", "--positions", "8")
@@ -19,6 +20,7 @@ SMALL = ("--orders", "20", "--positions", "8")
 
 @pytest.fixture
 def demo(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
+    """Started as a script starts it in the background: with Ctrl-C ignored."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("BREAKER_", "PREFECT_"))}
     process = subprocess.Popen(
         [sys.executable, "-m", "deployments.demo", *SMALL],
@@ -27,6 +29,7 @@ def demo(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_IGN),  # noqa: PLW1509
     )
     yield process
     if process.poll() is None:
@@ -38,12 +41,13 @@ def demo(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
 
 def started_by(process: subprocess.Popen[str], at_least: int) -> list[psutil.Process]:
     """Wait until the demo has started that many children."""
-    deadline = time.monotonic() + 60
-    while len(children := psutil.Process(process.pid).children(recursive=True)) < at_least:
+
+    def children() -> list[psutil.Process]:
         assert process.poll() is None
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-    return children
+        found = psutil.Process(process.pid).children(recursive=True)
+        return found if len(found) >= at_least else []
+
+    return eventually(children, within=60, every=0.05)
 
 
 def assert_gone(processes: list[psutil.Process]) -> None:
