@@ -83,13 +83,17 @@ down: ## Stop what `make up` started
 	@if [ -f .breaker/up.pid ]; then kill -TERM "$$(cat .breaker/up.pid)"; else echo "nothing is up"; fi
 
 # --- seeing and checking it -------------------------------------------------------------------------------------------
-.PHONY: demo test lint format bench soak
+.PHONY: demo test flaky lint format bench soak
 demo: $(READY) ## A real book, halted and flattened   [KEEP=1 leaves it running] [ORDERS=200] [POSITIONS=60]
 	@$(BIN)/python -m deployments.demo $(if $(KEEP),--keep) $(if $(ORDERS),--orders $(ORDERS)) \
 	    $(if $(POSITIONS),--positions $(POSITIONS))
 
+SUITE := -n 3 --dist loadfile --no-loadscope-reorder
 test: $(READY) ## All tests
-	@$(BIN)/pytest -n 3 --dist loadfile --no-loadscope-reorder
+	@$(BIN)/pytest $(SUITE)
+
+flaky: $(READY) ## The suite again and again on a busy machine     [N=10]; tells which tests depend on how fast it is
+	@$(BIN)/python -m proofs.flaky $(if $(N),--times $(N)) -- $(SUITE)
 
 .PHONY: faults fault-matrix crash-points
 faults: fault-matrix crash-points ## Pull every plug, and kill at every I/O
