@@ -116,6 +116,10 @@ bench: $(READY) ## The figures that README quotes
 soak: $(READY) ## Drills on the whole stack while it breaks     [SECONDS=3600] [SEED=1]; writes docs/soak.md
 	@$(BIN)/python -m proofs.soak --write docs/soak.md $(if $(SECONDS),--seconds $(SECONDS)) $(if $(SEED),--seed $(SEED))
 
-.PHONY: histories
+.PHONY: models histories
+models: $(READY) ## Every state that breaker and gates can reach, searched
+	@MODEL=full $(BIN)/pytest -s tests/proofs/test_gate_model.py tests/proofs/test_breaker_model.py \
+	    tests/proofs/test_breaker_rules.py
+
 histories: $(READY) ## Concurrent callers under faults, checked for linearizability   [HISTORIES=2000]
-	@HISTORIES=$(or $(HISTORIES),2000) MODEL=full $(BIN)/pytest -s tests/proofs
+	@HISTORIES=$(or $(HISTORIES),2000) $(BIN)/pytest -s tests/proofs/test_histories.py

@@ -115,28 +115,33 @@ class Result:
     """Whether a gate was clear again after the reset."""
 
 
-def search(behaviour: Behaviour, *, staleness: int, gates: int, in_flight: int, resets: int) -> Result:
+def search(
+    behaviour: Behaviour, *, staleness: int, gates: int, in_flight: int, resets: int, within: int | None = None
+) -> Result:
     """All states that can be reached, or the shortest way to one that breaks the guarantee.
 
-    `in_flight` bounds each gate's unanswered heartbeats; `resets` is 0 or 1.
+    `in_flight` bounds each gate's unanswered heartbeats; `resets` is 0 or 1. `within` bounds the steps from the start:
+    the search is then no proof, but has missed no way of so many steps.
     """
     lease = Lease(staleness, (ScopeView("global"),), behaviour.replicas)
     start = World(staleness, tuple(Gate(lease) for _ in range(gates)), resets_left=resets)
     came_from: dict[World, tuple[World, str] | None] = {start: None}
-    frontier = deque([start])
+    frontier = deque([(start, 0)])
     opened = reopened = False
     while frontier:
-        world = frontier.popleft()
+        world, depth = frontier.popleft()
         clear = any(gate.is_clear for gate in world.gates)
         opened, reopened = opened or clear, reopened or (clear and not world.is_before_reset)
         broken = violation(world)
         if broken is not None:
             return Result(len(came_from), (*_way(came_from, world), broken), opened, reopened)
+        if depth == within:
+            continue
         for action, step in steps(world, behaviour, in_flight):
             following = _canonical(step)
             if following not in came_from:
                 came_from[following] = world, action
-                frontier.append(following)
+                frontier.append((following, depth + 1))
     return Result(len(came_from), None, opened, reopened)
 
 

@@ -1,6 +1,6 @@
 """The breaker's promises hold in every world that can be reached, and the search would have found them broken.
 
-MODEL=full searches larger worlds, which takes minutes.
+`make models` (MODEL=full) searches larger worlds, which takes minutes.
 """
 
 from __future__ import annotations
