@@ -18,20 +18,25 @@ help: ## What can be made
 
 install: $(READY) ## Create .venv with everything pinned by requirements.lock
 
-$(READY): requirements.lock pyproject.toml
-	@if ! command -v uv >/dev/null && ! [ -x $(VENV)/bin/uv ]; then \
-	    $(PYTHON) -m venv --clear $(VENV) && $(BIN)/pip install --quiet uv; fi
+$(READY): requirements.lock pyproject.toml distributions/ops/pyproject.toml distributions/ops/hatch_build.py
+	@if ! command -v uv >/dev/null && ! [ -x $(BIN)/uv ]; then \
+	    $(PYTHON) -m venv --clear $(VENV) && sed -n '/^uv==/,/[^\]$$/p' requirements.lock | \
+	        $(BIN)/pip install --quiet --require-hashes -r /dev/stdin; fi
 	@PATH="$$PATH:$(CURDIR)/$(BIN)"; \
 	    [ -x $(BIN)/python ] || uv venv --quiet --python $(PYTHON) $(VENV); \
-	    uv pip install --quiet --compile-bytecode --python $(BIN)/python -r requirements.lock && \
-	    uv pip install --quiet --python $(BIN)/python --no-deps -e .
+	    uv pip install --quiet --compile-bytecode --python $(BIN)/python --require-hashes -r requirements.lock && \
+	    uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation -e . -e distributions/ops
 	@$(BIN)/python -m compileall -q $(PACKAGES)  # a kill switch must not be compiled while it is needed
 	@touch $@
 
 .PHONY: lock
-lock: ## Resolve requirements.lock again
-	uv pip compile --universal --python-version 3.11 --extra dev --quiet --no-emit-index-url --no-emit-find-links \
-	    --custom-compile-command 'make lock' pyproject.toml -o requirements.lock
+LOCK = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+    --no-emit-find-links --no-emit-package trading-breaker --no-emit-package trading-breaker-ops \
+    --custom-compile-command 'make lock'
+lock: $(READY) ## Resolve what a checkout and what an installation consist of again
+	@$(LOCK) --group dev pyproject.toml -o requirements.lock
+	@$(LOCK) --extra embedded --no-annotate -c requirements.lock distributions/ops/pyproject.toml \
+	    -o distributions/ops/requirements.lock
 
 # --- the runbook's commands -------------------------------------------------------------------------------------------
 .PHONY: circuit-trip circuit-status circuit-reset circuit-init circuit-history kill-switch
@@ -123,3 +128,12 @@ models: $(READY) ## Every state that breaker and gates can reach, searched
 
 histories: $(READY) ## Concurrent callers under faults, checked for linearizability   [HISTORIES=2000]
 	@HISTORIES=$(or $(HISTORIES),2000) $(BIN)/pytest -s tests/proofs/test_histories.py
+
+# --- giving it away ---------------------------------------------------------------------------------------------------
+.PHONY: build
+build: $(READY) ## Both distributions, checked, and the application's bill of materials, in dist/
+	@rm -rf dist && $(BIN)/uv build --quiet --all-packages --no-build-isolation --python $(BIN)/python --out-dir dist
+	@$(BIN)/twine check --strict dist/*.whl dist/*.tar.gz
+	@$(BIN)/check-wheel-contents dist/trading_breaker-*.whl
+	@$(BIN)/check-wheel-contents --config distributions/ops/pyproject.toml dist/trading_breaker_ops-*.whl
+	@$(BIN)/python distributions/bill_of_materials.py dist

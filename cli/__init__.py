@@ -13,7 +13,7 @@ def main() -> None:
     if not os.environ.get("BREAKER_URL"):  # else whoever acts needs the console's permission
         hand_over(sys.argv[1:])
     try:
-        from cli.app import run  # noqa: PLC0415  so that a missing extra is one line, not a traceback
+        from cli.app import run  # noqa: PLC0415  so that a missing package is one line, not a traceback
     except ModuleNotFoundError as error:
-        sys.exit(f"breaker: {error.name} is not installed; the command line needs: pip install 'trading-breaker[ops]'")
+        sys.exit(f"breaker: {error.name} is missing; install anew with: uv tool install --force trading-breaker-ops")
     sys.exit(run())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from typing import Annotated
 
 import typer
 
@@ -28,9 +29,10 @@ def command_line(first: str = "") -> typer.Typer:
         pretty_exceptions_enable=False,
         rich_markup_mode=None,
     )
+    app.callback()(_options)
     circuit_commands.register(app)
     kill_command.register(app)
-    if first != "kill":
+    if first not in ("kill", "--version"):
         from cli import (  # noqa: PLC0415
             audit_commands,
             doctor_command,
@@ -67,6 +69,22 @@ def run() -> int:
     except (BreakerError, LedgerError) as error:
         return _fail(error, Exit.REFUSED)
     return Exit.OK
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        from importlib.metadata import version  # noqa: PLC0415  a kill doesn't ask
+
+        typer.echo(f"breaker {version('trading-breaker-ops')}")
+        raise typer.Exit
+
+
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and leave.")
+    ] = False,
+) -> None:
+    """What can be said before a command; the text of the help is the application's."""
 
 
 def _fail(error: Exception, status: Exit) -> int:

