@@ -33,8 +33,9 @@ $(READY): requirements.lock pyproject.toml distributions/ops/pyproject.toml dist
 LOCK = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
     --no-emit-find-links --no-emit-package trading-breaker --no-emit-package trading-breaker-ops \
     --custom-compile-command 'make lock'
-lock: $(READY) ## Resolve what a checkout and what an installation consist of again
+lock: $(READY) ## Resolve again what a checkout, an installation and a build consist of
 	@$(LOCK) --group dev pyproject.toml -o requirements.lock
+	@$(LOCK) --group build --no-annotate -c requirements.lock -o distributions/requirements.lock
 	@$(LOCK) --extra embedded --no-annotate -c requirements.lock distributions/ops/pyproject.toml \
 	    -o distributions/ops/requirements.lock
 
@@ -131,9 +132,16 @@ histories: $(READY) ## Concurrent callers under faults, checked for linearizabil
 
 # --- giving it away ---------------------------------------------------------------------------------------------------
 .PHONY: build
-build: $(READY) ## Both distributions, checked, and the application's bill of materials, in dist/
-	@rm -rf dist && $(BIN)/uv build --quiet --all-packages --no-build-isolation --python $(BIN)/python --out-dir dist
-	@$(BIN)/twine check --strict dist/*.whl dist/*.tar.gz
-	@$(BIN)/check-wheel-contents dist/trading_breaker-*.whl
-	@$(BIN)/check-wheel-contents --config distributions/ops/pyproject.toml dist/trading_breaker_ops-*.whl
-	@$(BIN)/python distributions/bill_of_materials.py dist
+BUILD := build/venv
+$(BUILD)/.ready: distributions/requirements.lock | $(READY)
+	@$(BIN)/uv venv --quiet --clear --python $(BIN)/python $(BUILD)
+	@$(BIN)/uv pip install --quiet --python $(BUILD)/bin/python --require-hashes -r distributions/requirements.lock
+	@touch $@
+
+build: $(BUILD)/.ready ## Both distributions, checked, and the application's bill of materials, in dist/
+	@rm -rf dist
+	@$(BUILD)/bin/uv build --quiet --all-packages --no-build-isolation --python $(BUILD)/bin/python --out-dir dist
+	@$(BUILD)/bin/twine check --strict dist/*.whl dist/*.tar.gz
+	@$(BUILD)/bin/check-wheel-contents dist/trading_breaker-*.whl
+	@$(BUILD)/bin/check-wheel-contents --config distributions/ops/pyproject.toml dist/trading_breaker_ops-*.whl
+	@$(BUILD)/bin/python distributions/bill_of_materials.py dist

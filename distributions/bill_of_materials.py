@@ -1,7 +1,7 @@
 """Write the application's bill of materials (CycloneDX) from what an installation of it consists of.
 
-`python distributions/bill_of_materials.py dist` installs the two wheels in that folder, and exactly what
-ops/requirements.lock names, into an environment that it throws away. So it also shows that these fit together.
+`make build` runs it with the folder of the two wheels, in an environment that has uv and cyclonedx-py. It installs them
+and exactly what ops/requirements.lock names into an environment that it throws away: so they are seen to fit together.
 """
 
 from __future__ import annotations
