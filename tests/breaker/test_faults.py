@@ -372,7 +372,7 @@ def test_what_is_no_redis_client_is_refused() -> None:
 
 
 def test_threads_share_one_breaker(redis_server: EmbeddedRedis, redis_client: Any) -> None:
-    cb = CircuitBreaker(redis_client, reset_interval=0)
+    cb = CircuitBreaker(redis_client, reset_interval=0, timeout=60)
     first = cb.initialize_state().epoch or 0
     with ThreadPoolExecutor(8) as pool:
         epochs = sorted(status.epoch or 0 for status in pool.map(lambda i: cb.trip(f"T{i}"), range(400)))

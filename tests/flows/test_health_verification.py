@@ -113,8 +113,9 @@ def asked(prefect: PrefectServer, what: str, query: Mapping[str, Any]) -> list[d
 async def test_a_green_run_is_quick_and_keeps_one_artifact(
     prefect: PrefectServer, configure: Configure, web: Web
 ) -> None:
-    took = []
-    for _ in range(3):
+    took: list[float] = []
+    # On a busy machine one takes longer; with a wait in it, each does.
+    while len(took) < 2 or (min(took) >= 3 and len(took) < 10):
         begun = time.monotonic()
         state = await verify(prefect)
         took.append(time.monotonic() - begun)

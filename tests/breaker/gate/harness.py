@@ -40,12 +40,6 @@ class Record:
     def refused_between(self, start: float, end: float) -> int:
         return sum(1 for checked, admitted in tuple(self._checks) if not admitted and start <= checked < end)
 
-    def closed_after(self, at: float) -> float:
-        """Seconds from `at` until the last order that was admitted since, 0 if none was."""
-        return max(
-            (checked - at for checked, admitted in tuple(self._checks) if admitted and checked >= at), default=0.0
-        )
-
     def _run(self) -> None:
         while not self._stopping:
             now = clock.now()
@@ -67,4 +61,4 @@ class Sidecar:
     def stop(self) -> None:
         with contextlib.suppress(ProcessLookupError):
             self.process.terminate()
-        self.process.wait(5)
+        self.process.wait(30)
