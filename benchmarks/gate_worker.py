@@ -16,7 +16,7 @@ from breaker.gate import Gate, clock
 from breaker.gate.connect import connector
 from breaker.gate.decision import OrderIntent
 from breaker.gate.lease import Lease
-from breaker.gate.resp3 import command
+from breaker.gate.resp3 import encode_command
 
 _ORDER = OrderIntent("AAPL", "buy", 10)
 
@@ -86,7 +86,7 @@ def _print_pushed(gates: list[Gate]) -> None:
 def _raw(url: str, count: int) -> None:
     lines = [connector(url, 1.0, "raw")() for _ in range(count)]
     for line in lines:
-        line.socket.sendall(command("CLIENT", "TRACKING", "ON", "BCAST", "PREFIX", "circuit_breaker:state"))
+        line.socket.sendall(encode_command("CLIENT", "TRACKING", "ON", "BCAST", "PREFIX", "circuit_breaker:state"))
     for _ in sys.stdin:
         time.sleep(0.01)
         poller, sockets = select.poll(), {line.socket.fileno(): line.socket for line in lines}

@@ -1,12 +1,13 @@
-"""The circuit breaker that every order passes.
+"""Trip, reset and read the circuit breaker that every order passes; `breaker.gate` asks it about each order.
 
 Names are imported when first used, so that `import breaker` costs a trading engine almost nothing.
 """
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from breaker.lazy_imports import lazy_names
 
 if TYPE_CHECKING:
     from breaker.circuit import AsyncCircuitBreaker, CircuitBreaker
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     )
     from breaker.events import TransitionEvent
     from breaker.state import State, Status
+    from breaker.trip_reasons import TripReason
 
 __all__ = [
     "AsyncCircuitBreaker",
@@ -37,19 +39,19 @@ __all__ = [
     "StateConflict",
     "Status",
     "TransitionEvent",
+    "TripReason",
 ]
 
-_HOMES = {
-    "AsyncCircuitBreaker": "breaker.circuit",
-    "CircuitBreaker": "breaker.circuit",
-    "Durability": "breaker.durability",
-    "State": "breaker.state",
-    "Status": "breaker.state",
-    "TransitionEvent": "breaker.events",
-}
-
-
-def __getattr__(name: str) -> Any:
-    if name not in __all__:
-        raise AttributeError(f"module 'breaker' has no attribute {name!r}")
-    return getattr(import_module(_HOMES.get(name, "breaker.errors")), name)
+__getattr__ = lazy_names(
+    __name__,
+    {
+        **dict.fromkeys(__all__, "breaker.errors"),
+        "AsyncCircuitBreaker": "breaker.circuit",
+        "CircuitBreaker": "breaker.circuit",
+        "Durability": "breaker.durability",
+        "State": "breaker.state",
+        "Status": "breaker.state",
+        "TransitionEvent": "breaker.events",
+        "TripReason": "breaker.trip_reasons",
+    },
+)

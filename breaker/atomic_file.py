@@ -49,6 +49,12 @@ def atomic_file(path: Path, *, mode: int = 0o600) -> Iterator[IO[bytes]]:
 
     Raises:
         OSError: as for `write_atomically`.
+
+    Example:
+        >>> with atomic_file(directory / "export.jsonl") as file:
+        ...     file.writelines(b"%d\\n" % number for number in range(3))
+        >>> (directory / "export.jsonl").read_bytes()
+        b'0\\n1\\n2\\n'
     """
     partial = path.with_name(f".{path.name}.{uuid4()}.partial")
     descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
@@ -65,10 +71,17 @@ def atomic_file(path: Path, *, mode: int = 0o600) -> Iterator[IO[bytes]]:
 
 
 def sync_directory(directory: Path) -> None:
-    """Put the names in `directory` on the disk: until then a crash may forget a file that is new or was renamed.
+    """Put the names in a directory on the disk: until then a crash may forget a file that is new or was renamed.
+
+    Args:
+        directory: The directory.
 
     Raises:
         OSError: it can't be opened or synced.
+
+    Example:
+        >>> (directory / "current.jsonl").touch()
+        >>> sync_directory(directory)
     """
     descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
     try:

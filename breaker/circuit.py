@@ -1,4 +1,4 @@
-"""The circuit breaker: its transitions and what can be asked of it, for threads and for asyncio."""
+"""Trip, reset and read the circuit breaker of one scope: for threads and for asyncio."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from redis.asyncio import Redis as AsyncRedis
 
 
-class _Core:
-    """What both breakers share: settings, and the newest state seen so far."""
+class _CircuitBreakerBase:
+    """What both breakers share: settings, requests, how replies are read, and the newest state seen so far."""
 
     def __init__(
         self,
@@ -45,72 +45,70 @@ class _Core:
         self.quiet_period = checked_seconds(quiet_period, "quiet_period")
         self.reset_interval = checked_seconds(reset_interval, "reset_interval")
         self.durability = durability
-        self._seen: Status | None = None
+        self._newest_seen: Status | None = None
 
     @property
     def scope(self) -> str:
+        """What this breaker halts: `global`, or `kind:name` such as `account:ALPHA`."""
         return self.keys.scope
 
-    def _trip_request(
-        self,
-        reason: str,
-        details: Mapping[str, Any] | None,
-        tripped_by: str | None,
-        event_id: str | None,
-        incident_id: str | None,
-        ip_address: str | None,
-    ) -> Request:
-        request = self._requests.trip(reason, details, tripped_by, event_id, incident_id, ip_address)
-        return replace(request, trailing_commands=self.durability.wait_command(self.timeout))
+    def _followed(self, trip: Request) -> Request:
+        """The trip, and after it whatever its durability asks."""
+        return replace(trip, trailing_commands=self.durability.wait_command(self.timeout))
 
     def _read_trip(self, replies: Sequence[Any]) -> Status:
         status = read_transition_reply(replies[0], self.keys)
-        return self._note(status.with_unconfirmed(self.durability.why_unconfirmed(replies[0][0], replies[1:])))
+        return self._seen(status.with_unconfirmed(self.durability.why_unconfirmed(replies[0][0], replies[1:])))
 
-    def _reset_request(
-        self,
-        reset_by: str | None,
-        reason: str | None,
-        event_id: str | None,
-        expected_incident_id: str | None,
-        expected_epoch: int | None,
-        ip_address: str | None,
-    ) -> Request:
-        return self._requests.reset(
-            reset_by,
-            reason,
-            event_id,
-            expected_incident_id,
-            expected_epoch,
-            ip_address,
-            self.quiet_period,
-            self.reset_interval,
-        )
-
-    def _epoch_of(self, replies: Sequence[Any]) -> int | None:
+    def _read_epoch(self, replies: Sequence[Any]) -> int | None:
         return read_status_replies(replies, self.keys).epoch
 
-    def _note(self, status: Status) -> Status:
-        if status.epoch is not None and (self._seen is None or not is_older(status, self._seen)):
-            self._seen = status
+    def _read_transition(self, replies: Sequence[Any]) -> Status:
+        return self._seen(read_transition_reply(replies[0], self.keys))
+
+    def _read_status(self, replies: Sequence[Any], seen: Status | None) -> Status:
+        """`seen` is the newest known before the request was sent; the answer can't be older by rights."""
+        return self._seen(reject_older(read_status_replies(replies, self.keys), seen))
+
+    def _seen(self, status: Status) -> Status:
+        if status.epoch is not None and (self._newest_seen is None or not is_older(status, self._newest_seen)):
+            self._newest_seen = status
         return status
 
-    def _judge(self, status: Status, seen: Status | None) -> Status:
-        """`seen` is the newest known before the question was sent; the answer can't be older by rights."""
-        return self._note(reject_older(status, seen))
 
-
-class CircuitBreaker(_Core):
+class CircuitBreaker(_CircuitBreakerBase):
     """The circuit breaker of one scope.
 
-    `redis` is a plain `redis.Redis`, however it is set up; the breaker opens connections of its own to the same server.
-    `timeout`: seconds after which each call has ended. `quiet_period`: seconds of limited trading after a reset; 0 for
-    none. `reset_interval`: seconds between two resets of any scope (runbook: one per minute). `source`: which way in
-    this is, for the audit log. `durability`: how far a trip is followed; one that is not confirmed in time is a trip
-    all the same, and the status says so in `unconfirmed`. Safe to share between threads, and to use after a fork.
+    It opens connections of its own to the server that `redis` is for. Safe to share between threads, and to use after
+    a fork. Transitions end within `timeout`, one way or the other. Reading the state never raises: what can't be read
+    is UNKNOWN, which counts as tripped.
 
-    Transitions raise BreakerUnavailable if Redis gives no answer in time, RedisRefused if it won't, and InvalidInput
-    before anything is sent. Reading the state never raises: what can't be read is UNKNOWN.
+    Args:
+        redis: A plain `redis.Redis`, however it is set up.
+        scope: What to halt: `global`, or `kind:name` such as `account:ALPHA` or `strategy:meanrev`.
+        timeout: Seconds after which each call has ended.
+        quiet_period: Seconds of limited trading after a reset; 0 for none.
+        reset_interval: Seconds between two resets of any scope (runbook: one per minute).
+        source: Which way in this is, for the audit log: one of `breaker.requests.SOURCES`.
+        durability: How far each trip is followed. One that is not confirmed in time is a trip all the same, and the
+            status says so in `unconfirmed`.
+
+    Raises:
+        InvalidInput: a setting or the scope makes no sense, or `redis` is no plain Redis client.
+
+    Example:
+        >>> import redis
+        >>> from breaker import CircuitBreaker
+        >>> breaker = CircuitBreaker(redis.Redis.from_url(url), "strategy:meanrev")
+        >>> breaker.initialize_state(by="ada").state
+        <State.OPEN: 'OPEN'>
+        >>> breaker.trip("MANUAL", details={"operator": "ada", "reason": "fat finger"}).state
+        <State.TRIPPED: 'TRIPPED'>
+        >>> breaker.is_tripped()
+        True
+        >>> breaker.reset(reset_by="ada", reason="position corrected by hand").state
+        <State.QUIET_PERIOD: 'QUIET_PERIOD'>
+        >>> breaker.close()
     """
 
     def __init__(
@@ -137,15 +135,32 @@ class CircuitBreaker(_Core):
         incident_id: str | None = None,
         ip_address: str | None = None,
     ) -> Status:
-        """Halt trading, from any state whatever. Returns the state after it.
+        """Halt trading, from any state whatever.
 
         A breaker that is tripped already keeps the first trip's reason; this one counts, and is in history and outbox.
-        `reason`: 1 to 200 characters. `details`: what JSON can hold, plus Decimal, UUID and times; at most 16 kB.
-        `tripped_by`: `details["operator"]`, or else the login name. `event_id`: a UUID; giving the same one again
-        changes nothing and returns the state as it is by then. `incident_id`: used if this trip begins an incident.
+
+        Args:
+            reason: Why: a `breaker.trip_reasons.TripReason`, or any text of 1 to 200 characters on one line.
+            details: What JSON can hold, plus Decimal, UUID and times that have a zone; at most 16 kB.
+            tripped_by: Who; `details["operator"]` unless given, or else the login name.
+            event_id: A UUID. Giving the same one again changes nothing, and returns the state as it is by then.
+            incident_id: A UUID, used if this trip begins an incident.
+            ip_address: The caller's, for the audit log.
+
+        Returns:
+            The state after it.
+
+        Raises:
+            InvalidInput: an argument can't be used; nothing was sent.
+            BreakerUnavailable: Redis gave no answer in time; the error says whether it may have happened.
+            RedisRefused: Redis answered, and won't do it.
+
+        Example:
+            >>> breaker.trip("DRAWDOWN", {"drawdown": Decimal("0.061")}, tripped_by="risk engine").trip_reason
+            'DRAWDOWN'
         """
-        request = self._trip_request(reason, details, tripped_by, event_id, incident_id, ip_address)
-        return self._read_trip(self._client.execute(request))
+        trip = self._requests.trip(reason, details, tripped_by, event_id, incident_id, ip_address)
+        return self._read_trip(self._client.execute(self._followed(trip)))
 
     def reset(
         self,
@@ -157,61 +172,168 @@ class CircuitBreaker(_Core):
         expected_epoch: int | None = None,
         ip_address: str | None = None,
     ) -> Status:
-        """Let trading resume, with a quiet period first. Returns the state after it.
+        """Let trading resume, with a quiet period first.
 
-        Raises NotTripped, ResetRateLimited, or StateConflict if the incident or epoch isn't the expected one. Without
-        `expected_epoch` it is that of the state as it is when this is called: a trip that comes between call and reset,
-        however long the network holds the reset back, is not undone.
+        Without `expected_epoch` it is that of the state as it is when this is called: a trip that comes between call
+        and reset, however long the network holds the reset back, is not undone.
+
+        Args:
+            reset_by: Who; the login name unless given.
+            reason: Why, in at most 1,000 characters on one line.
+            event_id: A UUID; as for `trip`.
+            expected_incident_id: The incident that is to end.
+            expected_epoch: The epoch of the state that is meant.
+            ip_address: The caller's, for the audit log.
+
+        Returns:
+            The state after it: QUIET_PERIOD, or OPEN when `quiet_period` is 0.
+
+        Raises:
+            NotTripped: there is nothing to reset.
+            ResetRateLimited: a reset of this or another scope came within `reset_interval`.
+            StateConflict: the incident or the epoch isn't the expected one.
+            InvalidInput, BreakerUnavailable, RedisRefused: as for `trip`.
+
+        Example:
+            >>> tripped = breaker.trip("MANUAL")
+            >>> breaker.reset("ada", "feed repaired, prices verified", expected_epoch=tripped.epoch).reset_by
+            'ada'
         """
         by = time.monotonic() + self.timeout
-        request = self._reset_request(reset_by, reason, event_id, expected_incident_id, expected_epoch, ip_address)
+        at_epoch = self._requests.reset(
+            reset_by, reason, event_id, expected_incident_id, ip_address, self.quiet_period, self.reset_interval
+        )
         if expected_epoch is None:
-            epoch = self._epoch_of(self._client.execute(self._requests.state_before_reset(), by=by))
-            request = self._reset_request(reset_by, reason, request.event_id, expected_incident_id, epoch, ip_address)
-        return self._change(request, by)
+            expected_epoch = self._read_epoch(self._client.execute(self._requests.state_before_reset(), by=by))
+        return self._read_transition(self._client.execute(at_epoch(expected_epoch), by=by))
 
     def end_quiet_period(self, *, expected_epoch: int, by: str | None = None, event_id: str | None = None) -> Status:
-        """Go from QUIET_PERIOD to OPEN, unless any transition happened since `expected_epoch`: StateConflict then."""
-        return self._change(self._requests.end_quiet_period(expected_epoch, by, event_id))
+        """Go from QUIET_PERIOD to OPEN.
+
+        Args:
+            expected_epoch: That of the quiet period that is to end.
+            by: Who; the login name unless given.
+            event_id: A UUID; as for `trip`.
+
+        Returns:
+            The state after it.
+
+        Raises:
+            StateConflict: there is no quiet period, or a transition has happened since `expected_epoch`.
+            InvalidInput, BreakerUnavailable, RedisRefused: as for `trip`.
+
+        Example:
+            >>> _ = breaker.trip("MANUAL")
+            >>> quiet = breaker.reset("ada")
+            >>> breaker.end_quiet_period(expected_epoch=quiet.epoch).state
+            <State.OPEN: 'OPEN'>
+        """
+        return self._read_transition(
+            self._client.execute(self._requests.end_quiet_period(expected_epoch, by, event_id))
+        )
 
     def initialize_state(self, force: bool = False, by: str | None = None, *, event_id: str | None = None) -> Status:
         """Create the state OPEN where there is none; a valid one stays as it is.
 
-        `force` also overwrites garbage, or an OPEN state, with a fresh one. Raises StateConflict for garbage without
-        it, and with it for TRIPPED and a running quiet period, which only a reset and time may end.
+        Args:
+            force: Also overwrite garbage, or an OPEN state, with a fresh one.
+            by: Who; the login name unless given.
+            event_id: A UUID; as for `trip`.
+
+        Returns:
+            The state after it.
+
+        Raises:
+            StateConflict: garbage is stored and `force` is not given; or it is given, and the state is TRIPPED or in a
+                running quiet period, which only a reset and time may end.
+            InvalidInput, BreakerUnavailable, RedisRefused: as for `trip`.
+
+        Example:
+            >>> _ = breaker.trip("MANUAL")
+            >>> breaker.initialize_state().state
+            <State.TRIPPED: 'TRIPPED'>
         """
-        return self._change(self._requests.initialize(force, by, event_id))
+        return self._read_transition(self._client.execute(self._requests.initialize(force, by, event_id)))
 
     def get_status(self) -> Status:
-        """The state at this moment by Redis's clock. Never raises: UNKNOWN, with `problem`, if it can't be told."""
-        seen = self._seen
+        """The state at this moment by Redis's clock. Never raises.
+
+        Returns:
+            What is stored; UNKNOWN, with `problem`, if it can't be told.
+
+        Example:
+            >>> status = breaker.get_status()
+            >>> status["state"], status.get("tripped_at", "N/A")
+            ('OPEN', 'N/A')
+        """
+        seen = self._newest_seen
         try:
-            status = read_status_replies(self._client.execute(self._requests.status()), self.keys)
+            return self._read_status(self._client.execute(self._requests.status()), seen)
         except BreakerError as error:
             return unknown_status(str(error))
-        return self._judge(status, seen)
 
     def get_state(self) -> State:
+        """`get_status().state`: the bare state. Never raises."""
         return self.get_status().state
 
     def is_tripped(self) -> bool:
-        """True for TRIPPED, and for UNKNOWN too: what can't be read is closed."""
+        """True for TRIPPED, and for UNKNOWN too: what can't be read is closed. Never raises."""
         return self.get_status().is_tripped
 
     def get_history(self, limit: int = 10) -> list[TransitionEvent]:
-        """The newest transitions, newest first; 1,000 are kept. Raises BreakerError if they can't be read."""
+        """The newest transitions, newest first. The newest 1,000 are kept; the audit log has all.
+
+        Args:
+            limit: How many at most, from 1 to 1,000.
+
+        Returns:
+            The transitions, newest first.
+
+        Raises:
+            StateConflict: what is stored there is no history.
+            InvalidInput, BreakerUnavailable, RedisRefused: as for `trip`.
+
+        Example:
+            >>> _ = breaker.trip("MANUAL"), breaker.reset("ada")
+            >>> [str(event.transition) for event in breaker.get_history(2)]
+            ['RESET', 'TRIP']
+        """
         return read_history_reply(self._client.execute(self._requests.history(limit))[0], self.keys)
 
     def close(self) -> None:
         """Close the breaker's own connections. It may be used again afterwards."""
         self._client.close()
 
-    def _change(self, request: Request, by: float | None = None) -> Status:
-        return self._note(read_transition_reply(self._client.execute(request, by=by)[0], self.keys))
 
+class AsyncCircuitBreaker(_CircuitBreakerBase):
+    """`CircuitBreaker` for asyncio: the same arguments, results and errors; each method is awaited.
 
-class AsyncCircuitBreaker(_Core):
-    """CircuitBreaker for asyncio, on a `redis.asyncio.Redis`. Same arguments, results and errors; see there."""
+    Safe to share between tasks, and to use from one event loop after another.
+
+    Args:
+        redis: A `redis.asyncio.Redis`, however it is set up.
+        scope: As for `CircuitBreaker`, like all that follow.
+        timeout: Seconds after which each call has ended.
+        quiet_period: Seconds of limited trading after a reset; 0 for none.
+        reset_interval: Seconds between two resets of any scope.
+        source: Which way in this is, for the audit log.
+        durability: How far each trip is followed.
+
+    Raises:
+        InvalidInput: a setting or the scope makes no sense, or `redis` is no plain Redis client.
+
+    Example:
+        >>> import redis.asyncio
+        >>> from breaker import AsyncCircuitBreaker
+        >>> async def halt() -> str:
+        ...     async with redis.asyncio.Redis.from_url(url) as client:
+        ...         breaker = AsyncCircuitBreaker(client)
+        ...         status = await breaker.trip("MANUAL", details={"operator": "ada"})
+        ...         await breaker.close()
+        ...     return status["state"]
+        >>> asyncio.run(halt())
+        'TRIPPED'
+    """
 
     def __init__(
         self,
@@ -237,8 +359,9 @@ class AsyncCircuitBreaker(_Core):
         incident_id: str | None = None,
         ip_address: str | None = None,
     ) -> Status:
-        request = self._trip_request(reason, details, tripped_by, event_id, incident_id, ip_address)
-        return self._read_trip(await self._client.execute(request))
+        """See `CircuitBreaker.trip`."""
+        trip = self._requests.trip(reason, details, tripped_by, event_id, incident_id, ip_address)
+        return self._read_trip(await self._client.execute(self._followed(trip)))
 
     async def reset(
         self,
@@ -250,42 +373,48 @@ class AsyncCircuitBreaker(_Core):
         expected_epoch: int | None = None,
         ip_address: str | None = None,
     ) -> Status:
+        """See `CircuitBreaker.reset`."""
         by = time.monotonic() + self.timeout
-        request = self._reset_request(reset_by, reason, event_id, expected_incident_id, expected_epoch, ip_address)
+        at_epoch = self._requests.reset(
+            reset_by, reason, event_id, expected_incident_id, ip_address, self.quiet_period, self.reset_interval
+        )
         if expected_epoch is None:
-            epoch = self._epoch_of(await self._client.execute(self._requests.state_before_reset(), by=by))
-            request = self._reset_request(reset_by, reason, request.event_id, expected_incident_id, epoch, ip_address)
-        return await self._change(request, by)
+            expected_epoch = self._read_epoch(await self._client.execute(self._requests.state_before_reset(), by=by))
+        return self._read_transition(await self._client.execute(at_epoch(expected_epoch), by=by))
 
     async def end_quiet_period(
         self, *, expected_epoch: int, by: str | None = None, event_id: str | None = None
     ) -> Status:
-        return await self._change(self._requests.end_quiet_period(expected_epoch, by, event_id))
+        """See `CircuitBreaker.end_quiet_period`."""
+        request = self._requests.end_quiet_period(expected_epoch, by, event_id)
+        return self._read_transition(await self._client.execute(request))
 
     async def initialize_state(
         self, force: bool = False, by: str | None = None, *, event_id: str | None = None
     ) -> Status:
-        return await self._change(self._requests.initialize(force, by, event_id))
+        """See `CircuitBreaker.initialize_state`."""
+        return self._read_transition(await self._client.execute(self._requests.initialize(force, by, event_id)))
 
     async def get_status(self) -> Status:
-        seen = self._seen
+        """See `CircuitBreaker.get_status`."""
+        seen = self._newest_seen
         try:
-            status = read_status_replies(await self._client.execute(self._requests.status()), self.keys)
+            return self._read_status(await self._client.execute(self._requests.status()), seen)
         except BreakerError as error:
             return unknown_status(str(error))
-        return self._judge(status, seen)
 
     async def get_state(self) -> State:
+        """See `CircuitBreaker.get_state`."""
         return (await self.get_status()).state
 
     async def is_tripped(self) -> bool:
+        """See `CircuitBreaker.is_tripped`."""
         return (await self.get_status()).is_tripped
 
     async def get_history(self, limit: int = 10) -> list[TransitionEvent]:
+        """See `CircuitBreaker.get_history`."""
         return read_history_reply((await self._client.execute(self._requests.history(limit)))[0], self.keys)
 
     async def close(self) -> None:
+        """See `CircuitBreaker.close`."""
         await self._client.close()
-
-    async def _change(self, request: Request, by: float | None = None) -> Status:
-        return self._note(read_transition_reply((await self._client.execute(request, by=by))[0], self.keys))

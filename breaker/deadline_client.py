@@ -1,7 +1,8 @@
-"""Connections of the breaker's own, so that each call ends in time whatever the caller's client is set to.
+"""Exchange requests and replies with Redis within one deadline, whatever the caller's client is set to.
 
-redis-py's own pool waits 5 s a step and tries again ten times. Here a request has one deadline: each attempt gets half
-of what is left of it, so that one dead connection can't use it up, and a new attempt always goes over a fresh one.
+redis-py's own pool waits 5 s a step and tries again ten times. Here a request has one deadline, and connections of its
+own: each attempt gets half of what is left of it, so that one dead connection can't use it up, and a new attempt always
+goes over a fresh one.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ _MIN_ATTEMPT = 0.05
 _MAX_DELAY = 0.25
 _MAX_IDLE = 8
 
-# Settings of the caller's pool that belong to its pool, or that RESP2 has no use for.
+# Settings of the caller's pool that belong to its pool and to how it tries again.
 _NOT_COPIED = frozenset(
     {
         "retry",
@@ -125,12 +126,14 @@ class RequestAttempts:
         return None
 
     def refusal(self, error: BaseException) -> RedisRefused:
+        """What to raise when Redis said no, and asking again is of no use."""
         return RedisRefused(
             f"Redis at {self.address} refused to {self.request.purpose}: {one_line(error)}. "
             f"{self._state_afterwards()} {_advice(error)}"
         )
 
     def unavailable(self) -> BreakerUnavailable:
+        """What to raise when the time is over."""
         return BreakerUnavailable(
             f"Redis at {self.address} gave no answer within {self.timeout:g} s when asked to {self.request.purpose} "
             f"({self.count} attempts: {self.last_error}). {self._state_afterwards()} "
@@ -194,7 +197,8 @@ def address_of(client: Any) -> str:
     return f"{settings['host']}:{settings.get('port', 6379)}"
 
 
-def _connection_settings(pool: Any, timeout: float, retry: Any) -> dict[str, Any]:
+def connection_settings(pool: Any, timeout: float, retry: Any) -> dict[str, Any]:
+    """What a connection of our own is made with: the pool's address, credentials and TLS, our limits, and RESP2."""
     copied = {name: value for name, value in pool.connection_kwargs.items() if name not in _NOT_COPIED}
     return copied | {
         "socket_timeout": timeout,
@@ -208,7 +212,10 @@ def _connection_settings(pool: Any, timeout: float, retry: Any) -> dict[str, Any
 
 
 class DeadlineClient:
-    """Blocking exchanges with the server that `client` is for. Threads may share it; a fork starts afresh."""
+    """Executes requests on the server that `client` is for, blocking. Threads may share it; a fork starts afresh.
+
+    `timeout`: seconds after which each request has ended. Raises InvalidInput if `client` is no plain Redis client.
+    """
 
     def __init__(self, client: Redis, timeout: float) -> None:
         self.address = address_of(client)
@@ -281,7 +288,7 @@ class DeadlineClient:
 
 
 class _ConnectInThread:
-    """A connection being made in another thread, which closes it itself if nobody waits for it any longer."""
+    """A connection that another thread makes, and closes itself if nobody waits for it any longer."""
 
     def __init__(self, pool: Any, timeout: float) -> None:
         self._pool = pool
@@ -296,7 +303,7 @@ class _ConnectInThread:
         connection = None
         try:
             retry = Retry(NoBackoff(), 0)
-            connection = self._pool.connection_class(**_connection_settings(self._pool, self._timeout, retry))
+            connection = self._pool.connection_class(**connection_settings(self._pool, self._timeout, retry))
             connection.connect()
         except Exception as error:  # whatever it was, result reports it
             self._error = error
@@ -339,7 +346,7 @@ def _seconds_left(until: float) -> float:
 
 
 class AsyncDeadlineClient:
-    """The same for asyncio. Connections belong to the event loop that made them; another loop starts afresh."""
+    """`DeadlineClient` for asyncio. Connections belong to the event loop that made them; another loop starts afresh."""
 
     def __init__(self, client: AsyncRedis, timeout: float) -> None:
         self.address = address_of(client)
@@ -398,7 +405,7 @@ class AsyncDeadlineClient:
         return await self._connect(until)
 
     async def _connect(self, until: float) -> Any:
-        settings = _connection_settings(self._pool, self._timeout, AsyncRetry(NoBackoff(), 0))
+        settings = connection_settings(self._pool, self._timeout, AsyncRetry(NoBackoff(), 0))
         connection: Any = self._pool.connection_class(**settings)
         try:
             async with asyncio.timeout(_seconds_left(until)):

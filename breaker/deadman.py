@@ -1,4 +1,4 @@
-"""A dead-man's switch: an engine or an operator that stops renewing within its time trips its scope, once.
+"""Trip a scope, once, when an engine or an operator stops renewing its dead-man's switch in time.
 
 A renewal is a Redis key that expires, so that time is Redis's and a stopped process needs to do nothing. The standby
 executor watches (`breaker standby`); without one running nothing fires.
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from redis import Redis
 
 TRIP, KILL = "trip", "kill"
+"""What silence leads to: a trip, or the kill switch on the scope's accounts too."""
 
 _REGISTER = "circuit_breaker:deadmen"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
@@ -35,33 +36,66 @@ def _key(name: str) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Renewal:
-    """The last sign of life of one switch, and what its silence means."""
+    """The last sign of life of one switch, and what its silence means.
+
+    Attributes:
+        name: The switch's.
+        scope: What its silence trips.
+        within: Seconds in which the next renewal must come.
+        action: `trip`, or `kill`.
+        event_id: Of the trip that this renewal's silence makes: whoever sees it first, it happens once.
+        incident_id: The incident that this trip begins.
+
+    Example:
+        >>> Renewal(name="engine-1", within=30.0).scope
+        'global'
+    """
 
     name: str
     scope: str = GLOBAL
     within: float
-    """Seconds in which the next renewal must come."""
     action: str = TRIP
     event_id: str = field(default_factory=uuid7)
-    """Of the trip that this renewal's silence makes: whoever sees it first, it happens once."""
     incident_id: str = field(default_factory=uuid7)
 
 
 @dataclass(frozen=True, slots=True)
 class OverdueSwitch:
+    """A switch that was not renewed in time.
+
+    Attributes:
+        renewal: Its last one.
+        name: As it is registered.
+        raw: The renewal as it is registered, so that a later one is not taken for it.
+
+    Example:
+        >>> OverdueSwitch(Renewal(name="engine-1", within=30.0), b"engine-1", b"{}").renewal.action
+        'trip'
+    """
+
     renewal: Renewal
     name: bytes
     raw: bytes
-    """As it is registered, so that a later renewal is not taken for it."""
 
 
 class DeadMansSwitch:
     """One switch, armed by its first renewal.
 
-    `name`: a word of at most 64 characters; a second process that renews the same name keeps the same switch alive.
-    `within`: seconds from one renewal to the next. `action`: `trip`, or `kill` to flatten the scope's accounts too.
+    Args:
+        redis: A plain `redis.Redis`.
+        name: A word of at most 64 characters. A second process that renews the same name keeps the same switch alive.
+        within: Seconds from one renewal to the next, at least 0.1.
+        scope: What silence trips.
+        action: `trip`, or `kill` to flatten the scope's accounts too.
 
-    Raises InvalidInput for what can't be used.
+    Raises:
+        InvalidInput: an argument can't be used.
+
+    Example:
+        >>> from breaker.deadman import DeadMansSwitch
+        >>> switch = DeadMansSwitch(client, "engine-1", within=30, scope="strategy:meanrev")
+        >>> switch.renew()  # in the engine's loop, more often than every 30 s
+        >>> switch.release()  # before it ends in order
     """
 
     def __init__(self, redis: Redis, name: str, within: float, *, scope: str = GLOBAL, action: str = TRIP) -> None:
@@ -75,7 +109,11 @@ class DeadMansSwitch:
         self._within = checked_seconds(within, "within", least=0.1)
 
     def renew(self) -> None:
-        """Give a sign of life. Raises BreakerUnavailable: it may not have arrived, and time runs on."""
+        """Give a sign of life.
+
+        Raises:
+            BreakerUnavailable: it may not have arrived, and time runs on.
+        """
         renewal = Renewal(name=self._name, scope=self._scope, within=self._within, action=self._action)
         with self._redis.pipeline(transaction=True) as together:
             together.set(_key(self._name), renewal.event_id, px=round(self._within * 1000))
@@ -83,7 +121,11 @@ class DeadMansSwitch:
             _call_redis(together.execute, f"renew the dead-man's switch {self._name}")
 
     def release(self) -> None:
-        """Disarm it: from now on silence means nothing. Raises BreakerUnavailable."""
+        """Disarm it: from now on silence means nothing.
+
+        Raises:
+            BreakerUnavailable: it may still be armed.
+        """
         with self._redis.pipeline(transaction=True) as together:
             together.hdel(_REGISTER, self._name)
             together.delete(_key(self._name))
@@ -91,7 +133,24 @@ class DeadMansSwitch:
 
 
 def overdue_switches(redis: Redis) -> Sequence[OverdueSwitch]:
-    """The switches whose time is over. Raises BreakerUnavailable."""
+    """The switches whose time is over. For the watcher.
+
+    Args:
+        redis: A plain `redis.Redis`.
+
+    Returns:
+        Those that were not renewed in time, and whose trip nobody has reported as made.
+
+    Raises:
+        BreakerUnavailable: Redis could not be asked.
+
+    Example:
+        >>> from breaker.deadman import DeadMansSwitch, overdue_switches
+        >>> DeadMansSwitch(client, "engine-1", within=0.1).renew()
+        >>> until(lambda: overdue_switches(client))
+        >>> [switch.renewal.name for switch in overdue_switches(client)]
+        ['engine-1']
+    """
     registered: dict[bytes, bytes] = _call_redis(lambda: redis.hgetall(_REGISTER), "read the dead-man's switches")
     names = list(registered)
     with redis.pipeline(transaction=False) as together:
@@ -108,7 +167,22 @@ def overdue_switches(redis: Redis) -> Sequence[OverdueSwitch]:
 def unregister_fired(redis: Redis, fired: OverdueSwitch) -> None:
     """Take a switch off the register once its trip is made, unless it has been renewed since. For the watcher.
 
-    Raises BreakerUnavailable: it is seen as overdue again, and its trip, having the same event id, not made again.
+    Args:
+        redis: A plain `redis.Redis`.
+        fired: The switch.
+
+    Raises:
+        BreakerUnavailable: it is seen as overdue again, and its trip, having the same event id, not made again.
+
+    Example:
+        >>> from breaker.deadman import DeadMansSwitch, overdue_switches, unregister_fired
+        >>> DeadMansSwitch(client, "engine-1", within=0.1).renew()
+        >>> until(lambda: overdue_switches(client))
+        >>> (fired,) = overdue_switches(client)
+        >>> _ = breaker.trip("DEAD_MAN", event_id=fired.renewal.event_id)
+        >>> unregister_fired(client, fired)
+        >>> overdue_switches(client)
+        []
     """
     _call_redis(lambda: redis.eval(_UNREGISTER, 1, _REGISTER, fired.name, fired.raw), "forget a fired switch")
 

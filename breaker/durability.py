@@ -1,4 +1,4 @@
-"""Whether a trip outlives Redis's own crash: asked of Redis after the trip, and told as it is. Pure."""
+"""Ask Redis, right after a trip, whether the trip would outlive a crash of Redis itself. Pure."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 from breaker.errors import InvalidInput
 
 LOCAL, AOF, REPLICAS = "local", "aof", "replicas"
-LONGEST_WAIT = 0.5
+MAX_WAIT = 0.5
 """Seconds that confirming may take; the trip itself is in force before that begins."""
 
 
@@ -17,11 +17,20 @@ LONGEST_WAIT = 0.5
 class Durability:
     """How far a trip must have got to be called durable.
 
-    `local`: Redis has it in memory, and keeps it as its own configuration says; nothing is asked.
-    `aof`: it is on Redis's disk (WAITAOF, Redis 7.2 or Valkey; needs `appendonly yes`).
-    `replicas`: `replicas` replicas have it in memory (WAIT).
+    Attributes:
+        kind: `local`: Redis has it in memory, and keeps it as its own configuration says; nothing is asked. `aof`: it
+            is on Redis's disk (WAITAOF, Redis 7.2 or Valkey; needs `appendonly yes`). `replicas`: so many replicas
+            have it in memory (WAIT).
+        replicas: How many, for `replicas`.
 
-    Raises InvalidInput for another word, or fewer than one replica.
+    Raises:
+        InvalidInput: another word, or fewer than one replica.
+
+    Example:
+        >>> from breaker import Durability
+        >>> careful = CircuitBreaker(client, durability=Durability("replicas", 1))
+        >>> careful.trip("MANUAL").unconfirmed
+        '0 of 1 replicas had it in time.'
     """
 
     kind: str = LOCAL
@@ -34,8 +43,15 @@ class Durability:
             raise InvalidInput(f"replicas is {self.replicas!r:.40}; use a whole number from 1 on.")
 
     def wait_command(self, timeout: float) -> tuple[tuple[str | bytes | int, ...], ...]:
-        """The command to send behind the trip, on the same connection; none for `local`. `timeout`: of the call."""
-        wait = round(min(timeout / 4, LONGEST_WAIT) * 1000)
+        """The command to send after the trip, on the same connection.
+
+        Args:
+            timeout: Seconds after which the trip's call must have ended.
+
+        Returns:
+            One command, or none for `local`.
+        """
+        wait = round(min(timeout / 4, MAX_WAIT) * 1000)
         if self.kind == AOF:
             return (("WAITAOF", 1, 0, wait),)
         if self.kind == REPLICAS:
@@ -43,10 +59,15 @@ class Durability:
         return ()
 
     def why_unconfirmed(self, outcome: Any, answer: Sequence[Any]) -> str | None:
-        """Why the trip is not known to be durable, as a sentence; None when it is, or when nothing was asked.
+        """Why the trip is not known to be durable.
 
-        `outcome` is the script's first word. What was REPEATED was written by another connection, so that Redis's
-        answer on this one says nothing about it.
+        Args:
+            outcome: The script's first word. What was REPEATED was written by another connection, so that Redis's
+                answer on this one says nothing about it.
+            answer: The replies to `wait_command`.
+
+        Returns:
+            A sentence; None when the trip is durable, or when nothing was asked.
         """
         if self.kind == LOCAL:
             return None
@@ -60,3 +81,4 @@ class Durability:
 
 
 DEFAULT_DURABILITY = Durability()
+"""Redis has it in memory; nothing more is asked."""

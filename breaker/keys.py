@@ -1,4 +1,4 @@
-"""The names of the breaker's keys in Redis, as the operations runbook has them."""
+"""Name the breaker's keys in Redis, as the operations runbook has them."""
 
 from __future__ import annotations
 
@@ -22,6 +22,11 @@ class Keys:
     outbox: str
     event_ids: str
     reset_rate_limit: str
+
+    @property
+    def of_transition(self) -> tuple[str, str, str, str, str]:
+        """What every script that makes a transition is given first, in this order."""
+        return (self.state, self.history, self.outbox, self.event_ids, self.reset_rate_limit)
 
     def key(self, name: str) -> str:
         """The key of this scope for `name`, such as `equity` or `heartbeat:quotes`."""

@@ -13,7 +13,12 @@ from breaker.trip_reasons import TripReason
 
 
 class Rule(StrEnum):
-    """The automatic rules; the word is the `trip_reason` that each trips with."""
+    """The automatic rules; the word is the `trip_reason` that each trips with.
+
+    Example:
+        >>> [rule.value for rule in Rule]
+        ['API_ERRORS', 'DRAWDOWN', 'DATA_STALENESS', 'DAILY_LOSS', 'CONSECUTIVE_REJECTIONS']
+    """
 
     API_ERRORS = TripReason.API_ERRORS
     DRAWDOWN = TripReason.DRAWDOWN
@@ -26,8 +31,28 @@ class Rule(StrEnum):
 class Limits:
     """The limits of one scope, the runbook's unless given. None switches a rule off; its measurements are kept.
 
-    `drawdown` and `daily_loss` are fractions (0.05 is 5 %), ages and windows are seconds. A rule trips when the
-    measurement is *beyond* its limit: on the 11th error, at more than 5 %.
+    A rule trips when the measurement is *beyond* its limit: on the 11th error, at more than 5 %.
+
+    Attributes:
+        api_errors: How many errors the window may hold.
+        api_error_window: Seconds.
+        drawdown: How far equity may fall below its high-water mark; a fraction, 0.05 is 5 %.
+        data_age: Seconds that a feed's newest data may be old.
+        daily_loss: How far equity may fall below that of the UTC day's start; a fraction.
+        consecutive_rejections: How many orders in a row the venue may reject.
+        confirmations: How many measurements in a row have to be beyond the limit; 1 unless given.
+        dry_run: Rules that only record what they would have done.
+
+    Raises:
+        InvalidInput: a limit makes no sense.
+
+    Example:
+        >>> Limits(drawdown=Decimal("0.02"), dry_run=frozenset({Rule.API_ERRORS})).api_errors
+        10
+        >>> Limits(drawdown=Decimal(5))
+        Traceback (most recent call last):
+        ...
+        breaker.errors.InvalidInput: drawdown is 5; use a fraction between 0 and 1 (0.05 is 5 %), or None.
     """
 
     api_errors: int | None = 10
@@ -37,9 +62,7 @@ class Limits:
     daily_loss: Decimal | None = None
     consecutive_rejections: int | None = None
     confirmations: Mapping[Rule, int] = field(default_factory=dict)
-    """How many measurements in a row have to be beyond the limit; 1 unless given."""
     dry_run: frozenset[Rule] = frozenset()
-    """Rules that only record what they would have done."""
 
     def __post_init__(self) -> None:
         for name, count in (("api_errors", self.api_errors), ("consecutive_rejections", self.consecutive_rejections)):
@@ -55,6 +78,15 @@ class Limits:
             raise InvalidInput("confirmations must be 1 or more; 1 acts on the first measurement.")
 
     def mode(self, rule: Rule, limit: object) -> str:
+        """How the scripts are to apply a rule.
+
+        Args:
+            rule: The rule.
+            limit: Its limit; None when it is switched off.
+
+        Returns:
+            `on`, `dry` or `off`.
+        """
         if limit is None:
             return "off"
         return "dry" if rule in self.dry_run else "on"

@@ -1,4 +1,4 @@
-"""Orders, positions and accounts as every venue has them, in the field's own words.
+"""Describe orders, positions and accounts as every venue has them, in the field's own words.
 
 Quantities and money are `Decimal`, times are UTC-aware. A position's quantity is signed: long is positive, short is
 negative. An order's quantity never is; its side says the direction.
@@ -15,7 +15,12 @@ ZERO = Decimal(0)
 
 
 class Side(StrEnum):
-    """Direction of an order."""
+    """Direction of an order.
+
+    Example:
+        >>> Side.SELL.sign, Side.SELL.opposite
+        (-1, <Side.BUY: 'buy'>)
+    """
 
     BUY = "buy"
     SELL = "sell"
@@ -27,10 +32,13 @@ class Side(StrEnum):
 
     @property
     def opposite(self) -> Side:
+        """The other direction."""
         return Side.SELL if self is Side.BUY else Side.BUY
 
 
 class OrderType(StrEnum):
+    """At which price an order may fill, and what sets it off."""
+
     MARKET = "market"
     LIMIT = "limit"
     STOP = "stop"
@@ -39,22 +47,36 @@ class OrderType(StrEnum):
 
 
 class TimeInForce(StrEnum):
+    """How long an order works."""
+
     DAY = "day"
+    """Until the session ends."""
     GTC = "gtc"
+    """Good till cancelled."""
     IOC = "ioc"
+    """Immediate or cancel: what doesn't fill at once is cancelled."""
     FOK = "fok"
+    """Fill or kill: all of it at once, or nothing."""
     OPG = "opg"
+    """In the opening auction only."""
     CLS = "cls"
+    """In the closing auction only."""
 
 
 class OrderStatus(StrEnum):
-    """Where an order is in its life. Venues have more words; adapters map them onto these."""
+    """Where an order is in its life. Venues have more words; adapters map them onto these.
+
+    Example:
+        >>> OrderStatus.PENDING_CANCEL.is_open, OrderStatus.CANCELED.is_open
+        (True, False)
+    """
 
     NEW = "new"
     PARTIALLY_FILLED = "partially_filled"
     PENDING_CANCEL = "pending_cancel"
     PENDING_REPLACE = "pending_replace"
     HELD = "held"
+    """Not working yet: a bracket's leg whose entry has not filled, for instance."""
     FILLED = "filled"
     CANCELED = "canceled"
     REJECTED = "rejected"
@@ -71,7 +93,32 @@ _CLOSED = frozenset({OrderStatus.FILLED, OrderStatus.CANCELED, OrderStatus.REJEC
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """One order as the venue reports it."""
+    """One order as the venue reports it.
+
+    Attributes:
+        id: The venue's.
+        client_order_id: Ours, given when it was sent; unique within the account.
+        symbol: The venue's symbol.
+        side: Its direction.
+        quantity: Units of the symbol (shares, coins, contracts); never negative.
+        filled_quantity: Of these, how many have filled.
+        status: Where it is in its life.
+        type: At which price it may fill.
+        time_in_force: How long it works.
+        limit_price: In the account's currency per unit; None without one.
+        stop_price: In the account's currency per unit; None without one.
+        average_price: Of what has filled; None before the first fill.
+        submitted_at: UTC-aware; None where the venue doesn't say.
+
+    Example:
+        >>> order = Order(
+        ...     id="1", client_order_id="a", symbol="AAPL", side=Side.BUY, quantity=Decimal(100),
+        ...     filled_quantity=Decimal(30), status=OrderStatus.PARTIALLY_FILLED, type=OrderType.MARKET,
+        ...     time_in_force=TimeInForce.DAY,
+        ... )
+        >>> order.remaining
+        Decimal('70')
+    """
 
     id: str
     client_order_id: str
@@ -95,17 +142,30 @@ class Order:
 
 @dataclass(frozen=True, slots=True)
 class Position:
-    """One position as the venue reports it; `quantity` is signed."""
+    """One position as the venue reports it.
+
+    Attributes:
+        symbol: The venue's symbol.
+        quantity: Units of the symbol; long is positive, short is negative.
+        available: How much of |quantity| no open order holds.
+        average_entry_price: In the account's currency per unit.
+        current_price: In the account's currency per unit; None where the venue gives none.
+
+    Example:
+        >>> short = Position("AAPL", Decimal(-10), Decimal(10), average_entry_price=Decimal("187.5"))
+        >>> short.closing_side, short.notional
+        (<Side.BUY: 'buy'>, Decimal('1875.0'))
+    """
 
     symbol: str
     quantity: Decimal
     available: Decimal
-    """How much of |quantity| no open order holds."""
     average_entry_price: Decimal
     current_price: Decimal | None = None
 
     @property
     def closing_side(self) -> Side:
+        """The side of an order that reduces it."""
         return Side.SELL if self.quantity > 0 else Side.BUY
 
     @property
@@ -117,6 +177,20 @@ class Position:
 
 @dataclass(frozen=True, slots=True)
 class Account:
+    """One account as the venue reports it.
+
+    Attributes:
+        id: The venue's.
+        currency: ISO 4217, such as `USD`.
+        equity: What the account is worth, in its currency.
+        buying_power: What may be bought for, in its currency.
+        trading_blocked: Whether the venue takes no orders for it.
+
+    Example:
+        >>> Account("PA1", "USD", equity=Decimal(100_000), buying_power=Decimal(400_000)).trading_blocked
+        False
+    """
+
     id: str
     currency: str
     equity: Decimal
@@ -126,7 +200,18 @@ class Account:
 
 @dataclass(frozen=True, slots=True)
 class MarketClock:
-    """The venue's own clock and session; times are UTC-aware."""
+    """The venue's own clock and session; times are UTC-aware.
+
+    Attributes:
+        now: The venue's time.
+        is_open: Whether the session is on.
+        next_open: When the next session begins; None where the venue doesn't say.
+        next_close: When this session, or the next one, ends; None where the venue doesn't say.
+
+    Example:
+        >>> MarketClock(datetime(2026, 1, 5, 15, 0, tzinfo=UTC), is_open=True).next_close is None
+        True
+    """
 
     now: datetime
     is_open: bool

@@ -1,4 +1,4 @@
-"""Trips that Redis could not be told of: kept on this host's disk, and made by the first process that reaches it.
+"""Keep trips that Redis could not be told of on this host's disk, until the first process that reaches it makes them.
 
 Each is a file of its own, written whole and synced before it has its name, so that neither a crash nor a second writer
 tears it. It carries the trip's event id: whoever makes it, however often, it happens once, and is in the ledger once.
@@ -37,7 +37,7 @@ def _now() -> str:
 
 
 class SupportsTrip(Protocol[_Outcome_co]):
-    """A breaker, blocking or not."""
+    """A breaker, blocking or not; `trip` as `CircuitBreaker` has it."""
 
     def trip(
         self,
@@ -48,12 +48,31 @@ class SupportsTrip(Protocol[_Outcome_co]):
         event_id: str | None = None,
         incident_id: str | None = None,
         ip_address: str | None = None,
-    ) -> _Outcome_co: ...
+    ) -> _Outcome_co:
+        """See `CircuitBreaker.trip`."""
+        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PendingTrip:
-    """A trip, as `CircuitBreaker.trip` takes it, with its ids decided before it is tried."""
+    """A trip, as `CircuitBreaker.trip` takes it, with its ids decided before it is tried.
+
+    Attributes:
+        reason: As for `CircuitBreaker.trip`.
+        tripped_by: Who.
+        scope: Whose breaker.
+        details: As for `CircuitBreaker.trip`.
+        source: Which way in it came.
+        event_id: Makes it happen once, whoever makes it, however often.
+        incident_id: Used if it begins an incident.
+        asked_at: When it was asked for, by this host's clock; ISO 8601, UTC. Redis's own time is of when it was told.
+        ip_address: The caller's.
+
+    Example:
+        >>> from breaker.pending_trips import PendingTrip
+        >>> PendingTrip(reason="MANUAL", tripped_by="ada").make(breaker).tripped_by
+        'ada'
+    """
 
     reason: str
     tripped_by: str
@@ -63,11 +82,17 @@ class PendingTrip:
     event_id: str = field(default_factory=uuid7)
     incident_id: str = field(default_factory=uuid7)
     asked_at: str = field(default_factory=_now)
-    """When it was asked for, by this host's clock; Redis's own time is of when it was told."""
     ip_address: str | None = None
 
     def make(self, breaker: SupportsTrip[_Outcome_co]) -> _Outcome_co:
-        """Trip that breaker; raises what its `trip` raises."""
+        """Trip a breaker. Raises what its `trip` raises.
+
+        Args:
+            breaker: A `CircuitBreaker` or `AsyncCircuitBreaker`.
+
+        Returns:
+            What its `trip` returns: a status, or an awaitable of one.
+        """
         return breaker.trip(
             self.reason,
             self.details,
@@ -80,26 +105,64 @@ class PendingTrip:
 
 @dataclass(frozen=True, slots=True)
 class AppliedTrip:
+    """A pending trip that was made.
+
+    Attributes:
+        trip: The trip.
+        status: The state after it.
+
+    Example:
+        >>> trip = PendingTrip(reason="MANUAL", tripped_by="ada")
+        >>> AppliedTrip(trip, trip.make(breaker)).status.trip_reason
+        'MANUAL'
+    """
+
     trip: PendingTrip
     status: Status
-    """The state after it."""
 
 
 class PendingTrips:
-    """The pending trips in one directory, usually `pending_trips` in the state directory. Safe to share."""
+    """The pending trips in one directory, usually `pending_trips` in the state directory. Safe to share.
+
+    Args:
+        directory: Where they are; made when the first one is saved.
+
+    Example:
+        >>> from breaker.pending_trips import PendingTrip, PendingTrips
+        >>> pending = PendingTrips(directory)
+        >>> _ = pending.save(PendingTrip(reason="MANUAL", tripped_by="ada"))
+        >>> [str(applied.status.state) for applied in pending.apply(client)]
+        ['TRIPPED']
+        >>> pending.load()
+        []
+    """
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
 
     def save(self, trip: PendingTrip) -> Path:
-        """Write it down, and return once it is on the disk. Raises OSError."""
+        """Write a trip down, and return once it is on the disk.
+
+        Args:
+            trip: The trip.
+
+        Returns:
+            The file that keeps it.
+
+        Raises:
+            OSError: the disk refused.
+        """
         self.directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         path = self._path(trip)
         write_atomically(path, json.dumps(asdict(trip)))
         return path
 
     def any_pending(self) -> bool:
-        """Whether anything waits, a file that can't be read included. Raises OSError when that can't be seen."""
+        """Whether anything waits, a file that can't be read included.
+
+        Raises:
+            OSError: the directory can't be read.
+        """
         try:
             with os.scandir(self.directory) as entries:
                 return any(entry.name.endswith(".json") for entry in entries)
@@ -107,19 +170,39 @@ class PendingTrips:
             return False
 
     def load(self) -> list[PendingTrip]:
-        """What waits, oldest first. A file that can't be read is a trip of everything."""
+        """What waits, oldest first. A file that can't be read is a trip of everything.
+
+        Returns:
+            The trips, in the order in which they were asked for.
+        """
         return [trip for _, trip in self._read()]
 
     def incident_of(self, scope: str) -> str | None:
-        """The incident that the oldest trip waiting for this scope begins; a later one belongs to it too."""
+        """The incident that the oldest trip waiting for a scope begins; a later one belongs to it too.
+
+        Args:
+            scope: The scope.
+
+        Returns:
+            The incident's id; None when no trip waits for that scope.
+        """
         return next((trip.incident_id for trip in self.load() if trip.scope == scope), None)
 
     def apply(
         self, redis: Redis, *, timeout: float = 2.0, durability: Durability | None = None
     ) -> Sequence[AppliedTrip]:
-        """Make every trip that waits, and then forget it. Costs one look into the directory when there is none.
+        """Make every trip that waits, and delete its file. Costs one look into the directory when there is none.
 
-        Raises BreakerUnavailable or RedisRefused: what could not be made still waits.
+        Args:
+            redis: A client of the Redis that could not be told.
+            timeout: Seconds after which each trip has ended.
+            durability: How far each trip is followed; as for `CircuitBreaker`.
+
+        Returns:
+            What was made, in the order in which it was asked for.
+
+        Raises:
+            BreakerUnavailable, RedisRefused: what could not be made still waits.
         """
         from breaker.circuit import CircuitBreaker  # noqa: PLC0415  a look into the directory needs no redis
         from breaker.durability import DEFAULT_DURABILITY  # noqa: PLC0415
@@ -169,7 +252,21 @@ def _parse(path: Path) -> PendingTrip:
 
 
 def check_pending_trip(trip: PendingTrip) -> None:
-    """Raise InvalidInput, which is a ValueError, for what no breaker would take."""
+    """Make sure that a breaker would take a trip.
+
+    Args:
+        trip: The trip.
+
+    Raises:
+        InvalidInput: it would not. InvalidInput is a ValueError.
+
+    Example:
+        >>> from breaker.pending_trips import PendingTrip, check_pending_trip
+        >>> check_pending_trip(PendingTrip(reason="", tripped_by="ada"))
+        Traceback (most recent call last):
+        ...
+        breaker.errors.InvalidInput: reason is empty; nothing was changed. Say in 1 to 200 characters why or who.
+    """
     from breaker.requests import request_builder  # noqa: PLC0415
 
     if not isinstance(trip.asked_at, str):

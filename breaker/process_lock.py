@@ -1,4 +1,4 @@
-"""A lock among the processes of one host. A file's, so that a process that dies gives it back, whatever it died of."""
+"""Lock something among the processes of one host: by a file, so that a process that dies gives it back."""
 
 from __future__ import annotations
 

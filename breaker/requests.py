@@ -1,4 +1,4 @@
-"""What the breaker asks of Redis, and what an answer means. Pure: shared by the blocking and the async client."""
+"""Build the breaker's requests to Redis and read the replies. Pure: shared by the blocking and the async client."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import json
 import math
 import os
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime
 from decimal import Decimal
@@ -28,6 +28,7 @@ from breaker.errors import (
 )
 from breaker.events import TransitionEvent
 from breaker.keys import Keys
+from breaker.redis_time import microseconds_of
 from breaker.state import Status, read_status, wrong_type_status
 from breaker.uuid7 import uuid7
 
@@ -37,14 +38,14 @@ _RESET_REASON_LENGTH = 1_000
 _NAME_LENGTH = 128
 _DETAILS_BYTES = 16_384
 _DETAILS_DEPTH = 32
-_LONGEST = 30 * 86_400.0
+_MAX_SECONDS = 30 * 86_400.0
 
 Command = tuple[str | bytes | int, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One question to Redis: commands sent together, and their replies read together."""
+    """Commands that are sent to Redis together, and whose replies are read together."""
 
     purpose: str
     """What it is for, as it reads in an error: "trip circuit_breaker:state"."""
@@ -60,6 +61,8 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Script:
+    """A Lua script, and the SHA1 by which a server that has seen it knows it."""
+
     text: str
     sha: str
 
@@ -78,9 +81,22 @@ def standalone_script(text: str) -> Script:
     return Script(text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest())
 
 
+def script_request(
+    script: Script, keys: Sequence[str], arguments: Sequence[str | int], *, purpose: str, event_id: str | None = None
+) -> Request:
+    """Run `script`, by its SHA and if need be by its text."""
+    tail = (len(keys), *keys, *arguments)
+    return Request(
+        purpose=purpose,
+        commands=(("EVALSHA", script.sha, *tail),),
+        eval_commands=(("EVAL", script.text, *tail),),
+        event_id=event_id,
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class RequestBuilder:
-    """Who asks for a transition, and from where: checked and in JSON already."""
+    """Builds the requests of one scope's breaker that come in by one way (`source`); checks every argument."""
 
     keys: Keys
     source: str
@@ -96,23 +112,20 @@ class RequestBuilder:
         ip_address: str | None = None,
     ) -> Request:
         event_id = uuid7() if event_id is None else _uuid(event_id, "event_id")
-        keys = self.keys
-        names = (keys.state, keys.history, keys.outbox, keys.event_ids, keys.reset_rate_limit)
         common = (
             event_id,
-            _json(keys.scope),
+            _json(self.keys.scope),
             _json(by),
             _json(reason),
             details,
             _json(self.source),
             "null" if ip_address is None else _json(_address(ip_address)),
         )
-        loaded = load_script(script)
-        tail = (len(names), *names, *common, *arguments)
-        return Request(
-            purpose=f"{script.replace('_', ' ')} {keys.state}",
-            commands=(("EVALSHA", loaded.sha, *tail),),
-            eval_commands=(("EVAL", loaded.text, *tail),),
+        return script_request(
+            load_script(script),
+            self.keys.of_transition,
+            (*common, *arguments),
+            purpose=f"{script.replace('_', ' ')} {self.keys.state}",
             event_id=event_id,
         )
 
@@ -145,23 +158,34 @@ class RequestBuilder:
         reason: str | None,
         event_id: str | None,
         expected_incident_id: str | None,
-        expected_epoch: int | None,
         ip_address: str | None,
         quiet_period: float,
         interval: float,
-    ) -> Request:
-        """`expected_epoch` None: of a state that has none."""
-        return self.request(
-            "reset",
-            round(quiet_period * 1000),
-            round(interval * 1000),
-            "none" if expected_epoch is None else _epoch(expected_epoch),
-            "" if expected_incident_id is None else _text(expected_incident_id, "expected_incident_id", 64),
-            by=_name(reset_by, "reset_by"),
-            reason="" if reason is None else _text(reason, "reason", _RESET_REASON_LENGTH),
-            event_id=event_id,
-            ip_address=ip_address,
-        )
+    ) -> Callable[[int | None], Request]:
+        """Checks everything at once; the reset itself is what this returns, given the epoch that is meant.
+
+        That epoch is None for a state that has none.
+        """
+        event_id = uuid7() if event_id is None else _uuid(event_id, "event_id")
+        incident_id = "" if expected_incident_id is None else _text(expected_incident_id, "expected_incident_id", 64)
+        by = _name(reset_by, "reset_by")
+        why = "" if reason is None else _text(reason, "reason", _RESET_REASON_LENGTH)
+        address = None if ip_address is None else _address(ip_address)
+
+        def at_epoch(epoch: int | None) -> Request:
+            return self.request(
+                "reset",
+                round(quiet_period * 1000),
+                round(interval * 1000),
+                "none" if epoch is None else _epoch(epoch),
+                incident_id,
+                by=by,
+                reason=why,
+                event_id=event_id,
+                ip_address=address,
+            )
+
+        return at_epoch
 
     def end_quiet_period(self, expected_epoch: int, by: str | None, event_id: str | None) -> Request:
         return self.request(
@@ -196,6 +220,7 @@ class RequestBuilder:
 
 
 def request_builder(scope: str, source: str) -> RequestBuilder:
+    """Raises InvalidInput for a scope or source that can't be used."""
     if source not in SOURCES:
         raise InvalidInput(f"source is {source!r:.40}; use one of {', '.join(sorted(SOURCES))}.")
     return RequestBuilder(Keys.of(scope), source)
@@ -203,8 +228,8 @@ def request_builder(scope: str, source: str) -> RequestBuilder:
 
 def checked_seconds(value: float, name: str, *, least: float = 0.0) -> float:
     """`value` if it is a number of seconds from `least` to 30 days. Raises InvalidInput otherwise."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value <= _LONGEST:
-        raise InvalidInput(f"{name} is {value!r:.40}; use seconds from {least:g} to {_LONGEST:g}.")
+    if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value <= _MAX_SECONDS:
+        raise InvalidInput(f"{name} is {value!r:.40}; use seconds from {least:g} to {_MAX_SECONDS:g}.")
     return float(value)
 
 
@@ -212,7 +237,7 @@ def read_status_replies(replies: Sequence[Any], keys: Keys) -> Status:
     """The status that the replies to `RequestBuilder.status` tell."""
     clock, raw = replies
     raise_if_error(clock)
-    now = int(clock[0]) * 1_000_000 + int(clock[1])
+    now = microseconds_of(clock)
     if isinstance(raw, Exception) and "WRONGTYPE" in str(raw):
         return wrong_type_status(keys.state, now)
     raise_if_error(raw)
@@ -233,22 +258,21 @@ def read_history_reply(reply: Any, keys: Keys) -> list[TransitionEvent]:
 def read_transition_reply(reply: Any, keys: Keys) -> Status:
     """The status after a transition. Raises what the script refused with; then nothing has changed."""
     raise_if_error(reply)
-    outcome, kind, raw, clock_seconds, clock_micros, extra = reply
-    now = int(clock_seconds) * 1_000_000 + int(clock_micros)
+    outcome, kind, raw, *clock, extra = reply
+    now = microseconds_of(clock)
     status = wrong_type_status(keys.state, now)
     if kind in (b"string", b"none"):
         status = read_status(raw if kind == b"string" else None, now, key=keys.state)
-    word = outcome.decode()
-    if word not in ("DONE", "REPEATED", "UNCHANGED"):
-        raise _refusal(word, extra.decode(), status, keys)
+    if outcome not in (b"DONE", b"REPEATED", b"UNCHANGED"):
+        raise _refusal(outcome.decode(), extra.decode(), status, keys)
     return status
 
 
-def _refusal(word: str, extra: str, status: Status, keys: Keys) -> BreakerError:
+def _refusal(outcome: str, extra: str, status: Status, keys: Keys) -> BreakerError:
     now = f"{keys.state} is {status.state}" + (f", epoch {status.epoch}" if status.epoch is not None else "")
-    if word == "NOT_TRIPPED":
+    if outcome == "NOT_TRIPPED":
         return NotTripped(f"Not TRIPPED: {now}. Nothing was changed; {_alternative_to_reset(extra)}.")
-    if word == "RATE_LIMITED":
+    if outcome == "RATE_LIMITED":
         return _rate_limited(int(extra), keys)
     refusals: dict[str, BreakerError] = {
         "EPOCH_DIFFERS": StateConflict(
@@ -270,13 +294,13 @@ def _refusal(word: str, extra: str, status: Status, keys: Keys) -> BreakerError:
             f"Redis's access rules don't let this user run {extra}; nothing was changed. Grant it (ACL SETUSER)."
         ),
     }
-    return refusals[word]
+    return refusals[outcome]
 
 
-def _alternative_to_reset(word: str) -> str:
-    if word in ("OPEN", "QUIET_PERIOD"):
+def _alternative_to_reset(state: str) -> str:
+    if state in ("OPEN", "QUIET_PERIOD"):
         return "no reset is needed"
-    return "trip it, or initialise it with `breaker init`" + (" --force" if word == "UNKNOWN" else "")
+    return "trip it, or initialise it with `breaker init`" + (" --force" if state == "UNKNOWN" else "")
 
 
 def _rate_limited(milliseconds: int, keys: Keys) -> ResetRateLimited:
@@ -305,6 +329,7 @@ def raise_if_error(reply: Any) -> None:
 
 
 def one_line(error: BaseException) -> str:
+    """An error's text in at most 300 characters on one line; its type's name where it has none."""
     return " ".join(str(error).split()).rstrip(".")[:300] or type(error).__name__
 
 

@@ -1,15 +1,16 @@
-"""What a breaker's stored state means at a given moment. Pure: no I/O, no clock of its own."""
+"""Judge what a breaker's stored state means at a given moment. Pure: no I/O, no clock of its own."""
 
 from __future__ import annotations
 
 import json
 import re
 from collections.abc import Iterator, Mapping
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any
 
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+from breaker.redis_time import to_datetime, to_microseconds
+
 _DAY = 86_400_000_000
 _LAST_SECOND = 253_402_300_799  # 9999-12-31T23:59:59Z
 _MAX_EPOCH = 2**53 - 2
@@ -20,11 +21,22 @@ _TIME = re.compile(
 
 
 class State(StrEnum):
-    """Whether trading is allowed (runbook, *States*)."""
+    """Whether trading is allowed, in the words of the operations runbook (*States*).
+
+    Example:
+        >>> breaker.get_state()
+        <State.OPEN: 'OPEN'>
+        >>> breaker.get_state() == "OPEN"
+        True
+    """
 
     OPEN = "OPEN"
+    """Trading is allowed: the market is open to the engine. Beware of the word: in resilience4j, pybreaker and their
+    like an OPEN breaker is an open electrical circuit, which lets nothing through; here it is the opposite."""
     TRIPPED = "TRIPPED"
+    """Halted: only orders that reduce risk may be sent. What resilience4j calls OPEN."""
     QUIET_PERIOD = "QUIET_PERIOD"
+    """Cooling down after a reset: new risk is limited in size and rate. Close to resilience4j's HALF_OPEN."""
     UNKNOWN = "UNKNOWN"
     """Never stored: missing, unreadable, unreachable or outdated. To be treated as TRIPPED."""
 
@@ -35,9 +47,24 @@ _STORED = frozenset({State.OPEN, State.TRIPPED, State.QUIET_PERIOD})
 class Status(Mapping[str, Any]):
     """A breaker's state at one moment.
 
-    As a mapping it holds what is stored, with times as ISO 8601 text and without fields that are None, so that it can
-    go to `json.dumps` as it is. The attributes give the same in Python's types. A quiet period that has ended by
-    Redis's clock reads as OPEN, and `trip_count_today` is 0 once the UTC day has changed.
+    As a mapping it holds what is stored, with times as ISO 8601 text and without fields that are None, so that
+    `dict(status)` can go to `json.dumps` as it is. The attributes give the same in Python's types; times are
+    UTC-aware. A quiet period that has ended by Redis's clock reads as OPEN, and `trip_count_today` is 0 once the UTC
+    day has changed.
+
+    Attributes:
+        state: Whether trading is allowed.
+        problem: Why the state is UNKNOWN, as a sentence for the operator; None otherwise.
+        as_of: Redis's time at which this was true; None if Redis didn't answer.
+        unconfirmed: Why the trip that led here is not known to outlive a crash of Redis; None if it is, or if nobody
+            asked.
+
+    Example:
+        >>> status = breaker.trip("MANUAL", details={"operator": "ada"})
+        >>> status["state"], status.tripped_by, status.trip_details["operator"]
+        ('TRIPPED', 'ada', 'ada')
+        >>> status.get("reset_by", "N/A")
+        'N/A'
     """
 
     __slots__ = ("_fields", "as_of", "problem", "state", "unconfirmed")
@@ -53,17 +80,21 @@ class Status(Mapping[str, Any]):
     ) -> None:
         self.state = state
         self.problem = problem
-        """Why the state is UNKNOWN, as a sentence for the operator; None otherwise."""
         self.as_of = as_of
-        """Redis's time at which this was true; None if Redis didn't answer."""
         self.unconfirmed = unconfirmed
-        """Why the trip that led here is not known to outlive a crash of Redis; None if it is, or nobody asked."""
         known = {name: value for name, value in (fields or {}).items() if value is not None and name != "state"}
-        told = {"problem": problem, "unconfirmed": unconfirmed}
-        self._fields = {"state": state.value, **known, **{name: text for name, text in told.items() if text}}
+        notes = {"problem": problem, "unconfirmed": unconfirmed}
+        self._fields = {"state": state.value, **known, **{name: text for name, text in notes.items() if text}}
 
     def with_unconfirmed(self, why: str | None) -> Status:
-        """The same, with what is not known about its durability."""
+        """The same, with what is not known about its durability.
+
+        Args:
+            why: As `unconfirmed`; None for a trip that is durable, or about which nobody asked.
+
+        Returns:
+            Another status.
+        """
         return Status(self.state, self._fields, problem=self.problem, as_of=self.as_of, unconfirmed=why)
 
     def __getitem__(self, name: str) -> Any:
@@ -95,39 +126,48 @@ class Status(Mapping[str, Any]):
 
     @property
     def reset_at(self) -> datetime | None:
+        """When the newest reset happened."""
         return self._time("reset_at")
 
     @property
     def quiet_until(self) -> datetime | None:
+        """When the quiet period ends; None outside one."""
         return self._time("quiet_until")
 
     @property
     def trip_reason(self) -> str | None:
+        """Why it was tripped: a `breaker.trip_reasons.TripReason`, or an engine's own words."""
         return self._text("trip_reason")
 
     @property
     def tripped_by(self) -> str | None:
+        """Who made the trip that began this incident."""
         return self._text("tripped_by")
 
     @property
     def reset_by(self) -> str | None:
+        """Who made the newest reset."""
         return self._text("reset_by")
 
     @property
     def reset_reason(self) -> str | None:
+        """Why the newest reset was made."""
         return self._text("reset_reason")
 
     @property
     def incident_id(self) -> str | None:
+        """The incident that runs from a trip until the watch after its reset; on every record of it."""
         return self._text("incident_id")
 
     @property
     def trip_details(self) -> Mapping[str, Any]:
+        """What the trip's caller added; empty when there is none."""
         details = self._fields.get("trip_details")
         return details if isinstance(details, dict) else {}
 
     @property
     def trip_count_today(self) -> int:
+        """How many trips there were on this UTC day."""
         return usable_count(self._fields.get("trip_count_today")) or 0
 
     @property
@@ -137,7 +177,7 @@ class Status(Mapping[str, Any]):
 
     def _time(self, name: str) -> datetime | None:
         microseconds = parse_time(self._fields.get(name))
-        return None if microseconds is None else _EPOCH + timedelta(microseconds=microseconds)
+        return None if microseconds is None else to_datetime(microseconds)
 
     def _text(self, name: str) -> str | None:
         value = self._fields.get(name)
@@ -161,7 +201,7 @@ def parse_time(value: object) -> int | None:
     except ValueError:
         return None
     offset = (int(zone_hours or 0) * 3600 + int(zone_minutes or 0) * 60) * (-1 if sign == "-" else 1)
-    whole = (local - _EPOCH) // timedelta(seconds=1) - offset
+    whole = to_microseconds(local) // 1_000_000 - offset
     if not 0 <= whole <= _LAST_SECOND:
         return None
     return whole * 1_000_000 + int((fraction or "").ljust(6, "0")[:6])
@@ -179,7 +219,7 @@ def read_status(raw: bytes | None, now: int, *, key: str = "circuit_breaker:stat
 
     `raw` is None when the key is missing. Anything but an object with a known `state` word is UNKNOWN.
     """
-    as_of = _EPOCH + timedelta(microseconds=now)
+    as_of = to_datetime(now)
     if raw is None:
         return unknown_status(
             f"{key} is missing in Redis: never initialised, or flushed. Find out which, then run `breaker init`.",
@@ -208,11 +248,11 @@ def unknown_status(problem: str, *, as_of: datetime | None = None) -> Status:
 
 def wrong_type_status(key: str, now: int) -> Status:
     """The status when `key` holds something else than a string."""
-    return unknown_status(_garbage(key, "is not a string"), as_of=_EPOCH + timedelta(microseconds=now))
+    return unknown_status(_garbage(key, "is not a string"), as_of=to_datetime(now))
 
 
 def is_older(status: Status, seen: Status) -> bool:
-    """Whether `status` lies behind `seen`: a lower epoch, or one that was TRIPPED and now is not.
+    """Whether `status` is older than `seen`: a lower epoch, or one that was TRIPPED and now is not.
 
     The latter is what comes of a copy from before that trip, counted on from there. Both have an epoch.
     """
@@ -224,7 +264,7 @@ def _rank(status: Status) -> tuple[int, bool]:
 
 
 def reject_older(status: Status, seen: Status | None) -> Status:
-    """`status`, or UNKNOWN if it lies behind one seen before: an older copy of the data is being served."""
+    """`status`, or UNKNOWN if it is older than one seen before: an older copy of the data is being served."""
     if seen is None or status.epoch is None or not is_older(status, seen):
         return status
     return unknown_status(

@@ -1,4 +1,4 @@
-"""UUID version 7 (RFC 9562, section 5.7): time-ordered ids for events and incidents."""
+"""Make time-ordered ids for events and incidents: UUID version 7 (RFC 9562, section 5.7)."""
 
 from __future__ import annotations
 

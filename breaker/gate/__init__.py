@@ -5,13 +5,16 @@ Names are imported when first used, so that a part of the gate doesn't cost its 
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from breaker.lazy_imports import lazy_names
 
 if TYPE_CHECKING:
     from breaker.gate.decision import Decision, OrderIntent, OrderRefused, Permit, Reason
-    from breaker.gate.gate import Gate, GateStatus, Topology
+    from breaker.gate.gate import Gate
     from breaker.gate.quiet_period import QuietPeriodLimits
+    from breaker.gate.status import GateStatus
+    from breaker.gate.topology import Topology
 
 __all__ = [
     "Decision",
@@ -25,15 +28,13 @@ __all__ = [
     "Topology",
 ]
 
-_HOMES = {
-    "Gate": "breaker.gate.gate",
-    "GateStatus": "breaker.gate.gate",
-    "QuietPeriodLimits": "breaker.gate.quiet_period",
-    "Topology": "breaker.gate.gate",
-}
-
-
-def __getattr__(name: str) -> Any:
-    if name not in __all__:
-        raise AttributeError(f"module 'breaker.gate' has no attribute {name!r}")
-    return getattr(import_module(_HOMES.get(name, "breaker.gate.decision")), name)
+__getattr__ = lazy_names(
+    __name__,
+    {
+        **dict.fromkeys(__all__, "breaker.gate.decision"),
+        "Gate": "breaker.gate.gate",
+        "GateStatus": "breaker.gate.status",
+        "QuietPeriodLimits": "breaker.gate.quiet_period",
+        "Topology": "breaker.gate.topology",
+    },
+)

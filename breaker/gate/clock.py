@@ -1,4 +1,4 @@
-"""The clock that leases run on: seconds since boot, suspension included, the same in every process of a host.
+"""Read the clock that leases run on: seconds since boot, suspension included, the same in every process of a host.
 
 The wall clock is set by people and by NTP, and Linux's CLOCK_MONOTONIC stands still while a laptop sleeps; a lease on
 either could be made to last. On macOS it is CLOCK_MONOTONIC that goes on while the machine sleeps.

@@ -1,4 +1,4 @@
-"""A connection of the gate's own: the same address and credentials as the engine's Redis client, its own limits.
+"""Connect a gate to Redis: the same address and credentials as the engine's Redis client, limits of its own.
 
 redis-py resolves (Sentinel too), connects, encrypts and authenticates; from then on the socket is the gate's, which
 reads and writes it without ever blocking.
@@ -15,12 +15,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import redis
 
-# Settings with which a pool makes its connections report to it.
-_POOLS_OWN = ("maint_notifications", "oss_cluster_maint", "orig_", "himport")
-
 
 @dataclass(frozen=True, slots=True)
-class Line:
+class GateConnection:
     """An open connection that has said HELLO 3. Closing it more than once does no harm."""
 
     socket: socket.socket
@@ -32,7 +29,7 @@ class Line:
         self.socket.close()
 
 
-def connector(source: redis.Redis | str, timeout: float, name: str) -> Callable[[], Line]:
+def connector(source: redis.Redis | str, timeout: float, name: str) -> Callable[[], GateConnection]:
     """How to connect to where `source` (a client or a URL) points, each step within `timeout` seconds.
 
     The returned function raises `OSError` or `redis.RedisError`. `name` is shown by `CLIENT LIST`. Raises TypeError
@@ -43,31 +40,26 @@ def connector(source: redis.Redis | str, timeout: float, name: str) -> Callable[
             "A gate can't share an asyncio client's settings; give it the URL, it serves coroutines as well."
         )
 
-    def dial() -> Line:
+    def connect() -> GateConnection:
         from redis import ConnectionPool  # noqa: PLC0415 -- redis costs 100 ms to import; the engine may not need it
         from redis.backoff import NoBackoff  # noqa: PLC0415
         from redis.connection import SSLConnection  # noqa: PLC0415
         from redis.maint_notifications import MaintNotificationsConfig  # noqa: PLC0415
         from redis.retry import Retry  # noqa: PLC0415
 
+        from breaker.deadline_client import connection_settings  # noqa: PLC0415
+
         pool = ConnectionPool.from_url(source) if isinstance(source, str) else source.connection_pool
-        given = {name: value for name, value in pool.connection_kwargs.items() if not name.startswith(_POOLS_OWN)}
-        kwargs: dict[str, Any] = given | {
+        settings = connection_settings(pool, timeout, Retry(NoBackoff(), 0)) | {
             "protocol": 3,
-            "socket_timeout": timeout,
-            "socket_connect_timeout": timeout,
-            "retry": Retry(NoBackoff(), 0),
-            "retry_on_timeout": False,
-            "retry_on_error": [],
-            "health_check_interval": 0,
             "client_name": name,
             "maint_notifications_config": MaintNotificationsConfig(enabled=False),
         }
-        connection = pool.connection_class(**kwargs)
+        connection = pool.connection_class(**settings)
         connection.connect()
         # redis-py has no public way to take the socket over.
         open_socket: socket.socket = connection._sock
         open_socket.setblocking(False)
-        return Line(open_socket, isinstance(connection, SSLConnection), connection)
+        return GateConnection(open_socket, isinstance(connection, SSLConnection), connection)
 
-    return dial
+    return connect

@@ -1,4 +1,4 @@
-"""What a gate answers: a `Decision` with a stable reason code, a sentence for people, and a `Permit` for the wire."""
+"""Carry a gate's answer: a `Decision` with a stable reason code, a sentence for people, and a `Permit`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,12 @@ EXPIRED = float("-inf")
 
 
 class Reason(StrEnum):
-    """Why an order may or may not pass. The words are part of the interface; new ones may be added."""
+    """Why an order may or may not pass. The words are part of the interface; new ones may be added.
+
+    Example:
+        >>> gate.check(OrderIntent("AAPL", "buy", 10), position=0).reason
+        <Reason.OPEN: 'OPEN'>
+    """
 
     OPEN = "OPEN"
     """Allowed: every breaker that concerns the order is open."""
@@ -24,9 +29,11 @@ class Reason(StrEnum):
     """Allowed: within the size and rate of the quiet period."""
 
     TRIPPED = "TRIPPED"
+    """A breaker that concerns the order is tripped, and the order does not only reduce risk."""
     STATE_MISSING = "STATE_MISSING"
     """The breaker's key is gone (a flushed Redis) or was never initialised."""
     STATE_UNREADABLE = "STATE_UNREADABLE"
+    """The breaker's key holds garbage, another type or an unknown word."""
     STATE_OUTDATED = "STATE_OUTDATED"
     """The state is older than one this gate has already seen: a stale replica was promoted, or a backup restored."""
     STALE = "STALE"
@@ -34,6 +41,7 @@ class Reason(StrEnum):
     BEING_READ = "BEING_READ"
     """Someone has just written the state (or the gate is new), and its reading is under way: milliseconds."""
     NOT_CONNECTED = "NOT_CONNECTED"
+    """The gate has no connection to Redis; it goes on trying."""
     NOT_WATCHED = "NOT_WATCHED"
     """The sidecar that this gate reads from misses one of its scopes, or promises less than the gate should."""
     FORKED = "FORKED"
@@ -44,19 +52,28 @@ class Reason(StrEnum):
     QUIET_SIZE = "QUIET_SIZE"
     """Larger than the fraction of normal size that the quiet period allows now, or no normal size is known."""
     QUIET_RATE = "QUIET_RATE"
+    """More orders in the last minute than the quiet period allows now."""
     INVALID_ORDER = "INVALID_ORDER"
     """The order could not be understood: no symbol, side or quantity that makes sense."""
     PERMIT_EXPIRED = "PERMIT_EXPIRED"
-    """Re-checked at the wire: the permit's time has passed or the breaker has moved on since."""
+    """Checked again where the order leaves the process: the permit's time has passed, or a breaker has moved on."""
 
 
 @dataclass(frozen=True, slots=True)
 class Permit:
     """What a decision was based on, so that it can be checked again where the order leaves the process.
 
-    `epochs` are the breakers' epochs by scope. `deadline` is in seconds on the host's boot-time clock
-    (`breaker.gate.clock.now`): until then the decision may be acted on without asking again. A permit to reduce has
-    no deadline: reducing stays allowed, whatever happens to the breaker.
+    Attributes:
+        epochs: The watched breakers' epochs by scope; None where a state has none.
+        deadline: Seconds on the host's boot-time clock (`breaker.gate.clock.now`); until then the decision may be
+            acted on without asking again. Infinite for a permit to reduce: reducing stays allowed, whatever happens
+            to the breaker.
+
+    Example:
+        >>> from breaker.gate import clock
+        >>> permit = gate.check(OrderIntent("AAPL", "buy", 10), position=0).permit
+        >>> 0 < permit.deadline - clock.now() <= 0.2
+        True
     """
 
     epochs: Mapping[str, int | None]
@@ -67,8 +84,18 @@ class Permit:
 class Decision:
     """Yes or no to one order; true when allowed.
 
-    `deadline` is internal to the gate's fast path: until then the same answer may be given again. The sentence says
-    what happened, in what state things are, and what can be done.
+    Attributes:
+        allowed: Whether the order may be sent.
+        reason: Why, as a code that stays the same.
+        sentence: Why, for people: what happened, in what state things are, and what can be done.
+        permit: What it was based on; None when the order may not be sent.
+        scope: The breaker that decided, when it was one in particular.
+        deadline: Of the gate's fast path: until then, on `breaker.gate.clock`, the same answer may be given again.
+
+    Example:
+        >>> decision = gate.check(OrderIntent("AAPL", "buy", 10), position=0)
+        >>> if not decision:
+        ...     print(decision.reason, decision.sentence)
     """
 
     allowed: bool
@@ -76,7 +103,6 @@ class Decision:
     sentence: str
     permit: Permit | None = None
     scope: str | None = None
-    """The breaker that decided, when it was one in particular."""
     deadline: float = EXPIRED
 
     def __bool__(self) -> bool:
@@ -84,7 +110,21 @@ class Decision:
 
 
 class OrderRefused(Exception):
-    """The gate said no to an order given to a guarded function; nothing was sent. `decision` says why."""
+    """The gate said no to an order given to a guarded function or block; nothing was sent.
+
+    Attributes:
+        decision: Says why.
+
+    Example:
+        >>> _ = breaker.trip("MANUAL")
+        >>> until(lambda: gate.status().reason == "TRIPPED")
+        >>> try:
+        ...     with gate.guard(OrderIntent("AAPL", "buy", 10)):
+        ...         print("never reached")
+        ... except OrderRefused as refused:
+        ...     print(refused.decision.reason)
+        TRIPPED
+    """
 
     def __init__(self, decision: Decision) -> None:
         super().__init__(decision.sentence)
@@ -96,8 +136,20 @@ class OrderIntent:
     """The least that a gate needs to know of an order about to be sent. `breaker.orders.Order` does as well.
 
     An order that does not say which account or strategy it belongs to is held by every account or strategy breaker
-    that the gate watches. `normal_quantity` is the size this order would have on an ordinary day; the quiet period
-    allows a fraction of it.
+    that the gate watches.
+
+    Attributes:
+        symbol: What is bought or sold.
+        side: `buy` or `sell`.
+        quantity: Units of the symbol; more than zero. Text and Decimal are taken exactly.
+        account: The account that it is for.
+        strategy: The strategy that sends it.
+        normal_quantity: The size that this order would have on an ordinary day; the quiet period allows a fraction.
+
+    Example:
+        >>> order = OrderIntent("AAPL", "buy", Decimal("12.5"), account="ALPHA")
+        >>> gate.check(order, position=Decimal("-20")).allowed
+        True
     """
 
     symbol: str

@@ -1,4 +1,4 @@
-"""`gate.guard`: the gate in front of a function or a block, synchronous or not."""
+"""Put the gate in front of a function or a block, synchronous or not: `gate.guard`."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Check(Protocol):
     def __call__(self, order: Any = None, position: Any = None, working: Iterable[Any] = ()) -> Decision: ...
 
 
-class Admission:
+class GuardedBlock:
     """A block that is entered only if the gate allows the order; entering gives the permit, or raises OrderRefused."""
 
     def __init__(self, check: Check, order: Any, position: Any, working: Iterable[Any]) -> None:

@@ -1,4 +1,4 @@
-"""Trips that wait on this host's disk (`breaker.pending_trips`), made before a gate of the host may open.
+"""Make the trips that wait on this host's disk (`breaker.pending_trips`) before a gate of the host may open.
 
 Redis can come back with an OPEN from before a trip that it could not be told of. A gate that is given the directory
 opens on no connection before what waits there is made, and lets go of a connection as soon as something waits.
@@ -27,11 +27,11 @@ class HostPendingTrips:
         self._pending = PendingTrips(directory)
         self._source = source
 
-    def make(self) -> None:
+    def apply(self) -> None:
         """Make all that waits. Raises `TripPending` when that is not possible."""
         try:
             if self._pending.any_pending():
-                self._make()
+                self._apply()
         except (BreakerError, OSError) as error:
             raise TripPending(
                 f"whether a trip waits in {self._pending.directory} can't be seen, or it can't be made: {error}"
@@ -46,7 +46,7 @@ class HostPendingTrips:
         if waiting:
             raise TripPending(f"a trip waits in {self._pending.directory} and is made first")
 
-    def _make(self) -> None:
+    def _apply(self) -> None:
         if not isinstance(self._source, str):
             self._pending.apply(self._source)
             return

@@ -1,4 +1,4 @@
-"""May this order pass? Pure: what the gate knows, a time and an order in; a `Decision` out."""
+"""Decide whether an order may pass. Pure: what the gate knows, a time and an order in; a `Decision` out."""
 
 from __future__ import annotations
 
@@ -40,6 +40,7 @@ def blanket_decision(lease: Lease, halt: Halt | None) -> Decision:
 
 
 def permit_of(lease: Lease, deadline: float) -> Permit:
+    """The permit for a decision made on what `lease` knows, which may be acted on until `deadline`."""
     return Permit({view.scope: view.reading.epoch for view in lease.views}, deadline)
 
 

@@ -1,4 +1,4 @@
-"""What one gate knows, and until when it may act on it: pure functions over a small immutable `Lease`.
+"""Track what one gate knows and until when it may act on it: pure functions over a small immutable `Lease`.
 
 The lease is what bounds staleness. A heartbeat asks Redis for every watched state; its answer was true at some moment
 after the heartbeat was *sent*, so a trip that the answer does not show was executed after that moment too, and the
@@ -23,7 +23,7 @@ from breaker.keys import GLOBAL
 
 
 class StoredState(StrEnum):
-    """What a scope's key says."""
+    """What a scope's key says in Redis, MISSING and UNREADABLE included."""
 
     OPEN = "OPEN"
     TRIPPED = "TRIPPED"
@@ -33,7 +33,7 @@ class StoredState(StrEnum):
 
 
 class ScopeState(StrEnum):
-    """What a scope's key means to this gate, given what it saw before."""
+    """What a scope's stored state means to this gate, given what it saw before."""
 
     OPEN = "OPEN"
     QUIET_PERIOD = "QUIET_PERIOD"
@@ -43,9 +43,11 @@ class ScopeState(StrEnum):
     MISSING = "MISSING"
     UNREADABLE = "UNREADABLE"
     OUTDATED = "OUTDATED"
+    """Older than one seen before: a stale replica was promoted, or a backup restored."""
 
     @property
     def halts(self) -> bool:
+        """Whether only orders that reduce risk pass."""
         return self not in _TRADING
 
     @property
@@ -56,7 +58,7 @@ class ScopeState(StrEnum):
 
 _CLEAR = frozenset({ScopeState.OPEN, ScopeState.NEVER_INITIALISED})
 _TRADING = _CLEAR | {ScopeState.QUIET_PERIOD}
-_TRADING_WORDS = frozenset({StoredState.OPEN, StoredState.QUIET_PERIOD})
+_TRADING_STORED = frozenset({StoredState.OPEN, StoredState.QUIET_PERIOD})
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +74,7 @@ class StateReading:
 
 @dataclass(frozen=True, slots=True)
 class LatestSeen:
-    """The newest that was ever seen of a scope; a later reading that lets trade must not lie behind it."""
+    """The newest state ever seen of a scope; a later reading that lets trade must not be older."""
 
     epoch: int
     halted: bool
@@ -80,7 +82,7 @@ class LatestSeen:
 
 @dataclass(frozen=True, slots=True)
 class ScopeView:
-    """One scope as this gate sees it."""
+    """One scope as this gate sees it: the newest reading, and what it means after all that was seen before."""
 
     scope: str
     state: ScopeState = ScopeState.MISSING
@@ -98,7 +100,7 @@ def observe(view: ScopeView, reading: StateReading) -> ScopeView:
     if reading.state is StoredState.MISSING and seen is None:
         absent = ScopeState.MISSING if view.scope == GLOBAL else ScopeState.NEVER_INITIALISED
         return replace(view, state=absent, reading=reading)
-    if reading.state in _TRADING_WORDS:
+    if reading.state in _TRADING_STORED:
         epoch = reading.epoch or 0
         if seen is not None and (epoch < seen.epoch or (epoch == seen.epoch and seen.halted)):
             return replace(view, state=ScopeState.OUTDATED, reading=reading)

@@ -1,4 +1,4 @@
-"""The thread that keeps a gate informed: connects, sends heartbeats, takes in answers and pushes, connects again.
+"""Keep a gate lease_held_at from a thread that connects, sends heartbeats, reads replies and pushes, and reconnects.
 
 As `thread` it waits on the socket and takes in what comes. As `drain` it leaves the reading to the checks, which look
 at the socket themselves while orders flow, and only steps in when none do: a busy interpreter then can't delay a
@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from breaker.gate import clock
-from breaker.gate.connect import Line, connector
+from breaker.gate.connect import GateConnection, connector
 from breaker.gate.decision import Reason
 from breaker.gate.host_pending_trips import HostPendingTrips
 from breaker.gate.judge import Halt
@@ -33,11 +33,11 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 _CONNECT_TIMEOUT = 1.0
-_CHUNK = 65_536
+_CHUNK_BYTES = 65_536
 _DRAIN_EVERY = 100e-6
-_READ_AGAIN_WITHIN = 0.02
+_REREAD_WITHIN = 0.02
 _BACKOFF_FIRST = 0.05
-_BACKOFF_MOST = 1.0
+_BACKOFF_MAX = 1.0
 _WOULD_BLOCK = (BlockingIOError, ssl.SSLWantReadError)
 
 
@@ -46,7 +46,7 @@ class Listener:
 
     def __init__(
         self,
-        dial: Callable[[], Line],
+        connect: Callable[[], GateConnection],
         protocol: GateProtocol,
         publish: Callable[[Lease, Halt | None], None],
         *,
@@ -54,20 +54,20 @@ class Listener:
         drain: bool,
         host_pending_trips: HostPendingTrips | None = None,
     ) -> None:
-        self._dial = dial
+        self._open_connection = connect
         self._protocol = protocol
         self._publish = publish
         self._heartbeat = heartbeat
         self._drain = drain
-        self._host_trips = host_pending_trips
+        self._host_pending_trips = host_pending_trips
         self.poll_every = _DRAIN_EVERY if drain else math.inf
-        self._patience = max(1.0, 5 * protocol.lease.max_staleness)
-        self._line: Line | None = None
+        self._reconnect_after = max(1.0, 5 * protocol.lease.max_staleness)
+        self._connection: GateConnection | None = None
         self._poller = select.poll()
-        self._turn = threading.Lock()
+        self._lock = threading.Lock()
         """Held while the protocol is changed; a check that finds it taken does not wait."""
         self._polled_at = 0.0
-        self._heard_at = 0.0
+        self._received_at = 0.0
         self._wake = threading.Event()
         self._stopping = False
         self._connections = 0
@@ -78,20 +78,20 @@ class Listener:
         self._thread.start()
 
     def stop(self) -> None:
-        """Stop listening and hang up; nothing is published afterwards. Waits for the thread, a few seconds at most."""
+        """Stop listening and disconnect; nothing is published afterwards. Waits for the thread, 5 seconds at most."""
         self._stopping = True
         self._wake.set()
         self._thread.join(timeout=5.0)
-        with self._turn:
-            self._hang_up("the gate was closed")
+        with self._lock:
+            self._disconnect("the gate was closed")
 
     def forked(self) -> Halt:
         """In a forked child: let go of the parent's connection without a word on it."""
         self._stopping = True
         # The parent's threads may have held these at the fork, and nobody here would ever let go of them.
-        self._turn, self._wake = threading.Lock(), threading.Event()
-        if self._line is not None:
-            self._line.close()
+        self._lock, self._wake = threading.Lock(), threading.Event()
+        if self._connection is not None:
+            self._connection.close()
         return Halt(
             Reason.FORKED,
             "This process was forked from the gate's, whose connection stays with the parent; only orders that reduce "
@@ -114,130 +114,132 @@ class Listener:
     @property
     def problem(self) -> str | None:
         """Why there is no connection, or why the last heartbeat did not count."""
-        return self._problem if self._line is None else self._protocol.why_unconfirmed
+        return self._problem if self._connection is None else self._protocol.why_unconfirmed
 
     def poll(self, now: float) -> None:
         """Take in what has arrived, if anything has, without waiting for anything. For the checks; never raises."""
         self._polled_at = now
-        self._look()
+        self._poll_once()
 
-    def _look(self) -> None:
-        if self._line is None or not self._turn.acquire(blocking=False):
+    def _poll_once(self) -> None:
+        if self._connection is None or not self._lock.acquire(blocking=False):
             return
         try:
-            if self._line is not None and self._poller.poll(0):
-                self._take_in(self._line)
+            if self._connection is not None and self._poller.poll(0):
+                self._receive(self._connection)
         except Exception as error:
-            self._hang_up(_told(error))
+            self._disconnect(_message_of(error))
             self._wake.set()
         finally:
-            self._turn.release()
+            self._lock.release()
 
     def _run(self) -> None:
         delay, reported = _BACKOFF_FIRST, ""
         while not self._stopping:
             connected_at = clock.now()
             try:
-                line = self._connect()
-                if self._host_trips is not None:
-                    self._host_trips.make()  # no heartbeat has been sent yet, so there is no lease either
-                self._converse(line)
+                connection = self._connect()
+                if self._host_pending_trips is not None:
+                    self._host_pending_trips.apply()  # no heartbeat has been sent yet, so there is no lease either
+                self._keep_lease(connection)
             except Exception as error:
-                with self._turn:
-                    self._hang_up(_told(error))
+                with self._lock:
+                    self._disconnect(_message_of(error))
             if self._stopping:
                 return
             if self._problem != reported:
                 reported = self._problem
                 _log.warning("The gate lost Redis: %s. Only orders that reduce risk pass until it is back.", reported)
-            delay = _BACKOFF_FIRST if self._heard_at > connected_at else min(delay * 2, _BACKOFF_MOST)
+            delay = _BACKOFF_FIRST if self._received_at > connected_at else min(delay * 2, _BACKOFF_MAX)
             self._wake.clear()
             self._wake.wait(random.uniform(delay / 2, delay))  # noqa: S311 -- so that a fleet does not return as one
 
-    def _connect(self) -> Line:
-        line = self._dial()
-        with self._turn:
-            self._protocol.ended()
-            opening = self._protocol.opening()
+    def _connect(self) -> GateConnection:
+        connection = self._open_connection()
+        with self._lock:
+            self._protocol.disconnected()
+            handshake = self._protocol.handshake()
             self._poller = select.poll()
-            self._poller.register(line.socket, select.POLLIN)
-            self._line = line
+            self._poller.register(connection.socket, select.POLLIN)
+            self._connection = connection
             self._connections += 1
-        self._send(line, opening)
-        return line
+        self._send(connection, handshake)
+        return connection
 
-    def _converse(self, line: Line) -> None:
-        """Until the line is lost, which is raised or found by a check, or the gate is closed."""
-        informed = next_beat = clock.now()
-        while not self._stopping and self._line is line:
+    def _keep_lease(self, connection: GateConnection) -> None:
+        """Until the connection is lost, which is raised or found by a check, or the gate is closed."""
+        lease_held_at = next_heartbeat = clock.now()
+        while not self._stopping and self._connection is connection:
             now = clock.now()
             if now < self._protocol.lease.deadline:
-                informed = now
-            elif now - informed > self._patience:
+                lease_held_at = now
+            elif now - lease_held_at > self._reconnect_after:
                 # Silence, answers that come too late, or an old primary whose replicas have left it for another.
-                raise ProtocolFailed(self._protocol.why_unconfirmed or f"no answer in time for {self._patience:.1f} s")
+                raise ProtocolFailed(
+                    self._protocol.why_unconfirmed or f"no answer in time for {self._reconnect_after:.1f} s"
+                )
             if self._protocol.heartbeat_due:
                 # Closed already, so it can wait until the whole fleet has taken in the push and is closed as well.
                 self._protocol.heartbeat_due = False
-                next_beat = min(next_beat, now + random.uniform(0, _READ_AGAIN_WITHIN))  # noqa: S311 -- no secret
-            if now >= next_beat:
-                next_beat = now + self._heartbeat
-                self._beat(line)
-            self._wait(line, next_beat - now)
+                next_heartbeat = min(next_heartbeat, now + random.uniform(0, _REREAD_WITHIN))  # noqa: S311 -- no secret
+            if now >= next_heartbeat:
+                next_heartbeat = now + self._heartbeat
+                self._send_heartbeat(connection)
+            self._wait(connection, next_heartbeat - now)
 
-    def _beat(self, line: Line) -> None:
-        if self._host_trips is not None:
-            self._host_trips.raise_if_pending()
-        with self._turn:
+    def _send_heartbeat(self, connection: GateConnection) -> None:
+        if self._host_pending_trips is not None:
+            self._host_pending_trips.raise_if_pending()
+        with self._lock:
             request = self._protocol.heartbeat(clock.now())
-        self._send(line, request)
+        self._send(connection, request)
 
-    def _send(self, line: Line, request: bytes) -> None:
+    def _send(self, connection: GateConnection, request: bytes) -> None:
         # A TLS object can't be read and written at once; a plain socket can, and a sender that waits for the
         # interpreter must not keep the checks from reading.
-        with self._turn if line.encrypted else contextlib.nullcontext():
-            line.socket.sendall(request)
+        with self._lock if connection.encrypted else contextlib.nullcontext():
+            connection.socket.sendall(request)
 
-    def _wait(self, line: Line, longest: float) -> None:
+    def _wait(self, connection: GateConnection, timeout: float) -> None:
         if not self._drain:
-            if self._poller.poll(max(longest, 0.0) * 1000):
-                with self._turn:
-                    self._take_in(line)
+            if self._poller.poll(max(timeout, 0.0) * 1000):
+                with self._lock:
+                    self._receive(connection)
             return
         idle = self._heartbeat / 4
-        self._wake.wait(min(max(longest, 0.0), idle))
+        self._wake.wait(min(max(timeout, 0.0), idle))
         self._wake.clear()
-        # Only if no check has looked for a while: reading lets go of the interpreter with the turn held, and a busy
+        # Only if no check has looked for a while: reading lets go of the interpreter with the lock held, and a busy
         # engine would not see a trip until this thread has had it back.
         if clock.now() - self._polled_at > idle:
-            self._look()
+            self._poll_once()
 
-    def _take_in(self, line: Line) -> None:
-        """Read until nothing is left. Called with the turn held."""
+    def _receive(self, connection: GateConnection) -> None:
+        """Read until nothing is left. Called with the lock held."""
         wanted = self._protocol.heartbeat_due
         while True:
             try:
-                data = line.socket.recv(_CHUNK)
+                data = connection.socket.recv(_CHUNK_BYTES)
             except _WOULD_BLOCK:
                 break
             if not data:
                 raise ConnectionResetError("Redis closed the connection")
-            self._heard_at = clock.now()
-            self._protocol.receive(data, self._heard_at)
+            self._received_at = clock.now()
+            self._protocol.receive(data, self._received_at)
             self._publish(self._protocol.lease, None)
-            if len(data) < _CHUNK and not line.encrypted:
+            if len(data) < _CHUNK_BYTES and not connection.encrypted:
                 break
         if self._protocol.heartbeat_due and not wanted:
             self._wake.set()
 
-    def _hang_up(self, problem: str) -> None:
-        """Nothing is known from now on. Called with the turn held."""
-        line, self._line = self._line, None
+    def _disconnect(self, problem: str) -> None:
+        """Nothing is known from now on. Called with the lock held."""
+        connection, self._connection = self._connection, None
         self._problem = problem
-        self._protocol.ended()
+        self._protocol.disconnected()
         self._publish(self._protocol.lease, _not_connected(problem))
-        if line is not None:
-            line.close()
+        if connection is not None:
+            connection.close()
 
 
 def _not_connected(problem: str) -> Halt:
@@ -247,11 +249,11 @@ def _not_connected(problem: str) -> Halt:
     return Halt(Reason.NOT_CONNECTED, sentence)
 
 
-def _told(error: Exception) -> str:
+def _message_of(error: Exception) -> str:
     return str(error).strip() or type(error).__name__
 
 
-def listen(
+def make_listener(
     source: redis.Redis | str,
     lease: Lease,
     publish: Callable[[Lease, Halt | None], None],
@@ -265,7 +267,7 @@ def listen(
     It never opens before the trips that wait in the directory `pending_trips` are made.
     """
     gate_id = f"{os.getpid()}-{secrets.token_hex(4)}"
-    dial = connector(source, _CONNECT_TIMEOUT, name=f"breaker-gate-{gate_id}")
+    connect = connector(source, _CONNECT_TIMEOUT, name=f"breaker-gate-{gate_id}")
     host_pending_trips = None if pending_trips is None else HostPendingTrips(pending_trips, source)
     protocol = GateProtocol(lease, gate_id)
-    return Listener(dial, protocol, publish, heartbeat=heartbeat, drain=drain, host_pending_trips=host_pending_trips)
+    return Listener(connect, protocol, publish, heartbeat=heartbeat, drain=drain, host_pending_trips=host_pending_trips)

@@ -1,4 +1,4 @@
-"""A gate's side of its one connection to Redis, without the connection: bytes in, bytes out, a `Lease` in between.
+"""Speak a gate's side of its one connection to Redis, without the connection: bytes in and out, a `Lease` in between.
 
 Pushes and heartbeats share the connection, so they arrive in the order in which Redis executed them. The push
 (`CLIENT TRACKING`, any writer, `redis-cli` too) makes a gate close within a millisecond; the heartbeat is what the
@@ -23,8 +23,9 @@ from breaker.gate.lease import (
     states_read,
 )
 from breaker.gate.quiet_period import QuietPeriod
-from breaker.gate.resp3 import ErrorReply, Frame, Parser, ProtocolError, Push, command
+from breaker.gate.resp3 import ErrorReply, Frame, Parser, ProtocolError, Push, encode_command
 from breaker.keys import Keys
+from breaker.redis_time import microseconds_of
 from breaker.state import State, read_status
 
 _PREFIX = Keys.of().state
@@ -36,7 +37,7 @@ class ProtocolFailed(Exception):
 
 
 class GateProtocol:
-    """What has been asked and not answered yet, and what is known so far.
+    """Which replies are still to come, and what is known so far.
 
     Not safe for concurrent calls; whoever drives it holds a lock. `lease` is replaced, never changed.
     """
@@ -49,61 +50,63 @@ class GateProtocol:
         """Why the newest heartbeat did not renew the lease, though it was answered."""
         self._gate_key = f"circuit_breaker:gate:{gate_id}"
         self._parser = Parser()
-        self._expected: deque[Callable[[Frame, float], None]] = deque()
+        self._pending_replies: deque[Callable[[Frame, float], None]] = deque()
         self._state_keys = [Keys.of(view.scope).state for view in lease.views]
         self._watched = frozenset(key.encode() for key in self._state_keys)
         self._redis_time = 0
         self._states_read: list[StateReading] = []
 
-    def opening(self) -> bytes:
+    def handshake(self) -> bytes:
         """The first bytes on a connection that speaks RESP3 already."""
-        asked = [self._ask(self._tracking, "CLIENT", "TRACKING", "ON", "BCAST", "PREFIX", _PREFIX)]
-        asked.append(self._ask(self._role, "ROLE"))
+        commands = [self._command(self._on_tracking, "CLIENT", "TRACKING", "ON", "BCAST", "PREFIX", _PREFIX)]
+        commands.append(self._command(self._on_role, "ROLE"))
         for index, view in enumerate(self.lease.views):
-            asked.append(self._ask(self._existed(index), "EXISTS", Keys.of(view.scope).history))
-        return b"".join(asked)
+            commands.append(self._command(self._on_exists(index), "EXISTS", Keys.of(view.scope).history))
+        return b"".join(commands)
 
     def heartbeat(self, now: float) -> bytes:
         """The bytes of one heartbeat; `now` is read before they are sent."""
         self.heartbeat_due = False
         self.lease = heartbeat_sent(self.lease, now)
-        asked = []
+        commands = []
         if self.lease.replicas:
-            asked.append(self._ask(self._written, "SET", self._gate_key, f"{now:.6f}", "PX", _GATE_KEY_LIFETIME_MS))
-        asked.append(self._ask(self._time, "TIME"))
-        asked.extend(self._ask(self._state, "GET", key) for key in self._state_keys)
+            commands.append(
+                self._command(self._on_set, "SET", self._gate_key, f"{now:.6f}", "PX", _GATE_KEY_LIFETIME_MS)
+            )
+        commands.append(self._command(self._on_time, "TIME"))
+        commands.extend(self._command(self._on_state, "GET", key) for key in self._state_keys)
         if self.lease.replicas:
-            patience = max(1, int(self.lease.max_staleness * 1000))
-            asked.append(self._ask(self._acknowledged, "WAIT", self.lease.replicas, patience))
-        return b"".join(asked)
+            timeout_ms = max(1, int(self.lease.max_staleness * 1000))
+            commands.append(self._command(self._on_wait, "WAIT", self.lease.replicas, timeout_ms))
+        return b"".join(commands)
 
     def receive(self, data: bytes, now: float) -> None:
         """Take in what has arrived. Raises `ProtocolFailed`; then the connection must be closed."""
         try:
             for frame in self._parser.feed(data):
                 if isinstance(frame, Push):
-                    self._pushed(frame)
-                elif self._expected:
-                    self._expected.popleft()(frame, now)
+                    self._on_push(frame)
+                elif self._pending_replies:
+                    self._pending_replies.popleft()(frame, now)
                 else:
                     raise ProtocolFailed("Redis answered something that was not asked; connecting again.")
         except ProtocolError as error:
             raise ProtocolFailed(f"What answers there is not Redis with RESP3 ({error}).") from error
 
-    def ended(self) -> None:
+    def disconnected(self) -> None:
         """The connection is gone, and every answer with it."""
         self._parser = Parser()
-        self._expected.clear()
+        self._pending_replies.clear()
         self._states_read.clear()
         self.heartbeat_due = False
         self.why_unconfirmed = None
         self.lease = connection_lost(self.lease)
 
-    def _ask(self, answered: Callable[[Frame, float], None], *words: str | int) -> bytes:
-        self._expected.append(answered)
-        return command(*words)
+    def _command(self, on_reply: Callable[[Frame, float], None], *words: str | int) -> bytes:
+        self._pending_replies.append(on_reply)
+        return encode_command(*words)
 
-    def _pushed(self, push: Push) -> None:
+    def _on_push(self, push: Push) -> None:
         if push.kind != b"invalidate":
             return
         keys = push.content[0] if push.content else None
@@ -111,35 +114,35 @@ class GateProtocol:
             self.lease = invalidated(self.lease)
             self.heartbeat_due = True
 
-    def _tracking(self, frame: Frame, now: float) -> None:
+    def _on_tracking(self, frame: Frame, now: float) -> None:
         _refuse_error(frame, "CLIENT TRACKING")
 
-    def _role(self, frame: Frame, now: float) -> None:
+    def _on_role(self, frame: Frame, now: float) -> None:
         _refuse_error(frame, "ROLE")
         role = frame[0] if isinstance(frame, list) and frame else None
         if role != b"master":
             raise ProtocolFailed(f"This Redis is a {_text(role)}, not a primary; give the gate the primary's address.")
 
-    def _existed(self, index: int) -> Callable[[Frame, float], None]:
-        def answered(frame: Frame, now: float) -> None:
+    def _on_exists(self, index: int) -> Callable[[Frame, float], None]:
+        def on_reply(frame: Frame, now: float) -> None:
             _refuse_error(frame, "EXISTS")
             views = list(self.lease.views)
             if frame == 1 and views[index].latest_seen is None:
                 views[index] = replace(views[index], latest_seen=LatestSeen(-1, halted=True))
                 self.lease = replace(self.lease, views=tuple(views))
 
-        return answered
+        return on_reply
 
-    def _written(self, frame: Frame, now: float) -> None:
+    def _on_set(self, frame: Frame, now: float) -> None:
         _refuse_error(frame, "SET")
 
-    def _time(self, frame: Frame, now: float) -> None:
+    def _on_time(self, frame: Frame, now: float) -> None:
         _refuse_error(frame, "TIME")
         if not (isinstance(frame, list) and len(frame) == 2):
             raise ProtocolFailed(f"Redis answered TIME with {frame!r:.60}; connecting again.")
-        self._redis_time = int(_text(frame[0])) * 1_000_000 + int(_text(frame[1]))
+        self._redis_time = microseconds_of(frame)
 
-    def _state(self, frame: Frame, now: float) -> None:
+    def _on_state(self, frame: Frame, now: float) -> None:
         if isinstance(frame, ErrorReply) and frame.code != "WRONGTYPE":
             _refuse_error(frame, "GET")
         if not (frame is None or isinstance(frame, bytes | ErrorReply)):
@@ -152,7 +155,7 @@ class GateProtocol:
             if not self.lease.replicas:
                 self.lease = heartbeat_confirmed(self.lease, 0)
 
-    def _acknowledged(self, frame: Frame, now: float) -> None:
+    def _on_wait(self, frame: Frame, now: float) -> None:
         _refuse_error(frame, "WAIT")
         confirmed = frame if isinstance(frame, int) else 0
         self.why_unconfirmed = None
@@ -161,9 +164,9 @@ class GateProtocol:
         self.lease = heartbeat_confirmed(self.lease, confirmed)
 
 
-def _refuse_error(frame: Frame, asked: str) -> None:
+def _refuse_error(frame: Frame, command_name: str) -> None:
     if isinstance(frame, ErrorReply):
-        raise ProtocolFailed(f"Redis refused {asked}: {frame.message}")
+        raise ProtocolFailed(f"Redis refused {command_name}: {frame.message}")
 
 
 def _text(frame: Frame) -> str:
@@ -173,10 +176,9 @@ def _text(frame: Frame) -> str:
 def read_state(raw: bytes | ErrorReply | None, redis_time: int, now: float, *, key: str) -> StateReading:
     """What a scope's key says, as Redis holds it. Everything that is not understood is UNREADABLE.
 
-    `raw` is the key's value, None when it is missing, the error when it holds another type.
-
-    `redis_time` is Redis's own clock in Unix microseconds, read just before; `now` is the gate's. Together they place
-    the end of a quiet period on the gate's clock, so that no host's wall clock matters.
+    `raw` is the key's value, None when it is missing, the error when it holds another type. `redis_time` is Redis's own
+    clock in Unix microseconds, read just before; `now` is the gate's. Together they place the end of a quiet period on
+    the gate's clock, so that no host's wall clock matters.
     """
     if isinstance(raw, ErrorReply):
         return StateReading(StoredState.UNREADABLE, problem=f"{key} is not a string")

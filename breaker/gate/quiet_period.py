@@ -1,4 +1,4 @@
-"""How much new risk the quiet period after a reset allows: a fraction of normal size, and of the normal order rate.
+"""Limit new risk in the quiet period after a reset: a fraction of normal size, and of the normal order rate.
 
 Both ramp linearly from `start_fraction` at the reset to all of it at the end of the quiet period.
 """
@@ -20,10 +20,22 @@ _WINDOW = 60.0
 
 @dataclass(frozen=True, slots=True)
 class QuietPeriodLimits:
-    """What a quiet period allows.
+    """What a quiet period allows. Both limits ramp linearly to all of normal at its end.
 
-    `normal_quantity` by symbol (`"*"` for any other) stands in for orders that do not carry their own. Orders are
-    counted in this process over a sliding minute; a fleet of N engines may send N times as many.
+    Attributes:
+        start_fraction: The fraction of normal size and rate at the reset, from 0 to 1.
+        orders_per_minute: The normal rate of orders that add risk. Counted in this process over a sliding minute; a
+            fleet of N engines may send N times as many.
+        normal_quantity: The normal size of an order by symbol (`"*"` for any other), in units of the symbol. Stands in
+            for orders that do not carry their own; without any, new risk is refused.
+
+    Raises:
+        ValueError: a limit makes no sense.
+
+    Example:
+        >>> limits = QuietPeriodLimits(start_fraction=Decimal("0.2"), normal_quantity={"AAPL": 100, "*": 10})
+        >>> limits.max_orders(Decimal("0.5"))
+        30
     """
 
     start_fraction: Decimal = Decimal("0.1")
@@ -37,7 +49,14 @@ class QuietPeriodLimits:
             raise ValueError(f"orders_per_minute must not be negative, and is {self.orders_per_minute}")
 
     def max_orders(self, fraction: Decimal) -> int:
-        """How many orders that add risk may pass in a minute at this point of the ramp."""
+        """How many orders that add risk may pass in a minute.
+
+        Args:
+            fraction: Where on the ramp it is, from `start_fraction` to 1.
+
+        Returns:
+            A whole number, rounded down.
+        """
         return math.floor(self.orders_per_minute * fraction)
 
 
@@ -45,7 +64,7 @@ class QuietPeriodLimits:
 class QuietPeriod:
     """One scope's running quiet period: when it ends on the gate's clock, and how long it is, in seconds.
 
-    A length that is not known (a hand-written state without `reset_at`) stays at the start of the ramp.
+    One whose length is not known (a hand-written state without `reset_at`) stays at the start of the ramp.
     """
 
     ends: float

@@ -1,4 +1,4 @@
-"""What a gate tells of itself, so that people see the gates of all engines: as text, in Redis, and read back. No I/O.
+"""Put into text, and read back, what a gate reports of itself, so that people see the gates of all engines. No I/O.
 
 No decision is ever made on a report. One that gets lost, or is refused, changes nothing but what a page shows.
 """
@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from breaker.gate.decision import Reason
-from breaker.requests import Request, Script, raise_if_error, standalone_script
+from breaker.requests import Request, Script, raise_if_error, script_request, standalone_script
 
 REPORT_EVERY = 2.0
 """Seconds between two reports of one gate."""
@@ -29,7 +29,7 @@ CHECK_OUTCOMES = ("admitted", "reduced", "refused")
 MAX_REPORT_SCOPES = 20
 LOST, OTHER = "LOST", "OTHER"
 GATE_FAULTS = (Reason.STATE_OUTDATED, Reason.STALE, Reason.BEING_READ, Reason.NOT_CONNECTED, Reason.NOT_WATCHED)
-"""A gate that stands there for longer than moments is closed by a fault of its own, whatever the breakers say."""
+"""A gate that gives one of these for longer than moments is closed by a fault of its own, whatever the breakers say."""
 GATE_REASONS = (
     Reason.OPEN,
     Reason.QUIET_PERIOD,
@@ -39,7 +39,7 @@ GATE_REASONS = (
     *GATE_FAULTS,
 )
 """The reasons of a gate as a whole that is at work; others are a single order's, or a gate's that doesn't report."""
-_MOST_GATES = 1_000
+_MAX_GATES = 1_000
 _KEYS = ("circuit_breaker:gates", "circuit_breaker:gate_reports", "circuit_breaker:gate_checks")
 
 
@@ -62,6 +62,7 @@ class GateReport:
     """How many checks came to what, since the gate started."""
 
     def to_json(self) -> str:
+        """One line, which `from_json` reads back."""
         return json.dumps(asdict(self), separators=(",", ":"))
 
     @classmethod
@@ -96,6 +97,7 @@ class ReportedGate:
 
     @property
     def lost(self) -> bool:
+        """Whether it has not reported for `LOST_AFTER`."""
         return self.age > LOST_AFTER
 
 
@@ -108,11 +110,12 @@ class ReportedGates:
 
     @property
     def lost(self) -> int:
+        """How many gates have not reported for `LOST_AFTER`."""
         return sum(gate.lost for gate in self.gates)
 
     @property
     def reasons(self) -> Mapping[str, int]:
-        """How many gates stand where: each of `GATE_REASONS`, `LOST`, and `OTHER` for a word of a later version."""
+        """How many gates give which reason: each of `GATE_REASONS`, `LOST`, and `OTHER` for one of a later version."""
         counted: Counter[str] = Counter(dict.fromkeys((*GATE_REASONS, LOST), 0))
         for gate in self.gates:
             known = gate.report.reason if gate.report.reason in GATE_REASONS else OTHER
@@ -128,26 +131,14 @@ class ReportedGates:
 
 def report_request(report: GateReport, *, last: bool) -> Request:
     """Tell Redis. `last`: the gate is being closed and not to be missed."""
-    arguments = (
-        len(_KEYS),
-        *_KEYS,
-        report.gate_id,
-        report.to_json(),
-        int(FORGOTTEN_AFTER * 1000),
-        "closed" if last else "",
-    )
-    script = _script()
-    return Request(
-        purpose="keep a gate's report",
-        commands=(("EVALSHA", script.sha, *arguments),),
-        eval_commands=(("EVAL", script.text, *arguments),),
-    )
+    arguments = (report.gate_id, report.to_json(), int(FORGOTTEN_AFTER * 1000), "closed" if last else "")
+    return script_request(_script(), _KEYS, arguments, purpose="keep a gate's report")
 
 
 def reports_request() -> Request:
     """Ask Redis for all of them; `read_reports` understands the replies."""
     seen, reports, checks = _KEYS
-    newest = ("ZREVRANGE", seen, 0, _MOST_GATES - 1, "WITHSCORES")
+    newest = ("ZREVRANGE", seen, 0, _MAX_GATES - 1, "WITHSCORES")
     return Request("read the gates' reports", (("TIME",), newest, ("HGETALL", reports), ("HGETALL", checks)))
 
 

@@ -1,4 +1,4 @@
-"""The sidecar's part in reporting: gates of the `shm` backend have no connection to Redis, so it reports for them."""
+"""Pass on the reports of a host's `shm` gates, which have no connection to Redis: the sidecar's part in reporting."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from breaker.gate.reporter import LAST, Send, report_socket
 from breaker.requests import one_line
 
 _log = logging.getLogger(__name__)
-_LOOK_UP_EVERY = 0.5
+_WAKE_INTERVAL = 0.5
 
 
 class ReportRelay:
@@ -36,25 +36,25 @@ class ReportRelay:
     def stop(self) -> None:
         """Waits for a report that is being passed on, a second at most."""
         self._stopping.set()
-        with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as line:
-            line.setblocking(False)
-            line.sendto(b"", str(self._path))  # wakes it; without, it looks up by itself
-        self._thread.join(2 * _LOOK_UP_EVERY)
+        with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as channel:
+            channel.setblocking(False)
+            channel.sendto(b"", str(self._path))  # wakes it; without, it looks up by itself
+        self._thread.join(2 * _WAKE_INTERVAL)
         self._path.unlink(missing_ok=True)
 
     def _run(self) -> None:
-        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as line:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as channel:
             try:
                 self._path.unlink(missing_ok=True)  # of a sidecar that was killed
-                line.bind(str(self._path))
+                channel.bind(str(self._path))
                 self._path.chmod(0o660)
             except OSError as error:
                 _log.warning("No gate of this host can report, all work as ever: %s: %s", self._path, error)
                 return
-            line.settimeout(_LOOK_UP_EVERY)
+            channel.settimeout(_WAKE_INTERVAL)
             while not self._stopping.is_set():
                 with contextlib.suppress(TimeoutError):
-                    message = line.recv(MAX_REPORT_BYTES + 1)
+                    message = channel.recv(MAX_REPORT_BYTES + 1)
                     if message:
                         self._pass_on(message)
 

@@ -1,4 +1,4 @@
-"""The thread by which a gate reports, beside its listener, so that no check and no heartbeat waits for it."""
+"""Send a gate's reports from a thread beside its listener, so that no check and no heartbeat waits for them."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ if TYPE_CHECKING:
     import redis
 
 _log = logging.getLogger(__name__)
-_FIRST_AFTER = 0.2
+_FIRST_REPORT_AFTER = 0.2
 _REDIS_TIMEOUT = 1.0
-_FAREWELL = 0.5
+_LAST_REPORT_TIMEOUT = 0.5
 """Seconds that closing a gate, or leaving the interpreter, waits for the gate's last report."""
 LAST, NEXT = b"L", b"N"
 
@@ -31,7 +31,7 @@ Send: TypeAlias = Callable[[GateReport, bool], None]
 
 
 class Reporter:
-    """Sends what `report` returns now and then, until stopped, and then once more. What can't be sent is let go."""
+    """Sends what `report` returns now and then, until stopped, and then once more. What can't be sent is dropped."""
 
     def __init__(self, report: Callable[[], GateReport], send: Send) -> None:
         self._report = report
@@ -51,10 +51,10 @@ class Reporter:
         atexit.unregister(self.stop)
         if os.getpid() == self._pid:
             self._stopping.set()
-            self._thread.join(0 if self._problem else _FAREWELL)
+            self._thread.join(0 if self._problem else _LAST_REPORT_TIMEOUT)
 
     def _run(self) -> None:
-        pause = _FIRST_AFTER
+        pause = _FIRST_REPORT_AFTER
         while not self._stopping.wait(pause):
             self._try_to_send(last=False)
             pause = random.uniform(0.75, 1.25) * REPORT_EVERY  # noqa: S311 -- so that a fleet does not report as one
@@ -73,7 +73,7 @@ class Reporter:
 
 
 def redis_sender(source: redis.Redis | str) -> Send:
-    """Reports go to Redis, over a connection apart from the gate's own, each within a second."""
+    """Sends reports to Redis, over a connection apart from the gate's own, each within a second."""
     client = None
 
     def send(report: GateReport, last: bool) -> None:
@@ -93,12 +93,12 @@ def redis_sender(source: redis.Redis | str) -> Send:
 
 
 def sidecar_sender(shared_memory: Path) -> Send:
-    """Reports go to the sidecar that writes `shared_memory`, which passes them on (`breaker.gate.report_relay`)."""
+    """Sends reports to the sidecar that writes `shared_memory`, which passes them on (`breaker.gate.report_relay`)."""
 
     def send(report: GateReport, last: bool) -> None:
-        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as line:
-            line.setblocking(False)
-            line.sendto((LAST if last else NEXT) + report.to_json().encode(), str(report_socket(shared_memory)))
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as channel:
+            channel.setblocking(False)
+            channel.sendto((LAST if last else NEXT) + report.to_json().encode(), str(report_socket(shared_memory)))
 
     return send
 

@@ -1,4 +1,4 @@
-"""The part of RESP3, Redis's wire protocol, that a gate needs: commands out, replies and pushes in, no I/O.
+"""Encode commands and parse replies and pushes of RESP3, Redis's wire protocol, as far as a gate needs it. No I/O.
 
 redis-py's parsers read from a blocking socket; a gate feeds whatever bytes happen to be there, in the middle of a
 frame too, and must never wait for the rest. Source: https://github.com/redis/redis-specifications (RESP3).
@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TypeAlias
 
-_MOST_BYTES = 8_000_000
+_MAX_FRAME_BYTES = 8_000_000
 
 
 class ProtocolError(Exception):
@@ -51,7 +51,7 @@ _BULKS = frozenset({b"$", b"=", b"!"})
 _ITEMS_PER_COUNT = {b"*": 1, b"~": 1, b">": 1, b"%": 2, b"|": 2}
 
 
-def command(*words: str | int | bytes) -> bytes:
+def encode_command(*words: str | int | bytes) -> bytes:
     """One command as Redis reads it."""
     encoded = [w if isinstance(w, bytes) else str(w).encode() for w in words]
     return b"".join([b"*%d\r\n" % len(encoded), *(b"$%d\r\n%b\r\n" % (len(w), w) for w in encoded)])
@@ -76,8 +76,8 @@ class Parser:
                 frame, at = self._frame(at)
                 yield frame
         except _Incomplete:
-            if len(self._buffer) - at > _MOST_BYTES:
-                raise ProtocolError(f"a frame of more than {_MOST_BYTES} bytes") from None
+            if len(self._buffer) - at > _MAX_FRAME_BYTES:
+                raise ProtocolError(f"a frame of more than {_MAX_FRAME_BYTES} bytes") from None
         finally:
             self._buffer = self._buffer[at:]
 

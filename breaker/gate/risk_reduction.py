@@ -1,4 +1,4 @@
-"""Does an order only reduce risk? The one question that a halted breaker still answers with yes.
+"""Tell whether an order only reduces risk, which is all that a halted breaker still lets through.
 
 All arithmetic is `Decimal`. A position is signed (short is negative); an order's quantity is positive and its side
 says the direction. An order reduces when, whatever part of it and of the closing orders already working fills, the

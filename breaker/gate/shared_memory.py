@@ -15,7 +15,6 @@ import fcntl
 import json
 import mmap
 import os
-import sys
 import threading
 import zlib
 from collections.abc import Callable, Sequence
@@ -27,8 +26,6 @@ from breaker.gate.decision import EXPIRED, Reason
 from breaker.gate.judge import Halt
 from breaker.gate.lease import LatestSeen, Lease, ScopeState, ScopeView, StateReading, StoredState
 from breaker.gate.quiet_period import QuietPeriod
-
-DEFAULT_PATH = Path("/dev/shm/circuit_breaker.gate" if sys.platform == "linux" else "/tmp/circuit_breaker.gate")  # noqa: S108
 
 _SIZE = 65_536
 _MAGIC = b"BRKGATE1"

@@ -1,4 +1,4 @@
-"""One process per host that listens for all gates of the host: `python -m breaker.gate.sidecar --redis URL`.
+"""Listen for all gates of a host in one process: `python -m breaker.gate.sidecar --redis URL`.
 
 It writes what it knows to a file in shared memory (`breaker.gate.shared_memory`), which gates of the `shm` backend
 read. Run it under a supervisor that starts it again; while it is away, every such gate closes within `--max-staleness`.
@@ -17,15 +17,16 @@ from pathlib import Path
 from redis import Redis
 
 from breaker.gate.lease import Lease, ScopeView
-from breaker.gate.listener import listen
+from breaker.gate.listener import make_listener
 from breaker.gate.report_relay import ReportRelay
 from breaker.gate.reporter import redis_sender
-from breaker.gate.shared_memory import DEFAULT_PATH, SharedMemoryInUse, SharedMemoryWriter
+from breaker.gate.shared_memory import SharedMemoryInUse, SharedMemoryWriter
 from breaker.gate.staleness_watch import StalenessWatch
+from breaker.gate.state_source import DEFAULT_SHARED_MEMORY
 from breaker.keys import GLOBAL, check_scope
 from breaker.rules import Limits, Rules
 
-_ENDS = (signal.SIGTERM, signal.SIGINT)
+_STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -41,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stderr.write(f"{error}\n")
         return 2
     lease = Lease(options.max_staleness, tuple(ScopeView(scope) for scope in scopes), options.replicas)
-    listener = listen(
+    listener = make_listener(
         options.redis,
         lease,
         shared_memory.write,
@@ -50,14 +51,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         pending_trips=options.pending_trips,
     )
     # Blocked in every thread and waited for: a handler would have to wait for the main thread to wake.
-    signal.pthread_sigmask(signal.SIG_BLOCK, _ENDS)
+    signal.pthread_sigmask(signal.SIG_BLOCK, _STOP_SIGNALS)
     listener.start()
     relay = ReportRelay(options.shared_memory, redis_sender(options.redis))
     relay.start()
     watches = _watches(options)
     for watch in watches:
         watch.start()
-    signal.sigwait(_ENDS)
+    signal.sigwait(_STOP_SIGNALS)
     for watch in watches:
         watch.stop()
     relay.stop()
@@ -80,7 +81,9 @@ def _options() -> argparse.ArgumentParser:
         default=os.environ.get("BREAKER_REDIS_URL", "redis://localhost:6379/0"),
         help="URL of the breaker's Redis; BREAKER_REDIS_URL unless given (credentials then stay out of `ps`)",
     )
-    options.add_argument("--shared-memory", type=Path, default=DEFAULT_PATH, help="file in shared memory to write")
+    options.add_argument(
+        "--shared-memory", type=Path, default=DEFAULT_SHARED_MEMORY, help="file in shared memory to write"
+    )
     options.add_argument(
         "--pending-trips",
         type=Path,

@@ -1,4 +1,4 @@
-"""Old data has no event of its own, so somebody has to look; this thread does, beside a gate or in the sidecar."""
+"""Judge the age of data from a thread beside a gate or in the sidecar: old data has no event of its own."""
 
 from __future__ import annotations
 

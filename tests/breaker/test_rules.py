@@ -24,7 +24,8 @@ from breaker.deadline_client import DeadlineClient
 from breaker.gate import Gate
 from breaker.gate.staleness_watch import StalenessWatch
 from breaker.keys import Keys
-from breaker.rules import AsyncRules, Limits, Rule, Rules, Verdict, _Recorder, read_outcome
+from breaker.rule_requests import RuleRequests, read_outcome
+from breaker.rules import AsyncRules, Limits, Rule, Rules, Verdict
 from configuration.breakers import limits_from
 from configuration.settings import Settings, load_settings
 from sandbox.embedded_redis import EmbeddedRedis
@@ -71,7 +72,7 @@ def test_an_error_sent_again_after_the_reset_of_its_trip_does_not_trip_anew(
 ) -> None:
     """Its answer was lost; meanwhile somebody has reset the breaker."""
     deadline_client = DeadlineClient(redis_client, 2.0)
-    error = _Recorder(Keys.of(), Limits(api_errors=0)).api_error("alpaca")
+    error = RuleRequests(Keys.of(), Limits(api_errors=0)).api_error("alpaca")
     assert read_outcome(deadline_client.execute(error)[0]).verdict is Verdict.TRIPPED
     breaker.reset(reset_by="me")
     assert read_outcome(deadline_client.execute(error)[0]).verdict is Verdict.TRIPPED

@@ -51,7 +51,7 @@ def real(call: Transition, deadline_client: DeadlineClient) -> tuple[str, int]:
             request = REQUESTS.trip(reason, {}, "me", event_id, incident, None)
         case Reset(event_id, quiet, interval, epoch):
             pinned = epoch if isinstance(epoch, int) else None
-            request = REQUESTS.reset("me", None, event_id, None, pinned, None, quiet / SECOND, interval / SECOND)
+            request = REQUESTS.reset("me", None, event_id, None, None, quiet / SECOND, interval / SECOND)(pinned)
         case EndQuietPeriod(event_id, epoch):
             request = REQUESTS.end_quiet_period(epoch, "me", event_id)
         case Initialize(event_id, force):

@@ -343,9 +343,8 @@ def test_a_listener_that_dies_closes_the_gate(
     def die(*_: object) -> None:
         raise SystemExit
 
-    monkeypatch.setattr(gate._source, "_beat", die)
-    eventually(lambda: not gate.is_open)
-    assert "listener thread has ended" in gate.check(BUY, 0).sentence
+    monkeypatch.setattr(gate._source, "_send_heartbeat", die)
+    eventually(lambda: "listener thread has ended" in gate.check(BUY, 0).sentence)
     assert gate.status().reason is Reason.NOT_CONNECTED
     assert gate.check(COVER, -5)
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from breaker.gate.resp3 import ErrorReply, Frame, Parser, ProtocolError, Push, command
+from breaker.gate.resp3 import ErrorReply, Frame, Parser, ProtocolError, Push, encode_command
 
 WIRE = (
     b"+OK\r\n:42\r\n$-1\r\n_\r\n$5\r\nhe\r\nl\r\n*2\r\n$1\r\na\r\n*1\r\n:-1\r\n-WRONGTYPE no\r\n,1.5\r\n#t\r\n"
@@ -54,4 +54,4 @@ def test_a_frame_without_end_is_refused() -> None:
 
 
 def test_a_command_is_length_prefixed() -> None:
-    assert command("GET", "ä", 7, b"\r\n") == b"*4\r\n$3\r\nGET\r\n$2\r\n\xc3\xa4\r\n$1\r\n7\r\n$2\r\n\r\n\r\n"
+    assert encode_command("GET", "ä", 7, b"\r\n") == b"*4\r\n$3\r\nGET\r\n$2\r\n\xc3\xa4\r\n$1\r\n7\r\n$2\r\n\r\n\r\n"

@@ -1,0 +1,47 @@
+"""Say how the Redis that holds the breaker may fail over."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Topology:
+    """How the Redis that holds the breaker may fail over; the gate's guarantee depends on it being told truly.
+
+    Attributes:
+        replicas: How many replicas may be promoted; each of them confirms every heartbeat.
+
+    Example:
+        >>> Topology.single()
+        Topology(replicas=0)
+        >>> Topology.replicated(2)
+        Topology(replicas=2)
+    """
+
+    replicas: int = 0
+
+    @classmethod
+    def single(cls) -> Topology:
+        """One server that nothing is ever promoted in place of. Heartbeats only read."""
+        return cls()
+
+    @classmethod
+    def replicated(cls, replicas: int) -> Topology:
+        """A primary and replicas, any of which may be promoted.
+
+        Each heartbeat is a write that all of them must acknowledge (WAIT), so a gate left on an old primary closes. A
+        replica that is down closes the gates too.
+
+        Args:
+            replicas: How many can be promoted; keep it true.
+
+        Returns:
+            The topology.
+
+        Raises:
+            ValueError: there is less than one replica.
+        """
+        if replicas < 1:
+            raise ValueError(f"a replicated topology has at least one replica, not {replicas}")
+        return cls(replicas)

@@ -1,0 +1,249 @@
+"""Build the requests that record a measurement for the automatic rules, and read the replies. Pure."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from decimal import Decimal, InvalidOperation
+from enum import StrEnum
+from typing import Any, Protocol
+
+from breaker.errors import InvalidInput, RedisRefused
+from breaker.keys import GLOBAL, Keys
+from breaker.limits import Limits, Rule
+from breaker.redis_time import microseconds_of, to_datetime, to_microseconds
+from breaker.requests import Request, load_script, raise_if_error, script_request
+from breaker.uuid7 import uuid7
+
+READ_CLOCK = Request("read its clock", (("TIME",),))
+
+_FEED = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
+_MAX_TEXT = 200
+_OF_EVERY_RULE = ("would_have_tripped", "refused_measurements", "confirmations")
+
+
+class Verdict(StrEnum):
+    """What came of one measurement."""
+
+    WITHIN = "WITHIN"
+    """Within the limit."""
+    OFF = "OFF"
+    """Recorded; the rule is switched off."""
+    UNCONFIRMED = "UNCONFIRMED"
+    """Beyond the limit, but not often enough in a row yet."""
+    WOULD_TRIP = "WOULD_TRIP"
+    """Beyond the limit; the rule is in dry run."""
+    ALREADY_TRIPPED = "ALREADY_TRIPPED"
+    """Beyond the limit; the breaker was tripped already."""
+    TRIPPED = "TRIPPED"
+    """This very measurement tripped the breaker."""
+    REFUSED = "REFUSED"
+    """Impossible: not recorded, not acted on, counted."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What came of one measurement, and why.
+
+    Attributes:
+        verdict: Whether it is within the limit, and what that led to.
+        details: Measured value, limit and window as text; for REFUSED the `problem`.
+
+    Example:
+        >>> outcome = Rules(client).record_api_error("alpaca")
+        >>> outcome.verdict, outcome.details["measured"], outcome.details["limit"]
+        (<Verdict.WITHIN: 'WITHIN'>, '1', '10')
+    """
+
+    verdict: Verdict
+    details: Mapping[str, str]
+
+
+class Calendar(Protocol):
+    """When the market is open. While it is closed no data is missed.
+
+    Example:
+        >>> class RoundTheClock:
+        ...     def open_since(self, at: datetime) -> datetime | None:
+        ...         return datetime(2009, 1, 3, tzinfo=UTC)
+        >>> Rules(client, calendar=RoundTheClock()).check_staleness(["quotes"]).verdict
+        <Verdict.WITHIN: 'WITHIN'>
+    """
+
+    def open_since(self, at: datetime) -> datetime | None:
+        """When the session running at `at` began; None while the market is closed.
+
+        Args:
+            at: A UTC-aware time.
+
+        Returns:
+            A time with a zone, or None.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class RuleRequests:
+    """Builds the requests that record the measurements of one scope; checks every argument."""
+
+    keys: Keys
+    limits: Limits
+
+    def api_error(self, source: str) -> Request:
+        limits = self.limits
+        window = round(limits.api_error_window * 1000)
+        return self._request(
+            "record_api_error",
+            Rule.API_ERRORS,
+            limits.api_errors,
+            "api_errors",
+            (window, limits.api_errors or 0, checked_text(source)),
+        )
+
+    def api_success(self, source: str) -> Request:
+        limit = self.limits.api_errors
+        return self._request("record_api_success", Rule.API_ERRORS, limit, "api_success", (checked_text(source),))
+
+    def order_rejected(self, why: str) -> Request:
+        return self._rejection(checked_text(why))
+
+    def order_accepted(self) -> Request:
+        return self._rejection("")
+
+    def equity(self, value: object, at: datetime | None, *, rebase: bool) -> Request:
+        limits = self.limits
+        arguments = (
+            decimal_text(value),
+            time_text(at),
+            limits.drawdown or 0,
+            limits.mode(Rule.DAILY_LOSS, limits.daily_loss),
+            limits.daily_loss or 0,
+            "rebase" if rebase else "",
+        )
+        return self._request("record_equity", Rule.DRAWDOWN, limits.drawdown, "equity", arguments)
+
+    def heartbeat(self, feed: str, at: datetime | None) -> Request:
+        measurement = f"heartbeat:{checked_feed(feed)}"
+        limit = self.limits.data_age
+        return self._request("record_heartbeat", Rule.DATA_STALENESS, limit, measurement, (time_text(at),))
+
+    def staleness(self, feeds: Sequence[str], open_since: str) -> Request:
+        """`open_since`: what `market_open_since` says; '' without a calendar."""
+        if not feeds:
+            raise InvalidInput("No feed was named, so there is no data whose age could be judged.")
+        limit = self.limits.data_age
+        heartbeats = tuple(self.keys.key(f"heartbeat:{checked_feed(feed)}") for feed in feeds)
+        arguments = (0 if limit is None else round(limit * 1000), open_since, *feeds)
+        return self._request("check_staleness", Rule.DATA_STALENESS, limit, "feeds", arguments, heartbeats)
+
+    def refused_measurements(self) -> Request:
+        return Request("read refusals", (("HGETALL", self.keys.key("refused_measurements")),))
+
+    def would_have_tripped(self, limit: int) -> Request:
+        key = self.keys.key("would_have_tripped")
+        return Request("read dry runs", (("XREVRANGE", key, "+", "-", "COUNT", limit),))
+
+    def _rejection(self, why: str) -> Request:
+        limit = self.limits.consecutive_rejections
+        return self._request("record_rejection", Rule.CONSECUTIVE_REJECTIONS, limit, "rejections", (limit or 0, why))
+
+    def _request(
+        self,
+        script: str,
+        rule: Rule,
+        limit: object,
+        measurement: str,
+        arguments: Sequence[object],
+        further_keys: tuple[str, ...] = (),
+    ) -> Request:
+        keys = self.keys
+        names = (*keys.of_transition, *(keys.key(name) for name in (measurement, *_OF_EVERY_RULE)), *further_keys)
+        event_id = uuid7()
+        # What a trip is recorded with; the script gives its reason and details.
+        transition = (event_id, json.dumps(keys.scope), '"rule"', '""', "{}", '"rule"', "null", uuid7())
+        judged_by = (self.limits.mode(rule, limit), self.limits.confirmations.get(rule, 1))
+        return script_request(
+            load_script(script, "rules"),
+            names,
+            (*transition, *judged_by, *(str(argument) for argument in arguments)),
+            purpose=f"{script.replace('_', ' ')} for {keys.state}",
+            event_id=event_id,
+        )
+
+
+def limits_of(scope: str, limits: Limits | Mapping[str, Limits]) -> Limits:
+    """Those of `scope`; of a mapping its own, else those of `global`, else the runbook's."""
+    if isinstance(limits, Limits):
+        return limits
+    return limits.get(scope) or limits.get(GLOBAL) or Limits()
+
+
+def market_open_since(calendar: Calendar, clock: Any) -> str:
+    """Since when the market has been open by Redis's clock, as the script reads it."""
+    raise_if_error(clock)
+    since = calendar.open_since(to_datetime(microseconds_of(clock)))
+    return "closed" if since is None else time_text(since)
+
+
+def time_text(at: datetime | None) -> str:
+    """`at` as Unix microseconds; '' for None. Raises InvalidInput for a time without a zone."""
+    if at is None:
+        return ""
+    if at.tzinfo is None:
+        raise InvalidInput(f"{at} has no time zone; nothing was recorded. Use times in UTC.")
+    return str(to_microseconds(at))
+
+
+def decimal_text(value: object) -> str:
+    """`value` as text for the script, which refuses, and counts, what is no amount."""
+    if isinstance(value, bool) or not isinstance(value, Decimal | int | float | str):
+        return "none"
+    try:
+        return str(Decimal(str(value)))
+    except InvalidOperation:
+        return "none"
+
+
+def checked_text(value: str) -> str:
+    """A short plain description. Raises InvalidInput when it is empty or long."""
+    if not isinstance(value, str) or not 0 < len(value) <= _MAX_TEXT:
+        raise InvalidInput(f"{value!r:.60} can't be recorded; use text of 1 to {_MAX_TEXT} characters.")
+    return value
+
+
+def checked_feed(feed: str) -> str:
+    """A feed's name. Raises InvalidInput for what can't be one."""
+    if not isinstance(feed, str) or not _FEED.fullmatch(feed):
+        raise InvalidInput(f"{feed!r:.60} is no feed's name; use letters, digits, '_', '.', '-', at most 64.")
+    return feed
+
+
+def read_outcome(reply: Any) -> Outcome:
+    """What a rule's script answered. Raises RedisRefused when it could not trip."""
+    raise_if_error(reply)
+    verdict, details = reply[0].decode(), reply[1].decode()
+    if verdict == Verdict.REFUSED:
+        return Outcome(Verdict.REFUSED, {"problem": details})
+    if verdict not in Verdict.__members__:
+        raise RedisRefused(
+            f"A rule's limit was passed, but the breaker could not be tripped ({verdict} {details}). Trip it."
+        )
+    return Outcome(Verdict(verdict), json.loads(details))
+
+
+def read_counts(reply: Any) -> dict[str, int]:
+    """The fields of a hash of counters."""
+    raise_if_error(reply)
+    return {name.decode(): int(count) for name, count in zip(reply[::2], reply[1::2], strict=True)}
+
+
+def read_entries(reply: Any) -> list[dict[str, str]]:
+    """The entries of a stream, without their ids."""
+    raise_if_error(reply)
+    return [
+        {name.decode(): value.decode() for name, value in zip(fields[::2], fields[1::2], strict=True)}
+        for _, fields in reply
+    ]
