@@ -49,7 +49,7 @@ def list_rows(
     if context.invoked_subcommand is not None:
         return
     from ledger.configured import open_ready_ledger  # noqa: PLC0415
-    from ledger.ledger import Filter  # noqa: PLC0415
+    from ledger.queries import Filter  # noqa: PLC0415
 
     wanted = Filter(
         actions=action or (), user_id=user, since=since.replace(tzinfo=UTC) if since else None, incident_id=incident

@@ -1,4 +1,4 @@
-"""What `breaker audit` and the scheduled verification do with the ledger, as functions that print nothing.
+"""Verify the ledger and drain into it what waits elsewhere, for `breaker audit` and the scheduled verification.
 
 Listing is `Ledger.query`, exporting `ledger.export.write_export`.
 """
@@ -57,7 +57,7 @@ def verify_ledger(
 
 
 @dataclass(frozen=True, slots=True)
-class Drained:
+class DrainResult:
     """What a drain moved from both waiting places, and, for each that it couldn't empty, why."""
 
     spool: SpoolDrain
@@ -65,7 +65,7 @@ class Drained:
     problems: tuple[str, ...]
 
 
-def drain(redis: Redis, ledger: Ledger, spool: Spool, scopes: Sequence[str], *, timeout: float = 2.0) -> Drained:
+def drain(redis: Redis, ledger: Ledger, spool: Spool, scopes: Sequence[str], *, timeout: float = 2.0) -> DrainResult:
     """Move everything that waits in the spool and in the outboxes of `scopes` into the ledger.
 
     What fails for one does not stop the others; what was not moved still waits where it was.
@@ -82,4 +82,4 @@ def drain(redis: Redis, ledger: Ledger, spool: Spool, scopes: Sequence[str], *, 
         from_spool = spool.drain(ledger)
     except LedgerError as error:
         problems.append(str(error))
-    return Drained(from_spool, from_outbox, tuple(dict.fromkeys(problems)))
+    return DrainResult(from_spool, from_outbox, tuple(dict.fromkeys(problems)))

@@ -1,4 +1,4 @@
-"""Checkpoints: what the end of the chain was at some time, kept where whoever rewrites the database can't reach.
+"""Keep checkpoints: the end of the chain at some time, where whoever rewrites the database can't reach.
 
 A chain alone can't tell that its last rows were cut off, nor that all of it was written anew. A checkpoint can: the row
 of its number must be there and have its hash.

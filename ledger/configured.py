@@ -1,4 +1,4 @@
-"""The ledger, its spool and its checkpoints as the configuration names them."""
+"""Open the ledger, its spool and its checkpoints as the configuration names them."""
 
 from __future__ import annotations
 

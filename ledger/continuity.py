@@ -1,4 +1,4 @@
-"""What the audit log makes of a breaker's transitions, and what it can't explain. Pure: no I/O, no clock.
+"""Make records of a breaker's transitions, and of what no transition explains. Pure: no I/O, no clock.
 
 Every state of a breaker must follow from the one before by a recorded transition. Where one doesn't, somebody wrote to
 Redis past the breaker: the runbook's manual override, a flush, a restored backup, a failover that lost writes.
@@ -11,7 +11,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, Self
 
 from breaker.events import TransitionEvent
 from breaker.state import State, read_status, usable_count
@@ -25,7 +25,7 @@ _LONGEST_QUOTE = 4_096
 """Characters of an unexplained state that its record quotes; its SHA-256 covers all of it."""
 
 
-def record_of(event: TransitionEvent) -> AuditRecord:
+def transition_record(event: TransitionEvent) -> AuditRecord:
     """The row that a transition becomes; its id is the event's.
 
     Raises:
@@ -54,7 +54,7 @@ def record_of(event: TransitionEvent) -> AuditRecord:
 
 
 @dataclass(frozen=True, slots=True)
-class Stored:
+class StoredState:
     """What Redis held for a breaker at `at`, by Redis's clock. `raw` is None where there was no string."""
 
     raw: bytes | None
@@ -69,7 +69,7 @@ class Stored:
         return dict(json.loads(self.raw.decode("utf-8", "replace"), strict=False))
 
     @property
-    def word(self) -> str:
+    def state(self) -> str:
         """The state as it is stored; MISSING, and UNKNOWN for what can't be read."""
         return MISSING if self.kind == "none" else str(self.fields.get("state", UNKNOWN))
 
@@ -78,16 +78,16 @@ class Stored:
         return self.kind if self.raw is None else hashlib.sha256(self.raw).hexdigest()
 
     def describe(self) -> dict[str, Any]:
-        described: dict[str, Any] = {"state": self.word, "epoch": usable_count(self.fields.get("epoch"))}
+        described: dict[str, Any] = {"state": self.state, "epoch": usable_count(self.fields.get("epoch"))}
         if self.raw is not None:
             described["stored"] = self.raw.decode("utf-8", "replace")[:_LONGEST_QUOTE]
         return {**described, "digest": self.digest}
 
 
-def explains(last: AuditRow | None, stored: Stored) -> bool:
+def explains(last: AuditRow | None, stored: StoredState) -> bool:
     """Whether what Redis holds is what the last recorded word on the breaker left there."""
     if last is None:
-        return stored.word == MISSING
+        return stored.state == MISSING
     if last.action == OVERRIDE_DETECTED:
         return bool(last.details["after"].get("digest") == stored.digest)
     # Compared as the ledger keeps text, which is not always as it came.
@@ -104,13 +104,13 @@ def explains(last: AuditRow | None, stored: Stored) -> bool:
     return all(fields.get(name) == value for name, value in expected.items())
 
 
-def override_of(last: AuditRow | None, stored: Stored, scope: str) -> AuditRecord:
+def override_record(last: AuditRow | None, stored: StoredState, scope: str) -> AuditRecord:
     """The record of a state that nothing explains. The same state after the same last word is the same override."""
     return _override(
         derived_id(OVERRIDE_DETECTED, scope, "" if last is None else last.id, stored.digest),
         scope,
         stored.at,
-        before=None if last is None else _word(last).describe(),
+        before=None if last is None else StateAfter.of(last).describe(),
         after=stored.describe(),
         found_by="reconciliation",
         incident_id=_incident(stored.fields),
@@ -118,29 +118,24 @@ def override_of(last: AuditRow | None, stored: Stored, scope: str) -> AuditRecor
 
 
 @dataclass(frozen=True, slots=True)
-class Word:
+class StateAfter:
     """The state in which a row leaves a breaker. `epoch` is None where the next one can't be told from it."""
 
     id: str
     state: str
     epoch: int | None
 
+    @classmethod
+    def of(cls, row: AuditRow | AuditRecord) -> Self:
+        if row.action == OVERRIDE_DETECTED:
+            return cls(row.id, str(row.details["after"]["state"]), None)
+        return cls(row.id, str(row.details["to_state"]), row.details["epoch"])
+
     def describe(self) -> dict[str, Any]:
         return {"state": self.state, "epoch": self.epoch, "id": self.id}
 
 
-def word_after(row: AuditRow | AuditRecord | None) -> Word | None:
-    """The state in which `row` leaves its breaker."""
-    return None if row is None else _word(row)
-
-
-def _word(row: AuditRow | AuditRecord) -> Word:
-    if row.action == OVERRIDE_DETECTED:
-        return Word(row.id, str(row.details["after"]["state"]), None)
-    return Word(row.id, str(row.details["to_state"]), row.details["epoch"])
-
-
-def gap_before(last: Word | None, record: AuditRecord) -> AuditRecord | None:
+def gap_before(last: StateAfter | None, record: AuditRecord) -> AuditRecord | None:
     """The override that must have happened between `last` and the transition `record`; None if they fit together."""
     said = record.details
     if _follows(last, record):
@@ -156,7 +151,7 @@ def gap_before(last: Word | None, record: AuditRecord) -> AuditRecord | None:
     )
 
 
-def _follows(last: Word | None, record: AuditRecord) -> bool:
+def _follows(last: StateAfter | None, record: AuditRecord) -> bool:
     state = record.details["from_state"]
     if last is None:
         return bool(state == MISSING)

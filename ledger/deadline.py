@@ -1,4 +1,4 @@
-"""A limit for each exchange with a database server, kept on the client's side.
+"""Limit each exchange with a database server from the client's side.
 
 A server's own limits (`statement_timeout`, `lock_timeout`) need a server that runs. One that is frozen, or whose host
 has vanished without a word, would hold its client for ever, as libpq waits without limit for an answer. Here one thread

@@ -1,4 +1,4 @@
-"""What can go wrong with the ledger. Each message says what happened, what state things are in and what to do."""
+"""Name what can go wrong with the ledger. Each message says what happened, what state things are in and what to do."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Exports that an outsider can verify without the database: JSON Lines or CSV, with a checkpoint beside it.
+"""Export the ledger so that an outsider can verify it without the database: JSON Lines or CSV, and a checkpoint.
 
 Every value is the text that was hashed, the details too, so that verification does not depend on how a language writes
 numbers. docs/audit.md has the twenty lines that verify an export.

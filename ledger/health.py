@@ -1,12 +1,9 @@
-"""Whether the ledger's database is fit for work: does it answer soon, does it take rows, is it of this version?"""
+"""Check that the ledger's database is fit for work: it answers soon, takes rows, and is of this version."""
 
 from __future__ import annotations
 
-import contextlib
 import secrets
 import time
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import cache
 
@@ -15,7 +12,6 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, insert, text
 from sqlalchemy.exc import DBAPIError
 
-from ledger.deadline import deadlines
 from ledger.ledger import Ledger
 from ledger.models import audit_log
 from ledger.record import COLUMNS, GENESIS, AuditRecord, chain
@@ -39,7 +35,7 @@ def check_health(ledger: Ledger) -> LedgerHealth:
     Raises:
         LedgerUnavailable, LedgerNotReady, LedgerError: it did not answer in time, or it does not take rows.
     """
-    with ledger.explained(), ledger.engine.connect() as connection, _limited(ledger, connection):
+    with ledger.explained(), ledger.connection() as connection:
         connection.execute(text("SELECT 1"))  # what follows is timed on a connection that stands
         connection.rollback()
         begun = time.monotonic()
@@ -48,7 +44,7 @@ def check_health(ledger: Ledger) -> LedgerHealth:
         connection.rollback()
         revision = _revision(connection)
         connection.rollback()
-    with ledger.explained(), ledger.engine.connect() as connection, _limited(ledger, connection):
+    with ledger.explained(), ledger.connection() as connection:
         _write_and_take_back(connection.execution_options(ledger_write=True))
     return LedgerHealth(round_trip, revision, newest_revision())
 
@@ -75,13 +71,3 @@ def _write_and_take_back(connection: Connection) -> None:
     with connection.begin() as transaction:
         connection.execute(insert(audit_log), [dict(zip(COLUMNS, row, strict=True))])
         transaction.rollback()
-
-
-@contextlib.contextmanager
-def _limited(ledger: Ledger, connection: Connection) -> Iterator[None]:
-    held = connection.connection.info.get("socket")
-    limit: AbstractContextManager[None] = (
-        nullcontext() if held is None else deadlines.within(ledger.timeout + 0.5, held)
-    )
-    with limit:
-        yield

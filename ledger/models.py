@@ -1,4 +1,4 @@
-"""The table `audit_log`, on PostgreSQL and SQLite.
+"""Describe the table `audit_log`, on PostgreSQL and SQLite.
 
 The migrations create it; this is what queries are built from. Every column is read as the text that was hashed, so what
 is verified and exported is what is stored, whatever a driver makes of times and JSON.

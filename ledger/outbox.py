@@ -1,4 +1,4 @@
-"""Moving a breaker's transitions from its outbox, a Redis stream, into the ledger.
+"""Move a breaker's transitions from its outbox, a Redis stream, into the ledger.
 
 Every drain reads the stream from its oldest entry, appends, and only then deletes. Drains may run at once, and may be
 killed anywhere: the ledger knows an event by its id, and none can be recorded before an older one, which a consumer
@@ -18,11 +18,12 @@ from breaker.deadline_client import DeadlineClient
 from breaker.events import TransitionEvent
 from breaker.keys import GLOBAL, Keys
 from breaker.requests import Command, Request
-from ledger.continuity import gap_before, record_of, word_after
+from ledger.continuity import StateAfter, gap_before, transition_record
 from ledger.errors import LedgerError
-from ledger.ledger import Ledger, Tail
+from ledger.ledger import Ledger
 from ledger.models import STATE_ACTIONS
 from ledger.record import AuditRecord, derived_id
+from ledger.tail import Tail
 
 if TYPE_CHECKING:
     from redis import Redis
@@ -110,7 +111,7 @@ def _drain_scope(client: DeadlineClient, ledger: Ledger, scope: str) -> OutboxDr
 
 def record_transitions(ledger: Ledger, scope: str, records: Sequence[AuditRecord]) -> OutboxDrain:
     """Append transitions of one breaker in their order, each behind the override that it reveals, if it does."""
-    records = told_apart(ledger, records)
+    records = with_distinct_ids(ledger, records)
     done = ledger.append_decided(lambda tail: _with_gaps(tail, scope, records))
     ids = {record.id for record in records}
     unreadable = {record.id for record in records if record.action == UNREADABLE}
@@ -119,7 +120,7 @@ def record_transitions(ledger: Ledger, scope: str, records: Sequence[AuditRecord
     return OutboxDrain(len(new & ids - unreadable), known, len(new & unreadable), len(new - ids))
 
 
-def told_apart(ledger: Ledger, records: Sequence[AuditRecord]) -> list[AuditRecord]:
+def with_distinct_ids(ledger: Ledger, records: Sequence[AuditRecord]) -> list[AuditRecord]:
     """The records, under ids of their own where theirs is already another transition's.
 
     Redis knows an event's id again for a while and within one breaker only. Whoever gives an old id to another
@@ -137,7 +138,8 @@ def told_apart(ledger: Ledger, records: Sequence[AuditRecord]) -> list[AuditReco
 
 def _with_gaps(tail: Tail, scope: str, records: Sequence[AuditRecord]) -> list[AuditRecord]:
     known = tail.known(record.id for record in records)
-    last = word_after(tail.last_word(scope))
+    row = tail.last_state_row(scope)
+    last = None if row is None else StateAfter.of(row)
     woven: list[AuditRecord] = []
     for record in records:
         if record.id in known:
@@ -145,7 +147,7 @@ def _with_gaps(tail: Tail, scope: str, records: Sequence[AuditRecord]) -> list[A
         if record.action in STATE_ACTIONS:
             gap = gap_before(last, record)
             woven += [record] if gap is None else [gap, record]
-            last = word_after(record)
+            last = StateAfter.of(record)
         else:
             woven.append(record)
     return woven
@@ -161,7 +163,7 @@ def _read(client: DeadlineClient, key: str, command: Command) -> list[tuple[byte
 def _record(key: str, scope: str, entry_id: bytes, fields: list[bytes]) -> AuditRecord:
     try:
         event = TransitionEvent.from_json(fields[fields.index(b"event") + 1])
-        record = record_of(event)
+        record = transition_record(event)
     except (ValueError, IndexError, RecursionError) as error:
         return _unreadable(key, scope, entry_id, fields, str(error))
     if event.scope != scope:

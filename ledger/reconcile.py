@@ -1,4 +1,4 @@
-"""Comparing a breaker in Redis with its record in the ledger, so that nobody gets past either.
+"""Compare a breaker in Redis with its record in the ledger, so that nobody gets past either.
 
 The comparison never mistakes a transition under way for an override: it counts only what held while the outbox was
 empty and the ledger's last word on the breaker was the same before and after Redis was read.
@@ -20,10 +20,11 @@ from breaker.keys import GLOBAL, Keys
 from breaker.requests import Request
 from breaker.state import State
 from breaker.trip_reasons import TripReason
-from ledger.continuity import Stored, explains, override_of, record_of
-from ledger.ledger import LATE, LastWord, Ledger
-from ledger.outbox import OutboxDrain, drain_outbox, record_transitions, told_apart
+from ledger.continuity import StoredState, explains, override_record, transition_record
+from ledger.ledger import Ledger
+from ledger.outbox import OutboxDrain, drain_outbox, record_transitions, with_distinct_ids
 from ledger.record import AuditRecord, derived_id
+from ledger.tail import LATE, RecordedState
 
 if TYPE_CHECKING:
     from redis import Redis
@@ -53,7 +54,7 @@ class Reconciliation:
 
 @dataclass(frozen=True, slots=True)
 class _Snapshot:
-    stored: Stored
+    stored: StoredState
     outbox_length: int
     history: tuple[bytes, ...]
 
@@ -85,13 +86,13 @@ def reconcile(redis: Redis, ledger: Ledger, scope: str = GLOBAL, *, timeout: flo
 
 
 def _settle(
-    ledger: Ledger, scope: str, before: LastWord, stored: Stored, found: Reconciliation
+    ledger: Ledger, scope: str, before: RecordedState, stored: StoredState, found: Reconciliation
 ) -> Reconciliation | None:
     """The finding, with the override recorded if it is one; None if the breaker moved on meanwhile."""
-    found = replace(found, state=stored.word, settled=True)
+    found = replace(found, state=stored.state, settled=True)
     if explains(before.row, stored):
         return found if ledger.state_of(scope) == before else None
-    override = override_of(before.row, stored, scope)
+    override = override_record(before.row, stored, scope)
     done = ledger.append_decided(lambda tail: [override] if tail.state_of(scope) == before else [])
     if done.new:
         return replace(found, override=override)
@@ -99,7 +100,7 @@ def _settle(
 
 
 def _trip_if_opened(
-    redis: Redis, ledger: Ledger, before: LastWord, found: Reconciliation, timeout: float
+    redis: Redis, ledger: Ledger, before: RecordedState, found: Reconciliation, timeout: float
 ) -> Reconciliation:
     if before.standing_trip is None or found.state == State.TRIPPED:
         return found
@@ -117,10 +118,10 @@ def _trip_if_opened(
     return replace(found, tripped=True, drained=found.drained + drained)
 
 
-def _recover(ledger: Ledger, scope: str, history: Sequence[bytes], before: LastWord) -> int:
+def _recover(ledger: Ledger, scope: str, history: Sequence[bytes], before: RecordedState) -> int:
     """Record transitions that the breaker's history has and the ledger hasn't: the outbox was lost or cut."""
     read = [record for raw in history if (record := _transition(raw, scope)) is not None]
-    records = {record.id: record for record in told_apart(ledger, read)}
+    records = {record.id: record for record in with_distinct_ids(ledger, read)}
     missing = [records[record_id] for record_id in records.keys() - ledger.known(records)]
     if not missing:
         return 0
@@ -137,7 +138,7 @@ def _recover(ledger: Ledger, scope: str, history: Sequence[bytes], before: LastW
 def _transition(raw: bytes, scope: str) -> AuditRecord | None:
     try:
         event = TransitionEvent.from_json(raw)
-        return record_of(event) if event.scope == scope else None
+        return transition_record(event) if event.scope == scope else None
     except (ValueError, RecursionError):
         # A member that no transition wrote says nothing about any.
         return None
@@ -163,7 +164,7 @@ def _snapshot(client: DeadlineClient, scope: str) -> _Snapshot:
     at = datetime.fromtimestamp(int(clock[0]), UTC).replace(microsecond=int(clock[1]))
     kind = _text(state_kind)
     return _Snapshot(
-        Stored(state if kind == "string" else None, kind, at),
+        StoredState(state if kind == "string" else None, kind, at),
         # What is no stream is left to the drain to complain of.
         0 if _text(outbox_kind) == "none" else length if _text(outbox_kind) == "stream" else 1,
         tuple(history) if _text(history_kind) == "zset" else (),

@@ -1,4 +1,4 @@
-"""One row of the audit log: what it says, its canonical encoding and its hash. Nothing in here does I/O.
+"""Make the rows of the audit log: what one says, its canonical encoding and its hash. Nothing in here does I/O.
 
 The hash of a row is SHA-256, or HMAC-SHA-256 where a key is configured, over the UTF-8 text of a JSON array of the
 values of `FIELDS`, in that order, without spaces (RFC 8785 writes such an array the same way). The array holds the

@@ -1,4 +1,4 @@
-"""The one way to record an action: in the ledger if it can be had soon, otherwise in the spool."""
+"""Record an action: in the ledger if it can be had soon, otherwise in the spool. There is no other way."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ledger.record import AuditRecord
 from ledger.spool import Spool, SpoolDrain
 
 
-class Where(StrEnum):
+class Destination(StrEnum):
     LEDGER = "ledger"
     SPOOL = "spool"
 
@@ -23,7 +23,7 @@ class Where(StrEnum):
 class Recorded:
     """Where the records are now, and why not in the ledger if they aren't."""
 
-    where: Where
+    where: Destination
     reason: str | None = None
 
 
@@ -51,7 +51,7 @@ class Recorder:
         """
         if self._resting():
             self._spool(records, self._last_failure)
-            return Recorded(Where.SPOOL, self._last_failure)
+            return Recorded(Destination.SPOOL, self._last_failure)
         if self.spool.pending():
             self._spool(records, None)
             return self._drain_behind(records)
@@ -60,8 +60,8 @@ class Recorder:
         except LedgerError as error:
             self._rest(error)
             self._spool(records, str(error))
-            return Recorded(Where.SPOOL, str(error))
-        return Recorded(Where.LEDGER)
+            return Recorded(Destination.SPOOL, str(error))
+        return Recorded(Destination.LEDGER)
 
     def drain(self) -> SpoolDrain:
         """Move what waits in the spool into the ledger now. Raises what `Spool.drain` raises."""
@@ -72,12 +72,12 @@ class Recorder:
             drained = self.spool.drain(self.ledger, within=self.ledger.timeout)
         except LedgerError as error:
             self._rest(error)
-            return Recorded(Where.SPOOL, str(error))
+            return Recorded(Destination.SPOOL, str(error))
         if drained.busy:
-            return Recorded(Where.SPOOL, "another process is draining the spool")
+            return Recorded(Destination.SPOOL, "another process is draining the spool")
         if drained.unfinished:
-            return Recorded(Where.SPOOL, "the spool holds more than can be moved at once")
-        return Recorded(Where.LEDGER)
+            return Recorded(Destination.SPOOL, "the spool holds more than can be moved at once")
+        return Recorded(Destination.LEDGER)
 
     def _spool(self, records: Sequence[AuditRecord], failure: str | None) -> None:
         try:

@@ -1,4 +1,4 @@
-"""Bringing a database to the form that this version of the ledger expects."""
+"""Bring a database to the form that this version of the ledger expects."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ def upgrade(ledger: Ledger, revision: str = "head") -> None:
             upgrade is one transaction.
     """
     config = Config(str(HERE / "alembic.ini"))
-    with ledger.explained(), locked(ledger.engine) as connection:
+    with ledger.explained(), migration_lock(ledger.engine) as connection:
         config.attributes["connection"] = connection
         command.upgrade(config, revision)
 
 
 @contextlib.contextmanager
-def locked(engine: Engine) -> Iterator[Connection]:
+def migration_lock(engine: Engine) -> Iterator[Connection]:
     """A transaction that only one migration at a time has."""
     database = engine.url.database
     if engine.dialect.name == "sqlite" and database:

@@ -1,4 +1,4 @@
-"""Where records wait while the database can't take them: a directory of append-only files, on this host's disk.
+"""Keep records on this host's disk while the database can't take them, in a directory of append-only files.
 
 Writers append whole lines under a lock and return once they are on the disk, so that a record outlives any kill of its
 writer, and of the machine. A drain first puts the file aside, so that it never holds writers up, and deletes it only

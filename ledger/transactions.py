@@ -1,4 +1,4 @@
-"""Short transactions in the ledger's database, limited in time as the ledger's own are."""
+"""Run short transactions in the ledger's database, limited in time as the ledger's own are."""
 
 from __future__ import annotations
 
@@ -7,14 +7,13 @@ from collections.abc import Iterator
 
 from sqlalchemy import Connection
 
-from ledger.deadline import deadlines
 from ledger.ledger import Ledger
 
 
 @contextlib.contextmanager
 def reading(ledger: Ledger) -> Iterator[Connection]:
     """A transaction that only reads. Raises LedgerError."""
-    with ledger.explained(), ledger.engine.connect() as connection, _limited(ledger, connection), connection.begin():
+    with ledger.explained(), ledger.connection() as connection, connection.begin():
         yield connection
 
 
@@ -24,18 +23,7 @@ def writing(ledger: Ledger) -> Iterator[Connection]:
     unless the connection was lost in the very commit."""
     with (
         ledger.explained(),
-        ledger.engine.connect() as connection,
-        _limited(ledger, connection),
+        ledger.connection() as connection,
         connection.execution_options(ledger_write=True).begin(),
     ):
         yield connection
-
-
-@contextlib.contextmanager
-def _limited(ledger: Ledger, connection: Connection) -> Iterator[None]:
-    socket = connection.connection.info.get("socket")
-    if socket is None:  # SQLite, which has no server that could hang
-        yield
-        return
-    with deadlines.within(ledger.timeout + 0.5, socket):
-        yield

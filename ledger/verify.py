@@ -1,4 +1,4 @@
-"""Walking the chain: is every row what it was when it was written, and are all of them there?
+"""Walk the chain: is every row what it was when it was written, and are all of them there?
 
 `verify` reads any source of rows, the database or an export, once and in constant memory. At the first row that does
 not fit it stops, and looks a second time, now for what was done to it.
@@ -25,7 +25,7 @@ _HASHED = len(FIELDS)
 _NOT_KNOWN = ""
 
 
-class Broken(StrEnum):
+class Damage(StrEnum):
     """What is wrong with the first row that does not fit."""
 
     CHANGED = "changed"
@@ -39,7 +39,7 @@ class Broken(StrEnum):
 class Problem:
     """The first broken row: its number, its id if there is a row, and a sentence for people."""
 
-    kind: Broken
+    kind: Damage
     seq: int
     id: str | None
     sentence: str
@@ -60,7 +60,7 @@ class Verification:
         return self.problem is None
 
 
-class Rows(Protocol):
+class RowSource(Protocol):
     """Where rows can be read from in the chain's order: a `Ledger`, or an export."""
 
     def stream(self, after_seq: int = 0, /) -> Generator[Sequence[RawRow], None, None]: ...
@@ -71,7 +71,7 @@ class Rows(Protocol):
 
 
 def verify(
-    rows: Rows,
+    rows: RowSource,
     *,
     key: SecretStr | None = None,
     checkpoints: Iterable[Checkpoint] = (),
@@ -91,7 +91,7 @@ def verify(
 
 class _Walk:
     def __init__(
-        self, source: Rows, key: bytes | None, checkpoints: dict[int, Checkpoint], start: Checkpoint | None
+        self, source: RowSource, key: bytes | None, checkpoints: dict[int, Checkpoint], start: Checkpoint | None
     ) -> None:
         self._source = source
         self._key = key
@@ -139,7 +139,7 @@ class _Walk:
         if point is None or point.hash == row[_HASH]:
             return None
         sentence = f"row {row[0]} is not the one that the checkpoint of {point.time} saw: the chain was written anew"
-        return Problem(Broken.CHANGED, row[0], row[_ID], sentence)
+        return Problem(Damage.CHANGED, row[0], row[_ID], sentence)
 
     def _tail(self) -> Problem | None:
         """Whether a checkpoint knows of rows behind the last one."""
@@ -149,13 +149,13 @@ class _Walk:
         first = self.seq + 1
         gone = f"row {first} is" if first == last else f"rows {first} to {last} are"
         seen = f"the checkpoint of {self._checkpoints[last].time} saw row {last}"
-        return Problem(Broken.TAIL_CUT, first, None, f"{gone} gone from the end: {seen}")
+        return Problem(Damage.TAIL_CUT, first, None, f"{gone} gone from the end: {seen}")
 
     def _diagnose(self, row: RawRow) -> Problem:
         """What was done to the first row that does not fit. Row `expected` should have followed, linked to our hash."""
         expected, seq, row_id = self.seq + 1, row[0], row[_ID]
         if seq < expected:
-            return Problem(Broken.INSERTED, seq, row_id, f"a second row says it is row {seq}: {row_id} was put in")
+            return Problem(Damage.INSERTED, seq, row_id, f"a second row says it is row {seq}: {row_id} was put in")
         if self._hash_as(seq, row) == row[_HASH]:
             return self._diagnose_link(row)
         if seq > expected:
@@ -168,17 +168,17 @@ class _Walk:
         written_as, true_row = self._place_of(row), self._true_row(row_id)
         if written_as is None and true_row is None:
             sentence = f"row {seq} does not have the content that its hash was made of: changed after it was written"
-            return Problem(Broken.CHANGED, seq, row_id, f"{sentence}, or made with another key")
+            return Problem(Damage.CHANGED, seq, row_id, f"{sentence}, or made with another key")
         if written_as is None:
             sentence = f"row {seq} was put in: the row that was written in its place is now row {_number(true_row)}"
-            return Problem(Broken.INSERTED, seq, row_id, sentence)
+            return Problem(Damage.INSERTED, seq, row_id, sentence)
         if written_as < seq:
             sentence = f"row {written_as} was put in: the row that was written as {written_as} is now row {seq}"
-            return Problem(Broken.INSERTED, written_as, self._id_at(written_as), sentence)
+            return Problem(Damage.INSERTED, written_as, self._id_at(written_as), sentence)
         if true_row is None:
             return self._missing(seq, written_as - 1, f"; row {written_as} was given the number {seq}")
         sentence = f"row {seq} was written as row {written_as}, and row {seq} is now row {_number(true_row)}"
-        return Problem(Broken.REORDERED, seq, row_id, sentence)
+        return Problem(Damage.REORDERED, seq, row_id, sentence)
 
     def _diagnose_link(self, row: RawRow) -> Problem:
         """The row is as somebody wrote it, but is not linked to the row before."""
@@ -186,17 +186,17 @@ class _Walk:
         if seq > expected and row[_PREV_HASH] != self.hash:
             return self._missing(expected, seq - 1)
         if seq > expected:
-            return Problem(Broken.INSERTED, seq, row_id, f"row {seq} was put in: it says it follows row {self.seq}")
+            return Problem(Damage.INSERTED, seq, row_id, f"row {seq} was put in: it says it follows row {self.seq}")
         true_row = self._true_row(row_id)
         if true_row is not None:
             sentence = f"row {seq} was put in: the row that follows row {self.seq} is now row {_number(true_row)}"
-            return Problem(Broken.INSERTED, seq, row_id, sentence)
+            return Problem(Damage.INSERTED, seq, row_id, sentence)
         sentence = f"row {seq} follows another row {self.seq} than there is now: that one was changed and hashed again"
-        return Problem(Broken.CHANGED, self.seq, self._id_at(self.seq), sentence)
+        return Problem(Damage.CHANGED, self.seq, self._id_at(self.seq), sentence)
 
     def _missing(self, first: int, last: int, remark: str = "") -> Problem:
         gone = f"row {first} is" if first == last else f"rows {first} to {last} are"
-        return Problem(Broken.MISSING, first, None, f"{gone} gone{remark}")
+        return Problem(Damage.MISSING, first, None, f"{gone} gone{remark}")
 
     def _place_of(self, row: RawRow) -> int | None:
         """The number with which the row's own hash is right, found by trying: the hash covers it."""

@@ -41,7 +41,7 @@ from console.auth.permissions import Identity, Permission
 from console.services import Services
 from console.web import address
 from ledger.errors import LedgerError
-from ledger.ledger import Filter
+from ledger.queries import Filter
 from tasks.kill.status import KillStatus
 from tasks.recovery.approval_rules import Approval, RootCause
 from tasks.recovery.checklist import CHECKLIST

@@ -8,7 +8,7 @@ from alembic import command
 from alembic.config import Config
 
 from ledger.ledger import Ledger
-from ledger.schema import locked
+from ledger.schema import migration_lock
 
 
 def upgrade(ledger: Ledger) -> None:
@@ -19,6 +19,6 @@ def upgrade(ledger: Ledger) -> None:
     """
     config = Config()
     config.set_main_option("script_location", str(Path(__file__).parent / "migrations").replace("%", "%%"))
-    with ledger.explained(), locked(ledger.engine) as connection:
+    with ledger.explained(), migration_lock(ledger.engine) as connection:
         config.attributes["connection"] = connection
         command.upgrade(config, "head")

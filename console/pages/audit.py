@@ -22,8 +22,8 @@ from ledger.audit import verify_ledger
 from ledger.configured import open_checkpoints
 from ledger.errors import LedgerError
 from ledger.export import checkpoint_path, write_export
-from ledger.ledger import Filter
 from ledger.models import STATE_ACTIONS
+from ledger.queries import Filter
 from ledger.record import AuditRow
 from ledger.verify import Verification
 

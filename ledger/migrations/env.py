@@ -8,7 +8,7 @@ from sqlalchemy import Connection
 from configuration.settings import load_settings
 from ledger.configured import database_url
 from ledger.ledger import Ledger
-from ledger.schema import locked
+from ledger.schema import migration_lock
 
 
 def migrate(connection: Connection) -> None:
@@ -23,6 +23,6 @@ if given is not None:
 else:
     url = context.get_x_argument(as_dictionary=True).get("url") or database_url(load_settings())
     ledger = Ledger.connect(url)
-    with locked(ledger.engine) as connection:
+    with migration_lock(ledger.engine) as connection:
         migrate(connection)
     ledger.close()

@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from breaker import CircuitBreaker
 from breaker.events import Transition
 from breaker.pending_trips import PendingTrips
-from ledger.ledger import Filter, Ledger
+from ledger.ledger import Ledger
+from ledger.queries import Filter
 from ledger.record import AuditRow
 from ledger.spool import Spool
 from proofs.soak.stack import Stack

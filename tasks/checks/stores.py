@@ -20,12 +20,13 @@ from breaker.state import State
 from configuration.breakers import apply_pending_trips, limits_from
 from configuration.redis_clients import async_redis_client, redis_client
 from configuration.settings import Settings
-from ledger.audit import Audit, Drained, drain, verify_ledger
+from ledger.audit import Audit, DrainResult, drain, verify_ledger
 from ledger.configured import open_checkpoints, open_ledger, open_ready_ledger, open_spool
 from ledger.errors import LedgerError, LedgerUnavailable
-from ledger.ledger import Filter, Ledger
+from ledger.ledger import Ledger
 from ledger.models import OVERRIDE_DETECTED
 from ledger.outbox import known_scopes
+from ledger.queries import Filter
 from ledger.reconcile import Reconciliation, reconcile
 from ledger.record import AuditRow
 from tasks.checks.measurement import Colour, Measurement
@@ -132,7 +133,7 @@ def check_drain(stores: Stores) -> Measurement:
     return judge_drain(probe, drained)
 
 
-def judge_drain(probe: Probe, drained: Drained) -> Measurement:
+def judge_drain(probe: Probe, drained: DrainResult) -> Measurement:
     value = f"moved {drained.outbox.moved} transitions, {drained.spool.moved} records"
     if drained.problems:
         problems = " ".join(drained.problems)

@@ -71,7 +71,7 @@ async def _kills_in_prefect(settings: Settings) -> list[str]:
 
 def _kills_in_ledger(settings: Settings) -> list[str]:
     from ledger.configured import open_ready_ledger, open_spool  # noqa: PLC0415  SQLAlchemy, in a thread
-    from ledger.ledger import Filter  # noqa: PLC0415
+    from ledger.queries import Filter  # noqa: PLC0415
 
     since = datetime.now(UTC) - longest_kill(settings.kill)
     ledger = open_ready_ledger(settings)

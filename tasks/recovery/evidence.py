@@ -210,7 +210,7 @@ class _Gathering:
     def _rows(self) -> list[AuditRow]:
         """The incident's rows, and what else was recorded around its trip, oldest first."""
         from ledger.configured import open_ready_ledger  # noqa: PLC0415  SQLAlchemy, in a thread
-        from ledger.ledger import Filter  # noqa: PLC0415
+        from ledger.queries import Filter  # noqa: PLC0415
 
         ledger = open_ready_ledger(self._settings)
         try:

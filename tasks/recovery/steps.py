@@ -22,8 +22,8 @@ from breaker.errors import BreakerError, NotTripped
 from breaker.state import State, Status
 from breaker.trip_reasons import TripReason
 from configuration.redis_clients import redis_client
-from ledger.ledger import Filter
 from ledger.outbox import drain_outbox
+from ledger.queries import Filter
 from ledger.record import DENIED, FAILED, derived_id
 from tasks.checks import conditions, system
 from tasks.checks.measurement import Colour, Measurement, worst

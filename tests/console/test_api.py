@@ -17,7 +17,7 @@ from console.actions.idempotency import Requests
 from console.auth import accounts
 from console.auth.permissions import PERMISSIONS, Permission, Role
 from ledger.errors import LedgerUnavailable
-from ledger.ledger import Filter
+from ledger.queries import Filter
 from sandbox.child_process import free_port
 from sandbox.embedded_redis import EmbeddedRedis
 from tests.console.harness import REASON, Console

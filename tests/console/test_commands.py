@@ -21,7 +21,8 @@ from breaker import CircuitBreaker
 from cli.app import run as run_cli
 from console.auth.accounts import Accounts
 from console.auth.permissions import Permission
-from ledger.ledger import Filter, Ledger
+from ledger.ledger import Ledger
+from ledger.queries import Filter
 from sandbox.child_process import free_port
 from sandbox.embedded_redis import EmbeddedRedis
 from tests.console.harness import Visitor

@@ -24,7 +24,7 @@ from console.auth.throttle import FREE, Throttle
 from console.live.state_watcher import MOST_ASKED
 from console.security import LARGEST_BODY, client_address, local_path, same_origin
 from console.serve import check_address, prepare
-from ledger.ledger import Filter
+from ledger.queries import Filter
 from tests.console.conftest import MakeSettings
 from tests.console.harness import PASSWORD, REASON, Console, Visitor, hidden_fields
 from tests.helpers import eventually

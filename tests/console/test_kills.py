@@ -12,7 +12,7 @@ from pydantic import SecretStr
 from breaker import CircuitBreaker, State
 from configuration.settings import AccountSettings, KillSettings
 from console.auth.permissions import Role
-from ledger.ledger import Filter
+from ledger.queries import Filter
 from sandbox.child_process import free_port
 from sandbox.embedded_redis import EmbeddedRedis
 from sandbox.exchange.scenario import parse

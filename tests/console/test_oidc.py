@@ -18,7 +18,7 @@ from configuration.settings import OidcSettings
 from console.auth.accounts import AccountConflict, Accounts, Person
 from console.auth.oidc import person_of, role_of
 from console.auth.permissions import Permission, Role
-from ledger.ledger import Filter
+from ledger.queries import Filter
 from ledger.record import AuditRow
 from sandbox.child_process import free_port
 from sandbox.embedded_redis import EmbeddedRedis

@@ -16,7 +16,7 @@ from breaker.gate import Gate
 from breaker.gate.report import GateReport, ReportedGate, ReportedGates
 from console.auth.permissions import PERMISSIONS, Permission, Role
 from console.live.system_health import measure_gates
-from ledger.ledger import Filter
+from ledger.queries import Filter
 from ledger.record import AuditRecord
 from sandbox.embedded_redis import EmbeddedRedis
 from tasks.checks.measurement import Colour

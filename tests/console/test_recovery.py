@@ -17,7 +17,7 @@ from breaker.rules import Rules
 from breaker.uuid7 import uuid7
 from configuration.settings import Settings
 from console.auth.permissions import Permission, Role
-from ledger.ledger import Filter
+from ledger.queries import Filter
 from services.exporter.metrics import Exporter
 from tasks.recovery.approval_rules import Approval, RootCause
 from tasks.recovery.attestation import vouched_for

@@ -19,7 +19,7 @@ from breaker import CircuitBreaker
 from configuration.settings import load_settings
 from flows.drill import drill
 from ledger.configured import open_ready_ledger
-from ledger.ledger import Filter
+from ledger.queries import Filter
 from ledger.record import AuditRow
 from sandbox.embedded_redis import EmbeddedRedis
 from sandbox.exchange.scenario import parse

@@ -15,9 +15,11 @@ from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 
 from ledger.errors import InvalidRecord, LedgerError, LedgerNotReady, LedgerUnavailable
-from ledger.ledger import Filter, Ledger, Tail
+from ledger.ledger import Ledger
+from ledger.queries import Filter
 from ledger.record import AuditRecord
 from ledger.schema import upgrade
+from ledger.tail import Tail
 from ledger.verify import verify
 from tests.ledger.servers import Postgres, free_port
 
@@ -105,7 +107,7 @@ def test_a_decision_on_the_end_of_the_chain_is_not_overtaken(database_url: str, 
         mine = Ledger.connect(database_url, timeout=10)
 
         def next_number(tail: Tail) -> Sequence[AuditRecord]:
-            last = tail.last_word("global")
+            last = tail.last_state_row("global")
             number = 0 if last is None else int(last.details["epoch"])
             return [AuditRecord(action="CIRCUIT_BREAKER_TRIP", source="cli", details={"epoch": number + 1})]
 

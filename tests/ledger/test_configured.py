@@ -20,7 +20,7 @@ from ledger.configured import (
 )
 from ledger.errors import LedgerUnavailable
 from ledger.record import AuditRecord
-from ledger.recorder import Where
+from ledger.recorder import Destination
 from ledger.schema import upgrade
 
 
@@ -33,7 +33,7 @@ def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
 
 def test_without_a_database_everything_lives_in_the_state_directory(settings: Settings, tmp_path: Path) -> None:
     recorder = open_recorder(settings)
-    assert recorder.record(AuditRecord(action="X", source="cli", id="a")).where is Where.SPOOL
+    assert recorder.record(AuditRecord(action="X", source="cli", id="a")).where is Destination.SPOOL
     ledger = open_ledger(settings)
     upgrade(ledger)
     assert open_spool(settings).drain(ledger).moved == 1

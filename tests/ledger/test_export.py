@@ -18,7 +18,7 @@ from ledger.errors import ExportUnreadable
 from ledger.export import ExportedRows, Format, NotWritten, write_export
 from ledger.ledger import Ledger
 from ledger.record import COLUMNS, AuditRecord
-from ledger.verify import Broken, verify
+from ledger.verify import Damage, verify
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "audit.md"
 FORMATS = get_args(Format)
@@ -91,27 +91,27 @@ def read(path: Path) -> list[dict[str, object]]:
 
 
 @pytest.mark.parametrize("form", FORMATS)
-@pytest.mark.parametrize("kind", list(Broken))
+@pytest.mark.parametrize("kind", list(Damage))
 def test_tampering_with_an_export_is_noticed_by_us_and_by_outsiders(
-    filled: Ledger, form: Format, kind: Broken, tmp_path: Path
+    filled: Ledger, form: Format, kind: Damage, tmp_path: Path
 ) -> None:
     path = write_export(filled, tmp_path / f"audit.{form}", form).path
     rows = read(path)
     match kind:
-        case Broken.CHANGED:
+        case Damage.CHANGED:
             rows[4]["user_id"] = "mallory"
-        case Broken.MISSING:
+        case Damage.MISSING:
             del rows[4]
-        case Broken.INSERTED:
+        case Damage.INSERTED:
             rows.insert(4, {**rows[4], "id": "forged"})
-        case Broken.REORDERED:
+        case Damage.REORDERED:
             rows[4], rows[7] = {**rows[7], "seq": 5}, {**rows[4], "seq": 8}
-        case Broken.TAIL_CUT:
+        case Damage.TAIL_CUT:
             del rows[4:]
     rewrite(path, rows)
     found = verify(ExportedRows(path), checkpoints=[ExportedRows(path).checkpoint()])
     assert found.problem is not None
-    assert (found.problem.kind, found.problem.seq) == (kind, 5) or kind is Broken.INSERTED
+    assert (found.problem.kind, found.problem.seq) == (kind, 5) or kind is Damage.INSERTED
     assert outsider(path, tmp_path).returncode == 1
 
 
@@ -163,6 +163,6 @@ def test_a_verification_keeps_a_checkpoint_and_the_next_one_starts_there(filled:
     assert [point.seq for point in kept.all()] == [10, 11]
     foreign = verify_ledger(filled, kept, also=[Checkpoint.now(99, "c" * 64)])
     assert foreign.verification.problem is not None
-    assert foreign.verification.problem.kind is Broken.TAIL_CUT
+    assert foreign.verification.problem.kind is Damage.TAIL_CUT
     assert foreign.checkpoint is None
     assert len(kept.all()) == 2

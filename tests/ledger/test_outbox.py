@@ -16,8 +16,9 @@ from breaker import CircuitBreaker
 from breaker.errors import BreakerUnavailable
 from ledger.audit import drain
 from ledger.errors import LedgerUnavailable
-from ledger.ledger import Filter, Ledger
+from ledger.ledger import Ledger
 from ledger.outbox import UNREADABLE, OutboxUnreadable, drain_outbox, known_scopes
+from ledger.queries import Filter
 from ledger.reconcile import reconcile
 from ledger.record import AuditRecord
 from ledger.spool import Spool

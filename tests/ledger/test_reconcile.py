@@ -13,11 +13,13 @@ import redis
 
 from breaker import CircuitBreaker, State
 from breaker.trip_reasons import TripReason
-from ledger.ledger import LATE, Filter, Ledger
+from ledger.ledger import Ledger
 from ledger.models import OVERRIDE_DETECTED
 from ledger.outbox import drain_outbox
+from ledger.queries import Filter
 from ledger.reconcile import Reconciliation, reconcile
 from ledger.record import AuditRow
+from ledger.tail import LATE
 from ledger.verify import verify
 
 STATE, OUTBOX, HISTORY = "circuit_breaker:state", "circuit_breaker:outbox", "circuit_breaker:history"

@@ -18,7 +18,7 @@ import pytest
 from ledger.errors import LedgerUnavailable, NotRecorded, SpoolUnavailable
 from ledger.ledger import Ledger
 from ledger.record import AuditRecord
-from ledger.recorder import Recorder, Where
+from ledger.recorder import Destination, Recorder
 from ledger.schema import upgrade
 from ledger.spool import UNREADABLE, Spool
 from ledger.verify import verify
@@ -183,12 +183,12 @@ def test_what_the_database_refuses_waits_in_the_spool_and_goes_in_first(
     down = Recorder(unreachable, spool)
     for name in "abc":
         kept = down.record(record(name))
-        assert kept.where is Where.SPOOL
+        assert kept.where is Destination.SPOOL
         assert kept.reason is not None
         assert "127.0.0.1" in kept.reason
     up = Recorder(ledger, spool)
-    assert up.record(record("d")).where is Where.LEDGER
-    assert up.record(record("e")).where is Where.LEDGER
+    assert up.record(record("d")).where is Destination.LEDGER
+    assert up.record(record("e")).where is Destination.LEDGER
     assert ids(ledger) == ["a", "b", "c", "d", "e"]
 
 
@@ -202,7 +202,7 @@ def test_a_failing_database_is_not_waited_for_again_and_again(
     try:
         begun = time.monotonic()
         for number in range(50):
-            assert recorder.record(record(str(number))).where is Where.SPOOL
+            assert recorder.record(record(str(number))).where is Destination.SPOOL
         assert time.monotonic() - begun < 5
     finally:
         postgres.thaw()
@@ -214,9 +214,9 @@ def test_a_failing_database_is_not_waited_for_again_and_again(
 def test_a_database_without_the_table_is_no_reason_to_lose_a_record(database_url: str, tmp_path: Path) -> None:
     bare = Ledger.connect(database_url)
     recorder = Recorder(bare, Spool(tmp_path / "spool"), retry_after=0)
-    assert recorder.record(record("a")).where is Where.SPOOL
+    assert recorder.record(record("a")).where is Destination.SPOOL
     upgrade(bare)
-    assert recorder.record(record("b")).where is Where.LEDGER
+    assert recorder.record(record("b")).where is Destination.LEDGER
     assert ids(bare) == ["a", "b"]
     bare.close()
 

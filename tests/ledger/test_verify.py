@@ -14,7 +14,7 @@ from ledger.checkpoint import Checkpoint
 from ledger.ledger import Ledger
 from ledger.record import COLUMNS, GENESIS, AuditRecord, chain
 from ledger.schema import upgrade
-from ledger.verify import Broken, Verification, verify
+from ledger.verify import Damage, Verification, verify
 
 ROWS = 12
 MOVED = 1_000_000
@@ -76,7 +76,7 @@ def checkpoint(ledger: Ledger) -> Checkpoint:
     return Checkpoint.now(*ledger.head())
 
 
-def assert_broken(found: Verification, kind: Broken, seq: int, row_id: str | None) -> None:
+def assert_broken(found: Verification, kind: Damage, seq: int, row_id: str | None) -> None:
     assert found.problem is not None, "the tampering was not noticed"
     assert (found.problem.kind, found.problem.seq, found.problem.id) == (kind, seq, row_id), found.problem
     assert f"row {seq}" in found.problem.sentence or f"rows {seq}" in found.problem.sentence
@@ -100,56 +100,56 @@ def test_a_changed_row_is_named_whatever_was_changed(filled: Ledger, column: str
         "details": '{"x"\\:1}',
     }.get(column, "mallory")
     tamper(filled, f"UPDATE audit_log SET {column} = '{value}' WHERE seq = 5")
-    assert_broken(verify(filled), Broken.CHANGED, 5, "mallory" if column == "id" else "event-5")
+    assert_broken(verify(filled), Damage.CHANGED, 5, "mallory" if column == "id" else "event-5")
 
 
 def test_details_reformatted_without_changing_their_meaning_are_a_change_too(filled: Ledger) -> None:
     tamper(filled, "UPDATE audit_log SET details = '{ }' WHERE seq = 5")
-    assert_broken(verify(filled), Broken.CHANGED, 5, "event-5")
+    assert_broken(verify(filled), Damage.CHANGED, 5, "event-5")
 
 
 def test_a_changed_row_that_was_hashed_again_is_named(filled: Ledger) -> None:
     forged = forge(filled, 5, fitting=True)
     tamper(filled, "DELETE FROM audit_log WHERE seq = 5", forged)
-    assert_broken(verify(filled), Broken.CHANGED, 5, "forged")
+    assert_broken(verify(filled), Damage.CHANGED, 5, "forged")
 
 
 def test_a_deleted_row_is_named(filled: Ledger) -> None:
     tamper(filled, "DELETE FROM audit_log WHERE seq = 5")
-    assert_broken(verify(filled), Broken.MISSING, 5, None)
+    assert_broken(verify(filled), Damage.MISSING, 5, None)
 
 
 def test_several_deleted_rows_are_named(filled: Ledger) -> None:
     tamper(filled, "DELETE FROM audit_log WHERE seq BETWEEN 5 AND 7")
     found = verify(filled)
-    assert_broken(found, Broken.MISSING, 5, None)
+    assert_broken(found, Damage.MISSING, 5, None)
     assert found.problem is not None
     assert "rows 5 to 7 are gone" in found.problem.sentence
 
 
 def test_the_first_row_deleted_is_named(filled: Ledger) -> None:
     tamper(filled, "DELETE FROM audit_log WHERE seq = 1")
-    assert_broken(verify(filled), Broken.MISSING, 1, None)
+    assert_broken(verify(filled), Damage.MISSING, 1, None)
 
 
 def test_a_deleted_row_is_named_though_the_others_were_renumbered(filled: Ledger) -> None:
     tamper(filled, "DELETE FROM audit_log WHERE seq = 5", *renumber_from(6, -1))
-    assert_broken(verify(filled), Broken.MISSING, 5, None)
+    assert_broken(verify(filled), Damage.MISSING, 5, None)
 
 
 def test_an_inserted_row_that_fits_is_named(filled: Ledger) -> None:
     tamper(filled, *renumber_from(5, 1), forge(filled, 5, fitting=True))
-    assert_broken(verify(filled), Broken.INSERTED, 5, "forged")
+    assert_broken(verify(filled), Damage.INSERTED, 5, "forged")
 
 
 def test_an_inserted_row_that_does_not_fit_is_named(filled: Ledger) -> None:
     tamper(filled, *renumber_from(5, 1), forge(filled, 5, fitting=False))
-    assert_broken(verify(filled), Broken.INSERTED, 5, "forged")
+    assert_broken(verify(filled), Damage.INSERTED, 5, "forged")
 
 
 def test_a_row_before_the_first_is_named(filled: Ledger) -> None:
     tamper(filled, forge(filled, 0, fitting=False))
-    assert_broken(verify(filled), Broken.INSERTED, 0, "forged")
+    assert_broken(verify(filled), Damage.INSERTED, 0, "forged")
 
 
 def test_a_second_row_of_the_same_number_is_named(filled: Ledger) -> None:
@@ -162,7 +162,7 @@ def test_a_second_row_of_the_same_number_is_named(filled: Ledger) -> None:
     else:
         drop = ["ALTER TABLE audit_log DROP CONSTRAINT audit_log_pkey"]
     tamper(filled, *drop, forge(filled, 5, fitting=True))
-    assert_broken(verify(filled), Broken.INSERTED, 5, "forged")
+    assert_broken(verify(filled), Damage.INSERTED, 5, "forged")
 
 
 @pytest.mark.parametrize(("one", "other"), [(5, 6), (5, 9), (1, ROWS)])
@@ -174,7 +174,7 @@ def test_swapped_rows_are_named(filled: Ledger, one: int, other: int) -> None:
         f"UPDATE audit_log SET seq = {other} WHERE seq = {MOVED}",
     )
     found = verify(filled)
-    assert_broken(found, Broken.REORDERED, one, f"event-{other}")
+    assert_broken(found, Damage.REORDERED, one, f"event-{other}")
     assert found.problem is not None
     assert f"row {one} was written as row {other}" in found.problem.sentence
 
@@ -184,7 +184,7 @@ def test_a_cut_tail_is_named_against_a_checkpoint(filled: Ledger) -> None:
     tamper(filled, "DELETE FROM audit_log WHERE seq > 9")
     assert verify(filled).whole, "nothing in the table itself can show it"
     found = verify(filled, checkpoints=[seen])
-    assert_broken(found, Broken.TAIL_CUT, 10, None)
+    assert_broken(found, Damage.TAIL_CUT, 10, None)
     assert found.problem is not None
     assert f"rows 10 to {ROWS} are gone" in found.problem.sentence
 
@@ -192,8 +192,8 @@ def test_a_cut_tail_is_named_against_a_checkpoint(filled: Ledger) -> None:
 def test_everything_cut_is_named_against_a_checkpoint(filled: Ledger) -> None:
     seen = checkpoint(filled)
     tamper(filled, "DELETE FROM audit_log")
-    assert_broken(verify(filled, checkpoints=[seen]), Broken.TAIL_CUT, 1, None)
-    assert_broken(verify(filled, start=seen), Broken.TAIL_CUT, ROWS, None)
+    assert_broken(verify(filled, checkpoints=[seen]), Damage.TAIL_CUT, 1, None)
+    assert_broken(verify(filled, start=seen), Damage.TAIL_CUT, ROWS, None)
 
 
 def test_a_tail_cut_and_grown_again_is_named_against_a_checkpoint(filled: Ledger) -> None:
@@ -202,8 +202,8 @@ def test_a_tail_cut_and_grown_again_is_named_against_a_checkpoint(filled: Ledger
     other = Ledger.connect(filled.engine.url.render_as_string(hide_password=False))
     other.append([AuditRecord(action="X", source="cli", id=f"new-{n}") for n in range(5)])
     other.close()
-    assert_broken(verify(filled, checkpoints=[seen]), Broken.CHANGED, ROWS, "new-2")
-    assert_broken(verify(filled, start=seen), Broken.CHANGED, ROWS, "new-2")
+    assert_broken(verify(filled, checkpoints=[seen]), Damage.CHANGED, ROWS, "new-2")
+    assert_broken(verify(filled, start=seen), Damage.CHANGED, ROWS, "new-2")
 
 
 def test_a_tail_cut_under_a_living_writer_shows_without_a_checkpoint(postgres_url: str) -> None:
@@ -216,7 +216,7 @@ def test_a_tail_cut_under_a_living_writer_shows_without_a_checkpoint(postgres_ur
     tamper(other, "DELETE FROM audit_log WHERE seq > 3")
     other.close()
     ledger.append([AuditRecord(action="X", source="cli", id="event-6")])
-    assert_broken(verify(ledger), Broken.MISSING, 4, None)
+    assert_broken(verify(ledger), Damage.MISSING, 4, None)
     ledger.close()
 
 
@@ -227,7 +227,7 @@ def test_a_walk_from_a_checkpoint_reads_only_what_is_new(filled: Ledger) -> None
     assert found.whole
     assert (found.rows, found.seq) == (2, ROWS + 1)
     tamper(filled, f"UPDATE audit_log SET user_id = 'mallory' WHERE seq = {ROWS}")
-    assert_broken(verify(filled, start=seen), Broken.CHANGED, ROWS, f"event-{ROWS}")
+    assert_broken(verify(filled, start=seen), Damage.CHANGED, ROWS, f"event-{ROWS}")
 
 
 def test_without_the_key_a_chain_of_hmacs_can_be_neither_verified_nor_forged(database_url: str) -> None:
@@ -236,7 +236,7 @@ def test_without_the_key_a_chain_of_hmacs_can_be_neither_verified_nor_forged(dat
     upgrade(ledger)
     ledger.append([AuditRecord(action="X", source="cli", id=f"event-{n}") for n in range(1, 6)])
     assert verify(ledger, key=key).whole
-    assert_broken(verify(ledger), Broken.CHANGED, 1, "event-1")
+    assert_broken(verify(ledger), Damage.CHANGED, 1, "event-1")
     tamper(ledger, forge(ledger, 6, fitting=True))
-    assert_broken(verify(ledger, key=key), Broken.CHANGED, 6, "forged")
+    assert_broken(verify(ledger, key=key), Damage.CHANGED, 6, "forged")
     ledger.close()

@@ -17,7 +17,8 @@ import psutil
 import redis
 
 from breaker import CircuitBreaker
-from ledger.ledger import Filter, Ledger
+from ledger.ledger import Ledger
+from ledger.queries import Filter
 from ledger.record import AuditRow
 from sandbox.prefect_server import PrefectServer
 from tests.helpers import eventually

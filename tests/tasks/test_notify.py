@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from breaker.uuid7 import uuid7
 from configuration.settings import Settings
 from ledger.configured import open_ready_ledger, open_spool
-from ledger.ledger import Filter
+from ledger.queries import Filter
 from sandbox.child_process import free_port
 from tasks.notification_text import pagerduty_event, slack_message
 from tasks.notify import NOTIFICATION_FAILED, RECORD_WAIT, DeliveryFailure, Kind, Note, notify
