@@ -1,7 +1,8 @@
-"""Servers as child processes that never outlive the process which started them."""
+"""Start and end servers as child processes, which never outlive the process that started them."""
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import signal
@@ -10,6 +11,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import IO
 
 _PR_SET_PDEATHSIG = 1
@@ -31,7 +33,13 @@ def listens(port: int) -> bool:
 
 
 def spawn(
-    command: Sequence[str], *, env: Mapping[str, str] | None = None, output: IO[bytes] | None = None
+    command: Sequence[str],
+    *,
+    env: Mapping[str, str] | None = None,
+    output: IO[bytes] | None = None,
+    stdin: IO[bytes] | None = None,
+    pass_fds: Sequence[int] = (),
+    cwd: Path | None = None,
 ) -> subprocess.Popen[bytes]:
     """Start `command` in a session of its own, so that Ctrl-C reaches us and not it.
 
@@ -45,10 +53,12 @@ def spawn(
         try:
             process = subprocess.Popen(
                 command,
-                stdin=subprocess.DEVNULL,
+                stdin=stdin or subprocess.DEVNULL,
                 stdout=output or subprocess.DEVNULL,
                 stderr=subprocess.STDOUT if output else subprocess.DEVNULL,
                 env=dict(env) if env is not None else None,
+                pass_fds=pass_fds,
+                cwd=cwd,
                 start_new_session=True,
                 preexec_fn=_die_with_parent(),  # noqa: PLW1509 (only calls prctl, which was looked up before the fork)
             )
@@ -65,6 +75,17 @@ def spawn(
     if isinstance(started[0], OSError):
         raise started[0]
     return started[0]
+
+
+def end(process: subprocess.Popen[bytes], *, within: float) -> None:
+    """End a child in order, also one that is stopped by a signal; kill it if that takes more than `within` seconds."""
+    if process.poll() is None:
+        process.send_signal(signal.SIGCONT)
+        process.terminate()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(within)
+    process.kill()
+    process.wait()
 
 
 def _die_with_parent() -> Callable[[], None] | None:

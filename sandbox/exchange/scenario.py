@@ -1,4 +1,4 @@
-"""A scenario: the book the paper exchange starts with and the trouble it makes, as TOML.
+"""Read a scenario from TOML: the book the paper exchange starts with and the trouble it makes.
 
 Durations are seconds on the exchange's clock (which `time_scale` speeds up), latency is milliseconds, quantities are
 shares. Everything has a default; an empty file is a quiet market and an empty book.
@@ -39,8 +39,8 @@ class _Part(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, ser_json_inf_nan="constants")
 
 
-class Spread(_Part):
-    """A distribution: a plain number, `{low, high}` (uniform) or `{median, sigma, cap}` (log-normal)."""
+class Distribution(_Part):
+    """A plain number, `{low, high}` (uniform) or `{median, sigma, cap}` (log-normal)."""
 
     fixed: float | None = Field(default=None, ge=0)
     low: float | None = Field(default=None, ge=0)
@@ -67,12 +67,12 @@ class Spread(_Part):
         return min(random.lognormvariate(math.log(self.median), self.sigma), self.cap)
 
 
-def _number_as_spread(value: object) -> object:
+def _number_as_distribution(value: object) -> object:
     return {"fixed": value} if isinstance(value, int | float) else value
 
 
-AnySpread = Annotated[Spread, BeforeValidator(_number_as_spread)]
-_ZERO_SPREAD = Spread(fixed=0)
+AnyDistribution = Annotated[Distribution, BeforeValidator(_number_as_distribution)]
+_ZERO = Distribution(fixed=0)
 
 
 class Account(_Part):
@@ -157,7 +157,7 @@ class PriceMove(_Part):
 
 
 class Fills(_Part):
-    delay: AnySpread = _ZERO_SPREAD
+    delay: AnyDistribution = _ZERO
     partial_probability: Probability = 0.0
     partial_fraction: float = Field(default=0.5, gt=0, lt=1)
     pause: Seconds = 0.05
@@ -167,7 +167,7 @@ class Fills(_Part):
 
 
 class Cancels(_Part):
-    delay: AnySpread = _ZERO_SPREAD
+    delay: AnyDistribution = _ZERO
     race_probability: Probability = 0.0
     """The order fills between the cancel request and its effect."""
     race_fraction: float = Field(default=1.0, gt=0, le=1)
@@ -250,7 +250,7 @@ class Scenario(_Part):
     """False: a venue that lets orders cross zero."""
     rate_limit: int = Field(default=200, ge=1)
     """Requests a minute."""
-    latency_ms: AnySpread = _ZERO_SPREAD
+    latency_ms: AnyDistribution = _ZERO
     account: Account = Account()
     market: Market = Market()
     book: GeneratedBook = GeneratedBook()

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ctypes
 import json
 import os
-import signal
 import socket
 import subprocess
 import sys
@@ -26,6 +24,7 @@ from fastapi import FastAPI
 from starlette.types import ASGIApp, Scope
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from sandbox.child_process import end, spawn
 from sandbox.exchange.alpaca.conventions import ALPACA
 from sandbox.exchange.alpaca.routes import add_alpaca_routes
 from sandbox.exchange.control import add_control_routes
@@ -35,7 +34,6 @@ from sandbox.exchange.venue import Host
 
 _START_LIMIT: Final = 20.0
 _STOP_LIMIT: Final = 5.0
-_PR_SET_PDEATHSIG: Final = 1
 
 
 class PaperExchangeFailed(RuntimeError):
@@ -135,10 +133,7 @@ class _ControlClient:
 
 
 class PaperExchange(_ControlClient):
-    """The exchange in a child process on a free loopback port; it ends with `stop()`, and with its parent (Linux).
-
-    Start it from the main thread, or from one that lives as long as it should.
-    """
+    """The exchange in a child process on a free loopback port; it ends with `stop()`, and with its parent (Linux)."""
 
     def __init__(self, scenario: Scenario | None = None, *, port: int = 0) -> None:
         self._scenario = scenario or Scenario()
@@ -156,29 +151,22 @@ class PaperExchange(_ControlClient):
             self.url = f"http://127.0.0.1:{listener.getsockname()[1]}"
             scenario.write(self._scenario.model_dump_json(exclude_defaults=True).encode())
             scenario.seek(0)
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", "sandbox.exchange", "--listener", str(listener.fileno())],
-                stdin=scenario,
-                pass_fds=[listener.fileno()],
-                cwd=Path(__file__).parents[2],
-                # A Ctrl-C on the terminal is the parent's to handle.
-                start_new_session=True,
-                env={**os.environ, "BREAKER_PAPER_PARENT": str(os.getpid())},
-            )
+            with os.fdopen(os.dup(2), "wb") as our_stderr:
+                self._process = spawn(
+                    [sys.executable, "-m", "sandbox.exchange", "--listener", str(listener.fileno())],
+                    output=our_stderr,
+                    stdin=scenario,
+                    pass_fds=[listener.fileno()],
+                    cwd=Path(__file__).parents[2],
+                )
         self._wait_until_it_answers()
         return self
 
     def stop(self) -> None:
         """End it; doing so twice is fine."""
         process, self._process = self._process, None
-        if process is None:
-            return
-        process.terminate()
-        try:
-            process.wait(_STOP_LIMIT)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+        if process is not None:
+            end(process, within=_STOP_LIMIT)
 
     @property
     def pid(self) -> int:
@@ -234,14 +222,3 @@ class PaperExchangeThread(_ControlClient):
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         self.stop()
-
-
-def die_with(parent: int) -> None:
-    """Ask the kernel to end this process when that parent ends (Linux); at once if it already has.
-
-    The kernel watches the *thread* that started it, so a parent starts it from a thread that lasts.
-    """
-    if sys.platform == "linux":
-        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != parent:
-            raise SystemExit(1)

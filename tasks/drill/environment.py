@@ -1,4 +1,4 @@
-"""An environment for one drill: a Redis, a venue, a ledger and a state directory that nobody else has."""
+"""Open an environment for one drill: a Redis, a venue, a ledger and a state directory that nobody else has."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from redis import Redis
 from breaker import CircuitBreaker
 from configuration.settings import AccountSettings, RecoverySettings, ServiceSettings, Settings
 from sandbox.embedded_redis import EmbeddedRedis
-from sandbox.exchange.scenario import Account, Cancels, Fills, GeneratedBook, Scenario, Spread
+from sandbox.exchange.scenario import Account, Cancels, Distribution, Fills, GeneratedBook, Scenario
 from sandbox.exchange.server import PaperExchange
 
 AUTHOR, APPROVER = "drill author", "drill approver"
@@ -92,9 +92,9 @@ def _scenario(production: Settings) -> Scenario:
     size = production.drill
     return Scenario(
         seed=secrets.randbelow(2**31),
-        latency_ms=Spread(median=6, sigma=0.6, cap=80),
+        latency_ms=Distribution(median=6, sigma=0.6, cap=80),
         account=Account(key=secrets.token_hex(8), secret=secrets.token_hex(16)),
         book=GeneratedBook(orders=size.orders, positions=size.positions),
-        cancels=Cancels(delay=Spread(low=0, high=0.3), race_probability=0.05),
-        fills=Fills(delay=Spread(low=0, high=0.4), partial_probability=0.25),
+        cancels=Cancels(delay=Distribution(low=0, high=0.3), race_probability=0.05),
+        fills=Fills(delay=Distribution(low=0, high=0.4), partial_probability=0.25),
     )
