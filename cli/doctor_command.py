@@ -34,7 +34,7 @@ def doctor(as_json: JsonOption = False) -> None:
     """
     settings = load_settings()
     from tasks.checks.measurement import worst  # noqa: PLC0415
-    from tasks.verification.doctor import diagnose  # noqa: PLC0415  `--help` and a wrong configuration don't pay for it
+    from tasks.doctor.diagnosis import diagnose  # noqa: PLC0415  `--help` and a wrong configuration don't pay for it
 
     found = asyncio.run(diagnose(settings))
     if as_json:

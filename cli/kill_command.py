@@ -232,7 +232,7 @@ async def _confirm_and_run(
     run: KillRun, yes: bool, early: FirstSweep | None, view: kill_view.KillView, loading: threading.Thread
 ) -> KillReport | None:
     from brokers.sweep import first_sweep  # noqa: PLC0415  after the trip
-    from flows.kill_context import note_sweep  # noqa: PLC0415
+    from flows.kill_context import record_sweep  # noqa: PLC0415
 
     if not yes:
         loading.start()  # while the person reads
@@ -248,7 +248,7 @@ async def _confirm_and_run(
     run.first_sweep_after = sweep.after
     if yes:
         loading.start()  # not before: importing in a thread holds up the sweep
-    note_sweep(run, sweep.results)
+    record_sweep(run, sweep.results)
     if run.trail is not None:
         run.trail.start()
     await asyncio.to_thread(loading.join)

@@ -23,7 +23,7 @@ from cli.options import JsonOption, OperatorOption, ScopeOption, login_name, on_
 from cli.transitions import open_breaker
 from configuration.redis_clients import async_redis_client
 from configuration.settings import Settings, load_settings
-from tasks.recovery.answering import NotTaken, hand_over, refusal_of, refusal_record
+from tasks.recovery.answers import AnswerNotTaken, refusal_of, refusal_record, submit_answer
 from tasks.recovery.approval_rules import CATEGORIES, MIN_TEXT, Approval, ApprovalRules, RootCause
 from tasks.recovery.checklist import CHECKLIST
 from tasks.recovery.evidence_store import read_evidence
@@ -142,8 +142,8 @@ def answer(
         typer.echo(f"breaker: refused: {refusal}; nothing changed, the recovery still waits", err=True)
         raise typer.Exit(Exit.REFUSED)
     try:
-        asyncio.run(hand_over(state, given))
-    except NotTaken as error:
+        asyncio.run(submit_answer(state, given))
+    except AnswerNotTaken as error:
         typer.echo(f"breaker: {error}; look with: breaker recover", err=True)
         raise typer.Exit(Exit.REFUSED) from None
     typer.echo(f"answered {state.waiting_for}; follow it with: breaker recover --watch")

@@ -1,1 +1,1 @@
-"""Settings, and what is made from them: breakers, Redis clients, the orchestrator's client."""
+"""Read the settings, and make from them breakers, Redis clients and the orchestrator's client."""

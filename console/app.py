@@ -27,7 +27,7 @@ from console.render import STATIC
 from console.security import Guard
 from console.services import Services
 from console.web import BadForm, SignInNeeded, identity_of
-from tasks.recovery.answering import NotTaken
+from tasks.recovery.answers import AnswerNotTaken
 
 _NOWHERE = frozenset({"", "0.0.0.0", "::"})  # noqa: S104  addresses to listen at, by which nobody calls us
 
@@ -102,7 +102,9 @@ async def _bad_form(request: Request, error: Exception) -> Response:
 
 
 async def _refused(request: Request, error: Exception) -> Response:
-    status = 422 if isinstance(error, InvalidInput) else 409 if isinstance(error, NothingAsked | NotTaken) else 503
+    status = (
+        422 if isinstance(error, InvalidInput) else 409 if isinstance(error, NothingAsked | AnswerNotTaken) else 503
+    )
     return message(request, await identity_of(request), status, "Not possible", str(error))
 
 

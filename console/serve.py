@@ -11,8 +11,9 @@ from pathlib import Path
 import uvicorn
 
 from breaker import BreakerError
+from configuration.console import ConsoleSettings
 from configuration.orchestrator import set_prefect_timeouts
-from configuration.settings import ConfigurationError, ConsoleSettings, Settings, load_settings
+from configuration.settings import ConfigurationError, Settings, load_settings
 from console.app import Application, create_app
 from console.auth.accounts import Accounts
 from console.auth.passwords import random_password

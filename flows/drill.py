@@ -1,4 +1,4 @@
-"""The drill: the whole circle, from the trip to OPEN again, on a book of its own at a venue of its own.
+"""Rehearse the whole circle, from the trip to OPEN again, on a book of its own at a venue of its own.
 
 Nothing in it knows of production but where its figures are filed.
 """
@@ -27,18 +27,18 @@ from brokers.sweep import first_sweep
 from configuration.breakers import async_breaker_of
 from configuration.settings import Settings, load_settings
 from flows.drivers import run_directly, without_prefect
-from flows.kill_context import note_sweep, open_kill_run
+from flows.kill_context import open_kill_run, record_sweep
 from flows.kill_switch import halt_and_flatten
-from flows.recovery import FormT, open_desk, walk_checklist
+from flows.recovery import FormT, open_recovery, walk_checklist
 from tasks.drill.environment import APPROVER, AUTHOR, DrillEnvironment, open_drill_environment
-from tasks.drill.filing import file_result
+from tasks.drill.record import record_result
 from tasks.drill.result import DrillResult, problems_of_kill
 from tasks.kill.report import KillReport
 from tasks.kill.run import current_kill
 from tasks.notify import DeliveryFailure
 from tasks.recovery.context import RecoveryContext, current_recovery
 from tasks.recovery.forms import ApprovalForm, RootCauseForm
-from tasks.single_run import STILL_RUNNING, alone
+from tasks.single_run import STILL_RUNNING, single_run
 
 REASON = "drill: planned, on a paper account of its own"
 GATE_PATIENCE = 5.0
@@ -57,11 +57,11 @@ _NEW_RISK = OrderIntent("DRILL", "buy", 1)
 async def drill() -> State[Any]:
     """The whole circle once. Failed when anything of it did, with what as the message."""
     settings = load_settings()
-    with alone(settings, "drill") as mine:
-        if not mine:
+    with single_run(settings, "drill") as acquired:
+        if not acquired:
             return Completed(name="Skipped", message=STILL_RUNNING)
         result = await rehearse_as_task(settings)
-        undelivered = await file_as_task(settings, result)
+        undelivered = await record_as_task(settings, result)
     await _publish(result)
     for failure in undelivered:
         get_run_logger().warning("%s: %s", failure.channel, failure.problem)
@@ -69,9 +69,9 @@ async def drill() -> State[Any]:
 
 
 async def run_drill(settings: Settings, *, by: str, source: str) -> tuple[DrillResult, list[DeliveryFailure]]:
-    """The same without the orchestrator, and who could not be told. Raises what `file_result` raises."""
+    """The same without the orchestrator, and who could not be told. Raises what `record_result` raises."""
     result = await rehearse(settings)
-    return result, await file_result(settings, result, by=by, source=source)
+    return result, await record_result(settings, result, by=by, source=source)
 
 
 @task(name="Rehearse", cache_policy=NO_CACHE, persist_result=False)
@@ -80,8 +80,8 @@ async def rehearse_as_task(settings: Settings) -> DrillResult:
 
 
 @task(name="File the figures", cache_policy=NO_CACHE, persist_result=False)
-async def file_as_task(settings: Settings, result: DrillResult) -> list[DeliveryFailure]:
-    return await file_result(settings, result, by="drill", source="flow", flow_run_id=str(this_flow_run.id))
+async def record_as_task(settings: Settings, result: DrillResult) -> list[DeliveryFailure]:
+    return await record_result(settings, result, by="drill", source="flow", flow_run_id=str(this_flow_run.id))
 
 
 async def rehearse(settings: Settings) -> DrillResult:
@@ -140,7 +140,7 @@ async def _flatten(environment: DrillEnvironment, started: float, halted_after: 
         try:
             swept = await first_sweep(run.brokers.values(), run.settings.first_sweep_timeout)
             run.first_sweep_after = run.elapsed
-            note_sweep(run, swept)
+            record_sweep(run, swept)
             return await halt_and_flatten(run, without_prefect)
         finally:
             current_kill.reset(token)
@@ -154,7 +154,7 @@ async def _recover(environment: DrillEnvironment, result: DrillResult) -> DrillR
         incident_id = str((await breaker.get_status()).incident_id)
         async with (
             asyncio.timeout(environment.settings.recovery.watch + RECOVERY_LIMIT),
-            open_desk(environment.settings, incident_id, "global", flow_run_id=result.drill_id) as context,
+            open_recovery(environment.settings, incident_id, "global", flow_run_id=result.drill_id) as context,
         ):
             token = current_recovery.set(context)
             try:

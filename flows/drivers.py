@@ -1,4 +1,4 @@
-"""Two ways to run the same step: under the orchestrator, and without it."""
+"""Run a step in one of two ways: under the orchestrator, or without it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 from prefect.tasks import Task
 
-from tasks.kill.run import DirectStep, current_kill
+from tasks.kill.run import UnorchestratedStep, current_kill
 from tasks.kill.steps import is_transient
 
 
@@ -30,9 +30,9 @@ async def without_prefect(step: Task[..., Any], **arguments: Any) -> Any:
     try:
         result = await run_directly(step, **arguments)
     except Exception as error:
-        run.done_directly.append(DirectStep(step.name, arguments, begun, datetime.now(UTC), str(error)))
+        run.unorchestrated_steps.append(UnorchestratedStep(step.name, arguments, begun, datetime.now(UTC), str(error)))
         raise
-    run.done_directly.append(DirectStep(step.name, arguments, begun, datetime.now(UTC)))
+    run.unorchestrated_steps.append(UnorchestratedStep(step.name, arguments, begun, datetime.now(UTC)))
     return result
 
 

@@ -1,4 +1,4 @@
-"""The scheduled verification: every minute, whether breaker, ledger, feeds, conditions and services are in order.
+"""Verify every minute that breaker, ledger, feeds, conditions and services are in order.
 
 Red runs fail and say what is red; people are told once per change. One check that fails never keeps another from being
 made.
@@ -19,17 +19,18 @@ from prefect.states import Completed, Failed
 
 from configuration.settings import Settings, load_settings
 from ledger.configured import open_checkpoints
-from tasks.checks.measurement import Colour, Measurement
-from tasks.checks.probe import Probe, explain
-from tasks.checks.stores import names_in, open_stores
-from tasks.notify import Kind, Note, notify
-from tasks.single_run import STILL_RUNNING, alone
+from tasks.checks.measurement import Colour, Measurement, names_of
+from tasks.checks.probe import Probe, describe_error
+from tasks.checks.stores import open_stores
+from tasks.notification import Notification, NotificationKind
+from tasks.notify import notify
+from tasks.single_run import STILL_RUNNING, single_run
 from tasks.verification import steps
-from tasks.verification.last_result import Change, LastVerification, change, read_last, write_last
+from tasks.verification.last_result import Change, LastVerification, change_since, read_last, write_last
 
 TOO_LATE = timedelta(seconds=60)
 """After an outage the orchestrator hands out every run that was missed; only the newest says anything of now."""
-DEDUPLICATION = "health-verification"
+DEDUPLICATION_KEY = "health-verification"
 """What stands for an incident's id in notifications of the verification itself."""
 
 
@@ -48,40 +49,42 @@ async def health_verification() -> State[Any]:
         )
     settings = load_settings()
     with ExitStack() as opened:
-        if not await asyncio.to_thread(opened.enter_context, alone(settings, "health-verification")):
+        if not await asyncio.to_thread(opened.enter_context, single_run(settings, "health-verification")):
             return Completed(name="Skipped", message=STILL_RUNNING)
         previous = await read_last(settings)
         stores = await asyncio.to_thread(opened.enter_context, open_stores(settings))
-        run = steps.Run(settings, stores, previous, started_at)
+        run = steps.VerificationRun(settings, stores, previous, started_at)
         measurements = await _measure(run)
         _log(measurements)
         await asyncio.gather(steps.publish(measurements, started_at), _conclude(run, measurements))
     red = [found for found in measurements if found.colour is Colour.RED]
     if red:
         return Failed(message="RED: " + "; ".join(f"{found.name}: {found.problem}" for found in red))
-    yellow = names_in(measurements, Colour.YELLOW)
+    yellow = names_of(measurements, Colour.YELLOW)
     return Completed(message=f"GREEN, yellow: {', '.join(yellow)}" if yellow else "GREEN")
 
 
-async def _measure(run: steps.Run) -> list[Measurement]:
+async def _measure(run: steps.VerificationRun) -> list[Measurement]:
     token = steps.current_verification.set(run)
     try:
-        found = await asyncio.gather(_one_after_another(steps.IN_ORDER), *(_made(check) for check in steps.BESIDE))
+        found = await asyncio.gather(
+            _run_sequentially(steps.SEQUENTIAL), *(_run_check(check) for check in steps.CONCURRENT)
+        )
     finally:
         steps.current_verification.reset(token)
     return [measurement for some in found for measurement in some]
 
 
-async def _one_after_another(some: Sequence[steps.Check]) -> list[Measurement]:
-    return [measurement for check in some for measurement in await _made(check)]
+async def _run_sequentially(some: Sequence[steps.Check]) -> list[Measurement]:
+    return [measurement for check in some for measurement in await _run_check(check)]
 
 
-async def _made(check: steps.Check) -> list[Measurement]:
+async def _run_check(check: steps.Check) -> list[Measurement]:
     """The check's measurements; a red one in its name when it could not be made."""
     try:
         found: list[Measurement] = await check()
     except Exception as error:  # the other checks are made all the same
-        return [Probe(check.name, "made", "the check itself").failed(explain(error) or type(error).__name__)]
+        return [Probe(check.name, "made", "the check itself").failed(describe_error(error) or type(error).__name__)]
     return found
 
 
@@ -93,7 +96,7 @@ def _log(measurements: Sequence[Measurement]) -> None:
             level("%s is %s: %s, limit %s. %s", found.name, found.colour, found.value, found.limit, found.problem)
 
 
-async def _conclude(run: steps.Run, measurements: Sequence[Measurement]) -> None:
+async def _conclude(run: steps.VerificationRun, measurements: Sequence[Measurement]) -> None:
     """Keep what was found, and tell people if it is news."""
     settings, previous = run.settings, run.previous
     walked_at = None if previous is None else previous.walked_at
@@ -101,33 +104,43 @@ async def _conclude(run: steps.Run, measurements: Sequence[Measurement]) -> None
     if walked:
         walked_at = run.started_at
     # Kept first: telling people twice is worse than a run that dies between the two.
-    last = LastVerification(run.started_at, names_in(measurements, Colour.RED), walked_at, run.compared_to)
+    last = LastVerification(run.started_at, names_of(measurements, Colour.RED), walked_at, run.compared_to)
     problems = await write_last(settings, last)
-    note = news(() if previous is None else previous.failing, measurements, settings.recovery.console_url)
+    note = change_notification(
+        () if previous is None else previous.failing, measurements, settings.recovery.console_url
+    )
     failures = [] if note is None else await notify(settings, note)
-    if walked and settings.notifications.anybody:
-        failures += await notify(settings, await asyncio.to_thread(checkpoint_note, settings))
+    if walked and settings.notifications.any_channel:
+        failures += await notify(settings, await asyncio.to_thread(checkpoint_notification, settings))
     for problem in [*problems, *(f"{failure.channel}: {failure.problem}" for failure in failures)]:
         get_run_logger().warning(problem)
 
 
-def checkpoint_note(settings: Settings) -> Note:
+def checkpoint_notification(settings: Settings) -> Notification:
     """Once a day the audit log's checkpoint leaves this host, so that a tail cut off with the file beside it shows."""
     newest = open_checkpoints(settings).all()[-1]
-    return Note(Kind.CHECKPOINT, DEDUPLICATION, "The audit log was verified from its first row", str(newest), "info")
+    return Notification(
+        NotificationKind.CHECKPOINT,
+        DEDUPLICATION_KEY,
+        "The audit log was verified from its first row",
+        str(newest),
+        "info",
+    )
 
 
-def news(before: Sequence[str], measurements: Sequence[Measurement], link: str | None) -> Note | None:
+def change_notification(
+    before: Sequence[str], measurements: Sequence[Measurement], link: str | None
+) -> Notification | None:
     """What people are to be told after the names in `before` were red; None when nothing has changed for them."""
     red = [found for found in measurements if found.colour is Colour.RED]
-    match change(before, [found.name for found in red]):
+    match change_since(before, [found.name for found in red]):
         case Change.FAILED:
             names = ", ".join(sorted({found.name for found in red}))
             body = "\n".join(f"{found.name}: {found.value}. {found.problem}" for found in red)
             title = f"Health verification failed: {names}"
-            return Note(Kind.VERIFICATION_FAILED, DEDUPLICATION, title, body, "critical", link)
+            return Notification(NotificationKind.VERIFICATION_FAILED, DEDUPLICATION_KEY, title, body, "critical", link)
         case Change.RECOVERED:
             title, body = "Health verification is green again", f"No longer red: {', '.join(before)}."
-            return Note(Kind.VERIFICATION_RECOVERED, DEDUPLICATION, title, body, "info", link)
+            return Notification(NotificationKind.VERIFICATION_RECOVERED, DEDUPLICATION_KEY, title, body, "info", link)
         case Change.NONE:
             return None

@@ -1,4 +1,4 @@
-"""From the configuration to a run of the kill switch. Imports no orchestrator: the first sweep comes before that."""
+"""Open a run of the kill switch as configured. Imports no orchestrator: the first sweep comes before that."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from ledger.spool import Spool
 from tasks.audit_trail import AuditTrail
 from tasks.kill.account import Observer
 from tasks.kill.run import KillRun
-from tasks.kill.status_feed import published
+from tasks.kill.status_feed import publish_status
 
 if TYPE_CHECKING:
     from brokers.protocol import Broker
@@ -89,8 +89,8 @@ async def open_kill_run(
     )
     if record_at_once:
         trail.start()
-    run.tell("KILL_SWITCH_STARTED", reason=reason, accounts=wanted)
-    async with published(run, settings):
+    run.record("KILL_SWITCH_STARTED", reason=reason, accounts=wanted)
+    async with publish_status(run, settings):
         try:
             yield run
         finally:
@@ -100,7 +100,7 @@ async def open_kill_run(
             run.missing += await asyncio.to_thread(trail.close, LEDGER_WAIT)
 
 
-def note_sweep(run: KillRun, swept: Iterable[SweepResult]) -> None:
+def record_sweep(run: KillRun, swept: Iterable[SweepResult]) -> None:
     """What the first sweep did, into the run and its records."""
     for result in swept:
         asked = result.accepted + result.refused
@@ -108,7 +108,7 @@ def note_sweep(run: KillRun, swept: Iterable[SweepResult]) -> None:
         run.update(result.account, canceled=result.accepted, orders_at_start=asked, orders_open=asked)
         if result.problem:
             run.update(result.account, note=result.problem)
-        run.tell(
+        run.record(
             "FIRST_SWEEP",
             account=result.account,
             accepted=result.accepted,

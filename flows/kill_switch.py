@@ -1,4 +1,4 @@
-"""The kill switch: confirm the trip, cancel, flatten, verify, report. One procedure, with or without Prefect.
+"""Kill: confirm the trip, cancel, flatten, verify, report. One procedure, with or without Prefect.
 
 Whatever happens to the orchestrator, the procedure goes on: the flow is a way of running it, not a condition for it.
 """
@@ -23,13 +23,13 @@ from brokers.protocol import BrokerError
 from flows.drivers import RunStep, with_prefect, without_prefect
 from flows.kill_context import open_kill_run
 from tasks.kill import steps
-from tasks.kill.artifacts import moving_progress
+from tasks.kill.artifacts import live_progress
 from tasks.kill.report import KillReport, seconds
 from tasks.kill.run import KillRun, current_kill, make_report
 
 CONFIRMATION_WAIT = 2.0
 """Seconds after which flattening no longer waits for a trip that this run makes first; confirming goes on beside it."""
-TELLING_WAIT = 3.0
+NOTIFY_WAIT = 3.0
 """Seconds beyond the notifications' own time limit that the orchestrator and the spool may add to it."""
 REFUSAL_WAIT = 0.25
 """Seconds to see whether anybody listens at the orchestrator's address; no answer in that time is not a refusal."""
@@ -40,12 +40,12 @@ FINAL_STATE_WAIT = 3.0
 async def halt_and_flatten(run: KillRun, do: RunStep) -> KillReport:
     """The procedure. Accounts go in parallel, and none waits for another one's trouble."""
     confirmation = asyncio.create_task(_confirm_trip(run, do))
-    if not run.trip_was_asked_for:
+    if not run.trip_requested:
         await asyncio.wait({confirmation}, timeout=CONFIRMATION_WAIT)
     await asyncio.gather(*(_flatten_account(run, do, account) for account in run.brokers))
     await confirmation
     report = make_report(run)
-    run.tell("KILL_SWITCH_FINISHED", **_summary(report))
+    run.record("KILL_SWITCH_FINISHED", **_summary(report))
     return report
 
 
@@ -53,7 +53,7 @@ async def _confirm_trip(run: KillRun, do: RunStep) -> None:
     try:
         await do(steps.confirm_trip, incident_id=run.incident_id)
     except Exception as error:  # Redis being down must not keep the book from being closed
-        run.miss(f"the trip could not be confirmed: {error}")
+        run.record_missing(f"the trip could not be confirmed: {error}")
 
 
 async def _flatten_account(run: KillRun, do: RunStep, account: str) -> None:
@@ -64,10 +64,10 @@ async def _flatten_account(run: KillRun, do: RunStep, account: str) -> None:
                 return
     except BrokerError as error:
         run.update(account, phase="failed", note=str(error))
-        run.tell("ACCOUNT_FAILED", account=account, error=str(error))
+        run.record("ACCOUNT_FAILED", account=account, error=str(error))
     except Exception as error:  # a mistake of ours in one account must not stop the others
         run.update(account, phase="failed", note=f"{type(error).__name__}: {error}")
-        run.tell("ACCOUNT_FAILED", account=account, error=f"{type(error).__name__}: {error}")
+        run.record("ACCOUNT_FAILED", account=account, error=f"{type(error).__name__}: {error}")
 
 
 async def _cancel_beside_snapshot(run: KillRun, do: RunStep, account: str) -> None:
@@ -119,7 +119,7 @@ async def _flow_body(run: KillRun) -> State[Any]:
         run.trail.flow_run_id = this_flow_run.id
     try:
         with TagsContext(current_tags=set()):  # the run's tags stay the run's; see the steps
-            if run.taken_over:
+            if run.without_orchestrator:
                 await run.reported.wait()
                 await _record_late(run)
             else:
@@ -138,10 +138,10 @@ async def _flow_body(run: KillRun) -> State[Any]:
 
 async def _run_orchestrated(run: KillRun) -> None:
     logger = get_run_logger()
-    run.observers = (*run.observers, lambda action, details: logger.info("%s %s", action, _brief(details)))
-    async with moving_progress(run):
+    run.observers = (*run.observers, lambda action, details: logger.info("%s %s", action, _one_line(details)))
+    async with live_progress(run):
         run.report = await halt_and_flatten(run, with_prefect)
-    telling = asyncio.create_task(_tell_people(run, with_prefect, run.report))
+    telling = asyncio.create_task(_notify_people(run, with_prefect, run.report))
     run.reported.set()
     await _publish(run, run.report)
     await telling
@@ -149,9 +149,9 @@ async def _run_orchestrated(run: KillRun) -> None:
 
 async def _record_late(run: KillRun) -> None:
     """The orchestrator answered after the procedure had begun without it: show there what was done."""
-    for step in run.done_directly:
+    for step in run.unorchestrated_steps:
         name = " ".join([step.name, *(str(value) for value in step.arguments.values() if isinstance(value, str))])
-        recorded = steps.record_direct_step.with_options(name=step.name, task_run_name=name)
+        recorded = steps.record_unorchestrated_step.with_options(name=step.name, task_run_name=name)
         with suppress(RuntimeError):  # how a recorded failure shows as one; it was reported when it happened
             await recorded(step)
     if run.report is not None:
@@ -162,23 +162,23 @@ async def _publish(run: KillRun, report: KillReport) -> None:
     try:
         await steps.publish_report(incident_id=run.incident_id, report=report)
     except Exception as error:
-        run.miss(f"Prefect's report artifact ({type(error).__name__})")
+        run.record_missing(f"Prefect's report artifact ({type(error).__name__})")
 
 
-async def _tell_people(run: KillRun, do: RunStep, report: KillReport) -> None:
+async def _notify_people(run: KillRun, do: RunStep, report: KillReport) -> None:
     """Once a run, by whoever comes first; the other waits until it is done."""
     settings = run.configuration
-    if settings is None or not settings.notifications.anybody:
+    if settings is None or not settings.notifications.any_channel:
         return
-    async with run.telling:
-        if run.told:
+    async with run.notifying:
+        if run.notified:
             return
-        run.told = True
+        run.notified = True
         try:
-            async with asyncio.timeout(settings.notifications.timeout + TELLING_WAIT):
+            async with asyncio.timeout(settings.notifications.timeout + NOTIFY_WAIT):
                 await do(steps.notify_people, incident_id=run.incident_id, report=report)
         except Exception as error:  # people not being told must not change what was done
-            run.miss(f"notifications ({type(error).__name__})")
+            run.record_missing(f"notifications ({type(error).__name__})")
 
 
 async def run_kill_switch(run: KillRun, announce: Callable[[KillReport], None]) -> KillReport:
@@ -190,43 +190,43 @@ async def run_kill_switch(run: KillRun, announce: Callable[[KillReport], None]) 
     token = current_kill.set(run)
     try:
         configured = get_current_settings().api.url
-        refused = configured is not None and await _refuses(configured)
+        refused = configured is not None and await _refuses_connections(configured)
         # Where none is configured, Prefect starts a temporary server, and blocks this loop for seconds meanwhile.
         flow_run = asyncio.create_task(_start_flow(run)) if configured and not refused else None
         if flow_run is not None:
-            await _first(flow_run, run.begun, run.settings.orchestrator_wait)
+            await _wait_for_first(flow_run, run.begun, run.settings.orchestrator_wait)
             if run.begun.is_set():
-                await _first(flow_run, run.reported, None)
+                await _wait_for_first(flow_run, run.reported, None)
         if run.report is None:
-            run.taken_over = True
+            run.without_orchestrator = True
             if refused:
-                run.miss(f"Prefect at {configured}, which refuses connections")
+                run.record_missing(f"Prefect at {configured}, which refuses connections")
             elif configured and flow_run is not None:
-                run.miss(_why_without_prefect(flow_run, configured, run.settings.orchestrator_wait))
+                run.record_missing(_why_without_prefect(flow_run, configured, run.settings.orchestrator_wait))
             run.report = await halt_and_flatten(run, without_prefect)
             run.reported.set()
         announce(run.report)
-        await _tell_people(run, without_prefect, run.report)
-        if configured and refused and await _refuses(configured):
-            run.miss("Prefect did not record the run, as it still refuses connections")
+        await _notify_people(run, without_prefect, run.report)
+        if configured and refused and await _refuses_connections(configured):
+            run.record_missing("Prefect did not record the run, as it still refuses connections")
         else:
-            await _let_it_record(run, flow_run or asyncio.create_task(_start_flow(run)))
+            await _wait_for_record(run, flow_run or asyncio.create_task(_start_flow(run)))
         return run.report
     finally:
         current_kill.reset(token)
 
 
-async def _let_it_record(run: KillRun, flow_run: asyncio.Task[None]) -> None:
-    wait = run.settings.record_wait if run.taken_over else FINAL_STATE_WAIT
+async def _wait_for_record(run: KillRun, flow_run: asyncio.Task[None]) -> None:
+    wait = run.settings.record_wait if run.without_orchestrator else FINAL_STATE_WAIT
     await asyncio.wait({flow_run}, timeout=wait)
     if not flow_run.done():
-        run.miss(f"Prefect did not record the run within {wait:g} s")
+        run.record_missing(f"Prefect did not record the run within {wait:g} s")
         flow_run.cancel()
     elif flow_run.exception() is not None:
-        run.miss(f"Prefect did not record the run ({type(flow_run.exception()).__name__})")
+        run.record_missing(f"Prefect did not record the run ({type(flow_run.exception()).__name__})")
 
 
-async def _refuses(api: str) -> bool:
+async def _refuses_connections(api: str) -> bool:
     """Whether nobody listens there. Prefect's client would find out too, but only after seconds of trying again."""
     url = urlsplit(api)
     if getproxies():  # what is at the other end can't be seen from here
@@ -253,7 +253,7 @@ async def _start_flow(run: KillRun) -> None:
         )
 
 
-async def _first(flow_run: asyncio.Task[None], event: asyncio.Event, timeout: float | None) -> None:
+async def _wait_for_first(flow_run: asyncio.Task[None], event: asyncio.Event, timeout: float | None) -> None:
     """Wait until the flow run ended, the event happened, or `timeout` seconds passed."""
     waiting = asyncio.create_task(event.wait())
     await asyncio.wait({flow_run, waiting}, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
@@ -294,5 +294,5 @@ def _milliseconds(value: float | None) -> float | None:
     return None if value is None else round(value, 3)
 
 
-def _brief(details: Mapping[str, Any]) -> str:
+def _one_line(details: Mapping[str, Any]) -> str:
     return " ".join(f"{key}={value}" for key, value in details.items() if value not in ("", None))

@@ -1,4 +1,4 @@
-"""The recovery: the runbook's checklist, walked as far as machines can, then waiting for people.
+"""Recover: walk the runbook's checklist as far as machines can, then wait for people.
 
 While it waits, the run is suspended: no process is kept, and a restart of worker or server loses nothing. When it goes
 on it begins at the top again, and every step that was done is taken from what was kept of it.
@@ -32,12 +32,12 @@ from flows.drivers import RunStep, with_prefect
 from ledger.configured import open_ready_ledger, open_spool
 from ledger.recorder import Recorder
 from tasks.recovery import steps
-from tasks.recovery.artifacts import shown_in_prefect, update
-from tasks.recovery.attestation import question_of
+from tasks.recovery.artifacts import live_artifacts, update_artifacts
+from tasks.recovery.attestation import question_id
 from tasks.recovery.checklist import CHECKLIST, Section
 from tasks.recovery.context import RecoveryContext, current_recovery
 from tasks.recovery.forms import ApprovalForm, RootCauseForm
-from tasks.recovery.state import RecoveryState, claim, now_iso, read_state, take_over
+from tasks.recovery.state import RecoveryState, claim, now_iso, read_state, take_over_claim
 
 WAIT_FOR_PEOPLE = 365 * 86_400
 """Seconds that a form stays open. Nobody answering leads to reminders, not to a failure."""
@@ -62,7 +62,7 @@ async def recovery(incident_id: str, scope: str = "global") -> State[Any]:
         scope: which breaker.
     """
     settings = load_settings()
-    async with open_desk(settings, incident_id, scope, flow_run_id=str(this_flow_run.id)) as context:
+    async with open_recovery(settings, incident_id, scope, flow_run_id=str(this_flow_run.id)) as context:
         status = await context.breaker.get_status()
         if status.incident_id not in (None, incident_id):
             # It would hide the later one's recovery from everybody who looks, and its reset would be refused.
@@ -72,7 +72,7 @@ async def recovery(incident_id: str, scope: str = "global") -> State[Any]:
             return Completed(message=f"Attached: flow run {holder} is this incident's recovery.")
         token = current_recovery.set(context)
         try:
-            async with shown_in_prefect(context):
+            async with live_artifacts(context):
                 for round_ in itertools.count(1):
                     if await walk_checklist(context, round_, with_prefect, _ask_by_suspending):
                         break
@@ -81,7 +81,7 @@ async def recovery(incident_id: str, scope: str = "global") -> State[Any]:
     return Completed(message="Recovered: OPEN.")
 
 
-class Ask(Protocol):
+class AskForm(Protocol):
     """How the procedure has a person answer a form: `waiting_for` and `question` name it, `description` is shown."""
 
     async def __call__(
@@ -89,11 +89,11 @@ class Ask(Protocol):
     ) -> FormT: ...
 
 
-async def walk_checklist(context: RecoveryContext, round_: int, do: RunStep, ask: Ask) -> bool:
+async def walk_checklist(context: RecoveryContext, round_: int, do: RunStep, ask: AskForm) -> bool:
     """The checklist, once. False when the watch tripped the breaker again: then it is begun anew."""
     section_1, section_2, section_3 = CHECKLIST[:3]
     trip = dict(await context.breaker.get_status())
-    tell = partial(do, steps.tell_people, round_=round_)
+    tell = partial(do, steps.notify_people, round_=round_)
     evidence = await do(steps.gather_evidence, round_=round_)
     if round_ == 1:
         by_whom = f"{trip.get('trip_reason', 'unknown reason')}, by {trip.get('tripped_by', 'nobody named')}"
@@ -130,17 +130,17 @@ async def walk_checklist(context: RecoveryContext, round_: int, do: RunStep, ask
         await tell(kind="RETRIPPED", title="The watch tripped the breaker again", body=why, critical=True)
         await do(steps.reopen, round_=round_, why=why)
         return False
-    await context.show(phase="recovered: OPEN", problem="")
+    await context.update(phase="recovered: OPEN", problem="")
     await context.record("RECOVERY_FINISHED", {"rounds": round_}, once="finished")
     await write_report(stage="at the end")
-    await context.show(done=True)
+    await context.update(done=True)
     await tell(kind="RECOVERED", title="Recovered", body="The watch ended well; trading is OPEN again")
     return True
 
 
-async def _root_cause(context: RecoveryContext, round_: int, evidence: str, do: RunStep, ask: Ask) -> RootCauseForm:
+async def _root_cause(context: RecoveryContext, round_: int, evidence: str, do: RunStep, ask: AskForm) -> RootCauseForm:
     for attempt in itertools.count(1):
-        question = question_of("root-cause", round_, attempt)
+        question = question_id("root-cause", round_, attempt)
         form = await ask(context, RootCauseForm, "root-cause", question, f"{_refusal(context)}{evidence}")
         answer = asdict(form.answer())
         problem = await do(steps.accept_root_cause, round_=round_, attempt=attempt, answer=answer)
@@ -150,9 +150,9 @@ async def _root_cause(context: RecoveryContext, round_: int, evidence: str, do: 
     raise AssertionError("asked until answered")
 
 
-async def _approved_reset(context: RecoveryContext, round_: int, do: RunStep, ask: Ask) -> dict[str, Any]:
+async def _approved_reset(context: RecoveryContext, round_: int, do: RunStep, ask: AskForm) -> dict[str, Any]:
     for attempt in itertools.count(1):
-        question = question_of("approval", round_, attempt)
+        question = question_id("approval", round_, attempt)
         form = await ask(context, ApprovalForm, "approval", question, f"{_refusal(context)}{context.state.as_text()}")
         done: dict[str, Any] = await do(steps.reset, round_=round_, attempt=attempt, answer=asdict(form.answer()))
         context.state = replace(context.state, problem=done.get("refused", ""))
@@ -166,17 +166,17 @@ async def _ask_by_suspending(
 ) -> FormT:
     """Suspend until a person has answered. Asked once: a run that begins again gets the answer that was given."""
     if (context.state.waiting_for, context.state.question) != (waiting_for, question):
-        await context.show(
+        await context.update(
             waiting_for=waiting_for,
             waiting_since=now_iso(),
             question=question,
             phase=f"waiting for a person: {waiting_for}",
         )
-    await update(context)
+    await update_artifacts(context)
     answer: FormT = await asuspend_flow_run(
         wait_for_input=form.with_initial_data(description=description), key=question, timeout=WAIT_FOR_PEOPLE
     )
-    await context.show(waiting_for="", waiting_since="", question="", phase="going on", reminded_at="")
+    await context.update(waiting_for="", waiting_since="", question="", phase="going on", reminded_at="")
     return answer
 
 
@@ -194,7 +194,7 @@ async def _holder(context: RecoveryContext) -> str:
     mine, incident = context.state.flow_run_id, context.state.incident_id
     holder = await claim(context.redis, incident, mine)
     if holder != mine and await _has_ended(holder):
-        await take_over(context.redis, incident, mine)
+        await take_over_claim(context.redis, incident, mine)
         return mine
     return holder
 
@@ -214,11 +214,11 @@ async def _has_ended(flow_run_id: str) -> bool:
 
 
 @asynccontextmanager
-async def open_desk(
+async def open_recovery(
     settings: Settings, incident_id: str, scope: str, *, flow_run_id: str
 ) -> AsyncIterator[RecoveryContext]:
     """What the checklist of this incident works with, as far as this flow run had got with it."""
-    redis = _patient_redis(settings)
+    redis = _redis_with_retries(settings)
     breaker = async_breaker_of(settings, scope)
     recorder = Recorder(open_ready_ledger(settings), open_spool(settings))
     shown = await read_state(redis, scope)
@@ -234,6 +234,6 @@ async def open_desk(
         recorder.ledger.close()
 
 
-def _patient_redis(settings: Settings) -> Redis:
+def _redis_with_retries(settings: Settings) -> Redis:
     patience = Retry(ExponentialBackoff(cap=1.0, base=0.1), REDIS_RETRIES)
     return async_redis_client(settings, timeout=settings.redis_timeout, retry=patience)

@@ -1,1 +1,1 @@
-"""The audit log: every action exactly once, in a chain that shows whatever is done to it."""
+"""Keep the audit log: every action exactly once, in a chain that shows whatever is done to it."""

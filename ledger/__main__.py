@@ -1,4 +1,4 @@
-"""`python -m ledger upgrade [--url URL]`: bring the ledger's database to this version's form."""
+"""Bring the ledger's database to this version's form: `python -m ledger upgrade [--url URL]`."""
 
 from __future__ import annotations
 

@@ -11,7 +11,6 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
-from uuid import UUID
 
 from breaker.circuit import CircuitBreaker
 from breaker.deadline_client import DeadlineClient
@@ -23,7 +22,7 @@ from breaker.trip_reasons import TripReason
 from ledger.continuity import StoredState, explains, override_record, transition_record
 from ledger.ledger import Ledger
 from ledger.outbox import OutboxDrain, drain_outbox, record_transitions, with_distinct_ids
-from ledger.record import AuditRecord, derived_id
+from ledger.record import AuditRecord, derived_id, uuid_or_none
 from ledger.tail import LATE, RecordedState
 
 if TYPE_CHECKING:
@@ -112,7 +111,7 @@ def _trip_if_opened(
             details={"found": found.state, "ledger": State.TRIPPED.value, "cause": cause},
             tripped_by="reconciliation",
             event_id=derived_id(TripReason.LEDGER_MISMATCH, found.scope, cause),
-            incident_id=_uuid_or_none(before.standing_trip.incident_id),
+            incident_id=uuid_or_none(before.standing_trip.incident_id),
         )
     drained = drain_outbox(redis, ledger, [found.scope], timeout=timeout)
     return replace(found, tripped=True, drained=found.drained + drained)
@@ -173,10 +172,3 @@ def _snapshot(client: DeadlineClient, scope: str) -> _Snapshot:
 
 def _text(reply: Any) -> str:
     return reply.decode() if isinstance(reply, bytes) else str(reply)
-
-
-def _uuid_or_none(value: str | None) -> str | None:
-    try:
-        return None if value is None else str(UUID(value))
-    except ValueError:
-        return None

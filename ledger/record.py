@@ -95,6 +95,14 @@ def derived_id(*parts: str) -> str:
     return str(uuid5(_NAMESPACE, _encode(parts)))
 
 
+def uuid_or_none(text: str | None) -> str | None:
+    """A UUID as it is written usually; None for what is none, such as an incident's id that somebody wrote by hand."""
+    try:
+        return None if text is None else str(UUID(text))
+    except ValueError:
+        return None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AuditRecord:
     """What happened, before it has a place in the chain.

@@ -40,7 +40,7 @@ from configuration.breakers import apply_pending_trips, async_breaker_of, store_
 from configuration.orchestrator import set_prefect_timeouts
 from configuration.redis_clients import async_redis_client, redis_client
 from configuration.settings import ConfigurationError, Settings
-from flows.kill_context import note_sweep, open_kill_run
+from flows.kill_context import open_kill_run, record_sweep
 from tasks.kill.account import AccountProgress
 from tasks.kill.report import KillReport
 from tasks.kill.run import KillRun
@@ -265,7 +265,7 @@ class Standby:
             opened=self._brokers,  # with their connections, and what they know of the venues' rate limits
         ) as run:
             run.clock.started, run.halted_after, run.first_sweep_after = times[0], halted_after, times[1]
-            note_sweep(run, swept)
+            record_sweep(run, swept)
             showing = asyncio.create_task(_show_progress(run, say))
             try:
                 report = await run_kill_switch(run, lambda made: say(_reported(made)))

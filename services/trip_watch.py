@@ -24,7 +24,7 @@ from ledger.errors import LedgerError
 from ledger.ledger import Ledger
 from ledger.outbox import drain_outbox, known_scopes
 from tasks import orchestrator
-from tasks.recovery.state import RecoveryState, claim_key, key_of
+from tasks.recovery.state import RecoveryState, claim_key, state_key
 from tasks.trip_announcement import announce_trips
 
 EVERY = 0.5
@@ -93,7 +93,7 @@ class TripWatch(threading.Thread):
         try:
             for scope in self._scopes:
                 for flow_run_id in self._unfinished(redis, scope):
-                    if asyncio.run(orchestrator.run_again_if_broken(UUID(flow_run_id))):
+                    if asyncio.run(orchestrator.reschedule_if_failed(UUID(flow_run_id))):
                         log.warning("recovery had broken off, started again", scope=scope, flow_run_id=flow_run_id)
             self._note("recoveries", None)
         except Exception as error:  # whatever the orchestrator's client raises must not end the watch over trips
@@ -101,7 +101,7 @@ class TripWatch(threading.Thread):
 
     def _unfinished(self, redis: Redis, scope: str) -> set[str]:
         """Flow runs: the one that shows its picture, and the tripped incident's, which may have failed before that."""
-        raw = redis.get(key_of(scope))
+        raw = redis.get(state_key(scope))
         state = RecoveryState.from_json(raw) if isinstance(raw, bytes) else None
         found = {state.flow_run_id} if state is not None and not state.done else set()
         breaker = breaker_of(self._settings, scope, redis=redis)

@@ -1,4 +1,4 @@
-"""How a procedure's actions get into the ledger without the procedure ever waiting for a database."""
+"""Get a procedure's actions into the ledger without the procedure ever waiting for a database."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 RETRY_AFTER = 2.0
 """Seconds for which a ledger that failed is left alone."""
-_BAD_NEWS = ("FAILED", "UNAVAILABLE", "WITHOUT", "NOT_FLAT")
+_FAILURE_WORDS = ("FAILED", "UNAVAILABLE", "WITHOUT", "NOT_FLAT")
 
 
 class AuditTrail:
@@ -57,7 +57,7 @@ class AuditTrail:
             self._thread.start()
 
     def __call__(self, action: str, details: Mapping[str, Any]) -> None:
-        outcome = FAILED if any(word in action for word in _BAD_NEWS) or details.get("flat") is False else OK
+        outcome = FAILED if any(word in action for word in _FAILURE_WORDS) or details.get("flat") is False else OK
         record = self._record(action=action, details=details, outcome=outcome, flow_run_id=self.flow_run_id)
         try:
             self._spool.add([record])

@@ -1,4 +1,4 @@
-"""Telling people: Slack, PagerDuty and anything that Apprise reaches, all at once, within one deadline.
+"""Notify people: by Slack, PagerDuty and anything that Apprise reaches, all at once, within one deadline.
 
 Slack gets its own message format where `notifications.slack` is a webhook's address. PagerDuty is spoken to directly,
 since only so an incident can be given the breaker's incident id, told more about, and resolved. Everything else is
@@ -12,7 +12,6 @@ import logging
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
-from uuid import UUID
 
 import httpx
 import stamina
@@ -21,12 +20,10 @@ from pydantic import SecretStr
 
 from configuration.settings import NotificationSettings, Settings
 from ledger.errors import InvalidRecord, SpoolUnavailable
-from ledger.record import FAILED, AuditRecord
+from ledger.record import FAILED, AuditRecord, uuid_or_none
 from ledger.spool import Spool
-from tasks.notification_text import Kind, Note, Severity, apprise_type, pagerduty_event, plain_text, slack_message
-from tasks.redaction import configured_secrets, scrub
-
-__all__ = ["NOTIFICATION_FAILED", "RECORD_WAIT", "DeliveryFailure", "Kind", "Note", "Severity", "notify"]
+from tasks.notification import Notification, apprise_type, pagerduty_event, plain_text, slack_message
+from tasks.redaction import configured_secrets, redact
 
 stamina.instrumentation.set_on_retry_hooks(())  # they print on standard output, which may be an answer for machines
 
@@ -54,45 +51,45 @@ class _NotDelivered(Exception):
         """Seconds that the service wants to be left alone."""
 
 
-async def notify(settings: Settings, note: Note) -> list[DeliveryFailure]:
-    """Send `note` to every configured channel, trying again with back-off until `notifications.timeout` is over.
+async def notify(settings: Settings, notification: Notification) -> list[DeliveryFailure]:
+    """Send to every configured channel, trying again with back-off until `notifications.timeout` is over.
 
     Never raises, and returns within that time and `RECORD_WAIT`. What could not be delivered is returned, and recorded
     as NOTIFICATION_FAILED.
     """
     secrets = configured_secrets(settings)
-    clean = replace(note, title=scrub(note.title, secrets), body=scrub(note.body, secrets))
+    clean = replace(notification, title=redact(notification.title, secrets), body=redact(notification.body, secrets))
     limit = settings.notifications.timeout
     sending = [_deliver(channel, send, limit) for channel, send in _channels(settings.notifications, clean)]
     results = await asyncio.gather(*sending)
-    failures = [replace(found, problem=scrub(found.problem, secrets)) for found in results if found is not None]
+    failures = [replace(found, problem=redact(found.problem, secrets)) for found in results if found is not None]
     return failures + await _record(settings, clean, failures)
 
 
 _Send = Callable[[], Awaitable[None]]
 
 
-def _channels(settings: NotificationSettings, note: Note) -> list[tuple[str, _Send]]:
+def _channels(settings: NotificationSettings, notification: Notification) -> list[tuple[str, _Send]]:
     channels: list[tuple[str, _Send]] = []
     if settings.slack is not None:
         url = settings.slack.get_secret_value()
         if url.startswith(("https://", "http://")):
-            channels.append(("slack", lambda: _post(url, slack_message(note), settings.timeout)))
+            channels.append(("slack", lambda: _post(url, slack_message(notification), settings.timeout)))
         else:
-            channels.append(("slack", lambda: _by_apprise(url, note)))
+            channels.append(("slack", lambda: _by_apprise(url, notification)))
     if settings.pagerduty is not None:
-        event = pagerduty_event(note, settings.pagerduty.get_secret_value())
+        event = pagerduty_event(notification, settings.pagerduty.get_secret_value())
         if event is not None:
             channels.append(("pagerduty", lambda: _post(settings.pagerduty_url, event, settings.timeout)))
-    return channels + [(_scheme(other), _apprise_sender(other, note)) for other in settings.others]
+    return channels + [(_scheme(other), _apprise_sender(other, notification)) for other in settings.others]
 
 
 def _scheme(url: SecretStr) -> str:
     return url.get_secret_value().partition("://")[0][:20]
 
 
-def _apprise_sender(url: SecretStr, note: Note) -> _Send:
-    return lambda: _by_apprise(url.get_secret_value(), note)
+def _apprise_sender(url: SecretStr, notification: Notification) -> _Send:
+    return lambda: _by_apprise(url.get_secret_value(), notification)
 
 
 async def _deliver(channel: str, send: _Send, limit: float) -> DeliveryFailure | None:
@@ -134,7 +131,7 @@ async def _post(url: str, body: Mapping[str, Any], limit: float) -> None:
         raise _NotDelivered("its address is no URL", worth_retrying=False) from None
     if answer.is_success:
         return
-    said = scrub(" ".join(answer.text.split())[:200])
+    said = redact(" ".join(answer.text.split())[:200])
     busy = answer.status_code == httpx.codes.TOO_MANY_REQUESTS
     raise _NotDelivered(
         f"it answered {answer.status_code} {said}".rstrip(),
@@ -150,27 +147,31 @@ def _retry_after(answer: httpx.Response) -> float | None:
         return None
 
 
-async def _by_apprise(url: str, note: Note) -> None:
-    if not await asyncio.to_thread(_send_by_apprise, url, note):
+async def _by_apprise(url: str, notification: Notification) -> None:
+    if not await asyncio.to_thread(_send_by_apprise, url, notification):
         raise _NotDelivered("the service did not take it", worth_retrying=True)
 
 
-def _send_by_apprise(url: str, note: Note) -> bool:
+def _send_by_apprise(url: str, notification: Notification) -> bool:
     from apprise import Apprise  # noqa: PLC0415  a hundred services, slow to import
 
     channel = Apprise()
     if not channel.add(url):
         raise _NotDelivered("its address is no Apprise URL", worth_retrying=False)
-    return bool(channel.notify(body=plain_text(note), title=note.title, notify_type=apprise_type(note)))
+    return bool(
+        channel.notify(body=plain_text(notification), title=notification.title, notify_type=apprise_type(notification))
+    )
 
 
-async def _record(settings: Settings, note: Note, failures: list[DeliveryFailure]) -> list[DeliveryFailure]:
+async def _record(
+    settings: Settings, notification: Notification, failures: list[DeliveryFailure]
+) -> list[DeliveryFailure]:
     """Put the failures on record. Returns what kept that from happening, as a failure of its own."""
     if not failures:
         return []
     spool = Spool(settings.state_dir / "spool")
     try:
-        records = [_record_of(note, failure) for failure in failures]
+        records = [_failure_record(notification, failure) for failure in failures]
         await asyncio.wait_for(asyncio.to_thread(spool.add, records), RECORD_WAIT)
     except (SpoolUnavailable, InvalidRecord, TimeoutError) as error:
         problem = str(error) or f"the spool did not take it within {RECORD_WAIT:g} s"
@@ -179,21 +180,19 @@ async def _record(settings: Settings, note: Note, failures: list[DeliveryFailure
     return []
 
 
-def _record_of(note: Note, failure: DeliveryFailure) -> AuditRecord:
+def _failure_record(notification: Notification, failure: DeliveryFailure) -> AuditRecord:
     return AuditRecord(
         action=NOTIFICATION_FAILED,
         source="flow",
-        incident_id=_uuid_or_none(note.incident_id),
-        details={"channel": failure.channel, "problem": failure.problem, "kind": note.kind.value, "title": note.title},
+        incident_id=uuid_or_none(notification.incident_id),
+        details={
+            "channel": failure.channel,
+            "problem": failure.problem,
+            "kind": notification.kind.value,
+            "title": notification.title,
+        },
         outcome=FAILED,
     )
-
-
-def _uuid_or_none(text: str) -> str | None:
-    try:
-        return str(UUID(text))
-    except ValueError:
-        return None
 
 
 class _WithoutPaths(logging.Filter):

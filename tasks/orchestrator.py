@@ -1,4 +1,4 @@
-"""What the configured Prefect API knows of flow runs. Ask only where `is_configured`: none is started for it."""
+"""Ask the configured Prefect API about flow runs. Only where `is_configured`: none is started for it."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ SILENT_FOR = timedelta(seconds=60)
 
 
 def is_configured() -> bool:
-    return address() is not None
+    return api_url() is not None
 
 
-def address() -> str | None:
+def api_url() -> str | None:
     """The configured API's, None where there is none."""
     from prefect.settings import get_current_settings  # noqa: PLC0415  Prefect is slow to import
 
     return get_current_settings().api.url or None
 
 
-def page_of(flow_run_id: str) -> str | None:
+def flow_run_url(flow_run_id: str) -> str | None:
     """The run's page in Prefect's UI, where there is one."""
     if not is_configured():
         return None
@@ -65,14 +65,14 @@ async def running(flow_name: str) -> list[FlowRun]:
     return await _runs_of(flow_name, StateType.RUNNING, StateType.CANCELLING)
 
 
-async def waiting(flow_name: str) -> list[FlowRun]:
+async def suspended(flow_name: str) -> list[FlowRun]:
     """The flow's runs that are suspended until a person answers."""
     from prefect.client.schemas.objects import StateType  # noqa: PLC0415
 
     return await _runs_of(flow_name, StateType.PAUSED)
 
 
-async def cancel_waiting(flow_run_id: UUID, why: str) -> bool:
+async def cancel_suspended(flow_run_id: UUID, why: str) -> bool:
     """Cancel a run that waits, without a process that would notice. False when it no longer does."""
     from prefect.states import Cancelled  # noqa: PLC0415
 
@@ -101,32 +101,32 @@ async def _runs_of(flow_name: str, *types: StateType) -> list[FlowRun]:
         )
 
 
-async def run_again_if_gone(flow_run_id: UUID) -> bool:
+async def reschedule_if_lost(flow_run_id: UUID) -> bool:
     """Put a run whose process is gone back to Scheduled, so that whoever serves its deployment starts it again.
 
     False when it has not said Running or Pending for `SILENT_FOR`: then there is nothing to put back.
     """
-    return await _run_again(flow_run_id, is_gone)
+    return await _reschedule(flow_run_id, is_lost)
 
 
-def is_gone(state: State[Any], now: datetime) -> bool:
+def is_lost(state: State[Any], now: datetime) -> bool:
     """Whether a run without a sign of life has no process; one that has just been submitted or resumed is about to give
     one.
     """
     return (state.is_running() or state.is_pending()) and now - state.timestamp >= SILENT_FOR
 
 
-async def run_again_if_broken(flow_run_id: UUID) -> bool:
+async def reschedule_if_failed(flow_run_id: UUID) -> bool:
     """The same for a run whose process was reported dead, or that failed `FAILED_FOR` ago or before."""
-    return await _run_again(flow_run_id, is_broken)
+    return await _reschedule(flow_run_id, is_failed_or_crashed)
 
 
-def is_broken(state: State[Any], now: datetime) -> bool:
+def is_failed_or_crashed(state: State[Any], now: datetime) -> bool:
     """A failure is given a moment: what it lacked is seldom there again at once."""
     return state.is_crashed() or (state.is_failed() and now - state.timestamp >= FAILED_FOR)
 
 
-async def _run_again(flow_run_id: UUID, when: Callable[[State[Any], datetime], bool]) -> bool:
+async def _reschedule(flow_run_id: UUID, when: Callable[[State[Any], datetime], bool]) -> bool:
     from prefect.states import Scheduled  # noqa: PLC0415
 
     async with _client() as client:

@@ -1,4 +1,4 @@
-"""Taking secrets out of text that people are shown: log lines, error messages, notifications."""
+"""Redact secrets from text that people are shown: log lines, error messages, notifications."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _SHORTEST = 6
 """Characters; hiding shorter ones, such as the password `a`, would hide every word that has them."""
 
 
-def scrub(text: str, secrets: Iterable[str] = ()) -> str:
+def redact(text: str, secrets: Iterable[str] = ()) -> str:
     """`text` without the given secrets, and without what looks like one: the value of anything named key, secret, token
     or password, credentials in URLs and headers, private keys.
     """

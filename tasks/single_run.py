@@ -1,4 +1,4 @@
-"""What runs on a schedule runs once at a time on a host.
+"""Run what is scheduled once at a time on a host.
 
 Not by a concurrency limit of the orchestrator's: there, a run whose process is killed keeps its place for five minutes,
 and for good if the orchestrator is started again meanwhile, and nothing is verified in that time.
@@ -16,13 +16,13 @@ STILL_RUNNING = "Skipped: the one before is still running."
 
 
 @contextmanager
-def alone(settings: Settings, name: str) -> Iterator[bool]:
+def single_run(settings: Settings, name: str) -> Iterator[bool]:
     """Whether no other process of this host is at `name`. A state directory without locks holds up nobody."""
     directory = settings.state_dir
     with ExitStack() as opened:
         try:
             directory.mkdir(parents=True, exist_ok=True)
-            mine = opened.enter_context(process_lock(directory / f"{name}.lock"))
+            acquired = opened.enter_context(process_lock(directory / f"{name}.lock"))
         except OSError:
-            mine = True
-        yield mine
+            acquired = True
+        yield acquired

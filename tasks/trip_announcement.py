@@ -1,4 +1,4 @@
-"""From a trip, wherever it came from, to the event that starts its recovery.
+"""Announce trips, wherever they came from, by the event that starts their recovery.
 
 Level-triggered: what counts is that the breaker is tripped and its incident has no recovery yet, not who noticed the
 moment. So a trip is announced whoever made it, also when the orchestrator was down at that time; and the recovery
@@ -20,17 +20,17 @@ from tasks.recovery.state import claim_key
 
 TRIPPED = "circuit-breaker.tripped"
 """The event's name; its resource is `circuit-breaker.{scope}`, its payload names incident, scope and reason."""
-AGAIN_AFTER = 20
+REPEAT_AFTER = 20
 """Seconds after which an announcement that no recovery followed is made again."""
 
 
 @dataclass(frozen=True, slots=True)
-class Announced:
+class AnnouncedTrip:
     scope: str
     incident_id: str
 
 
-def announce_trips(settings: Settings, redis: Redis, scopes: Iterable[str]) -> list[Announced]:
+def announce_trips(settings: Settings, redis: Redis, scopes: Iterable[str]) -> list[AnnouncedTrip]:
     """Emit the event for each tripped breaker whose incident has no recovery. Raises what redis-py raises."""
     announced = []
     for scope in scopes:
@@ -40,12 +40,12 @@ def announce_trips(settings: Settings, redis: Redis, scopes: Iterable[str]) -> l
         incident = status.incident_id
         if status.state is not State.TRIPPED or incident is None or redis.exists(claim_key(incident)):
             continue
-        if not redis.set(f"circuit_breaker:recovery_announced:{incident}", scope, nx=True, ex=AGAIN_AFTER):
+        if not redis.set(f"circuit_breaker:recovery_announced:{incident}", scope, nx=True, ex=REPEAT_AFTER):
             continue
         emit_event(
             event=TRIPPED,
             resource={"prefect.resource.id": f"circuit-breaker.{scope}", "prefect.resource.name": scope},
             payload={"incident_id": incident, "scope": scope, "reason": status.trip_reason or ""},
         )
-        announced.append(Announced(scope, incident))
+        announced.append(AnnouncedTrip(scope, incident))
     return announced

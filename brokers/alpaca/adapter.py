@@ -1,4 +1,4 @@
-"""Do what `brokers.protocol.Broker` asks at one Alpaca account.
+"""Serve the broker protocol at one Alpaca account.
 
 What shapes this adapter: 207 is not success but a status per item; lists of orders come in pages of at most 500; an
 order whose answer was lost is looked up by its client order id and never sent again under another one.

@@ -28,7 +28,7 @@ from configuration.reasons import checked_reason
 from configuration.settings import Settings
 from console.actions.trip_reset import Actions, Caller
 from console.auth.permissions import Permission
-from flows.kill_context import note_sweep, open_kill_run
+from flows.kill_context import open_kill_run, record_sweep
 from tasks.kill.run import KillRun
 from tasks.kill.status import KillStatus, kill_status
 from tasks.kill.status_feed import read_kill_statuses
@@ -241,7 +241,7 @@ async def _flatten(kill: Kill, settings: Settings) -> None:
         kill.run = run
         swept = await first_sweep(run.brokers.values(), run.settings.first_sweep_timeout)
         run.first_sweep_after = run.elapsed
-        note_sweep(run, swept)
+        record_sweep(run, swept)
         from flows.kill_switch import run_kill_switch  # noqa: PLC0415  slow to import, and the sweep comes first
 
         await run_kill_switch(run, lambda _: None)

@@ -16,9 +16,9 @@ from breaker.errors import BreakerUnavailable, InvalidInput
 from configuration.settings import Settings
 from console.actions.trip_reset import Actions, Caller
 from console.auth.permissions import Permission
-from tasks.recovery.answering import NotTaken, hand_over, refusal_of, refusal_record
+from tasks.recovery.answers import AnswerNotTaken, refusal_of, refusal_record, submit_answer
 from tasks.recovery.approval_rules import Approval, ApprovalRules, RootCause
-from tasks.recovery.attestation import vouch, withdraw
+from tasks.recovery.attestation import attest, withdraw_attestation
 from tasks.recovery.evidence_store import read_evidence
 from tasks.recovery.state import RecoveryState, read_state
 
@@ -70,8 +70,8 @@ class Recoveries:
     ) -> RecoveryState:
         """Give the flow this answer, with the console's word for the caller's permissions; returns what had waited.
 
-        `question` is the one that was looked at. Raises Denied, InvalidInput, NothingAsked, AnswerRefused, NotTaken and
-        BreakerUnavailable; only after NotTaken may it have got there.
+        `question` is the one that was looked at. Raises Denied, InvalidInput, NothingAsked, AnswerRefused,
+        AnswerNotTaken and BreakerUnavailable; only after AnswerNotTaken may it have got there.
         """
         form = "root-cause" if isinstance(answer, RootCause) else "approval"
         await self._actions.require(caller, NEEDED[form])
@@ -93,13 +93,13 @@ class Recoveries:
             await self._actions.keep(record)
             raise AnswerRefused(f"Refused: {refusal}. Nothing changed, the recovery still waits.")
         async with self._redis_in_time("written"):
-            await vouch(self._redis, state.flow_run_id, state.question, answer, permissions)
+            await attest(self._redis, state.flow_run_id, state.question, answer, permissions)
         try:
-            await self._aside(lambda: hand_over(state, answer))
-        except NotTaken as error:
+            await self._aside(lambda: submit_answer(state, answer))
+        except AnswerNotTaken as error:
             if not error.may_have_happened:
                 async with self._redis_in_time("written"):
-                    await withdraw(self._redis, state.flow_run_id, state.question, answer)
+                    await withdraw_attestation(self._redis, state.flow_run_id, state.question, answer)
             raise
         details = {"form": form, "question": state.question}
         await self._actions.record(caller, "RECOVERY_ANSWERED", details, scope=scope, incident_id=state.incident_id)

@@ -21,7 +21,7 @@ from breaker.errors import (
 from console.actions.recovery import AnswerRefused, NothingAsked
 from console.actions.trip_reset import ConditionsRed, Denied
 from ledger.errors import InvalidRecord, LedgerError
-from tasks.recovery.answering import NotTaken
+from tasks.recovery.answers import AnswerNotTaken
 
 MEDIA_TYPE = "application/problem+json"
 
@@ -60,7 +60,7 @@ _KINDS: tuple[tuple[type[Exception], int, str, str], ...] = (
     (RedisRefused, 503, "redis-refused", "Redis refused"),
     (NothingAsked, 409, "nothing-asked", "The recovery doesn't wait for this"),
     (AnswerRefused, 409, "answer-refused", "The answer breaks a rule"),
-    (NotTaken, 503, "answer-not-taken", "The orchestrator did not take the answer"),
+    (AnswerNotTaken, 503, "answer-not-taken", "The orchestrator did not take the answer"),
     (BreakerError, 409, "refused", "Refused"),
     (LedgerError, 503, "ledger-unavailable", "The audit log can't be read"),
 )
@@ -77,7 +77,7 @@ def problem_of(error: Exception) -> JSONResponse:
             if isinstance(error, ResetRateLimited):
                 extra["retry_after"] = error.retry_after
                 headers["Retry-After"] = str(int(error.retry_after) + 1)
-            if isinstance(error, BreakerUnavailable | NotTaken):
+            if isinstance(error, BreakerUnavailable | AnswerNotTaken):
                 extra |= {"may_have_happened": error.may_have_happened}
             if isinstance(error, NotHalted):
                 extra["pending"] = error.pending

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from sqlalchemy import ColumnElement, Connection, and_, delete, insert, select, update
 
 from breaker.errors import BreakerError, InvalidInput
-from configuration.settings import OidcSettings
+from configuration.console import OidcSettings
 from console.auth.passwords import hash_password, password_fits
 from console.auth.permissions import PERMISSIONS, WITHOUT_DATABASE, Identity, Permission, Role
 from console.auth.tables import sessions, tokens, users

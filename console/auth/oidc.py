@@ -29,7 +29,7 @@ from joserfc.errors import InvalidKeyIdError, JoseError
 from joserfc.jwk import KeySet
 
 from breaker import BreakerError
-from configuration.settings import OidcSettings, is_private
+from configuration.console import OidcSettings, is_private
 from console.auth.accounts import Person
 from console.auth.permissions import Role
 

@@ -26,7 +26,7 @@ async def measure_system(
     """
     where = settings.console
     exporter = f"http://{where.metrics_host}:{where.metrics_port}/metrics"
-    api = orchestrator.address()
+    api = orchestrator.api_url()
     found = await asyncio.gather(
         measure_redis(settings),
         measure_database(settings),
@@ -51,30 +51,30 @@ def measure_gates(gates: ReportedGates | str) -> Measurement:
     standing = {word: count for word, count in gates.reasons.items() if count}
     value = ", ".join(f"{count} {word}" for word, count in standing.items()) or "none reports"
     if not standing:
-        return probe.found(
+        return probe.measured(
             value, Colour.YELLOW, "Nothing asks this breaker before it sends, or what asks can't report."
         )
     if gates.lost:
-        return probe.found(value, Colour.YELLOW, "An engine, its host or its way to Redis is gone; see below which.")
+        return probe.measured(value, Colour.YELLOW, "An engine, its host or its way to Redis is gone; see below which.")
     if any(word in GATE_FAULTS for word in standing):
-        return probe.found(value, Colour.YELLOW, "A gate is closed by a fault of its own; see below which.")
-    return probe.found(value)
+        return probe.measured(value, Colour.YELLOW, "A gate is closed by a fault of its own; see below which.")
+    return probe.measured(value)
 
 
 def _no_prefect() -> Measurement:
     probe = Probe("prefect", "configured", "PREFECT_API_URL")
-    return probe.found("not configured", Colour.YELLOW, "Flows run here, without a server; none is scheduled.")
+    return probe.measured("not configured", Colour.YELLOW, "Flows run here, without a server; none is scheduled.")
 
 
 def _venues(settings: Settings, exposure: tuple[AccountExposure, ...] | None) -> list[Measurement]:
     if not settings.accounts:
         probe = Probe("venues", "configured", "accounts in the configuration")
-        return [probe.found("none", Colour.YELLOW, "No account is configured: the kill switch can only halt.")]
+        return [probe.measured("none", Colour.YELLOW, "No account is configured: the kill switch can only halt.")]
     found = []
     for account in exposure or ():
         probe = Probe(f"venue/{account.account}", "answers", "account, orders and positions")
         if account.problem:
             found.append(probe.failed(account.problem))
         else:
-            found.append(probe.found(f"{account.orders} orders, {len(account.positions)} positions"))
+            found.append(probe.measured(f"{account.orders} orders, {len(account.positions)} positions"))
     return found

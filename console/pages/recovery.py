@@ -47,7 +47,7 @@ async def recovery(request: Request, scope: str = GLOBAL, done: str = "") -> Res
         checklist=html(here.render.recovery(seen)),
         has_report=state is not None and await asyncio.to_thread(_report, request, state.incident_id) is not None,
         evidence=await _evidence(here, caller, state),
-        run_page=None if state is None else await asyncio.to_thread(orchestrator.page_of, state.flow_run_id),
+        run_page=None if state is None else await asyncio.to_thread(orchestrator.flow_run_url, state.flow_run_id),
     )
 
 

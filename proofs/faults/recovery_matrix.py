@@ -42,7 +42,7 @@ from proofs.faults.suites import Say, Section, chosen
 from proofs.proxy import Fault, FaultProxy
 from sandbox.embedded_redis import EmbeddedRedis
 from sandbox.prefect_server import PrefectServer
-from tasks.recovery.answering import NotTaken, hand_over
+from tasks.recovery.answers import AnswerNotTaken, submit_answer
 from tasks.recovery.approval_rules import Approval, RootCause
 from tasks.recovery.state import RecoveryState
 from tests.helpers import eventually
@@ -338,8 +338,8 @@ class BreakableStack:
         """A person's answer, straight to the orchestrator. One that isn't taken is given again later."""
         self.served.client.delete(_RATE_LIMIT)
         updates = {PREFECT_API_URL: self.prefect.api_url, PREFECT_CLIENT_MAX_RETRIES: 0}
-        with temporary_settings(updates=updates), contextlib.suppress(NotTaken):
-            asyncio.run(hand_over(state, answer))
+        with temporary_settings(updates=updates), contextlib.suppress(AnswerNotTaken):
+            asyncio.run(submit_answer(state, answer))
 
     def hurt(self, cell: Cell) -> None:
         if isinstance(cell.kind, Fault):

@@ -1,4 +1,4 @@
-"""Section 2 of the checklist: is what halted trading over, and do the two stores answer? (runbook, *Verify Conditions*)
+"""Measure section 2 of the checklist: what halted trading, and the two stores (runbook, *Verify Conditions*).
 
 A measurement's item is its name up to the first `/`: `position-sizes/ALPHA` is account ALPHA's share of
 `position-sizes`. docs/conditions.md says what each colour means.
@@ -21,7 +21,7 @@ from brokers.registry import open_broker
 from configuration.breakers import limits_from
 from configuration.settings import AccountSettings, RecoverySettings, Settings
 from tasks.checks.measurement import Colour, Measurement, worst
-from tasks.checks.probe import NEAR, Probe, RedisReader, judge, redis_reader, take
+from tasks.checks.probe import NEAR, Probe, RedisReader, judge, measure_within, redis_reader
 
 API_ERROR_WINDOW = 300
 """Seconds (runbook, *Automatic Trips*: more than 10 in 5 minutes; *Recovery Checklist*: none in the last 5)."""
@@ -60,13 +60,13 @@ async def measure_drawdown(settings: Settings, scope: str = GLOBAL) -> Measureme
             (stored,) = await redis.ask(f"read {key}", ("HGETALL", key))
         return judge_drawdown(probe, _texts(stored), now, limits)
 
-    return await take(probe, settings.redis_timeout + 1, measure())
+    return await measure_within(probe, settings.redis_timeout + 1, measure())
 
 
 def judge_drawdown(probe: Probe, stored: Mapping[str, str], now: int, limits: Limits) -> Measurement:
     """`stored` is what the drawdown rule keeps; `now` is Redis's time in Unix microseconds."""
     if not stored:
-        return probe.found(
+        return probe.measured(
             "no equity is recorded",
             Colour.YELLOW,
             "No equity is recorded, so no drawdown can be told: look at the account, and let the engine record_equity.",
@@ -79,14 +79,14 @@ def judge_drawdown(probe: Probe, stored: Mapping[str, str], now: int, limits: Li
         return probe.failed("What is stored is no equity: see what wrote to the key, or rebase_equity.")
     value = f"{fallen:.2%} below {high} (equity {equity}, {age:.0f} s old)"
     if limits.drawdown is None:
-        return probe.found(value, Colour.YELLOW, "The rule DRAWDOWN is off, so nothing judges this: do so yourself.")
+        return probe.measured(value, Colour.YELLOW, "The rule DRAWDOWN is off, so nothing judges this: do so yourself.")
     if fallen > limits.drawdown:
-        return probe.found(value, Colour.RED, f"The account is down {fallen:.2%}, more than {probe.limit}.")
+        return probe.measured(value, Colour.RED, f"The account is down {fallen:.2%}, more than {probe.limit}.")
     if age > (limits.data_age or _OLD_EQUITY):
-        return probe.found(value, Colour.YELLOW, f"The last equity is {age:.0f} s old and says little of now.")
+        return probe.measured(value, Colour.YELLOW, f"The last equity is {age:.0f} s old and says little of now.")
     if fallen > limits.drawdown * Decimal(str(NEAR)):
-        return probe.found(value, Colour.YELLOW, f"The account is down {fallen:.2%}, close to {probe.limit}.")
-    return probe.found(value)
+        return probe.measured(value, Colour.YELLOW, f"The account is down {fallen:.2%}, close to {probe.limit}.")
+    return probe.measured(value)
 
 
 def measure_positions(settings: Settings, scope: str = GLOBAL) -> list[Any]:
@@ -101,7 +101,9 @@ def measure_positions(settings: Settings, scope: str = GLOBAL) -> list[Any]:
 async def _no_account(only: str | None) -> Measurement:
     probe = Probe("position-sizes", "none", "the configured accounts")
     missing = "No account is configured" if only is None else f"No account {only} is configured"
-    return probe.found("no account", Colour.YELLOW, f"{missing}, so nobody's positions were read: look at the venue.")
+    return probe.measured(
+        "no account", Colour.YELLOW, f"{missing}, so nobody's positions were read: look at the venue."
+    )
 
 
 async def _measure_account(name: str, account: AccountSettings, limits: RecoverySettings) -> Measurement:
@@ -119,26 +121,26 @@ async def _measure_account(name: str, account: AccountSettings, limits: Recovery
         finally:
             await broker.aclose()
 
-    return await take(probe, account.request_timeout + 1, measure())
+    return await measure_within(probe, account.request_timeout + 1, measure())
 
 
 def judge_positions(probe: Probe, positions: Sequence[Position], most: Decimal | None) -> Measurement:
     held = sorted((position for position in positions if position.quantity), key=lambda held: held.notional)
     if not held:
-        return probe.found("flat")
+        return probe.measured("flat")
     largest = held[-1]
     value = f"{len(held)} positions, the largest {largest.symbol} {largest.notional:.2f}"
     if most is None:
         problem = "There are positions, and no limit to judge them by: set recovery.max_position_notional."
-        return probe.found(value, Colour.YELLOW, problem)
+        return probe.measured(value, Colour.YELLOW, problem)
     over = [position for position in held if position.notional > most]
     if over:
         named = ", ".join(f"{position.symbol} {position.notional:.2f}" for position in reversed(over[-5:]))
         problem = f"{len(over)} of {len(held)} positions are larger than {most}: {named}. Reduce them."
-        return probe.found(value, Colour.RED, problem)
+        return probe.measured(value, Colour.RED, problem)
     if largest.notional > most * Decimal(str(NEAR)):
-        return probe.found(value, Colour.YELLOW, f"{largest.symbol} is close to the limit of {most}.")
-    return probe.found(value)
+        return probe.measured(value, Colour.YELLOW, f"{largest.symbol} is close to the limit of {most}.")
+    return probe.measured(value)
 
 
 async def measure_api_errors(settings: Settings, scope: str = GLOBAL) -> Measurement:
@@ -153,17 +155,17 @@ async def measure_api_errors(settings: Settings, scope: str = GLOBAL) -> Measure
             (count,) = await redis.ask(f"count {key}", ("ZCOUNT", key, f"({since}", "+inf"))
         return judge_api_errors(probe, int(count), most)
 
-    return await take(probe, settings.redis_timeout + 1, measure())
+    return await measure_within(probe, settings.redis_timeout + 1, measure())
 
 
 def judge_api_errors(probe: Probe, count: int, most: int | None) -> Measurement:
     """Red is what the rule trips on; the checklist wants none at all, so fewer are yellow."""
     if count == 0:
-        return probe.found("0")
+        return probe.measured("0")
     problem = (
         f"{count} API errors in the last 5 minutes: see which calls fail, and wait until the last one is that old."
     )
-    return probe.found(str(count), Colour.RED if most is not None and count > most else Colour.YELLOW, problem)
+    return probe.measured(str(count), Colour.RED if most is not None and count > most else Colour.YELLOW, problem)
 
 
 async def measure_redis(settings: Settings) -> Measurement:
@@ -179,7 +181,7 @@ async def measure_redis(settings: Settings) -> Measurement:
             saves = await _saves(redis)
         return judge_redis(probe, round_trip, _info(stored), saves, limits)
 
-    return await take(probe, 3 * settings.redis_timeout + 1, measure())
+    return await measure_within(probe, 3 * settings.redis_timeout + 1, measure())
 
 
 def judge_redis(
@@ -204,8 +206,8 @@ def _part(value: str, colour: Colour, problem: str) -> _Part:
 
 def _together(probe: Probe, parts: Sequence[_Part], what: str) -> Measurement:
     problems = "; ".join(problem for _, _, problem in parts if problem)
-    colours = [probe.found(value, colour) for value, colour, _ in parts]
-    return probe.found(
+    colours = [probe.measured(value, colour) for value, colour, _ in parts]
+    return probe.measured(
         "; ".join(value for value, _, _ in parts), worst(colours), f"{what}: {problems}." if problems else ""
     )
 
@@ -266,7 +268,7 @@ async def measure_database(settings: Settings) -> Measurement:
         f"round trip {_ms(settings.recovery.database_latency)}, newest migration",
         f"a query, a row written and taken back, and the migration of the ledger's {kind} database",
     )
-    return await take(probe, _DATABASE_DEADLINE, asyncio.to_thread(_check_database, settings, probe, kind))
+    return await measure_within(probe, _DATABASE_DEADLINE, asyncio.to_thread(_check_database, settings, probe, kind))
 
 
 def _check_database(settings: Settings, probe: Probe, kind: str) -> Measurement:

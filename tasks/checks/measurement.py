@@ -1,8 +1,8 @@
-"""One measured fact with a limit, and its colour."""
+"""Hold one measured fact with its limit and its colour."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
@@ -57,3 +57,8 @@ def worst(measurements: Iterable[Measurement]) -> Colour:
     """The colour of the whole; green for nothing at all."""
     colours = {measurement.colour for measurement in measurements}
     return next((colour for colour in (Colour.RED, Colour.YELLOW) if colour in colours), Colour.GREEN)
+
+
+def names_of(measurements: Sequence[Measurement], colour: Colour) -> tuple[str, ...]:
+    """The names of the measurements of this colour, sorted."""
+    return tuple(sorted({measurement.name for measurement in measurements if measurement.colour is colour}))

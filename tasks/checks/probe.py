@@ -1,4 +1,4 @@
-"""How one fact is measured: within its own deadline, and never with an exception.
+"""Measure one fact: within its own deadline, and never with an exception.
 
 What should be measurable and isn't is red, whatever kept it from being measured.
 """
@@ -21,7 +21,7 @@ from configuration.settings import Settings
 from ledger.errors import LedgerError
 from tasks.checks.measurement import Colour, Measurement
 from tasks.checks.prometheus import PrometheusError
-from tasks.redaction import scrub
+from tasks.redaction import redact
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -41,14 +41,14 @@ class Probe:
     limit: str
     how: str
 
-    def found(self, value: str, colour: Colour = Colour.GREEN, problem: str = "") -> Measurement:
+    def measured(self, value: str, colour: Colour = Colour.GREEN, problem: str = "") -> Measurement:
         return Measurement(self.name, colour, value, self.limit, self.how, datetime.now(UTC), problem)
 
     def failed(self, problem: str) -> Measurement:
-        return self.found(NOT_MEASURED, Colour.RED, problem)
+        return self.measured(NOT_MEASURED, Colour.RED, problem)
 
 
-async def take(probe: Probe, deadline: float, measuring: Awaitable[Measurement]) -> Measurement:
+async def measure_within(probe: Probe, deadline: float, measuring: Awaitable[Measurement]) -> Measurement:
     """The measurement, or a red one that says why there is none within `deadline` seconds."""
     try:
         async with asyncio.timeout(deadline):
@@ -58,12 +58,12 @@ async def take(probe: Probe, deadline: float, measuring: Awaitable[Measurement])
             f"There was no answer within {deadline:g} s; see whether it is up, and reachable from here."
         )
     except Exception as error:  # a fact that can't be had, for whatever reason, is not a fact in order
-        return probe.failed(explain(error))
+        return probe.failed(describe_error(error))
 
 
-def explain(error: Exception) -> str:
+def describe_error(error: Exception) -> str:
     """An exception as one line without secrets. Ours are sentences; of others the type says most."""
-    text = " ".join(scrub(str(error)).split())
+    text = " ".join(redact(str(error)).split())
     return (
         text
         if isinstance(error, BreakerError | LedgerError | BrokerError | PrometheusError)

@@ -1,4 +1,4 @@
-"""Questions to a Prometheus server, answered as numbers."""
+"""Query a Prometheus server, for one number or for series."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Prometheus:
         self._client = client
         self._timeout = timeout
 
-    async def value(self, query: str) -> float:
+    async def query(self, query: str) -> float:
         """The largest value that the instant query yields.
 
         Raises:
@@ -44,7 +44,7 @@ class Prometheus:
             raise PrometheusError(f"Prometheus knows no value of {query}: see whether its target is scraped.")
         return max(finite)
 
-    async def course(self, query: str, start: datetime, end: datetime, step: float) -> list[Series]:
+    async def query_range(self, query: str, start: datetime, end: datetime, step: float) -> list[Series]:
         """How the query's values went from `start` to `end`, every `step` seconds. Raises PrometheusError."""
         asked = {"query": query, "start": start.timestamp(), "end": end.timestamp(), "step": step}
         return [_series(series) for series in await self._ask("query_range", asked)]

@@ -1,4 +1,4 @@
-"""What the scheduled verification looks at beyond conditions and services: breaker, ledger, feeds.
+"""Check breaker, ledger and feeds: what the scheduled verification looks at beyond conditions and services.
 
 Each check answers with measurements, as a condition does, so that all of it reads alike. Those that talk to the
 database block, and are run in a thread.
@@ -6,7 +6,7 @@ database block, and are run in a thread.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 
@@ -30,7 +30,7 @@ from ledger.queries import Filter
 from ledger.reconcile import Reconciliation, reconcile
 from ledger.record import AuditRow
 from tasks.checks.measurement import Colour, Measurement
-from tasks.checks.probe import Probe, explain
+from tasks.checks.probe import Probe, describe_error
 
 _DRAIN_COMMAND = "breaker audit drain"
 
@@ -79,10 +79,10 @@ def check_pending_trips(settings: Settings) -> Measurement:
     probe = Probe("pending_trips", "none waiting", f"trips kept in {settings.pending_trips_dir}")
     made = apply_pending_trips(settings)
     if not made:
-        return probe.found("none")
+        return probe.measured("none")
     scopes = ", ".join(sorted({applied.trip.scope for applied in made}))
     problem = f"Trips that Redis could not be told of were made now, in {scopes}: find out why nobody did so before."
-    return probe.found(f"made {len(made)}", Colour.YELLOW, problem)
+    return probe.measured(f"made {len(made)}", Colour.YELLOW, problem)
 
 
 def check_states(stores: Stores) -> list[Measurement]:
@@ -101,20 +101,24 @@ def _check_state(stores: Stores, scope: str) -> Iterator[Measurement]:
     with closing(CircuitBreaker(stores.redis, scope, timeout=stores.timeout)) as breaker:
         status = breaker.get_status()
     if status.state is State.UNKNOWN:
-        yield readable.found("UNKNOWN", Colour.RED, str(status.problem))
+        yield readable.measured("UNKNOWN", Colour.RED, str(status.problem))
         return
-    yield readable.found(status.state.value)
+    yield readable.measured(status.state.value)
     yield judge_epoch(Probe(_name("epoch", scope), "not below the ledger's", key), status.epoch, _epoch(stores, scope))
 
 
 def judge_epoch(probe: Probe, epoch: int | None, recorded: int | None) -> Measurement:
     """An epoch that went back is an older copy of the data: a failover that lost writes, or a restored backup."""
     if epoch is None:
-        return probe.found("none", Colour.YELLOW, "The state was written by hand, without an epoch: trip and reset it.")
+        return probe.measured(
+            "none", Colour.YELLOW, "The state was written by hand, without an epoch: trip and reset it."
+        )
     value = f"{epoch}, ledger {'none' if recorded is None else recorded}"
     if recorded is not None and epoch < recorded:
-        return probe.found(value, Colour.RED, "Redis serves an older copy of its data: look for a failover, then trip.")
-    return probe.found(value)
+        return probe.measured(
+            value, Colour.RED, "Redis serves an older copy of its data: look for a failover, then trip."
+        )
+    return probe.measured(value)
 
 
 def _epoch(stores: Stores, scope: str) -> int | None:
@@ -137,23 +141,23 @@ def judge_drain(probe: Probe, drained: DrainResult) -> Measurement:
     value = f"moved {drained.outbox.moved} transitions, {drained.spool.moved} records"
     if drained.problems:
         problems = " ".join(drained.problems)
-        return probe.found(value, Colour.RED, f"{problems} What waits is kept; try again with {_DRAIN_COMMAND}.")
+        return probe.measured(value, Colour.RED, f"{problems} What waits is kept; try again with {_DRAIN_COMMAND}.")
     unreadable = drained.outbox.unreadable + drained.spool.unreadable
     if unreadable:
         problem = f"{unreadable} entries could not be read, and were recorded as such: look at them in the audit log."
-        return probe.found(value, Colour.YELLOW, problem)
-    return probe.found(value)
+        return probe.measured(value, Colour.YELLOW, problem)
+    return probe.measured(value)
 
 
 @dataclass(frozen=True, slots=True)
-class Compared:
+class ReconciliationCheck:
     """`up_to` is the last row of the ledger that was looked at."""
 
     measurements: tuple[Measurement, ...]
     up_to: int
 
 
-def check_reconciliation(stores: Stores, after: int | None) -> Compared:
+def check_reconciliation(stores: Stores, after: int | None) -> ReconciliationCheck:
     """Compare each breaker with its record; red for whatever was done past it, and found by anybody since row `after`.
 
     Without `after` only what is found here counts.
@@ -161,11 +165,11 @@ def check_reconciliation(stores: Stores, after: int | None) -> Compared:
     found = [_compare(stores, scope) for scope in stores.scopes]
     up_to, _ = stores.ledger.head()
     if after is None:
-        return Compared(tuple(found), up_to)
+        return ReconciliationCheck(tuple(found), up_to)
     overrides = stores.ledger.query(Filter(actions=(OVERRIDE_DETECTED,))).rows
     red = {measurement.name for measurement in found if measurement.colour is Colour.RED}
     by_others = [row for row in overrides if after < row.seq <= up_to and _name("reconciliation", row.scope) not in red]
-    return Compared((*found, *(_override(row) for row in by_others)), up_to)
+    return ReconciliationCheck((*found, *(_override(row) for row in by_others)), up_to)
 
 
 def _compare(stores: Stores, scope: str) -> Measurement:
@@ -173,26 +177,26 @@ def _compare(stores: Stores, scope: str) -> Measurement:
     try:
         return judge_reconciliation(probe, reconcile(stores.redis, stores.ledger, scope, timeout=stores.timeout))
     except (BreakerError, LedgerError) as error:  # one breaker's trouble must not hide another's
-        return probe.failed(explain(error))
+        return probe.failed(describe_error(error))
 
 
 def judge_reconciliation(probe: Probe, found: Reconciliation) -> Measurement:
     if found.override is not None or found.tripped:
         done = " It was tripped again, as the ledger has no reset of its last trip." if found.tripped else ""
         problem = f"Somebody wrote {found.state} to {probe.how} past the breaker; it is on record.{done} Find out who."
-        return probe.found(found.state, Colour.RED, problem)
+        return probe.measured(found.state, Colour.RED, problem)
     if found.recovered:
         problem = f"{found.recovered} transitions had vanished from the outbox, and were recorded from the history."
-        return probe.found(found.state, Colour.YELLOW, problem)
+        return probe.measured(found.state, Colour.YELLOW, problem)
     if not found.settled:
-        return probe.found(found.state, Colour.YELLOW, "Transitions came too thick to compare; the next run will.")
-    return probe.found(found.state)
+        return probe.measured(found.state, Colour.YELLOW, "Transitions came too thick to compare; the next run will.")
+    return probe.measured(found.state)
 
 
 def _override(row: AuditRow) -> Measurement:
     probe = Probe(_name("reconciliation", row.scope), "Redis as the ledger says", Keys.of(row.scope).state)
     problem = f"Somebody wrote {row.outcome} to {probe.how} past the breaker; it is row {row.seq}. Find out who."
-    return probe.found(row.outcome, Colour.RED, problem)
+    return probe.measured(row.outcome, Colour.RED, problem)
 
 
 def check_chain(stores: Stores, *, whole: bool) -> Measurement:
@@ -206,8 +210,8 @@ def judge_chain(probe: Probe, audit: Audit) -> Measurement:
     found = audit.verification
     value = f"{found.rows} rows in {found.seconds:.2f} s, up to row {found.seq}"
     if found.problem is not None:
-        return probe.found(value, Colour.RED, f"The audit log was tampered with: {found.problem.sentence}.")
-    return probe.found(value)
+        return probe.measured(value, Colour.RED, f"The audit log was tampered with: {found.problem.sentence}.")
+    return probe.measured(value)
 
 
 async def check_feeds(settings: Settings) -> Measurement:
@@ -216,7 +220,7 @@ async def check_feeds(settings: Settings) -> Measurement:
     limit = "none: the rule is off" if limits.data_age is None else f"{limits.data_age:g} s"
     probe = Probe("feeds", limit, f"heartbeats of {', '.join(feeds) or 'no feed'}")
     if not feeds:
-        return probe.found("no feed", Colour.YELLOW, "No feeds are configured, so nobody notices old data by this.")
+        return probe.measured("no feed", Colour.YELLOW, "No feeds are configured, so nobody notices old data by this.")
     redis = async_redis_client(settings)
     rules = AsyncRules(redis, limits=limits, timeout=settings.redis_timeout)
     try:
@@ -230,18 +234,14 @@ def judge_feeds(probe: Probe, outcome: Outcome) -> Measurement:
     value = f"the oldest is {details.get('feed', '?')}, {details.get('measured', '?')} old"
     match outcome.verdict:
         case Verdict.WITHIN:
-            return probe.found(value)
+            return probe.measured(value)
         case Verdict.OFF:
-            return probe.found(value, Colour.YELLOW, "The rule DATA_STALENESS is off, so nothing judges this.")
+            return probe.measured(value, Colour.YELLOW, "The rule DATA_STALENESS is off, so nothing judges this.")
         case Verdict.TRIPPED:
-            return probe.found(value, Colour.RED, f"Feed {details.get('feed')} is too old; the breaker was tripped.")
+            return probe.measured(value, Colour.RED, f"Feed {details.get('feed')} is too old; the breaker was tripped.")
         case _:
-            return probe.found(value, Colour.RED, f"Feed {details.get('feed')} is too old: get it going again.")
+            return probe.measured(value, Colour.RED, f"Feed {details.get('feed')} is too old: get it going again.")
 
 
 def _name(check: str, scope: str) -> str:
     return check if scope == GLOBAL else f"{check}/{scope}"
-
-
-def names_in(measurements: Sequence[Measurement], colour: Colour) -> tuple[str, ...]:
-    return tuple(sorted({measurement.name for measurement in measurements if measurement.colour is colour}))

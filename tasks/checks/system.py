@@ -1,4 +1,4 @@
-"""Section 3 of the checklist: services, queues and latencies (runbook, *System Health Check*).
+"""Measure section 3 of the checklist: services, queues and latencies (runbook, *System Health Check*).
 
 Names are `services/NAME`, `queues/NAME`, `latencies/NAME`, as configured under `recovery`. Our own queues are measured
 always: `queues/outbox`, `queues/spool` and, where a Prefect API is configured, `queues/prefect`.
@@ -15,7 +15,7 @@ import httpx
 from configuration.settings import LatencySettings, QueueSettings, ServiceSettings, Settings
 from tasks import orchestrator
 from tasks.checks.measurement import Colour, Measurement
-from tasks.checks.probe import Probe, judge, redis_reader, take
+from tasks.checks.probe import Probe, judge, measure_within, redis_reader
 from tasks.checks.prometheus import Prometheus
 
 LONGEST_WAIT = 120.0
@@ -50,7 +50,7 @@ async def measure_health(settings: Settings) -> list[Measurement]:
 
 def _nothing_configured(kind: str) -> Measurement:
     probe = Probe(kind, "none", f"recovery.{kind} in the configuration")
-    return probe.found(
+    return probe.measured(
         "none configured", Colour.YELLOW, f"No {kind} are configured, so none was looked at: do so yourself."
     )
 
@@ -63,16 +63,16 @@ async def measure_service(client: httpx.AsyncClient, name: str, service: Service
         try:
             answer = await client.get(str(service.url), timeout=service.timeout)
         except httpx.TransportError as error:
-            return probe.found("down", Colour.RED, f"{name} does not answer ({type(error).__name__}): start it.")
+            return probe.measured("down", Colour.RED, f"{name} does not answer ({type(error).__name__}): start it.")
         took = perf_counter() - begun
         value = f"{answer.status_code} after {took:.3f} s"
         if not answer.is_success:
-            return probe.found(value, Colour.RED, f"{name} says {answer.status_code}: see its log.")
+            return probe.measured(value, Colour.RED, f"{name} says {answer.status_code}: see its log.")
         if took > service.slow_after:
-            return probe.found(value, Colour.YELLOW, f"{name} is slow.")
-        return probe.found(value)
+            return probe.measured(value, Colour.YELLOW, f"{name} is slow.")
+        return probe.measured(value)
 
-    return await take(probe, service.timeout, measure())
+    return await measure_within(probe, service.timeout, measure())
 
 
 async def measure_queue(settings: Settings, prometheus: Prometheus, name: str, queue: QueueSettings) -> Measurement:
@@ -83,12 +83,12 @@ async def measure_queue(settings: Settings, prometheus: Prometheus, name: str, q
         if queue.key is not None:
             depth: float = await _depth(settings, queue.key)
         else:
-            depth = await prometheus.value(str(queue.query))
+            depth = await prometheus.query(str(queue.query))
         colour = judge(depth, queue.limit)
         problem = {Colour.GREEN: "", Colour.YELLOW: f"{name} is filling up.", Colour.RED: f"{name} has a backlog."}
-        return probe.found(f"{depth:g}", colour, problem[colour])
+        return probe.measured(f"{depth:g}", colour, problem[colour])
 
-    return await take(probe, max(settings.redis_timeout, _PROMETHEUS_TIMEOUT) + 1, measure())
+    return await measure_within(probe, max(settings.redis_timeout, _PROMETHEUS_TIMEOUT) + 1, measure())
 
 
 async def _depth(settings: Settings, key: str) -> int:
@@ -121,7 +121,7 @@ async def measure_outbox(settings: Settings) -> Measurement:
                     oldest = since if oldest is None else min(oldest, since)
         return _judge_wait(probe, count, None if oldest is None else now - oldest, "breaker audit drain")
 
-    return await take(probe, settings.redis_timeout + 1, measure())
+    return await measure_within(probe, settings.redis_timeout + 1, measure())
 
 
 async def measure_spool(settings: Settings) -> Measurement:
@@ -137,16 +137,16 @@ async def measure_spool(settings: Settings) -> Measurement:
         age = None if oldest is None else (datetime.now(UTC) - oldest).total_seconds()
         return _judge_wait(probe, len(records), age, "breaker audit drain")
 
-    return await take(probe, 5.0, measure())
+    return await measure_within(probe, 5.0, measure())
 
 
 def _judge_wait(probe: Probe, count: int, age: float | None, command: str) -> Measurement:
     if age is None:
-        return probe.found("empty")
+        return probe.measured("empty")
     value = f"{count} records, the oldest {age:.0f} s old"
     if age > LONGEST_WAIT:
-        return probe.found(value, Colour.RED, f"Nothing moves them into the ledger: see why by {command}.")
-    return probe.found(value)
+        return probe.measured(value, Colour.RED, f"Nothing moves them into the ledger: see why by {command}.")
+    return probe.measured(value)
 
 
 async def measure_late_runs() -> Measurement:
@@ -156,27 +156,27 @@ async def measure_late_runs() -> Measurement:
     async def measure() -> Measurement:
         late = await orchestrator.count_late_runs()
         if late > MOST_LATE_RUNS:
-            return probe.found(
+            return probe.measured(
                 f"{late} late runs", Colour.RED, "Nobody starts flow runs in time: start what serves them."
             )
         if late:
-            return probe.found(f"{late} late runs", Colour.YELLOW, "Some flow runs were not started in time.")
-        return probe.found("none late")
+            return probe.measured(f"{late} late runs", Colour.YELLOW, "Some flow runs were not started in time.")
+        return probe.measured("none late")
 
-    return await take(probe, orchestrator.DEADLINE, measure())
+    return await measure_within(probe, orchestrator.DEADLINE, measure())
 
 
 async def measure_latency(prometheus: Prometheus, name: str, latency: LatencySettings) -> Measurement:
     probe = Probe(f"latencies/{name}", f"{latency.limit:g} s", f"Prometheus: {latency.query}")
 
     async def measure() -> Measurement:
-        value = await prometheus.value(latency.query)
+        value = await prometheus.query(latency.query)
         colour = judge(value, latency.limit)
         problem = {
             Colour.GREEN: "",
             Colour.YELLOW: f"{name} is close to its limit.",
             Colour.RED: f"{name} is too slow.",
         }
-        return probe.found(f"{value:g} s", colour, problem[colour])
+        return probe.measured(f"{value:g} s", colour, problem[colour])
 
-    return await take(probe, _PROMETHEUS_TIMEOUT + 1, measure())
+    return await measure_within(probe, _PROMETHEUS_TIMEOUT + 1, measure())

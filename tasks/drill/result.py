@@ -1,4 +1,4 @@
-"""What a drill came to: figures, what is wrong with them, and how people read both. Pure."""
+"""Hold what a drill came to: figures, what is wrong with them, and how people read both. Pure."""
 
 from __future__ import annotations
 

@@ -88,7 +88,7 @@ class RunClock:
 
 @dataclass(slots=True)
 class AccountRun:
-    """One account of one run. `tell` adds the account to whatever it says."""
+    """One account of one run. `record` adds the account to whatever it says."""
 
     broker: Broker
     incident_id: str
@@ -113,5 +113,5 @@ class AccountRun:
         """Replace the progress by one with `changes`."""
         self.progress = replace(self.progress, **changes)
 
-    def tell(self, action: str, **details: Any) -> None:
+    def record(self, action: str, **details: Any) -> None:
         self.observe(action, {"account": self.name, **details})

@@ -1,4 +1,4 @@
-"""What the orchestrator's UI shows of a run: progress that moves, tables, the report. Only ever an addition."""
+"""Show a run in the orchestrator's UI: progress that moves, tables, the report. Only ever an addition."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tasks.kill.run import KillRun
 
 LIMIT = 2.0
 """Seconds that any one artifact may take; the procedure never waits for more."""
-EVERY = 0.5
+UPDATE_INTERVAL = 0.5
 
 
 async def publish_report(report: KillReport) -> None:
@@ -40,7 +40,7 @@ async def publish_report(report: KillReport) -> None:
 
 
 @asynccontextmanager
-async def moving_progress(run: KillRun) -> AsyncIterator[None]:
+async def live_progress(run: KillRun) -> AsyncIterator[None]:
     """Keep one progress artifact up to date while the body runs. A failure ends the updates, not the body."""
     updates = asyncio.create_task(_keep_updating(run))
     try:
@@ -67,9 +67,9 @@ async def _keep_updating(run: KillRun) -> None:
                     else:
                         await aupdate_progress_artifact(artifact, percent, description=text)
                 shown = now
-            await asyncio.sleep(EVERY)
+            await asyncio.sleep(UPDATE_INTERVAL)
     except Exception as error:  # whatever the orchestrator does must not reach the procedure
-        run.miss(f"Prefect's progress artifact ({type(error).__name__})")
+        run.record_missing(f"Prefect's progress artifact ({type(error).__name__})")
 
 
 def _state(run: KillRun) -> tuple[float, str]:

@@ -234,7 +234,7 @@ class Flattening:
                 reason = f"the venue will not cancel order {result.order_id}: {result.reason}"
                 self._memory[symbol] = replace(self._memory[symbol], reason=reason)
         refusals = [f"{r.order_id}: {r.reason}" for r in results if r.outcome is CancelOutcome.REFUSED]
-        self._run.tell("ORDERS_CANCELED", asked=len(orders), accepted=accepted, refused=refusals[:50])
+        self._run.record("ORDERS_CANCELED", asked=len(orders), accepted=accepted, refused=refusals[:50])
         canceled = self._run.progress.canceled + accepted
         self._run.update(canceled=canceled)
 
@@ -247,12 +247,12 @@ class Flattening:
         except BrokerUnavailable as error:
             await self._venue_unavailable(error)
             return
-        self._run.tell("ORDERS_CANCELED_UNSEEN", answers=len(results))
+        self._run.record("ORDERS_CANCELED_UNSEEN", answers=len(results))
 
     async def _close_in_bulk(self, positions: Sequence[Position]) -> None:
         self._bulk_closed = True
         self._notice_delay()
-        self._run.tell("POSITIONS_CLOSE_ALL_SENT")
+        self._run.record("POSITIONS_CLOSE_ALL_SENT")
         now = self._now()
         self._memory = {p.symbol: SymbolMemory(changed_at=now, quantity=abs(p.quantity)) for p in positions}
         try:
@@ -273,7 +273,7 @@ class Flattening:
             self._note_close(result, "bulk close", order.client_order_id, order.quantity, order.side.value)
             memory = self._memory.get(result.symbol, SymbolMemory(changed_at=now, quantity=order.quantity))
             self._memory[result.symbol] = replace(sent(memory, order.client_order_id, now), attempt=0)
-        self._run.tell(
+        self._run.record(
             "POSITIONS_CLOSE_ALL_ANSWERED",
             accepted={r.symbol: r.order.client_order_id for r in results if r.order is not None},
             refused={r.symbol: r.reason for r in results if r.order is None},
@@ -283,7 +283,7 @@ class Flattening:
         if not await self._last_close_is_settled(close) or time.monotonic() - read_at > FRESH_FOR:
             return
         memory = self._memory[close.symbol]
-        self._run.tell(
+        self._run.record(
             "POSITION_CLOSE_SENT",
             symbol=close.symbol,
             side=close.side.value,
@@ -304,7 +304,7 @@ class Flattening:
         else:
             self._memory[close.symbol] = unanswered(memory, close.client_order_id, result.reason)
         self._note_close(result, close.type.value, close.client_order_id, close.quantity, close.side.value)
-        self._run.tell(
+        self._run.record(
             "POSITION_CLOSE_ANSWERED",
             symbol=close.symbol,
             outcome=result.outcome.value,
@@ -380,7 +380,7 @@ class Flattening:
 
     async def _venue_unavailable(self, error: BrokerUnavailable) -> None:
         self._run.update(note=str(error))
-        self._run.tell("VENUE_UNAVAILABLE", error=str(error))
+        self._run.record("VENUE_UNAVAILABLE", error=str(error))
         await asyncio.sleep(max(self._run.settings.poll_interval, 0.05))
 
 

@@ -1,4 +1,4 @@
-"""What to do next about each symbol of an account that must become flat. Pure: no I/O, the time is an argument.
+"""Plan what to do next about each symbol of an account that must become flat. Pure: the time is an argument.
 
 The rules that keep a close from making things worse:
 

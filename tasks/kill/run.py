@@ -1,4 +1,4 @@
-"""One run of the kill switch: what its steps work with, what they report, and who watches.
+"""Hold one run of the kill switch: what its steps work with, what they report, and who watches.
 
 The steps find their run in a context variable rather than in their arguments, so that the same step, with the same
 readable arguments, runs as a Prefect task and without Prefect.
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class DirectStep:
+class UnorchestratedStep:
     name: str
     arguments: Mapping[str, Any]
     begun_at: datetime
@@ -64,14 +64,14 @@ class KillRun:
     """The orchestrator has started the body."""
     finished: asyncio.Event = field(default_factory=asyncio.Event)
     """The body under the orchestrator has ended, with a report or without."""
-    done_directly: list[DirectStep] = field(default_factory=list)
+    unorchestrated_steps: list[UnorchestratedStep] = field(default_factory=list)
     """Steps that ran without the orchestrator, to be shown there once it answers."""
     report: KillReport | None = None
     reported: asyncio.Event = field(default_factory=asyncio.Event)
-    telling: asyncio.Lock = field(default_factory=asyncio.Lock)
-    told: bool = False
+    notifying: asyncio.Lock = field(default_factory=asyncio.Lock)
+    notified: bool = False
     """Somebody has begun to tell people of the report, and holds `telling` until that is done."""
-    taken_over: bool = False
+    without_orchestrator: bool = False
     """The procedure runs without the orchestrator; a body that it starts now only records."""
 
     def __post_init__(self) -> None:
@@ -91,7 +91,7 @@ class KillRun:
         return self.clock.elapsed
 
     @property
-    def trip_was_asked_for(self) -> bool:
+    def trip_requested(self) -> bool:
         """Whoever began this run has asked Redis for the trip before, and was answered or had waited long enough."""
         return self.trip_event_id is not None or self.halted_after is not None
 
@@ -102,17 +102,17 @@ class KillRun:
     def update(self, account: str, **changes: Any) -> None:
         self.accounts[account].update(**changes)
 
-    def tell(self, action: str, **details: Any) -> None:
+    def record(self, action: str, **details: Any) -> None:
         self._observe(action, details)
 
     def _observe(self, action: str, details: Mapping[str, Any]) -> None:
         for observer in self.observers:
             observer(action, details)
 
-    def miss(self, what: str) -> None:
+    def record_missing(self, what: str) -> None:
         if what not in self.missing:
             self.missing.append(what)
-            self.tell("KILL_SWITCH_WITHOUT", what=what)
+            self.record("KILL_SWITCH_WITHOUT", what=what)
 
 
 current_kill: ContextVar[KillRun] = ContextVar("current_kill")

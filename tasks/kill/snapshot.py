@@ -1,4 +1,4 @@
-"""The book as it is before it is flattened, and what flattening it will take."""
+"""Take a snapshot of the book before it is flattened, and forecast what flattening it will take."""
 
 from __future__ import annotations
 

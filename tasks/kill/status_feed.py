@@ -1,4 +1,4 @@
-"""The statuses of all runs in Redis, so that every console shows every run: its own, another's, the command line's.
+"""Publish each run's status in Redis, so that every console shows every run: its own, another's, the command line's.
 
 Keys: `circuit_breaker:kill_run:{run id}` holds one status, `circuit_breaker:kill_runs` the ids of the newest, scored
 by their start. A status is for people; nothing decides by it, and no run waits for it.
@@ -37,7 +37,7 @@ _MOST = 50
 
 
 @asynccontextmanager
-async def published(run: KillRun, settings: Settings) -> AsyncIterator[None]:
+async def publish_status(run: KillRun, settings: Settings) -> AsyncIterator[None]:
     """Keep the run's status up to date while the block goes on, beside it, and leave how it ended."""
     from redis.asyncio.retry import Retry  # noqa: PLC0415  only where a run goes on
     from redis.backoff import NoBackoff  # noqa: PLC0415

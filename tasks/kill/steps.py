@@ -1,4 +1,4 @@
-"""The steps of the kill switch as Prefect tasks.
+"""Run the steps of the kill switch as Prefect tasks.
 
 A task carries its own policy (retries, waits, time limit), so the same object runs with and without the orchestrator.
 No step is ever cached: a second kill switch must act, not remember. None has a tag: before a tagged task runs, Prefect
@@ -22,9 +22,9 @@ from brokers.protocol import BrokerUnavailable
 from tasks.kill import snapshot, verify
 from tasks.kill.artifacts import publish_report as publish
 from tasks.kill.flatten import Flattening
-from tasks.kill.notes import kill_notes
+from tasks.kill.notifications import kill_notifications
 from tasks.kill.report import KillReport
-from tasks.kill.run import DirectStep, KillRun, current_kill
+from tasks.kill.run import KillRun, UnorchestratedStep, current_kill
 from tasks.notify import notify
 
 _P = ParamSpec("_P")
@@ -70,7 +70,7 @@ async def confirm_trip(incident_id: str) -> str:
         )
     if run.halted_after is None:
         run.halted_after = run.elapsed
-    run.tell("TRIP_CONFIRMED", state=status.state.value, incident_id=incident_id)
+    run.record("TRIP_CONFIRMED", state=status.state.value, incident_id=incident_id)
     return status.state.value
 
 
@@ -99,7 +99,7 @@ async def take_snapshot(account: str) -> dict[str, Any]:
         "equity": str(taken.equity),
         "currency": taken.currency,
     }
-    run.tell("SNAPSHOT_TAKEN", account=account, **summary)
+    run.record("SNAPSHOT_TAKEN", account=account, **summary)
     return summary
 
 
@@ -142,15 +142,15 @@ async def notify_people(incident_id: str, report: KillReport) -> None:
     run = current_kill.get()
     if run.configuration is None:
         return
-    notes = kill_notes(report, run.configuration.recovery.console_url)
-    undelivered = await asyncio.gather(*(notify(run.configuration, note) for note in notes))
-    for note, failures in zip(notes, undelivered, strict=True):
+    notifications = kill_notifications(report, run.configuration.recovery.console_url)
+    undelivered = await asyncio.gather(*(notify(run.configuration, each) for each in notifications))
+    for notification, failures in zip(notifications, undelivered, strict=True):
         for failure in failures:
-            run.miss(f"{failure.channel}, for the note '{note.kind.words}' ({failure.problem})")
+            run.record_missing(f"{failure.channel}, for the note '{notification.kind.label}' ({failure.problem})")
 
 
 @task(name="Record a step that ran directly", cache_policy=NO_CACHE, persist_result=False)
-async def record_direct_step(step: DirectStep) -> None:
+async def record_unorchestrated_step(step: UnorchestratedStep) -> None:
     """So that the orchestrator's UI shows what happened while it could not be reached."""
     get_run_logger().info("ran without Prefect from %s to %s", step.begun_at.isoformat(), step.ended_at.isoformat())
     if step.error:

@@ -1,4 +1,4 @@
-"""Flat means flat: the venue says so twice, and still says so after a while."""
+"""Verify that flat means flat: the venue says so twice, and still says so after a while."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tasks.kill.account import AccountRun, StuckItem
 from tasks.kill.book import Book, read_book
 
 
-def came_back(book: Book) -> list[StuckItem]:
+def reappeared(book: Book) -> list[StuckItem]:
     """What appeared after the book had been flat; it is closed in the next round, if there is time for one."""
     quantities = {position.symbol: position.quantity for position in book.positions if position.quantity}
     orders = Counter(order.symbol for order in book.orders)
@@ -48,12 +48,12 @@ async def verify_flat(run: AccountRun) -> bool:
             continue
         if not book.empty:
             positions = [position.symbol for position in book.positions if position.quantity]
-            run.tell("NOT_FLAT_AFTER_ALL", orders=len(book.orders), positions=positions[:50])
+            run.record("NOT_FLAT_AFTER_ALL", orders=len(book.orders), positions=positions[:50])
             run.update(
                 orders_open=len(book.orders),
                 positions_open=len(positions),
                 flat_after=None,
-                stuck=tuple(came_back(book)),
+                stuck=tuple(reappeared(book)),
             )
             return False
         readings += 1
@@ -61,7 +61,7 @@ async def verify_flat(run: AccountRun) -> bool:
         standing = time.monotonic() - since
         if readings >= 2 and standing >= settings.settle + settings.guard:
             run.update(flat=True, flat_after=flat_after)
-            run.tell("ACCOUNT_FLAT", after_seconds=round(flat_after, 3), readings=readings)
+            run.record("ACCOUNT_FLAT", after_seconds=round(flat_after, 3), readings=readings)
             return True
         await asyncio.sleep(
             min(settings.settle, max(settings.settle + settings.guard - standing, settings.poll_interval))

@@ -1,4 +1,4 @@
-"""Whether what a person answered may be acted on. Pure; the same rules for the orchestrator's form, CLI and console.
+"""Decide whether a person's answer may be acted on. Pure; the same rules for the orchestrator's form, CLI and console.
 
 Source: runbook, *Reset via Web Console* and *Recovery Checklist*.
 """

@@ -1,4 +1,4 @@
-"""What the orchestrator's UI shows of a recovery: one progress bar and one checklist per incident, kept up to date."""
+"""Show a recovery in the orchestrator's UI: one progress bar and one checklist per incident, kept up to date."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from prefect.client.schemas.actions import ArtifactUpdate
 
 from tasks.recovery.context import RecoveryContext
 
-EVERY = 1.0
+UPDATE_INTERVAL = 1.0
 LIMIT = 5.0
 
 _log = logging.getLogger(__name__)
 
 
 @asynccontextmanager
-async def shown_in_prefect(context: RecoveryContext) -> AsyncIterator[None]:
+async def live_artifacts(context: RecoveryContext) -> AsyncIterator[None]:
     """Keep the artifacts like the context's state while the body runs, and once more at its end."""
     updates = asyncio.create_task(_keep_updating(context))
     try:
@@ -34,10 +34,10 @@ async def shown_in_prefect(context: RecoveryContext) -> AsyncIterator[None]:
         updates.cancel()
         # Bounded: a cancellation can be lost in a client that waits for something else just then.
         await asyncio.wait({updates}, timeout=LIMIT)
-        await update(context)
+        await update_artifacts(context)
 
 
-async def update(context: RecoveryContext) -> None:
+async def update_artifacts(context: RecoveryContext) -> None:
     """Create the artifacts of this incident, or bring them up to date; their ids are kept with the state."""
     state = context.state
     percent = round(100 * state.share_done, 1)
@@ -48,7 +48,7 @@ async def update(context: RecoveryContext) -> None:
             checklist = await acreate_markdown_artifact(
                 key="recovery-checklist", markdown=state.as_markdown(), description="The runbook's recovery checklist"
             )
-            await context.show(artifacts={"progress": str(progress), "checklist": str(checklist)})
+            await context.update(artifacts={"progress": str(progress), "checklist": str(checklist)})
             return
         await aupdate_progress_artifact(UUID(state.artifacts["progress"]), percent, description=text)
         async with get_client() as client:
@@ -61,8 +61,8 @@ async def _keep_updating(context: RecoveryContext) -> None:
         now = context.state.as_markdown()
         if now != shown:
             try:
-                await update(context)
+                await update_artifacts(context)
                 shown = now
             except Exception as error:  # an outage of the orchestrator or of Redis; the next look tries again
                 _log.warning("the recovery's artifacts could not be updated: %s: %s", type(error).__name__, error)
-        await asyncio.sleep(EVERY)
+        await asyncio.sleep(UPDATE_INTERVAL)

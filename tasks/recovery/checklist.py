@@ -1,4 +1,4 @@
-"""The runbook's recovery checklist as data. One definition for the orchestrator's UI, the command line and the console.
+"""Define the runbook's recovery checklist as data, once for the orchestrator's UI, the command line and the console.
 
 Source: runbook, *Recovery Checklist*; the words of sections and items are the runbook's own.
 """

@@ -1,4 +1,4 @@
-"""Whether something else is going on that a reset would get in the way of (runbook, *Pre-Reset Actions*)."""
+"""Find what else is going on that a reset would get in the way of (runbook, *Pre-Reset Actions*)."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from brokers.registry import open_broker
 from configuration.settings import AccountSettings, KillSettings, Settings
 from tasks import orchestrator
 from tasks.checks.measurement import Colour, Measurement
-from tasks.checks.probe import Probe, explain, redis_reader
-from tasks.recovery.state import RecoveryState, key_of
+from tasks.checks.probe import Probe, describe_error, redis_reader
+from tasks.recovery.state import RecoveryState, state_key
 
 if TYPE_CHECKING:
     from ledger.record import AuditRecord, AuditRow
@@ -41,22 +41,22 @@ async def find_conflicts(
     for name, account in settings.accounts.items():
         checks[f"orders of {name}"] = (account.request_timeout + 1, _working_orders(name, account))
     probe = Probe("conflicts", "none", f"looked at {', '.join(checks)}")
-    found = await asyncio.gather(*(_look(what, *check) for what, check in checks.items()))
+    found = await asyncio.gather(*(_conflicts_in(what, *check) for what, check in checks.items()))
     conflicts = [conflict for some in found for conflict in some]
     if not conflicts:
-        return probe.found("none")
+        return probe.measured("none")
     value = f"{len(conflicts)} found" if len(conflicts) > 1 else "1 found"
-    return probe.found(value, Colour.RED, f"{'; '.join(conflicts)}. Wait until that is over, or end it.")
+    return probe.measured(value, Colour.RED, f"{'; '.join(conflicts)}. Wait until that is over, or end it.")
 
 
-async def _look(what: str, deadline: float, looking: Awaitable[list[str]]) -> list[str]:
+async def _conflicts_in(what: str, deadline: float, looking: Awaitable[list[str]]) -> list[str]:
     try:
         async with asyncio.timeout(deadline):
             return await looking
     except TimeoutError:
         return [f"{what} could not be looked at within {deadline:g} s"]
     except Exception as error:  # not knowing of a conflict is no proof that there is none
-        return [f"{what} could not be looked at: {explain(error).rstrip('.')}"]
+        return [f"{what} could not be looked at: {describe_error(error).rstrip('.')}"]
 
 
 async def _kills_in_prefect(settings: Settings) -> list[str]:
@@ -101,7 +101,7 @@ def unfinished_kills(records: Iterable[AuditRow | AuditRecord]) -> list[AuditRow
 
 
 async def _other_recoveries(settings: Settings, scope: str, incident_id: str, flow_run_id: str | None) -> list[str]:
-    key = key_of(scope)
+    key = state_key(scope)
     async with redis_reader(settings) as redis:
         (raw,) = await redis.ask(f"read {key}", ("GET", key))
     if raw is None:

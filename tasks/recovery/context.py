@@ -1,4 +1,4 @@
-"""What the steps of one recovery work with: settings, breaker, ledger, and the picture of where it stands."""
+"""Hold what the steps of one recovery work with: settings, breaker, ledger, and the picture of where it stands."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ledger.record import OK, AuditRecord, derived_id
 from ledger.recorder import Recorder
 from tasks.checks.measurement import Colour, Measurement
 from tasks.recovery.approval_rules import Approval, ApprovalRules, RootCause
-from tasks.recovery.attestation import vouched_for
+from tasks.recovery.attestation import attested_permissions
 from tasks.recovery.state import ItemState, RecoveryState, Tick, now_iso, write_state
 
 _TICK = {Colour.GREEN: Tick.GREEN, Colour.YELLOW: Tick.YELLOW, Colour.RED: Tick.RED}
@@ -36,11 +36,11 @@ class RecoveryContext:
     async def rules(self, question: str, answer: RootCause | Approval) -> ApprovalRules:
         """What holds for this answer: permissions are from the configuration, and from the console for its users."""
         recovery = self.settings.recovery
-        vouched = await vouched_for(self.redis, self.state.flow_run_id, question, answer)
+        vouched = await attested_permissions(self.redis, self.state.flow_run_id, question, answer)
         people = {**recovery.people, answer.by: (*recovery.people.get(answer.by, ()), *vouched)}
         return ApprovalRules(people, recovery.two_person, self.tripped_by, self.state.author)
 
-    async def show(self, **changes: Any) -> None:
+    async def update(self, **changes: Any) -> None:
         """Change the picture, and say by its heartbeat that somebody is working on it."""
         self.state = replace(self.state, heartbeat_at=now_iso(), **changes)
         async with self._writing:
@@ -48,7 +48,7 @@ class RecoveryContext:
 
     async def tick(self, key: str, tick: Tick, evidence: str, by: str = "") -> None:
         self.state = self.state.with_item(key, ItemState(tick, now_iso(), by, evidence))
-        await self.show()
+        await self.update()
 
     async def tick_measured(self, measurements: list[Measurement]) -> None:
         """Tick each item by the worst of its measurements; those of an item are named `item` or `item/what`."""
@@ -57,7 +57,7 @@ class RecoveryContext:
             colour = max((m.colour for m in own), key=list(Colour).index)
             evidence = "; ".join(_evidence(m) for m in own)
             self.state = self.state.with_item(key, ItemState(_TICK[colour], now_iso(), "", evidence))
-        await self.show()
+        await self.update()
 
     async def record(
         self, action: str, details: Mapping[str, Any], *, by: str | None = None, outcome: str = OK, once: str = ""

@@ -1,4 +1,4 @@
-"""An incident's evidence, kept in Redis where console and command line find it before the root cause is asked for."""
+"""Keep an incident's evidence in Redis, where console and command line find it before the root cause is asked for."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a recovery asks people, as typed forms that the orchestrator's UI renders and checks.
+"""Ask people by typed forms, which the orchestrator's UI renders and checks.
 
 The orchestrator knows no people: who answers is what they type there, unless the answer comes through the command line
 (login name) or the console (sign-in). Permissions are checked either way.

@@ -1,4 +1,4 @@
-"""The last lines of a service's log, wherever it is kept; limited in time and in size."""
+"""Read the last lines of a service's log, wherever it is kept; limited in time and in size."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ class LogUnreadable(Exception):
     """The log can't be had; the message is one line."""
 
 
-def describe(log: LogSettings) -> str:
+def shell_command(log: LogSettings) -> str:
     """How a person reads the same lines."""
     if log.file is not None:
         return f"tail -n {log.lines} {log.file}"
     return " ".join(_command(log))
 
 
-async def tail(log: LogSettings) -> list[str]:
+async def read_log_tail(log: LogSettings) -> list[str]:
     """The newest lines, oldest first.
 
     Raises:
@@ -40,9 +40,9 @@ async def tail(log: LogSettings) -> list[str]:
             else:
                 data = await _output_of(_command(log))
     except TimeoutError:
-        raise LogUnreadable(f"{describe(log)} did not end within {DEADLINE:g} s") from None
+        raise LogUnreadable(f"{shell_command(log)} did not end within {DEADLINE:g} s") from None
     except OSError as error:
-        raise LogUnreadable(f"{describe(log)}: {error.strerror or error}") from None
+        raise LogUnreadable(f"{shell_command(log)}: {error.strerror or error}") from None
     lines = data.decode("utf-8", "replace").splitlines()[-log.lines :]
     return [line[:LONGEST_LINE] for line in lines]
 

@@ -1,4 +1,4 @@
-"""The incident report: what a team would file, built from what was measured, decided and recorded."""
+"""Write the incident report: what a team would file, built from what was measured, decided and recorded."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where a recovery stands, for everybody who looks: the orchestrator's UI, the command line, the console.
+"""Keep where a recovery stands, for everybody who looks: the orchestrator's UI, the command line, the console.
 
 It is a picture, not the truth: what happened is in the ledger, and what is still to do is in the flow run. Key
 `circuit_breaker:recovery`, with `:{scope}` appended for a scope other than global.
@@ -60,7 +60,7 @@ class RecoveryState:
     waiting_for: str = ""
     waiting_since: str = ""
     question: str = ""
-    """Which asking of that form it is, as `question_of` names it: an answer to an earlier one is none to this."""
+    """Which asking of that form it is, as `question_id` names it: an answer to an earlier one is none to this."""
     heartbeat_at: str = ""
     reminded_at: str = ""
     problem: str = ""
@@ -122,7 +122,7 @@ def now_iso() -> str:
     return datetime.now(UTC).isoformat()
 
 
-def key_of(scope: str) -> str:
+def state_key(scope: str) -> str:
     return Keys.of(scope).key("recovery")
 
 
@@ -133,7 +133,7 @@ def claim_key(incident_id: str) -> str:
 
 async def read_state(redis: Redis, scope: str) -> RecoveryState | None:
     """The picture of the latest recovery of this breaker; None when there is none, or it can't be read."""
-    raw = await redis.get(key_of(scope))
+    raw = await redis.get(state_key(scope))
     try:
         return RecoveryState.from_json(raw) if raw else None
     except (ValueError, TypeError, KeyError, AttributeError):
@@ -141,7 +141,7 @@ async def read_state(redis: Redis, scope: str) -> RecoveryState | None:
 
 
 async def write_state(redis: Redis, state: RecoveryState) -> None:
-    await redis.set(key_of(state.scope), state.to_json())
+    await redis.set(state_key(state.scope), state.to_json())
 
 
 async def claim(redis: Redis, incident_id: str, flow_run_id: str) -> str:
@@ -152,6 +152,6 @@ async def claim(redis: Redis, incident_id: str, flow_run_id: str) -> str:
     return holder.decode() if isinstance(holder, bytes) else str(holder)
 
 
-async def take_over(redis: Redis, incident_id: str, flow_run_id: str) -> None:
+async def take_over_claim(redis: Redis, incident_id: str, flow_run_id: str) -> None:
     """For when the run that had the claim is known to have ended."""
     await redis.set(claim_key(incident_id), flow_run_id, ex=CLAIM_SECONDS)

@@ -1,4 +1,4 @@
-"""The steps of a recovery as Prefect tasks: one a box of the checklist, named as the runbook names it.
+"""Run the steps of a recovery as Prefect tasks: one a box of the checklist, named as the runbook names it.
 
 A recovery is suspended while it waits for people and begins again from the top when they have answered, or when its
 process was killed. What a step has done is therefore kept under its name, its arguments and the flow run's id, and not
@@ -27,14 +27,15 @@ from ledger.queries import Filter
 from ledger.record import DENIED, FAILED, derived_id
 from tasks.checks import conditions, system
 from tasks.checks.measurement import Colour, Measurement, worst
-from tasks.notify import Kind, Note, notify
+from tasks.notification import Notification, NotificationKind
+from tasks.notify import notify
 from tasks.recovery.approval_rules import Approval, RootCause, refuse_approval, refuse_root_cause
-from tasks.recovery.attestation import question_of
+from tasks.recovery.attestation import question_id
 from tasks.recovery.conflicts import find_conflicts
 from tasks.recovery.context import RecoveryContext, current_recovery
-from tasks.recovery.evidence import gather_evidence as gather
+from tasks.recovery.evidence_gathering import gather_evidence as gather
 from tasks.recovery.evidence_store import keep_evidence
-from tasks.recovery.gate_watch import WatchedGate
+from tasks.recovery.gate_probe import GateProbe
 from tasks.recovery.report import ReportSource, incident_report
 from tasks.recovery.state import Tick
 
@@ -71,7 +72,7 @@ def _step(
 async def gather_evidence(round_: int) -> str:
     """Trip, ledger and history, metrics, logs and the kill switch's report, as Markdown; kept for people to read."""
     context = current_recovery.get()
-    await context.show(phase="gathering evidence", round=round_)
+    await context.update(phase="gathering evidence", round=round_)
     found = await gather(context.settings, context.state.incident_id, context.state.scope)
     markdown: str = found.as_markdown()
     await keep_evidence(context.redis, context.state.incident_id, markdown)
@@ -91,7 +92,7 @@ async def accept_root_cause(round_: int, attempt: int, answer: dict[str, str]) -
     """Why the answer is refused, or None."""
     context = current_recovery.get()
     cause = RootCause(**answer)
-    problem = refuse_root_cause(cause, await context.rules(question_of("root-cause", round_, attempt), cause))
+    problem = refuse_root_cause(cause, await context.rules(question_id("root-cause", round_, attempt), cause))
     outcome = {"outcome": DENIED} if problem else {}
     details = {**answer, "refused": problem} if problem else answer
     await context.record("RECOVERY_ROOT_CAUSE", details, by=cause.author, once=f"cause-{round_}-{attempt}", **outcome)
@@ -102,14 +103,14 @@ async def accept_root_cause(round_: int, attempt: int, answer: dict[str, str]) -
 async def measure_conditions(round_: int) -> list[dict[str, str]]:
     """Measured again and again until none is red or the deadline has passed; shown while they change."""
     context = current_recovery.get()
-    await context.show(phase="measuring conditions")
+    await context.update(phase="measuring conditions")
     return await _until_not_red(context, lambda: conditions.measure_conditions(context.settings, context.state.scope))
 
 
-@_step("Measure system health", run_name="3. System system, round {round_}", timeout=86_400)
+@_step("Measure system health", run_name="3. System health, round {round_}", timeout=86_400)
 async def measure_health(round_: int) -> list[dict[str, str]]:
     context = current_recovery.get()
-    await context.show(phase="checking system health")
+    await context.update(phase="checking system health")
     return await _until_not_red(context, lambda: system.measure_health(context.settings))
 
 
@@ -137,12 +138,12 @@ async def verify(key: str, words: str, round_: int) -> str:
 
 
 @_step("Notify", run_name="Notify: {title}, round {round_}")
-async def tell_people(round_: int, kind: str, title: str, body: str, critical: bool = False) -> str:
+async def notify_people(round_: int, kind: str, title: str, body: str, critical: bool = False) -> str:
     """Returns what could not be delivered, as text."""
     context = current_recovery.get()
     link = context.settings.recovery.console_url
-    note = Note(
-        kind=Kind(kind),
+    note = Notification(
+        kind=NotificationKind(kind),
         incident_id=context.state.incident_id,
         title=title,
         body=body,
@@ -150,8 +151,8 @@ async def tell_people(round_: int, kind: str, title: str, body: str, critical: b
         link=link,
     )
     undelivered = "; ".join(str(failure) for failure in await notify(context.settings, note))
-    if note.kind is Kind.WAITING:
-        told = context.settings.notifications.anybody
+    if note.kind is NotificationKind.WAITING:
+        told = context.settings.notifications.any_channel
         missing = undelivered or ("" if told else "no channel is configured in [notifications]: tell people yourself")
         await context.tick("notify", Tick.YELLOW if missing else Tick.GREEN, missing or "delivered")
     return undelivered
@@ -168,7 +169,7 @@ async def write_report(round_: int, stage: str, trip: dict[str, Any], root_cause
     path = context.settings.state_dir / "incidents" / context.state.incident_id / "report.md"
     await asyncio.to_thread(_write, path, report)
     digest = hashlib.sha256(report.encode()).hexdigest()
-    await context.show(report_path=str(path))
+    await context.update(report_path=str(path))
     await context.tick("incident-report", Tick.GREEN, str(path), root_cause["author"])
     await context.record(
         "INCIDENT_REPORT", {"path": str(path), "sha256": digest, "stage": stage}, once=f"{stage}-{round_}"
@@ -207,7 +208,7 @@ async def reset(round_: int, attempt: int, answer: dict[str, Any]) -> dict[str, 
         await _conflicts(context),
     ]
     await context.tick_measured(measured)
-    rules = await context.rules(question_of("approval", round_, attempt), approval)
+    rules = await context.rules(question_id("approval", round_, attempt), approval)
     problem = refuse_approval(approval, rules, measured)
     if problem is None:
         try:
@@ -306,12 +307,12 @@ async def watch(round_: int, minutes: float, epoch: int) -> str | None:
     Any red measurement trips at once. Begun again after a crash, it watches what is left of the time.
     """
     context = current_recovery.get()
-    await context.show(phase="watching")
-    with WatchedGate(context.settings, context.state.scope) as gate:
+    await context.update(phase="watching")
+    with GateProbe(context.settings, context.state.scope) as gate:
         return await _watch_to_its_end(context, gate, epoch)
 
 
-async def _watch_to_its_end(context: RecoveryContext, gate: WatchedGate, epoch: int) -> str | None:
+async def _watch_to_its_end(context: RecoveryContext, gate: GateProbe, epoch: int) -> str | None:
     settings = context.settings.recovery
     while True:
         status = await context.breaker.get_status()
@@ -324,7 +325,7 @@ async def _watch_to_its_end(context: RecoveryContext, gate: WatchedGate, epoch: 
             *await system.measure_health(context.settings),
         ]
         await context.tick_measured(measured)
-        admitted = await gate.look()
+        admitted = await gate.measure()
         red = [measurement for measurement in (*measured, admitted) if measurement.colour is Colour.RED]
         if red:
             return await _trip_again(context, "; ".join(f"{m.name} is {m.value}, limit {m.limit}" for m in red))
@@ -341,7 +342,7 @@ async def reopen(round_: int, why: str) -> None:
     """Untick everything. Kept like any step: beginning again at the top must not untick what a later round did."""
     context = current_recovery.get()
     await context.record("RECOVERY_REOPENED", {"why": why}, once=str(round_))
-    await context.show(items={}, phase="reopened", problem=f"Reopened: {why}", author="", round=round_ + 1)
+    await context.update(items={}, phase="reopened", problem=f"Reopened: {why}", author="", round=round_ + 1)
 
 
 def _seconds_left(status: Status, watch_for: float) -> float:

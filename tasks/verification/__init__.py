@@ -1,1 +1,1 @@
-"""The scheduled verification: that breaker, ledger and feeds are what they say they are, minute by minute."""
+"""Verify by schedule that breaker, ledger and feeds are what they say they are."""

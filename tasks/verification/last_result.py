@@ -1,4 +1,4 @@
-"""What the last verification found, so that people are told once per change and not once a minute.
+"""Remember what the last verification found, so that people are told once per change and not once a minute.
 
 Kept in Redis and, for when that is what fails, in the state directory; the newer of the two counts.
 """
@@ -63,7 +63,7 @@ class LastVerification:
         )
 
 
-def change(before: Sequence[str], failing: Sequence[str]) -> Change:
+def change_since(before: Sequence[str], failing: Sequence[str]) -> Change:
     """Bad news is a name that was not failing before; good news is that none is left. Fewer of them is no news."""
     if set(failing) - set(before):
         return Change.FAILED

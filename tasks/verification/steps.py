@@ -1,4 +1,4 @@
-"""The checks of the scheduled verification as Prefect tasks, one each, and the one artifact that shows them."""
+"""Run the checks of the scheduled verification as Prefect tasks, one each, and show them in one artifact."""
 
 from __future__ import annotations
 
@@ -30,6 +30,7 @@ from tasks.checks.stores import (
     check_reconciliation,
     check_states,
 )
+from tasks.markdown import cell
 from tasks.verification import recoveries
 from tasks.verification.last_result import LastVerification
 
@@ -44,7 +45,7 @@ _R = TypeVar("_R")
 
 
 @dataclass(slots=True)
-class Run:
+class VerificationRun:
     """What the checks of one verification work with."""
 
     settings: Settings
@@ -63,7 +64,7 @@ class Run:
         return self.previous is None or self.previous.walk_is_due(self.started_at)
 
 
-current_verification: ContextVar[Run] = ContextVar("current_verification")
+current_verification: ContextVar[VerificationRun] = ContextVar("current_verification")
 
 
 def _check(name: str, *, limit: float = CHECK_LIMIT) -> Callable[[Callable[_P, _R]], Task[_P, _R]]:
@@ -72,7 +73,7 @@ def _check(name: str, *, limit: float = CHECK_LIMIT) -> Callable[[Callable[_P, _
 
 
 @_check("No trip waits on this host")
-async def make_pending_trips() -> list[Measurement]:
+async def apply_pending_trips() -> list[Measurement]:
     return [await asyncio.to_thread(check_pending_trips, current_verification.get().settings)]
 
 
@@ -116,8 +117,8 @@ async def measure_health() -> list[Measurement]:
 
 
 @_check("Recoveries are not forgotten")
-async def look_after_recoveries() -> list[Measurement]:
-    return [await recoveries.look_after_recoveries(current_verification.get().stores)]
+async def check_recoveries() -> list[Measurement]:
+    return [await recoveries.check_recoveries(current_verification.get().stores)]
 
 
 async def publish(measurements: Sequence[Measurement], started_at: datetime) -> None:
@@ -152,15 +153,11 @@ def markdown(measurements: Sequence[Measurement], started_at: datetime) -> str:
     ]
     for found in sorted(measurements, key=lambda found: order.index(found.colour)):
         cells = (found.colour.value, found.name, found.value, found.limit, found.problem)
-        lines.append(f"| {' | '.join(_cell(cell) for cell in cells)} |")
+        lines.append(f"| {' | '.join(cell(text) for text in cells)} |")
     return "\n".join(lines) + "\n"
 
 
-def _cell(text: str) -> str:
-    return text.replace("|", "\\|").replace("<", "&lt;").replace("\n", " ")
-
-
 Check = Task[[], Any]
-IN_ORDER: tuple[Check, ...] = (make_pending_trips, verify_states, drain, reconcile, verify_chain, measure_health)
+SEQUENTIAL: tuple[Check, ...] = (apply_pending_trips, verify_states, drain, reconcile, verify_chain, measure_health)
 """Each finds what the one before left: only what is drained can be reconciled, and what isn't is a backlog."""
-BESIDE: tuple[Check, ...] = (verify_feeds, measure_conditions, look_after_recoveries)
+CONCURRENT: tuple[Check, ...] = (verify_feeds, measure_conditions, check_recoveries)

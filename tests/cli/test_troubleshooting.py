@@ -31,7 +31,7 @@ from ledger.record import AuditRecord
 from sandbox.child_process import free_port
 from sandbox.embedded_redis import EmbeddedRedis
 from services.exporter.metrics import Exporter, MetricsServer
-from tasks.verification.doctor import measure_verification
+from tasks.doctor.monitoring import measure_verification
 from tasks.verification.last_result import LastVerification, write_last
 from tests.console.harness import Console
 from tests.tasks.web import Answer, Asked, Web, prometheus

@@ -21,7 +21,7 @@ from prefect.context import refresh_global_settings_context
 
 from breaker.uuid7 import uuid7
 from tasks.recovery.checklist import CHECKLIST, ITEMS
-from tasks.recovery.state import ItemState, RecoveryState, Tick, key_of
+from tasks.recovery.state import ItemState, RecoveryState, Tick, state_key
 from tests.tasks.web import Answer, Asked, Web
 
 FLOW_RUN = "0c1f8a52-6f0e-4d0e-9b53-0d6a4d1f2a11"
@@ -126,7 +126,7 @@ def finished(client: redis.Redis, before: RecoveryState) -> RecoveryState:
 
 
 def put(client: redis.Redis, state: RecoveryState) -> RecoveryState:
-    client.set(key_of(state.scope), state.to_json())
+    client.set(state_key(state.scope), state.to_json())
     return state
 
 

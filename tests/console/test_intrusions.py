@@ -16,7 +16,8 @@ import redis
 from starlette.datastructures import Headers
 
 from breaker import CircuitBreaker, State
-from configuration.settings import ConfigurationError, ConsoleSettings
+from configuration.console import ConsoleSettings
+from configuration.settings import ConfigurationError
 from console.auth import passwords
 from console.auth.passwords import MOST_WAITING
 from console.auth.permissions import Role

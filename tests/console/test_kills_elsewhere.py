@@ -23,7 +23,7 @@ from sandbox.embedded_redis import EmbeddedRedis
 from sandbox.exchange.scenario import parse
 from sandbox.exchange.server import PaperExchangeThread
 from tasks.kill.status import SILENT, KillStatus, kill_status
-from tasks.kill.status_feed import EVERY, KEPT, LIMIT, RUN, RUNS, published
+from tasks.kill.status_feed import EVERY, KEPT, LIMIT, RUN, RUNS, publish_status
 from tests.console.conftest import MakeSettings
 from tests.console.harness import REASON, Console
 from tests.helpers import eventually
@@ -132,7 +132,7 @@ def test_a_run_whose_process_is_gone_is_not_known(settings: Settings, redis_clie
 def test_promise_5_a_hung_redis_holds_no_run_up(own_server: EmbeddedRedis, settings: Settings) -> None:
     async def held_up() -> float:
         async with open_kill_run(reason=REASON, operator="ada", incident_id=INCIDENT, settings=settings) as run:
-            async with published(run, settings):
+            async with publish_status(run, settings):
                 await asyncio.sleep(2 * EVERY)  # so that a status is on its way
                 ended = time.monotonic()
             return time.monotonic() - ended

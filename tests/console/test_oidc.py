@@ -14,7 +14,7 @@ import redis
 from joserfc.jwk import RSAKey
 from pydantic import ValidationError
 
-from configuration.settings import OidcSettings
+from configuration.console import OidcSettings
 from console.auth.accounts import AccountConflict, Accounts, Person
 from console.auth.oidc import person_of, role_of
 from console.auth.permissions import Permission, Role

@@ -20,7 +20,7 @@ from console.auth.permissions import Permission, Role
 from ledger.queries import Filter
 from services.exporter.metrics import Exporter
 from tasks.recovery.approval_rules import Approval, RootCause
-from tasks.recovery.attestation import vouched_for
+from tasks.recovery.attestation import attested_permissions
 from tasks.recovery.evidence_store import evidence_key
 from tasks.recovery.state import ItemState, Tick
 from tests.console.harness import Console
@@ -59,7 +59,7 @@ def incident(redis_client: redis.Redis) -> str:
 
 async def permissions_told(console: Console, question: str, answer: RootCause | Approval) -> tuple[str, ...]:
     async with Redis.from_url(console.settings.redis_url.get_secret_value()) as client:
-        return await vouched_for(client, FLOW_RUN, question, answer)
+        return await attested_permissions(client, FLOW_RUN, question, answer)
 
 
 def outcomes(console: Console, action: str) -> list[tuple[str | None, str | None, str]]:

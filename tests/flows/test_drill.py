@@ -26,9 +26,9 @@ from sandbox.exchange.scenario import parse
 from sandbox.exchange.server import PaperExchangeThread
 from sandbox.prefect_server import PrefectServer
 from tasks.drill.environment import open_drill_environment
-from tasks.drill.filing import FINISHED, note_of
+from tasks.drill.record import FINISHED, result_notification
 from tasks.drill.result import DrillResult
-from tasks.notify import Kind
+from tasks.notification import NotificationKind
 from tests.tasks.web import Answer, Web
 
 ROOT = Path(__file__).parents[2]
@@ -100,7 +100,7 @@ def test_a_drills_world_holds_nothing_of_production(configure: Any, live: PaperE
         assert world.exchange.url != live.url
         assert world.settings.redis_url != production.redis_url
         assert world.settings.state_dir != production.state_dir
-        assert not world.settings.notifications.anybody
+        assert not world.settings.notifications.any_channel
         home = world.settings.state_dir.parent
     assert not home.exists()
 
@@ -151,14 +151,14 @@ def test_a_drill_that_fails_says_so_everywhere(configure: Any, web: Web) -> None
 
 def test_people_are_told_of_each_failure_and_of_the_first_success_after_one() -> None:
     passed, failed = DrillResult(1, 1), DrillResult(1, 1, problems=("not recovered: it took too long",))
-    assert note_of(passed, None) is None
-    assert note_of(passed, passed) is None
+    assert result_notification(passed, None) is None
+    assert result_notification(passed, passed) is None
     for before in (None, passed, failed):
-        note = note_of(failed, before)
+        note = result_notification(failed, before)
         assert note is not None
-        assert (note.kind, note.severity, note.body) == (Kind.DRILL_FAILED, "critical", failed.problems[0])
-    again = note_of(passed, failed)
-    assert again is not None and again.kind is Kind.DRILL_PASSED
+        assert (note.kind, note.severity, note.body) == (NotificationKind.DRILL_FAILED, "critical", failed.problems[0])
+    again = result_notification(passed, failed)
+    assert again is not None and again.kind is NotificationKind.DRILL_PASSED
 
 
 def test_a_result_is_read_back_as_it_was_filed() -> None:

@@ -39,8 +39,8 @@ from sandbox.prefect_server import PrefectServer
 from tasks import orchestrator
 from tasks.checks.measurement import Colour
 from tasks.recovery.conflicts import find_conflicts
-from tasks.recovery.state import RecoveryState, key_of
-from tasks.verification.last_result import KEY, Change, LastVerification, change
+from tasks.recovery.state import RecoveryState, state_key
+from tasks.verification.last_result import KEY, Change, LastVerification, change_since
 from tasks.verification.steps import ARTIFACT
 from tests.helpers import eventually
 from tests.tasks.web import Answer, Web
@@ -308,7 +308,7 @@ async def test_who_is_waited_for_is_reminded_but_not_every_minute(
     state = RecoveryState(
         uuid7(), "global", str(uuid7()), waiting_for="approval", waiting_since=since.isoformat(), phase="waiting"
     )
-    redis_client.set(key_of("global"), state.to_json())
+    redis_client.set(state_key("global"), state.to_json())
     for _ in range(2):
         assert (await verify(prefect)).is_completed()
     (text,) = told(web)
@@ -364,7 +364,7 @@ async def test_a_recovery_whose_process_died_is_scheduled_again(
             for age, expected in ((5, "RUNNING"), (61, "SCHEDULED")):
                 heartbeat = (datetime.now(UTC) - timedelta(seconds=age)).isoformat()
                 state = RecoveryState(uuid7(), "global", str(run.id), phase="watching", heartbeat_at=heartbeat)
-                redis_client.set(key_of("global"), state.to_json())
+                redis_client.set(state_key("global"), state.to_json())
                 assert (await health_verification(return_state=True)).is_completed()
                 found = (await client.read_flow_run(run.id)).state
                 assert found is not None and found.type.value == expected
@@ -397,8 +397,8 @@ async def test_one_at_a_time_but_never_held_up_by_one_that_was_killed(
     prefect: PrefectServer, configure: Configure
 ) -> None:
     hold = (
-        "import sys, time\nfrom configuration.settings import load_settings\nfrom tasks.single_run import alone\n"
-        "with alone(load_settings(), 'health-verification') as mine:\n"
+        "import sys, time\nfrom configuration.settings import load_settings\nfrom tasks.single_run import single_run\n"
+        "with single_run(load_settings(), 'health-verification') as acquired:\n"
         "    print(mine, flush=True)\n    time.sleep(600)"
     )
     command = [sys.executable, "-c", hold]
@@ -493,6 +493,6 @@ def test_a_schedule_catches_a_hand_edited_state_a_stopped_drain_and_a_stale_feed
 
 @given(before=st.sets(st.sampled_from("abc")), failing=st.sets(st.sampled_from("abc")))
 def test_people_hear_of_new_trouble_and_of_the_end_of_all_of_it(before: set[str], failing: set[str]) -> None:
-    said = change(sorted(before), sorted(failing))
+    said = change_since(sorted(before), sorted(failing))
     assert (said is Change.FAILED) == bool(failing - before)
     assert (said is Change.RECOVERED) == (bool(before) and not failing)

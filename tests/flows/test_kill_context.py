@@ -12,7 +12,7 @@ from pydantic import SecretStr
 from breaker import CircuitBreaker
 from brokers.sweep import SweepResult
 from configuration.settings import AccountSettings, ConfigurationError, Settings
-from flows.kill_context import note_sweep, open_kill_run
+from flows.kill_context import open_kill_run, record_sweep
 from sandbox.embedded_redis import EmbeddedRedis
 from tests.helpers import eventually
 
@@ -53,7 +53,7 @@ async def test_only_the_accounts_asked_for(settings: Settings) -> None:
 
 async def test_orders_count_as_open_until_the_venue_lists_them_no_more(settings: Settings) -> None:
     async with open_kill_run(reason="r", operator="o", settings=settings) as run:
-        note_sweep(run, [SweepResult("ALPHA", accepted=40, refused=2)])
+        record_sweep(run, [SweepResult("ALPHA", accepted=40, refused=2)])
         assert (run.progress["ALPHA"].orders_open, run.progress["ALPHA"].orders_at_start) == (42, 42)
         assert run.progress["ALPHA"].done == 0
 

@@ -19,8 +19,8 @@ from configuration.settings import Settings
 from ledger.configured import open_ready_ledger, open_spool
 from ledger.queries import Filter
 from sandbox.child_process import free_port
-from tasks.notification_text import pagerduty_event, slack_message
-from tasks.notify import NOTIFICATION_FAILED, RECORD_WAIT, DeliveryFailure, Kind, Note, notify
+from tasks.notification import Notification, NotificationKind, pagerduty_event, slack_message
+from tasks.notify import NOTIFICATION_FAILED, RECORD_WAIT, DeliveryFailure, notify
 from tests.tasks.web import Answer, Asked, Web
 
 INCIDENT = uuid7()
@@ -38,14 +38,14 @@ def configured(tmp_path: Path, **notifications: Any) -> Settings:
     return Settings(state_dir=tmp_path, notifications={"timeout": 2.0, **notifications})
 
 
-def note(kind: Kind = Kind.TRIPPED, **changes: Any) -> Note:
+def note(kind: NotificationKind = NotificationKind.TRIPPED, **changes: Any) -> Notification:
     fields = {
         "title": "Trading halted",
         "body": "Drawdown 6 % > 5 %",
         "severity": "critical",
         "link": "http://console/",
     }
-    return Note(**{"kind": kind, "incident_id": INCIDENT, **fields, **changes})
+    return Notification(**{"kind": kind, "incident_id": INCIDENT, **fields, **changes})
 
 
 def recorded(settings: Settings) -> list[dict[str, Any]]:
@@ -71,7 +71,15 @@ async def test_slack_receives_its_own_format(web: Web, tmp_path: Path) -> None:
 
 async def test_one_pagerduty_incident_is_opened_told_more_and_resolved(web: Web, tmp_path: Path) -> None:
     settings = configured(tmp_path, pagerduty=ROUTING_KEY, pagerduty_url=f"{web.url}/v2/enqueue")
-    course = (Kind.TRIPPED, Kind.KILL_REPORT, Kind.STUCK, Kind.WAITING, Kind.RESET, Kind.RETRIPPED, Kind.RECOVERED)
+    course = (
+        NotificationKind.TRIPPED,
+        NotificationKind.KILL_REPORT,
+        NotificationKind.STUCK,
+        NotificationKind.WAITING,
+        NotificationKind.RESET,
+        NotificationKind.RETRIPPED,
+        NotificationKind.RECOVERED,
+    )
     for kind in course:
         assert await notify(settings, note(kind)) == []
     events = [asked.json for asked in web.asked]
@@ -146,7 +154,7 @@ async def test_a_full_disk_is_told_and_not_raised(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     nowhere = f"http://127.0.0.1:{free_port()}/hook"
     settings = configured(tmp_path / "file", slack=nowhere, timeout=0.5)
-    failures = await notify(settings, note(Kind.VERIFICATION_FAILED, incident_id="health-verification"))
+    failures = await notify(settings, note(NotificationKind.VERIFICATION_FAILED, incident_id="health-verification"))
     assert [failure.channel for failure in failures] == ["slack", "record"]
 
 
@@ -175,7 +183,7 @@ async def test_no_secret_is_in_a_message_a_failure_a_record_or_a_log(
 
 
 @given(st.builds(note, title=st.text(min_size=1), body=st.text(max_size=20_000), incident_id=st.text(max_size=400)))
-def test_no_text_breaks_the_services_limits(anything: Note) -> None:
+def test_no_text_breaks_the_services_limits(anything: Notification) -> None:
     message = slack_message(anything)
     texts = [block["text"]["text"] for block in message["blocks"] if "text" in block]
     assert len(texts[0]) <= 150 and all(len(text) <= 3_000 for text in texts)

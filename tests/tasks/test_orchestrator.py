@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from prefect.client.schemas.objects import State, StateType
 
-from tasks.orchestrator import FAILED_FOR, SILENT_FOR, is_broken, is_gone
+from tasks.orchestrator import FAILED_FOR, SILENT_FOR, is_failed_or_crashed, is_lost
 
 NOW = datetime(2026, 11, 24, 16, 0, tzinfo=UTC)
 
@@ -27,7 +27,7 @@ NOW = datetime(2026, 11, 24, 16, 0, tzinfo=UTC)
 def test_what_broke_off_is_started_again_and_what_waits_ended_or_was_cancelled_is_not(
     kind: StateType, ago: timedelta, again: bool
 ) -> None:
-    assert is_broken(State[None](type=kind, timestamp=NOW - ago), NOW) is again
+    assert is_failed_or_crashed(State[None](type=kind, timestamp=NOW - ago), NOW) is again
 
 
 @pytest.mark.parametrize(
@@ -45,4 +45,4 @@ def test_what_broke_off_is_started_again_and_what_waits_ended_or_was_cancelled_i
 def test_without_a_sign_of_life_what_runs_or_was_submitted_for_long_has_no_process(
     kind: StateType, ago: timedelta, again: bool
 ) -> None:
-    assert is_gone(State[None](type=kind, timestamp=NOW - ago), NOW) is again
+    assert is_lost(State[None](type=kind, timestamp=NOW - ago), NOW) is again

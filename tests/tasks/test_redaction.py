@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from configuration.settings import Settings
-from tasks.redaction import HIDDEN, configured_secrets, scrub
+from tasks.redaction import HIDDEN, configured_secrets, redact
 
 
 @pytest.mark.parametrize(
@@ -32,7 +32,7 @@ from tasks.redaction import HIDDEN, configured_secrets, scrub
     ],
 )
 def test_what_looks_like_a_secret_is_hidden(text: str) -> None:
-    clean = scrub(text)
+    clean = redact(text)
     assert "SECRET" not in clean.replace("SECRET_KEY", "")
     assert HIDDEN in clean
 
@@ -49,7 +49,7 @@ def test_what_looks_like_a_secret_is_hidden(text: str) -> None:
     ],
 )
 def test_ordinary_text_stays_as_it_is(text: str) -> None:
-    assert scrub(text) == text
+    assert redact(text) == text
 
 
 @given(
@@ -60,7 +60,7 @@ def test_a_configured_secret_is_hidden_wherever_it_stands(secret: str, around: t
     before, after = (part.replace(secret, "") for part in around)
     settings = Settings(accounts={"A": {"base_url": "http://v", "key_id": "k", "secret_key": secret}})
     assert secret in configured_secrets(settings)
-    assert secret not in scrub(f"{before} {secret} {after}", configured_secrets(settings)) or secret in HIDDEN
+    assert secret not in redact(f"{before} {secret} {after}", configured_secrets(settings)) or secret in HIDDEN
 
 
 def test_every_secret_of_the_configuration_is_known() -> None:
@@ -76,5 +76,5 @@ def test_every_secret_of_the_configuration_is_known() -> None:
 @pytest.mark.parametrize("text", ["a" * 100_000, "secret" * 20_000, "key: " * 20_000, "a.-_" * 25_000, "://" * 30_000])
 def test_no_text_takes_long(text: str) -> None:
     begun = time.perf_counter()
-    scrub(text)
+    redact(text)
     assert time.perf_counter() - begun < 1

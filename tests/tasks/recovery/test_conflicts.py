@@ -17,7 +17,7 @@ from sandbox.exchange.scenario import parse
 from sandbox.exchange.server import PaperExchange
 from tasks.checks.measurement import Colour, Measurement
 from tasks.recovery.conflicts import find_conflicts, longest_kill
-from tasks.recovery.state import RecoveryState, key_of
+from tasks.recovery.state import RecoveryState, state_key
 from tests.tasks.recovery.conftest import Configure
 
 INCIDENT = "019e7f00-0000-7000-8000-000000000001"
@@ -97,7 +97,7 @@ async def test_another_recovery_conflicts_while_it_is_under_way(
     configure: Configure, redis_client: redis.Redis, incident: str, run: str, done: bool, colour: Colour
 ) -> None:
     other = RecoveryState(incident_id=incident, scope="global", flow_run_id=run, done=done)
-    redis_client.set(key_of("global"), other.to_json())
+    redis_client.set(state_key("global"), other.to_json())
     assert (await conflicts(configure())).colour is colour
     assert (await conflicts(configure(), scope="account:ALPHA")).colour is Colour.GREEN
 

@@ -13,7 +13,7 @@ from redis.backoff import ConstantBackoff
 from proofs.proxy import Fault, FaultProxy
 from sandbox.embedded_redis import EmbeddedRedis
 from tasks.recovery.context import RecoveryContext
-from tasks.recovery.state import RecoveryState, key_of
+from tasks.recovery.state import RecoveryState, state_key
 
 
 async def test_a_write_that_an_outage_held_up_does_not_land_on_a_newer_one(
@@ -24,12 +24,12 @@ async def test_a_write_that_an_outage_held_up_does_not_land_on_a_newer_one(
         state = RecoveryState(incident_id="an incident", scope="global", flow_run_id="a run")
         context = RecoveryContext(None, patient, None, None, state)  # type: ignore[arg-type]
         proxy.inject(Fault.REFUSED)
-        held_up = asyncio.create_task(context.show(phase="gathering evidence"))
+        held_up = asyncio.create_task(context.update(phase="gathering evidence"))
         await asyncio.sleep(0.05)  # it was refused, and waits before it tries again
         proxy.heal()
-        await asyncio.wait_for(context.show(phase="waiting for a person"), 10)
+        await asyncio.wait_for(context.update(phase="waiting for a person"), 10)
         await asyncio.wait_for(held_up, 10)
         await patient.aclose()
-    kept = redis_client.get(key_of("global"))
+    kept = redis_client.get(state_key("global"))
     assert isinstance(kept, bytes)
     assert json.loads(kept)["phase"] == "waiting for a person"

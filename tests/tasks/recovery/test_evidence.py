@@ -22,7 +22,8 @@ from ledger.record import AuditRecord
 from sandbox.child_process import free_port
 from tasks.recovery import log_tail, steps
 from tasks.recovery.context import RecoveryContext, current_recovery
-from tasks.recovery.evidence import Evidence, LogTail, Trip, gather_evidence, moment_of, sparkline
+from tasks.recovery.evidence import Evidence, LogTail, Trip, sparkline
+from tasks.recovery.evidence_gathering import gather_evidence, incident_time
 from tasks.recovery.evidence_store import KEPT, MOST, evidence_key, keep_evidence, read_evidence
 from tasks.recovery.state import RecoveryState
 from tests.tasks.recovery.conftest import Configure
@@ -177,19 +178,19 @@ def tools(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 async def test_a_containers_log_has_both_its_streams(tools: Path) -> None:
     tool(tools, "docker", '[ "$*" = "logs --tail 5 execution_gateway" ] && echo out && echo err >&2')
-    assert await log_tail.tail(LogSettings(docker="execution_gateway", lines=5)) == ["out", "err"]
+    assert await log_tail.read_log_tail(LogSettings(docker="execution_gateway", lines=5)) == ["out", "err"]
 
 
 async def test_a_units_journal_is_asked_for_its_last_lines(tools: Path) -> None:
     tool(tools, "journalctl", 'echo "$*"')
-    (line,) = await log_tail.tail(LogSettings(journal="gateway.service", lines=7))
+    (line,) = await log_tail.read_log_tail(LogSettings(journal="gateway.service", lines=7))
     assert "-n 7 -u gateway.service" in line
 
 
 async def test_a_tool_that_fails_is_quoted(tools: Path) -> None:
     tool(tools, "docker", "echo 'No such container' >&2; exit 1")
     with pytest.raises(log_tail.LogUnreadable, match="No such container"):
-        await log_tail.tail(LogSettings(docker="gateway"))
+        await log_tail.read_log_tail(LogSettings(docker="gateway"))
 
 
 async def test_a_tool_that_hangs_is_ended(tools: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -197,16 +198,16 @@ async def test_a_tool_that_hangs_is_ended(tools: Path, monkeypatch: pytest.Monke
     tool(tools, "docker", "exec sleep 60")
     begun = time.monotonic()
     with pytest.raises(log_tail.LogUnreadable, match="did not end"):
-        await log_tail.tail(LogSettings(docker="gateway"))
+        await log_tail.read_log_tail(LogSettings(docker="gateway"))
     assert time.monotonic() - begun < 5
 
 
 async def test_of_a_flood_only_the_end_is_kept(tools: Path, tmp_path: Path) -> None:
     tool(tools, "docker", "seq 1 200000")
-    assert (await log_tail.tail(LogSettings(docker="gateway", lines=3)))[-1] == "200000"
+    assert (await log_tail.read_log_tail(LogSettings(docker="gateway", lines=3)))[-1] == "200000"
     big = tmp_path / "big.log"
     big.write_text("x" * 5_000_000 + "\nlast\n")
-    lines = await log_tail.tail(LogSettings(file=big))
+    lines = await log_tail.read_log_tail(LogSettings(file=big))
     assert lines[-1] == "last"
     assert max(len(line) for line in lines) <= log_tail.LONGEST_LINE
 
@@ -215,7 +216,7 @@ async def test_a_pipe_that_nobody_writes_to_holds_nobody_up(tmp_path: Path) -> N
     os.mkfifo(tmp_path / "pipe")
     begun = time.monotonic()
     with pytest.raises(log_tail.LogUnreadable):
-        await log_tail.tail(LogSettings(file=tmp_path / "pipe"))
+        await log_tail.read_log_tail(LogSettings(file=tmp_path / "pipe"))
     assert time.monotonic() - begun < 5
 
 
@@ -238,5 +239,5 @@ def test_a_sparkline_shows_where_the_peak_was(values: list[float]) -> None:
 
 
 def test_an_incidents_id_says_when_it_began() -> None:
-    assert abs((moment_of(uuid7()) - datetime.now(UTC)).total_seconds()) < 1
-    assert abs((moment_of("no uuid") - datetime.now(UTC)).total_seconds()) < 1
+    assert abs((incident_time(uuid7()) - datetime.now(UTC)).total_seconds()) < 1
+    assert abs((incident_time("no uuid") - datetime.now(UTC)).total_seconds()) < 1

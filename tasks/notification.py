@@ -1,4 +1,4 @@
-"""What people are told, and in which words each channel says it. Pure."""
+"""Say what people are told, in the form that each channel wants. Pure."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from apprise import NotifyType
 
 
-class Kind(StrEnum):
+class NotificationKind(StrEnum):
     """What happened."""
 
     TRIPPED = "TRIPPED"
@@ -29,7 +29,7 @@ class Kind(StrEnum):
     """Where the audit log stands, kept by whoever gets the message: what is cut off later shows against it."""
 
     @property
-    def words(self) -> str:
+    def label(self) -> str:
         return self.value.replace("_", " ").lower()
 
 
@@ -38,10 +38,10 @@ Severity = Literal["info", "warning", "critical"]
 
 
 @dataclass(frozen=True, slots=True)
-class Note:
+class Notification:
     """One thing to tell. `incident_id` is what PagerDuty tells incidents apart by; `title` is one line."""
 
-    kind: Kind
+    kind: NotificationKind
     incident_id: str
     title: str
     body: str
@@ -49,66 +49,70 @@ class Note:
     link: str | None = None
 
 
-_RESOLVES = frozenset({Kind.RECOVERED, Kind.VERIFICATION_RECOVERED, Kind.DRILL_PASSED})
-_NOT_FOR_PAGERDUTY = frozenset({Kind.RESET, Kind.CHECKPOINT})
+_RESOLVES = frozenset(
+    {NotificationKind.RECOVERED, NotificationKind.VERIFICATION_RECOVERED, NotificationKind.DRILL_PASSED}
+)
+_NOT_FOR_PAGERDUTY = frozenset({NotificationKind.RESET, NotificationKind.CHECKPOINT})
 """A reset neither opens an incident nor ends it: the watch after it does. A checkpoint is nobody's alarm."""
 _MARKS: dict[Severity, str] = {"info": "ℹ️", "warning": "⚠️", "critical": "🛑"}
 _SLACK_HEADER, _SLACK_SECTION = 150, 3_000
 _PAGERDUTY_SUMMARY, _PAGERDUTY_KEY, _PAGERDUTY_BODY = 1_024, 255, 8_000
 
 
-def pagerduty_event(note: Note, routing_key: str) -> dict[str, Any] | None:
+def pagerduty_event(notification: Notification, routing_key: str) -> dict[str, Any] | None:
     """The Events API v2 request: opens the incident, adds to it, or resolves it; None for what is not PagerDuty's."""
-    if note.kind in _NOT_FOR_PAGERDUTY:
+    if notification.kind in _NOT_FOR_PAGERDUTY:
         return None
-    event: dict[str, Any] = {"routing_key": routing_key, "dedup_key": note.incident_id[:_PAGERDUTY_KEY]}
-    if note.kind in _RESOLVES:
+    event: dict[str, Any] = {"routing_key": routing_key, "dedup_key": notification.incident_id[:_PAGERDUTY_KEY]}
+    if notification.kind in _RESOLVES:
         return {**event, "event_action": "resolve"}
-    links = [{"href": note.link, "text": "Open"}] if note.link else []
+    links = [{"href": notification.link, "text": "Open"}] if notification.link else []
     return {
         **event,
         "event_action": "trigger",
         "client": "breaker",
         "links": links,
         "payload": {
-            "summary": note.title[:_PAGERDUTY_SUMMARY],
+            "summary": notification.title[:_PAGERDUTY_SUMMARY],
             "source": "breaker",
             "component": "circuit breaker",
-            "class": note.kind.words,
-            "severity": note.severity,
-            "custom_details": {"incident": note.incident_id, "text": note.body[:_PAGERDUTY_BODY]},
+            "class": notification.kind.label,
+            "severity": notification.severity,
+            "custom_details": {"incident": notification.incident_id, "text": notification.body[:_PAGERDUTY_BODY]},
         },
     }
 
 
-def slack_message(note: Note) -> dict[str, Any]:
+def slack_message(notification: Notification) -> dict[str, Any]:
     """The body of an incoming webhook: blocks, and the text that stands for them in a notification."""
-    title = f"{_MARKS[note.severity]} {note.title}"
+    title = f"{_MARKS[notification.severity]} {notification.title}"
     blocks: list[dict[str, Any]] = [
         {"type": "header", "text": {"type": "plain_text", "text": title[:_SLACK_HEADER], "emoji": True}}
     ]
-    if note.body:
-        blocks.append({"type": "section", "text": {"type": "mrkdwn", "text": _escaped(note.body, _SLACK_SECTION)}})
-    context = f"{note.kind.words} · incident `{_escaped(note.incident_id, 100)}`"
-    if note.link:
-        context += f" · <{note.link}|Open>"
+    if notification.body:
+        blocks.append(
+            {"type": "section", "text": {"type": "mrkdwn", "text": _escaped(notification.body, _SLACK_SECTION)}}
+        )
+    context = f"{notification.kind.label} · incident `{_escaped(notification.incident_id, 100)}`"
+    if notification.link:
+        context += f" · <{notification.link}|Open>"
     blocks.append({"type": "context", "elements": [{"type": "mrkdwn", "text": context}]})
     return {"text": _escaped(title, _SLACK_SECTION), "blocks": blocks}
 
 
-def plain_text(note: Note) -> str:
+def plain_text(notification: Notification) -> str:
     """The body for every other channel."""
-    lines = [note.body, "", f"Incident {note.incident_id}", note.link or ""]
+    lines = [notification.body, "", f"Incident {notification.incident_id}", notification.link or ""]
     return "\n".join(lines).strip()
 
 
-def apprise_type(note: Note) -> NotifyType:
+def apprise_type(notification: Notification) -> NotifyType:
     from apprise import NotifyType  # noqa: PLC0415  slow to import
 
-    if note.kind in _RESOLVES:
+    if notification.kind in _RESOLVES:
         return NotifyType.SUCCESS
     named = {"info": NotifyType.INFO, "warning": NotifyType.WARNING}
-    return named.get(note.severity, NotifyType.FAILURE)
+    return named.get(notification.severity, NotifyType.FAILURE)
 
 
 def _escaped(text: str, limit: int) -> str:

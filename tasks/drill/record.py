@@ -1,4 +1,4 @@
-"""Where a drill's figures are kept for people: the audit log, a file, and a note when it failed or passes again."""
+"""Record a drill's figures: in the audit log and a file, and notify people when it failed or passes again."""
 
 from __future__ import annotations
 
@@ -12,14 +12,15 @@ from ledger.configured import open_ready_ledger, open_spool
 from ledger.record import FAILED, OK, AuditRecord
 from ledger.recorder import Recorder
 from tasks.drill.result import DrillResult
-from tasks.notify import DeliveryFailure, Kind, Note, notify
+from tasks.notification import Notification, NotificationKind
+from tasks.notify import DeliveryFailure, notify
 
 FINISHED = "DRILL_FINISHED"
-DEDUPLICATION = "drill"
+DEDUPLICATION_KEY = "drill"
 """What stands for an incident's id in notifications of drills."""
 
 
-async def file_result(
+async def record_result(
     settings: Settings, result: DrillResult, *, by: str, source: str, flow_run_id: str | None = None
 ) -> list[DeliveryFailure]:
     """Keep it everywhere; returns which notifications were not delivered.
@@ -31,18 +32,22 @@ async def file_result(
     before = await asyncio.to_thread(last_result, settings)
     await asyncio.to_thread(_record, settings, result, by, source, flow_run_id)
     await asyncio.to_thread(_write, settings, result)
-    note = note_of(result, before)
-    return [] if note is None else await notify(settings, note)
+    notification = result_notification(result, before)
+    return [] if notification is None else await notify(settings, notification)
 
 
-def note_of(result: DrillResult, before: DrillResult | None) -> Note | None:
+def result_notification(result: DrillResult, before: DrillResult | None) -> Notification | None:
     """What people are told: every failure, and the first success after one."""
     if not result.passed:
         body = "\n".join(result.problems)
-        return Note(Kind.DRILL_FAILED, DEDUPLICATION, "The kill switch drill failed", body, "critical")
+        return Notification(
+            NotificationKind.DRILL_FAILED, DEDUPLICATION_KEY, "The kill switch drill failed", body, "critical"
+        )
     if before is not None and not before.passed:
         body = "\n".join(f"{name}: {value}" for name, value in result.rows())
-        return Note(Kind.DRILL_PASSED, DEDUPLICATION, "The kill switch drill passes again", body, "info")
+        return Notification(
+            NotificationKind.DRILL_PASSED, DEDUPLICATION_KEY, "The kill switch drill passes again", body, "info"
+        )
     return None
 
 

@@ -11,7 +11,7 @@ from breaker import CircuitBreaker
 from configuration.settings import Settings
 from sandbox.embedded_redis import EmbeddedRedis
 from tasks.checks.measurement import Colour
-from tasks.recovery.gate_watch import WatchedGate
+from tasks.recovery.gate_probe import GateProbe
 
 
 @pytest.fixture
@@ -23,8 +23,8 @@ async def test_in_the_quiet_period_it_says_how_much_is_admitted(settings: Settin
     breaker = CircuitBreaker(redis_client, quiet_period=60)
     breaker.trip("MANUAL")
     breaker.reset(reset_by="ada")
-    with WatchedGate(settings, "global") as gate:
-        found = await gate.look()
+    with GateProbe(settings, "global") as gate:
+        found = await gate.measure()
     assert found.colour is Colour.GREEN
     assert "of normal" in found.value
 
@@ -32,19 +32,19 @@ async def test_in_the_quiet_period_it_says_how_much_is_admitted(settings: Settin
 async def test_open_is_green_and_halted_is_red(settings: Settings, redis_client: redis.Redis) -> None:
     breaker = CircuitBreaker(redis_client)
     breaker.initialize_state(by="tests")
-    with WatchedGate(settings, "global") as gate:
-        assert (await gate.look()).colour is Colour.GREEN
+    with GateProbe(settings, "global") as gate:
+        assert (await gate.measure()).colour is Colour.GREEN
         breaker.trip("MANUAL")
         deadline = time.monotonic() + 5  # a gate hears of it within its staleness, if it gets its turn
-        while (found := await gate.look()).colour is not Colour.RED:
+        while (found := await gate.measure()).colour is not Colour.RED:
             assert time.monotonic() < deadline
     assert found.colour is Colour.RED
     assert found.problem
 
 
 async def test_a_gate_that_hears_nothing_is_red(settings: Settings, redis_client: redis.Redis) -> None:
-    with WatchedGate(
+    with GateProbe(
         settings.model_copy(update={"redis_url": type(settings.redis_url)("redis://127.0.0.1:1")}), "global"
     ) as gate:
-        found = await gate.look()
+        found = await gate.measure()
     assert found.colour is Colour.RED

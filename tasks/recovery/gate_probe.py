@@ -1,4 +1,4 @@
-"""What a gate admits while a reset is watched: one of our own, which hears of the breaker as any engine's does."""
+"""Measure what a gate admits while a reset is watched: one of our own, which hears of the breaker as an engine's."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ _PROBE_ORDER = OrderIntent("WATCH", "buy", 1, normal_quantity=1_000)
 _NOT_YET = (Reason.BEING_READ, Reason.NOT_CONNECTED, Reason.STALE)
 
 
-class WatchedGate:
+class GateProbe:
     """A gate on the breaker of `scope`, for as long as the watch lasts."""
 
     def __init__(self, settings: Settings, scope: str) -> None:
         scopes = () if scope == GLOBAL else (scope,)
         self._gate = Gate(settings.redis_url.get_secret_value(), scopes=scopes, report=False)
 
-    async def look(self) -> Measurement:
+    async def measure(self) -> Measurement:
         """Whether it admits a small order that adds risk: red when it doesn't though the breaker is not tripped."""
         probe = Probe("gate", "a small order is admitted", "a gate of the watch's own")
         decision = await self._decision()
         if decision or decision.reason is Reason.QUIET_RATE:
-            return probe.found(decision.sentence or "open: orders are admitted")
-        return probe.found("refuses", Colour.RED, decision.sentence)
+            return probe.measured(decision.sentence or "open: orders are admitted")
+        return probe.measured("refuses", Colour.RED, decision.sentence)
 
     async def _decision(self) -> Decision:
         deadline = time.monotonic() + PATIENCE

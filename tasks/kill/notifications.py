@@ -1,20 +1,20 @@
-"""What people are told of a kill switch's end. Pure."""
+"""Say what people are told of a kill switch's end. Pure."""
 
 from __future__ import annotations
 
 from tasks.kill.account import AccountProgress
 from tasks.kill.report import KillReport, seconds
-from tasks.notification_text import Kind, Note
+from tasks.notification import Notification, NotificationKind
 
 
-def kill_notes(report: KillReport, link: str | None) -> list[Note]:
+def kill_notifications(report: KillReport, link: str | None) -> list[Notification]:
     """The report, and apart from it what is stuck, since that needs somebody now."""
     verdict = f"FLAT after {seconds(report.flat_after)}" if report.flat else "NOT FLAT"
     lines = [f"{report.reason} (by {report.operator})", *(_account(account) for account in report.accounts)]
     lines += [f"Done without {missing}" for missing in report.missing]
     notes = [
-        Note(
-            kind=Kind.KILL_REPORT,
+        Notification(
+            kind=NotificationKind.KILL_REPORT,
             incident_id=report.incident_id,
             title=f"Kill switch: {verdict}",
             body="\n".join(lines),
@@ -26,8 +26,8 @@ def kill_notes(report: KillReport, link: str | None) -> list[Note]:
     if stuck:
         named = [f"{item.symbol} {item.quantity} in {account}: {item.reason}" for account, item in stuck]
         notes.append(
-            Note(
-                kind=Kind.STUCK,
+            Notification(
+                kind=NotificationKind.STUCK,
                 incident_id=report.incident_id,
                 title=f"{len(stuck)} positions can't be closed now",
                 body="\n".join(

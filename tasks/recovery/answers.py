@@ -1,4 +1,4 @@
-"""Giving a recovery what a person answers: judged first as the flow will judge it, then handed to its suspended run."""
+"""Give a recovery what a person answers: judge it first as the flow will, then submit it to the suspended run."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ DEADLINE = 30.0
 """Seconds that the orchestrator may take for an answer, retries of its client included."""
 
 
-class NotTaken(BreakerError):
+class AnswerNotTaken(BreakerError):
     """The answer did not get to the run, which still waits; with `may_have_happened` it may have got there."""
 
     def __init__(self, message: str, *, may_have_happened: bool = False) -> None:
@@ -53,10 +53,10 @@ def refusal_record(
     )
 
 
-async def hand_over(state: RecoveryState, answer: RootCause | Approval) -> None:
-    """Resume the suspended run with this answer. Raises NotTaken."""
+async def submit_answer(state: RecoveryState, answer: RootCause | Approval) -> None:
+    """Resume the suspended run with this answer. Raises AnswerNotTaken."""
     if not orchestrator.is_configured():
-        raise NotTaken("no orchestrator is configured, so nobody takes the answer; set PREFECT_API_URL")
+        raise AnswerNotTaken("no orchestrator is configured, so nobody takes the answer; set PREFECT_API_URL")
     from uuid import UUID  # noqa: PLC0415
 
     import httpx  # noqa: PLC0415
@@ -67,9 +67,9 @@ async def hand_over(state: RecoveryState, answer: RootCause | Approval) -> None:
         async with asyncio.timeout(DEADLINE):
             await aresume_flow_run(UUID(state.flow_run_id), run_input=_form(answer).model_dump(mode="json"))
     except (NotPausedError, FlowPauseTimeout, ObjectNotFound, RuntimeError) as error:
-        raise NotTaken(f"the recovery's run takes no answer now ({error})") from None
+        raise AnswerNotTaken(f"the recovery's run takes no answer now ({error})") from None
     except (httpx.HTTPError, TimeoutError) as error:
-        raise NotTaken(
+        raise AnswerNotTaken(
             f"the orchestrator did not confirm the answer ({type(error).__name__}: {error}); "
             "look whether the recovery still waits",
             may_have_happened=True,

@@ -1,0 +1,93 @@
+"""Check how the breaker's Redis is set up: version, persistence, eviction, clock, and the limit on resets."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+from breaker.errors import RedisRefused
+from breaker.keys import GLOBAL, Keys
+from configuration.settings import Settings
+from tasks.checks.measurement import Colour, Measurement
+from tasks.checks.probe import Probe, measure_within, redis_reader
+
+RESET_EVERY = 60.0
+CLOCKS_APART = 2.0
+"""Seconds by which two clocks may differ before people reading two logs are misled."""
+_OLDEST_REDIS = (7, 0)
+
+
+async def measure_redis_settings(settings: Settings) -> Measurement:
+    """Whether the server could lose or forget a state that it has taken."""
+    probe = Probe("redis/settings", "nothing lost, nothing evicted", "INFO and CONFIG GET of the configured Redis")
+
+    async def measure() -> Measurement:
+        async with redis_reader(settings) as redis:
+            before = datetime.now(UTC).timestamp()
+            now = await redis.now() / 1_000_000
+            apart = now - (before + datetime.now(UTC).timestamp()) / 2
+            (info,) = await redis.ask("say which version it is", ("INFO", "server"))
+            try:
+                config = _pairs(*await redis.ask("show its settings", ("CONFIG", "GET", "*")))
+            except RedisRefused:  # hosted servers don't let everyone ask
+                config = {}
+        return judge_redis_settings(probe, info.decode("utf-8", "replace"), config, apart)
+
+    return await measure_within(probe, 2 * settings.redis_timeout + 2, measure())
+
+
+def judge_redis_settings(probe: Probe, info: str, config: Mapping[str, str], apart: float) -> Measurement:
+    """`apart` is how far Redis's clock is ahead of this host's, in seconds."""
+    version = re.search(r"redis_version:(\d+)\.(\d+)\S*", info)
+    fsync, policy = config.get("appendfsync", "?"), config.get("maxmemory-policy", "?")
+    value = f"version {version[0].partition(':')[2] if version else '?'}, appendfsync {fsync}, {policy}"
+    if version and (int(version[1]), int(version[2])) < _OLDEST_REDIS:
+        return probe.measured(value, Colour.RED, "Its version can't run our scripts: install Redis 7 or Valkey 7.")
+    if config.get("maxmemory", "0") != "0" and policy not in ("noeviction", "?"):
+        problem = "When memory is short it may drop the breaker's state: CONFIG SET maxmemory-policy noeviction."
+        return probe.measured(value, Colour.RED, problem)
+    if config.get("appendonly") == "yes" and fsync == "no":
+        problem = "A power cut may lose half a minute of transitions: CONFIG SET appendfsync everysec, or always."
+        return probe.measured(value, Colour.YELLOW, problem)
+    if abs(apart) > CLOCKS_APART:
+        problem = f"Its clock is {apart:+.1f} s from this host's: let both keep time by NTP."
+        return probe.measured(value, Colour.YELLOW, problem)
+    return probe.measured(value)
+
+
+async def measure_rate_limit(settings: Settings) -> Measurement:
+    key = Keys.of(GLOBAL).reset_rate_limit
+    probe = Probe("reset-rate-limit", "one reset a minute", key)
+
+    async def measure() -> Measurement:
+        async with redis_reader(settings) as redis:
+            (left,) = await redis.ask(f"look at {key}", ("PTTL", key))
+        return judge_rate_limit(probe, int(left) / 1000)
+
+    return await measure_within(probe, 2 * settings.redis_timeout + 2, measure())
+
+
+def judge_rate_limit(probe: Probe, left: float) -> Measurement:
+    """`left` in seconds as PTTL has it: below -1 ms there is no key, at -1 ms it never expires."""
+    if left < -0.001:
+        return probe.measured("a reset may be made")
+    if not 0 <= left <= RESET_EVERY:
+        problem = f"It was set by hand and blocks resets for too long: redis-cli DEL {probe.how}."
+        return probe.measured("no expiry" if left < 0 else f"{left:.0f} s left", Colour.RED, problem)
+    return probe.measured(
+        f"{left:.0f} s left", Colour.YELLOW, f"A reset was made just now: wait {left:.0f} s for another."
+    )
+
+
+def _pairs(reply: Any) -> dict[str, str]:
+    """What CONFIG GET says, by either protocol."""
+    if isinstance(reply, Mapping):
+        return {_word(name): _word(value) for name, value in reply.items()}
+    words = [_word(word) for word in reply]
+    return dict(zip(words[::2], words[1::2], strict=True))
+
+
+def _word(value: Any) -> str:
+    return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)

@@ -1,0 +1,95 @@
+"""Check each breaker's state, the trips that wait on this host, and the ledger's chain."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import closing
+
+from breaker import CircuitBreaker
+from breaker.keys import GLOBAL, Keys
+from breaker.pending_trips import PendingTrips
+from breaker.state import State, Status
+from configuration.settings import Settings
+from ledger.audit import Audit
+from ledger.configured import open_checkpoints
+from ledger.verify import verify
+from tasks.checks.measurement import Colour, Measurement
+from tasks.checks.probe import Probe, describe_error, measure_within
+from tasks.checks.stores import Stores, check_state, judge_chain, open_stores
+from tasks.doctor.redis_server import RESET_EVERY
+
+_STORES_LIMIT = 20.0
+
+
+async def measure_stores(settings: Settings) -> tuple[list[Measurement], Measurement]:
+    """Each breaker's state, and the ledger's chain; what blocks goes on in a thread."""
+    chain = Probe("chain", "unbroken", "the rows since the last checkpoint")
+    state = Probe("state", "readable", Keys.of(GLOBAL).state)
+    try:
+        async with asyncio.timeout(_STORES_LIMIT):
+            return await asyncio.to_thread(_look_at_stores, settings, chain)
+    except TimeoutError:
+        late = f"There was no answer within {_STORES_LIMIT:g} s; see redis and postgresql."
+        return [state.failed(late)], chain.failed(late)
+    except Exception as error:  # a doctor who falls over helps nobody
+        return [state.failed(describe_error(error))], chain.failed(describe_error(error))
+
+
+def _look_at_stores(settings: Settings, chain: Probe) -> tuple[list[Measurement], Measurement]:
+    with open_stores(settings) as stores:
+        states = [found for scope in stores.scopes for found in _look_at_state(stores, scope)]
+        try:
+            kept = open_checkpoints(settings).all()
+            newest = max(kept, key=lambda point: point.seq, default=None)
+            verification = verify(stores.ledger, key=stores.ledger.key, checkpoints=kept, start=newest)
+        except Exception as error:
+            return states, chain.failed(describe_error(error))
+        return states, judge_chain(chain, Audit(verification, None))
+
+
+def _look_at_state(stores: Stores, scope: str) -> list[Measurement]:
+    name = "trading" if scope == GLOBAL else f"trading/{scope}"
+    trading = Probe(name, "not halted", Keys.of(scope).state)
+    with closing(CircuitBreaker(stores.redis, scope, timeout=stores.timeout)) as breaker:
+        status = breaker.get_status()
+    try:
+        states = check_state(stores, scope)
+    except Exception as error:  # the ledger's epoch is the lesser part; the state itself was read
+        states = [Probe("epoch", "not below the ledger's", Keys.of(scope).state).failed(describe_error(error))]
+    if status.state is State.UNKNOWN:
+        return states
+    return [*states, judge_trading(trading, status, stores.settings.quiet_period)]
+
+
+def judge_trading(probe: Probe, status: Status, quiet_period: float) -> Measurement:
+    """Halted is no fault, but whoever wonders why nothing trades should read it here."""
+    if status.state is State.TRIPPED:
+        by = f" by {status.tripped_by}" if status.tripped_by else ""
+        problem = f"Halted{by}, {status.trip_reason or 'no reason given'}: `breaker recover` walks back to trading."
+        return probe.measured("halted", Colour.YELLOW, problem)
+    if status.state is State.QUIET_PERIOD and status.quiet_until is not None and status.as_of is not None:
+        left = (status.quiet_until - status.as_of).total_seconds()
+        if left > max(quiet_period, RESET_EVERY):
+            problem = (
+                f"The quiet period would last {left:.0f} s more, which no reset here asks for: "
+                "`breaker trip`, then `breaker reset` begins a proper one."
+            )
+            return probe.measured("stuck in QUIET_PERIOD", Colour.RED, problem)
+        return probe.measured(f"limited for {left:.0f} s more", Colour.YELLOW, "After a reset; it ends by itself.")
+    return probe.measured("allowed")
+
+
+async def measure_pending_trips(settings: Settings) -> Measurement:
+    """Trips that Redis could not be told of, and that nobody has told it of since."""
+    pending = PendingTrips(settings.pending_trips_dir)
+    probe = Probe("pending-trips", "none", str(pending.directory))
+
+    async def measure() -> Measurement:
+        waiting = await asyncio.to_thread(pending.load)
+        if not waiting:
+            return probe.measured("none")
+        scopes = ", ".join(sorted({trip.scope for trip in waiting}))
+        problem = f"Redis doesn't know yet that {scopes} was halted: bring it back, then `breaker status` tells it."
+        return probe.measured(f"{len(waiting)} waiting", Colour.RED, problem)
+
+    return await measure_within(probe, 5.0, measure())

@@ -1,0 +1,17 @@
+"""Write text from outside into Markdown so that it stays text."""
+
+from __future__ import annotations
+
+import re
+
+
+def cell(text: str) -> str:
+    """Harmless inside a table."""
+    return text.replace("|", "\\|").replace("<", "&lt;").replace("\n", " ")
+
+
+def fenced(text: str, language: str = "") -> str:
+    """A code block that nothing in `text` can end."""
+    longest = max((len(run) for run in re.findall(r"`+", text)), default=0)
+    fence = "`" * max(3, longest + 1)
+    return f"{fence}{language}\n{text}\n{fence}"
