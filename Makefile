@@ -104,10 +104,10 @@ flaky: $(READY) ## The suite again and again on a busy machine     [N=10]; tells
 .PHONY: faults fault-matrix crash-points
 faults: fault-matrix crash-points ## Pull every plug, and kill at every I/O
 
-fault-matrix: $(READY) ## Break each part at each step of kill and recovery   [ONLY='redis/*']; writes docs/faults.md
+fault-matrix: $(READY) ## Break each part at each step of kill and recovery   [ONLY='redis/*']; into docs/evidence
 	@$(BIN)/python -m proofs.faults $(if $(ONLY),'$(ONLY)')
 
-crash-points: $(READY) ## Kill each procedure at each of its I/O    [MINUTES=10 at most]; writes docs/crash-points.md
+crash-points: $(READY) ## Kill each procedure at each of its I/O    [MINUTES=10 at most]; into docs/evidence
 	@$(BIN)/python -m proofs.crash_points --write $(if $(MINUTES),--minutes $(MINUTES))
 
 lint: $(READY) ## Style, types and layers
@@ -119,8 +119,9 @@ format: $(READY) ## Put the code in the common style
 bench: $(READY) ## The figures that README quotes
 	@$(BIN)/python -m benchmarks
 
-soak: $(READY) ## Drills on the whole stack while it breaks     [SECONDS=3600] [SEED=1]; writes docs/soak.md
-	@$(BIN)/python -m proofs.soak --write docs/soak.md $(if $(SECONDS),--seconds $(SECONDS)) $(if $(SEED),--seed $(SEED))
+soak: $(READY) ## Drills on the whole stack while it breaks     [SECONDS=3600] [SEED=1]; into docs/evidence
+	@$(BIN)/python -m proofs.soak --write docs/evidence/soak.md $(if $(SECONDS),--seconds $(SECONDS)) \
+	    $(if $(SEED),--seed $(SEED))
 
 .PHONY: models histories
 models: $(READY) ## Every state that breaker and gates can reach, searched

@@ -1,7 +1,7 @@
 """Export the ledger so that an outsider can verify it without the database: JSON Lines or CSV, and a checkpoint.
 
 Every value is the text that was hashed, the details too, so that verification does not depend on how a language writes
-numbers. docs/audit.md has the twenty lines that verify an export.
+numbers. docs/explanation/ledger.md has the twenty lines that verify an export.
 """
 
 from __future__ import annotations

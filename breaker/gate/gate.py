@@ -5,7 +5,7 @@
     if not decision:
         reject(decision.reason, decision.sentence)
 
-What it guarantees, what it can't, and how to choose a backend: docs/gate.md.
+What it guarantees, what it can't, and how to choose a backend: docs/explanation/gate.md.
 """
 
 from __future__ import annotations

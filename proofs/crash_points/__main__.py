@@ -22,7 +22,7 @@ from proofs.crash_points.environment import CrashEnvironment
 from proofs.crash_points.procedures import EVERY, Procedure
 from sandbox.prefect_server import PrefectServer
 
-DOCUMENT = Path(__file__).parents[2] / "docs" / "crash-points.md"
+DOCUMENT = Path(__file__).parents[2] / "docs" / "evidence" / "crash-points.md"
 TOLD_EVERY = 100
 """Deaths; what fails is told at once."""
 
@@ -60,7 +60,8 @@ and no close is doubled.
 Counted is what a process sends, writes, syncs or names, where Python hands it over; statements of a database where
 SQLAlchemy hands them over. What it receives changes nothing outside it: to die after an answer is to die before the
 next thing it sends. Of Prefect's requests those count that make or change a flow run or an artifact. What
-happens when Prefect, Redis or the database itself goes down is another matter: see [independence.md](independence.md).
+happens when Prefect, Redis or the database itself goes down is another matter: see
+[what works with what down](../explanation/independence.md).
 
 ## What is counted
 

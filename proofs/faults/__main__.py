@@ -1,4 +1,4 @@
-"""`python -m proofs.faults [ONLY]`: every fault suite, printed cell by cell, and docs/faults.md when all of it ran."""
+"""`python -m proofs.faults [ONLY]`: every fault suite, cell by cell, and docs/evidence/faults.md when all of it ran."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from proofs.faults.suites import Section, Suite
 
 SUITES: Sequence[Suite] = (kill_matrix.run, recovery_matrix.run)
 EVERYTHING = "*"
-DOCUMENT = Path(__file__).parents[2] / "docs" / "faults.md"
+DOCUMENT = Path(__file__).parents[2] / "docs" / "evidence" / "faults.md"
 HEAD = """\
 # Pull any plug
 

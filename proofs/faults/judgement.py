@@ -12,7 +12,7 @@ from breaker import TransitionEvent
 from ledger.record import AuditRow
 
 FLAT, NOT_FLAT, NOT_HALTED = 0, 3, 4
-"""Exit statuses of `breaker kill` (docs/independence.md)."""
+"""Exit statuses of `breaker kill` (docs/explanation/independence.md)."""
 
 
 @dataclass(frozen=True, slots=True)

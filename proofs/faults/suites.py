@@ -1,4 +1,4 @@
-"""What `make fault-matrix` runs: suites of cells, each with a name, a verdict and a section of docs/faults.md."""
+"""Define what `make fault-matrix` runs: suites of cells with verdicts, each a section of docs/evidence/faults.md."""
 
 from __future__ import annotations
 

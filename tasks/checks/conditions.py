@@ -1,7 +1,7 @@
 """Measure section 2 of the checklist: what halted trading, and the two stores (runbook, *Verify Conditions*).
 
 A measurement's item is its name up to the first `/`: `position-sizes/ALPHA` is account ALPHA's share of
-`position-sizes`. docs/conditions.md says what each colour means.
+`position-sizes`. docs/explanation/conditions.md says what each colour means.
 """
 
 from __future__ import annotations

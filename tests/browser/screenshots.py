@@ -1,4 +1,4 @@
-"""`python -m tests.browser.screenshots`: the sheets of docs/gallery.md, each a page in all its states, light and dark.
+"""`python -m tests.browser.screenshots`: the sheets of docs/reference/gallery.md, each a page in all states.
 
 `--singles FOLDER` also writes every picture by itself, for looking at it closely.
 """

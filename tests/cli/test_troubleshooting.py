@@ -1,4 +1,4 @@
-"""Each case of docs/troubleshooting.md, reproduced on real parts: what answers says what the table says it does."""
+"""Each case of docs/how-to/troubleshooting.md, reproduced: what answers says what the table says it does."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ from tasks.verification.last_result import LastVerification, write_last
 from tests.console.harness import Console
 from tests.tasks.web import Answer, Asked, Web, prometheus
 
-TABLE = Path(__file__).parents[2] / "docs" / "troubleshooting.md"
+TABLE = Path(__file__).parents[2] / "docs" / "how-to" / "troubleshooting.md"
 REASON = "Market conditions normalized, system verified"
 
 

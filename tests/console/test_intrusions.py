@@ -1,4 +1,4 @@
-"""Attempted intrusions, and what each gets. docs/security.md has them as a table."""
+"""Attempted intrusions, and what each gets. docs/explanation/security.md has them as a table."""
 
 from __future__ import annotations
 
@@ -433,14 +433,15 @@ def test_breakers_that_dont_exist_are_not_watched_for_ever(console: Console, adm
 
 
 def test_every_attempt_is_in_the_table_and_every_row_was_attempted() -> None:
-    """docs/security.md."""
+    """docs/explanation/security.md."""
     here = Path(__file__)
     ours = re.findall(r"^def test_(\w+)", here.read_text(), re.MULTILINE)
     attempts = (
         here.with_name("test_oidc.py").read_text().split("# --- attempts to get in")[1].split("# --- what decides")[0]
     )
     theirs = re.findall(r"^def test_(\w+)", attempts, re.MULTILINE)
-    rows = [line.split("|") for line in (here.parents[2] / "docs" / "security.md").read_text().splitlines()]
+    page = here.parents[2] / "docs" / "explanation" / "security.md"
+    rows = [line.split("|") for line in page.read_text().splitlines()]
     named = [re.findall(r"`(\w+)`", row[3]) for row in rows if len(row) == 5][2:]
     assert all(named)
     this = "every_attempt_is_in_the_table_and_every_row_was_attempted"

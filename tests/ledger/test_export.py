@@ -20,7 +20,7 @@ from ledger.ledger import Ledger
 from ledger.record import COLUMNS, AuditRecord
 from ledger.verify import Damage, verify
 
-DOCUMENT = Path(__file__).parents[2] / "docs" / "audit.md"
+DOCUMENT = Path(__file__).parents[2] / "docs" / "explanation" / "ledger.md"
 FORMATS = get_args(Format)
 
 

@@ -5,8 +5,8 @@ silence them, and per statement, so `ON CONFLICT DO UPDATE`, `MERGE` and an upda
 `INSERT OR REPLACE` would delete without firing a delete trigger, so taking another row's place is refused as well.
 
 The role `breaker_audit` may select and insert, and nothing else: grant it to the user that the services connect as, and
-let another user own the table (docs/audit.md). Where the migrating user may not create roles, this is skipped with a
-note in the log.
+let another user own the table (docs/explanation/ledger.md). Where the migrating user may not create roles, this is
+skipped with a note in the log.
 """
 
 from __future__ import annotations
@@ -84,7 +84,9 @@ def _create_role() -> None:
     if connection.exec_driver_sql(MAY_CREATE_ROLES).scalar():
         op.execute(ROLE)
     elif not connection.exec_driver_sql(ROLE_EXISTS).scalar():
-        log.warning("the role breaker_audit was not created, as this user may not: docs/audit.md has the statements")
+        log.warning(
+            "the role breaker_audit was not created: this user may not. docs/explanation/ledger.md has the statements"
+        )
         return
     op.execute("GRANT SELECT, INSERT ON audit_log TO breaker_audit")
 
