@@ -1,4 +1,4 @@
-"""Read the configuration from `breaker.toml` and `BREAKER_*` environment variables, checked once at start.
+"""Configuration: `breaker.toml` and `BREAKER_*` environment variables, checked once at start.
 
 The environment wins over the file. Nested keys are joined by two underscores: `BREAKER_ACCOUNTS__ALPHA__SECRET_KEY`.
 An account's name is upper-cased, so that file and environment agree on it.
@@ -35,7 +35,7 @@ from pydantic_settings import (
 from breaker.errors import BreakerError
 from breaker.limits import Rule
 from configuration.console import ConsoleSettings
-from configuration.field_types import Seconds
+from configuration.units import Seconds, Unit
 
 
 def default_state_dir() -> Path:
@@ -52,44 +52,50 @@ class ConfigurationError(BreakerError):
 
 
 class AccountSettings(BaseModel):
-    """One account at one venue. `adapter` names an entry point of the group `breaker.brokers`."""
+    """One account at one venue."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     adapter: str = "alpaca"
+    """Which adapter speaks to the venue: `alpaca`, or an entry point of the group `breaker.brokers`."""
     base_url: str = Field(pattern=r"^https?://[^\s]+$")
+    """Where the venue's API is, without the version: `https://paper-api.alpaca.markets`."""
     key_id: SecretStr
+    """The public half of the venue's API key."""
     secret_key: SecretStr
+    """The secret half of it."""
     request_timeout: Seconds = 5.0
-    """Longest wait for one answer of the venue, in seconds."""
-    requests_per_minute: int = Field(default=200, gt=0)
+    """Longest wait for one answer of the venue."""
+    requests_per_minute: Annotated[int, Unit("requests a minute")] = Field(default=200, gt=0)
     """The venue's limit for this account; what it says in its own headers wins."""
 
 
 class KillSettings(BaseModel):
-    """How the kill switch paces itself; all times in seconds."""
+    """How the kill switch paces itself."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     deadline: Seconds = 300.0
     """After this long it reports what is not flat instead of going on."""
     first_sweep_timeout: Seconds = 6.0
+    """Longest that the first cancel of everything, beside the trip, is waited for."""
     cancel_patience: Seconds = 5.0
     """How long cancels may make no progress before flattening starts beside them."""
     poll_interval: Seconds = 0.1
     """Between two readings of a book that changes; one that doesn't is read ever less often."""
     escalate_after: Seconds = 3.0
     """How long a close may stand unfilled before it is replaced by a more aggressive one."""
-    collars: tuple[Decimal, ...] = (Decimal("0.02"), Decimal("0.05"), Decimal("0.10"))
-    """How far past the last price each marketable limit may go, as fractions of it."""
+    collars: Annotated[tuple[Decimal, ...], Unit("fraction")] = (Decimal("0.02"), Decimal("0.05"), Decimal("0.10"))
+    """How far past the last price each marketable limit may go, one after the other."""
     retry_backoff: Seconds = 1.0
+    """The wait before a refused close is tried again; it doubles with each refusal."""
     retry_backoff_max: Seconds = 15.0
-    """Bounds of the wait before a refused close is tried again; it doubles from the first to the second."""
+    """The longest such wait."""
     stuck_after: Seconds = 30.0
     """Once only positions remain that the venue refuses to close, how long they are retried before they are stuck."""
     settle: Seconds = 1.0
     """Time between the two readings of the venue that must agree before the book is called flat."""
-    guard: Annotated[float, Field(ge=0, le=3_600)] = 5.0
+    guard: Annotated[float, Field(ge=0, le=3_600), Unit("seconds")] = 5.0
     """How long the book is swept on after it was flat, because fills may arrive late."""
     orchestrator_wait: Seconds = 2.0
     """How long a configured Prefect API may take before the procedure runs without it.
@@ -106,11 +112,13 @@ class LogSettings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     file: Path | None = None
+    """A file."""
     journal: str | None = None
     """A systemd unit."""
     docker: str | None = None
     """A container's name."""
-    lines: int = Field(default=200, gt=0, le=10_000)
+    lines: Annotated[int, Unit("lines")] = Field(default=200, gt=0, le=10_000)
+    """How many of the last lines are evidence."""
 
     @model_validator(mode="after")
     def _exactly_one(self) -> Self:
@@ -127,19 +135,24 @@ class ServiceSettings(BaseModel):
     url: str | None = Field(default=None, pattern=r"^https?://[^\s]+$")
     """Healthy when it answers with a 2xx status in time."""
     timeout: Seconds = 2.0
+    """No answer within it is red."""
     slow_after: Seconds = 0.5
     """An answer that takes longer is yellow."""
     log: LogSettings | None = None
+    """Its log, whose last lines are part of the evidence."""
 
 
 class QueueSettings(BaseModel):
-    """One queue whose backlog counts: a Redis list or stream by `key`, or a Prometheus query."""
+    """One queue whose backlog counts, by exactly one of `key` and `query`."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     key: str | None = None
+    """The key of a list, stream or sorted set in Redis, whose length counts."""
     query: str | None = None
-    limit: int = Field(gt=0)
+    """A Prometheus query; of several values the largest counts."""
+    limit: Annotated[int, Unit("entries")] = Field(gt=0)
+    """More than so many are red."""
 
     @model_validator(mode="after")
     def _exactly_one(self) -> Self:
@@ -149,16 +162,18 @@ class QueueSettings(BaseModel):
 
 
 class LatencySettings(BaseModel):
-    """One latency: a Prometheus query that answers in seconds, and its limit."""
+    """One latency, as Prometheus knows it."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     query: str
+    """A Prometheus query that answers in seconds; of several values the largest counts."""
     limit: Seconds
+    """Longer is red."""
 
 
 class RecoverySettings(BaseModel):
-    """What a recovery measures, against which limits, and who may decide; times in seconds.
+    """What a recovery measures, against which limits, and who may decide.
 
     Drawdown, API errors and the age of data have the limits of the automatic trips, under `rules`.
     """
@@ -170,47 +185,66 @@ class RecoverySettings(BaseModel):
     people: Mapping[str, tuple[str, ...]] = Field(default_factory=dict)
     """Permissions by name, such as `ada = ["APPROVE_RECOVERY", "RESET_CIRCUIT"]`. Nobody has any unless named."""
     watch: Seconds = 300.0
+    """How long conditions are watched after the reset; a red one trips again."""
     watch_interval: Seconds = 5.0
+    """Between two measurements of that watch."""
     condition_deadline: Seconds = 600.0
     """How long conditions are measured again and again until they are green or yellow, before a person is asked."""
     condition_interval: Seconds = 5.0
+    """Between two of these measurements."""
     remind_after: Seconds = 900.0
-    max_position_notional: Decimal | None = Field(default=None, gt=0)
-    """Per position, in the account's currency; not judged unless given."""
+    """People are reminded each time that a recovery has waited for them for so long again."""
+    max_position_notional: Annotated[Decimal | None, Unit("account's currency")] = Field(default=None, gt=0)
+    """The largest position; not judged unless given."""
     feeds: tuple[str, ...] = ()
     """Whose heartbeats the scheduled verification judges."""
     redis_latency: Seconds = 0.05
+    """A slower round trip to Redis is red."""
     replication_lag: Seconds = 5.0
     """How long a replica of Redis may not have confirmed anything."""
     database_latency: Seconds = 0.25
+    """A slower round trip to the ledger's database is red."""
     services: Mapping[str, ServiceSettings] = Field(default_factory=dict)
+    """The trading platform's services, by name."""
     queues: Mapping[str, QueueSettings] = Field(default_factory=dict)
+    """Queues whose backlog counts, by name."""
     latencies: Mapping[str, LatencySettings] = Field(default_factory=dict)
+    """Latencies that count, by name."""
     prometheus_url: str | None = Field(default=None, pattern=r"^https?://[^\s]+$")
+    """Where Prometheus answers queries; queues, latencies and panels with a `query` need it."""
     panels: Mapping[str, str] = Field(default_factory=dict)
     """Prometheus queries whose course around the trip belongs to the evidence, by name."""
     deployment_lock: str = "circuit_breaker:deployment_lock"
     """A Redis key that a deployment holds while it runs; present means conflict."""
     console_url: str | None = None
-    """Linked from notifications."""
+    """Where people reach the console; linked from notifications."""
 
 
 class RuleSettings(BaseModel):
-    """The automatic trips of one scope (runbook, *Automatic Trips*): seconds, and fractions of the equity."""
+    """The automatic trips of one scope (runbook, *Automatic Trips*)."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    api_errors: int = Field(default=10, ge=0)
+    api_errors: Annotated[int, Unit("errors")] = Field(default=10, ge=0)
+    """One more within `api_error_window` trips."""
     api_error_window: Seconds = 300.0
-    drawdown: Decimal = Field(default=Decimal("0.05"), gt=0, lt=1)
+    """For how long an API error counts."""
+    drawdown: Annotated[Decimal, Unit("fraction")] = Field(default=Decimal("0.05"), gt=0, lt=1)
+    """Equity further below its high-water mark trips."""
     data_age: Seconds = 1_800.0
-    daily_loss: Decimal | None = Field(default=None, gt=0, lt=1)
-    consecutive_rejections: int | None = Field(default=None, ge=0)
-    confirmations: Mapping[Rule, Annotated[int, Field(ge=1)]] = Field(default_factory=dict)
+    """A feed whose newest data is older trips."""
+    daily_loss: Annotated[Decimal | None, Unit("fraction")] = Field(default=None, gt=0, lt=1)
+    """Equity further below the day's first trips; not judged unless given."""
+    consecutive_rejections: Annotated[int | None, Unit("orders")] = Field(default=None, ge=0)
+    """One more rejected in a row trips; not judged unless given."""
+    confirmations: Annotated[Mapping[Rule, Annotated[int, Field(ge=1)]], Unit("measurements")] = Field(
+        default_factory=dict
+    )
     """How many measurements in a row have to be beyond the limit; 1 unless given."""
     dry_run: tuple[Rule, ...] = ()
     """Rules that only record what they would have done."""
     off: tuple[Rule, ...] = ()
+    """Rules that never trip; what they measure is kept."""
 
 
 class NotificationSettings(BaseModel):
@@ -219,15 +253,18 @@ class NotificationSettings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     slack: SecretStr | None = None
+    """A webhook of Slack, or an Apprise URL."""
     pagerduty: SecretStr | None = None
     """An Events API v2 integration key; incidents are opened and resolved by the breaker's incident id."""
     pagerduty_url: str = Field(default="https://events.pagerduty.com/v2/enqueue", pattern=r"^https?://[^\s]+$")
+    """Where PagerDuty takes events."""
     others: tuple[SecretStr, ...] = ()
+    """Further places, as Apprise URLs."""
     timeout: Seconds = 5.0
     """Longest that telling people of one thing may take."""
 
     @property
-    def any_channel(self) -> bool:
+    def anybody(self) -> bool:
         """Whether any channel is configured."""
         return bool(self.slack or self.pagerduty or self.others)
 
@@ -237,10 +274,12 @@ class DrillSettings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    every: float = Field(default=604_800.0, ge=3_600, le=31_536_000)
-    """Seconds between two scheduled drills; a week unless given."""
-    orders: int = Field(default=200, ge=1, le=10_000)
-    positions: int = Field(default=60, ge=1, le=2_000)
+    every: Annotated[float, Unit("seconds")] = Field(default=604_800.0, ge=3_600, le=31_536_000)
+    """Between two scheduled drills; a week unless given."""
+    orders: Annotated[int, Unit("orders")] = Field(default=200, ge=1, le=10_000)
+    """Open orders of the drill's book."""
+    positions: Annotated[int, Unit("positions")] = Field(default=60, ge=1, le=2_000)
+    """Positions of the drill's book."""
     watch: Seconds = 10.0
     """How long the drill's reset is watched, and quiet."""
 
@@ -257,6 +296,7 @@ class Settings(BaseSettings):
     )
 
     redis_url: SecretStr = SecretStr("redis://localhost:6379/0")
+    """Where the breakers' state is: `redis://`, `rediss://` or `unix://`, with user and password if need be."""
     redis_timeout: Seconds = 2.0
     """Longest wait for one transition or reading of the breaker, retries included."""
     state_dir: Annotated[Path, AfterValidator(_absolute)] = Field(
@@ -264,21 +304,29 @@ class Settings(BaseSettings):
     )
     """Where reports, the journal and the spool are kept when nothing else can be reached."""
     database_url: SecretStr | None = None
-    """The ledger's database; an SQLite file in `state_dir` unless named."""
+    """The ledger's database, `postgresql://` or `sqlite:///`; the file `audit.db` in `state_dir` unless named."""
     ledger_key: SecretStr | None = None
     """Makes the ledger's chain one of HMACs, which only its holders extend or verify. From the first row or never."""
-    quiet_period: Annotated[float, Field(ge=0, le=86_400)] = 300.0
+    quiet_period: Annotated[float, Field(ge=0, le=86_400), Unit("seconds")] = 300.0
+    """How long trading is limited after a reset; 0 for none."""
     trip_durability: Literal["local", "aof", "replicas"] = "local"
     """How far a trip is followed before it is reported: Redis's memory, its disk, or `trip_replicas` replicas."""
-    trip_replicas: int = Field(default=1, ge=1, le=100)
+    trip_replicas: Annotated[int, Unit("replicas")] = Field(default=1, ge=1, le=100)
+    """How many replicas must have a trip where `trip_durability` is `replicas`."""
     accounts: Mapping[str, AccountSettings] = Field(default_factory=dict)
+    """The accounts that the kill switch flattens, by name."""
     kill: KillSettings = KillSettings()
+    """The kill switch."""
     console: ConsoleSettings = ConsoleSettings()
+    """The web console and the exporter."""
     recovery: RecoverySettings = RecoverySettings()
+    """The recovery and what it measures."""
     rules: Mapping[str, RuleSettings] = Field(default_factory=dict)
-    """By scope; a scope that is not named has those of `global`."""
+    """The automatic trips by scope; a scope that is not named has those of `global`."""
     notifications: NotificationSettings = NotificationSettings()
+    """Whom to tell."""
     drill: DrillSettings = DrillSettings()
+    """The scheduled drill."""
 
     @property
     def pending_trips_dir(self) -> Path:
