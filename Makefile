@@ -89,7 +89,7 @@ down: ## Stop what `make up` started
 	@if [ -f .breaker/up.pid ]; then kill -TERM "$$(cat .breaker/up.pid)"; else echo "nothing is up"; fi
 
 # --- seeing and checking it -------------------------------------------------------------------------------------------
-.PHONY: demo test flaky lint format bench soak
+.PHONY: demo test flaky lint format bench soak docs
 demo: $(READY) ## A real book, halted and flattened   [KEEP=1 leaves it running] [ORDERS=200] [POSITIONS=60]
 	@$(BIN)/python -m deployments.demo $(if $(KEEP),--keep) $(if $(ORDERS),--orders $(ORDERS)) \
 	    $(if $(POSITIONS),--positions $(POSITIONS))
@@ -116,8 +116,12 @@ lint: $(READY) ## Style, types and layers
 format: $(READY) ## Put the code in the common style
 	@$(BIN)/ruff check --fix . ; $(BIN)/ruff format .
 
-bench: $(READY) ## The figures that README quotes
+bench: $(READY) ## The figures of docs/evidence/figures.md
 	@$(BIN)/python -m benchmarks
+
+docs: $(READY) ## The documentation as a site in build/docs; writes the generated parts of docs/reference anew
+	@$(BIN)/python -m docs.references
+	@$(BIN)/sphinx-build -q -W --keep-going -n -b html docs build/docs && echo "build/docs/index.html"
 
 soak: $(READY) ## Drills on the whole stack while it breaks     [SECONDS=3600] [SEED=1]; into docs/evidence
 	@$(BIN)/python -m proofs.soak --write docs/evidence/soak.md $(if $(SECONDS),--seconds $(SECONDS)) \

@@ -39,6 +39,7 @@ from configuration.units import Seconds, Unit
 
 
 def default_state_dir() -> Path:
+    """`breaker` under `$XDG_STATE_HOME`, or else under `~/.local/state`"""
     base = os.environ.get("XDG_STATE_HOME")
     return (Path(base) if base else Path.home() / ".local" / "state") / "breaker"
 
@@ -302,7 +303,7 @@ class Settings(BaseSettings):
     state_dir: Annotated[Path, AfterValidator(_absolute)] = Field(
         default_factory=default_state_dir, validate_default=True
     )
-    """Where reports, the journal and the spool are kept when nothing else can be reached."""
+    """What this host keeps: spool, waiting trips, reports, checkpoints, the console's key, the embedded ledger."""
     database_url: SecretStr | None = None
     """The ledger's database, `postgresql://` or `sqlite:///`; the file `audit.db` in `state_dir` unless named."""
     ledger_key: SecretStr | None = None
