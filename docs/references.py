@@ -11,8 +11,10 @@ import inspect
 import json
 import re
 import types
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from decimal import Decimal
+from enum import Enum
+from itertools import pairwise
 from pathlib import Path, PurePath
 from typing import Annotated, Any, Literal, Union, cast, get_args, get_origin
 
@@ -21,6 +23,7 @@ import yaml
 from pydantic import BaseModel, SecretStr
 from pydantic.fields import FieldInfo
 
+from breaker.trip_reasons import TripReason
 from cli.app import command_line
 from cli.exit_codes import Exit
 from configuration.settings import Settings
@@ -59,7 +62,7 @@ def configuration() -> str:
 def _tables(model: type[BaseModel], path: str) -> Iterator[str]:
     yield f"## `[{path}]`\n\n{_first_line(model)}\n" if path else "## At the top\n"
     yield "| key | type | default | unit | meaning |\n| --- | --- | --- | --- | --- |"
-    words = meanings(model)
+    words = meanings(model, model.model_fields)
     nested: list[tuple[str, type[BaseModel]]] = []
     for name, field in model.model_fields.items():
         inner = _nested(field.annotation)
@@ -73,25 +76,24 @@ def _tables(model: type[BaseModel], path: str) -> Iterator[str]:
         yield from _tables(table, where)
 
 
-def meanings(model: type[BaseModel]) -> dict[str, str]:
-    """What each field's docstring says, on one line.
+def meanings(described: type, names: Iterable[str]) -> dict[str, str]:
+    """What the docstring under each field of a model, or member of an enum, says, on one line.
 
     Raises:
-        MissingWords: a field has none.
+        MissingWords: one of `names` has none.
     """
     found: dict[str, str] = {}
-    statements = _body_of(model)
-    for statement, following in zip(statements, [*statements[1:], None], strict=True):
-        if isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name):
-            name = statement.target.id
-            if not (isinstance(following, ast.Expr) and isinstance(following.value, ast.Constant)):
-                raise MissingWords(f"{model.__name__}.{name} has no docstring: say what it means, in one sentence")
-            found[name] = " ".join(str(following.value.value).split())
+    statements = cast(ast.ClassDef, ast.parse(inspect.getsource(described)).body[0]).body
+    for statement, following in pairwise(statements):
+        match statement, following:
+            case (
+                ast.AnnAssign(target=ast.Name(id=name)) | ast.Assign(targets=[ast.Name(id=name)]),
+                ast.Expr(value=ast.Constant(value=str(words))),
+            ):
+                found[name] = " ".join(words.split())
+    if missing := [name for name in names if name not in found]:
+        raise MissingWords(f"{described.__name__}.{missing[0]} has no docstring: say what it means, in one sentence")
     return found
-
-
-def _body_of(described: type) -> list[ast.stmt]:
-    return cast(ast.ClassDef, ast.parse(inspect.getsource(described)).body[0]).body
 
 
 def unit_of(field: FieldInfo) -> str:
@@ -171,6 +173,8 @@ def _type_of(annotation: Any) -> str:
         return f"table of {_type_of(arguments[1])}"
     if annotation in _PLAIN:
         return _PLAIN[annotation]
+    if isinstance(annotation, type) and issubclass(annotation, Enum):
+        return " or ".join(f"`{word.value}`" for word in annotation)
     if "Network" in getattr(annotation, "__name__", str(annotation)):
         return "network"
     raise MissingWords(f"the reference has no word for the type {annotation}")
@@ -219,15 +223,12 @@ def _first_line(described: Any) -> str:
 def commands() -> str:
     """Every command with its options, and the exit statuses."""
     lines = ["## Exit status\n", "| status | meaning |\n| --- | --- |"]
-    lines += [f"| {status.value} | {words} |" for status, words in zip(Exit, _statuses(), strict=True)]
+    lines += [
+        f"| {status.value} | {words} |"
+        for status, words in zip(Exit, meanings(Exit, Exit.__members__).values(), strict=True)
+    ]
     group = typer.main.get_command(command_line())
     return "\n".join([*lines, "", *_commands(group, "breaker")])
-
-
-def _statuses() -> Iterator[str]:
-    for statement in _body_of(Exit):
-        if isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant):
-            yield " ".join(str(statement.value.value).split())
 
 
 def _commands(group: Any, called: str) -> Iterator[str]:
@@ -325,6 +326,15 @@ def alerts() -> str:
     return "\n".join(["| alert | severity | when |\n| --- | --- | --- |", *rows, ""])
 
 
+# --- the audit log ----------------------------------------------------------------------------------------------------
+
+
+def reasons() -> str:
+    """Every reason that this project gives for a trip."""
+    rows = [f"| `{name}` | {words} |" for name, words in meanings(TripReason, TripReason.__members__).items()]
+    return "\n".join(["| reason | meaning |\n| --- | --- |", *rows])
+
+
 # --- pages ------------------------------------------------------------------------------------------------------------
 
 PARTS: Mapping[str, tuple[str, Callable[[], str]]] = {
@@ -333,6 +343,7 @@ PARTS: Mapping[str, tuple[str, Callable[[], str]]] = {
     "routes": ("rest-api.md", routes),
     "metrics": ("metrics.md", metrics),
     "alerts": ("metrics.md", alerts),
+    "reasons": ("audit-actions.md", reasons),
 }
 """The generated parts by name: the page that each is on, and what writes it."""
 

@@ -57,7 +57,7 @@ def nobody() -> str:
         return f"redis://:s3cret@127.0.0.1:{probe.getsockname()[1]}/0"
 
 
-def test_refused_connections_end_in_time_and_nothing_has_happened(make_breaker: Any, nobody: str) -> None:
+def test_promise_10_refused_connections_end_in_time_and_nothing_has_happened(make_breaker: Any, nobody: str) -> None:
     cb = make_breaker(nobody, timeout=0.3)
     event_id = uuid7()
     error, took = timed(lambda: cb.trip("MANUAL", event_id=event_id))
@@ -81,7 +81,7 @@ def test_promise_1_an_unreachable_redis_is_closed_and_reading_does_not_raise(mak
 
 
 @pytest.mark.parametrize("connected", [True, False])
-def test_a_hung_redis_ends_in_time_and_a_trip_that_was_sent_may_have_happened(
+def test_promise_10_a_hung_redis_ends_in_time_and_a_trip_that_was_sent_may_have_happened(
     make_breaker: Any, own_server: EmbeddedRedis, connected: bool
 ) -> None:
     cb = make_breaker(own_server.url, timeout=0.6)
@@ -160,7 +160,7 @@ def test_promise_2_a_reset_that_the_network_held_back_does_not_undo_a_later_trip
     assert direct.get_status().epoch == later.epoch
 
 
-def test_a_reset_that_cannot_even_look_has_changed_nothing_and_ends_in_time(
+def test_promise_10_a_reset_that_cannot_even_look_has_changed_nothing_and_ends_in_time(
     make_breaker: Any, own_server: EmbeddedRedis
 ) -> None:
     cb = make_breaker(own_server.url, timeout=0.6)
@@ -314,7 +314,7 @@ def test_a_user_who_may_only_read_can_read_and_is_told_why_no_more(
     admin.close()
 
 
-def test_a_server_that_trickles_its_greeting_cannot_hold_a_caller() -> None:
+def test_promise_10_a_server_that_trickles_its_greeting_cannot_hold_a_caller() -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         stop = threading.Event()
 

@@ -155,7 +155,7 @@ def test_without_a_prefect_configured_it_starts_at_once_and_tells_a_temporary_on
     assert {"Flatten positions PAPER", "Verify that the book is flat PAPER"} <= steps
 
 
-def test_with_prefect_and_redis_hanging_the_book_is_flat_and_both_are_named(
+def test_promise_10_with_prefect_and_redis_hanging_the_book_is_flat_and_both_are_named(
     paper: PaperExchange, start_kill: Start
 ) -> None:
     with socket.socket() as prefect, socket.socket() as redis:

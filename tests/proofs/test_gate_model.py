@@ -16,7 +16,7 @@ from proofs.models.gate_model import Behaviour, search
 EVERYTHING = os.environ.get("MODEL") == "full"
 
 
-def test_one_gate_keeps_the_promise() -> None:
+def test_promise_3_holds_for_one_gate() -> None:
     result = search(Behaviour(), staleness=2, gates=1, in_flight=1, resets=1)
     assert result.violation is None
     assert result.opened, "it was open before the trip"
@@ -24,7 +24,7 @@ def test_one_gate_keeps_the_promise() -> None:
     assert result.states > 5_000
 
 
-def test_one_gate_with_two_heartbeats_in_flight_keeps_the_promise() -> None:
+def test_promise_3_holds_for_one_gate_with_two_heartbeats_in_flight() -> None:
     staleness, within = (2, None) if EVERYTHING else (1, 12)
     result = search(Behaviour(), staleness=staleness, gates=1, in_flight=2, resets=1, within=within)
     assert result.violation is None
@@ -34,7 +34,7 @@ def test_one_gate_with_two_heartbeats_in_flight_keeps_the_promise() -> None:
 
 
 @pytest.mark.timeout(3600 if EVERYTHING else 120)
-def test_two_gates_keep_the_promise() -> None:
+def test_promise_3_holds_for_two_gates() -> None:
     staleness, resets, within = (2, 1, None) if EVERYTHING else (1, 0, 10)
     result = search(Behaviour(), staleness=staleness, gates=2, in_flight=1, resets=resets, within=within)
     assert result.violation is None

@@ -127,7 +127,7 @@ async def test_a_refusal_is_not_repeated_and_is_on_record(web: Web, tmp_path: Pa
     assert (row["channel"], row["kind"], row["title"]) == ("slack", "TRIPPED", "Trading halted")
 
 
-async def test_one_channels_trouble_is_not_anothers_and_nobody_is_held_up(web: Web, tmp_path: Path) -> None:
+async def test_promise_10_one_channels_trouble_is_not_anothers_and_nobody_is_held_up(web: Web, tmp_path: Path) -> None:
     never = threading.Event()
 
     def answer(asked: Asked) -> Answer:

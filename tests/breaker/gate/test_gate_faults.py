@@ -58,7 +58,7 @@ def cut(server: EmbeddedRedis, proxy: FaultProxy) -> None:
 
 
 @pytest.mark.parametrize("fault", [sigstop, kill, partition, cut])
-def test_no_order_passes_once_redis_cannot_be_heard(
+def test_promise_3_no_order_passes_once_redis_cannot_be_heard(
     make_gate: MakeGate, backend: str, own_server: EmbeddedRedis, fault: Callable[[EmbeddedRedis, FaultProxy], None]
 ) -> None:
     breaker_at(own_server.url)
@@ -187,7 +187,7 @@ def primary(tmp_path: Path) -> EmbeddedRedis:
     return EmbeddedRedis(tmp_path / "primary", config={"repl-diskless-sync-delay": "0"})
 
 
-def test_a_gate_left_on_an_old_primary_closes(
+def test_promise_3_a_gate_left_on_an_old_primary_closes(
     make_gate: MakeGate, backend: str, primary: EmbeddedRedis, replica: EmbeddedRedis
 ) -> None:
     with primary, replica:
@@ -207,7 +207,7 @@ def test_a_gate_left_on_an_old_primary_closes(
         assert careless.is_open, "told that nothing fails over, it can't know"
 
 
-def test_a_gate_led_to_a_stale_replica_closes(
+def test_promise_3_a_gate_led_to_a_stale_replica_closes(
     make_gate: MakeGate, backend: str, primary: EmbeddedRedis, replica: EmbeddedRedis
 ) -> None:
     with primary, replica, FaultProxy(("127.0.0.1", primary.port)) as proxy:
@@ -230,7 +230,7 @@ def test_a_gate_led_to_a_stale_replica_closes(
 
 
 @pytest.mark.parametrize("number", [signal.SIGSTOP, signal.SIGKILL])
-def test_a_sidecar_that_dies_or_hangs_closes_every_gate_in_time(
+def test_promise_3_a_sidecar_that_dies_or_hangs_closes_every_gate_in_time(
     tmp_path: Path, redis_server: EmbeddedRedis, cb: CircuitBreaker, number: signal.Signals
 ) -> None:
     shared_memory = tmp_path / "shared_memory"
@@ -281,7 +281,7 @@ def test_hours_of_drift_of_the_wall_clock_change_nothing(
             cb.reset(reset_by="me")
 
 
-def test_a_suspended_host_wakes_up_closed(
+def test_promise_3_a_suspended_host_wakes_up_closed(
     make_gate: MakeGate, own_server: EmbeddedRedis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     breaker_at(own_server.url)

@@ -47,7 +47,7 @@ def seen(*readings: StateReading, scope: str = "global") -> ScopeView:
     return view
 
 
-def test_a_lease_runs_from_the_sending_however_late_the_answer() -> None:
+def test_promise_3_a_lease_runs_from_the_sending_however_late_the_answer() -> None:
     assert answered(heartbeat_sent(lease(), 100.0), OPEN).clear_until == pytest.approx(100.2)
 
 

@@ -114,7 +114,9 @@ def test_a_redis_that_is_down_is_a_failure_and_comes_back(
     exporter.close()
 
 
-def test_a_hung_redis_does_not_hang_the_scrape(own_server: EmbeddedRedis, make_settings: MakeSettings) -> None:
+def test_promise_10_a_hung_redis_does_not_hang_the_scrape(
+    own_server: EmbeddedRedis, make_settings: MakeSettings
+) -> None:
     exporter = Exporter(make_settings(own_server.url), deadline=0.5)
     CircuitBreaker(redis.Redis.from_url(own_server.url)).initialize_state()
     assert parse(exporter.scrape().decode())["cb_staleness_seconds",] == 0
