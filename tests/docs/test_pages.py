@@ -6,6 +6,7 @@ import ast
 import importlib
 import re
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,11 @@ def test_every_target_of_make_that_is_named_exists(page: Path) -> None:
     assert named <= targets
 
 
+@cache
+def every_command() -> Any:
+    return typer.main.get_command(command_line())
+
+
 def calls(line: str) -> Iterator[list[str]]:
     """The arguments of each call of `breaker` in a line of shell."""
     for part in re.split(r"&&|[;|]|\$\(", re.sub(r"(^|\s)#.*", "", line)):
@@ -51,7 +57,7 @@ def calls(line: str) -> Iterator[list[str]]:
 def test_every_command_of_breaker_that_is_named_exists_and_takes_its_options(page: Path) -> None:
     wrong = []
     for words in (call for line in commands(page) for call in calls(line)):
-        command: Any = typer.main.get_command(command_line())
+        command = every_command()
         rest = list(words)
         while rest and hasattr(command, "commands") and not rest[0].startswith("-"):
             command = command.commands.get(rest.pop(0))
