@@ -265,7 +265,7 @@ class NotificationSettings(BaseModel):
     """Longest that telling people of one thing may take."""
 
     @property
-    def anybody(self) -> bool:
+    def any_channel(self) -> bool:
         """Whether any channel is configured."""
         return bool(self.slack or self.pagerduty or self.others)
 
