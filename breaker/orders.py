@@ -11,6 +11,8 @@ from datetime import datetime
 from decimal import Decimal
 from enum import StrEnum
 
+from breaker.instruments import EQUITY, Instrument
+
 ZERO = Decimal(0)
 
 
@@ -133,6 +135,15 @@ class Order:
     stop_price: Decimal | None = None
     average_price: Decimal | None = None
     submitted_at: datetime | None = None
+    parent_id: str = ""
+    """Of the order with several legs that this is one of, which can only be cancelled whole; empty for all others."""
+    by_amount: bool = False
+    """Placed for an amount of money: how much of the symbol it may still take is not known."""
+
+    @property
+    def cancel_id(self) -> str:
+        """The id under which it is cancelled."""
+        return self.parent_id or self.id
 
     @property
     def remaining(self) -> Decimal:
@@ -162,6 +173,9 @@ class Position:
     available: Decimal
     average_entry_price: Decimal
     current_price: Decimal | None = None
+    market_value: Decimal | None = None
+    """As the venue has it, signed; it wins over what quantity and price come to."""
+    instrument: Instrument = EQUITY
 
     @property
     def closing_side(self) -> Side:
@@ -170,9 +184,31 @@ class Position:
 
     @property
     def notional(self) -> Decimal:
-        """|quantity| × price in the account's currency; the entry price stands in where there is no current one."""
+        """What it is worth in the account's currency, never negative: the venue's own figure where there is one.
+
+        Else |quantity| × price × multiplier; the entry price stands in where there is no current one.
+        """
+        if self.market_value is not None:
+            return abs(self.market_value)
         price = self.average_entry_price if self.current_price is None else self.current_price
-        return abs(self.quantity) * price
+        return abs(self.quantity) * price * self.instrument.multiplier
+
+
+@dataclass(frozen=True, slots=True)
+class Unreadable:
+    """An order or a position that the venue lists and that can't be understood. It blocks its own symbol only."""
+
+    what: str
+    """`order` or `position`."""
+    symbol: str
+    """Empty where not even that can be read."""
+    id: str
+    """Under which an order can be cancelled all the same; empty for a position."""
+    problem: str
+
+    def __str__(self) -> str:
+        name = " ".join(part for part in (self.what, self.id, f"of {self.symbol}" if self.symbol else "") if part)
+        return f"the venue's {name} can't be read: {self.problem}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,7 +231,8 @@ class Account:
     currency: str
     equity: Decimal
     buying_power: Decimal
-    trading_blocked: bool = False
+    trading_blocked: str = ""
+    """Why the venue takes no orders in this account, and what lifts that; empty where it does."""
 
 
 @dataclass(frozen=True, slots=True)

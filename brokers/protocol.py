@@ -6,13 +6,15 @@ answer came, it may have happened). An unknown outcome is looked up, never repea
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from enum import StrEnum
-from typing import Protocol, runtime_checkable
+from typing import Generic, Protocol, TypeVar, runtime_checkable
 
-from breaker.orders import Account, MarketClock, Order, OrderType, Position, Side, TimeInForce
+from breaker.orders import Account, MarketClock, Order, OrderType, Position, Side, TimeInForce, Unreadable
+
+T_co = TypeVar("T_co", covariant=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +30,20 @@ class Capabilities:
     requests_per_minute: int | None
     page_size: int
     """Most orders in one answer: 1,200 open orders cost three requests at 500 a page."""
+
+
+@dataclass(frozen=True, slots=True)
+class Listed(Generic[T_co]):
+    """What a venue lists of one kind: the items that can be read, and those that can't, each named."""
+
+    items: tuple[T_co, ...] = ()
+    unreadable: tuple[Unreadable, ...] = ()
+
+    def __iter__(self) -> Iterator[T_co]:
+        return iter(self.items)
+
+    def __len__(self) -> int:
+        return len(self.items) + len(self.unreadable)
 
 
 class CancelOutcome(StrEnum):
@@ -62,6 +78,20 @@ class CloseOrder:
     extended_hours: bool = False
 
 
+class Refusal(StrEnum):
+    """Why a venue refused a close, as far as its answer tells."""
+
+    OTHER = "other"
+    BELOW_MINIMUM = "below_minimum"
+    """Less than the venue lets anybody trade: what is left is dust."""
+    FRACTION = "fraction"
+    """Fractions can't be traded by this kind of order, or not now; whole units may be."""
+    HELD = "held"
+    """Other orders hold the quantity; the reason names them."""
+    SUSPENDED = "suspended"
+    """Trading is suspended for the whole account."""
+
+
 class CloseOutcome(StrEnum):
     ACCEPTED = "accepted"
     DUPLICATE = "duplicate"
@@ -79,6 +109,7 @@ class CloseResult:
     order: Order | None = None
     reason: str = ""
     code: str = ""
+    refusal: Refusal = Refusal.OTHER
 
 
 @runtime_checkable
@@ -93,11 +124,11 @@ class Broker(Protocol):
 
     async def clock(self) -> MarketClock: ...
 
-    async def open_orders(self) -> Sequence[Order]:
-        """Every open order of the account, every page, bracket legs as orders of their own."""
+    async def open_orders(self) -> Listed[Order]:
+        """Every open order of the account, every page, legs as orders of their own."""
         ...
 
-    async def positions(self) -> Sequence[Position]: ...
+    async def positions(self) -> Listed[Position]: ...
 
     async def order(self, client_order_id: str) -> Order | None:
         """The order with this client order id, open or closed; None when the venue knows none."""
@@ -133,4 +164,4 @@ class BrokerUnavailable(BrokerError):
 
 
 class BrokerRefused(BrokerError):
-    """The venue answered no: wrong keys, account blocked, unknown endpoint. Trying again changes nothing."""
+    """The venue answered no: wrong keys, account blocked, unknown endpoint. Believed only when it persists."""

@@ -1,12 +1,21 @@
-"""Cancel everything in one bulk request per account, all at once, before anything slow is even imported."""
+"""Cancel the open orders of every account at once, before anything slow is even imported: the first sweep."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
-from brokers.protocol import Broker, BrokerError, CancelOutcome
+from breaker.orders import Order
+from brokers.protective import can_wait, protective_orders
+from brokers.protocol import Broker, BrokerError, CancelOutcome, CancelResult
+
+CancelPolicy = Literal["auto", "all", "protective_last"]
+"""Which orders go at once: all of them, or all but those that protect a position until it is closed."""
+LOOK_WITHIN = 1.0
+"""Seconds that the book may take to be read before everything is cancelled unseen."""
+CONCURRENT = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,23 +26,91 @@ class SweepResult:
     accepted: int
     refused: int
     problem: str = ""
+    orders: tuple[Mapping[str, Any], ...] | None = None
+    """The orders that were open before it; None when they could not be read in time."""
+    protective: int = 0
+    """Of these, how many stay until their position is about to be closed."""
 
 
-async def first_sweep(brokers: Iterable[Broker], timeout: float) -> list[SweepResult]:
-    """Ask every account's venue to cancel everything, all at once; what fails is told in its `problem`."""
-    return list(await asyncio.gather(*(_sweep(broker, timeout) for broker in brokers)))
+@dataclass(slots=True)
+class _Seen:
+    orders: Sequence[Order] | None = None
+    unreadable: Sequence[str] = field(default_factory=tuple)
+    protective: Sequence[Order] = ()
 
 
-async def _sweep(broker: Broker, timeout: float) -> SweepResult:
+async def first_sweep(brokers: Iterable[Broker], timeout: float, policy: CancelPolicy = "auto") -> list[SweepResult]:
+    """Ask every account's venue to cancel, all at once; what fails is told in its `problem`.
+
+    With protective orders in the book only the others are cancelled, if `policy` and the rate limit allow that; a book
+    that can't be read within `LOOK_WITHIN` is cancelled whole.
+    """
+    return list(await asyncio.gather(*(_sweep(broker, timeout, policy) for broker in brokers)))
+
+
+async def _sweep(broker: Broker, timeout: float, policy: CancelPolicy) -> SweepResult:
+    seen = _Seen()
+    problem = ""
+    results: Sequence[CancelResult] = ()
     try:
         async with asyncio.timeout(timeout):
-            results = await broker.cancel_all()
+            await _look(broker, policy, seen)
+            results = await _cancel(broker, seen)
     except TimeoutError:
-        return SweepResult(broker.name, 0, 0, f"{broker.name}: no answer to the first sweep within {timeout:g} s")
+        problem = f"{broker.name}: no answer to the first sweep within {timeout:g} s"
     except BrokerError as error:
-        return SweepResult(broker.name, 0, 0, str(error))
+        problem = str(error)
     except Exception as error:  # a mistake in one account's adapter must not stop the others
-        return SweepResult(broker.name, 0, 0, f"{broker.name}: {type(error).__name__}: {error}")
-    accepted = sum(result.outcome is CancelOutcome.ACCEPTED for result in results)
-    refused = sum(result.outcome in (CancelOutcome.REFUSED, CancelOutcome.UNKNOWN) for result in results)
-    return SweepResult(broker.name, accepted, refused)
+        problem = f"{broker.name}: {type(error).__name__}: {error}"
+    return SweepResult(
+        broker.name,
+        accepted=sum(result.outcome is CancelOutcome.ACCEPTED for result in results),
+        refused=sum(result.outcome in (CancelOutcome.REFUSED, CancelOutcome.UNKNOWN) for result in results),
+        problem=problem,
+        orders=None if seen.orders is None else tuple(order_row(order) for order in seen.orders),
+        protective=len(seen.protective),
+    )
+
+
+async def _look(broker: Broker, policy: CancelPolicy, seen: _Seen) -> None:
+    try:
+        async with asyncio.timeout(LOOK_WITHIN):
+            orders, positions = await asyncio.gather(broker.open_orders(), broker.positions())
+    except (TimeoutError, BrokerError):
+        return  # cancelled unseen; the procedure that follows reads again
+    seen.orders, seen.unreadable = orders.items, tuple(item.id for item in orders.unreadable if item.id)
+    protective = protective_orders(orders.items, positions.items)
+    limit = broker.capabilities.requests_per_minute
+    others = len(orders.items) - len(protective)
+    if policy == "protective_last" or (policy == "auto" and can_wait(len(protective), others, limit)):
+        seen.protective = protective
+
+
+async def _cancel(broker: Broker, seen: _Seen) -> Sequence[CancelResult]:
+    if not seen.protective:
+        return [] if seen.orders == () and not seen.unreadable else await broker.cancel_all()
+    kept = {order.cancel_id for order in seen.protective}
+    asked = {order.cancel_id for order in seen.orders or () if order.cancel_id not in kept} | {*seen.unreadable}
+    places = asyncio.Semaphore(CONCURRENT)
+
+    async def one(order_id: str) -> CancelResult:
+        async with places:
+            return await broker.cancel(order_id)
+
+    return await asyncio.gather(*(one(order_id) for order_id in sorted(asked)))
+
+
+def order_row(order: Order) -> dict[str, Any]:
+    """An order as it is kept on record: what, how much, at which price, and whose by its client order id."""
+    return {
+        "id": order.id,
+        "client_order_id": order.client_order_id,
+        "symbol": order.symbol,
+        "side": order.side.value,
+        "quantity": f"{order.quantity:f}",
+        "filled": f"{order.filled_quantity:f}",
+        "type": order.type.value,
+        "limit_price": None if order.limit_price is None else f"{order.limit_price:f}",
+        "stop_price": None if order.stop_price is None else f"{order.stop_price:f}",
+        "status": order.status.value,
+    }

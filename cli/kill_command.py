@@ -152,7 +152,7 @@ def _sweep_beside(
     async def sweep() -> Sequence[SweepResult]:
         brokers = open_brokers({name: settings.accounts[name] for name in accounts})
         try:
-            return await first_sweep(brokers.values(), settings.kill.first_sweep_timeout)
+            return await first_sweep(brokers.values(), settings.kill.first_sweep_timeout, settings.kill.cancel)
         finally:
             for broker in brokers.values():
                 await broker.aclose()
@@ -242,7 +242,7 @@ async def _confirm_and_run(
             return None
     sweep = early
     if sweep is None:
-        results = await first_sweep(run.brokers.values(), run.settings.first_sweep_timeout)
+        results = await first_sweep(run.brokers.values(), run.settings.first_sweep_timeout, run.settings.cancel)
         sweep = FirstSweep(results, run.elapsed)
         view.swept(sweep.results, sweep.after)
     run.first_sweep_after = sweep.after

@@ -19,7 +19,7 @@ from brokers.protocol import BrokerError
 from brokers.sweep import SweepResult
 from cli.circuit_view import console
 from tasks.kill.account import AccountProgress
-from tasks.kill.report import KillReport, seconds
+from tasks.kill.report import KillReport, count, seconds
 from tasks.kill.run import KillRun
 
 if TYPE_CHECKING:
@@ -177,8 +177,10 @@ class KillView:
         out.print(table)
         for a in report.accounts:
             for item in a.stuck:
-                held = f"{item.quantity} held" if item.quantity else f"{item.open_orders} orders open"
+                held = f"{item.quantity:f} held" if item.quantity else f"{item.open_orders} orders open"
                 out.print(Text.assemble(("  ! stuck  ", "red"), f"{a.account} {item.symbol}, {held}: {item.reason}"))
+            for item in a.dust:
+                out.print(Text.assemble(("  · dust  ", "yellow"), f"{a.account} {item.symbol}: {item.reason}"))
         if report.flat:
             step = "find out why, then: breaker status, and reset when conditions are normal"
         else:
@@ -219,5 +221,5 @@ def _counts(account: AccountProgress) -> str:
     )
 
 
-def _left(start: int, now: int) -> str:
-    return f"{start} → {now}"
+def _left(start: int | None, now: int | None) -> str:
+    return f"{count(start)} → {count(now)}"

@@ -19,6 +19,7 @@ from cli.console_client import TOKEN, URL, ConsoleClient
 from cli.exit_codes import EPILOG, Exit
 from cli.options import JsonOption, ScopeOption, on_terminal
 from configuration.reasons import MIN_REASON, checked_reason
+from tasks.kill.report import count
 
 FOLLOW_EVERY = 0.5
 SILENCE = 30.0
@@ -165,10 +166,10 @@ def _tell_who(operator: str | None) -> None:
 
 def _line(account: dict[str, Any]) -> str:
     stuck = "; ".join(f"{item['symbol']}: {item['reason']}" for item in account["stuck"])
-    return (
-        f"{account['account']}: {account['phase']}, {account['orders_open']} of {account['orders_at_start']} orders, "
-        f"{account['positions_open']} of {account['positions_at_start']} positions{f', stuck {stuck}' if stuck else ''}"
-    )
+    orders = f"{count(account['orders_open'])} of {count(account['orders_at_start'])} orders"
+    positions = f"{count(account['positions_open'])} of {count(account['positions_at_start'])} positions"
+    said = f"{account['account']}: {account['phase']}, {orders}, {positions}"
+    return f"{said}, stuck {stuck}" if stuck else said
 
 
 def _ask_for(word: str, what: str, now: Status, scope: str, option: str) -> None:

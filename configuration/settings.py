@@ -94,6 +94,13 @@ class KillSettings(BaseModel):
     """The longest such wait."""
     stuck_after: Seconds = 30.0
     """Once only positions remain that the venue refuses to close, how long they are retried before they are stuck."""
+    refusal_patience: Seconds = 5.0
+    """How long the venue may refuse the keys, or the account, before that is believed and the account given up."""
+    cancel: Literal["auto", "all", "protective_last"] = "auto"
+    """Which orders are cancelled at once: all, or all but the stops and take-profits that protect a position until its
+    own close is about to be sent. `auto` is the latter where the rate limit has room for it."""
+    dust: Literal["report", "fail"] = "report"
+    """Whether a position below the venue's minimum, which nobody can close, counts against flat."""
     settle: Seconds = 1.0
     """Time between the two readings of the venue that must agree before the book is called flat."""
     guard: Annotated[float, Field(ge=0, le=3_600), Unit("seconds")] = 5.0

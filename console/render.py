@@ -23,6 +23,7 @@ from console.live.exposure import AccountExposure, profit_of
 from console.live.poller import Seen
 from console.live.state_watcher import WatchedState
 from tasks.checks.measurement import Measurement
+from tasks.kill.report import count
 from tasks.kill.status import KillStatus
 from tasks.recovery.checklist import CHECKLIST
 from tasks.recovery.state import RecoveryState
@@ -50,6 +51,7 @@ class Renderer:
             time=_time,
             until=_until,
             seconds=formatting.seconds,
+            count=count,
             money=formatting.money,
             shares=formatting.shares,
         )

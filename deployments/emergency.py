@@ -17,7 +17,9 @@ seconds by the names of `Pace` below.
 It goes by the rules of the kill switch (tasks/kill/plan.py says why each is there): orders are read before positions;
 every page is read; a close is at most the position less what already works on reducing it and what the venue calls
 available; its client order id is made of incident, symbol and number, so that the venue refuses the second of two; an
-answer that was lost is looked up and never sent again under another id; flat is two agreeing readings. Unless given,
+answer that was lost is looked up and never sent again under another id; what can't be read is cancelled by its id, and
+its symbol waits for it; stops stay until their position is about to be closed; short options are bought back before
+what may cover them is sold; flat is two agreeing readings. Nothing but orders and positions is needed. Unless given,
 the incident id is made of account and day: runs of this file, on any host, know each other's closes.
 
 Exit status: 0 flat, 1 declined, nothing changed, 2 usage or credentials, nothing changed, 3 not proven flat.
@@ -64,7 +66,15 @@ MARKET_CLOCK_AGE = 5.0
 IDLE_POLL_FACTOR = 8
 READING = 4
 """Requests that one reading of the book takes, most of the time."""
-CLOSED = ("filled", "canceled", "expired", "rejected", "replaced")
+MARKET_CLOCK_BELIEVED = 60.0
+CLOSED = ("filled", "canceled", "expired", "rejected", "replaced", "calculated")
+"""A calculated order has been executed; only its settlement is still worked out."""
+OVER = re.compile(r"order is already in [\"']?(filled|canceled|cancelled|expired|rejected|replaced|calculated)\b")
+SIDES = {"buy": "buy", "sell": "sell", "sell_short": "sell", "buy_minus": "buy", "sell_plus": "sell"}
+STOPS = ("stop", "stop_limit", "trailing_stop")
+OPTION = re.compile(r"([A-Z]{1,6})\d?\d{6}[CP]\d{8}")
+SENSELESS = (KeyError, TypeError, ValueError, AttributeError, ArithmeticError)
+"""What reading an answer of an unexpected shape raises."""
 ZERO = Decimal(0)
 _T = TypeVar("_T")
 _NAMESPACE = uuid.UUID("b2f0a3d4-5c1e-4f7b-9a68-3d2e1c0b7f55")
@@ -79,7 +89,7 @@ class RateLimited(Unavailable):
 
 
 class Refused(Exception):
-    """The venue answered that it will not."""
+    """The venue answered that it will not; believed when it persists."""
 
 
 class Unusable(Exception):
@@ -92,9 +102,12 @@ class Pace:
 
     deadline: float = 300.0
     request_timeout: float = 5.0
-    cancel_patience: float = 5.0
     poll_interval: float = 0.25
     escalate_after: float = 3.0
+    refusal_patience: float = 5.0
+    """How long the venue may refuse the keys before that is believed."""
+    cancel_patience: float = 1.0
+    """How long an order that was asked to go is waited for before the rest of its symbol is closed beside it."""
     retry_backoff: float = 1.0
     retry_backoff_max: float = 15.0
     stuck_after: float = 30.0
@@ -125,10 +138,32 @@ class Order:
     filled: Decimal
     status: str
     type: str
+    parent_id: str = ""
+    """Of the order with several legs that this is one of, which can only be cancelled whole."""
+    by_amount: bool = False
+    """Placed for an amount of money: how much of the symbol it may still take is not known."""
+
+    @property
+    def cancel_id(self) -> str:
+        return self.parent_id or self.id
 
     @property
     def remaining(self) -> Decimal:
         return self.quantity - self.filled
+
+
+@dataclass(frozen=True)
+class Unreadable:
+    """An order or a position that can't be understood; it blocks its own symbol only."""
+
+    what: str
+    symbol: str
+    id: str
+    problem: str
+
+    def __str__(self) -> str:
+        name = " ".join(part for part in (self.what, self.id, f"of {self.symbol}" if self.symbol else "") if part)
+        return f"the venue's {name} can't be read: {self.problem}"
 
 
 @dataclass(frozen=True)
@@ -137,7 +172,8 @@ class Position:
     quantity: Decimal
     available: Decimal
     price: Decimal | None
-    crypto: bool
+    kind: str
+    """`equity`, `option` or `crypto`."""
 
     @property
     def closing_side(self) -> str:
@@ -148,6 +184,17 @@ class Position:
 class Market:
     is_open: bool
     next_open: str
+
+
+@dataclass(frozen=True)
+class Book:
+    orders: list[Order]
+    positions: list[Position]
+    unreadable: list[Unreadable]
+
+    @property
+    def empty(self) -> bool:
+        return not (self.orders or self.positions or self.unreadable)
 
 
 @dataclass
@@ -166,7 +213,9 @@ class Memory:
     refusals: int = 0
     retry_at: float = 0.0
     reason: str = ""
-    resisting_since: float | None = None
+    asked_since: float | None = None
+    whole_units: bool = False
+    dust: bool = False
 
 
 @dataclass(frozen=True)
@@ -197,12 +246,13 @@ class Venue:
             return 0.0
         return left * READING / max(self._remaining, READING)
 
-    def orders(self) -> list[Order]:
-        """Every open order; that there are none is believed only if the nested list agrees."""
-        return self._pages("false") or self._pages("true")
-
-    def positions(self) -> list[Position]:
-        return self._understood(lambda: [_position(item) for item in self.read("/positions")])
+    def book(self) -> Book:
+        """Orders first, then positions; that there are no orders is believed only if the nested list agrees."""
+        orders, unreadable = self._pages("false")
+        if not orders and not unreadable:
+            orders, unreadable = self._pages("true")
+        positions, lost = read_positions(self.read("/positions"))
+        return Book(orders, [position for position in positions if position.quantity], [*unreadable, *lost])
 
     def market(self) -> Market:
         body = self.read("/clock")
@@ -215,7 +265,7 @@ class Venue:
             return None
         if status != 200:
             raise Unavailable(f"looking up {client_order_id}: the venue answered {status}: {_message(body)}")
-        return self._understood(lambda: _order(body))
+        return self._understood(lambda: read_order(body))
 
     def read(self, path: str) -> Any:
         status, body = self.request("GET", path)
@@ -275,27 +325,30 @@ class Venue:
             return
         self._remaining, self._reset_at = remaining, time.monotonic() + min(max(reset - now, 0.05), 60.0)
 
-    def _pages(self, nested: str) -> list[Order]:
+    def _pages(self, nested: str) -> tuple[list[Order], list[Unreadable]]:
         """Oldest first; a page starts a little before the end of the last, as orders may share a time stamp."""
         found: dict[str, Order] = {}
+        unreadable: dict[str, Unreadable] = {}
         listed: set[str] = set()
         after = ""
         while True:
             query = {"status": "open", "limit": str(PAGE), "direction": "asc", "nested": nested}
             page = self.read("/orders?" + urllib.parse.urlencode({**query, **({"after": after} if after else {})}))
-            orders, after = self._understood(partial(_read_page, page))
-            fresh = [order for order in orders if order.id not in listed]
-            listed.update(order.id for order in fresh)
-            found.update({order.id: order for order in fresh if order.status not in CLOSED})
+            orders, lost = self._understood(partial(read_orders, page))
+            fresh = {order.id for order in orders} | {item.id for item in lost} - {""}
+            unreadable.update({item.id or str(item): item for item in lost})
+            found.update({order.id: order for order in orders if order.status not in CLOSED and order.id not in listed})
             if len(page) < PAGE:
-                return list(found.values())
-            if not fresh:
+                return list(found.values()), list(unreadable.values())
+            after = _newest(page)
+            if fresh <= listed or not after:
                 raise Unavailable(f"more than {PAGE} open orders share one time stamp; cancel them at the venue")
+            listed |= fresh
 
     def _understood(self, read: Callable[[], _T]) -> _T:
         try:
             return read()
-        except (KeyError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
+        except SENSELESS as error:
             raise Unavailable(f"the venue's answer can't be understood ({type(error).__name__}: {error})") from None
 
 
@@ -363,9 +416,12 @@ class Flattening:
         self._pace = pace
         self._started = time.monotonic()
         self._memory: dict[str, Memory] = {}
-        self._market = Market(True, "")
-        self._market_read = float("-inf")
+        self._market: Market | None = None
+        self._market_read = self._market_asked = float("-inf")
         self._seen = False
+        self._refused_since: float | None = None
+        self._in_bulk: set[str] = set()
+        self.dust: dict[str, str] = {}
         self._held_up = 0.0
         self._planned_at: float | None = None
         self._last_book: object = None
@@ -380,20 +436,32 @@ class Flattening:
         return self.elapsed >= self._pace.deadline
 
     def sweep(self) -> None:
-        """One bulk cancel, before anything is read."""
-        accepted, refused = self._cancel_all()
-        self._spool.record("FIRST_SWEEP", accepted=accepted, refused=refused)
-        say(f"▸ FIRST SWEEP  {accepted} orders asked to cancel" + (f", {refused} refused" if refused else ""))
+        """Cancel at once what could open a position; everything in one request where nothing protects one."""
+        accepted, refused, kept = 0, 0, 0
+        try:
+            book = self._venue.book()
+            protective = {order.cancel_id for order in protective_orders(book)}
+            kept = len(protective)
+            if protective:
+                entries = {order.cancel_id for order in book.orders} | {item.id for item in book.unreadable if item.id}
+                accepted, refused = self._cancel_each(sorted(entries - protective))
+            else:
+                accepted, refused = self._cancel_all()
+        except (Unavailable, Refused) as error:
+            self._note_trouble(error)
+            accepted, refused = self._cancel_all()
+        self._spool.record("FIRST_SWEEP", accepted=accepted, refused=refused, protective=kept)
+        said = f"▸ FIRST SWEEP  {accepted} orders asked to cancel" + (f", {refused} refused" if refused else "")
+        say(said + (f"; {kept} stay, as they protect positions until these are closed" if kept else ""))
 
     def until_flat(self) -> dict[str, str]:
         """What is stuck, each symbol with the reason; empty when the venue says flat, and went on saying so."""
         flat_since: float | None = None
         while True:
+            self._read_market()
             try:
-                self._read_market()
-                orders = self._venue.orders()
-                positions = [position for position in self._venue.positions() if position.quantity]
-            except Unavailable as error:
+                book = self._venue.book()
+            except (Unavailable, Refused) as error:
                 flat_since = None
                 self._note_trouble(error)
                 if self.overdue:
@@ -401,36 +469,38 @@ class Flattening:
                 if not self._seen:
                     self._cancel_all()  # what can't be read can perhaps be cancelled all the same
                 continue
-            read_at, self._seen = time.monotonic(), True
-            if not orders and not positions:
+            read_at, self._seen, self._refused_since = time.monotonic(), True, None
+            dust = {*self.dust}
+            if not book.orders and not book.unreadable and all(held.symbol in dust for held in book.positions):
                 if flat_since is not None and read_at - flat_since >= self._pace.settle + self._pace.guard:
                     return {}
                 flat_since = flat_since or read_at
                 time.sleep(self._pace.settle)
                 continue
             flat_since = None
-            stuck = self._round(orders, positions, read_at)
+            stuck = self._round(book, read_at)
             if stuck is not None:
                 return stuck
-            self._rest((tuple(orders), tuple(positions)))
+            self._rest(book)
 
-    def _round(self, orders: list[Order], positions: list[Position], read_at: float) -> dict[str, str] | None:
+    def _round(self, book: Book, read_at: float) -> dict[str, str] | None:
         now = self._now()
-        cancels, closes, stuck = self._plan(orders, positions, now)
-        remaining = {order.symbol for order in orders} | {position.symbol for position in positions}
-        if self.overdue or remaining == set(stuck):
-            self._cancel(cancels, len(orders))
-            return {
-                symbol: stuck.get(symbol) or self._memory[symbol].reason or "the time was over" for symbol in remaining
-            }
-        canceling = {order.symbol for order in cancels}
+        cancels, closes, stuck = self.plan(book, now)
+        remaining = (
+            {order.symbol for order in book.orders}
+            | {position.symbol for position in book.positions}
+            | {item.symbol or item.id or item.what for item in book.unreadable}
+        ) - {*self.dust}
+        if self.overdue or (remaining and remaining == set(stuck)):
+            self._cancel(cancels, book)
+            return {symbol: stuck.get(symbol) or self._why(symbol) or "the time was over" for symbol in remaining}
         for close in closes:
-            resisting = self._memory[close.position.symbol].resisting_since
-            patient = resisting is not None and now - resisting < self._pace.cancel_patience
-            if not (close.position.symbol in canceling and patient):
-                self._send(close, read_at)
-        self._cancel(cancels, len(orders))
+            self._send(close, read_at)
+        self._cancel(cancels, book)
         return None
+
+    def _why(self, symbol: str) -> str:
+        return self._memory[symbol].reason if symbol in self._memory else ""
 
     def _now(self) -> float:
         """The clock of being stuck: it hardly moves while the venue holds us back, by its rate limit or by silence."""
@@ -440,42 +510,59 @@ class Flattening:
         self._planned_at = now
         return now - self._held_up
 
-    def _plan(
-        self, orders: list[Order], positions: list[Position], now: float
-    ) -> tuple[list[Order], list[Close], dict[str, str]]:
-        held = {position.symbol: position for position in positions}
-        cancels: list[Order] = []
+    def plan(self, book: Book, now: float) -> tuple[list[str], list[Close], dict[str, str]]:
+        """One round: the ids to cancel, the closes to send, what is stuck; see `plan_round` in tasks/kill/plan.py."""
+        held = {position.symbol: position for position in book.positions}
+        blocked = {item.symbol: str(item) for item in book.unreadable if item.symbol}
+        covering = _covering(held)
+        symbols = {*held, *blocked, *(order.symbol for order in book.orders)}
+        cancels: dict[str, None] = {item.id: None for item in book.unreadable if item.id}
         closes: list[Close] = []
         stuck: dict[str, str] = {}
-        for gone in set(self._memory) - set(held) - {order.symbol for order in orders}:
-            memory = self._memory[gone]
-            memory.changed_at, memory.quantity, memory.rung, memory.refusals = now, ZERO, 0, 0
-            memory.retry_at, memory.reason, memory.resisting_since, memory.excess = 0.0, "", None, None
-            memory.ended_at = now if memory.ended_at is None else memory.ended_at
-        for symbol in sorted({*held, *(order.symbol for order in orders)}):
-            position, of_symbol = held.get(symbol), [order for order in orders if order.symbol == symbol]
+        self.dust = {}
+        self._forget(set(self._memory) - symbols, now)
+        for symbol in sorted(symbols):
+            position, of_symbol = held.get(symbol), [order for order in book.orders if order.symbol == symbol]
             memory = self._remember(symbol, position, now)
             ours = [order for order in of_symbol if self._attempt_of(order) is not None]
             others = [order for order in of_symbol if order not in ours]
-            memory.resisting_since = (memory.resisting_since or now) if others else None
-            unwanted = [*others]
+            hindrance = blocked.get(symbol) or covering.get(symbol, "")
+            close, unwanted = None, []
+            closing = position is not None and not hindrance and not self.overdue and now >= memory.retry_at
             if ours:
                 self._take_over(memory, ours)
-                unwanted += self._no_longer_wanted(memory, ours, position, now)
-            elif position is not None and now >= memory.retry_at:
+                unwanted = self._no_longer_wanted(memory, ours, position, now)
+            elif position is not None and closing:
                 close = self._close(memory, position, of_symbol)
-                closes += [close] if close else []
-            cancels += [order for order in unwanted if order.status != "pending_cancel"]
-            queued = self._is_queued(ours, position)
-            if queued or now - memory.changed_at >= self._pace.stuck_after:
-                stuck[symbol] = self._why_stuck(memory, ours, others, queued)
-        return cancels, closes, stuck
+            closing = closing and position is not None and bool(self._ladder(position, memory))
+            keep = protective_of(others, position) if not closing and not ours else []
+            gone = [order for order in (*others, *unwanted) if order not in keep and order.status != "pending_cancel"]
+            cancels.update({order.cancel_id: None for order in gone})
+            since = now if memory.asked_since is None else memory.asked_since
+            memory.asked_since = since if gone else None
+            if close and (not gone or now - since >= self._pace.cancel_patience):
+                closes.append(close)
+            queued = self._waits_for_the_open(ours, position)
+            if memory.dust and position is not None and not of_symbol and symbol not in blocked:
+                self.dust[symbol] = f"{abs(position.quantity):f} is dust: {memory.reason}"
+            elif queued or self.overdue or now - memory.changed_at >= self._pace.stuck_after:
+                stuck[symbol] = hindrance or self._why_stuck(memory, position, ours, others, queued)
+        return list(cancels), closes, stuck
+
+    def _forget(self, symbols: set[str], now: float) -> None:
+        """Symbols that are not in the book any more; if one comes back, its closes go on being counted."""
+        for symbol in symbols:
+            memory = self._memory[symbol]
+            memory.changed_at, memory.quantity, memory.rung, memory.refusals = now, ZERO, 0, 0
+            memory.retry_at, memory.reason, memory.asked_since, memory.excess, memory.dust = 0.0, "", None, None, False
+            memory.ended_at = now if memory.ended_at is None else memory.ended_at
 
     def _remember(self, symbol: str, position: Position | None, now: float) -> Memory:
         quantity = abs(position.quantity) if position else ZERO
         memory = self._memory.setdefault(symbol, Memory(changed_at=now, quantity=quantity))
         if quantity < memory.quantity:
             memory.changed_at, memory.refusals = now, 0
+        memory.dust = memory.dust and quantity == memory.quantity
         memory.quantity = quantity
         return memory
 
@@ -505,31 +592,38 @@ class Flattening:
         if position is None or memory.sent_at is None:
             memory.sent_at = now
             return []
-        rungs = self._ladder(position, size)
-        kind, _ = rungs[memory.rung % len(rungs)]
-        patience = min(self._pace.escalate_after * 2 ** (memory.rung // len(rungs)), self._pace.retry_backoff_max)
-        if kind == "queued" or now - memory.sent_at < patience:
+        rungs = self._ladder(position, memory)
+        if not rungs or self._waits_for_the_open(ours, position):
             return []
-        memory.reason = f"a {kind} order of {ours[0].quantity} stood {patience:g} s without filling"
+        kind, _ = rungs[memory.rung % len(rungs)]
+        longest = max(self._pace.escalate_after, self._pace.retry_backoff_max)
+        patience = min(self._pace.escalate_after * 2 ** (memory.rung // len(rungs)), longest)
+        if now - memory.sent_at < patience:
+            return []
+        memory.reason = f"a {kind} order of {ours[0].quantity:f} stood {patience:g} s without filling"
         memory.rung, memory.sent_at = memory.rung + 1, now
         return ours
 
     def _close(self, memory: Memory, position: Position, of_symbol: list[Order]) -> Close | None:
         reducing = [order for order in of_symbol if order.side == position.closing_side]
-        if any(order.remaining <= ZERO for order in reducing):
-            return None  # an order for an amount of money: how much of the position it may take is not known
+        if any(order.by_amount or order.remaining <= ZERO for order in reducing):
+            return None  # how much of the position an order for an amount of money may take is not known
         working = sum((order.remaining for order in reducing), ZERO)
         quantity = min(abs(position.quantity) - working, position.available)
-        if quantity <= ZERO:
+        if position.kind == "option":
+            quantity = quantity.to_integral_value(rounding=ROUND_DOWN)
+        rungs = self._ladder(position, memory)
+        if quantity <= ZERO or not rungs:
             return None
-        rungs = self._ladder(position, quantity)
         kind, collar = rungs[memory.rung % len(rungs)]
+        if kind == "extended-hours limit" and memory.whole_units:
+            quantity = quantity.to_integral_value(rounding=ROUND_DOWN)
         body: dict[str, Any] = {
             "symbol": position.symbol,
             "qty": f"{quantity:f}",
             "side": position.closing_side,
             "type": "market",
-            "time_in_force": "gtc" if position.crypto else "day",
+            "time_in_force": "gtc" if position.kind == "crypto" else "day",
             "client_order_id": self._client_order_id(position.symbol, memory.attempt + 1),
         }
         if collar and position.price is not None:
@@ -538,15 +632,22 @@ class Flattening:
             body["extended_hours"] = True
         return Close(position, quantity, body["client_order_id"], kind, body)
 
-    def _ladder(self, position: Position, quantity: Decimal) -> list[tuple[str, Decimal]]:
-        """The kinds of order to try in turn, each with how far past the last price it may go."""
-        collars = self._pace.collars
-        if self._market.is_open or position.crypto:
-            limits = [("limit", collar) for collar in collars] if position.price else []
+    def _ladder(self, position: Position, memory: Memory) -> list[tuple[str, Decimal]]:
+        """The kinds of order to try in turn, each with how far past the last price it may go; none: not now.
+
+        Alpaca: crypto trades round the clock; equities take limit orders for the day outside the session and let a
+        market order wait for the open; options take neither. With the session unknown, what works in any comes first.
+        """
+        collars = self._pace.collars if position.price else ()
+        limits = [("limit", collar) for collar in collars]
+        market = self._market
+        if position.kind == "crypto" or (market is not None and market.is_open):
             return [("market", ZERO), *limits]
-        whole = quantity == quantity.to_integral_value()
-        extended = [("extended-hours limit", collars[0])] if position.price and whole and collars else []
-        return [*extended, ("queued", ZERO)]
+        if position.kind == "option":
+            return [] if market is not None else [*limits, ("market", ZERO)]
+        whole = memory.whole_units and abs(position.quantity) < 1
+        extended = [] if whole else [("extended-hours limit", collar) for collar in collars]
+        return [*extended, ("market" if market is None else "queued", ZERO)]
 
     def _send(self, close: Close, read_at: float) -> None:
         memory = self._memory[close.position.symbol]
@@ -561,7 +662,10 @@ class Flattening:
             memory.attempt, memory.sent_at = memory.attempt + 1, now
             memory.last_close, memory.sent_against, memory.ended_at = close.client_order_id, memory.quantity, None
         elif outcome == "refused":
-            self._refused(memory, reason, now)
+            fraction = "fraction" in reason.lower() and not memory.whole_units
+            memory.whole_units = memory.whole_units or fraction
+            memory.dust = _is_minimum(reason) and close.quantity == memory.quantity
+            self._refused(memory, reason, now, same_rung=fraction)
         elif outcome == "unknown":
             memory.last_close, memory.sent_against = close.client_order_id, memory.quantity
             memory.ended_at, memory.reason = None, reason
@@ -582,8 +686,7 @@ class Flattening:
             return ("accepted", "") if found else ("unknown", f"{lost}; the venue does not know the order (yet)")
         if status in (200, 201):
             return "accepted", ""
-        message = _message(body)
-        return ("duplicate" if "client_order_id must be unique" in message else "refused"), message
+        return _refusal(body)
 
     def _may_close(self, memory: Memory, close: Close) -> bool:
         """Whether it is known what became of the last close, and the position can be believed."""
@@ -606,32 +709,44 @@ class Flattening:
             return False
         return True
 
-    def _refused(self, memory: Memory, reason: str, now: float) -> None:
+    def _refused(self, memory: Memory, reason: str, now: float, *, same_rung: bool = False) -> None:
         wait = min(self._pace.retry_backoff * 2**memory.refusals, self._pace.retry_backoff_max)
         memory.refusals, memory.retry_at = memory.refusals + 1, now + wait
-        memory.rung, memory.reason = memory.rung + 1, reason
+        memory.rung, memory.reason = memory.rung + (0 if same_rung else 1), reason
 
-    def _cancel(self, orders: list[Order], of: int) -> None:
-        """In bulk only where that would not take a close of ours with it, and by id for what survives."""
-        if not orders:
+    def _cancel(self, ids: list[str], book: Book) -> None:
+        """In bulk only where nothing is to stay; by id for what survives a bulk request."""
+        if not ids:
             return
-        if len(orders) >= max(BULK_FROM, of):
+        spared = {order.cancel_id for order in book.orders if order.status != "pending_cancel"} - {*ids}
+        fresh = [order_id for order_id in ids if order_id not in self._in_bulk]
+        if len(fresh) >= BULK_FROM and not spared:
             accepted, _ = self._cancel_all()
+            self._in_bulk.update(ids)
             if accepted:
                 return
+        symbols = {order.cancel_id: order.symbol for order in book.orders}
+        self._in_bulk -= {*ids}  # the next round may try a bulk request again
+        self._cancel_each(ids, symbols)
+
+    def _cancel_each(self, ids: list[str], symbols: dict[str, str] | None = None) -> tuple[int, int]:
+        """How many cancels were accepted and refused; why not, is remembered of the symbol."""
         accepted, refusals = 0, []
-        for order in orders:
+        for order_id in ids:
             try:
-                status, body = self._venue.request("DELETE", f"/orders/{order.id}")
+                status, body = self._venue.request("DELETE", f"/orders/{order_id}")
             except Unavailable as error:
                 self._note_trouble(error)
                 break
             if status in (200, 204):
                 accepted += 1
-            elif status != 404 and not any(word in _message(body).lower() for word in CLOSED):
-                refusals.append(f"{order.id}: {_message(body)}")
-                self._memory[order.symbol].reason = f"the venue will not cancel order {order.id}: {_message(body)}"
-        self._spool.record("ORDERS_CANCELED", asked=len(orders), accepted=accepted, refused=refusals[:50])
+            elif status != 404 and not OVER.search(_message(body).lower()):
+                refusals.append(f"{order_id}: {_message(body)}")
+                symbol = (symbols or {}).get(order_id, "")
+                if symbol in self._memory:
+                    self._memory[symbol].reason = f"the venue will not cancel order {order_id}: {_message(body)}"
+        self._spool.record("ORDERS_CANCELED", asked=len(ids), accepted=accepted, refused=refusals[:50])
+        return accepted, len(refusals)
 
     def _cancel_all(self) -> tuple[int, int]:
         """How many cancels were accepted and refused; 207 is not success but a status for each order."""
@@ -641,21 +756,31 @@ class Flattening:
             self._note_trouble(error)
             return 0, 0
         if status in (401, 403):
-            raise Refused(f"the venue refuses the keys ({status}): {_message(body)}")
+            self._note_trouble(Refused(f"DELETE /orders: the venue refuses it ({status}): {_message(body)}"))
+            return 0, 0
         items = body if isinstance(body, list) else []
         accepted = sum(1 for item in items if isinstance(item, dict) and item.get("status") in (200, 204))
         return accepted, len(items) - accepted
 
     def _read_market(self) -> None:
-        """Without an answer it goes on by the last one: an order for a closed market is queued, or refused."""
-        if time.monotonic() - self._market_read > MARKET_CLOCK_AGE:
-            self._market_read = time.monotonic()
+        """Without an answer it goes on by the last one, and after a minute as if none had ever come."""
+        now = time.monotonic()
+        if now - self._market_asked > MARKET_CLOCK_AGE:
+            self._market_asked = now
             try:
-                self._market = self._venue.market()
-            except Unavailable as error:
-                self._note_trouble(error)
+                self._market, self._market_read = self._venue.market(), now
+            except (Unavailable, Refused) as error:
+                self._spool.record("VENUE_UNAVAILABLE", "FAILED", error=str(error))
+        if now - self._market_read > MARKET_CLOCK_BELIEVED:
+            self._market = None
 
     def _note_trouble(self, error: Exception) -> None:
+        """Say it and go on; raises a refusal of the venue once it has persisted."""
+        if isinstance(error, Refused):
+            now = time.monotonic()
+            self._refused_since = now if self._refused_since is None else self._refused_since
+            if now - self._refused_since >= self._pace.refusal_patience:
+                raise error
         self._spool.record("VENUE_UNAVAILABLE", "FAILED", error=str(error))
         say(f"  ! {error}")
         time.sleep(self._pace.poll_interval)
@@ -680,18 +805,30 @@ class Flattening:
         readable = f"{self._incident}-{symbol}"
         return readable if len(readable) <= 121 else hashlib.sha256(readable.encode()).hexdigest()
 
-    def _is_queued(self, ours: list[Order], position: Position | None) -> bool:
-        crypto = position is not None and position.crypto
-        return not self._market.is_open and not crypto and any(order.type == "market" for order in ours)
+    def _waits_for_the_open(self, ours: list[Order], position: Position | None) -> bool:
+        """Nothing more can be done before the instrument's session opens."""
+        if position is None or self._market is None or self._market.is_open or position.kind == "crypto":
+            return False
+        return position.kind == "option" or any(order.type == "market" for order in ours)
 
-    def _why_stuck(self, memory: Memory, ours: list[Order], others: list[Order], queued: bool) -> str:
+    def _why_stuck(
+        self, memory: Memory, position: Position | None, ours: list[Order], others: list[Order], queued: bool
+    ) -> str:
         if queued:
-            return f"market closed; a market order for {ours[0].quantity} is queued for {self._market.next_open}"
+            opens = f" at {self._market.next_open}" if self._market and self._market.next_open else ""
+            if ours:
+                return f"market closed; a market order for {ours[0].quantity:f} is queued for the open{opens}"
+            return f"market closed; nothing can be queued for the open{opens}, when it is to be closed"
         if memory.reason:
             return memory.reason
         if others:
-            return f"{len(others)} orders are open at the venue ({others[-1].status}); look for an engine still trading"
-        return "the venue accepted a close but has not filled it" if ours else "no close could be sent"
+            count = len({order.cancel_id for order in others})
+            return f"{count} orders are open at the venue ({others[-1].status}); look for an engine still trading"
+        if ours:
+            return "the venue accepted a close but has not filled it"
+        if position is not None and position.available <= ZERO:
+            return "the venue says that nothing of it is available, and lists no order that holds it; ask the venue"
+        return "no close could be sent"
 
 
 def main(arguments: list[str]) -> int:
@@ -757,6 +894,8 @@ def _flatten(venue: Venue, spool: Spool, incident: str, credentials: Credentials
     flattening = Flattening(venue, spool, incident, credentials.pace)
     flattening.sweep()
     stuck = flattening.until_flat()
+    for symbol, why in sorted(flattening.dust.items()):
+        say(f"  · dust   {account} {symbol}: {why}")
     if stuck:
         for symbol, why in sorted(stuck.items()):
             say(f"  ! stuck  {account} {symbol}: {why}")
@@ -765,7 +904,7 @@ def _flatten(venue: Venue, spool: Spool, incident: str, credentials: Credentials
         spool.record("ACCOUNT_FLAT", account=account, after_seconds=round(flattening.elapsed, 3))
         say(f"✓ FLAT  {account}, watched until {flattening.elapsed:.1f} s")
     outcome = "FAILED" if stuck else "OK"
-    spool.record("KILL_SWITCH_FINISHED", outcome, account=account, flat=not stuck, stuck=stuck)
+    spool.record("KILL_SWITCH_FINISHED", outcome, account=account, flat=not stuck, stuck=stuck, dust=flattening.dust)
     if spool.problem:
         say(f"  ! done without the spool: {spool.problem}; the lines above are the only record, keep them")
     say("next: breaker trip, if that has not been done; then: breaker audit drain")
@@ -774,9 +913,12 @@ def _flatten(venue: Venue, spool: Spool, incident: str, credentials: Credentials
 
 def _confirmed(venue: Venue, credentials: Credentials) -> bool:
     try:
-        orders, positions = venue.orders(), venue.positions()
-        say(f"{credentials.account} at {credentials.base_url}: {len(orders)} open orders, {len(positions)} positions")
-    except Unavailable as error:
+        book = venue.book()
+        said = f"{len({order.cancel_id for order in book.orders})} open orders, {len(book.positions)} positions"
+        say(f"{credentials.account} at {credentials.base_url}: {said}")
+        for item in book.unreadable:
+            say(f"  ! {item}")
+    except (Unavailable, Refused) as error:
         say(f"{credentials.account} at {credentials.base_url}: the book can't be read ({error})")
     sys.stderr.write("Cancel all of these orders and flatten all of these positions? Type FLATTEN: ")
     sys.stderr.flush()
@@ -820,58 +962,195 @@ def _login() -> str:
         return f"uid {os.getuid()}"
 
 
-def _read_page(page: Any) -> tuple[list[Order], str]:
-    """The orders of one page, legs included, and from where the next one starts."""
-    orders = [_order(leg) for item in page for leg in (item, *(item.get("legs") or ()))]
-    return orders, _a_little_before(page[-1].get("submitted_at") or page[-1]["created_at"]) if page else ""
+def read_orders(page: Any) -> tuple[list[Order], list[Unreadable]]:
+    """The orders of one page, legs as orders of their own; an order with several legs is its legs."""
+    orders: list[Order] = []
+    lost: list[Unreadable] = []
+    for body in _a_list(page):
+        if not isinstance(body, dict):
+            lost.append(Unreadable("order", "", "", f"{body!r:.60} is no order"))
+            continue
+        legs = [leg for leg in body.get("legs") or () if isinstance(leg, dict)]
+        multi = body.get("order_class") == "mleg" and bool(legs)
+        for item in legs if multi else (body, *legs):
+            try:
+                orders.append(read_order(item, body if multi else None))
+            except SENSELESS as error:
+                of = body if multi else item
+                lost.append(Unreadable("order", _symbol_or_none(item), str(of.get("id") or ""), _problem(error)))
+    return orders, lost
 
 
-def _order(body: dict[str, Any]) -> Order:
-    filled = _number(body.get("filled_qty") or "0")
+def read_order(body: dict[str, Any], parent: dict[str, Any] | None = None) -> Order:
+    filled, quantity = _number(body.get("filled_qty") or "0"), body.get("qty")
+    by_amount = quantity is None and body.get("notional") is not None
+    if quantity is None and not by_amount:
+        raise ValueError("it has neither a quantity nor an amount")
+    if body["side"] not in SIDES:
+        raise ValueError(f"its side is {body['side']!r:.40}")
+    for name in ("limit_price", "stop_price"):
+        if body.get(name) is not None:
+            _number(body[name])
+    of = parent or body
     return Order(
         id=body["id"],
-        client_order_id=body.get("client_order_id") or "",
+        client_order_id=of.get("client_order_id") or "",
         symbol=_symbol(body),
-        side=body.get("side") or "buy",
-        quantity=_number(body.get("qty") or filled),
+        side=SIDES[body["side"]],
+        quantity=filled if by_amount else _number(quantity),
         filled=filled,
-        status=body["status"],
+        status=of["status"],
         type=body.get("type") or body.get("order_type") or "limit",
+        parent_id="" if parent is None else str(parent["id"]),
+        by_amount=by_amount,
     )
+
+
+def read_positions(body: Any) -> tuple[list[Position], list[Unreadable]]:
+    positions: list[Position] = []
+    lost: list[Unreadable] = []
+    for item in _a_list(body):
+        try:
+            positions.append(_position(item))
+        except SENSELESS as error:
+            symbol = _symbol_or_none(item) if isinstance(item, dict) else ""
+            lost.append(Unreadable("position", symbol, "", _problem(error)))
+    return positions, lost
 
 
 def _position(body: dict[str, Any]) -> Position:
     quantity = _number(body["qty"])
     available, price = body.get("qty_available"), body.get("current_price")
+    symbol = _symbol(body)
     return Position(
-        symbol=_symbol(body),
+        symbol=symbol,
         quantity=-abs(quantity) if body.get("side") == "short" else quantity,
         available=abs(quantity if available is None else _number(available)),
         price=None if price is None else _number(price),
-        crypto=body.get("asset_class") == "crypto",
+        kind=_kind(symbol, body.get("asset_class")),
     )
+
+
+def _kind(symbol: str, asset_class: Any) -> str:
+    if asset_class == "crypto":
+        return "crypto"
+    is_option = asset_class == "us_option" or (asset_class is None and OPTION.fullmatch(symbol.replace(" ", "")))
+    return "option" if is_option else "equity"
 
 
 def _symbol(body: dict[str, Any]) -> str:
     """Alpaca calls a pair `BTC/USD` in orders and `BTCUSD` in positions, and takes either in a request."""
-    symbol: str = body.get("symbol") or ""
-    return symbol.replace("/", "") if body.get("asset_class") == "crypto" else symbol
+    symbol = body["symbol"]
+    if not isinstance(symbol, str) or not symbol:
+        raise ValueError("it names no symbol")
+    return symbol.replace("/", "").upper() if body.get("asset_class") == "crypto" else symbol
+
+
+def _symbol_or_none(body: dict[str, Any]) -> str:
+    try:
+        return _symbol(body)
+    except SENSELESS:
+        return ""
+
+
+def _a_list(answer: Any) -> list[Any]:
+    if not isinstance(answer, list):
+        raise Unavailable(f"the venue's answer can't be understood: {answer!r:.40} is no list")
+    return answer
+
+
+def _problem(error: Exception) -> str:
+    return f"{error.args[0]} is missing" if isinstance(error, KeyError) else f"{error}"
+
+
+def protective_of(orders: list[Order], position: Position | None) -> list[Order]:
+    """Stops and take-profits that can only reduce the position; none where together they are more than it."""
+    if position is None:
+        return []
+    exits = [o for o in orders if o.side == position.closing_side and o.type != "market" and not o.by_amount]
+    stops = sum((order.remaining for order in exits if order.type in STOPS), ZERO)
+    targets = sum((order.remaining for order in exits if order.type not in STOPS), ZERO)
+    return exits if max(stops, targets) <= abs(position.quantity) else []
+
+
+def protective_orders(book: Book) -> list[Order]:
+    held = {position.symbol: position for position in book.positions}
+    return [
+        order
+        for symbol, position in held.items()
+        for order in protective_of([order for order in book.orders if order.symbol == symbol], position)
+    ]
+
+
+def _underlying(symbol: str) -> str:
+    match = OPTION.fullmatch(symbol.replace(" ", ""))
+    return match[1] if match else symbol
+
+
+def _covering(held: dict[str, Position]) -> dict[str, str]:
+    """Positions that a short option of the same underlying needs, each with why it waits."""
+    shorts = {_underlying(p.symbol): p.symbol for p in held.values() if p.kind == "option" and p.quantity < 0}
+    return {
+        symbol: f"held back: the short {shorts[_underlying(symbol)]} is bought back first, as it may be covered by this"
+        for symbol, position in held.items()
+        if _underlying(symbol) in shorts and not (position.kind == "option" and position.quantity < 0)
+    }
+
+
+def _is_minimum(reason: str) -> bool:
+    words = reason.lower()
+    return "minimal amount" in words or "minimum" in words or bool(re.search(r"qty must be (>|>=|greater)", words))
+
+
+def _refusal(body: Any) -> tuple[str, str]:
+    """`duplicate` or `refused`, and why, with who holds the quantity where the venue names it."""
+    message = _message(body)
+    if "client_order_id must be unique" in message:
+        return "duplicate", message
+    related = body.get("related_orders") if isinstance(body, dict) else None
+    if related or "insufficient qty available" in message.lower():
+        held_by = ", ".join(str(item) for item in (related or ())[:3])
+        return "refused", f"{message}; held by orders {held_by or 'that it does not name'}"
+    if "suspended" in message.lower() or "trading is blocked" in message.lower():
+        return "refused", f"{message}; trading is suspended in the account: lift that at the venue"
+    return "refused", message
 
 
 def _number(value: Any) -> Decimal:
-    number = Decimal(str(value))
+    try:
+        number = Decimal(str(value))
+    except ArithmeticError:
+        raise ValueError(f"{value!r:.40} is not a number") from None
     if not number.is_finite():
         raise ValueError(f"{value!r:.40} is not a number")
     return number
 
 
 def _limit(position: Position, collar: Decimal) -> Decimal:
-    """The last price worsened by `collar`, in whole ticks: a cent from a dollar up, else a hundredth of one."""
+    """The last price worsened by `collar`, in whole price steps."""
     assert position.price is not None  # noqa: S101  the ladder has no limit without it
     buying = position.closing_side == "buy"
     target = position.price * (1 + collar * (1 if buying else -1))
-    tick = Decimal("0.01") if target >= 1 else Decimal("0.0001")
-    return max(target.quantize(tick, rounding=ROUND_UP if buying else ROUND_DOWN), tick)
+    tick = _tick(position, target)
+    steps = (target / tick).to_integral_value(rounding=ROUND_UP if buying else ROUND_DOWN)
+    return max(steps, Decimal(1)) * tick
+
+
+def _tick(position: Position, price: Decimal) -> Decimal:
+    """An equity has a cent from a dollar up, else a hundredth of one; an option a cent; crypto four digits."""
+    if position.kind == "crypto":
+        return max(Decimal(1).scaleb(price.adjusted() - 3), Decimal("0.000000001"))
+    return Decimal("0.0001") if position.kind == "equity" and price < 1 else Decimal("0.01")
+
+
+def _newest(page: list[Any]) -> str:
+    """From where the next page starts: a little before the last time stamp that can be read."""
+    for body in reversed(page):
+        try:
+            return _a_little_before(body.get("submitted_at") or body["created_at"])
+        except SENSELESS:
+            continue
+    return ""
 
 
 def _a_little_before(text: str) -> str:

@@ -48,5 +48,6 @@ def _keep_bars(app: Any, what: str, name: str, described: Any, options: Any, lin
 def setup(app: Any) -> None:
     app.connect("autodoc-process-docstring", _keep_bars)
 
+
 # The fields of a dataclass are listed as they are; an "Attributes" section only says more about them.
 napoleon_use_ivar = True

@@ -67,7 +67,7 @@ class Desk:
             # Only now does it matter what is held: reductions pass while trading is halted.
             positions, working = await asyncio.gather(self.broker.positions(), self.broker.open_orders())
             held = next((position for position in positions if position.symbol == order.symbol), None)
-            decision = self.gate.check(intent, held, working)
+            decision = self.gate.check(intent, held, (*working.items, *working.unreadable))
         if not decision or decision.permit is None:
             return decision
         # Between the decision and the wire lies whatever the event loop did meanwhile, so the permit is checked again.

@@ -103,9 +103,10 @@ async def open_kill_run(
 def record_sweep(run: KillRun, swept: Iterable[SweepResult]) -> None:
     """What the first sweep did, into the run and its records."""
     for result in swept:
-        asked = result.accepted + result.refused
+        asked = result.accepted + result.refused if result.orders is None else len(result.orders)
         # Open until the venue's own list says otherwise: an accepted cancel is not yet a cancelled order.
-        run.update(result.account, canceled=result.accepted, orders_at_start=asked, orders_open=asked)
+        known = {} if result.problem and result.orders is None else {"orders_at_start": asked, "orders_open": asked}
+        run.update(result.account, canceled=result.accepted, **known)
         if result.problem:
             run.update(result.account, note=result.problem)
         run.record(
@@ -114,6 +115,8 @@ def record_sweep(run: KillRun, swept: Iterable[SweepResult]) -> None:
             accepted=result.accepted,
             refused=result.refused,
             problem=result.problem,
+            protective=result.protective,
+            orders=None if result.orders is None else list(result.orders),
             after_seconds=round(run.first_sweep_after or 0.0, 3),
         )
 

@@ -218,7 +218,8 @@ class Standby:
             await asyncio.wait({tripping}, timeout=TRIP_FIRST)
             accounts = list(request.accounts or self._settings.accounts)
             brokers = [self._brokers[name] for name in accounts]
-            swept = await first_sweep(brokers, self._settings.kill.first_sweep_timeout)
+            pace = self._settings.kill
+            swept = await first_sweep(brokers, pace.first_sweep_timeout, pace.cancel)
             after = time.monotonic() - started
             say({"event": "SWEPT", "results": [asdict(result) for result in swept], "after": after})
             await self._procedure(request, source, tripping, swept, (started, after), say)

@@ -1,7 +1,4 @@
-"""Trade at Alpaca, or at whatever else speaks its Trading API v2: the paper exchange, by another base URL and keys.
-
-Sources: Alpaca's Trading API documentation (orders, positions, rate limits) and its official Python client.
-"""
+"""Close accounts at Alpaca by its Trading API v2."""
 
 from brokers.alpaca.adapter import AlpacaBroker, from_settings
 

@@ -1,4 +1,4 @@
-"""Serve the broker protocol at one Alpaca account.
+"""Close one Alpaca account, or one at whatever else speaks its API: the paper exchange, by another base URL and keys.
 
 What shapes this adapter: 207 is not success but a status per item; lists of orders come in pages of at most 500; an
 order whose answer was lost is looked up by its client order id and never sent again under another one.
@@ -8,24 +8,28 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
-from contextlib import AbstractContextManager
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import httpx
 
-from breaker.orders import Account, MarketClock, Order, Position, TimeInForce
-from brokers.alpaca.http import Connection, RateLimited, error_in, json_in
+from breaker.orders import Account, MarketClock, Order, Position, Unreadable
+from brokers.alpaca.http import Connection, RateLimited
 from brokers.alpaca.reading import (
-    UNREADABLE,
+    SENSELESS,
+    Json,
+    cancel_result,
+    close_result,
+    error_of,
+    json_of,
+    open_ones,
     read_account,
-    read_cancel_result,
     read_clock,
-    read_close_result,
     read_order,
-    read_position,
-    read_time,
-    reading,
+    read_orders,
+    read_positions,
+    refused_close,
+    time_of,
 )
 from brokers.protocol import (
     BrokerUnavailable,
@@ -35,6 +39,7 @@ from brokers.protocol import (
     CloseOrder,
     CloseOutcome,
     CloseResult,
+    Listed,
 )
 
 if TYPE_CHECKING:
@@ -75,45 +80,45 @@ class AlpacaBroker:
             requests_per_minute=requests_per_minute,
             page_size=PAGE,
         )
-        self._connection = Connection(name, base_url, key_id, secret_key, timeout=timeout)
-        self._crypto: set[str] = set()
-        self._few_orders = False
+        self._few = False
+        self._requests = Connection(name, base_url, key_id, secret_key, timeout=timeout)
 
     def __repr__(self) -> str:
-        return f"AlpacaBroker({self.name!r}, {self._connection.base_url!r})"
+        return f"AlpacaBroker({self.name!r}, {self._requests.base_url!r})"
 
     async def aclose(self) -> None:
-        await self._connection.aclose()
+        await self._requests.aclose()
 
     async def account(self) -> Account:
-        body = await self._connection.read("/account")
-        with self._reading("account"):
+        body = await self._requests.read("/account")
+        with self._requests.understood("account"):
             return read_account(body)
 
     async def clock(self) -> MarketClock:
-        body = await self._connection.read("/clock")
-        with self._reading("clock"):
+        body = await self._requests.read("/clock")
+        with self._requests.understood("clock"):
             return read_clock(body)
 
-    async def open_orders(self) -> Sequence[Order]:
+    async def open_orders(self) -> Listed[Order]:
         """Every open order. That there are none is believed only if the nested list, by another query, agrees.
 
         The flat list has bracket legs as orders of their own. The nested one rolls them up under their entry, and may
         miss them once that has filled and is itself no longer open.
         """
-        few, self._few_orders = self._few_orders, False
+        few, self._few = self._few, False
         if few:
             orders, others = await asyncio.gather(self._list_orders(nested=False), self._list_orders(nested=True))
-            orders = orders or others
+            orders = orders if len(orders) else others
         else:
-            orders = await self._list_orders(nested=False) or await self._list_orders(nested=True)
-        self._few_orders = len(orders) <= FEW
+            orders = await self._list_orders(nested=False)
+            orders = orders if len(orders) else await self._list_orders(nested=True)
+        self._few = len(orders) <= FEW
         return orders
 
-    async def _list_orders(self, *, nested: bool) -> list[Order]:
-        return [order async for order in self._pages(nested=nested)]
+    async def _list_orders(self, *, nested: bool) -> Listed[Order]:
+        return open_ones([item async for item in self._pages(nested=nested)])
 
-    async def _pages(self, *, nested: bool) -> AsyncIterator[Order]:
+    async def _pages(self, *, nested: bool) -> AsyncIterator[Order | Unreadable]:
         """Oldest first; each page starts a little before the end of the last, as orders may share a time stamp."""
         seen: set[str] = set()
         after: datetime | None = None
@@ -121,51 +126,50 @@ class AlpacaBroker:
             params = {"status": "open", "limit": str(PAGE), "direction": "asc", "nested": str(nested).lower()}
             if after is not None:
                 params["after"] = (after - timedelta(milliseconds=1)).isoformat()
-            page = await self._connection.read("/orders", params)
-            with self._reading("list of orders"):
-                fresh = [body for body in page if body["id"] not in seen]
-                orders = [read_order(leg) for body in fresh for leg in (body, *(body.get("legs") or ()))]
-                after = read_time(page[-1].get("submitted_at") or page[-1]["created_at"]) if page else None
-            for order in orders:
-                if order.id not in seen and order.status.is_open:
-                    yield order
-                seen.add(order.id)
+            page = await self._requests.read("/orders", params)
+            with self._requests.understood("list of orders"):
+                fresh = 0
+                for item in read_orders(page):
+                    if not item.id or item.id not in seen:
+                        fresh += 1
+                        yield item
+                    seen.add(item.id)
             if len(page) < PAGE:
                 return
-            if not fresh:
+            after = _newest(page)
+            if not fresh or after is None:
                 raise BrokerUnavailable(
                     f"{self.name}: more than {PAGE} open orders share one time stamp, so the list can't be read whole; "
                     "cancel them at the venue",
                     account=self.name,
                 )
 
-    async def positions(self) -> Sequence[Position]:
-        body = await self._connection.read("/positions")
-        with self._reading("list of positions"):
-            self._crypto.update(item["symbol"] for item in body if item.get("asset_class") == "crypto")
-            return [read_position(item) for item in body]
+    async def positions(self) -> Listed[Position]:
+        body = await self._requests.read("/positions")
+        with self._requests.understood("list of positions"):
+            return read_positions(body)
 
     async def order(self, client_order_id: str) -> Order | None:
-        response = await self._connection.request_with_retries(
+        response = await self._requests.retrying(
             "GET", "/orders:by_client_order_id", params={"client_order_id": client_order_id}
         )
         if response.status_code == httpx.codes.NOT_FOUND:
             return None
-        body = self._connection.json_of(response)
-        with self._reading("order"):
+        body = self._requests.body(response)
+        with self._requests.understood("order"):
             return read_order(body)
 
     async def cancel_all(self) -> Sequence[CancelResult]:
-        body = self._connection.json_of(await self._connection.request_with_retries("DELETE", "/orders"))
-        with self._reading("answer to cancelling all orders"):
-            return [read_cancel_result(item["id"], item["status"], item.get("body")) for item in body]
+        body = self._requests.body(await self._requests.retrying("DELETE", "/orders", attempts=2))
+        with self._requests.understood("answer to cancelling all orders"):
+            return [cancel_result(item["id"], item["status"], item.get("body")) for item in body]
 
     async def cancel(self, order_id: str) -> CancelResult:
         try:
-            response = await self._connection.request_with_retries("DELETE", f"/orders/{order_id}")
+            response = await self._requests.retrying("DELETE", f"/orders/{order_id}", attempts=2)
         except BrokerUnavailable as error:
             return CancelResult(order_id, CancelOutcome.UNKNOWN, str(error))
-        return read_cancel_result(order_id, response.status_code, json_in(response))
+        return cancel_result(order_id, response.status_code, json_of(response))
 
     async def close(self, request: CloseOrder) -> CloseResult:
         """Send it once. Raises `BrokerUnavailable` when it was not taken because of a rate limit.
@@ -173,36 +177,33 @@ class AlpacaBroker:
         It never waits for the limit: what is asked for belongs to a position as it was read just now.
         """
         try:
-            response = await self._connection.request("POST", "/orders", json=self._order_body(request), may_wait=False)
+            response = await self._requests.send("POST", "/orders", json=self._order_body(request), may_wait=False)
         except RateLimited:
             raise
         except BrokerUnavailable as error:
             return await self._look_up(request, error)
         if response.is_success:
             try:
-                order = read_order(self._connection.json_of(response))
-            except (BrokerUnavailable, *UNREADABLE):
+                return CloseResult(request.symbol, CloseOutcome.ACCEPTED, read_order(self._requests.body(response)))
+            except (BrokerUnavailable, *SENSELESS):
                 return CloseResult(request.symbol, CloseOutcome.ACCEPTED)
-            return CloseResult(request.symbol, CloseOutcome.ACCEPTED, order)
-        code, message = error_in(response)
-        if "client_order_id must be unique" in message:
-            return CloseResult(request.symbol, CloseOutcome.DUPLICATE, None, message)
-        return CloseResult(request.symbol, CloseOutcome.REFUSED, None, message, code)
+        code, message = error_of(response)
+        body = json_of(response)
+        return refused_close(request.symbol, message, code, body if isinstance(body, dict) else {})
 
-    def _order_body(self, request: CloseOrder) -> dict[str, Any]:
-        # Alpaca, crypto trading: round the clock, so neither `day` nor extended hours is known there.
-        crypto = request.symbol in self._crypto
-        body: dict[str, Any] = {
+    @staticmethod
+    def _order_body(request: CloseOrder) -> Json:
+        body: Json = {
             "symbol": request.symbol,
             "qty": f"{request.quantity:f}",
             "side": request.side.value,
             "type": request.type.value,
-            "time_in_force": (TimeInForce.GTC if crypto else request.time_in_force).value,
+            "time_in_force": request.time_in_force.value,
             "client_order_id": request.client_order_id,
         }
         if request.limit_price is not None:
             body["limit_price"] = f"{request.limit_price:f}"
-        if request.extended_hours and not crypto:
+        if request.extended_hours:
             body["extended_hours"] = True
         return body
 
@@ -219,15 +220,12 @@ class AlpacaBroker:
         return CloseResult(request.symbol, CloseOutcome.ACCEPTED, order)
 
     async def close_all(self) -> Sequence[CloseResult]:
-        response = await self._connection.request_with_retries(
+        response = await self._requests.retrying(
             "DELETE", "/positions", params={"cancel_orders": "false"}, retry_on=RateLimited
         )
-        body = self._connection.json_of(response)
-        with self._reading("answer to closing all positions"):
-            return [read_close_result(item["symbol"], item["status"], item.get("body") or {}) for item in body]
-
-    def _reading(self, what: str) -> AbstractContextManager[None]:
-        return reading(what, self.name)
+        body = self._requests.body(response)
+        with self._requests.understood("answer to closing all positions"):
+            return [close_result(item["symbol"], item["status"], item.get("body") or {}) for item in body]
 
 
 def from_settings(name: str, account: AccountSettings) -> AlpacaBroker:
@@ -240,3 +238,13 @@ def from_settings(name: str, account: AccountSettings) -> AlpacaBroker:
         timeout=account.request_timeout,
         requests_per_minute=account.requests_per_minute,
     )
+
+
+def _newest(page: Sequence[Any]) -> datetime | None:
+    """The last time stamp of a page that can be read; None when there is none."""
+    for body in reversed(page):
+        try:
+            return time_of(body.get("submitted_at") or body["created_at"])
+        except SENSELESS:
+            continue
+    return None

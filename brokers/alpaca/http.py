@@ -1,10 +1,11 @@
-"""Send requests to Alpaca: a deadline for each, retries where they are safe, and the venue's rate limit kept."""
+"""Ask Alpaca: one request at a time within its deadline and the rate limit, repeated only where that is harmless."""
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from email.utils import parsedate_to_datetime
 from typing import Any
 
@@ -12,10 +13,15 @@ import httpx
 import stamina
 import stamina.instrumentation
 
+from brokers.alpaca.reading import SENSELESS, Json, error_of, json_of
 from brokers.protocol import BrokerRefused, BrokerUnavailable
 
 # Its own line about each retry goes to standard output, into answers for machines and over what people are shown.
 stamina.instrumentation.set_on_retry_hooks(())
+
+
+KEYS_REFUSED_AT_LEAST = 3
+"""Answers in a row that refuse the keys before a request gives up."""
 
 
 class RateLimited(BrokerUnavailable):
@@ -26,19 +32,17 @@ class RateLimited(BrokerUnavailable):
         self.retry_after = retry_after
 
 
+class KeysRefused(BrokerRefused):
+    """401. It comes now and then with good keys (Alpaca, code 40110000), so that one alone is not believed."""
+
+
 class Connection:
-    """One account's connections to the venue, and what its rate limit has left.
+    """One account's requests. `timeout`: longest wait for one answer, seconds; a call that is retried takes three."""
 
-    Args:
-        account: the account's name in the configuration, for what is said about a failure.
-        base_url: with or without `/v2`.
-        timeout: longest wait for one answer, seconds. A call that is retried ends within three times that.
-    """
-
-    def __init__(self, account: str, base_url: str, key_id: str, secret_key: str, *, timeout: float) -> None:
-        self._account = account
+    def __init__(self, name: str, base_url: str, key_id: str, secret_key: str, *, timeout: float) -> None:
+        self._name = name
         self._timeout = timeout
-        self._budget = _RequestBudget()
+        self._rate = RateLimit()
         self._client = httpx.AsyncClient(
             base_url=base_url.rstrip("/").removesuffix("/v2") + "/v2",
             headers={"APCA-API-KEY-ID": key_id, "APCA-API-SECRET-KEY": secret_key},
@@ -55,48 +59,47 @@ class Connection:
         await self._client.aclose()
 
     async def read(self, path: str, params: Mapping[str, str] | None = None) -> Any:
-        """The JSON at this path, asked for until it comes or three timeouts are over."""
-        return self.json_of(await self.request_with_retries("GET", path, params=params))
+        return self.body(await self.retrying("GET", path, params=params))
 
-    async def request_with_retries(
+    async def retrying(
         self,
         method: str,
         path: str,
         *,
         params: Mapping[str, str] | None = None,
         retry_on: type[BrokerUnavailable] = BrokerUnavailable,
+        attempts: int = 12,
     ) -> httpx.Response:
-        """One request, repeated on `retry_on` for three timeouts, and on 429 once the limit is counted anew."""
+        """One request, repeated on `retry_on` for three timeouts, at most `attempts` times; on 429 once it may."""
+
+        refusals = 0
 
         def wait(error: Exception) -> bool | float:
+            nonlocal refusals
+            if isinstance(error, KeysRefused):
+                refusals += 1
+                return refusals < KEYS_REFUSED_AT_LEAST
             return error.retry_after if isinstance(error, RateLimited) else isinstance(error, retry_on)
 
         async for attempt in stamina.retry_context(
-            on=wait, attempts=12, timeout=3 * self._timeout, wait_initial=0.05, wait_max=1.0, wait_jitter=0.1
+            on=wait, attempts=attempts, timeout=3 * self._timeout, wait_initial=0.05, wait_max=1.0, wait_jitter=0.1
         ):
             with attempt:
-                return await self.request(method, path, params=params)
+                return await self.send(method, path, params=params)
         raise AssertionError("a retry context returns or raises")
 
-    async def request(
+    async def send(
         self,
         method: str,
         path: str,
         *,
         params: Mapping[str, str] | None = None,
-        json: Mapping[str, Any] | None = None,
+        json: Json | None = None,
         may_wait: bool = True,
     ) -> httpx.Response:
-        """One request, sent once. Without `may_wait` it is not sent at all while the rate limit is used up.
-
-        Raises:
-            RateLimited: the venue refuses for now, or would; nothing was done.
-            BrokerUnavailable: no answer in time, no connection, or 5xx; it may have been done.
-            BrokerRefused: the keys are wrong.
-        """
-        if self._budget.seconds_to_wait and not may_wait:
+        if self._rate.seconds_to_wait and not may_wait:
             raise self._rate_limited(method, path)
-        await self._budget.wait()
+        await self._rate.wait()
         try:
             async with asyncio.timeout(self._timeout):
                 response = await self._client.request(method, path, params=params, json=json)
@@ -104,47 +107,62 @@ class Connection:
             raise self._unavailable(method, path, f"no answer within {self._timeout:g} s") from None
         except httpx.RequestError as error:
             raise self._unavailable(method, path, str(error) or type(error).__name__) from None
-        self._budget.observe(response.headers)
+        self._rate.observe(response.headers)
         if response.status_code == httpx.codes.TOO_MANY_REQUESTS:
-            self._budget.refused()
+            self._rate.refused()
             raise self._rate_limited(method, path)
         if response.is_server_error:
             raise self._unavailable(method, path, f"the venue answered {response.status_code}")
         if response.status_code == httpx.codes.UNAUTHORIZED:
-            raise BrokerRefused(
-                f"{self._account}: the venue at {self._client.base_url.host} refuses the keys (401); nothing was done "
-                f"there, correct key_id and secret_key of account {self._account}",
-                account=self._account,
+            raise KeysRefused(
+                f"{self._name}: the venue at {self._client.base_url.host} refuses the keys (401); nothing was done "
+                f"there, correct key_id and secret_key of account {self._name}",
+                account=self._name,
             )
         return response
 
-    def json_of(self, response: httpx.Response) -> Any:
-        """The JSON of an answer that says yes. Raises `BrokerRefused` for one that says no."""
-        asked = f"{self._account}: {response.request.method} {response.request.url.path}"
-        if not response.is_success:
-            _, message = error_in(response)
-            raise BrokerRefused(f"{asked}: the venue answered {response.status_code}: {message}", account=self._account)
-        body = json_in(response)
-        if body is None:
-            raise BrokerUnavailable(f"{asked}: the answer is not JSON", account=self._account)
-        return body
-
     def _rate_limited(self, method: str, path: str) -> RateLimited:
-        wait = self._budget.seconds_to_wait
+        wait = self._rate.seconds_to_wait
         why = (
             f"the venue's rate limit is used up, it counts anew in {wait:.1f} s"
-            if self._budget.used_up
+            if self._rate.used_up
             else f"the venue refuses for now (429), it is asked again in {wait:.1f} s"
         )
-        return RateLimited(f"{self._account}: {method} {path}: {why}", account=self._account, retry_after=wait)
+        return RateLimited(f"{self._name}: {method} {path}: {why}", account=self._name, retry_after=wait)
 
     def _unavailable(self, method: str, path: str, what: str) -> BrokerUnavailable:
         return BrokerUnavailable(
-            f"{self._account}: {method} {path} at {self._client.base_url.host}: {what}", account=self._account
+            f"{self._name}: {method} {path} at {self._client.base_url.host}: {what}", account=self._name
         )
 
+    def body(self, response: httpx.Response) -> Any:
+        if not response.is_success:
+            _, message = error_of(response)
+            raise BrokerRefused(
+                f"{self._name}: {response.request.method} {response.request.url.path}: "
+                f"the venue answered {response.status_code}: {message}",
+                account=self._name,
+            )
+        body = json_of(response)
+        if body is None:
+            raise BrokerUnavailable(
+                f"{self._name}: {response.request.method} {response.request.url.path}: the answer is not JSON",
+                account=self._name,
+            )
+        return body
 
-class _RequestBudget:
+    @contextmanager
+    def understood(self, what: str) -> Iterator[None]:
+        try:
+            yield
+        except SENSELESS as error:
+            raise BrokerUnavailable(
+                f"{self._name}: the venue's {what} can't be understood ({type(error).__name__}: {error})",
+                account=self._name,
+            ) from error
+
+
+class RateLimit:
     """What the venue's `X-Ratelimit-*` headers say is left, so that a request that must be refused is not sent."""
 
     _LONGEST = 60.0
@@ -192,21 +210,3 @@ def _venue_time(headers: httpx.Headers) -> float:
         return parsedate_to_datetime(headers["Date"]).timestamp()
     except (KeyError, ValueError):
         return time.time()
-
-
-def json_in(response: httpx.Response) -> Any:
-    """The answer's JSON; None when it has none."""
-    if not response.content:
-        return None
-    try:
-        return response.json()
-    except ValueError:
-        return None
-
-
-def error_in(response: httpx.Response) -> tuple[str, str]:
-    """The venue's code and message, or what HTTP has in their place."""
-    body = json_in(response)
-    if isinstance(body, dict):
-        return str(body.get("code", response.status_code)), str(body.get("message", response.reason_phrase))
-    return str(response.status_code), response.reason_phrase

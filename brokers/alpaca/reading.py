@@ -1,9 +1,12 @@
-"""Read Alpaca's answers into the terms of `brokers.protocol`."""
+"""Read Alpaca's answers. Pure: JSON in, orders, positions and results out; what makes no sense is kept and named.
+
+Sources: Alpaca's Trading API documentation (orders, positions, options and crypto trading) and the venue's own answers.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from decimal import Decimal
 from enum import StrEnum
@@ -11,10 +14,12 @@ from typing import Any, TypeVar
 
 import httpx
 
-from breaker.orders import Account, MarketClock, Order, OrderStatus, OrderType, Position, Side, TimeInForce
-from brokers.protocol import BrokerUnavailable, CancelOutcome, CancelResult, CloseOutcome, CloseResult
+from breaker.instruments import CRYPTO, EQUITY, OPTION, Instrument, canonical_symbol, is_option
+from breaker.orders import Account, MarketClock, Order, OrderStatus, OrderType, Position, Side, TimeInForce, Unreadable
+from brokers.protocol import CancelOutcome, CancelResult, CloseOutcome, CloseResult, Listed, Refusal
 
-UNREADABLE = (KeyError, TypeError, ValueError, AttributeError, ArithmeticError)
+Json = dict[str, Any]
+SENSELESS = (KeyError, TypeError, ValueError, AttributeError, ArithmeticError)
 """What reading an answer of an unexpected shape raises."""
 
 _STATUS = {
@@ -23,104 +28,239 @@ _STATUS = {
     "pending_replace": OrderStatus.PENDING_REPLACE,
     "held": OrderStatus.HELD,
     "filled": OrderStatus.FILLED,
+    # Executed or done for the day; only the settlement is still calculated.
+    "calculated": OrderStatus.FILLED,
     "canceled": OrderStatus.CANCELED,
     "replaced": OrderStatus.CANCELED,
     "rejected": OrderStatus.REJECTED,
     "expired": OrderStatus.EXPIRED,
 }
-_CLOSED_WORDS = ("filled", "canceled", "cancelled", "expired", "rejected", "replaced")
-_Json = dict[str, Any]
+_SIDES = {"buy": Side.BUY, "sell": Side.SELL, "sell_short": Side.SELL, "buy_minus": Side.BUY, "sell_plus": Side.SELL}
+_OVER = re.compile(r"""order is already in ["']?(filled|canceled|cancelled|expired|rejected|replaced|calculated)\b""")
+"""What the venue says of an order that needs no cancelling any more. `…, cannot be canceled` alone does not say so."""
 _T = TypeVar("_T")
 _Word = TypeVar("_Word", bound=StrEnum)
 
 
-@contextmanager
-def reading(what: str, account: str) -> Iterator[None]:
-    """Turn what reading an answer of an unexpected shape raises into `BrokerUnavailable`, naming `what` was read."""
-    try:
-        yield
-    except UNREADABLE as error:
-        raise BrokerUnavailable(
-            f"{account}: the venue's {what} can't be understood ({type(error).__name__}: {error})", account=account
-        ) from error
-
-
-def read_account(body: _Json) -> Account:
+def read_account(body: Json) -> Account:
+    """Raises one of `SENSELESS`."""
     return Account(
         id=body["account_number"],
         currency=body["currency"],
-        equity=Decimal(body["equity"]),
-        buying_power=Decimal(body["buying_power"]),
-        trading_blocked=bool(body.get("trading_blocked") or body.get("account_blocked")),
+        equity=_decimal(body["equity"]),
+        buying_power=_decimal(body["buying_power"]),
+        trading_blocked=_why_blocked(body),
     )
 
 
-def read_clock(body: _Json) -> MarketClock:
+def _why_blocked(body: Json) -> str:
+    """Alpaca, account: three locks, lifted by different people."""
+    if body.get("trade_suspended_by_user"):
+        return "trading is suspended in this account by its own setting (suspend_trade): lift it in its configuration"
+    if body.get("account_blocked"):
+        return "the venue has blocked this account: only the venue's support lifts that"
+    if body.get("trading_blocked"):
+        return "the venue has blocked trading in this account: only the venue's support lifts that"
+    return ""
+
+
+def read_clock(body: Json) -> MarketClock:
+    """Raises one of `SENSELESS`."""
     return MarketClock(
-        now=read_time(body["timestamp"]),
+        now=time_of(body["timestamp"]),
         is_open=bool(body["is_open"]),
-        next_open=_optional(body.get("next_open"), read_time),
-        next_close=_optional(body.get("next_close"), read_time),
+        next_open=_optional(body.get("next_open"), time_of),
+        next_close=_optional(body.get("next_close"), time_of),
     )
 
 
-def read_cancel_result(order_id: str, status: int, body: Any) -> CancelResult:
-    message = str(body.get("message", "")) if isinstance(body, dict) else ""
-    if status in (httpx.codes.OK, httpx.codes.NO_CONTENT):
-        return CancelResult(order_id, CancelOutcome.ACCEPTED)
-    if status == httpx.codes.NOT_FOUND or any(word in message.lower() for word in _CLOSED_WORDS):
-        return CancelResult(order_id, CancelOutcome.NOT_OPEN, message)
-    return CancelResult(order_id, CancelOutcome.REFUSED, message or f"status {status}")
+def read_orders(page: Iterable[Any]) -> Iterator[Order | Unreadable]:
+    """Every order of a page, legs as orders of their own; an order with several legs is its legs."""
+    for body in _a_list(page):
+        if not isinstance(body, dict):
+            yield Unreadable("order", "", "", f"{body!r:.60} is no order")
+            continue
+        legs = [leg for leg in body.get("legs") or () if isinstance(leg, dict)]
+        if body.get("order_class") == "mleg" and legs:
+            yield from (_order_or_not(leg, parent=body) for leg in legs)
+            continue
+        yield _order_or_not(body)
+        yield from (_order_or_not(leg) for leg in legs)
 
 
-def read_close_result(symbol: str, status: int, body: _Json) -> CloseResult:
-    if status == httpx.codes.OK:
-        return CloseResult(symbol, CloseOutcome.ACCEPTED, read_order(body))
-    message = str(body.get("message", f"status {status}"))
-    return CloseResult(symbol, CloseOutcome.REFUSED, None, message, str(body.get("code", status)))
+def _order_or_not(body: Json, parent: Json | None = None) -> Order | Unreadable:
+    try:
+        return read_order(body, parent)
+    except SENSELESS as error:
+        of = parent or body
+        return Unreadable("order", _symbol_or_none(body), str(of.get("id") or ""), _problem(error))
 
 
-def read_order(body: _Json) -> Order:
-    """One order, whatever kind it is: what can't be told apart can still be cancelled.
+def read_order(body: Json, parent: Json | None = None) -> Order:
+    """One order. Raises one of `SENSELESS`: what is not said is not guessed.
 
-    An order with several legs (options) has no symbol and no side of its own, one for an amount of money no quantity,
-    and kinds of orders are added in time.
+    A leg of an order with several (`parent`) is as open as that is, and goes under its client order id.
     """
     filled = _decimal(body.get("filled_qty") or "0")
+    quantity = body.get("qty")
+    by_amount = quantity is None and body.get("notional") is not None
+    if quantity is None and not by_amount:
+        raise ValueError("it has neither a quantity nor an amount")
+    of = parent or body
     return Order(
         id=body["id"],
-        client_order_id=body.get("client_order_id") or "",
+        client_order_id=of.get("client_order_id") or "",
         symbol=_symbol(body),
-        side=_word(Side, body.get("side"), Side.BUY),
-        quantity=_decimal(body.get("qty") or filled),
+        side=_side(body["side"]),
+        quantity=filled if by_amount else _decimal(quantity),
         filled_quantity=filled,
         # A word that is not in the table is an order that may still fill: accepted, suspended, done for the day, …
-        status=_STATUS.get(body["status"], OrderStatus.NEW),
+        status=_STATUS.get(of["status"], OrderStatus.NEW),
         type=_word(OrderType, body.get("type") or body.get("order_type"), OrderType.LIMIT),
         time_in_force=_word(TimeInForce, body.get("time_in_force"), TimeInForce.DAY),
         limit_price=_optional(body.get("limit_price"), _decimal),
         stop_price=_optional(body.get("stop_price"), _decimal),
         average_price=_optional(body.get("filled_avg_price"), _decimal),
-        submitted_at=_optional(body.get("submitted_at"), read_time),
+        submitted_at=_optional(body.get("submitted_at"), time_of),
+        parent_id="" if parent is None else str(parent["id"]),
+        by_amount=by_amount,
     )
 
 
-def _symbol(body: _Json) -> str:
-    """Alpaca calls a pair `BTC/USD` in orders and `BTCUSD` in positions, and takes either in a request."""
-    symbol = body.get("symbol") or ""
-    return symbol.replace("/", "") if body.get("asset_class") == "crypto" else symbol
+def read_positions(body: Iterable[Any]) -> Listed[Position]:
+    """Every position; one that can't be read is named."""
+    found: list[Position] = []
+    unreadable: list[Unreadable] = []
+    for item in _a_list(body):
+        try:
+            found.append(_position(item))
+        except SENSELESS as error:
+            symbol = _symbol_or_none(item) if isinstance(item, dict) else ""
+            unreadable.append(Unreadable("position", symbol, "", _problem(error)))
+    return Listed(tuple(found), tuple(unreadable))
 
 
-def read_position(body: _Json) -> Position:
+def _position(body: Json) -> Position:
     quantity = _decimal(body["qty"])
     available = body.get("qty_available")
+    symbol = _symbol(body)
     return Position(
-        symbol=_symbol(body),
+        symbol=symbol,
         quantity=-abs(quantity) if body.get("side") == "short" else quantity,
         available=abs(quantity if available is None else _decimal(available)),
         average_entry_price=_decimal(body.get("avg_entry_price") or "0"),
         current_price=_optional(body.get("current_price"), _decimal),
+        market_value=_optional(body.get("market_value"), _decimal),
+        instrument=instrument_of(symbol, body.get("asset_class")),
     )
+
+
+def instrument_of(symbol: str, asset_class: Any) -> Instrument:
+    """By the venue's word, else by the symbol's form; an equity where neither says more."""
+    if asset_class == "crypto":
+        return CRYPTO
+    if asset_class == "us_option" or (asset_class is None and is_option(symbol)):
+        return OPTION
+    return EQUITY
+
+
+def cancel_result(order_id: str, status: int, body: Any) -> CancelResult:
+    """What became of one cancel, as the status of a request or of an item of a 207."""
+    message = str(body.get("message", "")) if isinstance(body, dict) else ""
+    if status in (httpx.codes.OK, httpx.codes.NO_CONTENT):
+        return CancelResult(order_id, CancelOutcome.ACCEPTED)
+    if status == httpx.codes.NOT_FOUND or _OVER.search(message.lower()):
+        return CancelResult(order_id, CancelOutcome.NOT_OPEN, message)
+    return CancelResult(order_id, CancelOutcome.REFUSED, message or f"status {status}")
+
+
+def close_result(symbol: str, status: int, body: Json) -> CloseResult:
+    """What became of one item of a bulk close."""
+    if status == httpx.codes.OK:
+        return CloseResult(symbol, CloseOutcome.ACCEPTED, read_order(body))
+    message = str(body.get("message", f"status {status}"))
+    return refused_close(symbol, message, str(body.get("code", status)), body)
+
+
+def refused_close(symbol: str, message: str, code: str, body: Mapping[str, Any]) -> CloseResult:
+    """A close that the venue refused, with as much of the reason as it tells."""
+    words, refusal, reason = message.lower(), Refusal.OTHER, message
+    related = [str(item) for item in body.get("related_orders") or ()]
+    if "client_order_id must be unique" in words:
+        return CloseResult(symbol, CloseOutcome.DUPLICATE, None, message, code)
+    if "minimal amount" in words or "minimum" in words or re.search(r"qty must be (>|>=|greater)", words):
+        refusal = Refusal.BELOW_MINIMUM
+    elif "fraction" in words:
+        refusal = Refusal.FRACTION
+    elif related or "held_for_orders" in body or "insufficient qty available" in words:
+        refusal = Refusal.HELD
+        reason = f"{message}; held by orders {', '.join(related[:3]) or 'that it does not name'}"
+    elif "suspended" in words or "trading is blocked" in words:
+        refusal = Refusal.SUSPENDED
+        reason = f"{message}; trading is suspended in the account: lift that at the venue"
+    return CloseResult(symbol, CloseOutcome.REFUSED, None, reason, code, refusal)
+
+
+def json_of(response: httpx.Response) -> Any:
+    """The answer's JSON; None where it has none."""
+    if not response.content:
+        return None
+    try:
+        return response.json()
+    except ValueError:
+        return None
+
+
+def error_of(response: httpx.Response) -> tuple[str, str]:
+    """Code and message of an answer that is no success."""
+    body = json_of(response)
+    if isinstance(body, dict):
+        return str(body.get("code", response.status_code)), str(body.get("message", response.reason_phrase))
+    return str(response.status_code), response.reason_phrase
+
+
+def time_of(text: str) -> datetime:
+    """ISO 8601 with a zone; Alpaca's nanoseconds are cut to the microseconds that `datetime` holds."""
+    return datetime.fromisoformat(text).astimezone(UTC)
+
+
+def open_ones(read: Sequence[Order | Unreadable]) -> Listed[Order]:
+    """The orders that may still fill, and what can't be read."""
+    orders = tuple(item for item in read if isinstance(item, Order) and item.status.is_open)
+    return Listed(orders, tuple(item for item in read if isinstance(item, Unreadable)))
+
+
+def _a_list(answer: Any) -> list[Any]:
+    if not isinstance(answer, list):
+        raise TypeError(f"{answer!r:.40} is no list")
+    return answer
+
+
+def _symbol(body: Json) -> str:
+    """Alpaca calls a pair `BTC/USD` in orders and `BTCUSD` in positions, and takes either in a request."""
+    symbol = body["symbol"]
+    if not isinstance(symbol, str) or not symbol:
+        raise ValueError("it names no symbol")
+    return canonical_symbol(symbol) if body.get("asset_class") == "crypto" else symbol
+
+
+def _symbol_or_none(body: Json) -> str:
+    try:
+        return _symbol(body)
+    except SENSELESS:
+        return ""
+
+
+def _side(word: Any) -> Side:
+    if word not in _SIDES:
+        raise ValueError(f"its side is {word!r:.40}")
+    return _SIDES[word]
+
+
+def _problem(error: Exception) -> str:
+    if isinstance(error, KeyError):
+        return f"{error.args[0]} is missing"
+    return f"{error}" if type(error) is ValueError else f"{type(error).__name__}: {error}"
 
 
 def _word(words: type[_Word], value: Any, otherwise: _Word) -> _Word:
@@ -133,12 +273,10 @@ def _optional(value: Any, convert: Callable[[Any], _T]) -> _T | None:
 
 def _decimal(value: Any) -> Decimal:
     """A finite number; a quantity that is none would pass every comparison."""
-    number = Decimal(str(value))
+    try:
+        number = Decimal(str(value))
+    except ArithmeticError:
+        raise ValueError(f"{value!r:.40} is not a number") from None
     if not number.is_finite():
         raise ValueError(f"{value!r:.40} is not a number")
     return number
-
-
-def read_time(text: str) -> datetime:
-    """ISO 8601 with a zone; Alpaca's nanoseconds are cut to the microseconds that `datetime` holds."""
-    return datetime.fromisoformat(text).astimezone(UTC)

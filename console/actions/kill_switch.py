@@ -239,7 +239,7 @@ async def _flatten(kill: Kill, settings: Settings) -> None:
         run.clock.started, run.started_at, run.halted_after = kill.started, kill.started_at, kill.halted_after
         run.run_id = kill.run_id
         kill.run = run
-        swept = await first_sweep(run.brokers.values(), run.settings.first_sweep_timeout)
+        swept = await first_sweep(run.brokers.values(), run.settings.first_sweep_timeout, run.settings.cancel)
         run.first_sweep_after = run.elapsed
         record_sweep(run, swept)
         from flows.kill_switch import run_kill_switch  # noqa: PLC0415  slow to import, and the sweep comes first

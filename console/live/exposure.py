@@ -65,10 +65,13 @@ class ExposureReader:
             return AccountExposure(name, problem=f"{name}: no answer within {self._limits[name]:g} s")
         except BrokerError as error:
             return AccountExposure(name, problem=str(error))
-        return summarise(name, account.currency, account.equity, len(orders), positions)
+        problem = "; ".join(str(item) for item in (*orders.unreadable, *positions.unreadable))
+        return summarise(name, account.currency, account.equity, len(orders), positions.items, problem)
 
 
-def summarise(name: str, currency: str, equity: Decimal, orders: int, positions: Sequence[Position]) -> AccountExposure:
+def summarise(
+    name: str, currency: str, equity: Decimal, orders: int, positions: Sequence[Position], problem: str = ""
+) -> AccountExposure:
     """Pure: sums, and the positions with the largest first."""
     held = sorted((position for position in positions if position.quantity), key=lambda p: p.notional, reverse=True)
     return AccountExposure(
@@ -80,10 +83,11 @@ def summarise(name: str, currency: str, equity: Decimal, orders: int, positions:
         short=sum((p.notional for p in held if p.quantity < 0), ZERO),
         profit=sum((profit_of(p) for p in held), ZERO),
         positions=tuple(held),
+        problem=problem,
     )
 
 
 def profit_of(position: Position) -> Decimal:
     """Not realised; zero where the venue gives no current price."""
-    price = position.current_price
-    return ZERO if price is None else (price - position.average_entry_price) * position.quantity
+    price, multiplier = position.current_price, position.instrument.multiplier
+    return ZERO if price is None else (price - position.average_entry_price) * position.quantity * multiplier

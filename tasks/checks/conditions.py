@@ -17,6 +17,7 @@ from breaker.errors import RedisRefused
 from breaker.keys import GLOBAL, Keys
 from breaker.orders import Position
 from breaker.rules import Limits
+from brokers.protocol import Listed
 from brokers.registry import open_broker
 from configuration.breakers import limits_from
 from configuration.settings import AccountSettings, RecoverySettings, Settings
@@ -124,7 +125,10 @@ async def _measure_account(name: str, account: AccountSettings, limits: Recovery
     return await measure_within(probe, account.request_timeout + 1, measure())
 
 
-def judge_positions(probe: Probe, positions: Sequence[Position], most: Decimal | None) -> Measurement:
+def judge_positions(probe: Probe, positions: Listed[Position], most: Decimal | None) -> Measurement:
+    if positions.unreadable:
+        problem = "; ".join(str(item) for item in positions.unreadable)
+        return probe.measured(f"{len(positions)} positions, not all readable", Colour.RED, f"{problem}. Ask the venue.")
     held = sorted((position for position in positions if position.quantity), key=lambda held: held.notional)
     if not held:
         return probe.measured("flat")

@@ -23,6 +23,8 @@ async def measure_venue(name: str, account: AccountSettings) -> Measurement:
             await broker.aclose()
         apart = (clock.now - datetime.now(UTC)).total_seconds()
         value = f"equity {held.equity} {held.currency}, market {'open' if clock.is_open else 'closed'}"
+        if held.trading_blocked:
+            return probe.measured(value, Colour.RED, f"{held.trading_blocked}. The kill switch could not close there.")
         if abs(apart) > CLOCKS_APART:
             problem = f"Its clock is {apart:+.1f} s from this host's: let this host keep time by NTP."
             return probe.measured(value, Colour.YELLOW, problem)

@@ -44,16 +44,19 @@ class AccountProgress:
 
     account: str
     phase: str = "waiting"
-    orders_at_start: int = 0
-    orders_open: int = 0
-    positions_at_start: int = 0
-    positions_open: int = 0
-    notional_at_start: Decimal = Decimal(0)
+    orders_at_start: int | None = None
+    """None, here and below, is what has not been read yet, which is something else than none."""
+    orders_open: int | None = None
+    positions_at_start: int | None = None
+    positions_open: int | None = None
+    notional_at_start: Decimal | None = None
     canceled: int = 0
     closes_sent: int = 0
     rounds: int = 0
     note: str = ""
     stuck: tuple[StuckItem, ...] = ()
+    dust: tuple[StuckItem, ...] = ()
+    """Positions below the venue's minimum."""
     closes: tuple[CloseRecord, ...] = ()
     no_orders_after: float | None = None
     """Seconds from the start of the run until the venue listed no open order."""
@@ -64,9 +67,12 @@ class AccountProgress:
     @property
     def done(self) -> float:
         """Share of orders and positions that are gone, 0 to 1."""
-        total = self.orders_at_start + self.positions_at_start
-        left = min(total, self.orders_open + self.positions_open)
-        return 1.0 if self.flat else (0.0 if total == 0 else (total - left) / total)
+        if self.flat:
+            return 1.0
+        total = (self.orders_at_start or 0) + (self.positions_at_start or 0)
+        if not total or self.orders_open is None or self.positions_open is None:
+            return 0.0
+        return (total - min(total, self.orders_open + self.positions_open)) / total
 
 
 @dataclass(slots=True)

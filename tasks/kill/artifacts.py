@@ -15,7 +15,7 @@ from prefect.artifacts import (
     aupdate_progress_artifact,
 )
 
-from tasks.kill.report import KillReport, close_rows, markdown
+from tasks.kill.report import KillReport, close_rows, count, markdown
 from tasks.kill.run import KillRun
 
 LIMIT = 2.0
@@ -75,7 +75,9 @@ async def _keep_updating(run: KillRun) -> None:
 def _state(run: KillRun) -> tuple[float, str]:
     accounts = run.progress.values()
     percent = 100 * sum(account.done for account in accounts) / max(1, len(run.progress))
-    text = "; ".join(f"{a.account}: {a.phase}, {a.orders_open} orders, {a.positions_open} positions" for a in accounts)
+    text = "; ".join(
+        f"{a.account}: {a.phase}, {count(a.orders_open)} orders, {count(a.positions_open)} positions" for a in accounts
+    )
     return round(percent, 1), text
 
 
@@ -84,11 +86,11 @@ def _account_rows(report: KillReport) -> list[dict[str, Any]]:
         {
             "account": account.account,
             "result": "flat" if account.flat else "NOT FLAT",
-            "orders at start": account.orders_at_start,
+            "orders at start": count(account.orders_at_start),
             "cancels accepted": account.canceled,
-            "orders open": account.orders_open,
-            "positions at start": account.positions_at_start,
-            "positions open": account.positions_open,
+            "orders open": count(account.orders_open),
+            "positions at start": count(account.positions_at_start),
+            "positions open": count(account.positions_open),
             "stuck": ", ".join(item.symbol for item in account.stuck),
         }
         for account in report.accounts

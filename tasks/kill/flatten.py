@@ -4,60 +4,40 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from decimal import Decimal
-from typing import TypeVar
 
+from breaker.instruments import Session
 from breaker.orders import ZERO, MarketClock, Order, OrderStatus, Position
-from brokers.protocol import (
-    BrokerUnavailable,
-    CancelOutcome,
-    CloseOrder,
-    CloseOutcome,
-    CloseResult,
-)
+from brokers.protective import can_wait, protective_orders
+from brokers.protocol import BrokerError, BrokerRefused, CloseOrder, CloseOutcome, CloseResult, Listed
 from tasks.kill.account import AccountRun, CloseRecord, StuckItem
-from tasks.kill.book import Book, read_book
-from tasks.kill.plan import (
-    Pace,
-    Plan,
-    SymbolMemory,
-    attempt_of,
-    may_close_again,
-    plan_round,
-    refused,
-    sent,
-    unanswered,
-)
+from tasks.kill.book import Book, MarketSession, ReadingAllowance, read_book
+from tasks.kill.cancel import Cancelling, together
+from tasks.kill.ladder import Pace
+from tasks.kill.memory import SymbolMemory, attempt_of, may_close_again, refused, sent, unanswered
+from tasks.kill.plan import Plan, entries, plan_round
 
-BULK_CANCEL_FROM = 5
-"""From this many orders on, one bulk request comes first and single ones follow for what survives it."""
 BULK_CLOSE_FROM = 100
-"""The same for positions, from where single closes might not fit into what a minute of the rate limit leaves for them.
+"""From this many positions on, one bulk request comes first, where single closes might not fit into what a minute of
+the rate limit leaves for them.
 
 Not for fewer: a venue names the orders of a bulk close itself, so that another kill switch of the incident, which has
 just read the same positions, would not know them for ours and would close once more.
 """
-CONCURRENT = 8
-"""Single requests under way at once for one account."""
+CANCEL_SETTLES = 1.0
+"""Seconds that orders which were asked to go are waited for before the rest of their symbol is closed beside them."""
 POSITION_LAG = 5.0
 """Seconds that a venue's positions may lag behind its fills before a close is planned on them again."""
 FRESH_FOR = 2.0
 """Seconds after which a reading is too old to close by: somebody else may have closed the position meanwhile."""
-READING_SHARE = 0.5
-"""Of the venue's rate limit, what readings may use up; the rest is for cancels and closes."""
 READ_AHEAD = 0.25
 """Seconds for which a reading without orders, made by cancelling, serves flattening as the first half of its own."""
 STANDING_SHARE = 0.25
 """Of the time since a book last changed, how long the next reading waits: what stands is read ever less often."""
 IDLE_POLL_FACTOR = 20
 """The longest such wait, in poll intervals."""
-MARKET_CLOCK_AGE = 5.0
-"""Seconds for which the venue's answer about its session is used."""
-
-_T = TypeVar("_T")
-_R = TypeVar("_R")
 
 
 class Flattening:
@@ -73,87 +53,117 @@ class Flattening:
             retry_backoff_max=run.settings.retry_backoff_max,
             stuck_after=run.settings.stuck_after,
             position_lag=POSITION_LAG,
+            cancel_settles=CANCEL_SETTLES,
         )
         self._memory: dict[str, SymbolMemory] = {}
         self._own: set[str] = set()
         self._orders_at_start: frozenset[str] | None = None
         self._bulk_closed = False
-        self._market: MarketClock | None = None
-        self._market_read = 0.0
+        self._session = MarketSession(run.broker)
+        self._cancelling = Cancelling(run)
+        self._protective_last: bool | None = None
+        self._refused_since: float | None = None
         self._held_up = 0.0
         self._planned_at: float | None = None
         self._rested = 0.0
         self._last_seen: Book | None = None
-        self._orders_read: tuple[float, Sequence[Order]] | None = None
+        self._orders_read: tuple[float, Listed[Order]] | None = None
         self._changed_at = 0.0
-        self._readings = _ReadingAllowance(self._broker.capabilities.requests_per_minute)
+        self._readings = ReadingAllowance(self._broker.capabilities.requests_per_minute)
 
-    def note_market(self, market: MarketClock) -> None:
+    def note_market(self, market: MarketClock | None) -> None:
         """Somebody has just asked the venue, so that it need not be asked again at once."""
-        self._market, self._market_read = market, time.monotonic()
+        self._session.note(market)
 
     async def until_no_orders(self) -> None:
-        """Cancel until the venue lists no order but closes of this incident, or cancels stall for `cancel_patience`.
+        """Cancel until no order is left but closes of this incident and what protects, or cancels stall.
 
-        What survives is cancelled again in each round of `until_flat`; it must not keep other positions from closing.
+        They stall when none goes for `cancel_patience`. What survives is cancelled again in each round of `until_flat`;
+        it must not keep other positions from closing.
         """
         fewest: int | None = None
         progressed = time.monotonic()
-        asked: set[str] = set()
         while not self._run.overdue:
             try:
-                everything = await self._broker.open_orders()
-            except BrokerUnavailable as error:
-                await self._venue_unavailable(error)
+                listed = await self._broker.open_orders()
+                self._understood()
+                unwanted = await self._entries(listed)
+                unread = [item for item in listed.unreadable if item.id]
+                self._note_orders(Book(listed.items, (), listed.unreadable))
+                if not unwanted and not unread:
+                    if not listed.items:
+                        self._orders_read = time.monotonic(), listed
+                    return
+                if fewest is None or len(unwanted) + len(unread) < fewest:
+                    fewest, progressed = len(unwanted) + len(unread), time.monotonic()
+                if time.monotonic() - progressed > self._run.settings.cancel_patience:
+                    self._run.update(note=f"{len(unwanted) + len(unread)} orders resist; flattening beside them")
+                    return
+                standing = [order for order in unwanted if order.status is not OrderStatus.PENDING_CANCEL]
+                await self._cancelling.cancel(standing, listed.items, unread)
+                await self._rest(Book(listed.items, (), listed.unreadable))
+            except BrokerError as error:
+                await self._trouble(error)
                 await self._cancel_unseen()
-                continue
-            self._note_orders(everything)
-            orders = [order for order in everything if attempt_of(order, self._run.incident_id) is None]
-            if not orders:
-                self._orders_read = time.monotonic(), everything
-                return
-            if fewest is None or len(orders) < fewest:
-                fewest, progressed = len(orders), time.monotonic()
-            if time.monotonic() - progressed > self._run.settings.cancel_patience:
-                self._run.update(note=f"{len(orders)} orders resist; flattening beside them")
-                return
-            standing = [order for order in orders if order.status is not OrderStatus.PENDING_CANCEL]
-            fresh = [order for order in standing if order.id not in asked]
-            await self._cancel(fresh or standing, everything)
-            asked.update(order.id for order in orders)
-            await self._rest(Book(everything, ()))
+
+    async def _entries(self, listed: Listed[Order]) -> list[Order]:
+        """What goes before anything is closed; positions are read only where something may be protective."""
+        ours = self._run.incident_id
+        if self._run.settings.cancel == "all" or self._protective_last is False:
+            return [order for order in listed.items if attempt_of(order, ours) is None]
+        positions: Listed[Position] = await self._broker.positions() if listed.items else Listed()
+        protective = len(protective_orders(listed.items, positions.items))
+        if self._protective_last is None:
+            forced = self._run.settings.cancel == "protective_last"
+            limit = self._broker.capabilities.requests_per_minute
+            self._protective_last = forced or can_wait(protective, len(listed.items) - protective, limit)
+            if protective:
+                self._run.record("CANCEL_POLICY", protective=protective, protective_last=self._protective_last)
+        return entries(listed.items, positions.items if self._protective_last else (), ours)
 
     async def until_flat(self) -> bool:
         """Rounds of cancel and close until nothing is left (True), or what is left is stuck or time is up (False)."""
+        try:
+            return await self._rounds()
+        finally:
+            self._session.close()
+
+    async def _rounds(self) -> bool:
         while True:
             try:
-                market = await self._market_clock()
                 book = await self._read_book()
-            except BrokerUnavailable as error:
+                self._understood()
+            except BrokerError as error:
                 if self._run.overdue:
                     self._run.update(note=str(error))
                     return False
-                await self._venue_unavailable(error)
+                await self._trouble(error)
                 continue
-            self._note_orders(book.orders)
-            self._run.update(
-                positions_open=sum(1 for position in book.positions if position.quantity),
-                rounds=self._run.progress.rounds + 1,
-            )
+            market = await self._session.now()
+            self._note_orders(book)
+            self._run.update(positions_open=book.open_positions, rounds=self._run.progress.rounds + 1)
             if book.empty:
-                self._run.update(stuck=(), note="")
+                self._run.update(stuck=(), dust=(), note="")
                 return True
             if not self._bulk_closed and self._bulk_is_safe(book, market):
                 await self._close_in_bulk(book.positions)
-            else:
-                read_at = time.monotonic()
-                plan = self._plan(book, market)
-                self._note_stuck(plan, book)
-                if self._run.overdue or plan.remaining == set(plan.stuck):
-                    await self._cancel(plan.cancels, book.orders)
-                    return False
-                await self._carry_out(plan, book.orders, read_at)
+            elif (flat := await self._round(book, market)) is not None:
+                return flat
             await self._rest(book)
+
+    async def _round(self, book: Book, market: MarketClock | None) -> bool | None:
+        """One round; whether the account is flat, once nothing more is to be tried."""
+        read_at = time.monotonic()
+        plan = self._plan(book, market)
+        self._note_stuck(plan, book)
+        counts = self._run.settings.dust == "fail"
+        if not plan.remaining and plan.dust:
+            return not counts
+        if self._run.overdue or plan.remaining | ({*plan.dust} if counts else set()) == {*plan.stuck, *plan.dust}:
+            await self._cancel(plan, book)
+            return False
+        await self._carry_out(plan, book, read_at)
+        return None
 
     async def _rest(self, book: Book) -> None:
         shortest = self._run.settings.poll_interval
@@ -180,12 +190,14 @@ class Flattening:
             self._held_up += max(0.0, now - self._planned_at - self._rested - FRESH_FOR)
         self._planned_at = now
 
-    def _bulk_is_safe(self, book: Book, market: MarketClock) -> bool:
-        """A bulk close acts on whole positions: only where no order of anybody's could fill beside it."""
-        enough = len(book.positions) >= BULK_CLOSE_FROM
-        return enough and not book.orders and market.is_open and self._broker.capabilities.bulk_close
+    def _bulk_is_safe(self, book: Book, market: MarketClock | None) -> bool:
+        """A bulk close acts on whole positions: only where no order of anybody's could fill beside it, in any order."""
+        enough = len(book.positions) >= BULK_CLOSE_FROM and self._broker.capabilities.bulk_close
+        equities = all(position.instrument.session is Session.EXTENDED for position in book.positions)
+        alone = not book.orders and not book.unreadable
+        return enough and alone and equities and market is not None and market.is_open
 
-    def _plan(self, book: Book, market: MarketClock) -> Plan:
+    def _plan(self, book: Book, market: MarketClock | None) -> Plan:
         self._notice_delay()
         plan = plan_round(
             book.orders,
@@ -198,56 +210,32 @@ class Flattening:
             now=self._now(),
             pace=self._pace,
             time_is_up=self._run.overdue,
+            unreadable=book.unreadable,
+            protective_last=bool(self._protective_last),
         )
         self._memory = dict(plan.memory)
         return plan
 
-    async def _carry_out(self, plan: Plan, open_orders: Sequence[Order], read_at: float) -> None:
-        canceling = {order.symbol for order in plan.cancels}
-        # A symbol whose orders are only now asked to go is planned afresh in the next round, when it is known what
-        # they left. Sending now would be correct (their quantity is deducted) but would need a second close.
-        closes = [close for close in plan.closes if close.symbol not in canceling]
+    async def _carry_out(self, plan: Plan, book: Book, read_at: float) -> None:
         # Closes first, as they belong to the reading just made; a slow venue's cancels would make it too old each time.
-        await _together(closes, lambda close: self._send_close(close, read_at))
-        await self._cancel(plan.cancels, open_orders)
+        await together(plan.closes, lambda close: self._send_close(close, read_at))
+        await self._cancel(plan, book)
 
-    async def _cancel(self, orders: Sequence[Order], open_orders: Sequence[Order]) -> None:
-        """Cancel these of the open orders: in bulk only where that would not take with it what is to stay."""
-        if not orders:
-            return
-        accepted = 0
-        unwanted = {order.id for order in orders}
-        spared = [o for o in open_orders if o.id not in unwanted and o.status is not OrderStatus.PENDING_CANCEL]
+    async def _cancel(self, plan: Plan, book: Book) -> None:
         try:
-            if len(orders) >= BULK_CANCEL_FROM and not spared and self._broker.capabilities.bulk_cancel:
-                results = list(await self._broker.cancel_all())
-            else:
-                results = await _together([order.id for order in orders], self._broker.cancel)
-        except BrokerUnavailable as error:
-            await self._venue_unavailable(error)
+            refusals = await self._cancelling.cancel(plan.cancels, book.orders, plan.cancel_unread)
+        except BrokerError as error:
+            await self._trouble(error)
             return
-        symbols = {order.id: order.symbol for order in orders}
-        for result in results:
-            accepted += result.outcome is CancelOutcome.ACCEPTED
-            symbol = symbols.get(result.order_id)
-            if result.outcome is CancelOutcome.REFUSED and symbol in self._memory:
-                reason = f"the venue will not cancel order {result.order_id}: {result.reason}"
+        for symbol, reason in refusals.items():
+            if symbol in self._memory:
                 self._memory[symbol] = replace(self._memory[symbol], reason=reason)
-        refusals = [f"{r.order_id}: {r.reason}" for r in results if r.outcome is CancelOutcome.REFUSED]
-        self._run.record("ORDERS_CANCELED", asked=len(orders), accepted=accepted, refused=refusals[:50])
-        canceled = self._run.progress.canceled + accepted
-        self._run.update(canceled=canceled)
 
     async def _cancel_unseen(self) -> None:
-        """The orders can't be read, but perhaps they can be cancelled all the same."""
-        if not self._broker.capabilities.bulk_cancel:
-            return
         try:
-            results = await self._broker.cancel_all()
-        except BrokerUnavailable as error:
-            await self._venue_unavailable(error)
-            return
-        self._run.record("ORDERS_CANCELED_UNSEEN", answers=len(results))
+            await self._cancelling.cancel_unseen()
+        except BrokerError as error:
+            await self._trouble(error)
 
     async def _close_in_bulk(self, positions: Sequence[Position]) -> None:
         self._bulk_closed = True
@@ -257,12 +245,12 @@ class Flattening:
         self._memory = {p.symbol: SymbolMemory(changed_at=now, quantity=abs(p.quantity)) for p in positions}
         try:
             results = await self._broker.close_all()
-        except BrokerUnavailable as error:
+        except BrokerError as error:
             # It may have been applied, or be so at any moment now: positions are left alone until that would show.
             self._notice_delay()
             wait = self._now() + POSITION_LAG
             self._memory = {symbol: replace(memory, retry_at=wait) for symbol, memory in self._memory.items()}
-            await self._venue_unavailable(error)
+            await self._trouble(error)
             return
         for result in results:
             order = result.order
@@ -287,20 +275,22 @@ class Flattening:
             "POSITION_CLOSE_SENT",
             symbol=close.symbol,
             side=close.side.value,
-            quantity=str(close.quantity),
+            quantity=f"{close.quantity:f}",
+            type=close.type.value,
+            limit_price=None if close.limit_price is None else f"{close.limit_price:f}",
             client_order_id=close.client_order_id,
         )
         try:
             result = await self._broker.close(close)
-        except BrokerUnavailable as error:
+        except BrokerError as error:
             # Nothing was taken: a rate limit. The next round, when there is one, plans on what is then.
-            await self._venue_unavailable(error)
+            await self._trouble(error)
             return
         now = self._now()
         if result.outcome in (CloseOutcome.ACCEPTED, CloseOutcome.DUPLICATE):
             self._memory[close.symbol] = sent(memory, close.client_order_id, now)
         elif result.outcome is CloseOutcome.REFUSED:
-            self._memory[close.symbol] = refused(memory, result.reason, now, self._pace)
+            self._memory[close.symbol] = refused(memory, result.reason, now, self._pace, result.refusal, close.quantity)
         else:
             self._memory[close.symbol] = unanswered(memory, close.client_order_id, result.reason)
         self._note_close(result, close.type.value, close.client_order_id, close.quantity, close.side.value)
@@ -318,8 +308,8 @@ class Flattening:
             return True
         try:
             last = await self._broker.order(memory.last_close)
-        except BrokerUnavailable as error:
-            await self._venue_unavailable(error)
+        except BrokerError as error:
+            await self._trouble(error)
             return False
         self._memory[close.symbol], settled = may_close_again(memory, last, self._now(), self._pace)
         return settled
@@ -340,84 +330,46 @@ class Flattening:
             closes=(*progress.closes, record),
         )
 
-    def _note_orders(self, orders: Sequence[Order]) -> None:
+    def _note_orders(self, book: Book) -> None:
         if self._orders_at_start is None:
-            self._orders_at_start = frozenset(order.id for order in orders)
+            self._orders_at_start = frozenset(order.id for order in book.orders)
         progress = self._run.progress
         first_time = progress.no_orders_after is None
         self._run.update(
-            orders_open=len(orders),
-            no_orders_after=self._run.elapsed if first_time and not orders else progress.no_orders_after,
+            orders_open=book.open_orders,
+            no_orders_after=self._run.elapsed if first_time and not book.open_orders else progress.no_orders_after,
         )
 
     def _note_stuck(self, plan: Plan, book: Book) -> None:
         quantities = {position.symbol: position.quantity for position in book.positions}
+
+        def item(symbol: str, reason: str) -> StuckItem:
+            orders = {order.cancel_id for order in book.orders if order.symbol == symbol}
+            return StuckItem(symbol, quantities.get(symbol, ZERO), len(orders), reason)
+
         self._run.update(
-            stuck=tuple(
-                StuckItem(
-                    symbol=symbol,
-                    quantity=quantities.get(symbol, ZERO),
-                    open_orders=sum(1 for order in book.orders if order.symbol == symbol),
-                    reason=reason,
-                )
-                for symbol, reason in plan.stuck.items()
-            ),
+            stuck=tuple(item(symbol, reason) for symbol, reason in plan.stuck.items()),
+            dust=tuple(item(symbol, reason) for symbol, reason in plan.dust.items()),
         )
 
     async def _read_book(self) -> Book:
         read, self._orders_read = self._orders_read, None
         if read is None or time.monotonic() - read[0] > READ_AHEAD:
             return await read_book(self._broker)
-        return Book(read[1], await self._broker.positions())
+        positions = await self._broker.positions()
+        return Book(read[1].items, positions.items, (*read[1].unreadable, *positions.unreadable))
 
-    async def _market_clock(self) -> MarketClock:
-        """The venue's session, asked again every few seconds: a market may open or close while we flatten."""
-        if self._market is not None and time.monotonic() - self._market_read <= MARKET_CLOCK_AGE:
-            return self._market
-        market = await self._broker.clock()
-        self.note_market(market)
-        return market
+    def _understood(self) -> None:
+        """The venue has let itself be read, so that its refusals before were none of the account."""
+        self._refused_since = None
 
-    async def _venue_unavailable(self, error: BrokerUnavailable) -> None:
+    async def _trouble(self, error: BrokerError) -> None:
+        """Say it and go on; raises a refusal of the venue once it has persisted for `refusal_patience`."""
+        now = time.monotonic()
         self._run.update(note=str(error))
         self._run.record("VENUE_UNAVAILABLE", error=str(error))
+        if isinstance(error, BrokerRefused):
+            self._refused_since = now if self._refused_since is None else self._refused_since
+            if now - self._refused_since >= self._run.settings.refusal_patience:
+                raise error
         await asyncio.sleep(max(self._run.settings.poll_interval, 0.05))
-
-
-class _ReadingAllowance:
-    """So that polling a big or restless book never uses up what cancels and closes need. Times are monotonic seconds.
-
-    A burst is free; then readings come no faster than `READING_SHARE` of the venue's limit is renewed.
-    """
-
-    def __init__(self, requests_per_minute: int | None) -> None:
-        self._most = None if requests_per_minute is None else requests_per_minute * READING_SHARE
-        self._left = self._most or 0.0
-        self._counted_at: float | None = None
-
-    def wait(self, requests: int, now: float) -> float:
-        """Count a reading of that many requests; how long to wait before the next one."""
-        if self._most is None:
-            return 0.0
-        per_second = self._most / 60
-        since = 0.0 if self._counted_at is None else now - self._counted_at
-        self._left = min(self._most, self._left + since * per_second) - requests
-        self._counted_at = now
-        return max(0.0, -self._left / per_second)
-
-
-async def _together(items: Sequence[_T], action: Callable[[_T], Awaitable[_R]]) -> list[_R]:
-    """Run `action` on each item, at most `CONCURRENT` at once; every item is tried before the first error is raised."""
-    places = asyncio.Semaphore(CONCURRENT)
-
-    async def one(item: _T) -> _R:
-        async with places:
-            return await action(item)
-
-    outcomes = await asyncio.gather(*(one(item) for item in items), return_exceptions=True)
-    results = []
-    for outcome in outcomes:
-        if isinstance(outcome, BaseException):
-            raise outcome
-        results.append(outcome)
-    return results

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tasks.kill.account import AccountProgress
-from tasks.kill.report import KillReport, seconds
+from tasks.kill.report import KillReport, count, seconds
 from tasks.notification import Notification, NotificationKind
 
 
@@ -43,5 +43,5 @@ def kill_notifications(report: KillReport, link: str | None) -> list[Notificatio
 def _account(account: AccountProgress) -> str:
     if account.flat:
         return f"{account.account}: flat, {account.canceled} cancels, {account.closes_sent} closes"
-    left = f"{account.orders_open} orders and {account.positions_open} positions left"
+    left = f"{count(account.orders_open)} orders and {count(account.positions_open)} positions left"
     return f"{account.account}: NOT FLAT, {left}" + (f" ({account.note})" if account.note else "")

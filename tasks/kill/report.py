@@ -51,6 +51,11 @@ def seconds(value: float | None) -> str:
     return f"{value * 1000:.0f} ms" if value < 1 else f"{value:.1f} s"
 
 
+def count(number: object) -> str:
+    """A number as people read it; a dash where it has not been read, which is not the same as none."""
+    return "–" if number is None else f"{number}"
+
+
 def markdown(report: KillReport) -> str:
     """The report as the orchestrator's UI shows it."""
     verdict = "FLAT" if report.flat else "NOT FLAT"
@@ -70,8 +75,8 @@ def markdown(report: KillReport) -> str:
         "| --- | --- | --- | --- | --- | --- | --- |",
     ]
     lines += [
-        f"| {a.account} | {'flat' if a.flat else 'NOT FLAT'} | {a.orders_at_start} | {a.canceled} "
-        f"| {a.positions_at_start} | {a.closes_sent} | {a.rounds} |"
+        f"| {a.account} | {'flat' if a.flat else 'NOT FLAT'} | {count(a.orders_at_start)} | {a.canceled} "
+        f"| {count(a.positions_at_start)} | {a.closes_sent} | {a.rounds} |"
         for a in report.accounts
     ]
     stuck = [(account, item) for account in report.accounts for item in account.stuck]
@@ -84,10 +89,18 @@ def markdown(report: KillReport) -> str:
             "| --- | --- | --- | --- | --- |",
         ]
         lines += [
-            f"| {account.account} | {item.symbol} | {item.quantity} | {item.open_orders} | {_cell(item.reason)} |"
+            f"| {account.account} | {item.symbol} | {item.quantity:f} | {item.open_orders} | {_cell(item.reason)} |"
             for account, item in stuck
         ]
         lines += ["", "Nothing else is sent for these. Run the kill switch again when the reason is gone."]
+    dust = [(account, item) for account in report.accounts for item in account.dust]
+    if dust:
+        lines += [
+            "",
+            "## Dust",
+            "",
+            *(f"- {account.account} {item.symbol}: {_cell(item.reason)}" for account, item in dust),
+        ]
     notes = [f"- {account.account}: {_cell(account.note)}" for account in report.accounts if account.note]
     if notes:
         lines += ["", "## Notes", "", *notes]

@@ -1,16 +1,26 @@
-"""Take a snapshot of the book before it is flattened, and forecast what flattening it will take."""
+"""Read the book as it is before it is flattened, and foretell what flattening it will take."""
 
 from __future__ import annotations
 
 import asyncio
 import math
+from collections.abc import Awaitable, Iterator
 from dataclasses import dataclass
 from decimal import Decimal
+from typing import TypeVar
 
-from breaker.orders import ZERO, Account, MarketClock
-from brokers.protocol import Broker, Capabilities
+from breaker.instruments import Session
+from breaker.orders import ZERO, Account, MarketClock, Position
+from brokers.protective import can_wait, protective_orders
+from brokers.protocol import Broker, BrokerError, Capabilities
 from tasks.kill.book import Book, read_book
-from tasks.kill.flatten import BULK_CANCEL_FROM, BULK_CLOSE_FROM
+from tasks.kill.cancel import BULK_CANCEL_FROM
+from tasks.kill.flatten import BULK_CLOSE_FROM
+
+BESIDE_WITHIN = 2.0
+"""Seconds that the venue may take to tell of its session and the account; the book is read without them."""
+
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +32,8 @@ class Forecast:
     """The least time that the venue's rate limit allows for them; zero when they fit in one minute's allowance."""
     blocked: tuple[tuple[str, str], ...]
     """Symbols that cannot be closed now, each with the reason."""
+    protective: int = 0
+    """Stops and take-profits that stay until their position is about to be closed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,9 +44,11 @@ class Snapshot:
     long_notional: Decimal
     short_notional: Decimal
     currency: str
-    equity: Decimal
+    """Empty where the venue did not tell of the account."""
+    equity: Decimal | None
     book: Book
-    market: MarketClock
+    market: MarketClock | None
+    """None where the venue did not tell its session."""
     forecast: Forecast
 
     @property
@@ -43,46 +57,65 @@ class Snapshot:
 
 
 async def take_snapshot(broker: Broker) -> Snapshot:
-    """Read one account. Raises `BrokerError` when the venue can't be read."""
-    book, market, account = await asyncio.gather(read_book(broker), broker.clock(), broker.account())
+    """Read one account. Raises `BrokerError` when its book can't be read; the rest is done without."""
+    book, market, account = await asyncio.gather(
+        read_book(broker), _if_told(broker.clock()), _if_told(broker.account())
+    )
     return Snapshot(
         account=broker.name,
-        orders=len(book.orders),
-        positions=sum(1 for position in book.positions if position.quantity),
+        orders=book.open_orders,
+        positions=book.open_positions,
         long_notional=sum((p.notional for p in book.positions if p.quantity > 0), ZERO),
         short_notional=sum((p.notional for p in book.positions if p.quantity < 0), ZERO),
-        currency=account.currency,
-        equity=account.equity,
+        currency=account.currency if account else "",
+        equity=account.equity if account else None,
         book=book,
         market=market,
         forecast=forecast(book, account, market, broker.capabilities),
     )
 
 
-def forecast(book: Book, account: Account, market: MarketClock, capabilities: Capabilities) -> Forecast:
+async def _if_told(asked: Awaitable[_T]) -> _T | None:
+    """The answer, or None: nothing but orders and positions is needed to close."""
+    try:
+        async with asyncio.timeout(BESIDE_WITHIN):
+            return await asked
+    except (BrokerError, TimeoutError):
+        return None
+
+
+def forecast(book: Book, account: Account | None, market: MarketClock | None, capabilities: Capabilities) -> Forecast:
     """Pure: the requests that an undisturbed run needs, and what it already knows it cannot close."""
-    orders, positions = len(book.orders), sum(1 for position in book.positions if position.quantity)
+    orders, positions = book.open_orders, book.open_positions
+    protective = len(protective_orders(book.orders, book.positions))
     read = max(1, math.ceil(orders / capabilities.page_size)) + 1
-    cancels = 1 if capabilities.bulk_cancel and orders >= BULK_CANCEL_FROM else orders
-    closes = 1 if capabilities.bulk_close and market.is_open and positions >= BULK_CLOSE_FROM else positions
+    cancels = 1 if capabilities.bulk_cancel and orders >= BULK_CANCEL_FROM and not protective else orders
+    is_open = market is not None and market.is_open
+    closes = 1 if capabilities.bulk_close and is_open and positions >= BULK_CLOSE_FROM else positions
     requests = read + cancels + read + closes + 2 * read
     limit = capabilities.requests_per_minute
     floor = 60.0 * ((requests - 1) // limit) if limit else 0.0
-    return Forecast(requests, floor, tuple(_blocked(book, account, market)))
+    kept = protective if can_wait(protective, orders - protective, limit) else 0
+    return Forecast(requests, floor, tuple(_blocked(book, account, market)), kept)
 
 
-def _blocked(book: Book, account: Account, market: MarketClock) -> list[tuple[str, str]]:
+def _blocked(book: Book, account: Account | None, market: MarketClock | None) -> Iterator[tuple[str, str]]:
+    for item in book.unreadable:
+        yield item.symbol or item.id, str(item)
+    for position in book.held:
+        if account is not None and account.trading_blocked:
+            yield position.symbol, account.trading_blocked
+        elif market is not None and not market.is_open and (why := _outside(position, market)):
+            yield position.symbol, why
+
+
+def _outside(position: Position, market: MarketClock) -> str:
+    """What the closed session means for this position; nothing for what trades round the clock."""
     opens = f"{market.next_open:%Y-%m-%d %H:%M} UTC" if market.next_open else "the next session"
-    blocked = []
-    for position in book.positions:
-        if account.trading_blocked:
-            blocked.append((position.symbol, "the venue has blocked trading in this account"))
-        elif not market.is_open and position.quantity != position.quantity.to_integral_value():
-            blocked.append(
-                (position.symbol, f"market closed and fractions trade in the session only: queued for {opens}")
-            )
-        elif not market.is_open:
-            blocked.append(
-                (position.symbol, f"market closed: extended hours if the venue has them, else queued for {opens}")
-            )
-    return blocked
+    match position.instrument.session:
+        case Session.ALWAYS:
+            return ""
+        case Session.REGULAR:
+            return f"market closed, and nothing can be queued: closed at {opens}"
+        case Session.EXTENDED:
+            return f"market closed: extended hours if the venue has them, else queued for {opens}"

@@ -17,6 +17,7 @@ from prefect.client.schemas.objects import State, TaskRun
 from prefect.tasks import Task
 
 from breaker.errors import BreakerUnavailable
+from breaker.orders import ZERO
 from breaker.trip_reasons import TripReason
 from brokers.protocol import BrokerUnavailable
 from tasks.kill import snapshot, verify
@@ -86,17 +87,17 @@ async def take_snapshot(account: str) -> dict[str, Any]:
     progress = run.progress[account]
     run.update(
         account,
-        orders_at_start=max(taken.orders, progress.orders_at_start),
-        positions_at_start=max(taken.positions, progress.positions_at_start),
+        orders_at_start=max(taken.orders, progress.orders_at_start or 0),
+        positions_at_start=max(taken.positions, progress.positions_at_start or 0),
         positions_open=taken.positions,
-        notional_at_start=max(taken.notional, progress.notional_at_start),
+        notional_at_start=max(taken.notional, progress.notional_at_start or ZERO),
     )
     summary = {
         "orders": taken.orders,
         "positions": taken.positions,
         "long": str(taken.long_notional),
         "short": str(taken.short_notional),
-        "equity": str(taken.equity),
+        "equity": None if taken.equity is None else str(taken.equity),
         "currency": taken.currency,
     }
     run.record("SNAPSHOT_TAKEN", account=account, **summary)
@@ -109,7 +110,7 @@ async def cancel_orders(account: str) -> int:
     run = current_kill.get()
     run.update(account, phase="cancelling")
     await _flattening(run, account).until_no_orders()
-    return run.progress[account].orders_open
+    return run.progress[account].orders_open or 0
 
 
 @_step("Flatten positions", "flatten-positions-{account}", timeout=86_400)

@@ -1,4 +1,4 @@
-"""Verify that flat means flat: the venue says so twice, and still says so after a while."""
+"""Flat means flat: the venue says so twice, and still says so after a while."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import time
 from collections import Counter
 
 from breaker.orders import ZERO
-from brokers.protocol import BrokerUnavailable
+from brokers.protocol import BrokerError
 from tasks.kill.account import AccountRun, StuckItem
 from tasks.kill.book import Book, read_book
 
@@ -37,21 +37,22 @@ async def verify_flat(run: AccountRun) -> bool:
     flat_after = run.elapsed
     since = time.monotonic()
     readings = 0
+    dust = {item.symbol: item.quantity for item in run.progress.dust}
     while True:
         try:
-            book = await read_book(broker)
-        except BrokerUnavailable as error:
+            book = (await read_book(broker)).without(dust)
+        except BrokerError as error:
             run.update(note=str(error))
             if run.elapsed > settings.deadline + settings.guard:
                 return False
             await asyncio.sleep(settings.poll_interval)
             continue
         if not book.empty:
-            positions = [position.symbol for position in book.positions if position.quantity]
-            run.record("NOT_FLAT_AFTER_ALL", orders=len(book.orders), positions=positions[:50])
+            positions = [position.symbol for position in book.held]
+            run.record("NOT_FLAT_AFTER_ALL", orders=book.open_orders, positions=positions[:50])
             run.update(
-                orders_open=len(book.orders),
-                positions_open=len(positions),
+                orders_open=book.open_orders,
+                positions_open=book.open_positions,
                 flat_after=None,
                 stuck=tuple(reappeared(book)),
             )

@@ -129,6 +129,6 @@ async def _working_orders(name: str, account: AccountSettings) -> list[str]:
         orders = await broker.open_orders()
     finally:
         await broker.aclose()
-    symbols = sorted({order.symbol for order in orders})
+    symbols = sorted({order.symbol for order in orders} | {item.symbol or item.id for item in orders.unreadable})
     listed = ", ".join(symbols[:5]) + (" …" if len(symbols) > 5 else "")
-    return [f"{len(orders)} orders are working in {name} ({listed})"] if orders else []
+    return [f"{len(orders)} orders are working in {name} ({listed})"] if len(orders) else []

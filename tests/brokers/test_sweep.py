@@ -34,12 +34,12 @@ async def test_a_sweep_asks_every_account_and_says_what_each_answered() -> None:
             AlpacaBroker("HASTY", hung, "key", "secret", timeout=0.05),
         ]
         begun = time.monotonic()
-        swept = {result.account: result for result in await first_sweep(brokers, timeout=0.5)}
-        assert time.monotonic() - begun < 1.5
+        swept = {result.account: result for result in await first_sweep(brokers, timeout=1.5)}
+        assert time.monotonic() - begun < 4
         for broker in brokers:
             await broker.aclose()
         assert (swept["GOOD"].accepted, swept["GOOD"].refused, swept["GOOD"].problem) == (26, 4, "")
-        assert "no answer to the first sweep within 0.5 s" in swept["HUNG"].problem
+        assert "no answer to the first sweep within 1.5 s" in swept["HUNG"].problem
         assert swept["BROKEN"].problem == "BROKEN: ZeroDivisionError: a mistake"
         assert "refuses the keys" in swept["KEYS"].problem
         assert "no answer within 0.05 s" in swept["HASTY"].problem

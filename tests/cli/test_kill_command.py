@@ -140,7 +140,9 @@ def test_promise_5_orders_are_cancelled_while_redis_is_still_silent(
         silent.bind(("127.0.0.1", 0))
         silent.listen()
         redis_url = f"redis://127.0.0.1:{silent.getsockname()[1]}/0"
-        write_configuration(f'redis_url = "{redis_url}"\nredis_timeout = 50\n{PACE}{account(exchange.url)}')
+        write_configuration(
+            f'redis_url = "{redis_url}"\nredis_timeout = 50\n{PACE}cancel = "all"\n{account(exchange.url)}'
+        )
         command = [sys.executable, "-m", "cli", "kill", "--yes"]
         with subprocess.Popen(
             command,

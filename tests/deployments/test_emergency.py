@@ -156,8 +156,8 @@ def test_a_market_order_that_does_not_fill_becomes_a_marketable_limit(
     last_resort: LastResort, venue: PaperExchangeThread
 ) -> None:
     positions = '[{ symbol = "AAPL", qty = "10", price = "100" }]'
-    hold = '[[halts]]\nsymbol = "AAPL"\nmode = "hold"\nuntil = 0.8\n'
-    status, said, _ = flatten(last_resort, venue, f"positions = {positions}\n{hold}", stuck_after=5)
+    hold = '[[halts]]\nsymbol = "AAPL"\nmode = "hold"\nuntil = 2.5\n'
+    status, said, _ = flatten(last_resort, venue, f"positions = {positions}\n{hold}", stuck_after=10)
     assert status == 0, said
     kinds = [r.details["kind"] for r in Spool(last_resort.spool).records() if r.action == "POSITION_CLOSE_SENT"]
     assert kinds[:2] == ["market", "limit"]
@@ -169,7 +169,7 @@ def test_a_closed_market_queues_and_says_until_when(last_resort: LastResort, ven
     )
     status, said, _ = flatten(last_resort, venue, scenario)
     assert status == 3
-    assert "queued for 2026-11-25T14:30:00" in said
+    assert "queued for the open at 2026-11-25T14:30:00" in said
 
 
 def test_two_at_once_send_each_close_once(last_resort: LastResort, venue: PaperExchangeThread) -> None:

@@ -23,7 +23,7 @@ from flows.drivers import without_prefect
 from flows.kill_switch import halt_and_flatten
 from sandbox.exchange.scenario import Scenario, parse
 from sandbox.exchange.server import PaperExchange, PaperExchangeThread
-from tasks.kill import flatten
+from tasks.kill import book, cancel, flatten
 from tasks.kill.report import KillReport
 from tasks.kill.run import KillRun, current_kill
 
@@ -54,7 +54,9 @@ def scale_time(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(flatten, "BULK_CLOSE_FROM", flatten.BULK_CLOSE_FROM)  # put back what a test makes of it
     monkeypatch.setattr(flatten, "FRESH_FOR", 0.3)  # not by the whole factor: our own requests don't get faster
     monkeypatch.setattr(flatten, "READ_AHEAD", 0.05)
-    monkeypatch.setattr(flatten, "MARKET_CLOCK_AGE", flatten.MARKET_CLOCK_AGE / FASTER)
+    monkeypatch.setattr(book, "MARKET_CLOCK_AGE", book.MARKET_CLOCK_AGE / FASTER)
+    monkeypatch.setattr(flatten, "CANCEL_SETTLES", flatten.CANCEL_SETTLES / FASTER)
+    monkeypatch.setattr(cancel, "ASK_AGAIN_AFTER", cancel.ASK_AGAIN_AFTER / FASTER)
 
 
 def scaled(toml: str, seed: int = 1) -> Scenario:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
 from random import Random
 
 import pytest
@@ -12,11 +11,12 @@ import pytest
 from breaker.orders import Position
 from breaker.uuid7 import uuid7
 from brokers.alpaca import AlpacaBroker
+from brokers.protocol import Listed
 from flows import kill_switch
 from sandbox.embedded_redis import EmbeddedRedis
 from sandbox.exchange.server import PaperExchange
 from tasks.kill import flatten
-from tasks.kill.flatten import READING_SHARE, _ReadingAllowance
+from tasks.kill.book import READING_SHARE, ReadingAllowance
 from tests.helpers import eventually
 from tests.tasks.campaign import FASTER, FULL, Outcome, judge, kill, kill_settings, scaled
 
@@ -33,9 +33,9 @@ class LateBooks(AlpacaBroker):
     def __init__(self, real: AlpacaBroker, seed: int) -> None:
         self.__dict__ = real.__dict__
         self._seed = Random(seed)
-        self._copies: list[tuple[float, Sequence[Position]]] = []
+        self._copies: list[tuple[float, Listed[Position]]] = []
 
-    async def positions(self) -> Sequence[Position]:
+    async def positions(self) -> Listed[Position]:
         self._copies.append((time.monotonic(), await super().positions()))
         oldest = time.monotonic() - self._seed.uniform(0, 3.0) / FASTER
         return next((copy for at, copy in self._copies if at >= oldest), self._copies[-1][1])
@@ -135,7 +135,7 @@ async def test_250_positions_that_need_orders_of_their_own_fit_into_the_rate_lim
 
 
 def test_readings_never_use_more_than_their_share_of_the_rate_limit() -> None:
-    allowance, now, readings = _ReadingAllowance(200), 0.0, 0
+    allowance, now, readings = ReadingAllowance(200), 0.0, 0
     while now < 600:
         readings += 1
         now += max(0.25, allowance.wait(3, now))
@@ -144,7 +144,7 @@ def test_readings_never_use_more_than_their_share_of_the_rate_limit() -> None:
 
 
 def test_a_venue_without_a_limit_is_read_as_often_as_wanted() -> None:
-    assert _ReadingAllowance(None).wait(1_000_000, 0.0) == 0.0
+    assert ReadingAllowance(None).wait(1_000_000, 0.0) == 0.0
 
 
 async def test_a_venue_that_is_slow_at_everything_is_still_made_flat(

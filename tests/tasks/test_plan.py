@@ -12,24 +12,21 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from breaker.instruments import EQUITY
 from breaker.orders import MarketClock, Order, OrderStatus, OrderType, Position, Side, TimeInForce
 from brokers.protocol import CloseOrder
-from tasks.kill.plan import (
+from tasks.kill.ladder import Pace, Rung, ladder, limit_price
+from tasks.kill.memory import (
     LONGEST_CLIENT_ORDER_ID,
-    Pace,
-    Plan,
-    Rung,
     SymbolMemory,
     attempt_of,
     client_order_id,
-    ladder,
-    limit_price,
     may_close_again,
-    plan_round,
     refused,
     sent,
     unanswered,
 )
+from tasks.kill.plan import Plan, plan_round
 
 D = Decimal
 INCIDENT = "0190aaaa-bbbb-7ccc-8ddd-eeeeeeeeeeee"
@@ -95,7 +92,9 @@ def plan(
 def close_of(
     orders: Sequence[Order], held: Position, memory: SymbolMemory | None = None, market: MarketClock = OPEN
 ) -> CloseOrder | None:
-    closes = plan(orders, [held], {held.symbol: memory} if memory else None, market=market).closes
+    """What is sent once the orders that were asked to go have had their time."""
+    first = plan(orders, [held], {held.symbol: memory} if memory else None, market=market)
+    closes = first.closes or plan(orders, [held], first.memory, market=market, now=100.0 + PACE.cancel_settles).closes
     assert len(closes) <= 1
     return closes[0] if closes else None
 
@@ -344,15 +343,16 @@ def test_other_symbols_go_on_while_one_waits() -> None:
     ("market", "quantity", "kinds"),
     [
         (OPEN, "100", [Rung.MARKET, Rung.LIMIT, Rung.LIMIT]),
-        (CLOSED, "100", [Rung.EXTENDED_HOURS, Rung.QUEUED]),
-        (CLOSED, "1.5", [Rung.QUEUED]),
+        (CLOSED, "100", [Rung.EXTENDED_HOURS, Rung.EXTENDED_HOURS, Rung.QUEUED]),
+        (CLOSED, "1.5", [Rung.EXTENDED_HOURS, Rung.EXTENDED_HOURS, Rung.QUEUED]),
+        (None, "100", [Rung.EXTENDED_HOURS, Rung.EXTENDED_HOURS, Rung.MARKET]),
     ],
 )
-def test_the_ladder_follows_the_session_and_fractions_wait_for_it(
-    market: MarketClock, quantity: str, kinds: list[Rung]
+def test_the_ladder_follows_the_session_and_tries_what_works_in_any_where_it_is_not_known(
+    market: MarketClock | None, quantity: str, kinds: list[Rung]
 ) -> None:
-    assert [kind for kind, _ in ladder(D(quantity), D(50), market, PACE)] == kinds
-    without_price = [kind for kind, _ in ladder(D(quantity), None, market, PACE)]
+    assert [kind for kind, _ in ladder(D(quantity), D(50), market, PACE, EQUITY)] == kinds
+    without_price = [kind for kind, _ in ladder(D(quantity), None, market, PACE, EQUITY)]
     assert Rung.LIMIT not in without_price and Rung.EXTENDED_HOURS not in without_price and without_price
 
 
@@ -380,7 +380,7 @@ def test_an_order_queued_for_the_open_is_left_there_and_told_at_once() -> None:
     ],
 )
 def test_limits_are_whole_ticks_past_the_price(side: Side, price: str, limit: str) -> None:
-    assert str(limit_price(side, D(price), D("0.02"))) == limit
+    assert limit_price(side, D(price), D("0.02"), EQUITY) == D(limit)
 
 
 # What a person is told

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from breaker.orders import Position
 from breaker.rules import Limits, Rules
+from brokers.protocol import Listed
 from configuration.settings import RecoverySettings, Settings
 from ledger.ledger import Ledger
 from ledger.record import AuditRecord
@@ -165,7 +166,7 @@ async def test_a_venue_that_is_down_is_red(configure: Configure) -> None:
 @given(quantities=st.lists(st.decimals(-1000, 1000, places=3), max_size=8), most=st.decimals(1, 100_000, places=2))
 def test_a_position_beyond_the_limit_is_red_whichever_way_it_points(quantities: list[Decimal], most: Decimal) -> None:
     held = [Position(f"S{i}", quantity, abs(quantity), Decimal(50)) for i, quantity in enumerate(quantities)]
-    measured = judge_positions(PROBE, held, most)
+    measured = judge_positions(PROBE, Listed(tuple(held)), most)
     assert (measured.colour is Colour.RED) == any(abs(quantity) * 50 > most for quantity in quantities)
     explains_itself(measured)
 

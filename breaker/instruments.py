@@ -1,0 +1,113 @@
+"""Describe what is traded: its class, its steps, its multiplier and when it trades. Pure.
+
+What a venue doesn't tell has a safe answer: the price step is that of the asset class, and there is no minimum.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from decimal import ROUND_DOWN, ROUND_UP, Decimal
+from enum import StrEnum
+
+_CENT = Decimal("0.01")
+_HUNDREDTH_OF_A_CENT = Decimal("0.0001")
+_FINEST = Decimal("0.000000001")
+_SIGNIFICANT_DIGITS = 4
+_OPTION = re.compile(r"([A-Z]{1,6})\d?\d{6}[CP]\d{8}")
+
+
+class AssetClass(StrEnum):
+    """What kind of thing an instrument is."""
+
+    EQUITY = "equity"
+    OPTION = "option"
+    CRYPTO = "crypto"
+
+
+class Session(StrEnum):
+    """When an instrument trades."""
+
+    EXTENDED = "extended"
+    """In the venue's session, and before and after it by limit orders."""
+    REGULAR = "regular"
+    """In the venue's session only; orders for the next one can't be left there."""
+    ALWAYS = "always"
+    """Round the clock."""
+
+
+@dataclass(frozen=True, slots=True)
+class Instrument:
+    """One instrument's rules at its venue.
+
+    Attributes:
+        asset_class: the kind.
+        multiplier: units of the underlying per contract; 1 but for options.
+        price_increment: the price step; None where only the rule of the asset class is known.
+        quantity_increment: the quantity step; None where any quantity may be asked for.
+        minimum_quantity: the least that an order may have; None where it is not known.
+    """
+
+    asset_class: AssetClass = AssetClass.EQUITY
+    multiplier: Decimal = Decimal(1)
+    price_increment: Decimal | None = None
+    quantity_increment: Decimal | None = None
+    minimum_quantity: Decimal | None = None
+
+    @property
+    def session(self) -> Session:
+        """When it trades."""
+        return _SESSIONS[self.asset_class]
+
+    def tick(self, price: Decimal) -> Decimal:
+        """The price step at `price`.
+
+        An equity has a cent from a dollar up, else a hundredth of one (SEC rule 612); an option a cent (Alpaca, options
+        trading: two decimals). Crypto has the venue's own, else four significant digits and nine decimals at most.
+        """
+        if self.price_increment is not None:
+            return self.price_increment
+        if self.asset_class is AssetClass.OPTION:
+            return _CENT
+        if self.asset_class is AssetClass.CRYPTO:
+            return max(Decimal(1).scaleb(price.adjusted() - _SIGNIFICANT_DIGITS + 1), _FINEST)
+        return _CENT if price >= 1 else _HUNDREDTH_OF_A_CENT
+
+    def price(self, target: Decimal, *, up: bool) -> Decimal:
+        """`target` in whole price steps, rounded up or down, and one step at least."""
+        tick = self.tick(target)
+        steps = (target / tick).to_integral_value(rounding=ROUND_UP if up else ROUND_DOWN)
+        return max(steps, Decimal(1)) * tick
+
+    def quantity(self, wanted: Decimal) -> Decimal:
+        """The most of `wanted` that is in whole quantity steps."""
+        if self.quantity_increment is None:
+            return wanted
+        return (wanted / self.quantity_increment).to_integral_value(rounding=ROUND_DOWN) * self.quantity_increment
+
+
+EQUITY = Instrument()
+OPTION = Instrument(AssetClass.OPTION, multiplier=Decimal(100), quantity_increment=Decimal(1))
+CRYPTO = Instrument(AssetClass.CRYPTO)
+
+_SESSIONS = {
+    AssetClass.EQUITY: Session.EXTENDED,
+    AssetClass.OPTION: Session.REGULAR,
+    AssetClass.CRYPTO: Session.ALWAYS,
+}
+
+
+def canonical_symbol(symbol: str) -> str:
+    """The one spelling by which symbols are compared: `BTC/USD` and `BTCUSD` are the same pair."""
+    return symbol.replace("/", "").upper()
+
+
+def underlying_of(symbol: str) -> str:
+    """What an option (by its OCC symbol) is written on; any other symbol itself."""
+    match = _OPTION.fullmatch(symbol.replace(" ", ""))
+    return match[1] if match else symbol
+
+
+def is_option(symbol: str) -> bool:
+    """Whether `symbol` has the form that the Options Clearing Corporation gives to options."""
+    return _OPTION.fullmatch(symbol.replace(" ", "")) is not None

@@ -1,0 +1,126 @@
+"""Cancel orders in bulk where nothing is to stay, and one by one what a bulk request leaves, until the venue obeys."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+from breaker.orders import Order, OrderStatus, Unreadable
+from brokers.protocol import BrokerError, CancelOutcome, CancelResult
+from tasks.kill.account import AccountRun
+
+BULK_CANCEL_FROM = 5
+"""From this many orders on, one bulk request comes first and single ones follow for what survives it."""
+MOST_AT_ONCE = 40
+"""Single cancels in one round; a bulk request is tried again in between."""
+CONCURRENT = 8
+"""Single requests under way at once for one account."""
+ASK_AGAIN_AFTER = 1.0
+ASK_AGAIN_MOST = 15.0
+"""Seconds before an order is asked again that is still open although its cancel was accepted; doubling, up to these."""
+
+_T = TypeVar("_T")
+_R = TypeVar("_R")
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    times: int
+    again_at: float
+    """On the monotonic clock; at once for one that was refused."""
+    in_bulk: bool
+
+
+class Cancelling:
+    """Cancels one account's orders and remembers how each was asked, so that no way that fails is taken for ever."""
+
+    def __init__(self, run: AccountRun) -> None:
+        self._run = run
+        self._broker = run.broker
+        self._asked: dict[str, _Asked] = {}
+        self._bulk_failed = False
+        """The last bulk request failed as a whole: single ones come before the next."""
+
+    async def cancel(
+        self, orders: Sequence[Order], open_orders: Sequence[Order], unread: Sequence[Unreadable] = ()
+    ) -> dict[str, str]:
+        """Cancel these of the open orders, and those that can't be read by their ids.
+
+        Returns why the venue will not cancel, by symbol. Raises `BrokerError` when it could not be asked.
+        """
+        now = time.monotonic()
+        symbols = {order.cancel_id: order.symbol for order in orders} | {item.id: item.symbol for item in unread}
+        self._asked = {order_id: asked for order_id, asked in self._asked.items() if order_id in symbols}
+        due = [order_id for order_id in symbols if order_id not in self._asked or self._asked[order_id].again_at <= now]
+        if not due:
+            return {}
+        spared = [o for o in open_orders if o.cancel_id not in symbols and o.status is not OrderStatus.PENDING_CANCEL]
+        fresh = [order_id for order_id in due if order_id not in self._asked or not self._asked[order_id].in_bulk]
+        in_bulk = len(fresh) >= BULK_CANCEL_FROM and not spared and self._broker.capabilities.bulk_cancel
+        if in_bulk and not self._bulk_failed:
+            results = await self._in_bulk(due, now)
+        else:
+            self._bulk_failed = False
+            results = await together(due[:MOST_AT_ONCE], self._broker.cancel)
+            self._note(due[:MOST_AT_ONCE], results, now, in_bulk=False)
+        return self._tell(due, results, symbols)
+
+    async def cancel_unseen(self) -> None:
+        """The orders can't be read, but perhaps they can be cancelled all the same. Raises `BrokerError`."""
+        if self._broker.capabilities.bulk_cancel:
+            results = await self._broker.cancel_all()
+            self._run.record("ORDERS_CANCELED_UNSEEN", answers=len(results))
+
+    async def _in_bulk(self, due: Sequence[str], now: float) -> Sequence[CancelResult]:
+        try:
+            results = await self._broker.cancel_all()
+        except BrokerError:
+            self._bulk_failed = True
+            raise
+        self._note(due, results, now, in_bulk=True)
+        return results
+
+    def _note(self, due: Sequence[str], results: Sequence[CancelResult], now: float, *, in_bulk: bool) -> None:
+        accepted = {result.order_id for result in results if result.outcome is CancelOutcome.ACCEPTED}
+        for order_id in due:
+            times = self._asked[order_id].times + 1 if order_id in self._asked else 1
+            # What a bulk request refused or did not name goes by its own id at once.
+            wait = min(ASK_AGAIN_AFTER * 2 ** (times - 1), ASK_AGAIN_MOST)
+            again_at = now + wait if order_id in accepted or not in_bulk else now
+            self._asked[order_id] = _Asked(times, again_at, in_bulk)
+
+    def _tell(self, due: Sequence[str], results: Sequence[CancelResult], symbols: dict[str, str]) -> dict[str, str]:
+        accepted = sum(result.outcome is CancelOutcome.ACCEPTED for result in results)
+        refused = [result for result in results if result.outcome is CancelOutcome.REFUSED]
+        self._run.record(
+            "ORDERS_CANCELED",
+            asked=len(due),
+            accepted=accepted,
+            refused=[f"{result.order_id}: {result.reason}" for result in refused[:50]],
+        )
+        self._run.update(canceled=self._run.progress.canceled + accepted)
+        return {
+            symbols[result.order_id]: f"the venue will not cancel order {result.order_id}: {result.reason}"
+            for result in refused
+            if result.order_id in symbols
+        }
+
+
+async def together(items: Sequence[_T], action: Callable[[_T], Awaitable[_R]]) -> list[_R]:
+    """Run `action` on each item, at most `CONCURRENT` at once; every item is tried before the first error is raised."""
+    places = asyncio.Semaphore(CONCURRENT)
+
+    async def one(item: _T) -> _R:
+        async with places:
+            return await action(item)
+
+    outcomes = await asyncio.gather(*(one(item) for item in items), return_exceptions=True)
+    results = []
+    for outcome in outcomes:
+        if isinstance(outcome, BaseException):
+            raise outcome
+        results.append(outcome)
+    return results
