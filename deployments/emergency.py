@@ -653,6 +653,7 @@ class Flattening:
         memory = self._memory[close.position.symbol]
         # Asked twice, as looking up the last close may itself take long.
         if _is_old(read_at) or not self._may_close(memory, close) or _is_old(read_at):
+            self._untried(memory)
             return
         about = {"symbol": close.position.symbol, "client_order_id": close.client_order_id}
         self._spool.record("POSITION_CLOSE_SENT", quantity=str(close.quantity), kind=close.kind, **about)
@@ -661,6 +662,8 @@ class Flattening:
         if outcome in ("accepted", "duplicate"):
             memory.attempt, memory.sent_at = memory.attempt + 1, now
             memory.last_close, memory.sent_against, memory.ended_at = close.client_order_id, memory.quantity, None
+        elif outcome == "not sent":
+            self._untried(memory)
         elif outcome == "refused":
             fraction = "fraction" in reason.lower() and not memory.whole_units
             memory.whole_units = memory.whole_units or fraction
@@ -671,6 +674,11 @@ class Flattening:
             memory.ended_at, memory.reason = None, reason
         ok = outcome in ("accepted", "duplicate")
         self._spool.record("POSITION_CLOSE_ANSWERED", "OK" if ok else "FAILED", outcome=outcome, reason=reason, **about)
+
+    def _untried(self, memory: Memory) -> None:
+        """A close could not be sent for want of time or requests: what was never tried is not stuck."""
+        if memory.sent_at is None and not memory.refusals:
+            memory.changed_at = time.monotonic() - self._held_up
 
     def _post(self, close: Close) -> tuple[str, str]:
         """Send it once; an answer that was lost is looked up."""

@@ -16,7 +16,7 @@ from tasks.kill.account import AccountRun, CloseRecord, StuckItem
 from tasks.kill.book import Book, MarketSession, ReadingAllowance, read_book
 from tasks.kill.cancel import Cancelling, together
 from tasks.kill.ladder import Pace
-from tasks.kill.memory import SymbolMemory, attempt_of, may_close_again, refused, sent, unanswered
+from tasks.kill.memory import SymbolMemory, attempt_of, may_close_again, refused, sent, unanswered, untried
 from tasks.kill.plan import Plan, entries, plan_round
 
 BULK_CLOSE_FROM = 100
@@ -268,9 +268,12 @@ class Flattening:
         )
 
     async def _send_close(self, close: CloseOrder, read_at: float) -> None:
-        if not await self._last_close_is_settled(close) or time.monotonic() - read_at > FRESH_FOR:
+        if not await self._last_close_is_settled(close):
             return
         memory = self._memory[close.symbol]
+        if time.monotonic() - read_at > FRESH_FOR:
+            self._memory[close.symbol] = untried(memory, self._now())
+            return
         self._run.record(
             "POSITION_CLOSE_SENT",
             symbol=close.symbol,
@@ -284,6 +287,7 @@ class Flattening:
             result = await self._broker.close(close)
         except BrokerError as error:
             # Nothing was taken: a rate limit. The next round, when there is one, plans on what is then.
+            self._memory[close.symbol] = untried(memory, self._now())
             await self._trouble(error)
             return
         now = self._now()

@@ -83,6 +83,11 @@ def unanswered(memory: SymbolMemory, close_id: str, reason: str) -> SymbolMemory
     return replace(memory, last_close=close_id, sent_against=memory.quantity, ended_at=None, reason=reason)
 
 
+def untried(memory: SymbolMemory, now: float) -> SymbolMemory:
+    """A close could not be sent for want of time or requests: what was never tried is not stuck."""
+    return memory if memory.sent_at is not None or memory.refusals else replace(memory, changed_at=now)
+
+
 def may_close_again(memory: SymbolMemory, last: Order | None, now: float, pace: Pace) -> tuple[SymbolMemory, bool]:
     """Whether the position that is shown can be believed now that the last close is no longer among the open orders.
 

@@ -131,7 +131,7 @@ SPECIFIC = {
     "a strategy that never does": Case(
         ALONE + MILD + "[book]\norders = 20\npositions = 8\nstrategies = 4\nstrategy_times = 1000000\n",
         stuck("still trading"),
-        kill_settings(stuck_after=8.0, deadline=20.0),
+        kill_settings(stuck_after=8.0, deadline=100.0),
     ),
     "a fill 3 s after flat": Case(
         ALONE + MILD + "[book]\norders = 6\npositions = 6\n[late_fill]\nafter_flat = 3\n",
@@ -158,6 +158,7 @@ SPECIFIC = {
     "the market is closed": Case(
         ALONE + MILD + '[market]\nsession = "closed"\n[book]\norders = 10\npositions = 6\n',
         stuck("queued for the open", symbols=6),
+        kill_settings(stuck_after=60.0),
     ),
     "the market opens soon": Case(
         ALONE + MILD + '[market]\nsession = "closed"\nopens_after = 2\n[book]\norders = 10\npositions = 6\n', flat
