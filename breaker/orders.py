@@ -111,6 +111,8 @@ class Order:
         stop_price: In the account's currency per unit; None without one.
         average_price: Of what has filled; None before the first fill.
         submitted_at: UTC-aware; None where the venue doesn't say.
+        parent_id: Of the order with several legs that this is one of, which can only be cancelled whole; else empty.
+        by_amount: Whether it was placed for an amount of money; how much it may still take is not known then.
 
     Example:
         >>> order = Order(
@@ -136,9 +138,7 @@ class Order:
     average_price: Decimal | None = None
     submitted_at: datetime | None = None
     parent_id: str = ""
-    """Of the order with several legs that this is one of, which can only be cancelled whole; empty for all others."""
     by_amount: bool = False
-    """Placed for an amount of money: how much of the symbol it may still take is not known."""
 
     @property
     def cancel_id(self) -> str:
@@ -161,6 +161,8 @@ class Position:
         available: How much of |quantity| no open order holds.
         average_entry_price: In the account's currency per unit.
         current_price: In the account's currency per unit; None where the venue gives none.
+        market_value: In the account's currency, signed, as the venue has it; it wins over quantity and price.
+        instrument: Its class, steps and session.
 
     Example:
         >>> short = Position("AAPL", Decimal(-10), Decimal(10), average_entry_price=Decimal("187.5"))
@@ -174,7 +176,6 @@ class Position:
     average_entry_price: Decimal
     current_price: Decimal | None = None
     market_value: Decimal | None = None
-    """As the venue has it, signed; it wins over what quantity and price come to."""
     instrument: Instrument = EQUITY
 
     @property
@@ -196,14 +197,22 @@ class Position:
 
 @dataclass(frozen=True, slots=True)
 class Unreadable:
-    """An order or a position that the venue lists and that can't be understood. It blocks its own symbol only."""
+    """An order or a position that the venue lists and that can't be understood. It blocks its own symbol only.
+
+    Attributes:
+        what: `order` or `position`.
+        symbol: The venue's symbol; empty where not even that can be read.
+        id: The one under which an order can be cancelled all the same; empty for a position.
+        problem: What about it makes no sense.
+
+    Example:
+        >>> str(Unreadable("order", "AAPL", "7", "its price is empty"))
+        "the venue's order 7 of AAPL can't be read: its price is empty"
+    """
 
     what: str
-    """`order` or `position`."""
     symbol: str
-    """Empty where not even that can be read."""
     id: str
-    """Under which an order can be cancelled all the same; empty for a position."""
     problem: str
 
     def __str__(self) -> str:
@@ -220,11 +229,11 @@ class Account:
         currency: ISO 4217, such as `USD`.
         equity: What the account is worth, in its currency.
         buying_power: What may be bought for, in its currency.
-        trading_blocked: Whether the venue takes no orders for it.
+        trading_blocked: Why the venue takes no orders for it, and what lifts that; empty where it does.
 
     Example:
         >>> Account("PA1", "USD", equity=Decimal(100_000), buying_power=Decimal(400_000)).trading_blocked
-        False
+        ''
     """
 
     id: str
@@ -232,7 +241,6 @@ class Account:
     equity: Decimal
     buying_power: Decimal
     trading_blocked: str = ""
-    """Why the venue takes no orders in this account, and what lifts that; empty where it does."""
 
 
 @dataclass(frozen=True, slots=True)
