@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from breaker.gate.decision import OrderIntent
 from breaker.gate.risk_reduction import InvalidOrder, as_quantity, why_not_reducing
-from breaker.orders import Order, OrderStatus, OrderType, Position, Side, TimeInForce
+from breaker.orders import Order, OrderStatus, OrderType, Position, Side, TimeInForce, Unreadable
 
 quantities = st.decimals(min_value="0.001", max_value="1000", places=3)
 positions = st.decimals(min_value="-1000", max_value="1000", places=3)
@@ -120,7 +120,7 @@ class Oddity:
         None,
         Oddity(symbol=""),
         Oddity(symbol=7),
-        Oddity(side="sell_short"),
+        Oddity(side="sideways"),
         Oddity(side=None),
         Oddity(quantity=None),
         Oddity(quantity=0),
@@ -143,3 +143,59 @@ def test_a_quantity_is_finite_or_refused(value: Any) -> None:
         assert as_quantity(value, "it").is_finite()
     except InvalidOrder as error:
         assert "\n" not in str(error)
+
+
+# What other people's engines and clients hand over
+
+
+def test_an_exit_given_by_a_clients_own_enum_is_understood() -> None:
+    enums = pytest.importorskip("alpaca.trading.enums")
+    exit_order = Oddity(symbol="X", side=enums.OrderSide.SELL, quantity="5")
+    assert why_not_reducing(exit_order, 5) is None
+    entry = why_not_reducing(Oddity(symbol="X", side=enums.OrderSide.BUY, quantity="5"), 5)
+    assert entry is not None and "adds to a position" in entry
+
+
+@pytest.mark.parametrize(("side", "held"), [("sell_to_close", 5), ("SELL", 5), ("buy_to_cover", -5), ("sell_short", 5)])
+def test_the_words_for_a_side_are_understood(side: str, held: int) -> None:
+    assert why_not_reducing(Oddity(symbol="X", side=side, quantity=5), held) is None
+
+
+def test_a_pair_is_one_symbol_with_and_without_its_slash() -> None:
+    held = Position("BTCUSD", Decimal("0.5"), Decimal("0.5"), Decimal(60_000))
+    close = OrderIntent("BTC/USD", "sell", "0.5")
+    assert why_not_reducing(close, held) is None
+    beside = why_not_reducing(close, held, [working(Side.SELL, Decimal("0.2"), symbol="BTC/USD")])
+    assert beside is not None and "could cross zero" in beside
+
+
+@dataclass
+class ByAmount:
+    symbol: str = "X"
+    side: str = "sell"
+    quantity: Any = None
+    notional: Any = "600"
+    remaining: Any = 0
+    legs: Any = ()
+
+
+def test_a_working_order_for_an_amount_of_money_blocks_its_own_symbol_only() -> None:
+    partly_filled = ByAmount()  # 600 of it, 2 filled: it may still take what is left of the 3
+    refused = why_not_reducing(OrderIntent("X", "sell", 3), 3, [partly_filled])
+    assert refused is not None and "not known" in refused
+    assert why_not_reducing(OrderIntent("Y", "sell", 3), 3, [partly_filled]) is None
+
+
+@pytest.mark.parametrize("bad", [Oddity(symbol="X", side="?"), Unreadable("order", "X", "1", "its price is empty")])
+def test_one_bad_working_order_blocks_its_own_symbol_only(bad: Any) -> None:
+    assert why_not_reducing(OrderIntent("X", "sell", 3), 3, [bad]) is not None
+    assert why_not_reducing(OrderIntent("Y", "sell", 3), 3, [bad, Oddity(symbol=None), object()]) is None
+
+
+def test_an_order_with_several_legs_counts_by_its_legs() -> None:
+    parent = ByAmount(
+        symbol="", notional=None, legs=[working(Side.SELL, Decimal(2)), working(Side.BUY, Decimal(2), symbol="Y")]
+    )
+    assert why_not_reducing(OrderIntent("X", "sell", 3), 5, [parent]) is None
+    assert why_not_reducing(OrderIntent("X", "sell", 4), 5, [parent]) is not None
+    assert why_not_reducing(OrderIntent("Z", "sell", 4), 5, [parent]) is None
