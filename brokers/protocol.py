@@ -14,7 +14,7 @@ from typing import Generic, Protocol, TypeVar, runtime_checkable
 
 from breaker.orders import Account, MarketClock, Order, OrderType, Position, Side, TimeInForce, Unreadable
 
-T_co = TypeVar("T_co", covariant=True)
+_Item_co = TypeVar("_Item_co", covariant=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,13 +33,13 @@ class Capabilities:
 
 
 @dataclass(frozen=True, slots=True)
-class Listed(Generic[T_co]):
+class Listed(Generic[_Item_co]):
     """What a venue lists of one kind: the items that can be read, and those that can't, each named."""
 
-    items: tuple[T_co, ...] = ()
+    items: tuple[_Item_co, ...] = ()
     unreadable: tuple[Unreadable, ...] = ()
 
-    def __iter__(self) -> Iterator[T_co]:
+    def __iter__(self) -> Iterator[_Item_co]:
         return iter(self.items)
 
     def __len__(self) -> int:
