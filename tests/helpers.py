@@ -1,14 +1,17 @@
-"""Wait, with a deadline, for what another thread or process brings about."""
+"""Wait for what others bring about, and judge how long something took, beside whatever else the machine is doing."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TypeVar
 
 T = TypeVar("T")
 PATIENCE = 30.0
 """Seconds that a busy machine may take for anything: a limit on what never happens, no measure of how fast we are."""
+BUSY = 10.0
+"""Seconds that a busy machine may add to a limit of the code's own; what hangs, or waits for a minute, takes longer."""
 
 
 def eventually(
@@ -29,3 +32,27 @@ def eventually(
             raise AssertionError(f"not within {within:g} s: {what() if callable(what) else what}")
         time.sleep(every)
     return found
+
+
+@contextmanager
+def in_time(limit: float) -> Iterator[None]:
+    """Fails when what is done meanwhile takes longer than its own limit and what a busy machine may add to it."""
+    begun = time.monotonic()
+    yield
+    took = time.monotonic() - begun
+    assert took < limit + BUSY, f"it took {took:.1f} s, and was to end within {limit:g} s"
+
+
+def at_best(measure: Callable[[], float], within: float, attempts: int = 10) -> None:
+    """Fails unless one of several measurements is within so many seconds. A busy machine
+    delays some of them, a wait in the code delays all."""
+    seen: list[float] = []
+    while not seen or (min(seen) >= within and len(seen) < attempts):
+        seen.append(measure())
+    assert min(seen) < within, f"{min(seen):.3f} s at best, in {attempts} attempts"
+
+
+def seconds_of(call: Callable[[], object]) -> float:
+    begun = time.monotonic()
+    call()
+    return time.monotonic() - begun

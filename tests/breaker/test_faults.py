@@ -20,10 +20,10 @@ from breaker.keys import Keys
 from breaker.uuid7 import uuid7
 from proofs.proxy import Fault, FaultProxy
 from sandbox.embedded_redis import EmbeddedRedis
-from tests.helpers import eventually
+from tests.helpers import BUSY, eventually, in_time
 
 KEYS = Keys.of()
-SLACK = 1.0  # What a busy machine of two cores may add to a deadline.
+SLACK = BUSY
 
 
 def timed(call: Callable[[], Any]) -> tuple[Any, float]:
@@ -283,11 +283,9 @@ def test_wrong_credentials_are_told_at_once(
 ) -> None:
     client = redis.Redis.from_url(own_server.url)
     client.config_set("requirepass", "s3cret")
-    cb = make_breaker(f"redis://{credentials}127.0.0.1:{own_server.port}/0", timeout=5)
-    begin = time.monotonic()
-    with pytest.raises(RedisRefused, match=message) as refusal:
+    cb = make_breaker(f"redis://{credentials}127.0.0.1:{own_server.port}/0", timeout=60)
+    with in_time(1), pytest.raises(RedisRefused, match=message) as refusal:
         cb.trip("MANUAL")
-    assert time.monotonic() - begin < 2
     assert f"127.0.0.1:{own_server.port}" in str(refusal.value)
     assert "Nothing was changed" in str(refusal.value)
     assert "wrong" not in str(refusal.value).replace("WRONGPASS", "") and "\n" not in str(refusal.value)

@@ -28,6 +28,7 @@ from brokers.protocol import (
 )
 from sandbox.exchange.scenario import parse
 from sandbox.exchange.server import PaperExchangeThread
+from tests.helpers import BUSY, in_time
 
 KEYS = {"APCA-API-KEY-ID": "key", "APCA-API-SECRET-KEY": "secret"}
 SECRET = "s3cr3t-that-nobody-may-see"
@@ -396,14 +397,13 @@ async def test_every_call_ends_in_time_when_the_venue_says_nothing(call: str) ->
         silent.bind(("127.0.0.1", 0))
         silent.listen()
         async with opened(f"http://127.0.0.1:{silent.getsockname()[1]}", timeout=0.1) as broker:
-            begun = time.monotonic()
-            try:
-                result = await getattr(broker, call)(*arguments.get(call, ()))
-            except BrokerUnavailable as error:
-                assert "no answer within 0.1 s" in str(error)
-            else:
-                assert result.outcome == "unknown"
-            assert time.monotonic() - begun < 1.0
+            with in_time(1):
+                try:
+                    result = await getattr(broker, call)(*arguments.get(call, ()))
+                except BrokerUnavailable as error:
+                    assert "no answer within 0.1 s" in str(error)
+                else:
+                    assert result.outcome == "unknown"
 
 
 async def test_nobody_listening_is_said_at_once_and_in_one_line() -> None:
@@ -421,7 +421,7 @@ async def test_a_used_up_rate_limit_is_waited_for_and_not_beaten_against(venue: 
         await broker.positions()
     begun = time.monotonic()
     await broker.positions()
-    assert 0.5 < time.monotonic() - begun < 6
+    assert 0.5 < time.monotonic() - begun < 2 + BUSY
     assert exchange.report()["responses"].get("429", 0) <= 1
 
 
@@ -430,10 +430,8 @@ async def test_a_close_never_waits_for_the_rate_limit_as_its_position_would_be_o
 ) -> None:
     exchange = venue("rate_limit = 1\n" + LONG)
     await broker.positions()
-    begun = time.monotonic()
-    with pytest.raises(BrokerUnavailable, match="rate limit is used up"):
+    with in_time(0), pytest.raises(BrokerUnavailable, match="rate limit is used up"):
         await broker.close(SELL)
-    assert time.monotonic() - begun < 0.3
     assert "POST /v2/orders" not in exchange.report()["requests"]
 
 
@@ -448,7 +446,7 @@ async def test_a_429_while_something_is_left_of_the_limit_pauses_for_a_second_an
         await broker.close(SELL)
     assert "\n" not in str(raised.value)
     await broker.positions()
-    assert 1 < time.monotonic() - begun < 10
+    assert 1 < time.monotonic() - begun < 5 + BUSY
     assert exchange.report()["responses"] == {"200": 1, "429": 1}
 
 
@@ -458,7 +456,7 @@ async def test_the_rate_limit_is_reckoned_by_the_venues_clock_not_ours() -> None
         await broker.positions()
         begun = time.monotonic()
         await broker.positions()
-    assert 0.8 < time.monotonic() - begun < 2
+    assert 0.8 < time.monotonic() - begun < 1 + BUSY
 
 
 # Keys

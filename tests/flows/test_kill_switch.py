@@ -7,7 +7,6 @@ import shutil
 import signal
 import socket
 import sqlite3
-import time
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -35,15 +34,13 @@ def asked(prefect: PrefectServer, what: str, query: dict[str, Any]) -> list[dict
     return found
 
 
-def flow_run(prefect: PrefectServer, incident: str, state: str, within: float = 20) -> dict[str, Any]:
+def flow_run(prefect: PrefectServer, incident: str, state: str) -> dict[str, Any]:
     """The run named after the incident, once it is in that state."""
-    deadline = time.monotonic() + within
-    while True:
-        runs = asked(prefect, "flow_runs", {"flow_runs": {"name": {"any_": [f"kill-switch-{incident}"]}}})
-        if runs and runs[0]["state_type"] == state:
-            return runs[0]
-        assert time.monotonic() < deadline, f"not {state}: {[(run['name'], run['state']) for run in runs]}"
-        time.sleep(0.1)
+
+    def runs() -> list[dict[str, Any]]:
+        return asked(prefect, "flow_runs", {"flow_runs": {"name": {"any_": [f"kill-switch-{incident}"]}}})
+
+    return eventually(lambda: [run for run in runs() if run["state_type"] == state], runs, every=0.1)[0]
 
 
 def of_run(run: dict[str, Any]) -> dict[str, Any]:

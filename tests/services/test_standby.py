@@ -255,8 +255,8 @@ def test_a_trip_that_waits_on_the_host_is_made_as_soon_as_redis_is_back(
 
 
 def test_a_switch_that_falls_silent_trips_its_scope_once(warm: Host, redis_client: redis.Redis) -> None:
-    switch = DeadMansSwitch(redis_client, "engine-1", 0.6, scope="strategy:meanrev")
-    for _ in range(6):
+    switch = DeadMansSwitch(redis_client, "engine-1", 2.0, scope="strategy:meanrev")
+    for _ in range(11):
         switch.renew()
         assert trips(redis_client, "strategy:meanrev") == []
         time.sleep(0.2)  # the pace of renewals, not a wait for something

@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -20,7 +19,7 @@ from breaker.gate.reporter import report_socket
 from sandbox.embedded_redis import EmbeddedRedis
 from tests.breaker.gate.conftest import MakeGate
 from tests.breaker.gate.harness import BUY
-from tests.helpers import eventually
+from tests.helpers import eventually, in_time
 
 COVER = OrderIntent("AAPL", "buy", 5)
 
@@ -38,8 +37,8 @@ def test_a_gate_reports_how_it_stands_and_what_its_checks_came_to(
 ) -> None:
     gate = make_gate(redis_server.url, backend)
     assert gate.wait_until_open(20)
-    eventually(lambda: [g.report.reason for g in reported(redis_client).gates] == ["OPEN"])
-    (found,) = reported(redis_client).gates
+    found = eventually(lambda: next((g for g in reported(redis_client).gates if g.report.reason == "OPEN"), None))
+    assert found is not None
     assert (found.report.pid, found.report.backend, found.report.scopes) == (os.getpid(), backend, ("global",))
     assert found.report.lease_age is not None
     assert 0 <= found.report.lease_age < 0.2
@@ -148,9 +147,8 @@ def test_a_gate_is_closed_and_left_in_time_while_redis_hangs(own_server: Embedde
     assert own_server.pid is not None
     os.kill(own_server.pid, signal.SIGSTOP)
     try:
-        begun = time.monotonic()
-        gate.close()
-        assert time.monotonic() - begun < 2
+        with in_time(2):
+            gate.close()
     finally:
         os.kill(own_server.pid, signal.SIGCONT)
     client.close()

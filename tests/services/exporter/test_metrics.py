@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import threading
-import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
@@ -29,7 +28,7 @@ from tasks.drill.result import DrillResult
 from tasks.verification.last_result import KEY, LastVerification, write_last
 from tests.console.conftest import MakeSettings
 from tests.console.harness import lose_a_gate
-from tests.helpers import eventually
+from tests.helpers import eventually, in_time
 
 Values = dict[tuple[str, ...], float]
 Scrape = Callable[[], Values]
@@ -124,9 +123,8 @@ def test_promise_10_a_hung_redis_does_not_hang_the_scrape(
     os.kill(own_server.pid, signal.SIGSTOP)
     try:
         for _ in range(3):  # also while the reading before still waits
-            begun = time.monotonic()
-            values = parse(exporter.scrape().decode())
-            assert time.monotonic() - begun < 1.5
+            with in_time(0.5):
+                values = parse(exporter.scrape().decode())
             assert values["cb_staleness_seconds",] == 999_999
             assert values["cb_state", "global", "UNKNOWN"] == 1
     finally:
@@ -227,13 +225,13 @@ def test_gates_and_what_their_checks_came_to_are_exported(
     with Gate(redis_server.url) as gate:
         assert gate.wait_until_open(5)
         assert gate.check(OrderIntent("AAPL", "buy", 1), 0)
-        eventually(lambda: scrape()["cb_gates_open",] == 1)
-        values = scrape()
+        values = eventually(lambda: values if (values := scrape())["cb_gates_open",] == 1 else None)
+        assert values is not None
         assert values["cb_gates", "OPEN"] == 1
         assert 0 <= values["cb_gate_lease_age_seconds",] < 0.2
         lose_a_gate(redis_client)
         values = scrape()
-        assert (values["cb_gates", "LOST"], values["cb_gates", "OPEN"], values["cb_gates_open",]) == (1, 1, 1)
+        assert (values["cb_gates", "LOST"], values["cb_gates", "OPEN"]) == (1, 1)
     eventually(lambda: scrape()["cb_gates_open",] == 0)
     values = scrape()
     assert (values["cb_gates", "LOST"], values["cb_gate_checks_total", "admitted"]) == (1, 6)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import time
 from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
@@ -40,7 +39,7 @@ from tasks.checks.conditions import (
 from tasks.checks.measurement import Colour, Measurement
 from tasks.checks.probe import Probe
 from tasks.recovery.checklist import ITEMS
-from tests.helpers import eventually
+from tests.helpers import eventually, in_time
 from tests.ledger.servers import Postgres
 from tests.tasks.recovery.conftest import Configure
 
@@ -273,9 +272,8 @@ async def test_a_frozen_redis_is_red_within_its_deadline(own_server: EmbeddedRed
     assert own_server.pid is not None
     os.kill(own_server.pid, signal.SIGSTOP)
     settings = configure(redis_url=own_server.url, redis_timeout=0.5)
-    begun = time.monotonic()
-    measured = {found.name: found for found in await measure_conditions(settings)}
-    assert time.monotonic() - begun < 5
+    with in_time(1):
+        measured = {found.name: found for found in await measure_conditions(settings)}
     assert {name for name, found in measured.items() if found.colour is Colour.RED} == {
         "drawdown",
         "api-errors",
@@ -351,10 +349,9 @@ async def test_a_frozen_database_is_red_within_its_deadline(
 ) -> None:
     postgres.freeze()
     try:
-        begun = time.monotonic()
-        measured = await measure_database(configure(database_url=postgres_url))
+        with in_time(5):
+            measured = await measure_database(configure(database_url=postgres_url))
         assert measured.colour is Colour.RED
-        assert time.monotonic() - begun < 9
     finally:
         postgres.thaw()
 
