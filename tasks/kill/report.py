@@ -1,9 +1,9 @@
-"""What a run of the kill switch did, as data, as JSON and as the page that people read afterwards."""
+"""Report what a run of the kill switch did: as data, as JSON and as the page that people read afterwards."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
@@ -12,8 +12,35 @@ from typing import Any
 from tasks.kill.account import AccountProgress
 
 
+class AccountsTogether:
+    """Derive what a run came to from where each of its accounts stands."""
+
+    __slots__ = ()
+    accounts: tuple[AccountProgress, ...]
+
+    @property
+    def every_account_flat(self) -> bool:
+        """Never true of a run without accounts."""
+        return bool(self.accounts) and all(account.flat for account in self.accounts)
+
+    @property
+    def flat(self) -> bool:
+        """Whether the book is proven flat."""
+        return self.every_account_flat
+
+    @property
+    def no_orders_after(self) -> float | None:
+        """Seconds until the last venue listed no open order; None while one still does."""
+        return _latest(account.no_orders_after for account in self.accounts)
+
+    @property
+    def flat_after(self) -> float | None:
+        """Seconds until the last account was flat; None while not all of them are."""
+        return _latest(account.flat_after for account in self.accounts) if self.flat else None
+
+
 @dataclass(frozen=True, slots=True)
-class KillReport:
+class KillReport(AccountsTogether):
     """Durations are seconds from the start of the run."""
 
     incident_id: str
@@ -25,18 +52,6 @@ class KillReport:
     finished_after: float
     accounts: tuple[AccountProgress, ...]
     missing: tuple[str, ...]
-
-    @property
-    def flat(self) -> bool:
-        return bool(self.accounts) and all(account.flat for account in self.accounts)
-
-    @property
-    def no_orders_after(self) -> float | None:
-        return _latest(account.no_orders_after for account in self.accounts)
-
-    @property
-    def flat_after(self) -> float | None:
-        return _latest(account.flat_after for account in self.accounts) if self.flat else None
 
     def as_dict(self) -> dict[str, Any]:
         """JSON types only: decimals and times as strings."""
@@ -123,9 +138,14 @@ def _cell(text: str) -> str:
     return text.replace("|", "\\|").replace("<", "&lt;").replace("\n", " ")
 
 
-def _latest(values: Any) -> float | None:
-    seen = list(values)
-    return max(seen) if seen and all(value is not None for value in seen) else None
+def _latest(moments: Iterable[float | None]) -> float | None:
+    """The last of them; None if there is none, or one has not come."""
+    latest: float | None = None
+    for moment in moments:
+        if moment is None:
+            return None
+        latest = moment if latest is None else max(latest, moment)
+    return latest
 
 
 def _plain(value: Any) -> Any:

@@ -1,9 +1,8 @@
-"""A run of the kill switch as everybody may see it, in one value that travels as JSON. Pure."""
+"""Show a run of the kill switch to everybody, in one value that travels as JSON. Pure."""
 
 from __future__ import annotations
 
 import socket
-from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import cache
@@ -12,6 +11,7 @@ from typing import Literal
 from pydantic import TypeAdapter
 
 from tasks.kill.account import AccountProgress
+from tasks.kill.report import AccountsTogether
 from tasks.kill.run import KillRun
 
 Verdict = Literal["RUNNING", "FLAT", "NOT FLAT", "NOT KNOWN"]
@@ -22,7 +22,7 @@ CLOSES = 60
 
 
 @dataclass(frozen=True, slots=True)
-class KillStatus:
+class KillStatus(AccountsTogether):
     """Durations are seconds from the start of the run."""
 
     run_id: str
@@ -53,21 +53,14 @@ class KillStatus:
 
     @property
     def flat(self) -> bool:
-        return self.reported and bool(self.accounts) and all(account.flat for account in self.accounts)
+        """Only once it is reported: fills may still come to an account that looks flat on the way."""
+        return self.reported and self.every_account_flat
 
     @property
     def verdict(self) -> Verdict:
         if self.reported or self.over:
             return "FLAT" if self.flat else "NOT FLAT"
         return "RUNNING" if self.silent_for <= SILENT else "NOT KNOWN"
-
-    @property
-    def no_orders_after(self) -> float | None:
-        return _latest(account.no_orders_after for account in self.accounts)
-
-    @property
-    def flat_after(self) -> float | None:
-        return _latest(account.flat_after for account in self.accounts) if self.flat else None
 
     def to_json(self) -> bytes:
         return _adapter().dump_json(self)
@@ -103,9 +96,3 @@ def kill_status(run: KillRun) -> KillStatus:
 @cache
 def _adapter() -> TypeAdapter[KillStatus]:
     return TypeAdapter(KillStatus)
-
-
-def _latest(values: Iterable[float | None]) -> float | None:
-    seen = list(values)
-    known = [value for value in seen if value is not None]
-    return max(known) if known and len(known) == len(seen) else None
