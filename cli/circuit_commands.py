@@ -3,24 +3,25 @@
 from __future__ import annotations
 
 import json
+import sys
 from typing import Annotated
 
 import typer
 
-from breaker.pending_trips import PendingTrip
 from breaker.state import State, Status
 from breaker.trip_reasons import TripReason
 from cli import circuit_view
 from cli.exit_codes import EPILOG, Exit
+from cli.login import login_name
 from cli.options import (
     JsonOption,
     OperatorOption,
     ScopeOption,
     checked_scope,
-    login_name,
     on_terminal,
 )
 from cli.transitions import make_trip, open_breaker, record_transitions
+from configuration.breakers import requested_trip, waiting_incident
 from configuration.reasons import MIN_REASON, checked_reason
 from configuration.settings import load_settings
 
@@ -40,16 +41,17 @@ def trip(
     why = checked_reason(reason, at_least=1)
     who = operator or login_name()
     settings = load_settings()
-    after = make_trip(
-        settings,
-        PendingTrip(
-            reason=TripReason.MANUAL,
-            details={"operator": who, "reason": why},
-            tripped_by=who,
-            scope=checked_scope(scope),
-            source="cli",
-        ),
+    trip = requested_trip(
+        TripReason.MANUAL,
+        operator=who,
+        why=why,
+        scope=checked_scope(scope),
+        source="cli",
+        incident_id=waiting_incident(settings, scope),
     )
+    after = make_trip(settings, trip)
+    if after.unconfirmed:
+        sys.stderr.write(f"breaker: tripped, but not known to outlive a crash of Redis: {after.unconfirmed}\n")
     _show(after, scope, as_json)
     record_transitions(settings, scope)
     if not as_json:

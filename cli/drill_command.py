@@ -14,7 +14,8 @@ from rich.text import Text
 
 from cli.circuit_view import console
 from cli.exit_codes import Exit
-from cli.options import JsonOption, OperatorOption, login_name
+from cli.login import login_name
+from cli.options import JsonOption, OperatorOption
 from configuration.settings import load_settings
 
 if TYPE_CHECKING:

@@ -1,4 +1,4 @@
-"""`breaker kill --yes`, handed to the standby executor before anything slow is imported.
+"""Hand `breaker kill --yes` to the standby executor, before anything slow is imported.
 
 Standard library only: what is imported here comes between the operator's key and the first cancel. Whatever is unusual
 (another option, no standby, no acknowledgement in time) is left to the command itself, which does it all on its own.
@@ -6,41 +6,47 @@ Standard library only: what is imported here comes between the operator's key an
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import socket
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from cli.login import login_name
 from cli.process_clock import process_started
+from configuration.locations import absolute, configuration_file, default_state_dir
+from services.kill_socket import SOCKET, configuration_fingerprint
 
 ACKNOWLEDGED_WITHIN = 0.2
 """Seconds that connecting and the acknowledgement may take together."""
-SOCKET = "standby.sock"
 _VALUES = {"--reason": "reason", "--operator": "operator", "--scope": "scope"}
 
 
-class Handed:
-    """A connection on which a standby has acknowledged the request."""
+class StandbySession:
+    """A connection on which a standby has accepted the request, under these ids."""
 
-    def __init__(self, connection: socket.socket, acknowledgement: dict[str, Any], request: dict[str, Any]) -> None:
+    def __init__(self, connection: socket.socket, acknowledgement: dict[str, Any]) -> None:
         connection.settimeout(None)
-        self.lines = connection.makefile("r", encoding="utf-8")
-        self.acknowledgement = acknowledgement
-        self.request = request
+        self._lines = connection.makefile("r", encoding="utf-8")
+        self.event_id: str = acknowledgement["event_id"]
+        self.incident_id: str = acknowledgement["incident_id"]
+
+    def messages(self) -> Iterator[dict[str, Any]]:
+        """What becomes of it, until the standby is done or gone. Raises OSError or ValueError where that is broken."""
+        for line in self._lines:
+            yield json.loads(line)
 
 
-handed: Handed | None = None
+session: StandbySession | None = None
 """Set before the command line is parsed for good; the command then only follows."""
 
 
 def hand_over(arguments: Sequence[str]) -> None:
     """Hand a plain `kill --yes` to the standby of this state directory, if one answers in time."""
-    global handed  # noqa: PLW0603  one process, one request
+    global session  # noqa: PLW0603  one process, one request
     request = _plain_kill(arguments)
     path = _state_dir() / SOCKET if request is not None else None
     if request is None or path is None or not path.exists():
@@ -50,29 +56,16 @@ def hand_over(arguments: Sequence[str]) -> None:
     try:
         connection.settimeout(ACKNOWLEDGED_WITHIN)
         connection.connect(str(path))
-        connection.sendall(json.dumps({**request, "configuration": fingerprint()}).encode() + b"\n")
+        connection.sendall(json.dumps({**request, "configuration": configuration_fingerprint()}).encode() + b"\n")
         answer = json.loads(_line(connection, until))
     except (OSError, ValueError):
         connection.close()
         return
     if answer.get("event") == "ACCEPTED":
-        handed = Handed(connection, answer, request)
+        session = StandbySession(connection, answer)
     else:
         sys.stderr.write(f"breaker: the standby will not do it: {answer.get('why')}; doing it here\n")
         connection.close()
-
-
-def fingerprint() -> dict[str, Any]:
-    """What the configuration is, without its secrets: a standby with another one must not flatten other accounts."""
-    file = Path(os.environ.get("BREAKER_CONFIG", "breaker.toml"))
-    return {
-        "file": hashlib.sha256(file.read_bytes()).hexdigest() if file.is_file() else None,
-        "variables": {
-            name: hashlib.sha256(value.encode()).hexdigest()
-            for name, value in os.environ.items()
-            if name.startswith("BREAKER_") and name != "BREAKER_CONFIG"
-        },
-    }
 
 
 def _plain_kill(arguments: Sequence[str]) -> dict[str, Any] | None:
@@ -93,24 +86,16 @@ def _plain_kill(arguments: Sequence[str]) -> dict[str, Any] | None:
             request["accounts"].append(value.upper())
         else:
             return None
-    request.setdefault("operator", os.environ.get("SUDO_USER") or _login())
+    if "operator" not in request:
+        request["operator"] = login_name()
     return request
-
-
-def _login() -> str:
-    from getpass import getuser  # noqa: PLC0415  most often the operator is named
-
-    try:
-        return getuser()
-    except (KeyError, OSError):
-        return f"uid {os.getuid()}"
 
 
 def _state_dir() -> Path:
     """As configuration/settings.py finds it, which is slow to import."""
     if named := os.environ.get("BREAKER_STATE_DIR"):
-        return Path(named).expanduser().absolute()
-    file = Path(os.environ.get("BREAKER_CONFIG", "breaker.toml"))
+        return absolute(Path(named))
+    file = configuration_file()
     if file.is_file():
         import tomllib  # noqa: PLC0415
 
@@ -119,9 +104,8 @@ def _state_dir() -> Path:
         except (OSError, ValueError):
             named = None
         if isinstance(named, str):
-            return Path(named).expanduser().absolute()
-    base = os.environ.get("XDG_STATE_HOME")
-    return (Path(base) if base else Path.home() / ".local" / "state") / "breaker"
+            return absolute(Path(named))
+    return default_state_dir()
 
 
 def _line(connection: socket.socket, until: float) -> bytes:

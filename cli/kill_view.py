@@ -1,11 +1,11 @@
-"""What the kill switch shows on a terminal: halted or not, what will be flattened, progress, and the proof."""
+"""Show a kill switch on a terminal: halted or not, what will be flattened, progress, and the proof."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from rich import box
 from rich.console import Group
@@ -18,6 +18,7 @@ from breaker.state import Status
 from brokers.protocol import BrokerError
 from brokers.sweep import SweepResult
 from cli.circuit_view import console
+from flows.kill_start import KillDisplay, RunProgress
 from tasks.kill.account import AccountProgress
 from tasks.kill.report import KillReport, count, seconds
 from tasks.kill.run import KillRun
@@ -28,18 +29,7 @@ if TYPE_CHECKING:
 CONFIRMATION = "FLATTEN"
 
 
-class Watched(Protocol):
-    """A run whose progress moves: one of this process, or one that is followed."""
-
-    @property
-    def incident_id(self) -> str: ...
-    @property
-    def elapsed(self) -> float: ...
-    @property
-    def progress(self) -> Mapping[str, AccountProgress]: ...
-
-
-class KillView:
+class KillView(KillDisplay):
     """Writes to standard error, so that `--json` owns standard output; `quiet` leaves out all but trouble."""
 
     def __init__(self, *, quiet: bool) -> None:
@@ -56,13 +46,14 @@ class KillView:
                     (f"incident {status.incident_id}", "dim"),
                 )
             )
+        if status.unconfirmed:
+            self._console.print(
+                Text.assemble(("  ! ", "yellow"), f"not known to outlive a crash of Redis: {status.unconfirmed}")
+            )
 
-    def not_halted(self, error: object) -> None:
-        self._console.print(Text.assemble(("✗ COULD NOT HALT", "bold red"), f"  {error}"))
+    def not_halted(self, problem: object) -> None:
+        self._console.print(Text.assemble(("✗ COULD NOT HALT", "bold red"), f"  {problem}"))
         self._console.print("  Going on to cancel and flatten; gates that can't reach Redis close by themselves.")
-
-    def unconfirmed(self, why: str) -> None:
-        self._console.print(Text.assemble(("  ! ", "yellow"), f"not known to outlive a crash of Redis: {why}"))
 
     def standby_lost(self, why: str) -> None:
         self._console.print(Text.assemble(("! THE STANDBY WAS LOST", "bold yellow"), f"  {why}; going on here"))
@@ -137,7 +128,7 @@ class KillView:
                 self._console.print(Text.assemble(("  ! ", "yellow"), result.problem))
 
     @contextmanager
-    def live(self, run: Watched) -> Iterator[None]:
+    def live(self, run: RunProgress) -> Iterator[None]:
         """Progress that moves until the report; on something that is no terminal, nothing."""
         if self._quiet or not self._console.is_terminal:
             yield
@@ -205,7 +196,7 @@ def _book_cells(taken: Snapshot) -> list[str]:
     ]
 
 
-def _progress(run: Watched) -> Group:
+def _progress(run: RunProgress) -> Group:
     head = Text.assemble(("▸ ", "bold"), f"{run.elapsed:5.1f} s  ", (f"incident {run.incident_id}", "dim"))
     table = Table.grid(padding=(0, 2))
     for account in run.progress.values():

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import getpass
-import os
 import sys
 from typing import Annotated
 
@@ -22,14 +20,6 @@ def checked_scope(scope: str) -> str:
     """Raises InvalidInput before anything is tried, and so before a trip of it could be kept."""
     check_scope(scope)
     return scope
-
-
-def login_name() -> str:
-    """Who is at the keyboard: the person behind sudo rather than root."""
-    try:
-        return os.environ.get("SUDO_USER") or getpass.getuser()
-    except (KeyError, OSError):
-        return f"uid {os.getuid()}"
 
 
 def on_terminal() -> bool:

@@ -19,7 +19,8 @@ from rich.text import Text
 
 from cli.circuit_view import console
 from cli.exit_codes import EPILOG, Exit
-from cli.options import JsonOption, OperatorOption, ScopeOption, login_name, on_terminal
+from cli.login import login_name
+from cli.options import JsonOption, OperatorOption, ScopeOption, on_terminal
 from cli.transitions import open_breaker
 from configuration.redis_clients import async_redis_client
 from configuration.settings import Settings, load_settings

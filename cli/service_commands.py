@@ -7,10 +7,10 @@ from typing import Annotated
 import typer
 
 from cli.exit_codes import EPILOG
-from cli.kill_handover import fingerprint
 from cli.options import ScopeOption
 from configuration.redis_clients import redis_client
 from configuration.settings import load_settings
+from services.kill_socket import configuration_fingerprint
 
 deadman_app = typer.Typer(
     help="Dead-man's switches: one that is not renewed within its time trips its scope. The standby watches them.",
@@ -33,7 +33,7 @@ def standby() -> None:
     """Stay resident with everything open, so that a kill begins within milliseconds. Until SIGTERM or Ctrl-C."""
     from services.standby import stand_by  # noqa: PLC0415  everything slow is behind it
 
-    stand_by(load_settings(), fingerprint())
+    stand_by(load_settings(), configuration_fingerprint())
 
 
 def renew(

@@ -23,8 +23,6 @@ def make_trip(settings: Settings, trip: PendingTrip) -> Status:
         status = trip.make(breaker_of(settings, trip.scope, source=trip.source))
     except (BreakerUnavailable, RedisRefused) as error:
         raise store_undelivered(settings, trip, error) from None
-    if status.unconfirmed:
-        sys.stderr.write(f"breaker: tripped, but not known to outlive a crash of Redis: {status.unconfirmed}\n")
     try:
         tell_of_pending_trips(settings)
     except BreakerError as error:

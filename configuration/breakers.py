@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from breaker import AsyncCircuitBreaker, CircuitBreaker, Durability
-from breaker.errors import BreakerError, NotHalted
+from breaker.errors import BreakerError, BreakerUnavailable, NotHalted, RedisRefused
 from breaker.keys import GLOBAL
 from breaker.pending_trips import AppliedTrip, PendingTrip, PendingTrips
+from breaker.uuid7 import uuid7
 from configuration.redis_clients import async_redis_client, redis_client
 
 if TYPE_CHECKING:
     from redis import Redis
     from redis.asyncio import Redis as AsyncRedis
 
-    from breaker.rules import Limits
+    from breaker import Status
+    from breaker.limits import Limits
     from configuration.settings import Settings
 
 
@@ -68,6 +71,52 @@ def limits_from(settings: Settings, scope: str = GLOBAL) -> Limits:
         confirmations=given.confirmations,
         dry_run=frozenset(given.dry_run),
     )
+
+
+def requested_trip(
+    reason: str,
+    *,
+    operator: str,
+    why: str,
+    scope: str,
+    source: str,
+    event_id: str | None = None,
+    incident_id: str | None = None,
+    ip_address: str | None = None,
+) -> PendingTrip:
+    """The trip that a person or a program asks for, its ids decided before it is tried.
+
+    `reason` is a code such as `MANUAL`, `why` what the operator said.
+    """
+    return PendingTrip(
+        reason=reason,
+        details={"operator": operator, "reason": why},
+        tripped_by=operator,
+        scope=scope,
+        source=source,
+        event_id=event_id or uuid7(),
+        incident_id=incident_id or uuid7(),
+        ip_address=ip_address,
+    )
+
+
+def waiting_incident(settings: Settings, scope: str) -> str | None:
+    """The incident that has begun on this host and that Redis could not be told of.
+
+    Kill switches of one incident know each other's closes, also while Redis can't say that it is one incident.
+    """
+    return PendingTrips(settings.pending_trips_dir).incident_of(scope)
+
+
+async def make_or_store_trip(settings: Settings, trip: PendingTrip, breaker: AsyncCircuitBreaker) -> Status:
+    """Make the trip on its breaker; one that Redis can't be told of waits on this host's disk.
+
+    Raises NotHalted, which says whether it waits, and InvalidInput.
+    """
+    try:
+        return await trip.make(breaker)
+    except (BreakerUnavailable, RedisRefused) as error:
+        raise await asyncio.to_thread(store_undelivered, settings, trip, error) from None
 
 
 def apply_pending_trips(settings: Settings) -> Sequence[AppliedTrip]:

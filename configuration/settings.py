@@ -35,17 +35,8 @@ from pydantic_settings import (
 from breaker.errors import BreakerError
 from breaker.limits import Rule
 from configuration.console import ConsoleSettings
+from configuration.locations import absolute, configuration_file, default_state_dir
 from configuration.units import Seconds, Unit
-
-
-def default_state_dir() -> Path:
-    """`breaker` under `$XDG_STATE_HOME`, or else under `~/.local/state`"""
-    base = os.environ.get("XDG_STATE_HOME")
-    return (Path(base) if base else Path.home() / ".local" / "state") / "breaker"
-
-
-def _absolute(path: Path) -> Path:
-    return path.expanduser().absolute()
 
 
 class ConfigurationError(BreakerError):
@@ -307,7 +298,7 @@ class Settings(BaseSettings):
     """Where the breakers' state is: `redis://`, `rediss://` or `unix://`, with user and password if need be."""
     redis_timeout: Seconds = 2.0
     """Longest wait for one transition or reading of the breaker, retries included."""
-    state_dir: Annotated[Path, AfterValidator(_absolute)] = Field(
+    state_dir: Annotated[Path, AfterValidator(absolute)] = Field(
         default_factory=default_state_dir, validate_default=True
     )
     """What this host keeps: spool, waiting trips, reports, checkpoints, the console's key, the embedded ledger."""
@@ -376,11 +367,6 @@ class Settings(BaseSettings):
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         file = TomlConfigSettingsSource(settings_cls, toml_file=configuration_file())
         return init_settings, env_settings, file
-
-
-def configuration_file() -> Path:
-    """The file that is read: `BREAKER_CONFIG`, else `breaker.toml` in the working directory."""
-    return Path(os.environ.get("BREAKER_CONFIG", "breaker.toml"))
 
 
 def load_settings() -> Settings:

@@ -24,7 +24,7 @@ from configuration.breakers import apply_pending_trips
 from configuration.redis_clients import async_redis_client, redis_client
 from configuration.settings import Settings
 from console.actions.idempotency import Requests
-from console.actions.kill_switch import Kills
+from console.actions.kill_switch import KillSwitchRuns
 from console.actions.recovery import Recoveries
 from console.actions.trip_reset import Actions
 from console.auth.accounts import Accounts
@@ -85,7 +85,7 @@ class Services:
         self.watcher = Watcher(self._watched_breaker, self._tell)
         self.actions = Actions(settings, self.async_redis, self.recorder, self._transition_made)
         self.pending = PendingTrips(settings.pending_trips_dir)
-        self.kills = Kills(settings, self.actions, self.async_redis)
+        self.kills = KillSwitchRuns(settings, self.actions, self.async_redis)
         self.requests = Requests(self.async_redis)
         self.recoveries = Recoveries(settings, self.async_redis, self.actions)
         self.exposures = ExposureReader(settings.accounts)

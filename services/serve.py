@@ -1,4 +1,4 @@
-"""Every deployment in one process, without a work pool: kill switch, recovery, health verification, drill.
+"""Serve every deployment in one process, without a work pool: kill switch, recovery, health verification, drill.
 
 `python -m services.serve`. A trip from any place starts its recovery: the trip watch in here announces it, and the
 recovery's deployment is triggered by that event.

@@ -1,4 +1,4 @@
-"""Sees trips within a second, whoever made them: moves them into the ledger and announces them to the orchestrator.
+"""Watch for trips, whoever made them: within a second they are in the ledger and announced to the orchestrator.
 
 It also starts a recovery again whose process died or that failed, as for want of Redis; one whose host is gone is
 found by the health verification.
@@ -16,13 +16,15 @@ from redis import Redis
 from redis.exceptions import RedisError
 
 from breaker.errors import BreakerError
-from configuration.breakers import apply_pending_trips, breaker_of
+from configuration.breakers import breaker_of
 from configuration.redis_clients import redis_client
 from configuration.settings import Settings
 from ledger.configured import open_ready_ledger
 from ledger.errors import LedgerError
 from ledger.ledger import Ledger
 from ledger.outbox import drain_outbox, known_scopes
+from services.outage_log import OutageLog
+from services.pending_trips import make_pending_trips
 from tasks import orchestrator
 from tasks.recovery.state import RecoveryState, claim_key, state_key
 from tasks.trip_announcement import announce_trips
@@ -42,7 +44,7 @@ class TripWatch(threading.Thread):
         super().__init__(name="trip watch", daemon=True)
         self._settings = settings
         self._stop_asked = threading.Event()
-        self._trouble: dict[str, str] = {}
+        self._outages = OutageLog("trip watch")
         self._scopes: tuple[str, ...] = ("global",)
         self._scopes_read = float("-inf")
         self._recoveries_read = float("-inf")
@@ -61,25 +63,24 @@ class TripWatch(threading.Thread):
                 ledger = ledger or open_ready_ledger(self._settings)
                 self._find_scopes(redis, ledger)
                 drain_outbox(redis, ledger, self._scopes, timeout=timeout)
-                self._note("ledger", None)
+                self._outages.note("ledger", None)
             except (BreakerError, LedgerError) as error:
-                self._note("ledger", error)
+                self._outages.note("ledger", error)
             try:
                 for announced in announce_trips(self._settings, redis, self._scopes):
                     log.info("trip announced", scope=announced.scope, incident_id=announced.incident_id)
-                self._note("announcement", None)
+                self._outages.note("announcement", None)
             except (BreakerError, RedisError) as error:
-                self._note("announcement", error)
+                self._outages.note("announcement", error)
             self._look_after_recoveries(redis)
 
     def _make_pending_trips(self) -> None:
         """Trips that were asked for on this host while Redis could not be reached."""
         try:
-            for made in apply_pending_trips(self._settings):
-                log.warning("pending trip made", scope=made.trip.scope, asked_at=made.trip.asked_at)
-            self._note("pending trips", None)
+            make_pending_trips(self._settings)
+            self._outages.note("pending trips", None)
         except BreakerError as error:
-            self._note("pending trips", error)
+            self._outages.note("pending trips", error)
 
     def _find_scopes(self, redis: Redis, ledger: Ledger) -> None:
         if time.monotonic() - self._scopes_read > SCOPES_EVERY:
@@ -95,9 +96,9 @@ class TripWatch(threading.Thread):
                 for flow_run_id in self._unfinished(redis, scope):
                     if asyncio.run(orchestrator.reschedule_if_failed(UUID(flow_run_id))):
                         log.warning("recovery had broken off, started again", scope=scope, flow_run_id=flow_run_id)
-            self._note("recoveries", None)
+            self._outages.note("recoveries", None)
         except Exception as error:  # whatever the orchestrator's client raises must not end the watch over trips
-            self._note("recoveries", error)
+            self._outages.note("recoveries", error)
 
     def _unfinished(self, redis: Redis, scope: str) -> set[str]:
         """Flow runs: the one that shows its picture, and the tripped incident's, which may have failed before that."""
@@ -110,12 +111,3 @@ class TripWatch(threading.Thread):
         incident = status.incident_id if status.is_tripped else None
         holder = redis.get(claim_key(incident)) if incident else None
         return found | ({holder.decode()} if isinstance(holder, bytes) else set())
-
-    def _note(self, what: str, error: Exception | None) -> None:
-        before = self._trouble.pop(what, None)
-        if error is not None:
-            self._trouble[what] = str(error)
-            if before is None:
-                log.warning("trip watch in trouble", what=what, error=str(error))
-        elif before is not None:
-            log.info("trip watch well again", what=what)

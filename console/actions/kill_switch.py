@@ -1,4 +1,4 @@
-"""The kill switch, run in the console's process: tripped first, then one run per incident on a thread of its own.
+"""Run kill switches in the console's process: tripped first, then one run per incident on a thread of its own.
 
 The thread has its own event loop, so that neither a busy page nor the orchestrator's client can hold the other up.
 """
@@ -12,23 +12,20 @@ import time
 from collections import OrderedDict
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
+from dataclasses import dataclass, replace
 
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from breaker import BreakerError
 from breaker.errors import InvalidInput
-from breaker.pending_trips import PendingTrip
+from breaker.pending_trips import check_pending_trip
+from breaker.state import Status
 from breaker.trip_reasons import TripReason
-from breaker.uuid7 import uuid7
-from brokers.sweep import first_sweep
 from configuration.reasons import checked_reason
 from configuration.settings import Settings
 from console.actions.trip_reset import Actions, Caller
 from console.auth.permissions import Permission
-from flows.kill_context import open_kill_run, record_sweep
+from flows.kill_start import Halt, KillDisplay, KillStart, halt, sweep_and_flatten
 from tasks.kill.run import KillRun
 from tasks.kill.status import KillStatus, kill_status
 from tasks.kill.status_feed import read_kill_statuses
@@ -42,28 +39,20 @@ LOOK_WITHIN = 1.0
 
 
 @dataclass(slots=True)
-class Kill:
+class ConsoleKill(KillDisplay):
     """One run of this console. Written by its own thread and read by the pages; every value is replaced as a whole."""
 
+    start: KillStart
     incident_id: str
-    scope: str
-    operator: str
-    reason: str
-    source: str
-    event_id: str
-    names: Sequence[str]
-    """The accounts."""
-    run_id: str = field(default_factory=uuid7)
-    started_at: datetime = field(default_factory=lambda: datetime.now(UTC))
-    started: float = field(default_factory=time.monotonic)
     halted_after: float | None = None
-    not_told: str = ""
+    halt_problem: str = ""
     """Why Redis could not be told of the trip, and whether it waits."""
     unconfirmed: str | None = None
     problem: str = ""
+    """Why nothing is flattened, or no longer."""
     run: KillRun | None = None
     """While it goes on."""
-    last_seen: KillStatus | None = None
+    last_status: KillStatus | None = None
     """What the run had come to when it was over: some fifty are kept, and a run holds everything it ever read."""
     ended_after: float | None = None
 
@@ -73,27 +62,47 @@ class Kill:
 
     @property
     def status(self) -> KillStatus:
-        seen = kill_status(self.run) if self.run is not None else self.last_seen or self._not_begun()
+        status = kill_status(self.run) if self.run is not None else self.last_status or self._not_begun()
         return replace(
-            seen,
+            status,
             over=self.over,
             problem=self.problem,
             unconfirmed=self.unconfirmed,
-            halt_problem="" if seen.halted_after is not None else self.not_told,
+            halt_problem="" if status.halted_after is not None else self.halt_problem,
         )
 
+    def halted(self, status: Status, scope: str, after: float) -> None:
+        self.halted_after, self.unconfirmed = after, status.unconfirmed
+        self.incident_id = status.incident_id or self.incident_id
+
+    def not_halted(self, problem: object) -> None:
+        self.halt_problem = str(problem)
+
+    def no_broker(self) -> None:
+        self.problem = "No account is configured, so nothing was cancelled or closed. Close the book by hand."
+
+    def began(self, run: KillRun) -> None:
+        self.run = run
+
+    def end(self) -> None:
+        """The run is over; what it holds is let go."""
+        if self.run is not None:
+            self.last_status, self.run = kill_status(self.run), None
+        self.ended_after = time.monotonic() - self.start.started
+
     def _not_begun(self) -> KillStatus:
+        trip = self.start.trip
         return KillStatus(
-            run_id=self.run_id,
+            run_id=self.start.run_id,
             incident_id=self.incident_id,
-            event_id=self.event_id,
-            scope=self.scope,
-            operator=self.operator,
-            reason=self.reason,
-            source=self.source,
+            event_id=trip.event_id,
+            scope=trip.scope,
+            operator=trip.tripped_by,
+            reason=self.start.reason,
+            source=trip.source,
             host=socket.gethostname(),
-            started_at=self.started_at,
-            elapsed=self.ended_after if self.ended_after is not None else time.monotonic() - self.started,
+            started_at=self.start.started_at,
+            elapsed=self.ended_after if self.ended_after is not None else time.monotonic() - self.start.started,
             halted_after=self.halted_after,
             accounts=(),
             missing=(),
@@ -102,14 +111,14 @@ class Kill:
         )
 
 
-class Kills:
+class KillSwitchRuns:
     """The newest runs: this console's own as they are, and those that another process has told Redis of."""
 
     def __init__(self, settings: Settings, actions: Actions, redis: Redis) -> None:
         self._settings = settings
         self._actions = actions
         self._redis = redis
-        self._kills: OrderedDict[str, Kill] = OrderedDict()
+        self._kills: OrderedDict[str, ConsoleKill] = OrderedDict()
         self._elsewhere: dict[str, KillStatus] = {}
         self._looked_at = time.monotonic()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -118,7 +127,7 @@ class Kills:
 
     def all(self) -> list[KillStatus]:
         """Every run that is known, newest first."""
-        own = {kill.run_id: kill.status for kill in self._kills.values()}
+        own = {kill.start.run_id: kill.status for kill in self._kills.values()}
         since = time.monotonic() - self._looked_at
         others = [
             replace(seen, silent_for=seen.silent_for + since)
@@ -156,23 +165,14 @@ class Kills:
         await self._actions.require(caller, Permission.KILL_SWITCH)
         why = checked_reason(reason, caller.shortest_reason)
         names = self._checked_accounts(accounts)
-        begun, problem, status = time.monotonic(), "", None
-        trip = self._actions.asked(caller, TripReason.KILL_SWITCH, scope, why, event_id)
-        try:
-            status = await self._actions.halt(trip)
-        except InvalidInput:
-            raise
-        except BreakerError as error:
-            problem = str(error)
-        incident_id = (status.incident_id if status else None) or trip.incident_id
-        if (same := self._same(trip, incident_id, names, halted=status is not None)) is not None:
+        trip = self._actions.requested_trip(caller, TripReason.KILL_SWITCH, scope, why, event_id)
+        check_pending_trip(trip)
+        kill = ConsoleKill(KillStart(trip=trip, reason=why, accounts=names), trip.incident_id)
+        halted = await halt(kill.start, self._actions.make_trip, kill)
+        if (same := self._same(kill)) is not None:
             return same
-        kill = Kill(incident_id, scope, caller.user, why, caller.source, trip.event_id, names, not_told=problem)
-        kill.started = begun
-        if status is not None:
-            kill.halted_after, kill.unconfirmed = time.monotonic() - begun, status.unconfirmed
         self._keep(kill)
-        task = asyncio.create_task(self._run(kill))
+        task = asyncio.create_task(self._run(kill, halted))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return kill.status
@@ -187,15 +187,16 @@ class Kills:
             )
         return names
 
-    def _same(self, trip: PendingTrip, incident_id: str, names: Sequence[str], *, halted: bool) -> KillStatus | None:
+    def _same(self, asked: ConsoleKill) -> KillStatus | None:
         """The run that this request has started before, or one of ours in the incident that does what is asked for."""
-        for seen in self.all():
-            if seen.event_id == trip.event_id and seen.verdict != "NOT KNOWN":
-                return seen
+        for status in self.all():
+            if status.event_id == asked.start.trip.event_id and status.verdict != "NOT KNOWN":
+                return status
         for kill in self._kills.values():
             # Where neither Redis nor the disk could be told, nothing says that it is one incident.
-            ours = kill.incident_id == incident_id or (not halted and kill.scope == trip.scope)
-            if ours and not kill.over and set(names) <= set(kill.names):
+            same_scope = asked.halted_after is None and kill.start.trip.scope == asked.start.trip.scope
+            ours = kill.incident_id == asked.incident_id or same_scope
+            if ours and not kill.over and set(asked.start.accounts) <= set(kill.start.accounts):
                 return kill.status
         return None
 
@@ -205,43 +206,21 @@ class Kills:
             await asyncio.wait(self._tasks)
         self._threads.shutdown(wait=False)
 
-    def _keep(self, kill: Kill) -> None:
-        self._kills[kill.event_id] = kill
+    def _keep(self, kill: ConsoleKill) -> None:
+        self._kills[kill.start.trip.event_id] = kill
         while len(self._kills) > _KEPT:
             self._kills.popitem(last=False)
 
-    async def _run(self, kill: Kill) -> None:
+    async def _run(self, kill: ConsoleKill, halted: Halt) -> None:
         try:
-            if kill.names:
-                work = _flatten(kill, self._settings)
-                await asyncio.get_running_loop().run_in_executor(self._threads, asyncio.run, work)
-            else:
-                kill.problem = "No account is configured, so nothing was cancelled or closed. Close the book by hand."
+            work = sweep_and_flatten(self._settings, kill.start, _known(halted), kill)
+            await asyncio.get_running_loop().run_in_executor(self._threads, asyncio.run, work)
         except Exception as error:  # whatever it was, the page must say so instead of showing progress for ever
             kill.problem = f"The kill switch broke off ({type(error).__name__}: {error}). Run it again; it is safe to."
         finally:
-            if kill.run is not None:
-                kill.last_seen, kill.run = kill_status(kill.run), None
-            kill.ended_after = time.monotonic() - kill.started
+            kill.end()
 
 
-async def _flatten(kill: Kill, settings: Settings) -> None:
-    async with open_kill_run(
-        reason=kill.reason,
-        operator=kill.operator,
-        incident_id=kill.incident_id,
-        accounts=kill.names,
-        scope=kill.scope,
-        source=kill.source,
-        settings=settings,
-        trip_event_id=kill.event_id,
-    ) as run:
-        run.clock.started, run.started_at, run.halted_after = kill.started, kill.started_at, kill.halted_after
-        run.run_id = kill.run_id
-        kill.run = run
-        swept = await first_sweep(run.brokers.values(), run.settings.first_sweep_timeout, run.settings.cancel)
-        run.first_sweep_after = run.elapsed
-        record_sweep(run, swept)
-        from flows.kill_switch import run_kill_switch  # noqa: PLC0415  slow to import, and the sweep comes first
-
-        await run_kill_switch(run, lambda _: None)
+async def _known(halted: Halt) -> Halt:
+    """The trip was made, or failed, before the page came; the run's own thread need not wait for it."""
+    return halted

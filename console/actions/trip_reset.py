@@ -12,11 +12,10 @@ from uuid import NAMESPACE_URL, UUID, uuid5
 from redis.asyncio import Redis
 
 from breaker import AsyncCircuitBreaker, BreakerError, State, Status
-from breaker.errors import BreakerUnavailable, RedisRefused
-from breaker.pending_trips import PendingTrip, PendingTrips
+from breaker.pending_trips import PendingTrip
 from breaker.trip_reasons import TripReason
 from breaker.uuid7 import uuid7
-from configuration.breakers import async_breaker_of, store_undelivered
+from configuration.breakers import async_breaker_of, make_or_store_trip, requested_trip, waiting_incident
 from configuration.reasons import MIN_REASON, checked_reason
 from configuration.settings import Settings
 from console.auth.permissions import Identity, Permission
@@ -148,28 +147,25 @@ class Actions:
         """Halt. Raises Denied, InvalidInput, and NotHalted where Redis could not be told."""
         await self.require(caller, Permission.TRIP_CIRCUIT)
         why = checked_reason(reason, caller.shortest_reason)
-        return await self.halt(self.asked(caller, TripReason.MANUAL, scope, why, event_id))
+        return await self.make_trip(self.requested_trip(caller, TripReason.MANUAL, scope, why, event_id))
 
-    def asked(self, caller: Caller, reason: str, scope: str, why: str, event_id: str | None) -> PendingTrip:
-        """The trip that somebody asks for; of the incident that has begun on this host, where one waits for Redis."""
-        waiting = PendingTrips(self._settings.pending_trips_dir).incident_of(scope)
-        return PendingTrip(
-            reason=reason,
-            details={"operator": caller.user, "reason": why},
-            tripped_by=caller.user,
+    def requested_trip(self, caller: Caller, reason: str, scope: str, why: str, event_id: str | None) -> PendingTrip:
+        """The trip that a caller asks for, by the code `reason`."""
+        return requested_trip(
+            reason,
+            operator=caller.user,
+            why=why,
             scope=scope,
             source=caller.source,
-            event_id=event_id or uuid7(),
-            incident_id=waiting or uuid7(),
+            event_id=event_id,
+            incident_id=waiting_incident(self._settings, scope),
             ip_address=caller.address,
         )
 
-    async def halt(self, trip: PendingTrip) -> Status:
-        """Make the trip. Raises NotHalted: it waits on this host's disk until Redis is back. Raises InvalidInput."""
+    async def make_trip(self, trip: PendingTrip) -> Status:
+        """Raises NotHalted: it waits on this host's disk until Redis is back. Raises InvalidInput."""
         try:
-            return await trip.make(self.breaker(trip.scope, trip.source))
-        except (BreakerUnavailable, RedisRefused) as error:
-            raise await asyncio.to_thread(store_undelivered, self._settings, trip, error) from None
+            return await make_or_store_trip(self._settings, trip, self.breaker(trip.scope, trip.source))
         finally:
             self._changed()
 

@@ -12,12 +12,12 @@ import os
 import sys
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
-from types import SimpleNamespace
 from typing import Any
 
 import time_machine
 
 import cli.kill_command
+import flows.kill_start
 from cli import main
 
 OF_TASK = {
@@ -71,30 +71,26 @@ def _jump(seconds: float) -> None:
 
 def announce_steps(announcer: Announcer) -> None:
     """Modules that the command imports late are changed when it imports them, so that it stays as quick as it is."""
-
-    def import_module(name: str) -> Any:
-        module: Any = importlib.import_module(name)
-        if name == "flows.kill_switch":
-            for attribute in ("with_prefect", "without_prefect"):
-                setattr(module, attribute, announcer.before_task(getattr(module, attribute)))
-            module._publish = announcer.before("publish", module._publish)
-        return module
-
-    def sweep(function: Callable[..., Any]) -> Callable[..., Any]:
-        announced = announcer.before("sweep", function)
-
-        def with_trail(*arguments: Any, **named: Any) -> Any:
-            trail = importlib.import_module("tasks.audit_trail").AuditTrail
-            trail.close = announcer.before("record", trail.close)
-            return announced(*arguments, **named)
-
-        return with_trail
-
     kill_command: Any = cli.kill_command
+    kill_start: Any = flows.kill_start
+    load_procedure, first_sweep = kill_start.load_procedure, kill_start.first_sweep
+
+    def load() -> Any:
+        procedure = load_procedure()
+        module: Any = importlib.import_module("flows.kill_switch")
+        for attribute in ("with_prefect", "without_prefect"):
+            setattr(module, attribute, announcer.before_task(getattr(module, attribute)))
+        module._publish = announcer.before("publish", module._publish)
+        return procedure
+
+    def sweep(*arguments: Any, **named: Any) -> Any:
+        trail = importlib.import_module("tasks.audit_trail").AuditTrail
+        trail.close = announcer.before("record", trail.close)
+        return announcer.before("sweep", first_sweep)(*arguments, **named)
+
     kill_command.make_trip = announcer.before("trip", kill_command.make_trip)
-    kill_command.importlib = SimpleNamespace(import_module=import_module)
-    brokers_sweep: Any = importlib.import_module("brokers.sweep")
-    brokers_sweep.first_sweep = sweep(brokers_sweep.first_sweep)
+    kill_start.load_procedure = load
+    kill_start.first_sweep = sweep
 
 
 if __name__ == "__main__":

@@ -10,7 +10,8 @@ import contextlib
 from collections.abc import Sequence
 from dataclasses import replace
 
-from configuration.settings import Settings, configuration_file
+from configuration.locations import configuration_file
+from configuration.settings import Settings
 from ledger.configured import open_ready_ledger
 from ledger.errors import LedgerError
 from tasks.checks.conditions import measure_database, measure_redis

@@ -1,0 +1,25 @@
+"""Find the configuration file and the state directory.
+
+Standard library only: `breaker kill --yes` looks for its standby there before anything slow is imported.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+
+def configuration_file() -> Path:
+    """The file that is read: `BREAKER_CONFIG`, else `breaker.toml` in the working directory."""
+    return Path(os.environ.get("BREAKER_CONFIG", "breaker.toml"))
+
+
+def default_state_dir() -> Path:
+    """`breaker` under `$XDG_STATE_HOME`, or else under `~/.local/state`"""
+    base = os.environ.get("XDG_STATE_HOME")
+    return (Path(base) if base else Path.home() / ".local" / "state") / "breaker"
+
+
+def absolute(path: Path) -> Path:
+    """As everybody who works on this host understands it, whatever the working directory is."""
+    return path.expanduser().absolute()

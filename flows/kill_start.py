@@ -1,0 +1,227 @@
+"""Trip, sweep and flatten, the same for command line, standby and console.
+
+Nothing that is slow to import stands before the trip, and the orchestrator's client, which is slowest, comes after the
+first sweep. Who asked decides how the trip is made and what is shown of the run.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, asynccontextmanager, nullcontext
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Protocol
+
+from breaker.errors import BreakerError
+from breaker.pending_trips import PendingTrip
+from breaker.state import Status
+from breaker.uuid7 import uuid7
+from brokers.sweep import SweepResult, first_sweep
+from configuration.settings import Settings
+
+if TYPE_CHECKING:
+    from brokers.protocol import Broker
+    from tasks.kill.account import AccountProgress
+    from tasks.kill.report import KillReport
+    from tasks.kill.run import KillRun
+
+TRIP_FIRST = 0.1
+"""Seconds that Redis may take to answer before the first sweep is sent beside the trip."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KillStart:
+    """What is asked for, and since when."""
+
+    trip: PendingTrip
+    reason: str
+    accounts: Sequence[str]
+    started: float = field(default_factory=time.monotonic)
+    """On the clock of `time.monotonic()`; the run's durations count from it."""
+    started_at: datetime = field(default_factory=lambda: datetime.now(UTC))
+    run_id: str = field(default_factory=uuid7)
+
+
+@dataclass(frozen=True, slots=True)
+class Halt:
+    """What came of the trip: the state after it, and seconds from the start; neither if Redis could not be told."""
+
+    status: Status | None = None
+    after: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class FirstSweep:
+    """What each account's venue answered, and seconds from the start."""
+
+    results: Sequence[SweepResult]
+    after: float
+
+
+class RunProgress(Protocol):
+    """A run that goes on, in this process or in another one."""
+
+    @property
+    def incident_id(self) -> str: ...
+    @property
+    def elapsed(self) -> float: ...
+    @property
+    def progress(self) -> Mapping[str, AccountProgress]: ...
+
+
+class KillDisplay:
+    """What whoever asked is shown of it, as it comes: nothing, but for what is overridden."""
+
+    __slots__ = ()
+
+    def halted(self, status: Status, scope: str, after: float) -> None:
+        """The trip is made: the state after it, and seconds from the start."""
+
+    def not_halted(self, problem: object) -> None:
+        """The trip was not made; cancelling and flattening goes on all the same."""
+
+    def no_broker(self) -> None:
+        """No account is configured: nothing is cancelled or flattened."""
+
+    def began(self, run: KillRun) -> None:
+        """The run is open."""
+
+    def swept(self, results: Sequence[SweepResult], after: float) -> None:
+        """The venues have answered the first sweep, seconds from the start."""
+
+    def live(self, run: RunProgress) -> AbstractContextManager[None]:
+        """Show the run's progress while the block goes on."""
+        return nullcontext()
+
+    def report(self, report: KillReport) -> None:
+        """The result; what follows is only its record."""
+
+    def done_without(self, missing: Sequence[str]) -> None:
+        """The run is over and on record, but for what could not be reached."""
+
+
+async def halt(start: KillStart, make_trip: Callable[[PendingTrip], Awaitable[Status]], display: KillDisplay) -> Halt:
+    """Make the trip. A breaker that can't be tripped doesn't keep the book from being closed."""
+    try:
+        status = await make_trip(start.trip)
+    except BreakerError as error:
+        display.not_halted(error)
+        return Halt()
+    after = time.monotonic() - start.started
+    display.halted(status, start.trip.scope, after)
+    return Halt(status, after)
+
+
+async def sweep_and_flatten(
+    settings: Settings,
+    start: KillStart,
+    halting: Awaitable[Halt],
+    display: KillDisplay,
+    *,
+    opened: Mapping[str, Broker] | None = None,
+    confirm: Callable[[KillRun], Awaitable[bool]] | None = None,
+    trip_first: float = TRIP_FIRST,
+) -> KillRun | None:
+    """Cancel what is open once the trip is made, then run the procedure; returns the run when it is over.
+
+    None where no account is configured; a run without a report is one that was not confirmed.
+
+    If Redis is silent for `trip_first` seconds the cancels go out beside the trip. Gates that it can't tell close by
+    their own leases, so nothing new is placed behind them. Otherwise it is on disk that the run has begun before
+    anything is cancelled, except by a process that has the accounts' brokers `opened` (they are left open): it sweeps
+    first, as writing that takes as long as everything else that it does before. With `confirm`, nothing is cancelled
+    until it has returned True.
+
+    Raises:
+        ConfigurationError: an account's adapter is not installed. The trip has been made, or has failed, by then.
+    """
+    tripping = asyncio.ensure_future(halting)
+    await asyncio.wait({tripping}, timeout=None if confirm else trip_first)
+    if not start.accounts:
+        await tripping
+        display.no_broker()
+        return None
+    try:
+        async with _brokers(settings, start.accounts, opened) as brokers:
+            early = confirm is None and (opened is not None or not tripping.done())
+            swept = await _sweep(start, settings, brokers, display) if early else None
+            await asyncio.wait({tripping}, timeout=settings.redis_timeout)
+            made = tripping.result() if tripping.done() else Halt()
+            return await _flatten(settings, start, made, display, brokers, swept, confirm)
+    finally:
+        await asyncio.wait({tripping}, timeout=settings.redis_timeout)  # whatever else fails, its answer is shown
+
+
+async def _flatten(
+    settings: Settings,
+    start: KillStart,
+    made: Halt,
+    display: KillDisplay,
+    brokers: Mapping[str, Broker],
+    swept: FirstSweep | None,
+    confirm: Callable[[KillRun], Awaitable[bool]] | None,
+) -> KillRun:
+    from flows.kill_context import open_kill_run, record_sweep  # noqa: PLC0415  after the trip
+
+    async with open_kill_run(
+        reason=start.reason,
+        operator=start.trip.tripped_by,
+        incident_id=(made.status.incident_id if made.status else None) or start.trip.incident_id,
+        accounts=start.accounts,
+        scope=start.trip.scope,
+        source=start.trip.source,
+        record_at_once=False,  # importing what writes the ledger would hold up the sweep
+        settings=settings,
+        trip_event_id=start.trip.event_id,
+        opened=brokers,
+    ) as run:
+        run.run_id, run.started_at, run.clock.started = start.run_id, start.started_at, start.started
+        run.halted_after = made.after
+        display.began(run)
+        if confirm is None or await confirm(run):
+            swept = swept or await _sweep(start, settings, brokers, display)
+            run.first_sweep_after = swept.after
+            record_sweep(run, swept.results)
+            if run.trail is not None:
+                run.trail.start()
+            run_kill_switch = await asyncio.to_thread(load_procedure)
+            with display.live(run):
+                await run_kill_switch(run, display.report)
+    display.done_without(run.missing)
+    return run
+
+
+def load_procedure() -> Callable[[KillRun, Callable[[KillReport], None]], Awaitable[KillReport]]:
+    """Import the kill switch, and with it the orchestrator's client, which takes a second in a new process."""
+    from flows.kill_switch import run_kill_switch  # noqa: PLC0415
+
+    return run_kill_switch
+
+
+async def _sweep(
+    start: KillStart, settings: Settings, brokers: Mapping[str, Broker], display: KillDisplay
+) -> FirstSweep:
+    results = await first_sweep(brokers.values(), settings.kill.first_sweep_timeout)
+    swept = FirstSweep(results, time.monotonic() - start.started)
+    display.swept(swept.results, swept.after)
+    return swept
+
+
+@asynccontextmanager
+async def _brokers(
+    settings: Settings, accounts: Sequence[str], opened: Mapping[str, Broker] | None
+) -> AsyncIterator[Mapping[str, Broker]]:
+    """The accounts' brokers: those that are open already, or new ones that are closed at the end."""
+    if opened is not None:
+        yield {name: opened[name] for name in accounts}
+        return
+    from brokers.registry import open_brokers  # noqa: PLC0415  after the trip
+
+    own = open_brokers({name: settings.accounts[name] for name in accounts})
+    try:
+        yield own
+    finally:
+        for broker in own.values():
+            await broker.aclose()

@@ -1,0 +1,82 @@
+"""Fire the dead-man's switches that were not renewed in time: trip their scope, or flatten its accounts too."""
+
+from __future__ import annotations
+
+import asyncio
+
+import structlog
+
+from breaker.deadman import KILL, OverdueSwitch, overdue_switches, unregister_fired
+from breaker.errors import BreakerError
+from breaker.pending_trips import PendingTrip
+from breaker.trip_reasons import TripReason
+from configuration.redis_clients import redis_client
+from configuration.settings import Settings
+from services.kill_executor import KillExecutor
+from services.kill_request import KillRequest
+
+log = structlog.get_logger(__name__)
+
+
+class DeadManWatch:
+    def __init__(self, settings: Settings, executor: KillExecutor) -> None:
+        self._settings = settings
+        self._executor = executor
+        self._redis = redis_client(settings, timeout=settings.redis_timeout)
+
+    async def fire_overdue(self) -> None:
+        """Raises BreakerUnavailable or RedisRefused: what could not be fired is overdue still."""
+        for silent in await asyncio.to_thread(overdue_switches, self._redis):
+            await self._fire(silent)
+
+    def close(self) -> None:
+        self._redis.close()
+
+    async def _fire(self, silent: OverdueSwitch) -> None:
+        """Forgotten only when it is done: dying before means doing it again, with the same ids."""
+        renewal, trip = silent.renewal, _trip_of(silent)
+        accounts = accounts_of(renewal.scope, self._settings) if renewal.action == KILL else ()
+        if accounts and not self._executor.take(renewal.event_id):
+            return
+        log.error("dead-man's switch fired", switch=renewal.name, scope=renewal.scope, action=renewal.action)
+        if accounts:
+            self._executor.begin(self._kill(silent, trip, accounts))
+        else:
+            await trip.make(self._executor.breaker(renewal.scope, "rule"))
+            await asyncio.to_thread(unregister_fired, self._redis, silent)
+
+    async def _kill(self, silent: OverdueSwitch, trip: PendingTrip, accounts: tuple[str, ...]) -> None:
+        request = KillRequest(
+            reason=f"{trip.tripped_by} was silent for {silent.renewal.within:g} s",
+            operator=trip.tripped_by,
+            scope=trip.scope,
+            accounts=accounts,
+            event_id=trip.event_id,
+            incident_id=trip.incident_id,
+        )
+        await self._executor.kill(request, "rule", lambda _: None, trip=trip)
+        try:
+            await asyncio.to_thread(unregister_fired, self._redis, silent)
+        except BreakerError as error:
+            log.warning("a switch that fired is still registered", switch=silent.renewal.name, error=str(error))
+
+
+def accounts_of(scope: str, settings: Settings) -> tuple[str, ...]:
+    """The configured accounts that a scope speaks of: one of `account:NAME`, all of any other. Pure."""
+    kind, _, name = scope.partition(":")
+    if kind != "account":
+        return tuple(settings.accounts)
+    return (name.upper(),) if name.upper() in settings.accounts else ()
+
+
+def _trip_of(silent: OverdueSwitch) -> PendingTrip:
+    renewal = silent.renewal
+    return PendingTrip(
+        reason=TripReason.DEAD_MAN,
+        details={"switch": renewal.name, "within": renewal.within, "action": renewal.action},
+        tripped_by=f"dead-man's switch {renewal.name}",
+        scope=renewal.scope,
+        source="rule",
+        event_id=renewal.event_id,
+        incident_id=renewal.incident_id,
+    )

@@ -1,0 +1,95 @@
+"""Run kill switches in a process that has everything imported and every connection open."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Coroutine, Mapping
+from typing import Any
+
+import structlog
+
+from breaker import AsyncCircuitBreaker
+from breaker.pending_trips import PendingTrip
+from brokers.protocol import Broker
+from brokers.registry import open_brokers
+from configuration.breakers import async_breaker_of, make_or_store_trip
+from configuration.settings import Settings
+from flows.kill_start import KillStart, halt, load_procedure, sweep_and_flatten
+from services.kill_messages import MessageDisplay
+from services.kill_request import KillRequest
+
+OLDEST_START = 10.0
+"""Seconds before which a request can't have been made: a start further back is another boot's, or nonsense."""
+
+log = structlog.get_logger(__name__)
+Send = Callable[[Mapping[str, Any]], None]
+
+
+class KillExecutor:
+    """Opens the accounts' brokers, and each breaker when it is first needed; `close` closes them."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self.brokers: dict[str, Broker] = open_brokers(settings.accounts)
+        self._breakers: dict[tuple[str, str], AsyncCircuitBreaker] = {}
+        self._running: set[asyncio.Task[None]] = set()
+        self._taken: set[str] = set()
+        load_procedure()  # the slow import, before it is needed
+
+    def unknown_accounts(self, request: KillRequest) -> list[str]:
+        """What the request names and the configuration doesn't."""
+        return [name for name in request.accounts if name not in self._settings.accounts]
+
+    def take(self, event_id: str) -> bool:
+        """Whether this process has not begun to act on that event before; it has from now on."""
+        if event_id in self._taken:
+            return False
+        self._taken.add(event_id)
+        return True
+
+    def breaker(self, scope: str, source: str) -> AsyncCircuitBreaker:
+        if (scope, source) not in self._breakers:
+            self._breakers[scope, source] = async_breaker_of(self._settings, scope, source=source)
+        return self._breakers[scope, source]
+
+    def begin(self, work: Coroutine[Any, Any, None]) -> asyncio.Future[None]:
+        """Run it to its end, also when whoever waits for it goes away."""
+        task = asyncio.create_task(work)
+        self._running.add(task)
+        task.add_done_callback(self._running.discard)
+        return asyncio.shield(task)
+
+    async def kill(self, request: KillRequest, source: str, send: Send, *, trip: PendingTrip | None = None) -> None:
+        """Trip, sweep and flatten. Never raises: whoever asked is told. `trip` takes the place of the request's own."""
+        now = time.monotonic()
+        start = KillStart(
+            trip=trip or request.trip(source),
+            reason=request.reason,
+            accounts=request.accounts or tuple(self._settings.accounts),
+            started=request.started if request.started and 0 <= now - request.started <= OLDEST_START else now,
+        )
+        display = MessageDisplay(send)
+        try:
+            run = await sweep_and_flatten(
+                self._settings, start, halt(start, self._make_trip, display), display, opened=self.brokers
+            )
+        except Exception as error:  # a resident process outlives what goes wrong in one run, and says so
+            log.exception("kill failed", incident_id=start.trip.incident_id)
+            send({"event": "FAILED", "why": f"{type(error).__name__}: {error}"})
+            return
+        if run is not None and run.report is not None:
+            log.info("kill done", incident_id=run.incident_id, flat=run.report.flat, without=list(run.missing))
+
+    async def finish(self) -> None:
+        """Wait for what was begun; every run has a time limit of its own."""
+        await asyncio.gather(*self._running, return_exceptions=True)
+
+    async def close(self) -> None:
+        for broker in self.brokers.values():
+            await broker.aclose()
+        for breaker in self._breakers.values():
+            await breaker.close()
+
+    async def _make_trip(self, trip: PendingTrip) -> Any:
+        return await make_or_store_trip(self._settings, trip, self.breaker(trip.scope, trip.source))
