@@ -17,8 +17,8 @@ from typing import Any
 
 from cli.login import login_name
 from cli.process_clock import process_started
-from configuration.locations import absolute, configuration_file, default_state_dir
-from services.kill_socket import SOCKET, configuration_fingerprint
+from configuration.fingerprint import configuration_fingerprint
+from configuration.locations import absolute, configuration_file, default_state_dir, standby_socket
 
 ACKNOWLEDGED_WITHIN = 0.2
 """Seconds that connecting and the acknowledgement may take together."""
@@ -48,8 +48,7 @@ def hand_over(arguments: Sequence[str]) -> None:
     """Hand a plain `kill --yes` to the standby of this state directory, if one answers in time."""
     global session  # noqa: PLW0603  one process, one request
     request = _plain_kill(arguments)
-    path = _state_dir() / SOCKET if request is not None else None
-    if request is None or path is None or not path.exists():
+    if request is None or not (path := standby_socket(_state_dir())).exists():
         return
     until = time.monotonic() + ACKNOWLEDGED_WITHIN
     connection = socket.socket(socket.AF_UNIX)

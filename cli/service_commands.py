@@ -8,9 +8,9 @@ import typer
 
 from cli.exit_codes import EPILOG
 from cli.options import ScopeOption
+from configuration.fingerprint import configuration_fingerprint
 from configuration.redis_clients import redis_client
 from configuration.settings import load_settings
-from services.kill_socket import configuration_fingerprint
 
 deadman_app = typer.Typer(
     help="Dead-man's switches: one that is not renewed within its time trips its scope. The standby watches them.",

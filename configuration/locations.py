@@ -1,4 +1,4 @@
-"""Find the configuration file and the state directory.
+"""Find the configuration file, the state directory and the standby's socket in it.
 
 Standard library only: `breaker kill --yes` looks for its standby there before anything slow is imported.
 """
@@ -23,3 +23,8 @@ def default_state_dir() -> Path:
 def absolute(path: Path) -> Path:
     """As everybody who works on this host understands it, whatever the working directory is."""
     return path.expanduser().absolute()
+
+
+def standby_socket(state_dir: Path) -> Path:
+    """Where a standby takes requests: one line of JSON goes in, what becomes of it comes out, a line each."""
+    return state_dir / "standby.sock"

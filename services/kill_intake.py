@@ -19,11 +19,12 @@ import structlog
 from redis.exceptions import RedisError
 
 from configuration.breakers import waiting_incident
+from configuration.fingerprint import same_configuration
+from configuration.locations import standby_socket
 from configuration.redis_clients import async_redis_client
 from configuration.settings import Settings
 from services.kill_executor import KillExecutor
 from services.kill_request import ANSWER, REQUESTS, KillRequest
-from services.kill_socket import SOCKET, same_configuration
 from services.outage_log import OutageLog
 
 REQUEST_AGE = 60.0
@@ -45,7 +46,7 @@ class KillSocket:
         self._settings = settings
         self._executor = executor
         self._fingerprint = fingerprint
-        self.path: Path = settings.state_dir / SOCKET
+        self.path: Path = standby_socket(settings.state_dir)
         self._server: asyncio.Server | None = None
 
     async def listen(self) -> None:
@@ -59,7 +60,7 @@ class KillSocket:
 
     def _bound(self) -> socket.socket:
         """Under its name only once it listens: whoever finds it can connect."""
-        unready = self.path.with_name(f"{SOCKET}.unready")
+        unready = self.path.with_name(f"{self.path.name}.unready")
         unready.unlink(missing_ok=True)
         listener = socket.socket(socket.AF_UNIX)
         before = os.umask(0o177)

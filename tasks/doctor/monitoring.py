@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 
 import httpx
 
+from configuration.locations import standby_socket
 from configuration.settings import Settings
 from tasks.checks.measurement import Colour, Measurement
 from tasks.checks.probe import NOT_MEASURED, Probe, measure_within
@@ -93,7 +94,7 @@ async def measure_prometheus(settings: Settings) -> Measurement:
 
 
 async def measure_standby(settings: Settings) -> Measurement:
-    path = settings.state_dir / "standby.sock"
+    path = standby_socket(settings.state_dir)
     probe = Probe("standby", "answers", str(path))
 
     async def measure() -> Measurement:

@@ -1,4 +1,4 @@
-"""Name the standby's socket, and compare the configurations of its two ends.
+"""Compare the configurations of two processes of this host.
 
 Standard library only: `breaker kill --yes` imports it between the operator's key and the first cancel.
 """
@@ -11,9 +11,6 @@ from collections.abc import Mapping
 from typing import Any
 
 from configuration.locations import configuration_file
-
-SOCKET = "standby.sock"
-"""In the state directory. A request goes in as one line of JSON, what becomes of it comes out, a line each."""
 
 
 def configuration_fingerprint() -> dict[str, Any]:
