@@ -186,7 +186,7 @@ def _site(here: Bench) -> Iterator[_Site]:
     token, _ = Accounts(ledger).create_token(FIRST_ADMIN, "benchmark", list(Permission), 1)
     ledger.close()
     with ExitStack() as started:
-        for module in ("console", "services.exporter.metrics"):
+        for module in ("console", "services.exporter"):
             started.enter_context(_process(module, {**kept, **ours}))
         eventually(lambda: _answers(f"http://127.0.0.1:{port}/alive"), within=_START_LIMIT, every=0.05)
         eventually(lambda: _answers(f"http://127.0.0.1:{metrics_port}/metrics"), within=_START_LIMIT, every=0.05)

@@ -68,6 +68,6 @@ def serve_console() -> None:
 
 def serve_metrics() -> None:
     """Serve the metrics for Prometheus until interrupted."""
-    from services.exporter.metrics import main  # noqa: PLC0415
+    from services.exporter.server import main  # noqa: PLC0415
 
     raise typer.Exit(main())

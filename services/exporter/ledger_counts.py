@@ -1,4 +1,4 @@
-"""What the ledger has counted, read on from where the last reading ended.
+"""Count what the ledger has, reading on from where the last reading ended.
 
 Counting rows instead of calls makes the counters right across restarts, and for trips from any place: command line,
 console, rule, another host, `redis-cli`.

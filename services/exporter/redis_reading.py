@@ -1,4 +1,4 @@
-"""What Redis and the ledger say at this moment, for the exporter and for System Health. Each reading ends in time."""
+"""Read what Redis says at this moment, for the exporter. Each reading ends in time."""
 
 from __future__ import annotations
 

@@ -30,7 +30,8 @@ from ledger.configured import open_ready_ledger, open_spool
 from ledger.record import AuditRecord
 from sandbox.child_process import free_port
 from sandbox.embedded_redis import EmbeddedRedis
-from services.exporter.metrics import Exporter, MetricsServer
+from services.exporter.exporter import Exporter
+from services.exporter.server import MetricsServer
 from tasks.doctor.monitoring import measure_verification
 from tasks.verification.last_result import LastVerification, write_last
 from tests.console.harness import Console

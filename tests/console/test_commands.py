@@ -156,7 +156,7 @@ def test_the_exporter_is_a_process_of_its_own(
 ) -> None:
     CircuitBreaker(redis_client).initialize_state()
     port = free_port()
-    process = start({**environment, "BREAKER_CONSOLE__METRICS_PORT": str(port)}, tmp_path, "services.exporter.metrics")
+    process = start({**environment, "BREAKER_CONSOLE__METRICS_PORT": str(port)}, tmp_path, "services.exporter")
     try:
         eventually(lambda: _answers(f"http://127.0.0.1:{port}/metrics"))
         with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics") as answer:

@@ -14,9 +14,10 @@ import pytest
 
 from breaker.gate.report import GATE_FAULTS, GateReport, ReportedGate, ReportedGates
 from breaker.state import unknown_status
+from services.exporter.families import families
 from services.exporter.ledger_counts import Counts
-from services.exporter.metrics import ChainReading, LedgerReading, Scrape, families
 from services.exporter.redis_reading import Measurements, RedisReading, ScopeReading
+from services.exporter.scrape import ChainReading, LedgerReading, Scrape
 
 DEPLOYMENTS = Path(__file__).parents[2] / "deployments"
 DASHBOARD = DEPLOYMENTS / "grafana" / "track7_slo.json"

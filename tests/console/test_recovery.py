@@ -18,7 +18,7 @@ from breaker.uuid7 import uuid7
 from configuration.settings import Settings
 from console.auth.permissions import Permission, Role
 from ledger.queries import Filter
-from services.exporter.metrics import Exporter
+from services.exporter.exporter import Exporter
 from tasks.recovery.approval_rules import Approval, RootCause
 from tasks.recovery.attestation import attested_permissions
 from tasks.recovery.evidence_store import evidence_key

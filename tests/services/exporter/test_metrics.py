@@ -22,8 +22,9 @@ from ledger.outbox import drain_outbox
 from ledger.reconcile import reconcile
 from ledger.record import DENIED, AuditRecord
 from sandbox.embedded_redis import EmbeddedRedis
+from services.exporter.exporter import Exporter
 from services.exporter.ledger_counts import Counts, add_row
-from services.exporter.metrics import Exporter, MetricsServer
+from services.exporter.server import MetricsServer
 from tasks.drill.result import DrillResult
 from tasks.verification.last_result import KEY, LastVerification, write_last
 from tests.console.conftest import MakeSettings

@@ -45,7 +45,7 @@ def test_alerts_fire_within_their_time(own_server: EmbeddedRedis, tmp_path: Path
     shutil.copy(CONFIGURATION / "rules.yml", tmp_path)
     text = (CONFIGURATION / "prometheus.yml").read_text().replace("localhost:8503", f"localhost:{metrics_port}")
     (tmp_path / "prometheus.yml").write_text(text)
-    exporter = start(environment, tmp_path, "services.exporter.metrics")
+    exporter = start(environment, tmp_path, "services.exporter")
     prometheus = spawn(
         [
             program,

@@ -1,0 +1,216 @@
+"""Turn a scrape into Prometheus's metric families.
+
+`cb_staleness_seconds` has the runbook's binary semantics: 0 when the state of every known breaker was read and
+understood in this very scrape, 999999 when not.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from datetime import datetime
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+from prometheus_client import CollectorRegistry
+from prometheus_client.exposition import generate_latest
+from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from breaker import State
+from breaker.gate.decision import Reason
+from breaker.gate.report import ReportedGates
+from services.exporter.redis_reading import ScopeReading
+from services.exporter.scrape import ChainReading, LedgerReading, Scrape
+
+VERIFIED = 0.0
+FAILED = 999_999.0
+_STAGES = ("halted", "no_orders", "flat")
+_DRILL_STAGES = ("halted", "first_cancel", "no_orders", "flat", "recovery")
+
+
+def render(taken: Scrape) -> bytes:
+    """In Prometheus's text format."""
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(_Families(taken))
+    return generate_latest(registry)
+
+
+class _Families(Collector):
+    def __init__(self, taken: Scrape) -> None:
+        self._taken = taken
+
+    def collect(self) -> Iterable[Metric]:
+        return families(self._taken)
+
+
+def families(taken: Scrape) -> Iterator[Metric]:
+    """Every metric that is exported. A value that is not known is left out, never guessed."""
+    verified = taken.redis.verified
+    yield _gauge(
+        "cb_staleness_seconds",
+        "0: the state of every known breaker was verified in this scrape. 999999: it was not.",
+        VERIFIED if verified else FAILED,
+    )
+    yield _labelled(
+        CounterMetricFamily(
+            "cb_status_checks", "Verifications of the state since this exporter started.", labels=["result"]
+        ),
+        taken.checks,
+    )
+    yield from _state_families(taken.redis.scopes)
+    yield _gauge("cb_redis_up", "Whether Redis answered in time.", float(taken.redis.problem is None))
+    yield _gauge("cb_redis_latency_seconds", "Time to read the global breaker's state.", taken.redis.latency)
+    yield _gauge(
+        "cb_verification_age_seconds",
+        "Since the scheduled health verification last ran; left out when it never did.",
+        taken.redis.verification_age,
+    )
+    if taken.redis.gates is not None:
+        yield from _gate_families(taken.redis.gates)
+    yield _gauge(
+        "cb_ledger_lag_seconds",
+        "Since the oldest transition or record that Redis or this host has and the audit log has not; 0 if it has all.",
+        taken.ledger_lag,
+    )
+    yield from _ledger_families(taken.ledger, taken.chain)
+    yield _labelled(
+        GaugeMetricFamily("cb_build_info", "Which version this is; always 1.", labels=["version"]), {_version(): 1}
+    )
+    yield _gauge("cb_scrape_duration_seconds", "How long the reading took.", taken.seconds)
+
+
+def _state_families(scopes: Iterable[ScopeReading]) -> Iterator[Metric]:
+    state = GaugeMetricFamily("cb_state", "1 for the state that the breaker is in.", labels=["scope", "state"])
+    epoch = GaugeMetricFamily("cb_epoch", "Transitions of the breaker.", labels=["scope"])
+    since = GaugeMetricFamily("cb_tripped_at_seconds", "Unix time of the trip, while tripped.", labels=["scope"])
+    quiet = GaugeMetricFamily(
+        "cb_quiet_until_seconds", "Unix time at which a running quiet period ends.", labels=["scope"]
+    )
+    entries = GaugeMetricFamily("cb_outbox_entries", "Transitions that the ledger hasn't got yet.", labels=["scope"])
+    lag = GaugeMetricFamily("cb_outbox_oldest_seconds", "Age of the oldest of them; 0 if none.", labels=["scope"])
+    errors = GaugeMetricFamily("cb_api_errors", "API errors in the last 5 minutes.", labels=["scope"])
+    drawdown = GaugeMetricFamily("cb_drawdown_ratio", "Fraction below the high-water mark.", labels=["scope"])
+    waiting = GaugeMetricFamily(
+        "cb_recovery_waiting_seconds",
+        "How long the recovery has waited for a person; 0 if none does.",
+        labels=["scope"],
+    )
+    for reading in scopes:
+        status, label = reading.status, [reading.scope]
+        for word in State:
+            state.add_metric([reading.scope, word.value], float(status.state is word))
+        tripped_at = status.tripped_at if status.state is State.TRIPPED else None
+        quiet_until = status.quiet_until if status.state is State.QUIET_PERIOD else None
+        for family, value in (
+            (epoch, status.epoch),
+            (since, tripped_at.timestamp() if tripped_at else None),
+            (quiet, quiet_until.timestamp() if quiet_until else None),
+            (entries, reading.outbox_entries),
+            (lag, reading.outbox_oldest),
+            (errors, reading.measured.api_errors),
+            (drawdown, reading.measured.drawdown),
+            (waiting, reading.recovery_waiting),
+        ):
+            if value is not None:
+                family.add_metric(label, float(value))
+    yield from (state, epoch, since, quiet, entries, lag, errors, drawdown, waiting)
+
+
+def _gate_families(reported: ReportedGates) -> Iterator[Metric]:
+    yield _labelled(
+        GaugeMetricFamily(
+            "cb_gates", "Engines' gates by where they stand; LOST: no report for 10 s.", labels=["reason"]
+        ),
+        reported.reasons,
+    )
+    yield _gauge("cb_gates_open", "Gates that every order passes.", reported.reasons[Reason.OPEN])
+    yield _gauge(
+        "cb_gate_lease_age_seconds",
+        "Greatest time since a gate's last confirmed heartbeat was sent, as last reported.",
+        reported.oldest_lease,
+    )
+    yield _labelled(
+        CounterMetricFamily("cb_gate_checks", "What checks of all gates came to.", labels=["decision"]), reported.checks
+    )
+
+
+def _ledger_families(reading: LedgerReading, chain: ChainReading) -> Iterator[Metric]:
+    yield _gauge("cb_ledger_up", "Whether the audit log could be read in this scrape.", float(reading.problem is None))
+    yield _gauge("cb_spool_records", "Audit records that wait on this host for the ledger.", reading.spooled)
+    yield _gauge("cb_spool_oldest_seconds", "Age of the oldest of them; 0 if none.", reading.spool_oldest)
+    yield _gauge(
+        "cb_chain_verified",
+        "1: the audit log's hash chain was whole at the last walk. 0: it is broken.",
+        None if chain.whole is None else float(chain.whole),
+    )
+    yield _gauge("cb_chain_verified_at_seconds", "Unix time of the last walk that found it whole.", chain.verified_at)
+    yield _gauge("cb_chain_verified_seq", "Row up to which the last walk found it whole.", chain.seq)
+    counts = reading.counts
+    if counts is None:
+        return
+    yield _gauge("cb_ledger_last_seq", "Number of the audit log's last row.", counts.seq)
+    yield _labelled(CounterMetricFamily("cb_trip", "Trips in the audit log.", labels=["reason"]), counts.trips)
+    yield CounterMetricFamily("cb_reset", "Resets in the audit log.", value=counts.resets)
+    yield CounterMetricFamily("cb_override", "States written past the breaker, as found.", value=counts.overrides)
+    yield CounterMetricFamily("cb_denied", "Attempts without the permission for them.", value=counts.denied)
+    yield CounterMetricFamily(
+        "cb_notification_failures", "Notifications that reached nobody.", value=counts.notification_failures
+    )
+    yield _labelled(
+        CounterMetricFamily("cb_kill_switch_runs", "Finished runs of the kill switch.", labels=["result"]), counts.kills
+    )
+    if counts.last_drill is not None:
+        yield from _drill_families(counts.last_drill)
+    if counts.last_kill is None:
+        return
+    yield _gauge(
+        "cb_kill_switch_flat",
+        "Whether the last run ended with a flat book.",
+        float(counts.last_kill.get("flat") is True),
+    )
+    yield _durations(
+        "cb_kill_switch_seconds",
+        "From the start of the last run until the stage was reached.",
+        _STAGES,
+        counts.last_kill,
+    )
+
+
+def _drill_families(drill: Mapping[str, Any]) -> Iterator[Metric]:
+    yield _gauge("cb_drill_passed", "Whether the last drill passed.", float(drill.get("passed") is True))
+    yield _gauge("cb_drill_at_seconds", "Unix time of the last drill.", _unix_time(drill.get("started_at")))
+    yield _durations("cb_drill_seconds", "How long each stage of the last drill took.", _DRILL_STAGES, drill)
+
+
+def _durations(name: str, text: str, stages: Iterable[str], found: Mapping[str, Any]) -> Metric:
+    durations = GaugeMetricFamily(name, text, labels=["stage"])
+    for stage in stages:
+        value = found.get(f"{stage}_after")
+        if isinstance(value, int | float) and math.isfinite(value):
+            durations.add_metric([stage], float(value))
+    return durations
+
+
+def _unix_time(text: object) -> float | None:
+    try:
+        return datetime.fromisoformat(str(text)).timestamp()
+    except ValueError:
+        return None
+
+
+def _gauge(name: str, text: str, value: float | None) -> Metric:
+    return GaugeMetricFamily(name, text, value=value)
+
+
+def _labelled(family: CounterMetricFamily | GaugeMetricFamily, values: Mapping[str, int]) -> Metric:
+    for label, value in values.items():
+        family.add_metric([str(label)], float(value))
+    return family
+
+
+def _version() -> str:
+    try:
+        return version("trading-breaker")
+    except PackageNotFoundError:
+        return "unknown"
