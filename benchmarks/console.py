@@ -23,7 +23,7 @@ import httpx
 from benchmarks.rows import Row, quantile, spread
 from benchmarks.servers import Bench, bench
 from configuration.settings import Settings
-from console.auth.accounts import Accounts
+from console.auth.identities import Identities
 from console.auth.permissions import Permission
 from console.serve import FIRST_ADMIN, prepare
 from ledger.configured import open_ready_ledger
@@ -183,7 +183,7 @@ def _site(here: Bench) -> Iterator[_Site]:
     settings = Settings(state_dir=here.folder / "state")
     password = prepare(settings) or ""
     ledger = open_ready_ledger(settings)
-    token, _ = Accounts(ledger).create_token(FIRST_ADMIN, "benchmark", list(Permission), 1)
+    token, _ = Identities(ledger).tokens.create(FIRST_ADMIN, "benchmark", list(Permission), 1)
     ledger.close()
     with ExitStack() as started:
         for module in ("console", "services.exporter"):

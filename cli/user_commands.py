@@ -20,7 +20,7 @@ from cli.options import JsonOption
 from configuration.settings import load_settings
 
 if TYPE_CHECKING:
-    from console.auth.accounts import Accounts
+    from console.auth.identities import Identities
 
 _Name = Annotated[str, typer.Argument(help="The user's name: a-z 0-9 . _ -", metavar="NAME")]
 _Role = Annotated[str, typer.Option("--role", help="viewer, operator, risk_manager or admin.")]
@@ -41,16 +41,16 @@ def register(app: typer.Typer) -> None:
 def add_user(name: _Name, role: _Role = "viewer", password_stdin: _PasswordStdin = False) -> None:
     """A new user. The password is shown once, or read from standard input."""
     password = _password(password_stdin)
-    with _accounts("USER_ADDED", user=name, role=role) as accounts:
-        accounts.add_user(name, _role(role), password)
+    with _identities("USER_ADDED", user=name, role=role) as identities:
+        identities.users.add(name, _role(role), password)
     typer.echo(f"{name} ({role})" + ("" if password_stdin else f", password {password}  (shown this once)"))
 
 
 @users.command("list", epilog=EPILOG)
 def list_users(as_json: JsonOption = False) -> None:
     """Every user and role."""
-    with _accounts() as accounts:
-        found = accounts.users()
+    with _identities() as identities:
+        found = identities.users.all()
     rows = [
         {
             "name": user.name,
@@ -66,16 +66,16 @@ def list_users(as_json: JsonOption = False) -> None:
 @users.command("remove", epilog=EPILOG)
 def remove_user(name: _Name) -> None:
     """End a user's access, sessions and tokens. What they did stays on record."""
-    with _accounts("USER_REMOVED", user=name) as accounts:
-        accounts.remove_user(name)
+    with _identities("USER_REMOVED", user=name) as identities:
+        identities.users.remove(name)
     typer.echo(f"{name} is removed; sessions and tokens have ended")
 
 
 @users.command("role", epilog=EPILOG)
 def set_role(name: _Name, role: Annotated[str, typer.Argument(help="The new role.")]) -> None:
     """Give a user another role; the next sign-in has it."""
-    with _accounts("USER_ROLE_CHANGED", user=name, role=role) as accounts:
-        accounts.set_role(name, _role(role))
+    with _identities("USER_ROLE_CHANGED", user=name, role=role) as identities:
+        identities.users.set_role(name, _role(role))
     typer.echo(f"{name} is {role} now, and signed out")
 
 
@@ -83,8 +83,8 @@ def set_role(name: _Name, role: Annotated[str, typer.Argument(help="The new role
 def set_password(name: _Name, password_stdin: _PasswordStdin = False) -> None:
     """Give a user a new password, and end the user's sessions."""
     password = _password(password_stdin)
-    with _accounts("USER_PASSWORD_CHANGED", user=name) as accounts:
-        accounts.set_password(name, password)
+    with _identities("USER_PASSWORD_CHANGED", user=name) as identities:
+        identities.users.set_password(name, password)
     typer.echo(f"{name} is signed out" + ("" if password_stdin else f"; password {password}  (shown this once)"))
 
 
@@ -103,8 +103,8 @@ def create_token(
     known = [word.value for word in Permission]
     if unknown := [word for word in permission if word not in known]:
         raise typer.BadParameter(f"{', '.join(unknown)}: use {', '.join(known)}", param_hint="--permission")
-    with _accounts("TOKEN_CREATED", user=user, label=label, permissions=permission) as accounts:
-        text, token = accounts.create_token(user, label, [Permission(word) for word in permission], days)
+    with _identities("TOKEN_CREATED", user=user, label=label, permissions=permission) as identities:
+        text, token = identities.tokens.create(user, label, [Permission(word) for word in permission], days)
     typer.echo(text)
     typer.echo(f"token {token.id} of {user} until {_day(token.expires_at)}; shown this once", err=True)
 
@@ -112,8 +112,8 @@ def create_token(
 @tokens.command("list", epilog=EPILOG)
 def list_tokens(as_json: JsonOption = False) -> None:
     """Every token that holds, without its secret."""
-    with _accounts() as accounts:
-        found = accounts.tokens()
+    with _identities() as identities:
+        found = identities.tokens.all()
     rows = [
         {
             "id": token.id,
@@ -132,15 +132,15 @@ def revoke_token(
     token_id: Annotated[str, typer.Argument(metavar="ID", help="As `breaker token list` shows it.")],
 ) -> None:
     """End a token at once."""
-    with _accounts("TOKEN_REVOKED", token=token_id) as accounts:
-        accounts.revoke_token(token_id)
+    with _identities("TOKEN_REVOKED", token=token_id) as identities:
+        identities.tokens.revoke(token_id)
     typer.echo(f"token {token_id} is revoked")
 
 
 @contextmanager
-def _accounts(action: str | None = None, **details: Any) -> Iterator[Accounts]:
-    """The configured accounts; what is done with them is on record afterwards, and not if it failed."""
-    from console.auth.accounts import Accounts  # noqa: PLC0415
+def _identities(action: str | None = None, **details: Any) -> Iterator[Identities]:
+    """Whom the configured console knows; what is done with them is on record afterwards, and not if it failed."""
+    from console.auth.identities import Identities  # noqa: PLC0415
     from console.auth.schema import upgrade  # noqa: PLC0415
     from ledger.configured import open_ready_ledger, open_spool  # noqa: PLC0415
     from ledger.record import AuditRecord  # noqa: PLC0415
@@ -150,7 +150,7 @@ def _accounts(action: str | None = None, **details: Any) -> Iterator[Accounts]:
     ledger = open_ready_ledger(settings)
     try:
         upgrade(ledger)
-        yield Accounts(ledger)
+        yield Identities(ledger)
         if action is not None:
             record = AuditRecord(action=action, source="cli", user_id=login_name(), details=details)
             Recorder(ledger, open_spool(settings)).record(record)

@@ -15,7 +15,7 @@ from configuration.console import ConsoleSettings
 from configuration.orchestrator import set_prefect_timeouts
 from configuration.settings import ConfigurationError, Settings, load_settings
 from console.app import Application, create_app
-from console.auth.accounts import Accounts
+from console.auth.identities import Identities
 from console.auth.passwords import random_password
 from console.auth.permissions import Role
 from console.auth.schema import upgrade
@@ -36,11 +36,11 @@ def prepare(settings: Settings) -> str | None:
     ledger = open_ready_ledger(settings)
     try:
         upgrade(ledger)
-        accounts = Accounts(ledger)
-        if accounts.users():
+        identities = Identities(ledger)
+        if identities.users.all():
             return None
         password = random_password()
-        accounts.add_user(FIRST_ADMIN, Role.ADMIN, password)
+        identities.users.add(FIRST_ADMIN, Role.ADMIN, password)
         return password
     finally:
         ledger.close()

@@ -3,16 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
-import hmac
 import json
 import logging
-import os
-import secrets
 from collections.abc import AsyncIterator, Coroutine, Iterable, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 from breaker import AsyncCircuitBreaker, BreakerError
@@ -27,9 +22,10 @@ from console.actions.idempotency import Requests
 from console.actions.kill_switch import KillSwitchRuns
 from console.actions.recovery import Recoveries
 from console.actions.trip_reset import Actions
-from console.auth.accounts import Accounts
-from console.auth.oidc import Provider
+from console.auth.identities import Identities
+from console.auth.oidc import IdentityProvider
 from console.auth.passwords import PasswordQueue
+from console.auth.signing import Signer, host_key
 from console.auth.throttle import Throttle
 from console.live.broadcast import Broadcast
 from console.live.exposure import AccountExposure, ExposureReader
@@ -68,14 +64,14 @@ class Services:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
-        self.key = session_key(settings.state_dir)
+        self.signer = Signer(host_key(settings.state_dir))
         self.ledger = open_ready_ledger(settings)
         self.recorder = Recorder(self.ledger, open_spool(settings))
         where = settings.console
-        self.accounts = Accounts(
+        self.identities = Identities(
             self.ledger, idle_timeout=where.idle_timeout, lifetime=where.session_lifetime, oidc=where.oidc
         )
-        self.provider = None if where.oidc is None else Provider(where.oidc)
+        self.provider = None if where.oidc is None else IdentityProvider(where.oidc)
         self.throttle = Throttle(self.ledger)
         self.passwords = PasswordQueue()
         self.broadcast = Broadcast()
@@ -169,18 +165,6 @@ class Services:
             return await self.actions.breaker(scope, "console").get_history(limit)
         except BreakerError as error:
             return str(error)
-
-    def sign(self, secret: str) -> str:
-        """The cookie of a session: its secret and our signature."""
-        return f"{secret}.{self._signature(secret)}"
-
-    def unsign(self, cookie: str) -> str | None:
-        """The session's secret, if the cookie is one of ours."""
-        secret, _, signature = cookie.rpartition(".")
-        return secret if secret and hmac.compare_digest(signature, self._signature(secret)) else None
-
-    def _signature(self, secret: str) -> str:
-        return hmac.new(self.key, secret.encode(), hashlib.sha256).hexdigest()
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(log_failure(work))
@@ -310,16 +294,3 @@ async def log_failure(work: Coroutine[Any, Any, None]) -> None:
         await work
     except Exception:
         _log.exception("a task of the console ended; what it kept up to date is not any more")
-
-
-def session_key(state_dir: Path) -> bytes:
-    """This host's key for signing sessions, made at first use; only its owner can read it."""
-    path = state_dir / "console.key"
-    state_dir.mkdir(parents=True, exist_ok=True)
-    try:
-        file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    except FileExistsError:
-        return bytes.fromhex(path.read_text().strip())
-    with os.fdopen(file, "w") as out:
-        out.write(secrets.token_hex(32))
-    return bytes.fromhex(path.read_text().strip())

@@ -36,8 +36,8 @@ def address(request: Request) -> str | None:
 async def identity_of(request: Request, *, used: bool = True) -> Identity | None:
     """Whose session the request's cookie is."""
     here = services(request)
-    secret = here.unsign(request.cookies.get(COOKIE, ""))
-    return None if secret is None else await asyncio.to_thread(here.accounts.session, secret, used=used)
+    secret = here.signer.unsign(request.cookies.get(COOKIE, ""))
+    return None if secret is None else await asyncio.to_thread(here.identities.sessions.confirm, secret, used=used)
 
 
 async def caller_of(request: Request, needed: Permission | None = None) -> Caller:

@@ -379,7 +379,7 @@ async def _identity(request: Request) -> Identity:
     scheme, _, token = request.headers.get("authorization", "").partition(" ")
     found = None
     if scheme.lower() == "bearer" and token:
-        found = await asyncio.to_thread(_services(request).accounts.token, token.strip())
+        found = await asyncio.to_thread(_services(request).identities.tokens.confirm, token.strip())
     if found is None:
         raise ApiProblem(401, "token-needed", "A token is needed", "Send `Authorization: Bearer …` with a valid token.")
     return found

@@ -1,4 +1,4 @@
-"""Asking an OpenID Connect provider who somebody is: authorization code with PKCE, and an ID token that is verified.
+"""Ask an OpenID Connect provider who somebody is: authorization code with PKCE, and an ID token that is verified.
 
 What belongs to one sign-in travels in a signed cookie, so that it is finished only by the browser that began it.
 """
@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import hashlib
-import hmac
 import json
 import secrets
 import ssl
@@ -30,8 +28,9 @@ from joserfc.jwk import KeySet
 
 from breaker import BreakerError
 from configuration.console import OidcSettings, is_private
-from console.auth.accounts import Person
 from console.auth.permissions import Role
+from console.auth.provider_accounts import ProviderIdentity
+from console.auth.signing import Signer
 
 CALLBACK = "/oidc/callback"
 BEGUN_WITHIN = 600.0
@@ -39,6 +38,8 @@ BEGUN_WITHIN = 600.0
 LEEWAY = 60
 """Seconds by which the provider's clock may differ from ours."""
 METADATA_KEPT = 3_600.0
+_PURPOSE = "oidc"
+"""For which the cookie of a sign-in under way is signed."""
 KEYS_KEPT_AT_LEAST = 30.0
 """Seconds; a token that names an unknown key has us look for new ones no more often than this."""
 # With the provider's own key only: no `none`, and nothing that a public key could be mistaken for a secret in.
@@ -54,7 +55,7 @@ class SignInRefused(BreakerError):
 
 
 @dataclass(frozen=True, slots=True)
-class Attempt:
+class SignInAttempt:
     """One sign-in under way: what the provider's answer must fit, and where to go afterwards."""
 
     state: str
@@ -64,31 +65,25 @@ class Attempt:
     begun_at: float
 
     @classmethod
-    def begin(cls, wanted: str) -> Attempt:
+    def begin(cls, wanted: str) -> SignInAttempt:
         return cls(
             secrets.token_urlsafe(32), secrets.token_urlsafe(32), secrets.token_urlsafe(48), wanted[:500], time.time()
         )
 
-    def sealed(self, key: bytes) -> str:
-        """As a cookie."""
-        text = base64.urlsafe_b64encode(json.dumps(asdict(self)).encode()).decode()
-        return f"{text}.{_seal(key, text)}"
+    def to_cookie(self, signer: Signer) -> str:
+        return signer.sign(base64.urlsafe_b64encode(json.dumps(asdict(self)).encode()).decode(), _PURPOSE)
 
     @classmethod
-    def opened(cls, cookie: str, key: bytes) -> Attempt | None:
+    def from_cookie(cls, cookie: str, signer: Signer) -> SignInAttempt | None:
         """None if it isn't one of ours, or too old."""
-        text, _, seal = cookie.rpartition(".")
-        if not text or not hmac.compare_digest(seal.encode(), _seal(key, text).encode()):
+        text = signer.unsign(cookie, _PURPOSE)
+        if text is None:
             return None
         found = cls(**json.loads(base64.urlsafe_b64decode(text)))
         return found if 0 <= time.time() - found.begun_at <= BEGUN_WITHIN else None
 
 
-def _seal(key: bytes, text: str) -> str:
-    return hmac.new(key, b"oidc " + text.encode(), hashlib.sha256).hexdigest()
-
-
-class Provider:
+class IdentityProvider:
     """The configured provider. What it says of itself is asked for when first needed, and again every hour."""
 
     def __init__(self, settings: OidcSettings) -> None:
@@ -100,7 +95,7 @@ class Provider:
         self._keys = KeySet([])
         self._keys_at = float("-inf")
 
-    async def sign_in_url(self, attempt: Attempt) -> str:
+    async def sign_in_url(self, attempt: SignInAttempt) -> str:
         """Where to send the browser. Raises ProviderUnavailable."""
         async with self._asking() as http:
             metadata = await self._about(http)
@@ -118,7 +113,7 @@ class Provider:
             )
         )
 
-    async def person(self, code: str, attempt: Attempt) -> Person:
+    async def person(self, code: str, attempt: SignInAttempt) -> ProviderIdentity:
         """For whom the provider vouches by `code`. Raises ProviderUnavailable, SignInRefused."""
         async with self._asking() as http:
             metadata = await self._about(http)
@@ -163,7 +158,7 @@ class Provider:
         return found
 
     async def _redeem(
-        self, http: httpx.AsyncClient, metadata: Mapping[str, Any], code: str, attempt: Attempt
+        self, http: httpx.AsyncClient, metadata: Mapping[str, Any], code: str, attempt: SignInAttempt
     ) -> dict[str, Any]:
         methods = metadata.get("token_endpoint_auth_methods_supported") or ["client_secret_basic"]
         method = "client_secret_basic" if "client_secret_basic" in methods else "client_secret_post"
@@ -187,7 +182,7 @@ class Provider:
         http: httpx.AsyncClient,
         metadata: Mapping[str, Any],
         id_token: str,
-        attempt: Attempt,
+        attempt: SignInAttempt,
         access_token: object,
     ) -> Mapping[str, Any]:
         try:
@@ -216,7 +211,7 @@ class Provider:
         return self._keys
 
 
-def person_of(claims: Mapping[str, Any], settings: OidcSettings) -> Person:
+def person_of(claims: Mapping[str, Any], settings: OidcSettings) -> ProviderIdentity:
     """Who the claims of a verified token are about. Pure. Raises SignInRefused."""
     subject, name = claims.get("sub"), _claim(claims, settings.name_claim)
     if not isinstance(subject, str) or not 0 < len(subject) <= 255:
@@ -228,7 +223,7 @@ def person_of(claims: Mapping[str, Any], settings: OidcSettings) -> Person:
         )
     if settings.name_claim == "email" and claims.get("email_verified") is not True:
         raise SignInRefused("The provider hasn't verified your e-mail address; nobody was signed in. Verify it there.")
-    return Person(settings.issuer, subject, name.strip().lower(), role_of(claims, settings))
+    return ProviderIdentity(settings.issuer, subject, name.strip().lower(), role_of(claims, settings))
 
 
 def role_of(claims: Mapping[str, Any], settings: OidcSettings) -> Role | None:

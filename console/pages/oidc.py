@@ -1,4 +1,4 @@
-"""Signing in by the configured identity provider. Without one these addresses don't exist."""
+"""Sign people in by the configured identity provider. Without one these addresses don't exist."""
 
 from __future__ import annotations
 
@@ -11,8 +11,15 @@ import time
 from fastapi import APIRouter, HTTPException, Request
 from fastapi.responses import RedirectResponse, Response
 
-from console.auth.accounts import AccountConflict
-from console.auth.oidc import BEGUN_WITHIN, CALLBACK, Attempt, Provider, ProviderUnavailable, SignInRefused
+from console.auth.oidc import (
+    BEGUN_WITHIN,
+    CALLBACK,
+    IdentityProvider,
+    ProviderUnavailable,
+    SignInAttempt,
+    SignInRefused,
+)
+from console.auth.users import AccountConflict
 from console.pages.sign_in import is_secure, printable, record_sign_in, sign_in_page, signed_in_answer
 from console.security import local_path
 from console.web import address, identity_of, services
@@ -33,7 +40,7 @@ async def begin(request: Request, next: str = "/") -> Response:
     provider, wanted = _provider(request), local_path(next, "/")
     if await identity_of(request) is not None:
         return RedirectResponse(wanted, 303)
-    attempt = Attempt.begin(wanted)
+    attempt = SignInAttempt.begin(wanted)
     try:
         where = await provider.sign_in_url(attempt)
     except ProviderUnavailable as error:
@@ -42,7 +49,7 @@ async def begin(request: Request, next: str = "/") -> Response:
     # Lax, as the way back from the provider begins at another site.
     response.set_cookie(
         _COOKIE,
-        attempt.sealed(services(request).key),
+        attempt.to_cookie(services(request).signer),
         max_age=int(BEGUN_WITHIN),
         path=CALLBACK,
         httponly=True,
@@ -62,7 +69,7 @@ async def finish(request: Request) -> Response:
 
 async def _finish(request: Request) -> Response:
     here, provider, where = services(request), _provider(request), address(request) or ""
-    attempt = Attempt.opened(request.cookies.get(_COOKIE, ""), here.key)
+    attempt = SignInAttempt.from_cookie(request.cookies.get(_COOKIE, ""), here.signer)
     if attempt is None:
         return sign_in_page(request, "/", "This sign-in had expired, or began in another browser. Sign in again.", 403)
     by, name = {"by": provider.settings.issuer}, ""
@@ -74,7 +81,7 @@ async def _finish(request: Request) -> Response:
             return page
         person = await provider.person(_code(request, attempt), attempt)
         name = person.name
-        secret, identity = await asyncio.to_thread(here.accounts.sign_in_person, person, where)
+        secret, identity = await asyncio.to_thread(here.identities.provider_accounts.sign_in, person, where)
         await asyncio.to_thread(here.throttle.succeeded, _THROTTLED_AS, where)
     except ProviderUnavailable as error:
         with contextlib.suppress(LedgerError):  # nobody's fault who asks, but no more than a wait either
@@ -93,7 +100,7 @@ async def _finish(request: Request) -> Response:
     return await signed_in_answer(request, secret, local_path(attempt.wanted, "/"))
 
 
-def _code(request: Request, attempt: Attempt) -> str:
+def _code(request: Request, attempt: SignInAttempt) -> str:
     """The code that the provider sent the browser back with. Raises SignInRefused."""
     asked = request.query_params
     if not hmac.compare_digest(asked.get("state", "").encode(), attempt.state.encode()):
@@ -108,7 +115,7 @@ def _code(request: Request, attempt: Attempt) -> str:
     return asked["code"]
 
 
-def _provider(request: Request) -> Provider:
+def _provider(request: Request) -> IdentityProvider:
     found = services(request).provider
     if found is None:
         raise HTTPException(404)

@@ -1,10 +1,8 @@
-"""Signing in and out."""
+"""Sign people in and out."""
 
 from __future__ import annotations
 
 import asyncio
-import hashlib
-import hmac
 import logging
 import secrets
 import time
@@ -22,6 +20,8 @@ from ledger.errors import LedgerError
 from ledger.record import DENIED, AuditRecord
 
 _LOGIN_COOKIE = "breaker_login"
+_LOGIN = "login"
+"""For which the form's token is signed."""
 
 router = APIRouter(include_in_schema=False)
 _log = logging.getLogger(__name__)
@@ -45,7 +45,7 @@ def sign_in_page(request: Request, wanted: str, problem: str = "", status: int =
         status=status,
         title="Sign in",
         problem=problem,
-        csrf=_login_token(here, nonce),
+        csrf=here.signer.signature(nonce, _LOGIN),
         next=wanted,
         oidc=here.settings.console.oidc,
     )
@@ -53,10 +53,6 @@ def sign_in_page(request: Request, wanted: str, problem: str = "", status: int =
         _LOGIN_COOKIE, nonce, max_age=3_600, path="/login", httponly=True, samesite="strict", secure=is_secure(request)
     )
     return page
-
-
-def _login_token(here: Services, nonce: str) -> str:
-    return hmac.new(here.key, b"login " + nonce.encode(), hashlib.sha256).hexdigest()
 
 
 @router.post("/login")
@@ -67,7 +63,7 @@ async def login(request: Request) -> Response:
     nonce = request.cookies.get(_LOGIN_COOKIE, "")
     wanted = local_path(form.get("next"), "/")
     ours = same_origin(request.headers, request.url.scheme) and bool(nonce)
-    if not ours or not hmac.compare_digest(form.get("csrf", "").encode(), _login_token(here, nonce).encode()):
+    if not ours or not here.signer.fits(form.get("csrf", ""), nonce, _LOGIN):
         return sign_in_page(request, wanted, "The form had expired. Sign in again.", 403)
     user, where = printable(form.get("user", "").strip().lower()[:64]), address(request) or ""
     try:
@@ -77,7 +73,9 @@ async def login(request: Request) -> Response:
             page.headers["Retry-After"] = str(int(wait) + 1)
             return page
         try:
-            signed_in = await here.passwords.run(lambda: here.accounts.sign_in(user, form.get("password", ""), where))
+            signed_in = await here.passwords.run(
+                lambda: here.identities.sessions.sign_in(user, form.get("password", ""), where)
+            )
         except TooManyAtOnce as error:
             await asyncio.to_thread(here.throttle.succeeded, user, where)  # nobody's guess was looked at
             return sign_in_page(request, wanted, str(error), 503)
@@ -98,9 +96,11 @@ async def signed_in_answer(request: Request, secret: str, wanted: str) -> Respon
     """Whatever session the browser came with ends here; the new one has a new secret."""
     here = services(request)
     if (old := await identity_of(request)) is not None:
-        await asyncio.to_thread(here.accounts.end_session, old)
+        await asyncio.to_thread(here.identities.sessions.end, old)
     response = RedirectResponse(wanted, 303)
-    response.set_cookie(COOKIE, here.sign(secret), path="/", httponly=True, samesite="lax", secure=is_secure(request))
+    response.set_cookie(
+        COOKIE, here.signer.sign(secret), path="/", httponly=True, samesite="lax", secure=is_secure(request)
+    )
     response.delete_cookie(_LOGIN_COOKIE, path="/login")
     return response
 
@@ -127,7 +127,7 @@ async def logout(request: Request) -> Response:
     caller, _ = await posted(request)
     here = services(request)
     try:
-        await asyncio.to_thread(here.accounts.end_session, caller.identity)
+        await asyncio.to_thread(here.identities.sessions.end, caller.identity)
     except LedgerError as error:
         trouble = f"Not signed out: {error}. Close the browser; the session ends when nobody uses it."
         return message(request, caller.identity, 503, "Not signed out", trouble)

@@ -23,7 +23,7 @@ from breaker import CircuitBreaker
 from breaker.pending_trips import PendingTrip, PendingTrips
 from cli.app import run as run_cli
 from configuration.settings import Settings, load_settings
-from console.auth.accounts import Accounts
+from console.auth.identities import Identities
 from console.auth.permissions import Permission, Role
 from console.serve import prepare
 from ledger.configured import open_ready_ledger, open_spool
@@ -229,15 +229,15 @@ def test_a_reset_of_what_is_open(desk: Desk, breaker: CircuitBreaker) -> None:
 
 def test_somebody_without_the_permission(desk: Desk, breaker: CircuitBreaker) -> None:
     with Console(load_settings()) as console:
-        console.accounts.add_user("vera", Role.VIEWER, "correct horse battery")
-        text, _ = console.accounts.create_token("vera", "x", [Permission.VIEW_CIRCUIT], 1)
+        console.identities.users.add("vera", Role.VIEWER, "correct horse battery")
+        text, _ = console.identities.tokens.create("vera", "x", [Permission.VIEW_CIRCUIT], 1)
         asked = {"reason": REASON, "acknowledge": True}
         headers = {"Authorization": f"Bearer {text}"}
         answer = httpx.post(f"{console.url}/api/v1/circuit-breaker/trip", json=asked, headers=headers)
         assert answer.status_code == 403
         holds("RBAC violation on trip or reset", answer.json()["detail"])
-        Accounts(console.ledger).set_role("vera", Role.OPERATOR)
-        text, _ = console.accounts.create_token("vera", "x", [Permission.TRIP_CIRCUIT], 1)
+        Identities(console.ledger).users.set_role("vera", Role.OPERATOR)
+        text, _ = console.identities.tokens.create("vera", "x", [Permission.TRIP_CIRCUIT], 1)
         headers = {"Authorization": f"Bearer {text}"}
         assert httpx.post(f"{console.url}/api/v1/circuit-breaker/trip", json=asked, headers=headers).is_success
 

@@ -17,7 +17,7 @@ import redis
 from breaker.deadline_client import DeadlineClient
 from breaker.gate.report import GateReport, report_request
 from configuration.settings import Settings
-from console.auth.accounts import Accounts
+from console.auth.identities import Identities
 from console.auth.permissions import PERMISSIONS, Permission, Role
 from console.serve import prepare, server
 from ledger.configured import open_ready_ledger
@@ -35,7 +35,7 @@ class Console:
         self.settings = settings
         prepare(settings)
         self.ledger: Ledger = open_ready_ledger(settings)
-        self.accounts = Accounts(self.ledger)
+        self.identities = Identities(self.ledger)
         # The protocol is named, as asyncio switches delays off only where it is.
         self._socket = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
         self._socket.bind(("127.0.0.1", port))
@@ -68,8 +68,8 @@ class Console:
 
     def user(self, name: str, role: Role) -> str:
         """Make sure that there is such a user; its password is PASSWORD."""
-        if name not in [user.name for user in self.accounts.users()]:
-            self.accounts.add_user(name, role, PASSWORD)
+        if name not in [user.name for user in self.identities.users.all()]:
+            self.identities.users.add(name, role, PASSWORD)
         return name
 
     def visitor(self, role: Role | None = None, **options: object) -> Visitor:
@@ -82,7 +82,7 @@ class Console:
     def api(self, role: Role = Role.ADMIN, permissions: list[Permission] | None = None) -> httpx.Client:
         """A program with a token of a user of that role."""
         user = self.user(f"the_{role}", role)
-        text, _ = self.accounts.create_token(user, "test", permissions or sorted(PERMISSIONS[role]), 1)
+        text, _ = self.identities.tokens.create(user, "test", permissions or sorted(PERMISSIONS[role]), 1)
         return httpx.Client(base_url=f"{self.url}/api/v1", headers={"Authorization": f"Bearer {text}"}, timeout=10)
 
 

@@ -14,7 +14,7 @@ from redis.asyncio import Redis
 
 from breaker import CircuitBreaker, State
 from console.actions.idempotency import Requests
-from console.auth import accounts
+from console.auth import tokens
 from console.auth.permissions import PERMISSIONS, Permission, Role
 from ledger.errors import LedgerUnavailable
 from ledger.queries import Filter
@@ -171,7 +171,7 @@ def test_without_the_database_a_token_that_is_known_halts_and_no_more(
     def away(_: object) -> None:
         raise LedgerUnavailable("the database is away")
 
-    monkeypatch.setattr(accounts, "reading", away)
+    monkeypatch.setattr(tokens, "reading", away)
     problem(unknown.post("/circuit-breaker/trip", json=TRIP), 503, "ledger-unavailable")
     assert breaker.get_state() is State.OPEN
     assert known.post("/circuit-breaker/trip", json=TRIP).json()["state"] == "TRIPPED"

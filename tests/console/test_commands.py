@@ -19,7 +19,7 @@ import redis
 
 from breaker import CircuitBreaker
 from cli.app import run as run_cli
-from console.auth.accounts import Accounts
+from console.auth.identities import Identities
 from console.auth.permissions import Permission
 from ledger.ledger import Ledger
 from ledger.queries import Filter
@@ -80,12 +80,12 @@ def test_users_are_added_listed_changed_and_removed(run: Run, ledger: Ledger) ->
     added = run("user", "add", "ada", "--role", "admin")
     assert added.returncode == 0, added.stderr
     password = added.stdout.split("password ")[1].split()[0]
-    accounts = Accounts(ledger)
-    assert accounts.sign_in("ada", password, "x") is not None
+    identities = Identities(ledger)
+    assert identities.sessions.sign_in("ada", password, "x") is not None
     assert (
         run("user", "add", "olga", "--role", "operator", "--password-stdin", stdin="a long password\n").returncode == 0
     )
-    assert accounts.sign_in("olga", "a long password", "x") is not None
+    assert identities.sessions.sign_in("olga", "a long password", "x") is not None
     assert run("user", "role", "olga", "viewer").returncode == 0
     listed = [json.loads(line) for line in run("user", "list", "--json").stdout.splitlines()]
     assert [(user["name"], user["role"]) for user in listed] == [("ada", "admin"), ("olga", "viewer")]
@@ -101,14 +101,14 @@ def test_a_token_is_shown_once_and_can_be_revoked(run: Run, ledger: Ledger) -> N
     run("user", "add", "ada", "--role", "admin")
     made = run("token", "create", "ada", "--label", "ci", "--permission", "VIEW_CIRCUIT")
     text = made.stdout.strip()
-    identity = Accounts(ledger).token(text)
+    identity = Identities(ledger).tokens.confirm(text)
     assert identity is not None and identity.permissions == {Permission.VIEW_CIRCUIT}
     listed = run("token", "list", "--json").stdout
     assert text.rpartition("_")[2] not in listed
     token_id = json.loads(listed)["id"]
     assert token_id in run("token", "list").stdout
     assert run("token", "revoke", token_id).returncode == 0
-    assert Accounts(ledger).token(text) is None
+    assert Identities(ledger).tokens.confirm(text) is None
     assert run("token", "revoke", token_id).returncode == 1
 
 

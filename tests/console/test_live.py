@@ -94,7 +94,7 @@ def test_a_stream_ends_with_its_session(
     viewer = console.visitor(Role.VIEWER)
     listener = Listener(viewer, "strip")
     eventually(lambda: listener.heard("strip") is not None)
-    console.accounts.set_role("the_viewer", Role.OPERATOR)
+    console.identities.users.set_role("the_viewer", Role.OPERATOR)
     eventually(listener.ended.is_set)
     assert listener.heard("signed-out") is not None
 

@@ -15,9 +15,11 @@ from joserfc.jwk import RSAKey
 from pydantic import ValidationError
 
 from configuration.console import OidcSettings
-from console.auth.accounts import AccountConflict, Accounts, Person
+from console.auth.identities import Identities
 from console.auth.oidc import person_of, role_of
 from console.auth.permissions import Permission, Role
+from console.auth.provider_accounts import ProviderIdentity
+from console.auth.users import AccountConflict
 from ledger.queries import Filter
 from ledger.record import AuditRow
 from sandbox.child_process import free_port
@@ -136,9 +138,9 @@ def test_a_password_never_opens_an_account_of_the_provider(console: Console) -> 
     for password in ("", "x" * 20, "olga"):
         assert console.visitor().sign_in("olga", password).status_code == 401
     with pytest.raises(AccountConflict, match="signs in by"):
-        console.accounts.set_password("olga", "a long enough password")
+        console.identities.users.set_password("olga", "a long enough password")
     with pytest.raises(AccountConflict, match="signs in by"):
-        console.accounts.set_role("olga", Role.ADMIN)
+        console.identities.users.set_role("olga", Role.ADMIN)
 
 
 def test_a_new_key_of_the_provider_is_learnt(
@@ -190,7 +192,7 @@ def test_tokens_of_somebody_rest_when_the_provider_vouches_no_more(
     console: Console, provider: IdentityProvider
 ) -> None:
     sign_in(console)
-    text, _ = console.accounts.create_token("olga", "laptop", [Permission.TRIP_CIRCUIT, Permission.VIEW_CIRCUIT], 30)
+    text, _ = console.identities.tokens.create("olga", "laptop", [Permission.TRIP_CIRCUIT, Permission.VIEW_CIRCUIT], 30)
     asking = httpx.Client(base_url=console.url, headers={"Authorization": f"Bearer {text}"})
     assert asking.get("/api/v1/circuit-breaker").status_code == 200
     provider.person["groups"] = []
@@ -323,7 +325,7 @@ def test_somebody_without_a_mapped_group_is_nobody(console: Console, provider: I
     for n, groups in enumerate(([], ["guests"], "guests", None, {"desk": True}, [["desk"]], ["DESK"])):
         provider.person["groups"] = groups
         assert turned_away(*sign_in(console, n)), groups
-    assert [user.name for user in console.accounts.users()] == ["admin"]
+    assert [user.name for user in console.identities.users.all()] == ["admin"]
     assert {row.user_id for row in recorded(console, "SIGN_IN_FAILED")} == {"olga"}
 
 
@@ -375,7 +377,7 @@ def test_a_name_that_could_be_mistaken_is_refused(console: Console, provider: Id
 
 def test_whom_an_admin_removed_stays_out(console: Console) -> None:
     visitor, _ = sign_in(console)
-    console.accounts.remove_user("olga")
+    console.identities.users.remove("olga")
     assert visitor.get("/circuit-breaker").url.path == "/login"
     assert turned_away(*sign_in(console))
 
@@ -469,7 +471,7 @@ def test_settings_that_would_open_a_door_are_refused(change: dict[str, Any]) -> 
 
 
 def test_the_last_admin_with_a_password_stays(console: Console) -> None:
-    known = Accounts(console.ledger, oidc=console.settings.console.oidc)
-    known.sign_in_person(Person("x", "1", "boss", Role.ADMIN), "127.0.0.1")
+    known = Identities(console.ledger, oidc=console.settings.console.oidc)
+    known.provider_accounts.sign_in(ProviderIdentity("x", "1", "boss", Role.ADMIN), "127.0.0.1")
     with pytest.raises(AccountConflict, match="last admin"):
-        known.remove_user("admin")
+        known.users.remove("admin")

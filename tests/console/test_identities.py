@@ -15,12 +15,13 @@ from hypothesis import strategies as st
 from sqlalchemy import select
 
 from breaker.errors import InvalidInput
-from console.auth import accounts as accounts_module
-from console.auth.accounts import AccountConflict, Accounts
+from console.auth import sessions as sessions_module
+from console.auth.identities import Identities
 from console.auth.permissions import PERMISSIONS, WITHOUT_DATABASE, Permission, Role
 from console.auth.schema import upgrade
 from console.auth.tables import failures, sessions, tokens, users
 from console.auth.throttle import FIRST_WAIT, FORGET, FREE, LONGEST_WAIT, Failures, Throttle
+from console.auth.users import AccountConflict
 from ledger.errors import LedgerUnavailable
 from ledger.ledger import Ledger
 from ledger.schema import upgrade as upgrade_ledger
@@ -62,174 +63,174 @@ def sqlite(tmp_path: Path) -> Iterator[Ledger]:
 
 
 @pytest.fixture
-def accounts(ledger: Ledger) -> Accounts:
-    made = Accounts(ledger)
-    made.add_user("root", Role.ADMIN, PASSWORD)
+def identities(ledger: Ledger) -> Identities:
+    made = Identities(ledger)
+    made.users.add("root", Role.ADMIN, PASSWORD)
     return made
 
 
-def test_migrating_again_changes_nothing(ledger: Ledger, accounts: Accounts) -> None:
+def test_migrating_again_changes_nothing(ledger: Ledger, identities: Identities) -> None:
     upgrade(ledger)
-    assert [user.name for user in accounts.users()] == ["root"]
+    assert [user.name for user in identities.users.all()] == ["root"]
 
 
-def test_signing_in_gives_a_session_with_the_roles_permissions(accounts: Accounts) -> None:
-    accounts.add_user("rita", Role.RISK_MANAGER, PASSWORD)
-    signed_in = accounts.sign_in("rita", PASSWORD, "127.0.0.1")
+def test_signing_in_gives_a_session_with_the_roles_permissions(identities: Identities) -> None:
+    identities.users.add("rita", Role.RISK_MANAGER, PASSWORD)
+    signed_in = identities.sessions.sign_in("rita", PASSWORD, "127.0.0.1")
     assert signed_in is not None
-    identity = accounts.session(signed_in[0])
+    identity = identities.sessions.confirm(signed_in[0])
     assert identity is not None
     assert (identity.user, identity.permissions) == ("rita", PERMISSIONS[Role.RISK_MANAGER])
 
 
 @pytest.mark.parametrize("name, password", [("root", "wrong password"), ("nobody", PASSWORD), ("root", ""), ("", "")])
-def test_a_wrong_name_or_password_gives_nothing(accounts: Accounts, name: str, password: str) -> None:
-    assert accounts.sign_in(name, password, "127.0.0.1") is None
+def test_a_wrong_name_or_password_gives_nothing(identities: Identities, name: str, password: str) -> None:
+    assert identities.sessions.sign_in(name, password, "127.0.0.1") is None
 
 
-def test_sessions_end_by_signing_out(accounts: Accounts) -> None:
-    secret, identity = accounts.sign_in("root", PASSWORD, "x") or pytest.fail("not signed in")
-    accounts.end_session(identity)
-    assert accounts.session(secret) is None
+def test_sessions_end_by_signing_out(identities: Identities) -> None:
+    secret, identity = identities.sessions.sign_in("root", PASSWORD, "x") or pytest.fail("not signed in")
+    identities.sessions.end(identity)
+    assert identities.sessions.confirm(secret) is None
 
 
 @pytest.mark.parametrize("change", ["role", "password", "removal"])
-def test_whoever_is_changed_is_signed_out_everywhere(accounts: Accounts, change: str) -> None:
-    accounts.add_user("olga", Role.OPERATOR, PASSWORD)
-    secret, _ = accounts.sign_in("olga", PASSWORD, "x") or pytest.fail("not signed in")
+def test_whoever_is_changed_is_signed_out_everywhere(identities: Identities, change: str) -> None:
+    identities.users.add("olga", Role.OPERATOR, PASSWORD)
+    secret, _ = identities.sessions.sign_in("olga", PASSWORD, "x") or pytest.fail("not signed in")
     match change:
         case "role":
-            accounts.set_role("olga", Role.VIEWER)
+            identities.users.set_role("olga", Role.VIEWER)
         case "password":
-            accounts.set_password("olga", "another long password")
+            identities.users.set_password("olga", "another long password")
         case "removal":
-            accounts.remove_user("olga")
-    assert accounts.session(secret) is None
+            identities.users.remove("olga")
+    assert identities.sessions.confirm(secret) is None
 
 
-def test_a_session_ends_when_nobody_uses_it_and_watching_is_no_use(ledger: Ledger, accounts: Accounts) -> None:
-    brief = Accounts(ledger, idle_timeout=0.4)
-    secret, _ = brief.sign_in("root", PASSWORD, "x") or pytest.fail("not signed in")
-    eventually(lambda: brief.session(secret, used=False) is None)
-    brief = Accounts(ledger, idle_timeout=1.0)
-    secret, _ = brief.sign_in("root", PASSWORD, "x") or pytest.fail("not signed in")
+def test_a_session_ends_when_nobody_uses_it_and_watching_is_no_use(ledger: Ledger, identities: Identities) -> None:
+    brief = Identities(ledger, idle_timeout=0.4)
+    secret, _ = brief.sessions.sign_in("root", PASSWORD, "x") or pytest.fail("not signed in")
+    eventually(lambda: brief.sessions.confirm(secret, used=False) is None)
+    brief = Identities(ledger, idle_timeout=1.0)
+    secret, _ = brief.sessions.sign_in("root", PASSWORD, "x") or pytest.fail("not signed in")
     until = time.monotonic() + 1.2
     while time.monotonic() < until:
-        assert brief.session(secret) is not None
+        assert brief.sessions.confirm(secret) is not None
         time.sleep(0.05)
 
 
-def test_a_session_ends_after_its_lifetime_however_busy(ledger: Ledger, accounts: Accounts) -> None:
-    short = Accounts(ledger, lifetime=0.3)
-    secret, _ = short.sign_in("root", PASSWORD, "x") or pytest.fail("not signed in")
-    eventually(lambda: short.session(secret) is None)
+def test_a_session_ends_after_its_lifetime_however_busy(ledger: Ledger, identities: Identities) -> None:
+    short = Identities(ledger, lifetime=0.3)
+    secret, _ = short.sessions.sign_in("root", PASSWORD, "x") or pytest.fail("not signed in")
+    eventually(lambda: short.sessions.confirm(secret) is None)
 
 
 def test_without_the_database_a_known_session_may_only_make_things_safer(
-    ledger: Ledger, accounts: Accounts, monkeypatch: pytest.MonkeyPatch
+    ledger: Ledger, identities: Identities, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    secret, _ = accounts.sign_in("root", PASSWORD, "x") or pytest.fail("not signed in")
+    secret, _ = identities.sessions.sign_in("root", PASSWORD, "x") or pytest.fail("not signed in")
     away = Ledger.connect("postgresql://nobody@127.0.0.1:9/nothing")
-    monkeypatch.setattr(accounts, "_ledger", away)
-    identity = accounts.session(secret)
+    monkeypatch.setattr(identities.sessions, "_ledger", away)
+    identity = identities.sessions.confirm(secret)
     assert identity is not None
     assert identity.permissions == WITHOUT_DATABASE
     assert not identity.confirmed
-    assert accounts.session("never seen") is None
+    assert identities.sessions.confirm("never seen") is None
 
 
 def test_without_the_database_a_known_token_may_only_make_things_safer(
-    ledger: Ledger, accounts: Accounts, monkeypatch: pytest.MonkeyPatch
+    ledger: Ledger, identities: Identities, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     wanted = [Permission.TRIP_CIRCUIT, Permission.KILL_SWITCH, Permission.RESET_CIRCUIT]
-    text, _ = accounts.create_token("root", "robot", wanted, 1)
-    unused, _ = accounts.create_token("root", "unused", wanted, 1)
-    revoked, gone = accounts.create_token("root", "revoked", wanted, 1)
-    brief, _ = accounts.create_token("root", "brief", wanted, 1.0 / 86_400)
-    assert all(accounts.token(known) is not None for known in (brief, text, revoked))
-    accounts.revoke_token(gone.id)
-    assert accounts.token(revoked) is None
-    monkeypatch.setattr(accounts, "_ledger", Ledger.connect("postgresql://nobody@127.0.0.1:9/nothing"))
-    identity = accounts.token(text)
+    text, _ = identities.tokens.create("root", "robot", wanted, 1)
+    unused, _ = identities.tokens.create("root", "unused", wanted, 1)
+    revoked, gone = identities.tokens.create("root", "revoked", wanted, 1)
+    brief, _ = identities.tokens.create("root", "brief", wanted, 1.0 / 86_400)
+    assert all(identities.tokens.confirm(known) is not None for known in (brief, text, revoked))
+    identities.tokens.revoke(gone.id)
+    assert identities.tokens.confirm(revoked) is None
+    monkeypatch.setattr(identities.tokens, "_ledger", Ledger.connect("postgresql://nobody@127.0.0.1:9/nothing"))
+    identity = identities.tokens.confirm(text)
     assert identity is not None and not identity.confirmed
     assert identity.permissions == {Permission.TRIP_CIRCUIT, Permission.KILL_SWITCH}
-    eventually(lambda: not _holds(accounts, brief))
+    eventually(lambda: not _holds(identities, brief))
     for unknown in (unused, revoked):
         with pytest.raises(LedgerUnavailable):
-            accounts.token(unknown)
+            identities.tokens.confirm(unknown)
 
 
-def _holds(accounts: Accounts, token: str) -> bool:
+def _holds(identities: Identities, token: str) -> bool:
     try:
-        return accounts.token(token) is not None
+        return identities.tokens.confirm(token) is not None
     except LedgerUnavailable:
         return False
 
 
-def test_the_last_admin_stays(accounts: Accounts) -> None:
+def test_the_last_admin_stays(identities: Identities) -> None:
     with pytest.raises(AccountConflict, match="last admin"):
-        accounts.remove_user("root")
+        identities.users.remove("root")
     with pytest.raises(AccountConflict, match="last admin"):
-        accounts.set_role("root", Role.VIEWER)
-    accounts.add_user("second", Role.ADMIN, PASSWORD)
-    accounts.remove_user("root")
-    assert [user.name for user in accounts.users()] == ["second"]
+        identities.users.set_role("root", Role.VIEWER)
+    identities.users.add("second", Role.ADMIN, PASSWORD)
+    identities.users.remove("root")
+    assert [user.name for user in identities.users.all()] == ["second"]
 
 
-def test_a_removed_user_may_come_back_but_its_tokens_dont(accounts: Accounts) -> None:
-    accounts.add_user("olga", Role.OPERATOR, PASSWORD)
-    text, _ = accounts.create_token("olga", "ci", [Permission.VIEW_CIRCUIT], 1)
-    accounts.remove_user("olga")
-    accounts.add_user("olga", Role.VIEWER, "another long password")
-    assert accounts.token(text) is None
-    assert accounts.sign_in("olga", PASSWORD, "x") is None
-    assert accounts.sign_in("olga", "another long password", "x") is not None
+def test_a_removed_user_may_come_back_but_its_tokens_dont(identities: Identities) -> None:
+    identities.users.add("olga", Role.OPERATOR, PASSWORD)
+    text, _ = identities.tokens.create("olga", "ci", [Permission.VIEW_CIRCUIT], 1)
+    identities.users.remove("olga")
+    identities.users.add("olga", Role.VIEWER, "another long password")
+    assert identities.tokens.confirm(text) is None
+    assert identities.sessions.sign_in("olga", PASSWORD, "x") is None
+    assert identities.sessions.sign_in("olga", "another long password", "x") is not None
 
 
 @pytest.mark.parametrize("name", ["", "Root", "a b", "a\n", "-x", "a" * 65, "é", "a/../b"])
-def test_names_that_could_be_mistaken_are_refused(accounts: Accounts, name: str) -> None:
+def test_names_that_could_be_mistaken_are_refused(identities: Identities, name: str) -> None:
     with pytest.raises(InvalidInput):
-        accounts.add_user(name, Role.VIEWER, PASSWORD)
+        identities.users.add(name, Role.VIEWER, PASSWORD)
 
 
 @pytest.mark.parametrize("password", ["short", "x" * 257, "aaaaaaaaaaaaaaaa", "longusername"])
-def test_passwords_that_would_be_guessed_are_refused(accounts: Accounts, password: str) -> None:
+def test_passwords_that_would_be_guessed_are_refused(identities: Identities, password: str) -> None:
     with pytest.raises(InvalidInput):
-        accounts.add_user("longusername", Role.VIEWER, password)
+        identities.users.add("longusername", Role.VIEWER, password)
 
 
-def test_a_token_has_what_both_it_and_the_role_have(accounts: Accounts) -> None:
-    accounts.add_user("olga", Role.OPERATOR, PASSWORD)
-    text, token = accounts.create_token("olga", "bot", [Permission.VIEW_CIRCUIT, Permission.TRIP_CIRCUIT], 30)
-    assert (found := accounts.token(text)) is not None
+def test_a_token_has_what_both_it_and_the_role_have(identities: Identities) -> None:
+    identities.users.add("olga", Role.OPERATOR, PASSWORD)
+    text, token = identities.tokens.create("olga", "bot", [Permission.VIEW_CIRCUIT, Permission.TRIP_CIRCUIT], 30)
+    assert (found := identities.tokens.confirm(text)) is not None
     assert found.permissions == {Permission.VIEW_CIRCUIT, Permission.TRIP_CIRCUIT}
-    accounts.set_role("olga", Role.VIEWER)
-    assert (found := accounts.token(text)) is not None
+    identities.users.set_role("olga", Role.VIEWER)
+    assert (found := identities.tokens.confirm(text)) is not None
     assert found.permissions == {Permission.VIEW_CIRCUIT}
-    accounts.revoke_token(token.id)
-    assert accounts.token(text) is None
+    identities.tokens.revoke(token.id)
+    assert identities.tokens.confirm(text) is None
 
 
-def test_a_token_cant_be_given_more_than_its_user_has(accounts: Accounts) -> None:
-    accounts.add_user("vera", Role.VIEWER, PASSWORD)
+def test_a_token_cant_be_given_more_than_its_user_has(identities: Identities) -> None:
+    identities.users.add("vera", Role.VIEWER, PASSWORD)
     with pytest.raises(InvalidInput, match="RESET_CIRCUIT"):
-        accounts.create_token("vera", "x", [Permission.RESET_CIRCUIT], 1)
+        identities.tokens.create("vera", "x", [Permission.RESET_CIRCUIT], 1)
 
 
-def test_a_token_expires(accounts: Accounts) -> None:
-    text, _ = accounts.create_token("root", "x", [Permission.VIEW_CIRCUIT], 0.2 / 86_400)
-    eventually(lambda: accounts.token(text) is None)
-    assert accounts.tokens() == []
+def test_a_token_expires(identities: Identities) -> None:
+    text, _ = identities.tokens.create("root", "x", [Permission.VIEW_CIRCUIT], 0.2 / 86_400)
+    eventually(lambda: identities.tokens.confirm(text) is None)
+    assert identities.tokens.all() == []
 
 
 @pytest.mark.parametrize("text", ["", "brk_", "brk_x", "brk_x_y", "Bearer", "brk_%_x", "brk_" + "x" * 500])
-def test_what_is_no_token_is_nobodys(accounts: Accounts, text: str) -> None:
-    assert accounts.token(text) is None
+def test_what_is_no_token_is_nobodys(identities: Identities, text: str) -> None:
+    assert identities.tokens.confirm(text) is None
 
 
-def test_nothing_that_is_stored_can_be_used_to_sign_in(ledger: Ledger, accounts: Accounts) -> None:
-    secret, _ = accounts.sign_in("root", PASSWORD, "x") or pytest.fail("not signed in")
-    text, _ = accounts.create_token("root", "x", [Permission.VIEW_CIRCUIT], 1)
+def test_nothing_that_is_stored_can_be_used_to_sign_in(ledger: Ledger, identities: Identities) -> None:
+    secret, _ = identities.sessions.sign_in("root", PASSWORD, "x") or pytest.fail("not signed in")
+    text, _ = identities.tokens.create("root", "x", [Permission.VIEW_CIRCUIT], 1)
     with reading(ledger) as connection:
         stored = str([connection.execute(table.select()).all() for table in (users, tokens, sessions)])
     assert "$argon2id$" in stored
@@ -244,7 +245,7 @@ def test_passwords_are_hashed_as_rfc_9106_recommends() -> None:
 
 
 def test_a_user_who_doesnt_exist_costs_as_much_time_as_one_who_does(
-    accounts: Accounts, monkeypatch: pytest.MonkeyPatch
+    identities: Identities, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     verified: list[str | None] = []
 
@@ -252,8 +253,8 @@ def test_a_user_who_doesnt_exist_costs_as_much_time_as_one_who_does(
         verified.append(password_hash)
         return False
 
-    monkeypatch.setattr(accounts_module, "password_fits", spy)
-    accounts.sign_in("nobody", "x", "y")
+    monkeypatch.setattr(sessions_module, "password_fits", spy)
+    identities.sessions.sign_in("nobody", "x", "y")
     assert verified == [None]
 
 
