@@ -160,7 +160,8 @@ class _Listeners:
     async def _listen(self, number: int) -> None:
         reader, writer = await asyncio.open_connection("127.0.0.1", self.site.port)
         try:
-            asked = ("GET /events?topics=strip,state:global HTTP/1.1", "Host: localhost", f"Cookie: {self.site.cookie}")
+            path, cookie = "/events?topics=banner,state:global", f"Cookie: {self.site.cookie}"
+            asked = (f"GET {path} HTTP/1.1", "Host: localhost", cookie)
             writer.write("\r\n".join([*asked, "", ""]).encode())
             while line := await reader.readline():
                 if line.startswith(b"event: state:global"):

@@ -1,4 +1,4 @@
-"""The console as one ASGI application: pages, API and static files behind the same guard."""
+"""Compose the console as one ASGI application: pages, API and static files behind the same guard."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from starlette.types import ASGIApp
 from breaker import BreakerError
 from breaker.errors import InvalidInput
 from configuration.settings import Settings
+from console.actions.authorization import Denied
 from console.actions.recovery import NothingAsked
-from console.actions.trip_reset import Denied
+from console.api.application import create_api
 from console.api.problems import problem
-from console.api.routes import create_api
+from console.context import ConsoleContext
 from console.pages import audit, circuit, oidc, recovery, sign_in, system_health
-from console.pages.frame import message
+from console.pages.layout import message_page
 from console.render import STATIC
+from console.request import BadForm, SignInNeeded, identity_of
 from console.security import Guard
-from console.services import Services
-from console.web import BadForm, SignInNeeded, identity_of
 from tasks.recovery.answers import AnswerNotTaken
 
 _NOWHERE = frozenset({"", "0.0.0.0", "::"})  # noqa: S104  addresses to listen at, by which nobody calls us
@@ -58,9 +58,9 @@ def create_app(settings: Settings) -> Application:
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        here = Services(settings)
-        app.state.services = api.state.services = here
-        async with here.running():
+        context = ConsoleContext(settings)
+        app.state.context = api.state.context = context
+        async with context.running():
             yield
 
     app = FastAPI(lifespan=lifespan, openapi_url=None, docs_url=None, redoc_url=None)
@@ -81,7 +81,7 @@ def create_app(settings: Settings) -> Application:
     guarded = Guard(app, names=names, trusted_proxies=networks)
 
     def end_streams() -> None:
-        app.state.services.broadcast.close()
+        app.state.context.broadcast.close()
 
     return Application(guarded, end_streams)
 
@@ -94,18 +94,18 @@ async def _sign_in(request: Request, _: Exception) -> Response:
 
 
 async def _denied(request: Request, error: Exception) -> Response:
-    return message(request, await identity_of(request), 403, "Not permitted", str(error))
+    return message_page(request, await identity_of(request), 403, "Not permitted", str(error))
 
 
 async def _bad_form(request: Request, error: Exception) -> Response:
-    return message(request, await identity_of(request), 403, "Not accepted", str(error))
+    return message_page(request, await identity_of(request), 403, "Not accepted", str(error))
 
 
 async def _refused(request: Request, error: Exception) -> Response:
     status = (
         422 if isinstance(error, InvalidInput) else 409 if isinstance(error, NothingAsked | AnswerNotTaken) else 503
     )
-    return message(request, await identity_of(request), status, "Not possible", str(error))
+    return message_page(request, await identity_of(request), status, "Not possible", str(error))
 
 
 async def _failed(request: Request, error: Exception) -> Response:
@@ -113,11 +113,11 @@ async def _failed(request: Request, error: Exception) -> Response:
     if request.url.path.startswith("/api/"):
         return problem(500, "internal", "Internal error", "Something is wrong here; see the console's log.")
     text = "Something is wrong in the console; its log says what. Halting works without it: make kill-switch."
-    return message(request, None, 500, "Not possible", text)
+    return message_page(request, None, 500, "Not possible", text)
 
 
 async def _http(request: Request, error: Exception) -> Response:
     status = error.status_code if isinstance(error, HTTPException) else 500
     if request.url.path.startswith("/api/"):
         return problem(status, "not-found", "Not found", "There is no such resource.")
-    return message(request, None, status, "Not found", "There is no such page.")
+    return message_page(request, None, status, "Not found", "There is no such page.")

@@ -1,4 +1,4 @@
-"""HTML from templates. Pieces that pages show and servers push are rendered by the same code."""
+"""Render HTML from templates. Pieces that pages show and servers push are rendered by the same code."""
 
 from __future__ import annotations
 
@@ -17,13 +17,15 @@ from breaker.events import TransitionEvent
 from breaker.gate.report import ReportedGates
 from breaker.pending_trips import PendingTrip
 from configuration.settings import Settings
-from console import formatting
+from console import value_format
 from console.auth.permissions import Permission
+from console.labels import COLOUR_SHAPES, STATE_LABELS
 from console.live.exposure import AccountExposure, profit_of
-from console.live.poller import Seen
+from console.live.gates import gate_label
+from console.live.poller import Sample
 from console.live.state_watcher import WatchedState
 from tasks.checks.measurement import Measurement
-from tasks.kill.report import count
+from tasks.kill.report import count, seconds
 from tasks.kill.status import KillStatus
 from tasks.recovery.checklist import CHECKLIST
 from tasks.recovery.state import RecoveryState
@@ -45,21 +47,21 @@ class Renderer:
             auto_reload=False,
         )
         self._environment.filters.update(
-            utc=formatting.utc,
-            moment=formatting.moment,
-            duration=formatting.ago,
+            utc=value_format.utc,
+            parsed=value_format.parsed,
+            duration=value_format.duration,
             time=_time,
             until=_until,
-            seconds=formatting.seconds,
+            seconds=seconds,
             count=count,
-            money=formatting.money,
-            shares=formatting.shares,
+            money=value_format.money,
+            quantity=value_format.quantity,
         )
         self._environment.globals.update(
-            LOOKS=formatting.LOOKS,
+            STATE_LABELS=STATE_LABELS,
             CHECKLIST=CHECKLIST,
-            SHAPES=formatting.COLOUR_SHAPES,
-            gate_look=formatting.gate_look,
+            COLOUR_SHAPES=COLOUR_SHAPES,
+            gate_label=gate_label,
             State=State,
             Permission=Permission,
             profit_of=profit_of,
@@ -70,42 +72,40 @@ class Renderer:
     def page(self, template: str, **values: Any) -> str:
         return self._environment.get_template(template).render(values)
 
-    def strip(self, reading: WatchedState, kills: Sequence[KillStatus]) -> str:
+    def banner(self, state: WatchedState, kills: Sequence[KillStatus]) -> str:
         """The state, and a kill switch that runs, on top of every page."""
-        running = next((seen for seen in kills if seen.verdict == "RUNNING"), None)
-        return self.page("_strip.html", reading=reading, running=running)
+        running = next((kill for kill in kills if kill.verdict == "RUNNING"), None)
+        return self.page("_banner.html", watched=state, running=running)
 
-    def state(self, reading: WatchedState) -> str:
-        return self.page("_state.html", reading=reading)
+    def state(self, state: WatchedState) -> str:
+        return self.page("_state.html", watched=state)
 
-    def scopes(self, readings: Sequence[WatchedState]) -> str:
-        return self.page("_scopes.html", readings=readings)
+    def scopes(self, states: Sequence[WatchedState]) -> str:
+        return self.page("_scopes.html", states=states)
 
     def history(self, events: Sequence[TransitionEvent] | str) -> str:
         return self.page("_history.html", events=events)
 
-    def conditions(self, seen: Seen[list[Measurement]] | None) -> str:
-        return self.page("_measurements.html", seen=seen, empty="Being measured …")
+    def measurements(self, sample: Sample[list[Measurement]] | None) -> str:
+        """Conditions, or what System Health shows."""
+        return self.page("_measurements.html", sample=sample)
 
-    def health(self, seen: Seen[list[Measurement]] | None) -> str:
-        return self.page("_measurements.html", seen=seen, empty="Being measured …")
+    def gates(self, sample: Sample[ReportedGates | str] | None) -> str:
+        return self.page("_gates.html", sample=sample)
 
-    def gates(self, seen: Seen[ReportedGates | str] | None) -> str:
-        return self.page("_gates.html", seen=seen)
+    def exposure(self, sample: Sample[tuple[AccountExposure, ...]] | None) -> str:
+        return self.page("_exposure.html", sample=sample)
 
-    def exposure(self, seen: Seen[tuple[AccountExposure, ...]] | None) -> str:
-        return self.page("_exposure.html", seen=seen)
-
-    def recovery(self, seen: Seen[RecoveryState | str | None]) -> str:
-        return self.page("_recovery.html", seen=seen)
+    def recovery(self, sample: Sample[RecoveryState | str | None]) -> str:
+        return self.page("_recovery.html", sample=sample)
 
     def pending(self, waiting: Sequence[PendingTrip]) -> str:
         """Trips that wait on this host until Redis is back."""
         return self.page("_pending.html", waiting=waiting)
 
-    def kills(self, seen: Sequence[KillStatus]) -> str:
+    def kills(self, kills: Sequence[KillStatus]) -> str:
         """The newest runs of the kill switch, a line each."""
-        return self.page("_kills.html", kills=seen[:3])
+        return self.page("_kills.html", kills=kills[:3])
 
     def kill_runs(self, runs: Sequence[KillStatus]) -> str:
         """The runs of one incident in full."""
@@ -116,7 +116,7 @@ def _time(moment: datetime | None) -> Markup | str:
     """A point in the past; with JavaScript the page adds how long ago that is."""
     if moment is None:
         return "—"
-    return Markup('<time datetime="{}" data-ago>{}</time>').format(moment.isoformat(), formatting.utc(moment))
+    return Markup('<time datetime="{}" data-ago>{}</time>').format(moment.isoformat(), value_format.utc(moment))
 
 
 def _until(moment: datetime | None) -> Markup | str:
@@ -125,7 +125,7 @@ def _until(moment: datetime | None) -> Markup | str:
         return "—"
     left = (moment - datetime.now(UTC)).total_seconds()
     return Markup('<time datetime="{}" data-until>{} (in {})</time>').format(
-        moment.isoformat(), formatting.utc(moment), formatting.ago(left)
+        moment.isoformat(), value_format.utc(moment), value_format.duration(left)
     )
 
 

@@ -1,4 +1,7 @@
-"""Which request each idempotency key was used for, so that using it for another one is noticed by every console."""
+"""Turn idempotency keys into event ids, and notice on every console when one is used for another request.
+
+Redis itself refuses to do an event twice.
+"""
 
 from __future__ import annotations
 
@@ -6,9 +9,13 @@ import asyncio
 import hashlib
 from collections import OrderedDict
 from typing import Any
+from uuid import NAMESPACE_URL, UUID, uuid5
 
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
+
+from breaker.uuid7 import uuid7
+from console.actions.authorization import Caller
 
 KEPT = 3_600
 """Seconds; as long as Redis knows the events that the keys stand for."""
@@ -18,14 +25,27 @@ _REQUEST = "circuit_breaker:api_request:"
 _MOST = 10_000
 
 
-class Requests:
+def event_id_of(caller: Caller, key: str) -> str:
+    """The event id that a caller's idempotency key stands for."""
+    return str(uuid5(NAMESPACE_URL, f"breaker:{caller.source}:{caller.user}:{key}"))
+
+
+def usable_event_id(text: str) -> str:
+    """The id that a form came with, or a new one if it isn't one."""
+    try:
+        return str(UUID(text))
+    except ValueError:
+        return uuid7()
+
+
+class IdempotencyKeys:
     """In Redis, and in this process for as long as Redis is away."""
 
     def __init__(self, redis: Redis) -> None:
         self._redis = redis
         self._used: OrderedDict[str, str] = OrderedDict()
 
-    async def is_the_same(self, event_id: str, request: str) -> bool:
+    async def used_for_same(self, event_id: str, request: str) -> bool:
         """Whether the key that stands for this event was used for this very request, or never before."""
         asked = hashlib.sha256(request.encode()).hexdigest()
         first = await self._first(event_id, asked) or self._used.get(event_id, asked)

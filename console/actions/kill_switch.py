@@ -23,7 +23,8 @@ from breaker.state import Status
 from breaker.trip_reasons import TripReason
 from configuration.reasons import checked_reason
 from configuration.settings import Settings
-from console.actions.trip_reset import Actions, Caller
+from console.actions.authorization import Authorization, Caller
+from console.actions.trip_reset import TripReset
 from console.auth.permissions import Permission
 from flows.kill_start import Halt, KillDisplay, KillStart, halt, sweep_and_flatten
 from tasks.kill.run import KillRun
@@ -34,7 +35,7 @@ CONFIRMATION = "FLATTEN"
 """What has to be typed before anything is cancelled or closed."""
 _KEPT = 50
 _SHOWN = 20
-LOOK_WITHIN = 1.0
+READ_WITHIN = 1.0
 """Seconds that Redis may take to say what other processes tell of their runs."""
 
 
@@ -114,13 +115,14 @@ class ConsoleKill(KillDisplay):
 class KillSwitchRuns:
     """The newest runs: this console's own as they are, and those that another process has told Redis of."""
 
-    def __init__(self, settings: Settings, actions: Actions, redis: Redis) -> None:
+    def __init__(self, settings: Settings, redis: Redis, authorization: Authorization, trip_reset: TripReset) -> None:
         self._settings = settings
-        self._actions = actions
         self._redis = redis
+        self._authorization = authorization
+        self._trip_reset = trip_reset
         self._kills: OrderedDict[str, ConsoleKill] = OrderedDict()
         self._elsewhere: dict[str, KillStatus] = {}
-        self._looked_at = time.monotonic()
+        self._read_at = time.monotonic()
         self._tasks: set[asyncio.Task[None]] = set()
         # Not the threads on which everything else waits for a database.
         self._threads = ThreadPoolExecutor(_KEPT, thread_name_prefix="kill switch")
@@ -128,7 +130,7 @@ class KillSwitchRuns:
     def all(self) -> list[KillStatus]:
         """Every run that is known, newest first."""
         own = {kill.start.run_id: kill.status for kill in self._kills.values()}
-        since = time.monotonic() - self._looked_at
+        since = time.monotonic() - self._read_at
         others = [
             replace(seen, silent_for=seen.silent_for + since)
             for run_id, seen in self._elsewhere.items()
@@ -140,13 +142,13 @@ class KillSwitchRuns:
         """Every run of that incident, newest first."""
         return [seen for seen in self.all() if seen.incident_id == incident_id]
 
-    async def look_elsewhere(self) -> None:
+    async def read_elsewhere(self) -> None:
         """Read what other processes tell of their runs; what can't be read goes on growing old."""
         with contextlib.suppress(RedisError, OSError):  # pages say themselves that Redis is away
-            async with asyncio.timeout(LOOK_WITHIN):
+            async with asyncio.timeout(READ_WITHIN):
                 found = await read_kill_statuses(self._redis, self._elsewhere, _SHOWN)
             self._elsewhere = {seen.run_id: seen for seen in found}
-            self._looked_at = time.monotonic()
+            self._read_at = time.monotonic()
 
     async def start(
         self,
@@ -162,13 +164,13 @@ class KillSwitchRuns:
         A breaker that can't be tripped doesn't keep the book from being closed. Raises Denied and InvalidInput; nothing
         changed then.
         """
-        await self._actions.require(caller, Permission.KILL_SWITCH)
+        await self._authorization.require(caller, Permission.KILL_SWITCH)
         why = checked_reason(reason, caller.shortest_reason)
         names = self._checked_accounts(accounts)
-        trip = self._actions.requested_trip(caller, TripReason.KILL_SWITCH, scope, why, event_id)
+        trip = self._trip_reset.requested_trip(caller, TripReason.KILL_SWITCH, scope, why, event_id)
         check_pending_trip(trip)
         kill = ConsoleKill(KillStart(trip=trip, reason=why, accounts=names), trip.incident_id)
-        halted = await halt(kill.start, self._actions.make_trip, kill)
+        halted = await halt(kill.start, self._trip_reset.make_trip, kill)
         if (same := self._same(kill)) is not None:
             return same
         self._keep(kill)

@@ -1,4 +1,4 @@
-"""The recovery as the console sees it: where it stands, and the answers of people who have signed in."""
+"""Read where a recovery stands, and give it the answers of people who have signed in."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from redis.exceptions import RedisError
 from breaker import BreakerError
 from breaker.errors import BreakerUnavailable, InvalidInput
 from configuration.settings import Settings
-from console.actions.trip_reset import Actions, Caller
+from console.actions.authorization import Authorization, Caller
+from console.actions.trip_reset import TripReset
 from console.auth.permissions import Permission
 from tasks.recovery.answers import AnswerNotTaken, refusal_of, refusal_record, submit_answer
 from tasks.recovery.approval_rules import Approval, ApprovalRules, RootCause
@@ -37,10 +38,11 @@ class AnswerRefused(BreakerError):
 
 
 class Recoveries:
-    def __init__(self, settings: Settings, redis: Redis, actions: Actions) -> None:
+    def __init__(self, settings: Settings, redis: Redis, authorization: Authorization, trip_reset: TripReset) -> None:
         self._settings = settings
         self._redis = redis
-        self._actions = actions
+        self._authorization = authorization
+        self._trip_reset = trip_reset
         # Judging and handing over import the orchestrator's client, and may wait for it. On threads of their own that
         # holds up neither the pages nor the threads on which sessions are looked up.
         self._threads = ThreadPoolExecutor(2, thread_name_prefix="recovery answer")
@@ -74,7 +76,7 @@ class Recoveries:
         AnswerNotTaken and BreakerUnavailable; only after AnswerNotTaken may it have got there.
         """
         form = "root-cause" if isinstance(answer, RootCause) else "approval"
-        await self._actions.require(caller, NEEDED[form])
+        await self._authorization.require(caller, NEEDED[form])
         _check_text(answer)
         state = await self.waiting(scope)
         if state.waiting_for != form or question not in (None, state.question):
@@ -83,29 +85,31 @@ class Recoveries:
                 "Nothing changed; look at it again."
             )
         permissions = sorted(caller.identity.permissions)
-        status = await self._actions.breaker(scope, caller.source).get_status()
+        status = await self._trip_reset.breaker(scope, caller.source).get_status()
         rules = ApprovalRules(
             {caller.user: permissions}, self._settings.recovery.two_person, status.tripped_by or "", state.author
         )
-        refusal = await self._aside(lambda: refusal_of(answer, rules, self._settings, scope))
+        refusal = await self._on_own_thread(lambda: refusal_of(answer, rules, self._settings, scope))
         if refusal is not None:
             record = refusal_record(state, caller.user, refusal, caller.source, caller.address)
-            await self._actions.keep(record)
+            await self._authorization.keep(record)
             raise AnswerRefused(f"Refused: {refusal}. Nothing changed, the recovery still waits.")
         async with self._redis_in_time("written"):
             await attest(self._redis, state.flow_run_id, state.question, answer, permissions)
         try:
-            await self._aside(lambda: submit_answer(state, answer))
+            await self._on_own_thread(lambda: submit_answer(state, answer))
         except AnswerNotTaken as error:
             if not error.may_have_happened:
                 async with self._redis_in_time("written"):
                     await withdraw_attestation(self._redis, state.flow_run_id, state.question, answer)
             raise
         details = {"form": form, "question": state.question}
-        await self._actions.record(caller, "RECOVERY_ANSWERED", details, scope=scope, incident_id=state.incident_id)
+        await self._authorization.record(
+            caller, "RECOVERY_ANSWERED", details, scope=scope, incident_id=state.incident_id
+        )
         return state
 
-    async def _aside(self, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
+    async def _on_own_thread(self, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._threads, lambda: asyncio.run(work()))
 
     @asynccontextmanager

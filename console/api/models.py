@@ -1,4 +1,4 @@
-"""What the API takes and gives, as its OpenAPI document describes it."""
+"""Model what the API takes and gives, as its OpenAPI document describes it."""
 
 from __future__ import annotations
 

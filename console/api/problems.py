@@ -1,4 +1,4 @@
-"""Errors of the API as problem details (RFC 9457)."""
+"""Answer errors of the API as problem details (RFC 9457)."""
 
 from __future__ import annotations
 
@@ -18,8 +18,9 @@ from breaker.errors import (
     ResetRateLimited,
     StateConflict,
 )
+from console.actions.authorization import Denied
 from console.actions.recovery import AnswerRefused, NothingAsked
-from console.actions.trip_reset import ConditionsRed, Denied
+from console.actions.trip_reset import ConditionsRed
 from ledger.errors import InvalidRecord, LedgerError
 from tasks.recovery.answers import AnswerNotTaken
 

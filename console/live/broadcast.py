@@ -1,4 +1,4 @@
-"""One event, rendered once, to every page that listens: server-sent events with the newest of each topic.
+"""Send each event, rendered once, to every page that listens: server-sent events with the newest of each topic.
 
 A slow listener misses what was overtaken, never the last word. Used from the event loop only.
 """
@@ -6,7 +6,8 @@ A slow listener misses what was overtaken, never the last word. Used from the ev
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Collection
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 
 
 def encode(topic: str, data: str) -> bytes:
@@ -52,3 +53,15 @@ class Broadcast:
                     await changed.wait()
         finally:
             self.listeners -= 1
+
+    async def listen_while(
+        self, topics: Collection[str], holds: Callable[[], Awaitable[bool]], every: float
+    ) -> AsyncIterator[bytes]:
+        """`listen`, until `holds`, which is asked again every `every` seconds, says that it must end."""
+        ask_at = time.monotonic() + every
+        async for data in self.listen(topics):
+            yield data
+            if time.monotonic() > ask_at:
+                if not await holds():
+                    return
+                ask_at = time.monotonic() + every

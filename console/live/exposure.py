@@ -1,4 +1,4 @@
-"""What each account has at its venue at this moment."""
+"""Read what each account has at its venue at this moment."""
 
 from __future__ import annotations
 

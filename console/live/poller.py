@@ -1,4 +1,4 @@
-"""Something that costs requests to find out, found out again and again while somebody looks, and not otherwise."""
+"""Poll an expensive reading only while a page is watching it."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from typing import Generic, TypeVar
 
 T = TypeVar("T")
 
-INTEREST = 15.0
-"""Seconds for which one look keeps the readings going."""
+WATCHED_FOR = 15.0
+"""Seconds for which one page that asks keeps the polling going."""
 
 
 @dataclass(frozen=True, slots=True)
-class Seen(Generic[T]):
+class Sample(Generic[T]):
     """A reading and when it was finished."""
 
     value: T
@@ -30,36 +30,36 @@ class Seen(Generic[T]):
 
 
 class Poller(Generic[T]):
-    """Reads by `read`, which doesn't raise and ends in time, every `every` seconds, and tells `tell`."""
+    """Reads by `read`, which doesn't raise and ends in time, every `every` seconds; `publish` gets each sample."""
 
     def __init__(
-        self, read: Callable[[], Awaitable[T]], every: float, tell: Callable[[Seen[T]], None] = lambda _: None
+        self, read: Callable[[], Awaitable[T]], every: float, publish: Callable[[Sample[T]], None] = lambda _: None
     ) -> None:
         self._read = read
         self._every = every
-        self._tell = tell
-        self._wanted_until = 0.0
-        self._wanted = asyncio.Event()
-        self._one = asyncio.Lock()
-        self.latest: Seen[T] | None = None
+        self._publish = publish
+        self._watched_until = 0.0
+        self._watched = asyncio.Event()
+        self._reading = asyncio.Lock()
+        self._latest: Sample[T] | None = None
 
-    def look(self) -> Seen[T] | None:
-        """What was seen last; readings go on for a while."""
-        self._wanted_until = time.monotonic() + INTEREST
-        self._wanted.set()
-        return self.latest
+    def watch(self) -> Sample[T] | None:
+        """The latest sample; polling goes on for a while."""
+        self._watched_until = time.monotonic() + WATCHED_FOR
+        self._watched.set()
+        return self._latest
 
-    async def fresh(self) -> Seen[T]:
-        """A reading that began after this call."""
-        async with self._one:
-            self.latest = Seen(await self._read())
-        self._tell(self.latest)
-        return self.latest
+    async def sample(self) -> Sample[T]:
+        """A new one, whose reading began after this call."""
+        async with self._reading:
+            self._latest = latest = Sample(await self._read())
+        self._publish(latest)
+        return latest
 
     async def run(self) -> None:
         while True:
-            if time.monotonic() >= self._wanted_until:
-                self._wanted.clear()
-                await self._wanted.wait()
-            await self.fresh()
+            if time.monotonic() >= self._watched_until:
+                self._watched.clear()
+                await self._watched.wait()
+            await self.sample()
             await asyncio.sleep(self._every)

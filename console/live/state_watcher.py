@@ -1,4 +1,4 @@
-"""The one watcher of a console: reads every breaker ten times a second and tells all pages when anything changes."""
+"""Watch every breaker: read each ten times a second, and publish what has changed, once for all pages."""
 
 from __future__ import annotations
 
@@ -16,6 +16,8 @@ EVERY = 0.1
 """Seconds between two readings; a page learns of a trip from elsewhere in about half of it more than it takes."""
 TIMEOUT = 1.0
 """Seconds after which a state that can't be read is shown as UNKNOWN."""
+MOST_ASKED = 50
+"""Breakers without a state that are watched because somebody asked for them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,26 +35,24 @@ class WatchedState:
         return time.monotonic() - self.monotonic
 
 
-MOST_ASKED = 50
-"""Breakers without a state that are watched because somebody asked for them."""
+class StateWatcher:
+    """`publish` is called with the breakers whose state is not what it was at the last reading."""
 
-
-class Watcher:
-    """`tell` is called with the breakers whose state has changed since it was told last."""
-
-    def __init__(self, make: Callable[[str], AsyncCircuitBreaker], tell: Callable[[list[WatchedState]], None]) -> None:
+    def __init__(
+        self, make: Callable[[str], AsyncCircuitBreaker], publish: Callable[[list[WatchedState]], None]
+    ) -> None:
         self._make = make
-        self._tell = tell
+        self._publish = publish
         self._breakers: dict[str, AsyncCircuitBreaker] = {}
         self._readings: dict[str, WatchedState] = {}
-        self._now = asyncio.Event()
-        self._kept: set[str] = set()
-        self.keep([GLOBAL])
+        self._woken = asyncio.Event()
+        self._always: set[str] = set()
+        self.watch_always([GLOBAL])
 
-    def keep(self, scopes: Iterable[str]) -> None:
-        """Watch these for ever: they exist."""
+    def watch_always(self, scopes: Iterable[str]) -> None:
+        """These exist, and are watched for ever."""
         scopes = tuple(scopes)
-        self._kept.update(scopes)
+        self._always.update(scopes)
         self.watch(scopes)
 
     def watch(self, scopes: Iterable[str]) -> None:
@@ -61,7 +61,7 @@ class Watcher:
             # Whatever was asked for last comes last, and what nobody asks for any more is first to go.
             known = self._breakers.pop(scope) if scope in self._breakers else self._make(scope)
             self._breakers[scope] = known
-        asked = [scope for scope in self._breakers if scope not in self._kept]
+        asked = [scope for scope in self._breakers if scope not in self._always]
         for scope in asked[: max(0, len(asked) - MOST_ASKED)]:
             del self._breakers[scope]
             self._readings.pop(scope, None)
@@ -70,38 +70,42 @@ class Watcher:
     def scopes(self) -> list[str]:
         return sorted(self._breakers, key=lambda scope: (scope != GLOBAL, scope))
 
-    def reading(self, scope: str) -> WatchedState:
-        """The last one; UNKNOWN if there is none yet."""
+    def latest(self, scope: str) -> WatchedState:
+        """The last reading; UNKNOWN if there is none yet."""
         return self._readings.get(scope) or WatchedState(
             scope, unknown_status("It has not been read yet; wait a second."), datetime.now(UTC), time.monotonic()
         )
 
-    async def fresh(self, scope: str) -> WatchedState:
-        """Read now; other pages are told by the next round."""
+    def all(self) -> list[WatchedState]:
+        """The last reading of each."""
+        return [self.latest(scope) for scope in self.scopes]
+
+    async def read(self, scope: str) -> WatchedState:
+        """Read now; other pages learn of it by the next round."""
         self.watch([scope])
         return await self._read(scope, self._breakers[scope])
 
-    def soon(self) -> None:
+    def wake(self) -> None:
         """Don't wait for the next round."""
-        self._now.set()
+        self._woken.set()
 
     async def run(self) -> None:
         while True:
-            self._now.clear()
+            self._woken.clear()
             found = await asyncio.gather(*(self._read(*item) for item in list(self._breakers.items())))
-            changed = [reading for reading in found if self._is_news(reading)]
+            changed = [reading for reading in found if self._has_changed(reading)]
             self._readings.update((reading.scope, reading) for reading in found if reading.scope in self._breakers)
             if changed:
-                self._tell(changed)
+                self._publish(changed)
             try:
                 async with asyncio.timeout(EVERY):
-                    await self._now.wait()
+                    await self._woken.wait()
             except TimeoutError:
                 continue
 
     async def _read(self, scope: str, breaker: AsyncCircuitBreaker) -> WatchedState:
         return WatchedState(scope, await breaker.get_status(), datetime.now(UTC), time.monotonic())
 
-    def _is_news(self, reading: WatchedState) -> bool:
+    def _has_changed(self, reading: WatchedState) -> bool:
         before = self._readings.get(reading.scope)
         return before is None or dict(before.status) != dict(reading.status)

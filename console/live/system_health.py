@@ -1,4 +1,4 @@
-"""What System Health shows: everything that the breaker needs or that needs it, each within a deadline of its own."""
+"""Measure everything that the breaker needs or that needs it, each within a deadline of its own."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import asyncio
 
 from breaker.gate.report import GATE_FAULTS, LOST_AFTER, ReportedGates
 from configuration.settings import Settings
-from console.formatting import seconds
 from console.live.exposure import AccountExposure
 from tasks import orchestrator
 from tasks.checks.conditions import measure_database, measure_redis
@@ -14,6 +13,7 @@ from tasks.checks.endpoint import measure_http
 from tasks.checks.measurement import Colour, Measurement
 from tasks.checks.probe import Probe
 from tasks.checks.system import measure_health
+from tasks.kill.report import seconds
 
 
 async def measure_system(

@@ -1,4 +1,4 @@
-"""The Audit Log: filtered, paged, verified and exported."""
+"""Show the Audit Log: filtered, paged, verified and exported."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from fastapi.responses import FileResponse, Response
 from starlette.background import BackgroundTask
 
 from breaker.errors import InvalidInput
-from console.actions.trip_reset import Caller
+from console.actions.authorization import Caller
 from console.auth.permissions import Permission
-from console.pages.frame import answer, posted
-from console.web import caller_of, services
+from console.pages.layout import render_page, submitted_form
+from console.request import caller_of, context_of, storable
 from ledger.audit import verify_ledger
 from ledger.configured import open_checkpoints
 from ledger.errors import LedgerError
@@ -49,20 +49,19 @@ async def _audit_page(
     verified: Verification | None = None,
     problem: str = "",
 ) -> Response:
-    here = services(request)
-    # PostgreSQL knows no NUL, so nothing in it can equal one.
-    filters = {name: asked.get(name, "").strip().replace("\0", "\ufffd")[:200] for name in _FILTERS}
+    context = context_of(request)
+    filters = {name: storable(asked.get(name, "").strip())[:200] for name in _FILTERS}
     rows: tuple[AuditRow, ...] = ()
     following = None
     try:
         page = await asyncio.to_thread(
-            here.ledger.query, filter_of(filters), limit=ROWS, after=asked.get("after") or None
+            context.ledger.query, filter_of(filters), limit=ROWS, after=asked.get("after") or None
         )
         rows, following = page.rows, page.next
     except (InvalidInput, LedgerError) as error:
         problem = problem or str(error)
     kept = {name: value for name, value in filters.items() if value}
-    return answer(
+    return render_page(
         request,
         "audit.html",
         caller.identity,
@@ -120,33 +119,33 @@ def _brief(name: str, value: object) -> str:
 
 @router.post("/audit/verify")
 async def verify(request: Request) -> Response:
-    caller, _ = await posted(request, Permission.VIEW_AUDIT)
-    here = services(request)
-    checkpoints = open_checkpoints(here.settings)
+    caller, _ = await submitted_form(request, Permission.VIEW_AUDIT)
+    context = context_of(request)
+    checkpoints = open_checkpoints(context.settings)
     try:
         async with asyncio.timeout(VERIFY_LIMIT):
-            found = await asyncio.to_thread(verify_ledger, here.ledger, checkpoints)
+            found = await asyncio.to_thread(verify_ledger, context.ledger, checkpoints)
     except TimeoutError:
         problem = f"Verifying takes longer than {VERIFY_LIMIT:g} s; run `breaker audit verify` instead."
         return await _audit_page(request, caller, {}, problem=problem)
     except LedgerError as error:
         return await _audit_page(request, caller, {}, problem=str(error))
     verified = found.verification
-    await here.actions.record(caller, "AUDIT_VERIFIED", {"whole": verified.whole, "rows": verified.rows})
+    await context.authorization.record(caller, "AUDIT_VERIFIED", {"whole": verified.whole, "rows": verified.rows})
     return await _audit_page(request, caller, {}, verified=verified)
 
 
 @router.post("/audit/export")
 async def export(request: Request) -> Response:
-    caller, form = await posted(request, Permission.VIEW_AUDIT)
-    here = services(request)
+    caller, form = await submitted_form(request, Permission.VIEW_AUDIT)
+    context = context_of(request)
     kind = "csv" if form.get("format") == "csv" else "jsonl"
-    await here.actions.record(caller, "AUDIT_EXPORTED", {"format": kind})
+    await context.authorization.record(caller, "AUDIT_EXPORTED", {"format": kind})
     folder = tempfile.TemporaryDirectory(prefix="breaker-export-")
     name = f"audit-{datetime.now(UTC):%Y%m%dT%H%M%SZ}"
 
     def write() -> Path:
-        done = write_export(here.ledger, Path(folder.name) / f"{name}.{kind}", "csv" if kind == "csv" else "jsonl")
+        done = write_export(context.ledger, Path(folder.name) / f"{name}.{kind}", "csv" if kind == "csv" else "jsonl")
         archive = Path(folder.name) / f"{name}.zip"
         with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as out:
             for path in (done.path, checkpoint_path(done.path)):

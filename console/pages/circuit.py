@@ -1,4 +1,4 @@
-"""The Circuit Breaker page and its forms: trip, reset, kill switch."""
+"""Show the Circuit Breaker page and its forms: trip, reset, kill switch."""
 
 from __future__ import annotations
 
@@ -14,12 +14,13 @@ from fastapi.responses import RedirectResponse, Response
 from breaker import BreakerError
 from breaker.errors import InvalidInput, NotHalted
 from breaker.keys import GLOBAL, check_scope
+from console.actions.authorization import Caller
+from console.actions.idempotency import usable_event_id
 from console.actions.kill_switch import CONFIRMATION
-from console.actions.trip_reset import Caller, usable_event_id
 from console.auth.permissions import Permission
-from console.pages.frame import answer, html, message, posted
-from console.services import Services
-from console.web import caller_of, services
+from console.context import ConsoleContext
+from console.pages.layout import markup, message_page, render_page, submitted_form
+from console.request import caller_of, context_of
 from tasks.checks.measurement import Colour
 
 _DONE = {
@@ -44,33 +45,33 @@ async def home() -> Response:
 @router.get("/circuit-breaker")
 async def circuit(request: Request, scope: str = GLOBAL, done: str = "") -> Response:
     caller = await caller_of(request, Permission.VIEW_CIRCUIT)
-    here = services(request)
+    context = context_of(request)
     check_scope(scope)
-    reading, history = await asyncio.gather(here.watcher.fresh(scope), here.history(scope))
-    return answer(
+    watched, history = await asyncio.gather(context.live.watcher.read(scope), context.live.history(scope))
+    return render_page(
         request,
         "circuit.html",
         caller.identity,
         title="Circuit Breaker",
         scope=scope,
-        reading=reading,
+        watched=watched,
         done=_DONE.get(done),
         refresh=True,
-        pending=html(here.render.pending(here.pending.load())),
+        pending=markup(context.render.pending(context.pending_trips.load())),
         topics=["pending", "kills", f"state:{scope}", f"conditions:{scope}", "exposure", f"history:{scope}", "scopes"],
-        conditions=html(here.render.conditions(here.conditions(scope).look())),
-        exposure=html(here.render.exposure(here.exposure.look())),
-        history=html(here.render.history(history)),
-        scopes=html(here.render.scopes([here.watcher.reading(name) for name in here.watcher.scopes])),
-        kills=html(here.render.kills(here.kills.all())),
+        conditions=markup(context.render.measurements(context.live.conditions(scope).watch())),
+        exposure=markup(context.render.exposure(context.live.exposure.watch())),
+        history=markup(context.render.history(history)),
+        scopes=markup(context.render.scopes(context.live.watcher.all())),
+        kills=markup(context.render.kills(context.kills.all())),
     )
 
 
 @dataclass(frozen=True, slots=True)
-class Filled:
-    """One of the three forms as somebody has filled it in."""
+class SubmittedForm:
+    """One of the three forms as a caller has filled it in."""
 
-    here: Services
+    context: ConsoleContext
     caller: Caller
     scope: str
     fields: Mapping[str, str]
@@ -85,8 +86,8 @@ class Filled:
         return usable_event_id(self.fields.get("event_id", ""))
 
 
-Values = Callable[[Services, str], Awaitable[dict[str, Any]]]
-Act = Callable[[Filled], Awaitable[str]]
+Values = Callable[[ConsoleContext, str], Awaitable[dict[str, Any]]]
+Act = Callable[[SubmittedForm], Awaitable[str]]
 
 
 def _form(name: str, title: str, needed: Permission, values: Values, act: Act) -> None:
@@ -95,10 +96,10 @@ def _form(name: str, title: str, needed: Permission, values: Values, act: Act) -
     async def shown(
         request: Request, caller: Caller, scope: str, fields: Mapping[str, str], problem: str = "", status: int = 200
     ) -> Response:
-        shown = await values(services(request), scope)
+        shown = await values(context_of(request), scope)
         known = {"title": title, "scope": scope, "form": fields, "problem": problem}
         event_id = usable_event_id(fields.get("event_id", ""))
-        return answer(request, f"{name}.html", caller.identity, status=status, event_id=event_id, **known, **shown)
+        return render_page(request, f"{name}.html", caller.identity, status=status, event_id=event_id, **known, **shown)
 
     async def page(request: Request, scope: str = GLOBAL) -> Response:
         caller = await caller_of(request, needed)
@@ -106,12 +107,12 @@ def _form(name: str, title: str, needed: Permission, values: Values, act: Act) -
         return await shown(request, caller, scope, {})
 
     async def send(request: Request, scope: str = GLOBAL) -> Response:
-        caller, fields = await posted(request, needed)
+        caller, fields = await submitted_form(request, needed)
         check_scope(scope)
         try:
             if fields.get("acknowledge") != "yes":
                 raise InvalidInput("The acknowledgement isn't checked; nothing changed.")  # noqa: TRY301
-            return RedirectResponse(await act(Filled(services(request), caller, scope, fields)), 303)
+            return RedirectResponse(await act(SubmittedForm(context_of(request), caller, scope, fields)), 303)
         except InvalidInput as error:
             return await shown(request, caller, scope, fields, str(error), 422)
         except NotHalted as error:
@@ -123,55 +124,55 @@ def _form(name: str, title: str, needed: Permission, values: Values, act: Act) -
     router.add_api_route(f"/circuit-breaker/{name}", send, methods=["POST"])
 
 
-async def _trip_values(here: Services, scope: str) -> dict[str, Any]:
-    return {"reading": await here.watcher.fresh(scope)}
+async def _trip_values(context: ConsoleContext, scope: str) -> dict[str, Any]:
+    return {"watched": await context.live.watcher.read(scope)}
 
 
-async def _trip(filled: Filled) -> str:
+async def _trip(form: SubmittedForm) -> str:
     try:
-        status = await filled.here.actions.trip(filled.caller, filled.scope, filled.reason, filled.event_id)
+        status = await form.context.trip_reset.trip(form.caller, form.scope, form.reason, form.event_id)
     except NotHalted as error:
         if not error.pending:
             raise
-        return _back(filled.scope, "pending")
-    return _back(filled.scope, "unconfirmed" if status.unconfirmed else "trip")
+        return _back(form.scope, "pending")
+    return _back(form.scope, "unconfirmed" if status.unconfirmed else "trip")
 
 
-async def _reset_values(here: Services, scope: str) -> dict[str, Any]:
-    poller = here.conditions(scope)
-    poller.look()
-    reading, seen = await asyncio.gather(here.watcher.fresh(scope), poller.fresh())
+async def _reset_values(context: ConsoleContext, scope: str) -> dict[str, Any]:
+    poller = context.live.conditions(scope)
+    poller.watch()
+    watched, sample = await asyncio.gather(context.live.watcher.read(scope), poller.sample())
     return {
-        "reading": reading,
+        "watched": watched,
         "topics": [f"conditions:{scope}"],
-        "conditions": html(here.render.conditions(seen)),
-        "red": [found.name for found in seen.value if found.colour is Colour.RED],
+        "conditions": markup(context.render.measurements(sample)),
+        "red": [found.name for found in sample.value if found.colour is Colour.RED],
     }
 
 
-async def _reset(filled: Filled) -> str:
-    epoch = filled.fields.get("epoch", "")
-    await filled.here.actions.reset(
-        filled.caller,
-        filled.scope,
-        filled.reason,
+async def _reset(form: SubmittedForm) -> str:
+    epoch = form.fields.get("epoch", "")
+    await form.context.trip_reset.reset(
+        form.caller,
+        form.scope,
+        form.reason,
         # What was looked at is what is reset: a trip that came in the meantime is not undone.
         expected_epoch=int(epoch) if epoch.isascii() and epoch.isdigit() and len(epoch) < 17 else None,
-        override=filled.fields.get("override") == "yes",
-        event_id=filled.event_id,
+        override=form.fields.get("override") == "yes",
+        event_id=form.event_id,
     )
-    return _back(filled.scope, "reset")
+    return _back(form.scope, "reset")
 
 
-async def _kill_values(here: Services, _: str) -> dict[str, Any]:
-    exposure = html(here.render.exposure(here.exposure.look()))
+async def _kill_values(context: ConsoleContext, _: str) -> dict[str, Any]:
+    exposure = markup(context.render.exposure(context.live.exposure.watch()))
     return {"topics": ["exposure"], "exposure": exposure, "word": CONFIRMATION}
 
 
-async def _kill(filled: Filled) -> str:
-    if filled.fields.get("confirm", "").strip() != CONFIRMATION:
+async def _kill(form: SubmittedForm) -> str:
+    if form.fields.get("confirm", "").strip() != CONFIRMATION:
         raise InvalidInput(f"{CONFIRMATION} was not typed; nothing changed, not even halted.")
-    started = await filled.here.kills.start(filled.caller, filled.scope, filled.reason, event_id=filled.event_id)
+    started = await form.context.kills.start(form.caller, form.scope, form.reason, event_id=form.event_id)
     return f"/kill/{started.incident_id}"
 
 
@@ -188,19 +189,19 @@ _form("kill", "Kill Switch", Permission.KILL_SWITCH, _kill_values, _kill)
 @router.get("/kill/{incident_id}")
 async def kill_run(request: Request, incident_id: str) -> Response:
     caller = await caller_of(request, Permission.VIEW_CIRCUIT)
-    here = services(request)
-    runs = here.kills.of(incident_id)
+    context = context_of(request)
+    runs = context.kills.of(incident_id)
     if not runs:
         text = "No kill switch of that incident is known of the last day. The audit log has every run."
-        return message(request, caller.identity, 404, "Not found", text)
-    return answer(
+        return message_page(request, caller.identity, 404, "Not found", text)
+    return render_page(
         request,
         "kill_run.html",
         caller.identity,
         title=f"Kill Switch {runs[0].verdict}",
         incident_id=incident_id,
-        runs=html(here.render.kill_runs(runs)),
-        pending=html(here.render.pending(here.pending.load())),
+        runs=markup(context.render.kill_runs(runs)),
+        pending=markup(context.render.pending(context.pending_trips.load())),
         topics=["pending", f"kill:{incident_id}"],
         refresh=not all(run.over for run in runs),
     )

@@ -20,9 +20,18 @@ from console.auth.oidc import (
     SignInRefused,
 )
 from console.auth.users import AccountConflict
-from console.pages.sign_in import is_secure, printable, record_sign_in, sign_in_page, signed_in_answer
+from console.pages.sign_in import (
+    TO_HALT,
+    is_secure,
+    printable,
+    record_sign_in,
+    session_response,
+    sign_in_page,
+    too_many_attempts,
+    without_database,
+)
+from console.request import address_of, context_of, identity_of
 from console.security import local_path
-from console.web import address, identity_of, services
 from ledger.errors import LedgerError
 from ledger.record import DENIED
 
@@ -49,7 +58,7 @@ async def begin(request: Request, next: str = "/") -> Response:
     # Lax, as the way back from the provider begins at another site.
     response.set_cookie(
         _COOKIE,
-        attempt.to_cookie(services(request).signer),
+        attempt.to_cookie(context_of(request).signer),
         max_age=int(BEGUN_WITHIN),
         path=CALLBACK,
         httponly=True,
@@ -68,36 +77,32 @@ async def finish(request: Request) -> Response:
 
 
 async def _finish(request: Request) -> Response:
-    here, provider, where = services(request), _provider(request), address(request) or ""
-    attempt = SignInAttempt.from_cookie(request.cookies.get(_COOKIE, ""), here.signer)
+    context, provider, where = context_of(request), _provider(request), address_of(request) or ""
+    attempt = SignInAttempt.from_cookie(request.cookies.get(_COOKIE, ""), context.signer)
     if attempt is None:
         return sign_in_page(request, "/", "This sign-in had expired, or began in another browser. Sign in again.", 403)
     by, name = {"by": provider.settings.issuer}, ""
     try:
-        wait = await asyncio.to_thread(here.throttle.attempt, _THROTTLED_AS, where, time.time())
+        wait = await asyncio.to_thread(context.throttle.attempt, _THROTTLED_AS, where, time.time())
         if wait > 0:
-            page = sign_in_page(request, attempt.wanted, f"Too many failed attempts. Try again in {wait:.0f} s.", 429)
-            page.headers["Retry-After"] = str(int(wait) + 1)
-            return page
+            return too_many_attempts(request, attempt.wanted, wait)
         person = await provider.person(_code(request, attempt), attempt)
         name = person.name
-        secret, identity = await asyncio.to_thread(here.identities.provider_accounts.sign_in, person, where)
-        await asyncio.to_thread(here.throttle.succeeded, _THROTTLED_AS, where)
+        secret, identity = await asyncio.to_thread(context.identities.provider_accounts.sign_in, person, where)
+        await asyncio.to_thread(context.throttle.succeeded, _THROTTLED_AS, where)
     except ProviderUnavailable as error:
         with contextlib.suppress(LedgerError):  # nobody's fault who asks, but no more than a wait either
-            await asyncio.to_thread(here.throttle.succeeded, _THROTTLED_AS, where)
+            await asyncio.to_thread(context.throttle.succeeded, _THROTTLED_AS, where)
         return _unavailable(request, attempt.wanted, error)
     except LedgerError as error:
-        _log.warning("nobody can sign in: %s", error)
-        trouble = "The database is away, so nobody can sign in. To halt now: `make circuit-trip` or `make kill-switch`."
-        return sign_in_page(request, attempt.wanted, trouble, 503)
+        return without_database(request, attempt.wanted, error)
     except (SignInRefused, AccountConflict) as error:
         details = {**by, "problem": str(error)[:500]}
-        await record_sign_in(here, "SIGN_IN_FAILED", printable(name[:128]), where, DENIED, details)
+        await record_sign_in(context, "SIGN_IN_FAILED", printable(name[:128]), where, DENIED, details)
         return sign_in_page(request, attempt.wanted, str(error), 403)
     details = {**by, "role": identity.role.value, "subject": person.subject}
-    await record_sign_in(here, "SIGNED_IN", identity.user, where, "OK", details)
-    return await signed_in_answer(request, secret, local_path(attempt.wanted, "/"))
+    await record_sign_in(context, "SIGNED_IN", identity.user, where, "OK", details)
+    return await session_response(request, secret, local_path(attempt.wanted, "/"))
 
 
 def _code(request: Request, attempt: SignInAttempt) -> str:
@@ -116,7 +121,7 @@ def _code(request: Request, attempt: SignInAttempt) -> str:
 
 
 def _provider(request: Request) -> IdentityProvider:
-    found = services(request).provider
+    found = context_of(request).provider
     if found is None:
         raise HTTPException(404)
     return found
@@ -124,7 +129,7 @@ def _provider(request: Request) -> IdentityProvider:
 
 def _unavailable(request: Request, wanted: str, error: ProviderUnavailable) -> Response:
     _log.warning("nobody can sign in by the identity provider: %s", error)
-    here = services(request).settings.console.oidc
-    local = "A user with a password can sign in below." if here is None or here.local_sign_in else ""
-    trouble = f"{error} Nobody was signed in. {local} To halt now: `make circuit-trip` or `make kill-switch`."
+    oidc = context_of(request).settings.console.oidc
+    local = "A user with a password can sign in below." if oidc is None or oidc.local_sign_in else ""
+    trouble = f"{error} Nobody was signed in. {local} {TO_HALT}"
     return sign_in_page(request, wanted, " ".join(trouble.split()), 503)

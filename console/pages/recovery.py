@@ -1,4 +1,4 @@
-"""The Recovery page: the checklist live, the incident report, and the forms that a recovery waits for."""
+"""Show the Recovery page: the checklist live, the incident report, and the forms that a recovery waits for."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from fastapi.responses import RedirectResponse, Response
 
 from breaker.errors import BreakerUnavailable, InvalidInput
 from breaker.keys import GLOBAL, check_scope
+from console.actions.authorization import Caller
 from console.actions.recovery import NEEDED, AnswerRefused
-from console.actions.trip_reset import Caller
 from console.auth.permissions import Permission
-from console.pages.frame import answer, html, message, posted
-from console.services import Services
-from console.web import caller_of, services
+from console.context import ConsoleContext
+from console.pages.layout import markup, message_page, render_page, submitted_form
+from console.request import caller_of, context_of
 from tasks import orchestrator
 from tasks.recovery.approval_rules import CATEGORIES, MAX_CAUSE, MAX_REASON, Approval, RootCause
 from tasks.recovery.state import RecoveryState, Tick
@@ -29,12 +29,12 @@ router = APIRouter(include_in_schema=False)
 async def recovery(request: Request, scope: str = GLOBAL, done: str = "") -> Response:
     caller = await caller_of(request, Permission.VIEW_CIRCUIT)
     check_scope(scope)
-    here = services(request)
-    poller = here.recovery(scope)
-    poller.look()
-    seen = await poller.fresh()
-    state = seen.value if isinstance(seen.value, RecoveryState) else None
-    return answer(
+    context = context_of(request)
+    poller = context.live.recovery(scope)
+    poller.watch()
+    sample = await poller.sample()
+    state = sample.value if isinstance(sample.value, RecoveryState) else None
+    return render_page(
         request,
         "recovery.html",
         caller.identity,
@@ -44,9 +44,9 @@ async def recovery(request: Request, scope: str = GLOBAL, done: str = "") -> Res
         done="Answered. The recovery goes on in a moment." if done else "",
         refresh=True,
         topics=[f"recovery:{scope}"],
-        checklist=html(here.render.recovery(seen)),
+        checklist=markup(context.render.recovery(sample)),
         has_report=state is not None and await asyncio.to_thread(_report, request, state.incident_id) is not None,
-        evidence=await _evidence(here, caller, state),
+        evidence=await _evidence(context, caller, state),
         run_page=None if state is None else await asyncio.to_thread(orchestrator.flow_run_url, state.flow_run_id),
     )
 
@@ -55,22 +55,22 @@ async def recovery(request: Request, scope: str = GLOBAL, done: str = "") -> Res
 async def report(request: Request, scope: str = GLOBAL) -> Response:
     caller = await caller_of(request, Permission.VIEW_AUDIT)
     check_scope(scope)
-    state = await services(request).recoveries.read(scope)
+    state = await context_of(request).recoveries.read(scope)
     text = None if state is None else await asyncio.to_thread(_report, request, state.incident_id)
     if state is None or text is None:
         where = "It is written once the root cause is known, on the host that runs the flows."
-        return message(request, caller.identity, 404, "No report here", where)
-    return answer(
+        return message_page(request, caller.identity, 404, "No report here", where)
+    return render_page(
         request, "report.html", caller.identity, title="Incident Report", scope=scope, state=state, report=text
     )
 
 
-async def _evidence(here: Services, caller: Caller, state: RecoveryState | None) -> str | None:
+async def _evidence(context: ConsoleContext, caller: Caller, state: RecoveryState | None) -> str | None:
     """What was gathered of the incident: rows of the audit log and log lines, so not for everybody who looks."""
     if state is None or not caller.identity.may(Permission.VIEW_AUDIT):
         return None
     try:
-        return await here.recoveries.evidence(state.incident_id)
+        return await context.recoveries.evidence(state.incident_id)
     except BreakerUnavailable as error:
         return str(error)
 
@@ -81,7 +81,7 @@ def _report(request: Request, incident_id: str) -> str | None:
         name = str(UUID(incident_id))
     except ValueError:
         return None
-    path: Path = services(request).settings.state_dir / "incidents" / name / "report.md"
+    path: Path = context_of(request).settings.state_dir / "incidents" / name / "report.md"
     try:
         return path.read_text(encoding="utf-8", errors="replace")
     except OSError:
@@ -103,30 +103,30 @@ async def _answer_page(
     problem: str = "",
     status: int = 200,
 ) -> Response:
-    here = services(request)
-    state = await here.recoveries.waiting(scope)
-    await here.actions.require(caller, NEEDED[state.waiting_for])
-    poller = here.recovery(scope)
-    poller.look()
-    seen, reading = await asyncio.gather(poller.fresh(), here.watcher.fresh(scope))
-    return answer(
+    context = context_of(request)
+    state = await context.recoveries.waiting(scope)
+    await context.authorization.require(caller, NEEDED[state.waiting_for])
+    poller = context.live.recovery(scope)
+    poller.watch()
+    sample, watched = await asyncio.gather(poller.sample(), context.live.watcher.read(scope))
+    return render_page(
         request,
         f"answer_{state.waiting_for.replace('-', '_')}.html",
         caller.identity,
         status=status,
         title="Root Cause" if state.waiting_for == "root-cause" else "Approve the Reset",
         scope=scope,
-        reading=reading,
+        watched=watched,
         state=state,
         form=form or {},
         problem=problem,
         topics=[f"recovery:{scope}"],
-        checklist=html(here.render.recovery(seen)),
+        checklist=markup(context.render.recovery(sample)),
         categories=CATEGORIES,
         most_cause=MAX_CAUSE,
         most=MAX_REASON,
-        two_person=here.settings.recovery.two_person,
-        evidence=await _evidence(here, caller, state),
+        two_person=context.settings.recovery.two_person,
+        evidence=await _evidence(context, caller, state),
         red=[key for key, item in state.items.items() if item.tick is Tick.RED],
     )
 
@@ -134,9 +134,9 @@ async def _answer_page(
 @router.post("/recovery/answer")
 async def give_answer(request: Request, scope: str = GLOBAL) -> Response:
     check_scope(scope)
-    caller, form = await posted(request)
+    caller, form = await submitted_form(request)
     try:
-        await services(request).recoveries.answer(
+        await context_of(request).recoveries.answer(
             caller, scope, _answer_in(form, caller.user), form.get("question", "")
         )
     except (InvalidInput, AnswerRefused) as error:

@@ -1,17 +1,16 @@
-"""System Health, and the stream of events that keeps every page up to date."""
+"""Show System Health, and stream the events that keep every page up to date."""
 
 from __future__ import annotations
 
-import time
 from collections.abc import AsyncIterator
 
 from fastapi import APIRouter, Request
 from fastapi.responses import Response, StreamingResponse
 
-from console.auth.permissions import Identity, Permission
-from console.pages.frame import answer, html
-from console.services import Services
-from console.web import caller_of, identity_of, services
+from console.auth.permissions import Permission
+from console.context import ConsoleContext
+from console.pages.layout import markup, render_page
+from console.request import caller_of, context_of, identity_of
 
 MOST_STREAMS = 500
 RECHECK_SESSION = 10.0
@@ -22,63 +21,64 @@ router = APIRouter(include_in_schema=False)
 @router.get("/system-health")
 async def system_health(request: Request) -> Response:
     caller = await caller_of(request, Permission.VIEW_CIRCUIT)
-    here = services(request)
-    return answer(
+    context = context_of(request)
+    return render_page(
         request,
         "health.html",
         caller.identity,
         title="System Health",
         refresh=True,
         topics=["health", "gates"],
-        health=html(here.render.health(here.health.look())),
-        gates=html(here.render.gates(here.gates.look())),
-        listeners=here.broadcast.listeners,
-        scopes=here.watcher.scopes,
-        up_since=here.up_since,
+        health=markup(context.render.measurements(context.live.health.watch())),
+        gates=markup(context.render.gates(context.live.gates.watch())),
+        listeners=context.broadcast.listeners,
+        scopes=context.live.watcher.scopes,
+        up_since=context.up_since,
     )
 
 
 @router.get("/events")
-async def events(request: Request, topics: str = "strip") -> Response:
-    caller = await caller_of(request, Permission.VIEW_CIRCUIT)
-    here = services(request)
-    if here.broadcast.listeners >= MOST_STREAMS:
+async def events(request: Request, topics: str = "banner") -> Response:
+    await caller_of(request, Permission.VIEW_CIRCUIT)
+    context = context_of(request)
+    if context.broadcast.listeners >= MOST_STREAMS:
         return Response("Too many pages listen; close some.", 503, {"Retry-After": "10"})
     wanted = [topic for topic in topics.split(",")[:20] if len(topic) < 100]
-    stream = session_stream(request, here, caller.identity, [*wanted, "beat"])
+    stream = session_stream(request, context, [*wanted, "beat"])
     return StreamingResponse(stream, media_type="text/event-stream", headers={"X-Accel-Buffering": "no"})
 
 
-async def session_stream(
-    request: Request, here: Services, identity: Identity, topics: list[str]
-) -> AsyncIterator[bytes]:
+async def session_stream(request: Request, context: ConsoleContext, topics: list[str]) -> AsyncIterator[bytes]:
     """Events for as long as the session holds. Watching doesn't keep a session from running out."""
+    signed_in = True
+
+    async def holds() -> bool:
+        nonlocal signed_in
+        keep_watching(context, topics)
+        signed_in = await identity_of(request, used=False) is not None
+        return signed_in
+
     yield b"retry: 1000\n\n"
-    check_at = time.monotonic() + RECHECK_SESSION
-    async for data in here.broadcast.listen(topics):
+    async for data in context.broadcast.listen_while(topics, holds, RECHECK_SESSION):
         yield data
-        if time.monotonic() > check_at:
-            keep_looking(here, topics)
-            if await identity_of(request, used=False) is None:
-                yield b"event: signed-out\ndata:\n\n"
-                return
-            check_at = time.monotonic() + RECHECK_SESSION
+    if not signed_in:
+        yield b"event: signed-out\ndata:\n\n"
 
 
-def keep_looking(here: Services, topics: list[str]) -> None:
-    """Tell whoever measures what these pages show that somebody still looks."""
+def keep_watching(context: ConsoleContext, topics: list[str]) -> None:
+    """What these pages show is polled for as long as somebody watches."""
     for topic in topics:
         kind, _, scope = topic.partition(":")
         if kind == "exposure":
-            here.exposure.look()
+            context.live.exposure.watch()
         elif kind == "health":
-            here.health.look()
+            context.live.health.watch()
         elif kind == "gates":
-            here.gates.look()
-        elif kind == "conditions" and scope in here.watcher.scopes:
-            here.conditions(scope).look()
-        elif kind == "recovery" and scope in here.watcher.scopes:
-            here.recovery(scope).look()
+            context.live.gates.watch()
+        elif kind == "conditions" and scope in context.live.watcher.scopes:
+            context.live.conditions(scope).watch()
+        elif kind == "recovery" and scope in context.live.watcher.scopes:
+            context.live.recovery(scope).watch()
 
 
 @router.get("/alive")

@@ -53,7 +53,7 @@
   if (!topics || !window.EventSource) return;
 
   const announce = () => {
-    const badge = document.querySelector("[data-topic=strip] [data-state]");
+    const badge = document.querySelector("[data-topic=banner] [data-state]");
     if (!badge) return;
     if (state !== null && badge.dataset.state !== state) document.querySelector("[data-announce]").textContent = badge.dataset.words;
     state = badge.dataset.state;
@@ -69,7 +69,7 @@
       const panel = current.querySelector(".panel.state");
       current.dataset.current = ["open", "tripped", "quiet_period", "unknown"].find((word) => panel.classList.contains(word)).toUpperCase();
     }
-    if (topic === "strip") announce();
+    if (topic === "banner") announce();
     tick();
   };
   const alive = () => {

@@ -73,7 +73,7 @@ def test_a_trip_from_elsewhere_is_on_the_page_at_once(sign_in: SignIn, breaker: 
     expect(page.get_by_role("link", name="Reset Circuit Breaker")).to_be_hidden()
     breaker.trip("DRAWDOWN", details={"measured": "6.1%"})
     expect(page.locator(".panel.state .word:visible")).to_have_text("TRIPPED")
-    expect(page.locator(".strip .badge:visible")).to_contain_text("TRIPPED")
+    expect(page.locator(".banner .badge:visible")).to_contain_text("TRIPPED")
     expect(page.locator("[data-announce]")).to_contain_text("TRIPPED")
     expect(page.get_by_role("link", name="Reset Circuit Breaker")).to_be_visible()
     expect(page.get_by_text("6.1%").first).to_be_visible()
@@ -188,7 +188,7 @@ def test_the_state_can_be_read(sign_in: SignIn, breaker: CircuitBreaker, scheme:
     if tripped:
         breaker.trip("MANUAL")
     page = sign_in(Role.VIEWER, color_scheme=scheme)
-    for selector in (".panel.state .word", ".strip .badge"):
+    for selector in (".panel.state .word", ".banner .badge"):
         # Found and measured in one go, as the server may replace the element at any moment.
         ink, paper = page.evaluate(
             """(selector) => {

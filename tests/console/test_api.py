@@ -13,7 +13,7 @@ import redis
 from redis.asyncio import Redis
 
 from breaker import CircuitBreaker, State
-from console.actions.idempotency import Requests
+from console.actions.idempotency import IdempotencyKeys
 from console.auth import tokens
 from console.auth.permissions import PERMISSIONS, Permission, Role
 from ledger.errors import LedgerUnavailable
@@ -186,12 +186,12 @@ async def test_every_console_knows_what_a_key_was_used_for(
     redis_server: EmbeddedRedis, redis_client: redis.Redis
 ) -> None:
     async with Redis.from_url(redis_server.url) as up, Redis.from_url(f"redis://127.0.0.1:{free_port()}") as away:
-        assert await Requests(up).is_the_same("event", "trip")
-        assert await Requests(up).is_the_same("event", "trip")
-        assert not await Requests(up).is_the_same("event", "reset"), "another console"
-        alone = Requests(away)
-        assert await alone.is_the_same("event", "kill"), "a halt doesn't fail for want of Redis"
-        assert not await alone.is_the_same("event", "trip")
+        assert await IdempotencyKeys(up).used_for_same("event", "trip")
+        assert await IdempotencyKeys(up).used_for_same("event", "trip")
+        assert not await IdempotencyKeys(up).used_for_same("event", "reset"), "another console"
+        alone = IdempotencyKeys(away)
+        assert await alone.used_for_same("event", "kill"), "a halt doesn't fail for want of Redis"
+        assert not await alone.used_for_same("event", "trip")
 
 
 def test_the_audit_log_has_pages_here_too(console: Console, breaker: CircuitBreaker) -> None:

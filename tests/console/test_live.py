@@ -12,7 +12,7 @@ import redis
 from breaker import CircuitBreaker
 from console.auth.permissions import Role
 from console.live.broadcast import Broadcast, encode
-from console.live.poller import Poller, Seen
+from console.live.poller import Poller, Sample
 from console.pages import system_health
 from sandbox.embedded_redis import EmbeddedRedis
 from tests.console.conftest import MakeSettings
@@ -59,31 +59,31 @@ class Listener:
 
 
 def test_a_trip_from_anywhere_is_on_every_page_soon(console: Console, breaker: CircuitBreaker) -> None:
-    listeners = [Listener(console.visitor(Role.VIEWER), "strip,state:global,history:global") for _ in range(3)]
+    listeners = [Listener(console.visitor(Role.VIEWER), "banner,state:global,history:global") for _ in range(3)]
     for listener in listeners:
-        eventually(lambda listener=listener: listener.heard("strip", "OPEN") is not None)  # type: ignore[misc]
+        eventually(lambda listener=listener: listener.heard("banner", "OPEN") is not None)  # type: ignore[misc]
     tripped_at = time.monotonic()
     breaker.trip("MANUAL")
     for listener in listeners:
-        for topic in ("strip", "state:global", "history:global"):
+        for topic in ("banner", "state:global", "history:global"):
             eventually(lambda listener=listener, topic=topic: listener.heard(topic, "TRIP") is not None)  # type: ignore[misc]
-        at = listener.heard("strip", "TRIPPED")
+        at = listener.heard("banner", "TRIPPED")
         assert at is not None
         assert at - tripped_at < 2.0
 
 
 def test_beats_come_while_the_state_is_read(console: Console, breaker: CircuitBreaker) -> None:
-    listener = Listener(console.visitor(Role.VIEWER), "strip")
+    listener = Listener(console.visitor(Role.VIEWER), "banner")
     eventually(lambda: len([1 for _, topic, _ in listener.events if topic == "beat"]) >= 3)
 
 
 def test_a_redis_that_goes_away_is_shown_as_unknown(own_server: EmbeddedRedis, make_settings: MakeSettings) -> None:
     CircuitBreaker(redis.Redis.from_url(own_server.url)).initialize_state()
     with Console(make_settings(own_server.url)) as console:
-        listener = Listener(console.visitor(Role.VIEWER), "strip")
-        eventually(lambda: listener.heard("strip", "OPEN") is not None)
+        listener = Listener(console.visitor(Role.VIEWER), "banner")
+        eventually(lambda: listener.heard("banner", "OPEN") is not None)
         own_server.stop()
-        eventually(lambda: listener.heard("strip", "UNKNOWN") is not None)
+        eventually(lambda: listener.heard("banner", "UNKNOWN") is not None)
         own_server.start()
 
 
@@ -92,8 +92,8 @@ def test_a_stream_ends_with_its_session(
 ) -> None:
     monkeypatch.setattr(system_health, "RECHECK_SESSION", 0.2)
     viewer = console.visitor(Role.VIEWER)
-    listener = Listener(viewer, "strip")
-    eventually(lambda: listener.heard("strip") is not None)
+    listener = Listener(viewer, "banner")
+    eventually(lambda: listener.heard("banner") is not None)
     console.identities.users.set_role("the_viewer", Role.OPERATOR)
     eventually(listener.ended.is_set)
     assert listener.heard("signed-out") is not None
@@ -123,7 +123,7 @@ def test_lines_of_a_piece_stay_one_event() -> None:
     assert encode("x", "") == b"event: x\ndata: \n\n"
 
 
-async def test_what_nobody_looks_at_is_not_read() -> None:
+async def test_what_nobody_watches_is_not_read() -> None:
     reads = 0
 
     async def read() -> int:
@@ -131,15 +131,15 @@ async def test_what_nobody_looks_at_is_not_read() -> None:
         reads += 1
         return reads
 
-    told: list[Seen[int]] = []
-    poller: Poller[int] = Poller(read, 0.01, told.append)
+    published: list[Sample[int]] = []
+    poller: Poller[int] = Poller(read, 0.01, published.append)
     running = asyncio.create_task(poller.run())
     for _ in range(10):
         await asyncio.sleep(0)
     assert reads == 0
-    assert poller.look() is None
+    assert poller.watch() is None
     async with asyncio.timeout(5):
         while reads < 3:
             await asyncio.sleep(0.005)
-    assert [seen.value for seen in told[:2]] == [1, 2]
+    assert [sample.value for sample in published[:2]] == [1, 2]
     running.cancel()

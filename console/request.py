@@ -1,4 +1,4 @@
-"""What pages and API share about requests: who asks, and the form that a browser sent."""
+"""Read a request: who asks, from where, and the form that a browser sent."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from urllib.parse import parse_qsl
 from fastapi import Request
 
 from breaker import BreakerError
-from console.actions.trip_reset import Caller
+from console.actions.authorization import Caller
 from console.auth.permissions import Identity, Permission
-from console.services import Services
+from console.context import ConsoleContext
 
 COOKIE = "breaker_session"
 _MOST_FIELDS = 40
@@ -24,20 +24,26 @@ class BadForm(BreakerError):
     """A form that is not one of ours, or not whole. Nothing was done."""
 
 
-def services(request: Request) -> Services:
-    found: Services = request.app.state.services
-    return found
+def context_of(request: Request) -> ConsoleContext:
+    """What pages and API work with."""
+    context: ConsoleContext = request.app.state.context
+    return context
 
 
-def address(request: Request) -> str | None:
+def address_of(request: Request) -> str | None:
     return request.client.host if request.client else None
+
+
+def storable(text: str) -> str:
+    """PostgreSQL knows no NUL, so nothing in it can equal one."""
+    return text.replace("\0", "\ufffd")
 
 
 async def identity_of(request: Request, *, used: bool = True) -> Identity | None:
     """Whose session the request's cookie is."""
-    here = services(request)
-    secret = here.signer.unsign(request.cookies.get(COOKIE, ""))
-    return None if secret is None else await asyncio.to_thread(here.identities.sessions.confirm, secret, used=used)
+    context = context_of(request)
+    secret = context.signer.unsign(request.cookies.get(COOKIE, ""))
+    return None if secret is None else await asyncio.to_thread(context.identities.sessions.confirm, secret, used=used)
 
 
 async def caller_of(request: Request, needed: Permission | None = None) -> Caller:
@@ -45,9 +51,9 @@ async def caller_of(request: Request, needed: Permission | None = None) -> Calle
     identity = await identity_of(request)
     if identity is None:
         raise SignInNeeded
-    caller = Caller(identity, address(request), "console")
+    caller = Caller(identity, address_of(request), "console")
     if needed is not None:
-        await services(request).actions.require(caller, needed)
+        await context_of(request).authorization.require(caller, needed)
     return caller
 
 

@@ -1,4 +1,4 @@
-"""What all pages share: the frame around them, and forms that belong to the session that sends them."""
+"""Lay out every page alike, and take forms only from the session that they were given to."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from markupsafe import Markup
 
 from breaker.keys import GLOBAL
 from configuration.reasons import MAX_REASON, MIN_REASON
-from console.actions.trip_reset import Caller
+from console.actions.authorization import Caller
 from console.auth.permissions import Identity, Permission
+from console.request import BadForm, caller_of, context_of, form_of
 from console.security import same_origin
-from console.web import BadForm, caller_of, form_of, services
 
 PAGES = (
     ("/circuit-breaker", "Circuit Breaker", Permission.VIEW_CIRCUIT),
@@ -26,9 +26,10 @@ PAGES = (
 )
 
 
-def answer(request: Request, template: str, identity: Identity | None, *, status: int = 200, **values: Any) -> Response:
-    """A whole page."""
-    here = services(request)
+def render_page(
+    request: Request, template: str, identity: Identity | None, *, status: int = 200, **values: Any
+) -> Response:
+    context = context_of(request)
     scope = values.get("scope", GLOBAL)
     shown = {
         "identity": identity,
@@ -45,17 +46,17 @@ def answer(request: Request, template: str, identity: Identity | None, *, status
         **values,
     }
     if identity is not None:
-        seen = values["reading"] if scope == GLOBAL and "reading" in values else here.watcher.reading(GLOBAL)
-        shown["strip"] = html(here.render.strip(seen, here.kills.all()))
-        shown["topics"] = ["strip", *shown["topics"]]
-    return HTMLResponse(here.render.page(template, **shown), status)
+        state = values["watched"] if scope == GLOBAL and "watched" in values else context.live.watcher.latest(GLOBAL)
+        shown["banner"] = markup(context.render.banner(state, context.kills.all()))
+        shown["topics"] = ["banner", *shown["topics"]]
+    return HTMLResponse(context.render.page(template, **shown), status)
 
 
-def message(request: Request, identity: Identity | None, status: int, heading: str, text: str) -> Response:
-    return answer(request, "message.html", identity, status=status, title=heading, heading=heading, message=text)
+def message_page(request: Request, identity: Identity | None, status: int, heading: str, text: str) -> Response:
+    return render_page(request, "message.html", identity, status=status, title=heading, heading=heading, message=text)
 
 
-async def posted(request: Request, needed: Permission | None = None) -> tuple[Caller, dict[str, str]]:
+async def submitted_form(request: Request, needed: Permission | None = None) -> tuple[Caller, dict[str, str]]:
     """Who sent which form. Raises BadForm unless the form comes from a page of this very session."""
     caller, form = await caller_of(request), await form_of(request)
     token = form.get("csrf", "").encode()
@@ -64,9 +65,9 @@ async def posted(request: Request, needed: Permission | None = None) -> tuple[Ca
     ):
         raise BadForm("This form doesn't belong to your session; nothing was done. Load the page again.")
     if needed is not None:
-        await services(request).actions.require(caller, needed)
+        await context_of(request).authorization.require(caller, needed)
     return caller, form
 
 
-def html(text: str) -> Markup:
+def markup(text: str) -> Markup:
     return Markup(text)  # noqa: S704  it was rendered, and escaped, by our own templates

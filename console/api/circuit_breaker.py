@@ -1,0 +1,104 @@
+"""Serve `/circuit-breaker` and `/events`: the state, its history and its changes; trip and reset."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Annotated
+
+from fastapi import APIRouter, Query, Request
+from fastapi.responses import StreamingResponse
+
+from breaker import Status
+from breaker.keys import GLOBAL
+from console.api.models import EventBody, History, ResetRequest, StatusBody, TripRequest
+from console.api.parameters import (
+    AnyCaller,
+    IdempotencyKey,
+    ScopeQuery,
+    Viewer,
+    event_id,
+    problems,
+    token_identity,
+)
+from console.api.problems import ApiProblem
+from console.request import context_of
+
+RECHECK_TOKEN = 10.0
+
+router = APIRouter(tags=["circuit breaker"])
+
+
+@router.get("/circuit-breaker", responses=problems(), summary="The state (VIEW_CIRCUIT)")
+async def get_status(request: Request, caller: Viewer, scope: ScopeQuery = GLOBAL) -> StatusBody:
+    """Read afresh. A state that can't be read is UNKNOWN, to be treated as TRIPPED, and is no error."""
+    return _status_body(scope, await context_of(request).trip_reset.breaker(scope, caller.source).get_status())
+
+
+@router.post("/circuit-breaker/trip", responses=problems(), summary="Halt trading (TRIP_CIRCUIT)")
+async def trip(
+    request: Request, caller: AnyCaller, body: TripRequest, scope: ScopeQuery = GLOBAL, key: IdempotencyKey = None
+) -> StatusBody:
+    """Works from any state. Tripping a tripped breaker again is recorded and keeps the incident."""
+    event = await event_id(request, caller, key, f"trip {scope} {body.model_dump_json()}")
+    return _status_body(scope, await context_of(request).trip_reset.trip(caller, scope, body.reason, event))
+
+
+@router.post("/circuit-breaker/reset", responses=problems(409, 429), summary="Let trading resume (RESET_CIRCUIT)")
+async def reset(
+    request: Request, caller: AnyCaller, body: ResetRequest, scope: ScopeQuery = GLOBAL, key: IdempotencyKey = None
+) -> StatusBody:
+    """Only from TRIPPED, with no condition red, and once a minute over all scopes. A quiet period follows."""
+    event = await event_id(request, caller, key, f"reset {scope} {body.model_dump_json()}")
+    after = await context_of(request).trip_reset.reset(
+        caller,
+        scope,
+        body.reason,
+        expected_epoch=body.expected_epoch,
+        override=body.override_conditions,
+        event_id=event,
+    )
+    return _status_body(scope, after)
+
+
+@router.get("/circuit-breaker/history", responses=problems(), summary="The latest transitions (VIEW_CIRCUIT)")
+async def get_history(
+    request: Request,
+    caller: Viewer,
+    scope: ScopeQuery = GLOBAL,
+    limit: Annotated[int, Query(ge=1, le=1_000)] = 10,
+) -> History:
+    """Newest first. The newest 1,000 are kept here; the audit log has all."""
+    found = await context_of(request).trip_reset.breaker(scope, caller.source).get_history(limit)
+    names = EventBody.model_fields
+    return History(events=[EventBody(**{name: getattr(event, name) for name in names}) for event in found])
+
+
+@router.get(
+    "/events",
+    responses={**problems(), 200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}}},
+    response_class=StreamingResponse,
+    summary="States as they change (VIEW_CIRCUIT)",
+)
+async def get_events(request: Request, _: Viewer, scope: ScopeQuery = GLOBAL) -> StreamingResponse:
+    """Server-sent events: `status` with a state as JSON at once and at each change, `beat` every second. When no
+    beat comes, nothing is known of the state."""
+    context_of(request).live.watcher.watch([scope])
+    return StreamingResponse(_events(request, scope), media_type="text/event-stream")
+
+
+async def _events(request: Request, scope: str) -> AsyncIterator[bytes]:
+    async def holds() -> bool:
+        """A token that was revoked ends its stream."""
+        try:
+            await token_identity(request)
+        except ApiProblem:
+            return False
+        return True
+
+    topics = [f"status:{scope}", "beat"]
+    async for data in context_of(request).broadcast.listen_while(topics, holds, RECHECK_TOKEN):
+        yield data.replace(f"event: status:{scope}\n".encode(), b"event: status\n")
+
+
+def _status_body(scope: str, status: Status) -> StatusBody:
+    return StatusBody.model_validate({"scope": scope, "as_of": status.as_of, **status})

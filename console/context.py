@@ -1,0 +1,145 @@
+"""Make what pages and API work with, once, and run what goes on beside them."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+
+from breaker import BreakerError
+from breaker.keys import GLOBAL
+from breaker.pending_trips import PendingTrip, PendingTrips
+from configuration.breakers import apply_pending_trips
+from configuration.redis_clients import async_redis_client, redis_client
+from configuration.settings import Settings
+from console.actions.authorization import Authorization
+from console.actions.idempotency import IdempotencyKeys
+from console.actions.kill_switch import KillSwitchRuns
+from console.actions.recovery import Recoveries
+from console.actions.trip_reset import TripReset
+from console.auth.identities import Identities
+from console.auth.oidc import IdentityProvider
+from console.auth.passwords import PasswordQueue
+from console.auth.signing import Signer, host_key
+from console.auth.throttle import Throttle
+from console.background import BackgroundTasks
+from console.live.broadcast import Broadcast
+from console.live_updates import LiveUpdates
+from console.render import Renderer
+from ledger.audit import drain
+from ledger.configured import open_ready_ledger, open_spool
+from ledger.errors import LedgerError
+from ledger.outbox import known_scopes
+from ledger.recorder import Recorder
+
+SCOPES_EVERY = 30.0
+PENDING_EVERY = 0.25
+DRAIN_AGAIN = 5.0
+"""Seconds for which a ledger that failed is left alone."""
+
+_log = logging.getLogger(__name__)
+
+
+class ConsoleContext:
+    """Made inside the event loop that it will live in."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.up_since = datetime.now(UTC)
+        self.ledger = open_ready_ledger(settings)
+        self._spool = open_spool(settings)
+        self._redis = redis_client(settings)
+        self._async_redis = redis = async_redis_client(settings)
+        self.broadcast = Broadcast()
+        self.render = Renderer(settings)
+
+        oidc = settings.console.oidc
+        self.signer = Signer(host_key(settings.state_dir))
+        self.identities = Identities(
+            self.ledger,
+            idle_timeout=settings.console.idle_timeout,
+            lifetime=settings.console.session_lifetime,
+            oidc=oidc,
+        )
+        self.provider = None if oidc is None else IdentityProvider(oidc)
+        self.throttle = Throttle(self.ledger)
+        self.passwords = PasswordQueue()
+
+        self.authorization = Authorization(Recorder(self.ledger, self._spool))
+        self.trip_reset = TripReset(settings, redis, self.authorization, self._transition_made)
+        self.kills = KillSwitchRuns(settings, redis, self.authorization, self.trip_reset)
+        self.recoveries = Recoveries(settings, redis, self.authorization, self.trip_reset)
+        self.idempotency_keys = IdempotencyKeys(redis)
+        self.pending_trips = PendingTrips(settings.pending_trips_dir)
+
+        self._drain_wanted = asyncio.Event()
+        self._tasks = BackgroundTasks()
+        self.live = LiveUpdates(
+            settings,
+            redis,
+            self.broadcast,
+            self.render,
+            self.trip_reset,
+            self.kills,
+            self.recoveries,
+            self._drain_wanted.set,
+        )
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Keep everything up to date while the block runs. A kill switch under way is waited for at the end."""
+        self.live.start()
+        for work in (self._find_scopes(), self._drain_when_wanted(), self._make_pending_trips()):
+            self._tasks.start(work)
+        try:
+            yield
+        finally:
+            self.broadcast.close()
+            await self.kills.finish()
+            await asyncio.gather(self._tasks.end(), self.live.end())
+            self.recoveries.close()
+            self.passwords.close()
+            await self._async_redis.aclose()
+            self._redis.close()
+            self.ledger.close()
+
+    def _transition_made(self) -> None:
+        self.live.watcher.wake()
+
+    async def _find_scopes(self) -> None:
+        while True:
+            try:
+                self.live.watcher.watch_always(await asyncio.to_thread(known_scopes, self._redis, self.ledger))
+            except (BreakerError, LedgerError) as error:
+                _log.info("scopes not read: %s", error)
+            await asyncio.sleep(SCOPES_EVERY)
+
+    async def _drain_when_wanted(self) -> None:
+        """Move transitions into the ledger soon after they happen, and never in their way."""
+        while True:
+            await self._drain_wanted.wait()
+            self._drain_wanted.clear()
+            scopes = tuple(self.live.watcher.scopes)
+            drained = await asyncio.to_thread(drain, self._redis, self.ledger, self._spool, scopes)
+            for problem in drained.problems:
+                _log.warning("not in the ledger yet: %s", problem)
+            if drained.problems:
+                await asyncio.sleep(DRAIN_AGAIN)
+                self._drain_wanted.set()
+
+    async def _make_pending_trips(self) -> None:
+        """Show the trips that wait on this host, and make them once Redis answers."""
+        shown: list[PendingTrip] = []
+        while True:
+            if (waiting := self.pending_trips.load()) != shown:
+                self.broadcast.publish("pending", self.render.pending(waiting))
+                shown = waiting
+            if waiting and self.live.watcher.latest(GLOBAL).status.as_of is not None:
+                try:
+                    await asyncio.to_thread(apply_pending_trips, self.settings)
+                except BreakerError as error:
+                    _log.warning("a trip still waits on this host: %s", error)
+                self._transition_made()
+            await asyncio.sleep(PENDING_EVERY)

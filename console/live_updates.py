@@ -1,0 +1,201 @@
+"""Keep every open page up to date: watch, poll and publish what pages show, as soon as it changes."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from typing import TypeVar
+
+from redis.asyncio import Redis
+
+from breaker import AsyncCircuitBreaker, BreakerError
+from breaker.events import TransitionEvent
+from breaker.gate.report import ReportedGates
+from breaker.keys import GLOBAL
+from configuration.settings import Settings
+from console.actions.kill_switch import KillSwitchRuns
+from console.actions.recovery import Recoveries
+from console.actions.trip_reset import TripReset
+from console.background import BackgroundTasks
+from console.live.broadcast import Broadcast
+from console.live.exposure import AccountExposure, ExposureReader
+from console.live.gates import read_gates
+from console.live.poller import Poller, Sample
+from console.live.state_watcher import TIMEOUT, StateWatcher, WatchedState
+from console.live.system_health import measure_system
+from console.render import Renderer
+from tasks.checks.conditions import measure_conditions
+from tasks.checks.measurement import Measurement
+from tasks.kill.status import KillStatus
+from tasks.recovery.state import RecoveryState
+
+HISTORY = 12
+"""Transitions shown on the Circuit Breaker page."""
+CONDITIONS_EVERY = 10.0
+GATES_EVERY = 2.0
+RECOVERY_EVERY = 0.5
+KILLS_EVERY = 0.2
+BEAT = 1.0
+
+T = TypeVar("T")
+
+
+class LiveUpdates:
+    """`changed` is called when the state of any breaker has changed. Topics are named where they are published."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        redis: Redis,
+        broadcast: Broadcast,
+        render: Renderer,
+        trip_reset: TripReset,
+        kills: KillSwitchRuns,
+        recoveries: Recoveries,
+        changed: Callable[[], None],
+    ) -> None:
+        self._settings = settings
+        self._redis = redis
+        self._broadcast = broadcast
+        self._render = render
+        self._trip_reset = trip_reset
+        self._kills = kills
+        self._recoveries = recoveries
+        self._changed = changed
+        self._tasks = BackgroundTasks()
+        self._venues = ExposureReader(settings.accounts)
+        self.watcher = StateWatcher(self._watched_breaker, self._publish_states)
+        self.exposure: Poller[tuple[AccountExposure, ...]] = self._poller(
+            "exposure", self._venues.read, settings.console.exposure_interval, render.exposure
+        )
+        self.gates: Poller[ReportedGates | str] = self._poller("gates", self._read_gates, GATES_EVERY, render.gates)
+        self.health: Poller[list[Measurement]] = self._poller(
+            "health", self._measure_health, CONDITIONS_EVERY, render.measurements
+        )
+        self._conditions: dict[str, Poller[list[Measurement]]] = {}
+        self._recovery: dict[str, Poller[RecoveryState | str | None]] = {}
+
+    def start(self) -> None:
+        for work in (
+            self.watcher.run(),
+            self.exposure.run(),
+            self.gates.run(),
+            self.health.run(),
+            self._beat(),
+            self._publish_kills(),
+        ):
+            self._tasks.start(work)
+
+    async def end(self) -> None:
+        await self._tasks.end()
+        await self._venues.close()
+
+    def conditions(self, scope: str) -> Poller[list[Measurement]]:
+        """The conditions of one scope."""
+        if scope not in self._conditions:
+            self._conditions[scope] = self._poller(
+                f"conditions:{scope}",
+                lambda: measure_conditions(self._settings, scope),
+                CONDITIONS_EVERY,
+                self._render.measurements,
+            )
+            self._tasks.start(self._conditions[scope].run())
+        return self._conditions[scope]
+
+    def recovery(self, scope: str) -> Poller[RecoveryState | str | None]:
+        """Where the recovery of one scope stands, or why that can't be told."""
+        if scope not in self._recovery:
+            self.watcher.watch([scope])
+            self._recovery[scope] = self._poller(
+                f"recovery:{scope}", lambda: self._read_recovery(scope), RECOVERY_EVERY, self._render.recovery
+            )
+            self._tasks.start(self._recovery[scope].run())
+        return self._recovery[scope]
+
+    async def history(self, scope: str) -> list[TransitionEvent] | str:
+        """The newest transitions, or why they can't be read."""
+        try:
+            return await self._trip_reset.breaker(scope, "console").get_history(HISTORY)
+        except BreakerError as error:
+            return str(error)
+
+    def _poller(
+        self, topic: str, read: Callable[[], Awaitable[T]], every: float, render: Callable[[Sample[T]], str]
+    ) -> Poller[T]:
+        """One whose samples are published where they look different from the one before."""
+        published = ""
+
+        def publish(sample: Sample[T]) -> None:
+            nonlocal published
+            html = render(sample)
+            if html != published:
+                published = html
+                self._broadcast.publish(topic, html)
+
+        return Poller(read, every, publish)
+
+    def _watched_breaker(self, scope: str) -> AsyncCircuitBreaker:
+        timeout = min(TIMEOUT, self._settings.redis_timeout)
+        return AsyncCircuitBreaker(self._redis, scope, timeout=timeout, source="console")
+
+    async def _read_recovery(self, scope: str) -> RecoveryState | str | None:
+        try:
+            return await self._recoveries.read(scope)
+        except BreakerError as error:
+            return str(error)
+
+    async def _read_gates(self) -> ReportedGates | str:
+        return await read_gates(self._redis, self._settings.redis_timeout)
+
+    async def _measure_health(self) -> list[Measurement]:
+        exposure = self.exposure.watch()
+        return await measure_system(
+            self._settings, None if exposure is None else exposure.value, await self._read_gates()
+        )
+
+    def _publish_states(self, changed: list[WatchedState]) -> None:
+        for state in changed:
+            self._broadcast.publish(f"state:{state.scope}", self._render.state(state))
+            self._broadcast.publish(f"status:{state.scope}", json.dumps({"scope": state.scope, **state.status}))
+        self._publish_banner()
+        self._broadcast.publish("scopes", self._render.scopes(self.watcher.all()))
+        for state in changed:
+            self._tasks.start(self._publish_history(state.scope))
+        self._changed()
+
+    def _publish_banner(self) -> None:
+        self._broadcast.publish("banner", self._render.banner(self.watcher.latest(GLOBAL), self._kills.all()))
+
+    async def _publish_history(self, scope: str) -> None:
+        self._broadcast.publish(f"history:{scope}", self._render.history(await self.history(scope)))
+
+    async def _publish_kills(self) -> None:
+        """Runs of this console and of any other process, while they go on."""
+        published: dict[str, str] = {}
+        running: list[str] = []
+        while True:
+            await self._kills.read_elsewhere()
+            kills = self._kills.all()
+            by_incident = {f"kill:{incident}": self._render.kill_runs(runs) for incident, runs in _by_incident(kills)}
+            pieces = {"kills": self._render.kills(kills), **by_incident}
+            for topic, html in pieces.items():
+                if published.get(topic) != html:
+                    self._broadcast.publish(topic, html)
+            published = pieces
+            if (still := [kill.run_id for kill in kills if kill.verdict == "RUNNING"]) != running:
+                running = still
+                self._publish_banner()
+            await asyncio.sleep(KILLS_EVERY)
+
+    async def _beat(self) -> None:
+        """Tell every page that its state has just been read. If the watcher stops reading, so does this."""
+        while True:
+            if self.watcher.latest(GLOBAL).age < 2 * TIMEOUT:
+                self._broadcast.publish("beat", "")
+            await asyncio.sleep(BEAT)
+
+
+def _by_incident(kills: Sequence[KillStatus]) -> Iterable[tuple[str, list[KillStatus]]]:
+    for incident_id in dict.fromkeys(kill.incident_id for kill in kills):
+        yield incident_id, [kill for kill in kills if kill.incident_id == incident_id]

@@ -1,0 +1,38 @@
+"""Format times, durations and amounts as people read them."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from decimal import Decimal
+
+_UNITS = (("d", 86_400), ("h", 3_600), ("min", 60))
+
+
+def utc(moment: datetime | None) -> str:
+    return "—" if moment is None else f"{moment.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"
+
+
+def parsed(text: str) -> datetime | None:
+    """What an ISO 8601 text with a zone stands for; None where it stands for nothing."""
+    try:
+        found = datetime.fromisoformat(text)
+    except ValueError:
+        return None
+    return found if found.tzinfo else None
+
+
+def duration(seconds: float) -> str:
+    """In whole units of the largest that fits."""
+    for unit, size in _UNITS:
+        if seconds >= size:
+            return f"{int(seconds // size)} {unit}"
+    return f"{int(max(seconds, 0))} s"
+
+
+def money(value: Decimal | None, currency: str = "") -> str:
+    return "—" if value is None else f"{value:,.2f} {currency}".strip()
+
+
+def quantity(value: Decimal) -> str:
+    """Without the zeros that a venue appends."""
+    return f"{value.normalize():,f}"
