@@ -1,16 +1,16 @@
-"""The command line: `breaker`."""
+"""Run the command line, `breaker`."""
 
 from __future__ import annotations
 
-import os
 import sys
 
+from cli.environment import through_console
 from cli.kill_handover import hand_over
 
 
 def main() -> None:
     """Run the command line and leave with one of the documented exit statuses."""
-    if not os.environ.get("BREAKER_URL"):  # else whoever acts needs the console's permission
+    if not through_console():
         hand_over(sys.argv[1:])
     try:
         from cli.app import run  # noqa: PLC0415  so that a missing package is one line, not a traceback

@@ -1,8 +1,7 @@
-"""Every command, and the one place where an error becomes a line and an exit status."""
+"""Register every command, and turn errors into a line and an exit status in one place."""
 
 from __future__ import annotations
 
-import os
 import sys
 from typing import Annotated
 
@@ -10,9 +9,13 @@ import typer
 
 from breaker.errors import BreakerError, BreakerUnavailable, InvalidInput, NotHalted, RedisRefused
 from cli import circuit_commands, kill_command
+from cli.environment import URL, through_console
 from cli.exit_codes import EPILOG, Exit
 from configuration.settings import ConfigurationError
 from ledger.errors import LedgerError
+
+LOCAL_ONLY = ("init", "recover", "audit", "drill", "deadman", "user", "token")
+"""What acts by this host's configuration. Not `doctor` and what serves: those are about this host in any case."""
 
 
 def command_line(first: str = "") -> typer.Typer:
@@ -51,11 +54,24 @@ def command_line(first: str = "") -> typer.Typer:
             user_commands,
         ):
             commands.register(app)
-    if os.environ.get("BREAKER_URL"):
-        from cli import remote_commands  # noqa: PLC0415  nothing of it is needed where the halt is made here
-
-        remote_commands.take_over(app)
+    if through_console():
+        _refuse_local_only(app)
     return app
+
+
+def _refuse_local_only(app: typer.Typer) -> None:
+    """Put refusals in the place of what acts by this host, so that nobody takes it for the console's."""
+    app.registered_groups = [group for group in app.registered_groups if group.name not in LOCAL_ONLY]
+    anything = {"allow_extra_args": True, "ignore_unknown_options": True}
+    for name in LOCAL_ONLY:
+        app.command(name, help=f"Local only: refused while {URL} is set.", context_settings=anything)(_refuse)
+
+
+def _refuse(context: typer.Context) -> None:
+    raise InvalidInput(
+        f"`breaker {context.info_name}` is local only: it goes by this host's configuration, and {URL} names a "
+        f"console; nothing was done. Unset {URL} on a host with the configuration, or use the console's pages"
+    )
 
 
 def run() -> int:

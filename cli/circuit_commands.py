@@ -1,4 +1,4 @@
-"""`breaker trip | status | reset | init | history`."""
+"""Run `breaker trip | status | reset | init | history`."""
 
 from __future__ import annotations
 
@@ -9,19 +9,12 @@ from typing import Annotated
 import typer
 
 from breaker.state import State, Status
-from breaker.trip_reasons import TripReason
 from cli import circuit_view
+from cli.circuit import open_circuit
 from cli.exit_codes import EPILOG, Exit
 from cli.login import login_name
-from cli.options import (
-    JsonOption,
-    OperatorOption,
-    ScopeOption,
-    checked_scope,
-    on_terminal,
-)
-from cli.transitions import make_trip, open_breaker, record_transitions
-from configuration.breakers import requested_trip, waiting_incident
+from cli.options import JsonOption, OperatorOption, ScopeOption, TripReasonOption, checked_scope
+from cli.transitions import open_breaker, record_transitions
 from configuration.reasons import MIN_REASON, checked_reason
 from configuration.settings import load_settings
 
@@ -32,35 +25,27 @@ def register(app: typer.Typer) -> None:
 
 
 def trip(
-    reason: Annotated[str, typer.Option("--reason", help="Why, in a sentence.")] = "tripped by hand, no reason given",
+    reason: TripReasonOption = "tripped by hand, no reason given",
     operator: OperatorOption = None,
     scope: ScopeOption = "global",
     as_json: JsonOption = False,
 ) -> None:
     """Halt trading: from now on only orders that reduce risk pass. Orders and positions are left as they are."""
     why = checked_reason(reason, at_least=1)
-    who = operator or login_name()
-    settings = load_settings()
-    trip = requested_trip(
-        TripReason.MANUAL,
-        operator=who,
-        why=why,
-        scope=checked_scope(scope),
-        source="cli",
-        incident_id=waiting_incident(settings, scope),
-    )
-    after = make_trip(settings, trip)
+    checked_scope(scope)
+    circuit = open_circuit()
+    after = circuit.trip(scope, why, operator)
     if after.unconfirmed:
         sys.stderr.write(f"breaker: tripped, but not known to outlive a crash of Redis: {after.unconfirmed}\n")
     _show(after, scope, as_json)
-    record_transitions(settings, scope)
+    circuit.record(scope)
     if not as_json:
         circuit_view.next_step("open orders and positions are untouched; to close them: make kill-switch")
 
 
 def status(scope: ScopeOption = "global", as_json: JsonOption = False) -> None:
     """The breaker's state, read afresh."""
-    now = open_breaker(load_settings(), scope, only_to_read=True).get_status()
+    now = open_circuit().status(scope)
     _show(now, scope, as_json)
     if now.state is State.UNKNOWN:
         raise typer.Exit(Exit.NOT_HALTED)
@@ -77,22 +62,21 @@ def reset(
 ) -> None:
     """End a trip: a quiet period begins, after which trading is normal. At most one reset a minute."""
     why = checked_reason(reason)
-    settings = load_settings()
-    breaker = open_breaker(settings, scope)
-    before = breaker.get_status()
+    circuit = open_circuit()
+    before = circuit.status(scope)
     if not acknowledge:
-        if not on_terminal():
-            raise typer.BadParameter("not acknowledged; nothing changed", param_hint="--acknowledge")
-        _show(before, scope, as_json=False)
-        answer = typer.prompt("The cause is understood and conditions are normal. Type RESET to go on", err=True)
-        if answer.strip() != "RESET":
-            typer.echo("breaker: not reset; nothing changed", err=True)
-            raise typer.Exit(Exit.REFUSED)
+        circuit_view.ask_for(
+            "RESET",
+            "The cause is understood and conditions are normal.",
+            before,
+            scope,
+            option="--acknowledge",
+            otherwise="not acknowledged; nothing changed",
+        )
     # What was looked at is what is reset: a trip that came in the meantime is not undone.
     expected = before.epoch if before.state is State.TRIPPED else None
-    after = breaker.reset(reset_by=operator or login_name(), reason=why, expected_epoch=expected)
-    _show(after, scope, as_json)
-    record_transitions(settings, scope)
+    _show(circuit.reset(scope, why, operator, expected), scope, as_json)
+    circuit.record(scope)
     if not as_json:
         circuit_view.next_step("watch for five minutes; if anything looks wrong: make circuit-trip")
 
@@ -118,7 +102,7 @@ def history(
     as_json: JsonOption = False,
 ) -> None:
     """The latest transitions, newest first."""
-    events = open_breaker(load_settings(), scope, only_to_read=True).get_history(limit)
+    events = open_circuit().history(scope, limit)
     if as_json:
         for event in events:
             typer.echo(event.raw)

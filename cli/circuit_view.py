@@ -1,10 +1,11 @@
-"""The breaker's state and history on a terminal: the state in one glance, a table, the next step."""
+"""Show a breaker's state and history on a terminal: the state in one glance, a table, the next step."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime
 
+import typer
 from rich import box
 from rich.console import Console
 from rich.panel import Panel
@@ -13,16 +14,14 @@ from rich.text import Text
 
 from breaker.events import TransitionEvent
 from breaker.state import State, Status
+from cli.exit_codes import Exit
+from cli.options import on_terminal
+from console.labels import STATE_LABELS
+from console.value_format import duration
 
 WIDTH_ELSEWHERE = 160
 
-# A shape and a word beside the colour, for those who can't tell the colours, or have none.
-LOOKS = {
-    State.OPEN: ("●", "green", "trading allowed"),
-    State.TRIPPED: ("■", "red", "halted: only orders that reduce risk pass"),
-    State.QUIET_PERIOD: ("◐", "yellow", "limited trading, cooling down after a reset"),
-    State.UNKNOWN: ("?", "red", "cannot be told, so treated as tripped"),
-}
+_COLOURS = {State.OPEN: "green", State.TRIPPED: "red", State.QUIET_PERIOD: "yellow", State.UNKNOWN: "red"}
 
 
 def console(*, stderr: bool = False) -> Console:
@@ -32,14 +31,16 @@ def console(*, stderr: bool = False) -> Console:
 
 
 def show_status(status: Status, scope: str) -> None:
-    shape, colour, meaning = LOOKS[status.state]
+    label, colour = STATE_LABELS[status.state], _COLOURS[status.state]
     facts = Table.grid(padding=(0, 2))
     facts.add_column(style="dim", no_wrap=True)
     facts.add_column(overflow="fold")
     for name, value in _facts(status):
         if value:
             facts.add_row(name, Text(value))
-    title = Text.assemble((f"{shape} {status.state.value}", f"bold {colour}"), f"  {scope}  ", (meaning, "dim"))
+    title = Text.assemble(
+        (f"{label.shape} {status.state.value}", f"bold {colour}"), f"  {scope}  ", (label.meaning, "dim")
+    )
     out = console()
     if out.is_terminal:
         out.print(Panel(facts, title=title, title_align="left", border_style=colour, box=box.ROUNDED))
@@ -85,6 +86,19 @@ def show_history(events: Sequence[TransitionEvent], scope: str) -> None:
     console().print(table)
 
 
+def ask_for(word: str, statement: str, status: Status, scope: str, *, option: str, otherwise: str) -> None:
+    """Go on only if the word is typed; `option` would have done so without asking.
+
+    Leaves, saying `otherwise`, what was done and what not.
+    """
+    if not on_terminal():
+        raise typer.BadParameter(otherwise, param_hint=option)
+    show_status(status, scope)
+    if typer.prompt(f"{statement} Type {word} to go on", err=True).strip() != word:
+        typer.echo(f"breaker: {otherwise}", err=True)
+        raise typer.Exit(Exit.REFUSED)
+
+
 def next_step(text: str) -> None:
     console().print(Text.assemble(("next: ", "dim"), text))
 
@@ -92,12 +106,5 @@ def next_step(text: str) -> None:
 def _when(moment: datetime | None, now: datetime | None, who: str | None) -> str:
     if moment is None:
         return ""
-    ago = f" ({_ago((now - moment).total_seconds())} ago)" if now else ""
+    ago = f" ({duration((now - moment).total_seconds())} ago)" if now else ""
     return f"{moment:%Y-%m-%d %H:%M:%S} UTC{ago}" + (f" by {who}" if who else "")
-
-
-def _ago(elapsed: float) -> str:
-    for unit, size in (("d", 86_400), ("h", 3_600), ("min", 60)):
-        if elapsed >= size:
-            return f"{elapsed / size:.0f} {unit}"
-    return f"{max(elapsed, 0):.0f} s"

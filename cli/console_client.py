@@ -1,4 +1,4 @@
-"""The console's API as the command line uses it, so that the console's permissions hold on the command line too."""
+"""Call the console's API, so that the console's permissions hold on the command line too."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from breaker.errors import BreakerError, BreakerUnavailable, InvalidInput
 from breaker.events import TransitionEvent
 from breaker.state import State, Status
 from breaker.uuid7 import uuid7
+from cli.environment import TOKEN, URL
 
-URL, TOKEN = "BREAKER_URL", "BREAKER_TOKEN"
 TIMEOUT = 10.0
 WITHOUT_IT = (
     f"Halting works without the console: unset {URL} on a host with the configuration, or run deployments/emergency.py"

@@ -18,9 +18,10 @@ import typer
 from breaker import BreakerError
 from breaker.trip_reasons import TripReason
 from cli import kill_handover, kill_view
+from cli.environment import through_console
 from cli.exit_codes import EPILOG, Exit
 from cli.login import login_name
-from cli.options import JsonOption, OperatorOption, ScopeOption, checked_scope, on_terminal
+from cli.options import JsonOption, OperatorOption, ScopeOption, TripReasonOption, checked_scope, on_terminal
 from cli.process_clock import process_started
 from cli.transitions import make_trip, tell_of_pending_trips
 from configuration.breakers import requested_trip, waiting_incident
@@ -43,7 +44,7 @@ def register(app: typer.Typer) -> None:
 
 
 def kill(
-    reason: Annotated[str, typer.Option("--reason", help="Why, in a sentence.")] = "kill switch, no reason given",
+    reason: TripReasonOption = "kill switch, no reason given",
     operator: OperatorOption = None,
     scope: ScopeOption = "global",
     account: Annotated[
@@ -56,6 +57,10 @@ def kill(
     started = process_started()
     why = checked_reason(reason, at_least=1)
     checked_scope(scope)
+    if through_console():
+        from cli.remote_kill import kill_by_console  # noqa: PLC0415  not needed where the halt is made here
+
+        kill_by_console(scope, why, operator, account, yes=yes, as_json=as_json)
     settings = load_settings()
     accounts = [name.upper() for name in account or settings.accounts]
     unknown = [name for name in accounts if name not in settings.accounts]

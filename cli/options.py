@@ -12,8 +12,14 @@ from breaker.keys import check_scope
 ScopeOption = Annotated[str, typer.Option("--scope", help="Which breaker: global, account:NAME, strategy:NAME, …")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for machines instead of text for people.")]
 OperatorOption = Annotated[
-    str | None, typer.Option("--operator", help="Who does this; the login name unless given.", show_default=False)
+    str | None,
+    typer.Option(
+        "--operator",
+        help="Who does this; the login name unless given. Through a console it is the user of the token.",
+        show_default=False,
+    ),
 ]
+TripReasonOption = Annotated[str, typer.Option("--reason", help="Why, in a sentence.")]
 
 
 def checked_scope(scope: str) -> str:

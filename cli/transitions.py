@@ -1,17 +1,59 @@
-"""Make transitions from the command line: at once, or kept on this host's disk until Redis can be told."""
+"""Make transitions by this host's configuration: at once, or kept on its disk until Redis can be told."""
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 
 from breaker import CircuitBreaker
 from breaker.errors import BreakerError, BreakerUnavailable, RedisRefused
+from breaker.events import TransitionEvent
 from breaker.pending_trips import PendingTrip
 from breaker.state import Status
-from configuration.breakers import apply_pending_trips, breaker_of, store_undelivered
+from breaker.trip_reasons import TripReason
+from cli.login import login_name
+from configuration.breakers import (
+    apply_pending_trips,
+    breaker_of,
+    requested_trip,
+    store_undelivered,
+    waiting_incident,
+)
 from configuration.redis_clients import redis_client
 from configuration.settings import Settings
 from ledger.errors import LedgerError
+
+
+class LocalCircuit:
+    """The configured breakers, once every trip that waits on this host has been made."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+
+    def status(self, scope: str) -> Status:
+        return open_breaker(self._settings, scope, only_to_read=True).get_status()
+
+    def history(self, scope: str, limit: int) -> Sequence[TransitionEvent]:
+        return open_breaker(self._settings, scope, only_to_read=True).get_history(limit)
+
+    def trip(self, scope: str, reason: str, operator: str | None) -> Status:
+        trip = requested_trip(
+            TripReason.MANUAL,
+            operator=operator or login_name(),
+            why=reason,
+            scope=scope,
+            source="cli",
+            incident_id=waiting_incident(self._settings, scope),
+        )
+        return make_trip(self._settings, trip)
+
+    def reset(self, scope: str, reason: str, operator: str | None, expected_epoch: int | None) -> Status:
+        return open_breaker(self._settings, scope).reset(
+            reset_by=operator or login_name(), reason=reason, expected_epoch=expected_epoch
+        )
+
+    def record(self, scope: str) -> None:
+        record_transitions(self._settings, scope)
 
 
 def make_trip(settings: Settings, trip: PendingTrip) -> Status:

@@ -1,0 +1,39 @@
+"""Read and change a breaker where the command line is pointed to: by this host's configuration, or by a console."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from breaker.events import TransitionEvent
+from breaker.state import Status
+from cli.environment import through_console
+
+
+class Circuit(Protocol):
+    """Its methods raise what `breaker.CircuitBreaker` raises, and NotHalted where a trip waits on the disk."""
+
+    def status(self, scope: str) -> Status:
+        """Read afresh."""
+
+    def history(self, scope: str, limit: int) -> Sequence[TransitionEvent]:
+        """Newest first."""
+
+    def trip(self, scope: str, reason: str, operator: str | None) -> Status: ...
+
+    def reset(self, scope: str, reason: str, operator: str | None, expected_epoch: int | None) -> Status: ...
+
+    def record(self, scope: str) -> None:
+        """See to it that what was done is in the audit log; called once it has been shown."""
+
+
+def open_circuit() -> Circuit:
+    """Raises ConfigurationError, or InvalidInput for a console that can't be used."""
+    if through_console():
+        from cli.remote_circuit import RemoteCircuit  # noqa: PLC0415  not needed where the halt is made here
+
+        return RemoteCircuit.from_environment()
+    from cli.transitions import LocalCircuit  # noqa: PLC0415
+    from configuration.settings import load_settings  # noqa: PLC0415
+
+    return LocalCircuit(load_settings())

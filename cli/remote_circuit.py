@@ -1,0 +1,51 @@
+"""Read and change a breaker through a console, held to the permissions of the token's user.
+
+Nothing on this host is needed: no Redis, no venue's credentials.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import typer
+
+from breaker.events import TransitionEvent
+from breaker.state import Status
+from cli.console_client import ConsoleClient
+from cli.environment import TOKEN, URL
+
+
+@dataclass(frozen=True, slots=True)
+class RemoteCircuit:
+    """Its methods raise what ConsoleClient's raise."""
+
+    console: ConsoleClient
+
+    @classmethod
+    def from_environment(cls) -> RemoteCircuit:
+        """Raises InvalidInput for an address or a token that can't be used."""
+        return cls(ConsoleClient.from_environment())
+
+    def status(self, scope: str) -> Status:
+        return self.console.status(scope)
+
+    def history(self, scope: str, limit: int) -> Sequence[TransitionEvent]:
+        return self.console.history(scope, limit)
+
+    def trip(self, scope: str, reason: str, operator: str | None) -> Status:
+        say_who_acts(operator)
+        return self.console.trip(scope, reason)
+
+    def reset(self, scope: str, reason: str, operator: str | None, expected_epoch: int | None) -> Status:
+        """The console measures the conditions first."""
+        say_who_acts(operator)
+        return self.console.reset(scope, reason, expected_epoch)
+
+    def record(self, scope: str) -> None:
+        """The console has done so."""
+
+
+def say_who_acts(operator: str | None) -> None:
+    if operator is not None:
+        typer.echo(f"breaker: --operator is not used: through {URL} it is the user of {TOKEN} who does this", err=True)

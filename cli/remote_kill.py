@@ -1,0 +1,80 @@
+"""Run `breaker kill` through a console, and follow the run until it has ended."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+import typer
+
+from breaker.errors import BreakerError
+from cli import circuit_view
+from cli.console_client import ConsoleClient
+from cli.exit_codes import Exit
+from cli.remote_circuit import say_who_acts
+
+POLL_EVERY = 0.5
+SILENCE = 30.0
+"""Seconds without an answer after which a run is not followed any more."""
+
+
+def kill_by_console(
+    scope: str, reason: str, operator: str | None, accounts: Sequence[str] | None, *, yes: bool, as_json: bool
+) -> NoReturn:
+    """Leaves with the exit status. Raises what ConsoleClient's methods raise."""
+    say_who_acts(operator)
+    console = ConsoleClient.from_environment()
+    if not yes:
+        halted = console.trip(scope, reason)
+        circuit_view.ask_for(
+            "FLATTEN",
+            "Halted. Every order is cancelled and every position closed.",
+            halted,
+            scope,
+            option="--yes",
+            otherwise=f"not confirmed; the state is {halted.state.value}, nothing further was done",
+        )
+    run = _follow(console, console.start_kill(scope, reason, accounts), as_json)
+    if as_json:
+        typer.echo(json.dumps(run))
+    else:
+        typer.echo(f"{run['verdict']} after {run['elapsed']:.1f} s {run['problem']}".strip())
+    if not run["halted"]:
+        raise typer.Exit(Exit.NOT_HALTED)
+    raise typer.Exit(Exit.OK if run["verdict"] == "FLAT" else Exit.NOT_FLAT)
+
+
+def _follow(console: ConsoleClient, run: dict[str, Any], quiet: bool) -> dict[str, Any]:
+    """Until the run has ended; it goes on in the console whether it is followed or not. Leaves with an exit status if
+    nothing is heard of it any more.
+    """
+    shown, heard = "", time.monotonic()
+    while True:
+        progress = "\n".join(_line(account) for account in run["accounts"])
+        if not quiet and progress != shown:
+            typer.echo(progress)
+            shown = progress
+        if run["verdict"] != "RUNNING":
+            return run
+        time.sleep(POLL_EVERY)
+        try:
+            run, heard = console.kill(run["incident_id"]), time.monotonic()
+        except BreakerError as error:
+            if time.monotonic() - heard > SILENCE:
+                begun = "has halted and" if run["halted"] else "could not halt, and"
+                typer.echo(
+                    f"breaker: the kill switch {begun} was sweeping when it was last heard of; run it again, it is "
+                    f"safe to: {error}",
+                    err=True,
+                )
+                raise typer.Exit(Exit.NOT_FLAT if run["halted"] else Exit.NOT_HALTED) from None
+
+
+def _line(account: dict[str, Any]) -> str:
+    stuck = "; ".join(f"{item['symbol']}: {item['reason']}" for item in account["stuck"])
+    return (
+        f"{account['account']}: {account['phase']}, {account['orders_open']} of {account['orders_at_start']} orders, "
+        f"{account['positions_open']} of {account['positions_at_start']} positions{f', stuck {stuck}' if stuck else ''}"
+    )
