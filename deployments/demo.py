@@ -1,4 +1,4 @@
-"""`make demo`: a real book of HTTP orders is halted, cancelled and flattened, on a machine where nothing runs yet."""
+"""Run `make demo`: halt, cancel and flatten a real book of HTTP orders, on a machine where nothing runs yet."""
 
 from __future__ import annotations
 
@@ -13,29 +13,16 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from redis import Redis
 from rich import box
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from breaker import BreakerError, CircuitBreaker
+from breaker import BreakerError
 from deployments.interrupt import end_on_signals
-from sandbox.embedded_redis import EmbeddedRedis
+from deployments.local_stack import SCENARIO, LocalStack, start_stack
 from sandbox.exchange import scenario
-from sandbox.exchange.server import PaperExchange, PaperExchangeFailed
-from sandbox.prefect_server import PrefectServer
-
-SCENARIO = Path(__file__).with_name("demo_scenario.toml")
-CONFIGURATION = """\
-redis_url = "{redis}"
-state_dir = "{state}"
-
-[accounts.PAPER]
-base_url = "{exchange}"
-key_id = "key"
-secret_key = "secret"
-"""
+from sandbox.exchange.server import PaperExchangeFailed
 
 
 def main() -> int:
@@ -67,44 +54,36 @@ def _demo(arguments: argparse.Namespace, started: ExitStack, out: Console) -> in
     home = Path(started.enter_context(tempfile.TemporaryDirectory(prefix="breaker-demo-", ignore_cleanup_errors=True)))
     out.print(Text("Starting a Redis, a paper exchange and a Prefect server on this machine …", "dim"))
     begun = time.monotonic()
-    prefect = PrefectServer(home / "prefect")
-    started.callback(prefect.stop)
-    prefect.start()
-    redis = started.enter_context(EmbeddedRedis(home / "redis"))
     book = scenario.load(SCENARIO)
     size = {"orders": arguments.orders, "positions": arguments.positions}
     book = book.model_copy(update={"book": book.book.model_copy(update=size)})
-    exchange = started.enter_context(PaperExchange(book))
-    CircuitBreaker(Redis.from_url(redis.url)).initialize_state(by="demo")
-    prefect.wait()
+    stack = start_stack(started, home, book, by="demo")
+    stack.configure()
     out.print(Text(f"… up in {time.monotonic() - begun:.0f} s.", "dim"))
-    _show_book(exchange.report(), redis.url, exchange.url, prefect.ui_url, out)
+    _show_stack(stack, out)
 
-    configuration = home / "breaker.toml"
-    configuration.write_text(
-        CONFIGURATION.format(redis=redis.url, state=home / "state", exchange=exchange.url), encoding="utf-8"
-    )
-    environment = {**os.environ, **prefect.environment, "BREAKER_CONFIG": str(configuration)}
+    environment = {**os.environ, **stack.environment}
     command = [sys.executable, "-m", "cli", "kill", "--yes", "--operator", "demo", "--reason", "demonstration"]
     out.print(Text.assemble(("\n$ ", "dim"), ("breaker kill --yes --reason demonstration", "bold")))
     outcome = subprocess.run(command, env=environment, check=False, cwd=Path(__file__).parents[1])
 
-    report = exchange.report()
+    report = stack.exchange.report()
     _show_verdict(report, out)
     if arguments.keep:
-        _keep(configuration, prefect, exchange, out)
+        _keep(stack, out)
     return outcome.returncode if outcome.returncode or report["is_flat"] else 1
 
 
-def _show_book(report: dict[str, Any], redis: str, exchange: str, prefect: str, out: Console) -> None:
+def _show_stack(stack: LocalStack, out: Console) -> None:
+    report = stack.exchange.report()
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("what")
     table.add_column("where")
-    table.add_row("Redis-protocol server", redis)
+    table.add_row("Redis-protocol server", stack.redis.url)
     table.add_row(
-        f"paper exchange: {report['open_orders']} open orders, {len(report['positions'])} positions", exchange
+        f"paper exchange: {report['open_orders']} open orders, {len(report['positions'])} positions", stack.exchange.url
     )
-    table.add_row("Prefect, with its UI", prefect)
+    table.add_row("Prefect, with its UI", stack.prefect.ui_url)
     out.print(table)
 
 
@@ -125,11 +104,11 @@ def _show_verdict(report: dict[str, Any], out: Console) -> None:
         out.print(Text(f"  ! {violation}", "red"))
 
 
-def _keep(configuration: Path, prefect: PrefectServer, exchange: PaperExchange, out: Console) -> None:
-    out.print(f"Prefect UI  {prefect.ui_url}/runs")
-    out.print(f"Exchange    {exchange.url}/_paper/report")
+def _keep(stack: LocalStack, out: Console) -> None:
+    out.print(f"Prefect UI  {stack.prefect.ui_url}/runs")
+    out.print(f"Exchange    {stack.exchange.url}/_paper/report")
     out.print("In another terminal:")
-    out.print(f"  export BREAKER_CONFIG={configuration} PREFECT_API_URL={prefect.api_url}", soft_wrap=True)
+    out.print(f"  export BREAKER_CONFIG={stack.configuration} PREFECT_API_URL={stack.prefect.api_url}", soft_wrap=True)
     out.print("  make circuit-status")
     out.print("Ctrl-C stops everything.")
     while True:

@@ -1,4 +1,4 @@
-"""`make up`: the whole stack on this machine, in the foreground, until Ctrl-C.
+"""Run `make up`: the whole stack on this machine, in the foreground, until Ctrl-C.
 
 A Redis-protocol server, the paper exchange with a book, a Prefect server with its UI, and every deployment served.
 While it runs, `make` in another terminal acts on it: the settings that make it so are in `.breaker/up.mk`.
@@ -15,34 +15,23 @@ import time
 from contextlib import ExitStack
 from pathlib import Path
 
-from redis import Redis
 from rich import box
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from breaker import BreakerError, CircuitBreaker
+from breaker import BreakerError
 from deployments.interrupt import end_on_signals
+from deployments.local_stack import SCENARIO, LocalStack, start_stack
 from sandbox.child_process import free_port, listens, spawn
-from sandbox.embedded_redis import EmbeddedRedis
 from sandbox.exchange import scenario
-from sandbox.exchange.server import PaperExchange, PaperExchangeFailed
-from sandbox.prefect_server import PrefectServer
+from sandbox.exchange.server import PaperExchangeFailed
 
-SCENARIO = Path(__file__).with_name("demo_scenario.toml")
 HOME = Path(".breaker")
 PREFECT_PORT = 4200
 REDIS_PORT = 6379
-CONFIGURATION = """\
-# Written by `make up`; gone when it ends.
-redis_url = "{redis}"
-state_dir = "{state}"
-quiet_period = {watch}
-
-[accounts.PAPER]
-base_url = "{exchange}"
-key_id = "key"
-secret_key = "secret"
+KEYS = "# Written by `make up`; gone when it ends.\nquiet_period = {watch}\n"
+SECTIONS = """\
 
 # One person at one desk: in production leave two_person on, which is its default.
 [recovery]
@@ -84,31 +73,24 @@ def _up(arguments: argparse.Namespace, started: ExitStack, out: Console) -> None
     _hold_pid_file(home / "up.pid", started)
     end_on_signals()
     out.print(Text("Starting …", "dim"))
-    prefect = PrefectServer(home / "prefect", port=_port(PREFECT_PORT))
-    started.callback(prefect.stop)
-    prefect.start()
-    redis = started.enter_context(EmbeddedRedis(home / "redis", port=_port(REDIS_PORT)))
-    exchange = started.enter_context(PaperExchange(scenario.load(SCENARIO)))
-    configuration = home / "breaker.toml"
-    configuration.write_text(
-        CONFIGURATION.format(
-            redis=redis.url,
-            state=home / "state",
-            exchange=exchange.url,
-            person=getpass.getuser(),
-            watch=arguments.watch,
-        ),
-        encoding="utf-8",
+    stack = start_stack(
+        started,
+        home,
+        scenario.load(SCENARIO),
+        by="make up",
+        redis_port=_port(REDIS_PORT),
+        prefect_port=_port(PREFECT_PORT),
     )
-    started.callback(configuration.unlink, missing_ok=True)
-    _initialize(redis)
-    prefect.wait()
-    environment = {**os.environ, **prefect.environment, "BREAKER_CONFIG": str(configuration)}
-    _tell_make(home / "up.mk", {"BREAKER_CONFIG": str(configuration), **prefect.environment}, started)
+    stack.configure(
+        KEYS.format(watch=arguments.watch), SECTIONS.format(watch=arguments.watch, person=getpass.getuser())
+    )
+    started.callback(stack.configuration.unlink, missing_ok=True)
+    _tell_make(home / "up.mk", stack.environment, started)
+    environment = {**os.environ, **stack.environment}
     with (home / "serve.log").open("ab") as log:
         serving = spawn([sys.executable, "-m", "services.serve"], env=environment, output=log)
     started.callback(_end, serving)
-    _show(out, redis, exchange, prefect, home)
+    _show(out, stack)
     while serving.poll() is None:
         time.sleep(0.5)
     raise BreakerError(f"the served deployments ended by themselves; see {home / 'serve.log'}")
@@ -129,12 +111,6 @@ def _port(usual: int) -> int:
     return free_port() if listens(usual) else usual
 
 
-def _initialize(redis: EmbeddedRedis) -> None:
-    client = Redis.from_url(redis.url)
-    CircuitBreaker(client).initialize_state(by="make up")
-    client.close()
-
-
 def _tell_make(path: Path, environment: dict[str, str], started: ExitStack) -> None:
     path.write_text("".join(f"export {name} := {value}\n" for name, value in environment.items()), encoding="utf-8")
     started.callback(path.unlink, missing_ok=True)
@@ -149,12 +125,12 @@ def _end(process: subprocess.Popen[bytes]) -> None:
         process.wait()
 
 
-def _show(out: Console, redis: EmbeddedRedis, exchange: PaperExchange, prefect: PrefectServer, home: Path) -> None:
+def _show(out: Console, stack: LocalStack) -> None:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_header=False)
-    table.add_row("Prefect UI", prefect.ui_url)
-    table.add_row("Redis", redis.url)
-    table.add_row("paper exchange", f"{exchange.url}/_paper/report")
-    table.add_row("log of the deployments", str(home / "serve.log"))
+    table.add_row("Prefect UI", stack.prefect.ui_url)
+    table.add_row("Redis", stack.redis.url)
+    table.add_row("paper exchange", f"{stack.exchange.url}/_paper/report")
+    table.add_row("log of the deployments", str(stack.home / "serve.log"))
     out.print(table)
     out.print("In another terminal, here:")
     out.print("  make circuit-status")

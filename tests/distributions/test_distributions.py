@@ -74,22 +74,23 @@ from pathlib import Path
 from redis import Redis
 
 import breaker
-from deployments import demo
+from deployments import local_stack
 from sandbox.embedded_redis import EmbeddedRedis
 from sandbox.exchange import scenario
 from sandbox.exchange.server import PaperExchange
 
 here = Path.cwd()
-book = scenario.load(demo.SCENARIO)
+book = scenario.load(local_stack.SCENARIO)
 book = book.model_copy(update={"book": book.book.model_copy(update={"orders": 20, "positions": 8})})
 with EmbeddedRedis(here / "redis") as redis, PaperExchange(book) as exchange:
     breaker.CircuitBreaker(Redis.from_url(redis.url)).initialize_state(by="rehearsal")
-    configuration = demo.CONFIGURATION.format(redis=redis.url, state=here / "state", exchange=exchange.url)
+    urls = {"redis": redis.url, "exchange": exchange.url}
+    configuration = local_stack.CONFIGURATION.format(**urls, state=here / "state", keys="", sections="")
     (here / "breaker.toml").write_text(configuration)
     command = [sys.argv[1], "kill", "--yes", "--operator", "ada", "--reason", "rehearsal"]
     status = subprocess.run(command, check=False, stdout=sys.stderr).returncode
     report = exchange.report()
-homes = [str(Path(module.__file__).parents[4]) for module in (breaker, demo)]
+homes = [str(Path(module.__file__).parents[4]) for module in (breaker, local_stack)]
 print(json.dumps({"homes": homes, "status": status, "flat": report["is_flat"], "violations": report["violations"]}))
 """
 

@@ -1,0 +1,76 @@
+"""Start what a breaker needs on this machine: a Redis, a paper exchange with a book, a Prefect server."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+from redis import Redis
+
+from breaker import CircuitBreaker
+from sandbox.embedded_redis import EmbeddedRedis
+from sandbox.exchange import scenario
+from sandbox.exchange.server import PaperExchange
+from sandbox.prefect_server import PrefectServer
+
+SCENARIO = Path(__file__).with_name("demo_scenario.toml")
+CONFIGURATION = """\
+redis_url = "{redis}"
+state_dir = "{state}"
+{keys}
+[accounts.PAPER]
+base_url = "{exchange}"
+key_id = "key"
+secret_key = "secret"
+{sections}"""
+
+
+@dataclass(frozen=True, slots=True)
+class LocalStack:
+    """What runs, and the directory of its data and its configuration."""
+
+    home: Path
+    redis: EmbeddedRedis
+    exchange: PaperExchange
+    prefect: PrefectServer
+
+    @property
+    def configuration(self) -> Path:
+        return self.home / "breaker.toml"
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What a command needs to act on it."""
+        return {"BREAKER_CONFIG": str(self.configuration), **self.prefect.environment}
+
+    def configure(self, keys: str = "", sections: str = "") -> None:
+        """Write the configuration, with these top-level keys and these sections beside its own."""
+        text = CONFIGURATION.format(
+            redis=self.redis.url, state=self.home / "state", exchange=self.exchange.url, keys=keys, sections=sections
+        )
+        self.configuration.write_text(text, encoding="utf-8")
+
+
+def start_stack(
+    started: ExitStack,
+    home: Path,
+    book: scenario.Scenario,
+    *,
+    by: str,
+    redis_port: int | None = None,
+    prefect_port: int | None = None,
+) -> LocalStack:
+    """All of it, with an OPEN breaker, until `started` is closed. Ports are free ones unless given.
+
+    Raises BreakerError or PaperExchangeFailed when something doesn't start.
+    """
+    prefect = PrefectServer(home / "prefect", port=prefect_port)
+    started.callback(prefect.stop)
+    prefect.start()
+    redis = started.enter_context(EmbeddedRedis(home / "redis", port=redis_port))
+    exchange = started.enter_context(PaperExchange(book))
+    with Redis.from_url(redis.url) as client:
+        CircuitBreaker(client).initialize_state(by=by)
+    prefect.wait()
+    return LocalStack(home, redis, exchange, prefect)
