@@ -1,4 +1,4 @@
-"""`python -m cli` is `breaker`."""
+"""Run `breaker`: `python -m cli`."""
 
 from cli import main
 

@@ -1,4 +1,4 @@
-"""`breaker audit`: what is on record, whether it is whole, and taking it elsewhere."""
+"""Run `breaker audit`: show what is on record, verify that it is whole, take it elsewhere."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from rich.text import Text
 from cli.circuit_view import console
 from cli.exit_codes import EPILOG, Exit
 from cli.options import JsonOption
-from cli.transitions import tell_of_pending_trips
+from cli.transitions import make_pending_trips
 from configuration.redis_clients import redis_client
 from configuration.settings import load_settings
 
@@ -96,7 +96,7 @@ def drain() -> None:
     from ledger.outbox import known_scopes  # noqa: PLC0415
 
     settings = load_settings()
-    tell_of_pending_trips(settings)
+    make_pending_trips(settings)
     ledger, redis = open_ready_ledger(settings), redis_client(settings)
     done = audit.drain(redis, ledger, open_spool(settings), known_scopes(redis, ledger), timeout=settings.redis_timeout)
     typer.echo(f"{done.spool.moved} records from the spool, {done.outbox.moved} transitions from Redis")

@@ -1,4 +1,4 @@
-"""`breaker doctor`: is everything in order that has to be, before it is needed?"""
+"""Run `breaker doctor`: check that everything is in order before it is needed."""
 
 from __future__ import annotations
 

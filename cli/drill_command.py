@@ -1,4 +1,4 @@
-"""`breaker drill`: rehearse the whole circle on a paper account of its own, with or without Prefect."""
+"""Run `breaker drill`: rehearse the whole circle on a paper account of its own, with or without Prefect."""
 
 from __future__ import annotations
 

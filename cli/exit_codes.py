@@ -1,4 +1,4 @@
-"""What the exit status of a command says. Documented in `breaker --help`; scripts rely on them."""
+"""Define what the exit status of a command says. Documented in `breaker --help`; scripts rely on them."""
 
 from __future__ import annotations
 

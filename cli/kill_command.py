@@ -23,7 +23,7 @@ from cli.exit_codes import EPILOG, Exit
 from cli.login import login_name
 from cli.options import JsonOption, OperatorOption, ScopeOption, TripReasonOption, checked_scope, on_terminal
 from cli.process_clock import process_started
-from cli.transitions import make_trip, tell_of_pending_trips
+from cli.transitions import make_pending_trips, make_trip
 from configuration.breakers import requested_trip, waiting_incident
 from configuration.orchestrator import set_prefect_timeouts
 from configuration.reasons import checked_reason
@@ -131,7 +131,7 @@ def _halted_meanwhile(settings: Settings, report: KillReport | None, view: kill_
     if report is None or report.halted_after is None:
         return False
     try:
-        tell_of_pending_trips(settings)
+        make_pending_trips(settings)
     except BreakerError as error:
         view.not_halted(error)
         return False

@@ -1,4 +1,4 @@
-"""When this process began: what an operator experiences as the start, interpreter and imports included."""
+"""Tell when this process began: what an operator experiences as the start, interpreter and imports included."""
 
 from __future__ import annotations
 

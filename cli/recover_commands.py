@@ -1,4 +1,4 @@
-"""`breaker recover`: the recovery checklist, live, and answers to what it asks."""
+"""Run `breaker recover`: show the recovery checklist, live, and answer what it asks."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def show(
     elif watch and on_terminal():
         _follow(settings, state)
     else:
-        console().print(_drawn(state))
+        console().print(_checklist(state))
         _next_step(state)
 
 
@@ -132,11 +132,13 @@ def answer(
         given = RootCause(
             who,
             category,
-            _asked("Root cause: what happened, and why", root_cause),
-            _asked("Corrective action", corrective_action),
+            _ask_unless_given("Root cause: what happened, and why", root_cause),
+            _ask_unless_given("Corrective action", corrective_action),
         )
     else:
-        given = Approval(who, _asked("Why may trading resume", reason), acknowledge or _acknowledged(), override)
+        given = Approval(
+            who, _ask_unless_given("Why may trading resume", reason), acknowledge or _ask_acknowledgement(), override
+        )
     refusal = asyncio.run(refusal_of(given, rules, settings, scope))
     if refusal is not None:
         _record_refusal(settings, refusal_record(state, who, refusal, "cli"))
@@ -150,13 +152,13 @@ def answer(
     typer.echo(f"answered {state.waiting_for}; follow it with: breaker recover --watch")
 
 
-def _asked(what: str, given: str) -> str:
+def _ask_unless_given(what: str, given: str) -> str:
     if given.strip() or not on_terminal():
         return given.strip()
     return str(typer.prompt(f"{what} ({MIN_TEXT} characters or more)", err=True)).strip()
 
 
-def _acknowledged() -> bool:
+def _ask_acknowledgement() -> bool:
     return on_terminal() and typer.confirm("The cause is understood, conditions are normal, trading resumes?", err=True)
 
 
@@ -186,11 +188,11 @@ def _from_redis(settings: Settings, reading: Callable[[AsyncRedis], Awaitable[T]
 
 
 def _follow(settings: Settings, state: RecoveryState) -> None:
-    with Live(_drawn(state), console=console(), refresh_per_second=4) as live:
+    with Live(_checklist(state), console=console(), refresh_per_second=4) as live:
         while not state.done and not state.waiting_for:
             time.sleep(0.5)
             state = _read(settings, state.scope) or state
-            live.update(_drawn(state))
+            live.update(_checklist(state))
     _next_step(state)
 
 
@@ -202,7 +204,7 @@ def _next_step(state: RecoveryState) -> None:
         console().print(Text.assemble(("report: ", "dim"), state.report_path))
 
 
-def _drawn(state: RecoveryState) -> Group:
+def _checklist(state: RecoveryState) -> Group:
     head = Text.assemble(
         ("▸ RECOVERY", "bold"), f"  {state.phase}  ", (f"round {state.round} · incident {state.incident_id}", "dim")
     )

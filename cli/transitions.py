@@ -66,13 +66,13 @@ def make_trip(settings: Settings, trip: PendingTrip) -> Status:
     except (BreakerUnavailable, RedisRefused) as error:
         raise store_undelivered(settings, trip, error) from None
     try:
-        tell_of_pending_trips(settings)
+        make_pending_trips(settings)
     except BreakerError as error:
         sys.stderr.write(f"breaker: an older trip still waits on this host: {error}\n")
     return status
 
 
-def tell_of_pending_trips(settings: Settings) -> bool:
+def make_pending_trips(settings: Settings) -> bool:
     """Make the trips that wait on this host, and say so. True if there were any.
 
     Raises BreakerUnavailable or RedisRefused: they still wait.
@@ -92,7 +92,7 @@ def open_breaker(settings: Settings, scope: str, *, only_to_read: bool = False) 
     Raises BreakerUnavailable or RedisRefused if they can't be made; `only_to_read` says it on standard error instead.
     """
     try:
-        tell_of_pending_trips(settings)
+        make_pending_trips(settings)
     except (BreakerUnavailable, RedisRefused) as error:
         if not only_to_read:
             raise

@@ -1,4 +1,4 @@
-"""`breaker user` and `breaker token`: who may use console and API. `breaker console` and `breaker metrics` serve."""
+"""Run `breaker user` and `breaker token`: say who may use console and API."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""The web console, the REST API and the metrics exporter."""
+"""Serve the web console and the REST API."""

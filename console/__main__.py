@@ -1,4 +1,4 @@
-"""`python -m console` serves the console."""
+"""Serve the console: `python -m console`."""
 
 import sys
 

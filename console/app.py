@@ -26,7 +26,7 @@ from console.pages import audit, circuit, oidc, recovery, sign_in, system_health
 from console.pages.layout import message_page
 from console.render import STATIC
 from console.request import BadForm, SignInNeeded, identity_of
-from console.security import Guard
+from console.request_guard import RequestGuard
 from tasks.recovery.answers import AnswerNotTaken
 
 _NOWHERE = frozenset({"", "0.0.0.0", "::"})  # noqa: S104  addresses to listen at, by which nobody calls us
@@ -78,7 +78,7 @@ def create_app(settings: Settings) -> Application:
     public = [] if where.oidc is None else [urlsplit(where.oidc.public_url).hostname or ""]
     names = [name for name in (where.host, *where.names, *public) if name not in _NOWHERE]
     networks = [ipaddress.ip_network(str(network)) for network in where.trusted_proxies]
-    guarded = Guard(app, names=names, trusted_proxies=networks)
+    guarded = RequestGuard(app, names=names, trusted_proxies=networks)
 
     def end_streams() -> None:
         app.state.context.broadcast.close()

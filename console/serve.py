@@ -1,4 +1,4 @@
-"""`python -m console`, and `breaker console`: prepare the database, make the first admin, serve."""
+"""Prepare the database, make the first admin and serve the console: `python -m console`, `breaker console`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tell what becomes of a kill switch as messages, and show messages as if the kill switch ran here.
+"""Send what becomes of a kill switch as messages, and show received messages as if it ran here.
 
 One message is one JSON object with an `event`: HALTED or NOT_HALTED, SWEPT, PROGRESS again and again, REPORT, DONE;
 NO_BROKER or FAILED where it ends early. On the standby's socket ACCEPTED or REFUSED comes before them.

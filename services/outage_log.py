@@ -1,4 +1,4 @@
-"""Say when something fails and when it works again, once each, however often it is tried meanwhile."""
+"""Log when something fails and when it works again, once each, however often it is tried meanwhile."""
 
 from __future__ import annotations
 

@@ -171,7 +171,7 @@ class KillSwitchRuns:
         check_pending_trip(trip)
         kill = ConsoleKill(KillStart(trip=trip, reason=why, accounts=names), trip.incident_id)
         halted = await halt(kill.start, self._trip_reset.make_trip, kill)
-        if (same := self._same(kill)) is not None:
+        if (same := self._joined(kill)) is not None:
             return same
         self._keep(kill)
         task = asyncio.create_task(self._run(kill, halted))
@@ -189,7 +189,7 @@ class KillSwitchRuns:
             )
         return names
 
-    def _same(self, asked: ConsoleKill) -> KillStatus | None:
+    def _joined(self, asked: ConsoleKill) -> KillStatus | None:
         """The run that this request has started before, or one of ours in the incident that does what is asked for."""
         for status in self.all():
             if status.event_id == asked.start.trip.event_id and status.verdict != "NOT KNOWN":

@@ -1,4 +1,4 @@
-"""Passwords: argon2id, with the parameters that RFC 9106 recommends where memory is scarce (64 MiB, 3 passes)."""
+"""Hash and check passwords: argon2id, as RFC 9106 recommends where memory is scarce (64 MiB, 3 passes)."""
 
 from __future__ import annotations
 

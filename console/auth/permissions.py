@@ -1,4 +1,4 @@
-"""Who may do what. Pure."""
+"""Define who may do what. Pure."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Bringing the console's own tables to this version's form; they live beside the audit log and are migrated apart."""
+"""Bring the console's own tables to this version's form; they live beside the audit log and are migrated apart."""
 
 from __future__ import annotations
 

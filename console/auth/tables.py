@@ -1,5 +1,8 @@
-"""The console's own tables, in the ledger's database. Times are Unix seconds. No password, token or session is kept in
-a form that could be used: passwords as argon2id, the other two, which are random, as SHA-256."""
+"""Define the console's own tables, in the ledger's database. Times are Unix seconds.
+
+No password, token or session is kept in a form that could be used: passwords as argon2id, the other two, which are
+random, as SHA-256.
+"""
 
 from __future__ import annotations
 

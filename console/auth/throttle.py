@@ -1,4 +1,4 @@
-"""Slowing down who guesses passwords, without letting them lock out whom they guess at.
+"""Slow down who guesses passwords, without letting them lock out whom they guess at.
 
 Kept in the database, where every console counts the same failures, and without which nobody can sign in anyway.
 """

@@ -16,7 +16,7 @@ from configuration.reasons import MAX_REASON, MIN_REASON
 from console.actions.authorization import Caller
 from console.auth.permissions import Identity, Permission
 from console.request import BadForm, caller_of, context_of, form_of
-from console.security import same_origin
+from console.request_guard import same_origin
 
 PAGES = (
     ("/circuit-breaker", "Circuit Breaker", Permission.VIEW_CIRCUIT),

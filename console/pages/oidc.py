@@ -31,7 +31,7 @@ from console.pages.sign_in import (
     without_database,
 )
 from console.request import address_of, context_of, identity_of
-from console.security import local_path
+from console.request_guard import safe_redirect
 from ledger.errors import LedgerError
 from ledger.record import DENIED
 
@@ -46,7 +46,7 @@ _log = logging.getLogger(__name__)
 @router.get("/oidc/login")
 async def begin(request: Request, next: str = "/") -> Response:
     """A link, not a form: browsers hold the policy's `form-action` against where a form is led on to."""
-    provider, wanted = _provider(request), local_path(next, "/")
+    provider, wanted = _provider(request), safe_redirect(next, "/")
     if await identity_of(request) is not None:
         return RedirectResponse(wanted, 303)
     attempt = SignInAttempt.begin(wanted)
@@ -102,7 +102,7 @@ async def _finish(request: Request) -> Response:
         return sign_in_page(request, attempt.wanted, str(error), 403)
     details = {**by, "role": identity.role.value, "subject": person.subject}
     await record_sign_in(context, "SIGNED_IN", identity.user, where, "OK", details)
-    return await session_response(request, secret, local_path(attempt.wanted, "/"))
+    return await session_response(request, secret, safe_redirect(attempt.wanted, "/"))
 
 
 def _code(request: Request, attempt: SignInAttempt) -> str:

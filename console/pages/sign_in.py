@@ -15,7 +15,7 @@ from console.auth.passwords import TooManyAtOnce
 from console.context import ConsoleContext
 from console.pages.layout import message_page, render_page, submitted_form
 from console.request import COOKIE, address_of, context_of, form_of, identity_of
-from console.security import local_path, same_origin
+from console.request_guard import safe_redirect, same_origin
 from ledger.errors import LedgerError
 from ledger.record import DENIED, AuditRecord
 
@@ -32,8 +32,8 @@ _log = logging.getLogger(__name__)
 @router.get("/login")
 async def login_page(request: Request, next: str = "/") -> Response:
     if await identity_of(request) is not None:
-        return RedirectResponse(local_path(next, "/"), 303)
-    return sign_in_page(request, local_path(next, "/"))
+        return RedirectResponse(safe_redirect(next, "/"), 303)
+    return sign_in_page(request, safe_redirect(next, "/"))
 
 
 def sign_in_page(request: Request, wanted: str, problem: str = "", status: int = 200) -> Response:
@@ -63,7 +63,7 @@ async def login(request: Request) -> Response:
     if (oidc := context.settings.console.oidc) is not None and not oidc.local_sign_in:
         return sign_in_page(request, "/", f"Passwords aren't taken here. Use {oidc.label}.", 403)
     nonce = request.cookies.get(_LOGIN_COOKIE, "")
-    wanted = local_path(form.get("next"), "/")
+    wanted = safe_redirect(form.get("next"), "/")
     ours = same_origin(request.headers, request.url.scheme) and bool(nonce)
     if not ours or not context.signer.fits(form.get("csrf", ""), nonce, _LOGIN):
         return sign_in_page(request, wanted, "The form had expired. Sign in again.", 403)

@@ -1,4 +1,4 @@
-"""`python -m services.exporter` is `breaker metrics`."""
+"""Serve the metrics: `python -m services.exporter`, `breaker metrics`."""
 
 import sys
 

@@ -23,7 +23,7 @@ from console.auth.passwords import MOST_WAITING
 from console.auth.permissions import Role
 from console.auth.throttle import FREE, Throttle
 from console.live.state_watcher import MOST_ASKED
-from console.security import LARGEST_BODY, client_address, local_path, same_origin
+from console.request_guard import LARGEST_BODY, client_address, safe_redirect, same_origin
 from console.serve import check_address, prepare
 from ledger.queries import Filter
 from tests.console.conftest import MakeSettings
@@ -365,7 +365,7 @@ def test_no_path_leads_out_of_the_static_files(console: Console) -> None:
 def test_signing_in_never_leads_to_another_site(console: Console) -> None:
     console.user("olga", Role.OPERATOR)
     for wanted in ("https://evil.example", "//evil.example", "/\\evil.example", "\\\\evil", "/a\r\nX: y", "evil"):
-        assert local_path(wanted, "/") == "/"
+        assert safe_redirect(wanted, "/") == "/"
         visitor = console.visitor()
         page = visitor.get("/login", params={"next": wanted})
         form = {**hidden_fields(page.text, "/login"), "user": "olga", "password": PASSWORD, "next": wanted}

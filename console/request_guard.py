@@ -1,4 +1,4 @@
-"""What every request passes before anything looks at it, as plain ASGI, and the headers that every answer gets."""
+"""Check every request before anything looks at it, as plain ASGI, and give every answer its headers."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def _is_address(text: str) -> bool:
     return True
 
 
-class Guard:
+class RequestGuard:
     """Checks the Host header, limits the body, and finds out who is asking and whether by TLS."""
 
     def __init__(self, app: ASGIApp, *, names: Iterable[str], trusted_proxies: Iterable[Network]) -> None:
@@ -85,7 +85,7 @@ class Guard:
             return
         try:
             async with asyncio.timeout(BODY_WITHIN):
-                replayed = await _whole_body(headers, receive)
+                replayed = await _buffered(headers, receive)
         except _BodyTooLarge:
             await _refuse(answer, 413, "Too large", f"A request has at most {LARGEST_BODY} bytes.")
         except TimeoutError:
@@ -106,7 +106,7 @@ class _BodyTooLarge(Exception):
     """More than is allowed."""
 
 
-async def _whole_body(headers: Headers, receive: Receive) -> Receive:
+async def _buffered(headers: Headers, receive: Receive) -> Receive:
     """The body, received before anything looks at the request, to be received again. Raises _BodyTooLarge."""
     if "content-length" not in headers and "transfer-encoding" not in headers:
         return receive
@@ -124,10 +124,10 @@ async def _whole_body(headers: Headers, receive: Receive) -> Receive:
             raise _BodyTooLarge
     waiting: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
 
-    async def again() -> Message:
+    async def replay() -> Message:
         return waiting.pop() if waiting else await receive()
 
-    return again
+    return replay
 
 
 def _with_headers(send: Send, *, secure: bool) -> Send:
@@ -173,7 +173,7 @@ def same_origin(headers: Headers, scheme: str) -> bool:
     return origin is None or origin == f"{scheme}://{headers.get('host', '')}"
 
 
-def local_path(wanted: str | None, otherwise: str) -> str:
+def safe_redirect(wanted: str | None, otherwise: str) -> str:
     """Where to go after signing in: only ever to a page of ours."""
     if not wanted or not wanted.startswith("/") or wanted.startswith(("//", "/\\")) or not wanted.isprintable():
         return otherwise
