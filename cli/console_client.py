@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import json
 import os
 from collections.abc import Mapping, Sequence
@@ -18,6 +17,7 @@ from breaker.events import TransitionEvent
 from breaker.state import State, Status
 from breaker.uuid7 import uuid7
 from cli.environment import TOKEN, URL
+from configuration.addresses import is_loopback
 
 TIMEOUT = 10.0
 WITHOUT_IT = (
@@ -74,7 +74,7 @@ class ConsoleClient:
         address = urlsplit(url)
         if address.scheme not in ("http", "https") or not address.hostname:
             raise InvalidInput(f"{URL} is {url!r}, no http(s) address; nothing changed")
-        if address.scheme == "http" and not _is_loopback(address.hostname):
+        if address.scheme == "http" and not is_loopback(address.hostname):
             raise InvalidInput(
                 f"{URL} has to be https: over http everybody on the way reads the token; nothing changed"
             )
@@ -133,17 +133,17 @@ class ConsoleClient:
     def _no_answer(self, error: Exception, changes: bool) -> BreakerUnavailable:
         why = getattr(error, "reason", error)
         if isinstance(why, _NotReached):
-            said, asked = f"the console at {self.url} can't be reached ({why}); nothing was asked of it.", False
+            message, asked = f"the console at {self.url} can't be reached ({why}); nothing was asked of it.", False
         else:
-            said, asked = f"the console at {self.url} gave no usable answer ({why or type(why).__name__}).", changes
+            message, asked = f"the console at {self.url} gave no usable answer ({why or type(why).__name__}).", changes
         if asked:
-            said += " It was asked, and may have done it, or may do so yet."
-        return BreakerUnavailable(f"{said} {WITHOUT_IT}", may_have_happened=asked)
+            message += " It was asked, and may have done it, or may do so yet."
+        return BreakerUnavailable(f"{message} {WITHOUT_IT}", may_have_happened=asked)
 
 
 def _status(body: dict[str, Any]) -> Status:
-    told = {name: body.pop(name, None) for name in ("scope", "as_of", "problem", "unconfirmed")}
-    return Status(State(body["state"]), body, problem=told["problem"], unconfirmed=told["unconfirmed"])
+    beside = {name: body.pop(name, None) for name in ("scope", "as_of", "problem", "unconfirmed")}
+    return Status(State(body["state"]), body, problem=beside["problem"], unconfirmed=beside["unconfirmed"])
 
 
 def _refusal(error: HTTPError) -> BreakerError:
@@ -153,16 +153,9 @@ def _refusal(error: HTTPError) -> BreakerError:
         detail, may_have_happened = str(problem["detail"]), bool(problem.get("may_have_happened"))
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         detail, may_have_happened = f"{error.code} {error.reason}: no answer of a console", False
-    said = f"the console says: {detail}"
+    message = f"the console says: {detail}"
     if error.code in (400, 422):
-        return InvalidInput(said)
+        return InvalidInput(message)
     if error.code >= 500:
-        return BreakerUnavailable(f"{said} {WITHOUT_IT}", may_have_happened=may_have_happened)
-    return BreakerError(said)
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
+        return BreakerUnavailable(f"{message} {WITHOUT_IT}", may_have_happened=may_have_happened)
+    return BreakerError(message)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import socket
 import sys
 from pathlib import Path
@@ -11,7 +10,7 @@ from pathlib import Path
 import uvicorn
 
 from breaker import BreakerError
-from configuration.console import ConsoleSettings
+from configuration.addresses import is_loopback
 from configuration.orchestrator import set_prefect_timeouts
 from configuration.settings import ConfigurationError, Settings, load_settings
 from console.app import Application, create_app
@@ -50,19 +49,12 @@ def check_address(where: ConsoleSettings) -> None:
     """Raises ConfigurationError where passwords would travel unencrypted."""
     if bool(where.tls_certificate) != bool(where.tls_key):
         raise ConfigurationError("console.tls_certificate and console.tls_key belong together; nothing was started")
-    if where.tls_certificate or where.trusted_proxies or _is_loopback(where.host):
+    if where.tls_certificate or where.trusted_proxies or is_loopback(where.host):
         return
     raise ConfigurationError(
         f"console.host is {where.host}, not this machine alone, so passwords would travel unencrypted; nothing was "
         "started. Set console.tls_certificate and console.tls_key, or console.trusted_proxies where a proxy ends TLS"
     )
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 class Server(uvicorn.Server):

@@ -28,7 +28,7 @@ from cli.app import command_line
 from cli.exit_codes import Exit
 from configuration.settings import Settings
 from configuration.units import Unit
-from console.api.routes import create_api
+from console.api.application import create_api
 
 ROOT = Path(__file__).parents[1]
 PAGES = ROOT / "docs" / "reference"

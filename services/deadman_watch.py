@@ -26,28 +26,28 @@ class DeadManWatch:
 
     async def fire_overdue(self) -> None:
         """Raises BreakerUnavailable or RedisRefused: what could not be fired is overdue still."""
-        for silent in await asyncio.to_thread(overdue_switches, self._redis):
-            await self._fire(silent)
+        for overdue in await asyncio.to_thread(overdue_switches, self._redis):
+            await self._fire(overdue)
 
     def close(self) -> None:
         self._redis.close()
 
-    async def _fire(self, silent: OverdueSwitch) -> None:
+    async def _fire(self, overdue: OverdueSwitch) -> None:
         """Forgotten only when it is done: dying before means doing it again, with the same ids."""
-        renewal, trip = silent.renewal, _trip_of(silent)
+        renewal, trip = overdue.renewal, _trip_of(overdue)
         accounts = accounts_of(renewal.scope, self._settings) if renewal.action == KILL else ()
         if accounts and not self._executor.take(renewal.event_id):
             return
         log.error("dead-man's switch fired", switch=renewal.name, scope=renewal.scope, action=renewal.action)
         if accounts:
-            self._executor.begin(self._kill(silent, trip, accounts))
+            self._executor.begin(self._kill(overdue, trip, accounts))
         else:
             await trip.make(self._executor.breaker(renewal.scope, "rule"))
-            await asyncio.to_thread(unregister_fired, self._redis, silent)
+            await asyncio.to_thread(unregister_fired, self._redis, overdue)
 
-    async def _kill(self, silent: OverdueSwitch, trip: PendingTrip, accounts: tuple[str, ...]) -> None:
+    async def _kill(self, overdue: OverdueSwitch, trip: PendingTrip, accounts: tuple[str, ...]) -> None:
         request = KillRequest(
-            reason=f"{trip.tripped_by} was silent for {silent.renewal.within:g} s",
+            reason=f"{trip.tripped_by} was silent for {overdue.renewal.within:g} s",
             operator=trip.tripped_by,
             scope=trip.scope,
             accounts=accounts,
@@ -56,9 +56,9 @@ class DeadManWatch:
         )
         await self._executor.kill(request, "rule", lambda _: None, trip=trip)
         try:
-            await asyncio.to_thread(unregister_fired, self._redis, silent)
+            await asyncio.to_thread(unregister_fired, self._redis, overdue)
         except BreakerError as error:
-            log.warning("a switch that fired is still registered", switch=silent.renewal.name, error=str(error))
+            log.warning("a switch that fired is still registered", switch=overdue.renewal.name, error=str(error))
 
 
 def accounts_of(scope: str, settings: Settings) -> tuple[str, ...]:
@@ -69,8 +69,8 @@ def accounts_of(scope: str, settings: Settings) -> tuple[str, ...]:
     return (name.upper(),) if name.upper() in settings.accounts else ()
 
 
-def _trip_of(silent: OverdueSwitch) -> PendingTrip:
-    renewal = silent.renewal
+def _trip_of(overdue: OverdueSwitch) -> PendingTrip:
+    renewal = overdue.renewal
     return PendingTrip(
         reason=TripReason.DEAD_MAN,
         details={"switch": renewal.name, "within": renewal.within, "action": renewal.action},

@@ -164,6 +164,6 @@ class KillStream:
 
     async def _answer(self, request: KillRequest, body: Mapping[str, Any]) -> None:
         """A kill switch doesn't fail for want of an answer; the ledger has it too."""
-        told = json.dumps({**body, "host": socket.gethostname()})
+        answer = json.dumps({**body, "host": socket.gethostname()})
         with contextlib.suppress(RedisError, OSError):
-            await self._redis.set(f"{ANSWER}{request.event_id}", told, ex=ANSWER_KEPT)
+            await self._redis.set(f"{ANSWER}{request.event_id}", answer, ex=ANSWER_KEPT)

@@ -132,22 +132,22 @@ class KillSwitchRuns:
         own = {kill.start.run_id: kill.status for kill in self._kills.values()}
         since = time.monotonic() - self._read_at
         others = [
-            replace(seen, silent_for=seen.silent_for + since)
-            for run_id, seen in self._elsewhere.items()
+            replace(status, silent_for=status.silent_for + since)
+            for run_id, status in self._elsewhere.items()
             if run_id not in own
         ]
-        return sorted([*own.values(), *others], key=lambda seen: seen.started_at, reverse=True)
+        return sorted([*own.values(), *others], key=lambda status: status.started_at, reverse=True)
 
     def of(self, incident_id: str) -> list[KillStatus]:
         """Every run of that incident, newest first."""
-        return [seen for seen in self.all() if seen.incident_id == incident_id]
+        return [status for status in self.all() if status.incident_id == incident_id]
 
     async def read_elsewhere(self) -> None:
         """Read what other processes tell of their runs; what can't be read goes on growing old."""
         with contextlib.suppress(RedisError, OSError):  # pages say themselves that Redis is away
             async with asyncio.timeout(READ_WITHIN):
                 found = await read_kill_statuses(self._redis, self._elsewhere, _SHOWN)
-            self._elsewhere = {seen.run_id: seen for seen in found}
+            self._elsewhere = {status.run_id: status for status in found}
             self._read_at = time.monotonic()
 
     async def start(

@@ -125,8 +125,8 @@ class IdentityProvider:
                 claims = await self._verified(http, metadata, id_token, attempt, answer.get("access_token"))
             except (JoseError, ValueError) as error:
                 raise SignInRefused(
-                    f"The provider's ID token can't be trusted ({_said(error)}); nobody was signed in. Try once more; "
-                    "if it stays so, compare console.oidc with the provider's client, and both clocks."
+                    f"The provider's ID token can't be trusted ({_reason(error)}); nobody was signed in. Try once "
+                    "more; if it stays so, compare console.oidc with the provider's client, and both clocks."
                 ) from None
         return person_of(claims, self.settings)
 
@@ -140,7 +140,7 @@ class IdentityProvider:
         except (TimeoutError, httpx.TimeoutException):
             raise ProviderUnavailable(f"{issuer} gave no answer within {most:g} s.") from None
         except httpx.HTTPError as error:
-            raise ProviderUnavailable(f"{issuer} gave no usable answer ({_said(error)}).") from None
+            raise ProviderUnavailable(f"{issuer} gave no usable answer ({_reason(error)}).") from None
 
     async def _about(self, http: httpx.AsyncClient) -> Mapping[str, Any]:
         if time.monotonic() < self._metadata_until:
@@ -266,12 +266,12 @@ def _object(answer: httpx.Response) -> dict[str, Any]:
 def _oauth_error(answer: httpx.Response) -> str:
     """The error code of RFC 6749, section 5.2, which is ASCII; the status where there is none."""
     try:
-        said = answer.json().get("error")
+        code = answer.json().get("error")
     except (ValueError, AttributeError):
-        said = None
-    return said[:60] if isinstance(said, str) and said.isascii() and said.isprintable() else f"{answer.status_code}"
+        code = None
+    return code[:60] if isinstance(code, str) and code.isascii() and code.isprintable() else f"{answer.status_code}"
 
 
-def _said(error: Exception) -> str:
+def _reason(error: Exception) -> str:
     text = " ".join(str(error).split()).strip(": ")
     return text[:200] or type(error).__name__

@@ -60,7 +60,7 @@ async def _audit_page(
         rows, following = page.rows, page.next
     except (InvalidInput, LedgerError) as error:
         problem = problem or str(error)
-    kept = {name: value for name, value in filters.items() if value}
+    query = {name: value for name, value in filters.items() if value}
     return render_page(
         request,
         "audit.html",
@@ -68,8 +68,8 @@ async def _audit_page(
         title="Audit Log",
         filters=filters,
         rows=rows,
-        next=urlencode({**kept, "after": following}) if following else "",
-        first=urlencode(kept),
+        next=urlencode({**query, "after": following}) if following else "",
+        first=urlencode(query),
         paged="after" in asked,
         actions=_ACTIONS,
         verified=verified,
@@ -104,10 +104,10 @@ def summary(row: AuditRow) -> str:
     """What a row says, in a line."""
     details = row.details
     inner = details.get("details")
-    said = [details.get("reason"), inner.get("reason") if isinstance(inner, dict) else None]
+    parts = [details.get("reason"), inner.get("reason") if isinstance(inner, dict) else None]
     if "from_state" in details:
-        said.insert(0, f"{details['from_state']} → {details.get('to_state')}")
-    words = [str(part) for part in said if part]
+        parts.insert(0, f"{details['from_state']} → {details.get('to_state')}")
+    words = [str(part) for part in parts if part]
     return " · ".join(dict.fromkeys(words)) or ", ".join(_brief(*item) for item in details.items())[:200]
 
 

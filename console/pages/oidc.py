@@ -113,8 +113,8 @@ def _code(request: Request, attempt: SignInAttempt) -> str:
     if "iss" in asked and asked["iss"] != _provider(request).settings.issuer:  # RFC 9207
         raise SignInRefused("This answer is another provider's; nobody was signed in. Sign in again.")
     if "error" in asked:
-        said = asked["error"][:60]
-        raise SignInRefused(f"The provider says {said!a}; nobody was signed in. Sign in again, or ask whoever runs it.")
+        code = asked["error"][:60]
+        raise SignInRefused(f"The provider says {code!a}; nobody was signed in. Sign in again, or ask whoever runs it.")
     if not 0 < len(asked.get("code", "")) <= 2_048:
         raise SignInRefused("The provider's answer has no code; nobody was signed in. Sign in again.")
     return asked["code"]
