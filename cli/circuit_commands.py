@@ -13,7 +13,7 @@ from cli import circuit_view
 from cli.circuit import open_circuit
 from cli.exit_codes import EPILOG, Exit
 from cli.login import login_name
-from cli.options import JsonOption, OperatorOption, ScopeOption, TripReasonOption, checked_scope
+from cli.options import JsonOption, OperatorOption, OperatorOrTokenOption, ScopeOption, TripReasonOption, checked_scope
 from cli.transitions import open_breaker, record_transitions
 from configuration.reasons import MIN_REASON, checked_reason
 from configuration.settings import load_settings
@@ -26,7 +26,7 @@ def register(app: typer.Typer) -> None:
 
 def trip(
     reason: TripReasonOption = "tripped by hand, no reason given",
-    operator: OperatorOption = None,
+    operator: OperatorOrTokenOption = None,
     scope: ScopeOption = "global",
     as_json: JsonOption = False,
 ) -> None:
@@ -56,7 +56,7 @@ def reset(
     acknowledge: Annotated[
         bool, typer.Option("--acknowledge", help="Confirm that the cause is understood and conditions are normal.")
     ] = False,
-    operator: OperatorOption = None,
+    operator: OperatorOrTokenOption = None,
     scope: ScopeOption = "global",
     as_json: JsonOption = False,
 ) -> None:

@@ -21,7 +21,7 @@ from cli import kill_handover, kill_view
 from cli.environment import through_console
 from cli.exit_codes import EPILOG, Exit
 from cli.login import login_name
-from cli.options import JsonOption, OperatorOption, ScopeOption, TripReasonOption, checked_scope, on_terminal
+from cli.options import JsonOption, OperatorOrTokenOption, ScopeOption, TripReasonOption, checked_scope, on_terminal
 from cli.process_clock import process_started
 from cli.transitions import make_pending_trips, make_trip
 from configuration.breakers import requested_trip, waiting_incident
@@ -45,7 +45,7 @@ def register(app: typer.Typer) -> None:
 
 def kill(
     reason: TripReasonOption = "kill switch, no reason given",
-    operator: OperatorOption = None,
+    operator: OperatorOrTokenOption = None,
     scope: ScopeOption = "global",
     account: Annotated[
         list[str] | None, typer.Option("--account", help="Only this account; may be repeated. All of them otherwise.")

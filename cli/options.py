@@ -12,6 +12,9 @@ from breaker.keys import check_scope
 ScopeOption = Annotated[str, typer.Option("--scope", help="Which breaker: global, account:NAME, strategy:NAME, …")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for machines instead of text for people.")]
 OperatorOption = Annotated[
+    str | None, typer.Option("--operator", help="Who does this; the login name unless given.", show_default=False)
+]
+OperatorOrTokenOption = Annotated[
     str | None,
     typer.Option(
         "--operator",

@@ -11,6 +11,7 @@ import uvicorn
 
 from breaker import BreakerError
 from configuration.addresses import is_loopback
+from configuration.console import ConsoleSettings
 from configuration.orchestrator import set_prefect_timeouts
 from configuration.settings import ConfigurationError, Settings, load_settings
 from console.app import Application, create_app
