@@ -1,0 +1,182 @@
+"""What comes first when a kill switch starts: the trip, the record that it began, the first cancel, the question."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from pathlib import Path
+
+import pytest
+import redis
+
+from breaker import CircuitBreaker
+from breaker.pending_trips import PendingTrip, PendingTrips
+from breaker.state import Status
+from breaker.trip_reasons import TripReason
+from brokers.registry import open_brokers
+from brokers.sweep import SweepResult
+from configuration.breakers import async_breaker_of, make_or_store_trip, requested_trip
+from configuration.settings import ConfigurationError, Settings
+from flows.kill_start import KillDisplay, KillStart, halt, sweep_and_flatten
+from ledger.spool import Spool
+from sandbox.child_process import free_port
+from sandbox.embedded_redis import EmbeddedRedis
+from sandbox.exchange.scenario import parse
+from sandbox.exchange.server import PaperExchangeThread
+from tasks.kill.report import KillReport
+from tasks.kill.run import KillRun
+from tests.helpers import PATIENCE, eventually
+
+BOOK = "[book]\norders = 4\npositions = 2\n"
+KILL = {"poll_interval": 0.05, "settle": 0.05, "guard": 0.05, "record_wait": 0.1, "orchestrator_wait": 0.1}
+
+
+@pytest.fixture
+def venue() -> Iterator[PaperExchangeThread]:
+    with PaperExchangeThread(parse(BOOK)) as running:
+        yield running
+
+
+@pytest.fixture
+def settings(
+    redis_server: EmbeddedRedis, redis_client: redis.Redis, venue: PaperExchangeThread, tmp_path: Path
+) -> Settings:
+    CircuitBreaker(redis_client).initialize_state()
+    return with_account(redis_server.url, tmp_path, venue.url)
+
+
+def with_account(redis_url: str, state_dir: Path, venue_url: str, adapter: str = "alpaca") -> Settings:
+    account = {"adapter": adapter, "base_url": venue_url, "key_id": "key", "secret_key": "secret"}
+    values = {"redis_url": redis_url, "state_dir": state_dir, "redis_timeout": 2.0, "kill": KILL}
+    return Settings.model_validate({**values, "accounts": {"ALPHA": account}})
+
+
+class Journal(KillDisplay):
+    """What was shown, in order; at each sweep also what was on this host's disk by then."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.shown: list[str] = []
+        self.on_disk: list[str] = []
+        self._spool = Spool(settings.state_dir / "spool")
+
+    def halted(self, status: Status, scope: str, after: float) -> None:
+        self.shown.append("halted")
+
+    def not_halted(self, problem: object) -> None:
+        self.shown.append("not halted")
+
+    def no_broker(self) -> None:
+        self.shown.append("no broker")
+
+    def began(self, run: KillRun) -> None:
+        self.shown.append("began")
+
+    def swept(self, results: Sequence[SweepResult], after: float) -> None:
+        self.shown.append("swept")
+        self.on_disk = [record.action for record in self._spool.records()]
+
+    def report(self, report: KillReport) -> None:
+        self.shown.append("flat" if report.flat else "not flat")
+
+    def done_without(self, missing: Sequence[str]) -> None:
+        self.shown.append("done")
+
+
+def start_of(settings: Settings) -> KillStart:
+    trip = requested_trip(TripReason.KILL_SWITCH, operator="ada", why="drill", scope="global", source="cli")
+    return KillStart(trip=trip, reason="drill", accounts=tuple(settings.accounts))
+
+
+def way_of(settings: Settings) -> Callable[[PendingTrip], Awaitable[Status]]:
+    async def make(trip: PendingTrip) -> Status:
+        breaker = async_breaker_of(settings, trip.scope, source=trip.source)
+        try:
+            return await make_or_store_trip(settings, trip, breaker)
+        finally:
+            await breaker.close()
+
+    return make
+
+
+async def test_that_it_began_is_on_disk_before_anything_is_cancelled(
+    settings: Settings, venue: PaperExchangeThread
+) -> None:
+    start, journal = start_of(settings), Journal(settings)
+    halting = halt(start, way_of(settings), journal)
+    run = await sweep_and_flatten(settings, start, halting, journal, trip_first=PATIENCE)
+    assert journal.shown == ["halted", "began", "swept", "flat", "done"]
+    assert journal.on_disk == ["KILL_SWITCH_STARTED"]
+    assert run is not None and run.report is not None and run.report.first_sweep_after is not None
+    assert venue.report()["is_flat"]
+
+
+async def test_with_everything_open_it_sweeps_right_after_the_trip_and_leaves_it_open(
+    settings: Settings, venue: PaperExchangeThread
+) -> None:
+    start, journal, opened = start_of(settings), Journal(settings), open_brokers(settings.accounts)
+    halting = halt(start, way_of(settings), journal)
+    await sweep_and_flatten(settings, start, halting, journal, opened=opened, trip_first=PATIENCE)
+    assert journal.shown == ["halted", "swept", "began", "flat", "done"]
+    assert await opened["ALPHA"].positions() == []
+    await opened["ALPHA"].aclose()
+
+
+async def test_promise_5_a_silent_redis_holds_up_no_cancel(settings: Settings, venue: PaperExchangeThread) -> None:
+    start, journal, may_answer = start_of(settings), Journal(settings), asyncio.Event()
+
+    async def slow(trip: PendingTrip) -> Status:
+        await may_answer.wait()
+        return await way_of(settings)(trip)
+
+    running = asyncio.create_task(sweep_and_flatten(settings, start, halt(start, slow, journal), journal))
+    await asyncio.to_thread(eventually, lambda: venue.report()["open_orders"] == 0)
+    assert "halted" not in journal.shown
+    may_answer.set()
+    run = await running
+    assert journal.shown == ["swept", "halted", "began", "flat", "done"]
+    assert run is not None and run.halted_after is not None
+
+
+async def test_without_the_word_nothing_is_cancelled(settings: Settings, venue: PaperExchangeThread) -> None:
+    start, journal = start_of(settings), Journal(settings)
+    asked: list[int] = []
+
+    async def decline(run: KillRun) -> bool:
+        asked.append(venue.report()["open_orders"])
+        return False
+
+    run = await sweep_and_flatten(settings, start, halt(start, way_of(settings), journal), journal, confirm=decline)
+    assert (journal.shown, asked) == (["halted", "began", "done"], [4])
+    assert run is not None and run.report is None
+    assert venue.report()["open_orders"] == 4
+
+
+async def test_an_adapter_that_is_missing_is_told_after_the_trip(
+    settings: Settings, redis_client: redis.Redis, venue: PaperExchangeThread
+) -> None:
+    missing = with_account(settings.redis_url.get_secret_value(), settings.state_dir, venue.url, adapter="nyse")
+    start, journal = start_of(missing), Journal(missing)
+    with pytest.raises(ConfigurationError, match="no adapter 'nyse'"):
+        await sweep_and_flatten(missing, start, halt(start, way_of(missing), journal), journal)
+    assert journal.shown == ["halted"]
+    assert CircuitBreaker(redis_client).get_state() == "TRIPPED"
+
+
+async def test_without_an_account_it_halts_and_says_so(settings: Settings, redis_client: redis.Redis) -> None:
+    nothing = settings.model_copy(update={"accounts": {}})
+    start, journal = start_of(nothing), Journal(nothing)
+    assert await sweep_and_flatten(nothing, start, halt(start, way_of(nothing), journal), journal) is None
+    assert journal.shown == ["halted", "no broker"]
+    assert CircuitBreaker(redis_client).get_state() == "TRIPPED"
+
+
+async def test_promise_5_a_trip_that_cannot_be_made_waits_on_the_disk_and_the_book_is_closed(
+    settings: Settings, venue: PaperExchangeThread
+) -> None:
+    nowhere = with_account(f"redis://127.0.0.1:{free_port()}/0", settings.state_dir, venue.url)
+    nowhere = nowhere.model_copy(update={"redis_timeout": 0.2})
+    start, journal = start_of(nowhere), Journal(nowhere)
+    run = await sweep_and_flatten(nowhere, start, halt(start, way_of(nowhere), journal), journal)
+    assert "not halted" in journal.shown and journal.shown[-2:] == ["flat", "done"]
+    assert run is not None and run.halted_after is None
+    assert [trip.event_id for trip in PendingTrips(nowhere.pending_trips_dir).load()] == [start.trip.event_id]
