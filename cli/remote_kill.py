@@ -14,6 +14,7 @@ from cli import circuit_view
 from cli.console_client import ConsoleClient
 from cli.exit_codes import Exit
 from cli.remote_circuit import say_who_acts
+from tasks.kill.report import count
 
 POLL_EVERY = 0.5
 SILENCE = 30.0
@@ -74,7 +75,7 @@ def _follow(console: ConsoleClient, run: dict[str, Any], quiet: bool) -> dict[st
 
 def _line(account: dict[str, Any]) -> str:
     stuck = "; ".join(f"{item['symbol']}: {item['reason']}" for item in account["stuck"])
-    return (
-        f"{account['account']}: {account['phase']}, {account['orders_open']} of {account['orders_at_start']} orders, "
-        f"{account['positions_open']} of {account['positions_at_start']} positions{f', stuck {stuck}' if stuck else ''}"
-    )
+    orders = f"{count(account['orders_open'])} of {count(account['orders_at_start'])} orders"
+    positions = f"{count(account['positions_open'])} of {count(account['positions_at_start'])} positions"
+    said = f"{account['account']}: {account['phase']}, {orders}, {positions}"
+    return f"{said}, stuck {stuck}" if stuck else said

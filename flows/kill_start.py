@@ -203,7 +203,7 @@ def load_procedure() -> Callable[[KillRun, Callable[[KillReport], None]], Awaita
 async def _sweep(
     start: KillStart, settings: Settings, brokers: Mapping[str, Broker], display: KillDisplay
 ) -> FirstSweep:
-    results = await first_sweep(brokers.values(), settings.kill.first_sweep_timeout)
+    results = await first_sweep(brokers.values(), settings.kill.first_sweep_timeout, settings.kill.cancel)
     swept = FirstSweep(results, time.monotonic() - start.started)
     display.swept(swept.results, swept.after)
     return swept
