@@ -18,6 +18,7 @@ from breaker.state import State, Status
 from breaker.uuid7 import uuid7
 from cli.environment import TOKEN, URL
 from configuration.addresses import is_loopback
+from configuration.reasons import KILL_CONFIRMATION
 
 TIMEOUT = 10.0
 WITHOUT_IT = (
@@ -98,7 +99,7 @@ class ConsoleClient:
 
     def start_kill(self, scope: str, reason: str, accounts: Sequence[str] | None) -> dict[str, Any]:
         """The run as it stands right after its halt. `accounts`: only these; all of the console's if there are none."""
-        body = {"reason": reason, "confirm": "FLATTEN", "accounts": list(accounts) if accounts else None}
+        body = {"reason": reason, "confirm": KILL_CONFIRMATION, "accounts": list(accounts) if accounts else None}
         return self._post("kill-switch", scope, body)
 
     def kill(self, incident_id: str) -> dict[str, Any]:

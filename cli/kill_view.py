@@ -18,6 +18,7 @@ from breaker.state import Status
 from brokers.protocol import BrokerError
 from brokers.sweep import SweepResult
 from cli.circuit_view import console
+from configuration.reasons import KILL_CONFIRMATION
 from flows.kill_start import KillDisplay, RunProgress
 from tasks.kill.account import AccountProgress
 from tasks.kill.report import KillReport, count, seconds
@@ -25,8 +26,6 @@ from tasks.kill.run import KillRun
 
 if TYPE_CHECKING:
     from tasks.kill.snapshot import Snapshot
-
-CONFIRMATION = "FLATTEN"
 
 
 class KillView(KillDisplay):
@@ -110,9 +109,9 @@ class KillView(KillDisplay):
             self._console.print(f"  … and {len(blocked) - 20} more")
 
     async def confirmed(self) -> bool:
-        prompt = f"Cancel all of these orders and flatten all of these positions? Type {CONFIRMATION}: "
+        prompt = f"Cancel all of these orders and flatten all of these positions? Type {KILL_CONFIRMATION}: "
         answer = await asyncio.to_thread(self._console.input, prompt)
-        return answer.strip() == CONFIRMATION
+        return answer.strip() == KILL_CONFIRMATION
 
     def swept(self, results: Sequence[SweepResult], after: float) -> None:
         if self._quiet:

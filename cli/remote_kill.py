@@ -14,6 +14,7 @@ from cli import circuit_view
 from cli.console_client import ConsoleClient
 from cli.exit_codes import Exit
 from cli.remote_circuit import say_who_acts
+from configuration.reasons import KILL_CONFIRMATION
 from tasks.kill.report import count
 
 POLL_EVERY = 0.5
@@ -30,7 +31,7 @@ def kill_by_console(
     if not yes:
         halted = console.trip(scope, reason)
         circuit_view.ask_for(
-            "FLATTEN",
+            KILL_CONFIRMATION,
             "Halted. Every order is cancelled and every position closed.",
             halted,
             scope,

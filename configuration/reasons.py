@@ -1,4 +1,4 @@
-"""Check the reasons that people give for a trip or a reset, by one rule set for every way in."""
+"""Check what people say of a trip, a reset or a kill switch, by one rule set for every way in."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from breaker.errors import InvalidInput
 MIN_REASON = 20
 """Characters (runbook, *Trip via Web Console* and *Reset via Web Console*)."""
 MAX_REASON = 500
+KILL_CONFIRMATION = "FLATTEN"
+"""What has to be typed before anything is cancelled or closed."""
 
 
 def checked_reason(text: str, at_least: int = MIN_REASON) -> str:

@@ -7,8 +7,9 @@ import logging
 from collections.abc import Coroutine
 from typing import Any
 
-CANCEL_AGAIN = 10
-"""How often, twice a second, a task is told to end before it is left behind."""
+CANCEL_ATTEMPTS = 10
+"""How often a task is told to end before it is left behind."""
+CANCEL_EVERY = 0.5
 
 _log = logging.getLogger(__name__)
 
@@ -25,11 +26,11 @@ class BackgroundTasks:
     async def end(self) -> None:
         """Cancel until it has worked: a client that waits for something else just then may lose a cancellation."""
         left = set(self._tasks)
-        for _ in range(CANCEL_AGAIN):
+        for _ in range(CANCEL_ATTEMPTS):
             for task in left:
                 task.cancel()
             if left:
-                _, left = await asyncio.wait(left, timeout=0.5)
+                _, left = await asyncio.wait(left, timeout=CANCEL_EVERY)
 
 
 async def _logged(work: Coroutine[Any, Any, None]) -> None:

@@ -36,7 +36,7 @@ from ledger.recorder import Recorder
 
 SCOPES_EVERY = 30.0
 PENDING_EVERY = 0.25
-DRAIN_AGAIN = 5.0
+DRAIN_RETRY_AFTER = 5.0
 """Seconds for which a ledger that failed is left alone."""
 
 _log = logging.getLogger(__name__)
@@ -126,7 +126,7 @@ class ConsoleContext:
             for problem in drained.problems:
                 _log.warning("not in the ledger yet: %s", problem)
             if drained.problems:
-                await asyncio.sleep(DRAIN_AGAIN)
+                await asyncio.sleep(DRAIN_RETRY_AFTER)
                 self._drain_wanted.set()
 
     async def _make_pending_trips(self) -> None:

@@ -36,7 +36,7 @@ class DeadManWatch:
         """Forgotten only when it is done: dying before means doing it again, with the same ids."""
         renewal, trip = overdue.renewal, _trip_of(overdue)
         accounts = accounts_of(renewal.scope, self._settings) if renewal.action == KILL else ()
-        if accounts and not self._executor.take(renewal.event_id):
+        if accounts and not self._executor.claim(renewal.event_id):
             return
         log.error("dead-man's switch fired", switch=renewal.name, scope=renewal.scope, action=renewal.action)
         if accounts:

@@ -34,18 +34,18 @@ class KillExecutor:
         self.brokers: dict[str, Broker] = open_brokers(settings.accounts)
         self._breakers: dict[tuple[str, str], AsyncCircuitBreaker] = {}
         self._running: set[asyncio.Task[None]] = set()
-        self._taken: set[str] = set()
+        self._claimed: set[str] = set()
         load_procedure()  # the slow import, before it is needed
 
     def unknown_accounts(self, request: KillRequest) -> list[str]:
         """What the request names and the configuration doesn't."""
         return [name for name in request.accounts if name not in self._settings.accounts]
 
-    def take(self, event_id: str) -> bool:
+    def claim(self, event_id: str) -> bool:
         """Whether this process has not begun to act on that event before; it has from now on."""
-        if event_id in self._taken:
+        if event_id in self._claimed:
             return False
-        self._taken.add(event_id)
+        self._claimed.add(event_id)
         return True
 
     def breaker(self, scope: str, source: str) -> AsyncCircuitBreaker:

@@ -31,7 +31,8 @@ REQUEST_AGE = 60.0
 """Seconds after which a request in the stream is too old to be acted on by a standby that starts."""
 READ_WITHIN = 2.0
 """Seconds that a client of the socket has to say what it asks for."""
-AGAIN_AFTER = 0.25
+RETRY_AFTER = 0.25
+"""Seconds for which a Redis that failed is left alone."""
 ANSWER_KEPT = 86_400
 
 _NAMESPACE = UUID("8a6f0c3d-2f0b-5a57-8d0e-6f0f9e2b7c44")
@@ -124,17 +125,17 @@ class KillStream:
             found: Any = await self._redis.xread({REQUESTS: self._last}, block=1_000)
             for _, entries in found or ():
                 for entry_id, fields in entries:
-                    await self._take(entry_id, fields)
+                    await self._accept(entry_id, fields)
                     self._last = entry_id
             self._outages.note("kill requests", None)
         except (RedisError, OSError) as error:
             self._outages.note("kill requests", error)
-            await asyncio.sleep(AGAIN_AFTER)
+            await asyncio.sleep(RETRY_AFTER)
 
     async def close(self) -> None:
         await self._redis.aclose()
 
-    async def _take(self, entry_id: bytes, fields: Mapping[bytes, bytes]) -> None:
+    async def _accept(self, entry_id: bytes, fields: Mapping[bytes, bytes]) -> None:
         # The same ids on every host that reads the entry, so that they make one trip and know each other's closes.
         ids = {name: str(uuid5(_NAMESPACE, f"{name} {entry_id.decode()}")) for name in ("event_id", "incident_id")}
         try:
@@ -146,7 +147,7 @@ class KillStream:
             return  # another standby has the account
         if b"DONE" in (await self._redis.get(f"{ANSWER}{request.event_id}") or b""):
             return  # one that was begun and cut off is done again
-        if not self._executor.take(request.event_id):
+        if not self._executor.claim(request.event_id):
             return
         await self._answer(request, {"event": "ACCEPTED"})
         self._executor.begin(self._kill(request))

@@ -54,7 +54,7 @@ class Standby:
 
     async def run(self) -> None:
         """Raises AlreadyStandingBy, or OSError when the socket can't be made."""
-        with self._alone():
+        with self._single_instance():
             await self._socket.listen()
             watchers = [
                 asyncio.create_task(self._repeat(watch, pause))
@@ -82,7 +82,7 @@ class Standby:
         self._stopping.set()
 
     @contextlib.contextmanager
-    def _alone(self) -> Iterator[None]:
+    def _single_instance(self) -> Iterator[None]:
         directory = self._settings.state_dir
         directory.mkdir(parents=True, exist_ok=True)
         with process_lock(directory / "standby.lock") as mine:

@@ -31,8 +31,6 @@ from tasks.kill.run import KillRun
 from tasks.kill.status import KillStatus, kill_status
 from tasks.kill.status_feed import read_kill_statuses
 
-CONFIRMATION = "FLATTEN"
-"""What has to be typed before anything is cancelled or closed."""
 _KEPT = 50
 _SHOWN = 20
 READ_WITHIN = 1.0

@@ -9,8 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from breaker import State
 from breaker.trip_reasons import TripReason
-from configuration.reasons import MAX_REASON, MIN_REASON
-from console.actions.kill_switch import CONFIRMATION
+from configuration.reasons import KILL_CONFIRMATION, MAX_REASON, MIN_REASON
 from tasks.recovery.approval_rules import MAX_CAUSE, MIN_TEXT
 from tasks.recovery.approval_rules import MAX_REASON as MAX_LENGTH
 
@@ -55,7 +54,7 @@ class ResetRequest(_Body):
 class KillRequest(_Body):
     reason: _Why = Field(examples=["Exchange reports fills that our engine never sent"])
     acknowledge: Literal[True] = Field(description="All orders are cancelled and all positions closed.")
-    confirm: Literal["FLATTEN"] = Field(description=f"The word {CONFIRMATION}.")
+    confirm: Literal["FLATTEN"] = Field(description=f"The word {KILL_CONFIRMATION}.")
     accounts: list[Annotated[str, Field(min_length=1, max_length=64)]] | None = Field(
         default=None, max_length=100, description="Only these accounts; all of them otherwise.", examples=[["ALPHA"]]
     )

@@ -14,9 +14,9 @@ from fastapi.responses import RedirectResponse, Response
 from breaker import BreakerError
 from breaker.errors import InvalidInput, NotHalted
 from breaker.keys import GLOBAL, check_scope
+from configuration.reasons import KILL_CONFIRMATION
 from console.actions.authorization import Caller
 from console.actions.idempotency import usable_event_id
-from console.actions.kill_switch import CONFIRMATION
 from console.auth.permissions import Permission
 from console.context import ConsoleContext
 from console.pages.layout import markup, message_page, render_page, submitted_form
@@ -166,12 +166,12 @@ async def _reset(form: SubmittedForm) -> str:
 
 async def _kill_values(context: ConsoleContext, _: str) -> dict[str, Any]:
     exposure = markup(context.render.exposure(context.live.exposure.watch()))
-    return {"topics": ["exposure"], "exposure": exposure, "word": CONFIRMATION}
+    return {"topics": ["exposure"], "exposure": exposure, "word": KILL_CONFIRMATION}
 
 
 async def _kill(form: SubmittedForm) -> str:
-    if form.fields.get("confirm", "").strip() != CONFIRMATION:
-        raise InvalidInput(f"{CONFIRMATION} was not typed; nothing changed, not even halted.")
+    if form.fields.get("confirm", "").strip() != KILL_CONFIRMATION:
+        raise InvalidInput(f"{KILL_CONFIRMATION} was not typed; nothing changed, not even halted.")
     started = await form.context.kills.start(form.caller, form.scope, form.reason, event_id=form.event_id)
     return f"/kill/{started.incident_id}"
 
