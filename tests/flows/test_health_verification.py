@@ -399,7 +399,7 @@ async def test_one_at_a_time_but_never_held_up_by_one_that_was_killed(
     hold = (
         "import sys, time\nfrom configuration.settings import load_settings\nfrom tasks.single_run import single_run\n"
         "with single_run(load_settings(), 'health-verification') as acquired:\n"
-        "    print(mine, flush=True)\n    time.sleep(600)"
+        "    print(acquired, flush=True)\n    time.sleep(600)"
     )
     command = [sys.executable, "-c", hold]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[2]) as other:
