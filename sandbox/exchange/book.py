@@ -5,27 +5,60 @@ from __future__ import annotations
 from decimal import Decimal
 
 from breaker.orders import ZERO, Side
-from sandbox.exchange.orders import Fill, PaperOrder, PaperPosition
+from sandbox.exchange.assets import Asset, in_orders
+from sandbox.exchange.orders import Fill, OrderClass, PaperOrder, PaperPosition, Status
 from sandbox.exchange.refusal import not_found
-from sandbox.exchange.scenario import Account
+from sandbox.exchange.scenario import Scenario
 
 
 class Book:
     """One account at one venue. It is told what happened, and checks nothing."""
 
-    def __init__(self, account: Account, prices: dict[str, Decimal]) -> None:
-        self.prices = dict(prices)
-        self.cash = account.cash
+    def __init__(self, scenario: Scenario) -> None:
+        self.prices = dict(scenario.prices)
+        """Of everything that is listed, by its symbol as orders have it."""
+        self.cash = scenario.account.cash
         self.positions: dict[str, PaperPosition] = {}
         self.orders: dict[str, PaperOrder] = {}
         """Every order ever, in the order of submission."""
         self.open_orders: dict[str, PaperOrder] = {}
         self.fills: list[Fill] = []
-        self._multiplier = account.multiplier
+        self._settling: dict[str, PaperOrder] = {}
+        self._scenario = scenario
+        self._assets: dict[str, Asset] = {}
         self._by_client_id: dict[str, PaperOrder] = {}
         self._open_by_symbol: dict[str, dict[str, PaperOrder]] = {}
 
     # Looking
+
+    def asset(self, symbol: str) -> Asset:
+        """What this symbol's orders must obey."""
+        known = self._assets.get(symbol)
+        if known is None:
+            known = self._assets[symbol] = self._scenario.asset(symbol)
+        return known
+
+    def listed(self, symbol: str) -> str | None:
+        """The symbol as orders have it, given in either spelling; None when nothing of that name is listed."""
+        for spelling in (symbol, in_orders(symbol)):
+            if spelling in self.prices:
+                return spelling
+        return next((listed for listed in self.prices if "/" in listed and listed.replace("/", "") == symbol), None)
+
+    def value(self, symbol: str, qty: Decimal, price: Decimal | None = None) -> Decimal:
+        """What that much of it is worth, at the market's price unless another is given."""
+        return qty * (self.prices[symbol] if price is None else price) * self.asset(symbol).multiplier
+
+    def net_price(self, order: PaperOrder) -> Decimal:
+        """What one unit of the order costs at the market; of one with several legs it may be negative."""
+        if order.order_class is not OrderClass.MLEG or order.goes_with_parent:
+            return self.prices[order.symbol]
+        return sum((leg.side.sign * (leg.ratio or ZERO) * self.prices[leg.symbol] for leg in order.legs), ZERO)
+
+    @property
+    def listed_as_open(self) -> list[PaperOrder]:
+        """The open orders, and what has been executed and is still being settled."""
+        return [*self.open_orders.values(), *self._settling.values()]
 
     def order(self, order_id: str) -> PaperOrder:
         """Raises `Refusal` when there is none."""
@@ -77,7 +110,8 @@ class Book:
 
     def available(self, position: PaperPosition) -> Decimal:
         """How much of |position| no open order holds; never negative."""
-        return max(abs(position.qty) - self.held(position.symbol, position.closing_side), ZERO)
+        held = self.held(position.symbol, position.closing_side) + position.withheld
+        return max(abs(position.qty) - held, ZERO)
 
     @property
     def is_flat(self) -> bool:
@@ -85,17 +119,17 @@ class Book:
 
     @property
     def equity(self) -> Decimal:
-        return self.cash + sum((p.qty * self.prices[p.symbol] for p in self.positions.values()), ZERO)
+        return self.cash + sum((self.value(p.symbol, p.qty) for p in self.positions.values()), ZERO)
 
     @property
     def buying_power(self) -> Decimal:
         """Equity times the multiplier, less what positions and opening orders use; never negative."""
-        used = sum((abs(p.qty) * self.prices[p.symbol] for p in self.positions.values()), ZERO)
+        used = sum((abs(self.value(p.symbol, p.qty)) for p in self.positions.values()), ZERO)
         for order in self.open_orders.values():
             position = self.positions.get(order.symbol)
-            if position is None or position.closing_side is not order.side:
-                used += order.holds * (order.limit_price or self.prices[order.symbol])
-        return max(self.equity * self._multiplier - used, ZERO)
+            if not order.joint_legs and (position is None or position.closing_side is not order.side):
+                used += self.value(order.symbol, order.holds, order.limit_price)
+        return max(self.equity * self._scenario.account.multiplier - used, ZERO)
 
     # Being told
 
@@ -106,18 +140,22 @@ class Book:
                 continue
             self.orders[each.id] = each
             self._by_client_id[each.client_order_id] = each
+            if each.status is Status.CALCULATED:
+                self._settling[each.id] = each
+                continue
             self.open_orders[each.id] = each
             self._open_by_symbol.setdefault(each.symbol, {})[each.id] = each
 
     def close_order(self, order: PaperOrder) -> None:
         """The order works no more."""
         self.open_orders.pop(order.id, None)
+        self._settling.pop(order.id, None)
         self._open_by_symbol.get(order.symbol, {}).pop(order.id, None)
 
     def add_fill(self, fill: Fill) -> None:
         """One execution: its money and its effect on the position."""
         self.fills.append(fill)
-        self.cash -= fill.side.sign * fill.qty * fill.price
+        self.cash -= fill.side.sign * self.value(fill.symbol, fill.qty, fill.price)
         self._move_position(fill.symbol, fill.side.sign * fill.qty, fill.price)
 
     def _move_position(self, symbol: str, change: Decimal, price: Decimal) -> None:

@@ -14,12 +14,12 @@ from breaker.orders import OrderType, Side, TimeInForce
 from sandbox.exchange.exchange import Exchange
 from sandbox.exchange.orders import OrderRequest, Resubmission
 from sandbox.exchange.refusal import Refusal, not_found
-from sandbox.exchange.scenario import Scenario, ScenarioError, Session, Trouble, parse
+from sandbox.exchange.scenario import Scenario, ScenarioError, Session, Symbol, Trouble, parse
 from sandbox.exchange.venue import Host
 
 
 class _Symbol(BaseModel):
-    symbol: str
+    symbol: Symbol
 
 
 class _Halt(_Symbol):
@@ -122,7 +122,7 @@ def add_control_routes(app: FastAPI, host: Host) -> None:
         return Response(status_code=204)
 
     @app.post("/_paper/fast-market")
-    async def fast_market(symbol: Annotated[str | None, Body(embed=True)] = None) -> Response:
+    async def fast_market(symbol: Annotated[Symbol | None, Body(embed=True)] = None) -> Response:
         host.venue.exchange.matching.fast_market(symbol)
         return Response(status_code=204)
 

@@ -12,8 +12,9 @@ from decimal import ROUND_DOWN, Decimal
 from random import Random
 from uuid import UUID
 
+from breaker.instruments import AssetClass
 from breaker.orders import ZERO, OrderType, Side, TimeInForce
-from sandbox.exchange.acceptance import Acceptance, accepted_order
+from sandbox.exchange.acceptance import Acceptance, Locks, accepted_order
 from sandbox.exchange.book import Book
 from sandbox.exchange.event_queue import EventQueue
 from sandbox.exchange.life_cycle import LifeCycle
@@ -23,6 +24,7 @@ from sandbox.exchange.orders import (
     OrderRequest,
     Origin,
     PaperOrder,
+    PaperPosition,
     Resubmission,
     Status,
     request_for_the_rest,
@@ -39,7 +41,7 @@ class Exchange:
 
     def __init__(self, scenario: Scenario, record: VenueRecord, random: Random) -> None:
         self.record = record
-        self.book = Book(scenario.account, scenario.prices)
+        self.book = Book(scenario)
         self._scenario = scenario
         self._random = random
         self._late_fills_left = scenario.late_fill.times if scenario.late_fill else 0
@@ -67,11 +69,28 @@ class Exchange:
 
     # What clients ask
 
+    @property
+    def locks(self) -> Locks:
+        """What keeps the account from trading; the account's configuration changes it."""
+        return self._acceptance.locks
+
     def submit(self, request: OrderRequest, origin: Origin = Origin.CLIENT) -> PaperOrder:
         """Accept an order; it fills, if it does, from the next `advance` on."""
-        self.matching.check_tradable(request.symbol)
+        try:
+            return self._submit(request, origin)
+        except Refusal as refusal:
+            if refusal.rule and origin is Origin.CLIENT:
+                self.record.rules_broken[refusal.rule] += 1
+            raise
+
+    def _submit(self, request: OrderRequest, origin: Origin) -> PaperOrder:
+        self._acceptance.check_account()
+        for symbol in [leg.symbol for leg in request.legs] or [request.symbol]:
+            self.matching.check_tradable(symbol)
         self._acceptance.check_client_order_id(request.client_order_id)
-        qty = self._acceptance.check_terms(request)
+        qty = self._acceptance.check_terms(request, self.matching.session)
+        if request.legs:
+            return self._submit_with_legs(request, qty, origin)
         reduces = self._acceptance.check_size(request, qty)
         refusal = self._acceptance.exit_refusal(request.symbol) if reduces and origin is Origin.CLIENT else None
         if refusal and not refusal.later:
@@ -87,6 +106,16 @@ class Exchange:
             self.matching.expose(order)
         return order
 
+    def _submit_with_legs(self, request: OrderRequest, qty: Decimal, origin: Origin) -> PaperOrder:
+        changes = {leg.symbol: leg.side.sign * leg.ratio * qty for leg in request.legs}
+        self._acceptance.check_cover(changes)
+        for leg in request.legs if origin is Origin.CLIENT else ():
+            working = self.book.held(leg.symbol, leg.side)
+            self.record.submitted(leg.symbol, leg.side, leg.ratio * qty, self.book.position_qty(leg.symbol), working)
+        order = self._begin(request, qty, origin)
+        self.matching.expose(order)
+        return order
+
     def cancel(self, order_id: str) -> None:
         """Ask for one order's cancellation. It takes effect after the scenario's cancel delay."""
         self._cancel(self.book.order(order_id))
@@ -94,8 +123,11 @@ class Exchange:
     def cancel_all(self) -> list[tuple[PaperOrder, Refusal | None]]:
         """Ask for every open order's cancellation; what was refused comes with its refusal."""
         results: list[tuple[PaperOrder, Refusal | None]] = []
-        for order in list(self.book.open_orders.values()):
+        orders = [order for order in self.book.open_orders.values() if not order.goes_with_parent]
+        for place, order in enumerate(orders):
             try:
+                if place < self._scenario.cancels.bulk_leaves:
+                    raise unprocessable("unable to cancel order")
                 self._cancel(order)
             except Refusal as refusal:
                 results.append((order, refusal))
@@ -118,8 +150,8 @@ class Exchange:
         old = self.book.order(order_id)
         if not old.is_open or old.status in {Status.PENDING_CANCEL, Status.PENDING_REPLACE, Status.HELD}:
             raise unprocessable(f"cannot replace order in {old.status} status")
-        if old.notional is not None:
-            raise unprocessable("cannot replace a notional order")
+        if old.notional is not None or old.joint_legs or old.goes_with_parent:
+            raise unprocessable("cannot replace a notional or multi-leg order")
         if qty is not None and qty <= old.filled_qty:
             raise unprocessable("qty must be > filled_qty")
         self._acceptance.check_client_order_id(client_order_id)
@@ -158,9 +190,9 @@ class Exchange:
         size = abs(position.qty)
         if qty is None:
             qty = size if percentage is None else (size * percentage / 100).quantize(QUANTITY_STEP, ROUND_DOWN)
-        return self.submit(
-            OrderRequest(symbol, position.closing_side, OrderType.MARKET, TimeInForce.DAY, qty=qty.normalize())
-        )
+        is_crypto = self.book.asset(symbol).asset_class is AssetClass.CRYPTO
+        force = TimeInForce.GTC if is_crypto else TimeInForce.DAY
+        return self.submit(OrderRequest(symbol, position.closing_side, OrderType.MARKET, force, qty=qty.normalize()))
 
     def close_all(self, *, cancel_orders: bool) -> list[tuple[str, PaperOrder | Refusal]]:
         """Close every position, after asking for every order's cancellation if wanted."""
@@ -189,9 +221,9 @@ class Exchange:
         order = self._begin(request, qty, Origin.VENUE)
         self.matching.fill(order, order.remaining, self.book.prices[symbol])
 
-    def add_position(self, symbol: str, qty: Decimal, price: Decimal) -> None:
+    def add_position(self, position: PaperPosition) -> None:
         """A position of the book, held since before the exchange started."""
-        self._life_cycle.add_position(symbol, qty, price)
+        self._life_cycle.add_position(position)
 
     def add_order(self, order: PaperOrder) -> PaperOrder:
         """An order of the book, taken as it is; it starts to work at once unless it is held or pending."""
@@ -200,21 +232,22 @@ class Exchange:
         return order
 
     def release(self, order: PaperOrder, status: Status) -> None:
-        """The end of a long pending state: back to working, or cancelled at last."""
-        if not order.is_open:
+        """The end of a long pending state: back to working, cancelled at last, or settled."""
+        if order.status is Status.CALCULATED:
+            self._life_cycle.close(order, Status.FILLED)
+        elif not order.is_open:
             return
-        if status is Status.CANCELED:
+        elif status is Status.CANCELED:
             self._life_cycle.end(order, Status.CANCELED)
         else:
-            order.status = Status.PARTIALLY_FILLED if order.filled_qty else Status.NEW
-            order.updated_at = self.now
+            order.become(Status.PARTIALLY_FILLED if order.filled_qty else Status.NEW, self.now)
             self.matching.consider(order)
 
     def new_id(self) -> str:
         return str(UUID(int=self._random.getrandbits(128), version=4))
 
     def _begin(self, request: OrderRequest, qty: Decimal, origin: Origin) -> PaperOrder:
-        price = self.book.prices[request.symbol]
+        price = self.book.prices.get(request.symbol, ZERO)
         order = accepted_order(request, qty, origin, price=price, now=self.now, new_id=self.new_id)
         self._life_cycle.begin(order)
         return order
@@ -233,10 +266,11 @@ class Exchange:
         if not order.is_open or order.status is Status.PENDING_CANCEL:
             raise unprocessable(f'order is already in "{order.status}" state')
         if order.status is Status.PENDING_REPLACE:
-            raise unprocessable("cannot cancel order in pending_replace status")
+            raise unprocessable("order is pending_replace, cannot be canceled")
+        if order.goes_with_parent:
+            raise unprocessable("a leg of a multi-leg order cannot be canceled by itself")
         worked = self.matching.works(order)
-        order.status = Status.PENDING_CANCEL
-        order.updated_at = self.now
+        order.become(Status.PENDING_CANCEL, self.now)
         delay = self._scenario.cancels.delay.sample(self._random)
         if worked:
             self.matching.race(order, delay)

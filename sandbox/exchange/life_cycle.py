@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from decimal import Decimal
 
 from sandbox.exchange.book import Book
 from sandbox.exchange.event_queue import EventQueue
@@ -36,9 +35,9 @@ class LifeCycle:
         self._was_flat = False
         self._record.orders_created[order.origin] += 1
 
-    def add_position(self, symbol: str, qty: Decimal, price: Decimal) -> None:
+    def add_position(self, position: PaperPosition) -> None:
         """A position held since before the exchange started."""
-        self._book.positions[symbol] = PaperPosition(symbol, qty, price)
+        self._book.positions[position.symbol] = position
         self._was_flat = False
 
     def end(self, order: PaperOrder, status: Status) -> None:
@@ -53,6 +52,8 @@ class LifeCycle:
         elif status is Status.REJECTED:
             order.failed_at = now
         self.close(order, status)
+        for leg in order.joint_legs:
+            self.end(leg, status)
         waiting = [leg for leg in order.legs if leg.status in {Status.HELD, Status.PENDING_CANCEL}]
         for dependent in (order.sibling, *waiting):
             if dependent:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from decimal import ROUND_DOWN, Decimal
 from random import Random
 
+from breaker.instruments import AssetClass
 from breaker.orders import OrderType, TimeInForce
 from sandbox.exchange.book import Book
 from sandbox.exchange.event_queue import EventQueue
@@ -52,7 +53,7 @@ class MatchingEngine:
         for order in self._book.open_orders_in(symbol):
             _trail(order, price)
             self._release_held_stop(order)
-            self.consider(order)
+            self.consider(order.parent if order.parent and order.goes_with_parent else order)
 
     def halt(self, symbol: str, *, rejects: bool, status: int = 422) -> None:
         """Fill nothing in this symbol; if it `rejects`, refuse new orders with this HTTP status."""
@@ -67,10 +68,12 @@ class MatchingEngine:
         leaving_open = self.session is Session.OPEN and session is not Session.OPEN
         self.session = session
         for order in list(self._book.open_orders.values()):
+            if order.goes_with_parent:
+                continue
             if leaving_open and order.time_in_force is TimeInForce.DAY and not order.extended_hours:
                 self._life_cycle.end(order, Status.EXPIRED)
             elif order.status is Status.ACCEPTED and self._tradable_now(order):
-                order.status = Status.NEW
+                order.become(Status.NEW, order.updated_at)
         self._consider_all(self._book.open_orders.values())
 
     def fast_market(self, symbol: str | None = None) -> None:
@@ -97,10 +100,14 @@ class MatchingEngine:
                 f'asset "{symbol}" is not tradable: trading is halted',
             )
 
+    def is_halted(self, symbol: str) -> bool:
+        """Whether nothing fills in this symbol, for whatever time."""
+        return symbol in self._halts
+
     def expose(self, order: PaperOrder) -> None:
         """Let a new order meet the market."""
         if self._tradable_now(order):
-            order.status = Status.NEW
+            order.become(Status.NEW, order.updated_at)
         self.consider(order)
         if order.time_in_force in {TimeInForce.IOC, TimeInForce.FOK} and not order.filling:
             self._events.after(0, lambda: self._life_cycle.end(order, Status.CANCELED))
@@ -117,7 +124,8 @@ class MatchingEngine:
         return (
             order.is_open
             and order.status is not Status.HELD
-            and order.symbol not in self._halts
+            and not order.goes_with_parent
+            and not any(self.is_halted(each.symbol) for each in (order.joint_legs or (order,)))
             and self._tradable_now(order)
         )
 
@@ -135,12 +143,17 @@ class MatchingEngine:
     def fill(self, order: PaperOrder, qty: Decimal, price: Decimal) -> None:
         """One execution, and everything that follows from it."""
         now = self._events.now
+        for leg in order.joint_legs:
+            self.fill(leg, qty * (leg.ratio or Decimal(1)), self._book.prices[leg.symbol])
         order.filled_qty += qty
         order.filled_value += qty * price
         order.updated_at = now
-        before = self._book.position_qty(order.symbol)
-        self._book.add_fill(Fill(now, order.id, order.symbol, order.side, qty, price))
-        self._record.filled(now, order, before, self._book.position_qty(order.symbol))
+        if not order.joint_legs:
+            before = self._book.position_qty(order.symbol)
+            self._book.add_fill(
+                Fill(now, order.id, order.symbol, order.side, qty, price, order.filled_qty, order.remaining)
+            )
+            self._record.filled(now, order, before, self._book.position_qty(order.symbol))
         if order.remaining == 0:
             order.filled_at = now
             self._life_cycle.close(order, Status.FILLED)
@@ -156,12 +169,14 @@ class MatchingEngine:
             self.consider(order)
 
     def _tradable_now(self, order: PaperOrder) -> bool:
+        if not order.joint_legs and self._book.asset(order.symbol).asset_class is AssetClass.CRYPTO:
+            return True
         if self.session is Session.OPEN:
             return order.time_in_force not in {TimeInForce.OPG, TimeInForce.CLS}
         return self.session is Session.EXTENDED and order.extended_hours
 
     def _meets_market(self, order: PaperOrder) -> bool:
-        price = self._book.prices[order.symbol]
+        price = self._book.net_price(order)
         sign = order.side.sign
         if order.stop_price is not None and not order.triggered:
             if (price - order.stop_price) * sign < 0:
@@ -177,7 +192,7 @@ class MatchingEngine:
         fills = self._scenario.fills
         if order.time_in_force is not TimeInForce.FOK and self._random.random() < fills.partial_probability:
             qty = _part(order.remaining, fills.partial_fraction)
-        self.fill(order, qty, self._book.prices[order.symbol])
+        self.fill(order, qty, self._book.net_price(order))
         if not order.is_open:
             return
         if order.time_in_force is TimeInForce.IOC:
@@ -225,7 +240,7 @@ class MatchingEngine:
         self.fill(order, qty, self._own_price(order))
 
     def _own_price(self, order: PaperOrder) -> Decimal:
-        return order.limit_price or order.stop_price or self._book.prices[order.symbol]
+        return order.limit_price or order.stop_price or self._book.net_price(order)
 
 
 def _part(remaining: Decimal, fraction: float) -> Decimal:

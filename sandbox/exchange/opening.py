@@ -9,9 +9,21 @@ from functools import partial
 from random import Random
 from typing import Final
 
-from breaker.orders import OrderType, Side, TimeInForce
+from breaker.instruments import AssetClass
+from breaker.orders import ZERO, OrderType, Side, TimeInForce
+from sandbox.exchange.acceptance import joint_legs
+from sandbox.exchange.assortment import Assortment
 from sandbox.exchange.exchange import Exchange
-from sandbox.exchange.orders import OrderClass, Origin, PaperOrder, Resubmission, Status
+from sandbox.exchange.orders import (
+    QUANTITY_STEP,
+    LegRequest,
+    OrderClass,
+    Origin,
+    PaperOrder,
+    PaperPosition,
+    Resubmission,
+    Status,
+)
 from sandbox.exchange.scenario import OrderEntry, Scenario, Session
 from sandbox.exchange.venue_record import VenueRecord
 
@@ -24,7 +36,6 @@ _TICKERS: Final = tuple(
     )
     for ticker in line.split()
 )
-_DEFAULT_PRICE: Final = Decimal(100)
 _CENT: Final = Decimal("0.01")
 
 
@@ -50,20 +61,46 @@ class _Builder:
         self._book = exchange.book
         self._random = random
         self._placed = 0
-        self._total = len(scenario.orders) + scenario.book.orders + 2 * scenario.book.brackets
+        self._assortment = Assortment(scenario, exchange.book, Random(f"{scenario.seed}:assortment"))  # noqa: S311
+        listed = len(scenario.orders) + scenario.book.orders + 2 * scenario.book.brackets
+        self._total = listed + self._assortment.most_orders
 
     def build(self) -> None:
         for position in self._scenario.positions:
-            price = position.price or self._book.prices.get(position.symbol, _DEFAULT_PRICE)
+            price = position.price or self._book.prices.get(position.symbol, self._usual_price(position.symbol))
             self._book.prices.setdefault(position.symbol, price)
-            self._exchange.add_position(position.symbol, position.qty, price)
+            self._exchange.add_position(
+                PaperPosition(position.symbol, position.qty, price, position.withheld, position.unreadable)
+            )
         for entry in self._scenario.orders:
-            self._book.prices.setdefault(entry.symbol, entry.limit_price or entry.stop_price or _DEFAULT_PRICE)
+            for leg in entry.legs:
+                self._book.prices.setdefault(leg.symbol, self._usual_price(leg.symbol))
+            if entry.symbol:
+                price = entry.limit_price or entry.stop_price or self._usual_price(entry.symbol)
+                self._book.prices.setdefault(entry.symbol, price)
             self._add(entry)
         generated = self._generated_positions()
         for symbol in generated[: self._scenario.book.brackets]:
             self._add_bracket(symbol)
         self._add_generated_orders(generated)
+        for held in self._assortment.positions():
+            self._exchange.add_position(held)
+        for entry in self._assortment.orders():
+            self._add(entry)
+        self._garble()
+
+    def _usual_price(self, symbol: str) -> Decimal:
+        return self._book.asset(symbol).usual_price
+
+    def _garble(self) -> None:
+        """Make as many of the book's orders and positions unreadable as the scenario says."""
+        orders = [order for order in self._book.open_orders.values() if order.limit_price is not None]
+        for order in self._random.sample(orders, min(self._scenario.book.unreadable_orders, len(orders))):
+            order.unreadable = True
+        positions = list(self._book.positions.values())
+        count = self._scenario.book.unreadable_positions
+        for position in self._random.sample(positions, min(count, len(positions))):
+            position.unreadable = True
 
     def _generated_positions(self) -> list[str]:
         book = self._scenario.book
@@ -76,7 +113,7 @@ class _Builder:
                     qty = -qty
                 elif self._random.random() < book.fractional:
                     qty += Decimal(self._random.randint(1, 999)) / 1000
-            self._exchange.add_position(symbol, qty, self._book.prices[symbol])
+            self._exchange.add_position(PaperPosition(symbol, qty, self._book.prices[symbol]))
         return symbols
 
     def _unused_symbols(self) -> Iterator[str]:
@@ -127,23 +164,36 @@ class _Builder:
 
     def _add(self, entry: OrderEntry) -> PaperOrder:
         at = self._next_time()
+        qty = entry.qty
+        if qty is None:
+            price = entry.limit_price or self._book.prices[entry.symbol]
+            qty = ((entry.notional or ZERO) / price).quantize(QUANTITY_STEP, ROUND_DOWN)
         order = PaperOrder(
             id=self._exchange.new_id(),
             client_order_id=entry.client_order_id or self._exchange.new_id(),
             symbol=entry.symbol,
-            side=entry.side,
+            side=entry.side or Side.BUY,
             type=entry.type,
             time_in_force=entry.time_in_force,
-            qty=entry.qty,
+            qty=qty,
             status=Status(entry.status),
             submitted_at=at,
             updated_at=at,
             origin=Origin.BOOK,
+            notional=entry.notional,
             limit_price=entry.limit_price,
             stop_price=entry.stop_price,
+            order_class=OrderClass.MLEG if entry.legs else OrderClass.SIMPLE,
+            side_word=entry.side_word,
+            unreadable=entry.unreadable,
         )
-        if entry.status == "new" and self._exchange.matching.session is not Session.OPEN:
-            order.status = Status.ACCEPTED
+        legs = [LegRequest(leg.symbol, leg.side, leg.ratio) for leg in entry.legs]
+        order.legs = joint_legs(order, legs, self._exchange.new_id)
+        if order.status is Status.CALCULATED:
+            order.filled_qty, order.filled_at = qty, at
+        is_crypto = bool(entry.symbol) and self._book.asset(entry.symbol).asset_class is AssetClass.CRYPTO
+        if entry.status == "new" and self._exchange.matching.session is not Session.OPEN and not is_crypto:
+            order.become(Status.ACCEPTED, at)
         if entry.again:
             order.resubmission = Resubmission(entry.again.times, _until(entry.again.seconds), entry.again.delay)
         if entry.status_for is not None and entry.status != "new":

@@ -28,9 +28,13 @@ class Status(StrEnum):
     EXPIRED = "expired"
     REPLACED = "replaced"
     REJECTED = "rejected"
+    CALCULATED = "calculated"
+    """Executed; only its settlement is still worked out. Lists of open orders have it all the same."""
 
 
-CLOSED = frozenset({Status.FILLED, Status.CANCELED, Status.EXPIRED, Status.REPLACED, Status.REJECTED})
+CLOSED = frozenset(
+    {Status.FILLED, Status.CANCELED, Status.EXPIRED, Status.REPLACED, Status.REJECTED, Status.CALCULATED}
+)
 
 
 class Origin(StrEnum):
@@ -51,6 +55,17 @@ class OrderClass(StrEnum):
     BRACKET = "bracket"
     OCO = "oco"
     OTO = "oto"
+    MLEG = "mleg"
+    """Several legs that fill together and are cancelled together."""
+
+
+@dataclass(frozen=True, slots=True)
+class LegRequest:
+    """One leg of an order with several; it takes `ratio` for each unit of the order."""
+
+    symbol: str
+    side: Side
+    ratio: Decimal
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +79,10 @@ class Resubmission:
 
 @dataclass(frozen=True, slots=True)
 class OrderRequest:
-    """A valid order as asked for; exactly one of `qty` and `notional` is set."""
+    """A valid order as asked for; exactly one of `qty` and `notional` is set.
+
+    One with several legs has no symbol, no side worth the name, and perhaps a negative limit price: what it brings in.
+    """
 
     symbol: str
     side: Side
@@ -84,6 +102,7 @@ class OrderRequest:
     stop_loss: Decimal | None = None
     """Stop price of the stop-loss leg."""
     stop_loss_limit: Decimal | None = None
+    legs: tuple[LegRequest, ...] = ()
 
 
 @dataclass(slots=True)
@@ -115,6 +134,8 @@ class PaperOrder:
     legs: list[PaperOrder] = field(default_factory=list)
     sibling: PaperOrder | None = None
     """The other leg of a one-cancels-other pair."""
+    ratio: Decimal | None = None
+    """Of a leg that goes with its order: how much of it for each unit of that."""
     filled_qty: Decimal = ZERO
     filled_value: Decimal = ZERO
     filled_at: float | None = None
@@ -132,10 +153,34 @@ class PaperOrder:
     """The market has no more to give; it stays as it is until it is cancelled."""
     resubmission: Resubmission | None = None
     """Set on an order of a strategy, which places it again when it is cancelled."""
+    side_word: str = ""
+    """What answers call its side, where that is another word than the side's own."""
+    unreadable: bool = False
+    """Answers give an empty string for its limit price."""
+
+    def become(self, status: Status, at: float) -> None:
+        """Change the status, and that of the legs that go with the order."""
+        for each in (self, *self.joint_legs):
+            each.status = status
+            each.updated_at = at
+
+    @property
+    def joint_legs(self) -> list[PaperOrder]:
+        """The legs that fill and end with it, and only with it."""
+        return self.legs if self.order_class is OrderClass.MLEG else []
+
+    @property
+    def goes_with_parent(self) -> bool:
+        """It fills and ends with the order that it is a leg of, and can't be cancelled by itself."""
+        return self.ratio is not None
 
     @property
     def is_open(self) -> bool:
         return self.status not in CLOSED
+
+    @property
+    def is_listed_as_open(self) -> bool:
+        return self.is_open or self.status is Status.CALCULATED
 
     @property
     def remaining(self) -> Decimal:
@@ -150,7 +195,9 @@ class PaperOrder:
     def waits(self) -> bool:
         """It is the leg of an entry that has not filled."""
         entry = self.parent
-        return entry is not None and entry.order_class is not OrderClass.OCO and entry.status is not Status.FILLED
+        if entry is None or self.goes_with_parent:
+            return False
+        return entry.order_class is not OrderClass.OCO and entry.status is not Status.FILLED
 
 
 @dataclass(slots=True)
@@ -160,6 +207,10 @@ class PaperPosition:
     symbol: str
     qty: Decimal
     average_price: Decimal
+    withheld: Decimal = ZERO
+    """How much of it the venue lets nobody close, without an order that holds it."""
+    unreadable: bool = False
+    """Answers give an empty string for what is available of it."""
 
     @property
     def closing_side(self) -> Side:
@@ -174,6 +225,10 @@ class Fill:
     side: Side
     qty: Decimal
     price: Decimal
+    filled_qty: Decimal
+    """Of the order, with this fill."""
+    left: Decimal
+    """Of the order, after this fill."""
 
 
 def trailing_stop_price(

@@ -1,7 +1,8 @@
 """Read a scenario from TOML: the book the paper exchange starts with and the trouble it makes.
 
 Durations are seconds on the exchange's clock (which `time_scale` speeds up), latency is milliseconds, quantities are
-shares. Everything has a default; an empty file is a quiet market and an empty book.
+shares, contracts or coins. Everything has a default; an empty file is a quiet market and an empty book. What an asset
+is, its symbol says: `BTC/USD` (or `BTCUSD`) is a pair of currencies, `SPY261218C00600000` an option.
 """
 
 from __future__ import annotations
@@ -16,10 +17,13 @@ from random import Random
 from typing import Annotated, Literal, Self
 from uuid import UUID
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from breaker.orders import OrderType, Side, TimeInForce
+from sandbox.exchange.assets import Asset, asset_of, in_orders
 
+Symbol = Annotated[str, AfterValidator(in_orders)]
+"""A pair in either of its spellings."""
 Probability = Annotated[float, Field(ge=0, le=1)]
 Seconds = Annotated[float, Field(ge=0)]
 Count = Annotated[int, Field(ge=0)]
@@ -83,6 +87,18 @@ class Account(_Part):
     equity: Decimal | None = None
     """When given, cash is what remains of it after the positions of the book."""
     multiplier: int = Field(default=4, ge=1, le=4)
+    trade_suspended_by_user: bool = False
+    """New orders are refused until the account's configuration says otherwise."""
+    trading_blocked: bool = False
+    account_blocked: bool = False
+
+
+class AssetRules(_Part):
+    """What an asset's orders must obey, where it is not what its kind has."""
+
+    min_order_size: Decimal | None = Field(default=None, ge=0)
+    min_trade_increment: Decimal | None = Field(default=None, gt=0)
+    price_increment: Decimal | None = Field(default=None, gt=0)
 
 
 class Market(_Part):
@@ -107,6 +123,21 @@ class GeneratedBook(_Part):
     """Share of the orders that would reduce a position."""
     brackets: Count = 0
     """Long positions with a take-profit and a stop-loss leg; these orders are not counted in `orders`."""
+    crypto: Count = 0
+    """Positions in pairs, each with a resting order for a part of it; these are not counted in `positions`."""
+    options: Count = 0
+    """Long options by themselves, and below them what else is made of options: two positions each."""
+    spreads: Count = 0
+    covered_calls: Count = 0
+    dust: Count = 0
+    """Positions in pairs, below the venue's minimum."""
+    notional: Count = 0
+    """Resting orders for an amount of money."""
+    multi_leg: Count = 0
+    """Resting orders with two legs."""
+    unreadable_orders: Count = 0
+    """Of the resting orders above, how many answers garble."""
+    unreadable_positions: Count = 0
     pending_replace: Count = 0
     pending_replace_for: Seconds | None = None
     """Absent: for ever."""
@@ -122,9 +153,13 @@ class GeneratedBook(_Part):
 
 
 class PositionEntry(_Part):
-    symbol: str
+    symbol: Symbol
     qty: Decimal
     price: Decimal | None = Field(default=None, gt=0)
+    withheld: Decimal = Field(default=Decimal(0), ge=0)
+    """How much of it the venue lets nobody close, without an order that holds it."""
+    unreadable: bool = False
+    """Answers give an empty string for what is available of it."""
 
 
 class ResubmissionEntry(_Part):
@@ -133,26 +168,51 @@ class ResubmissionEntry(_Part):
     delay: Seconds = 0.2
 
 
+class LegEntry(_Part):
+    symbol: Symbol
+    side: Side
+    ratio: Decimal = Field(default=Decimal(1), gt=0)
+
+
 class OrderEntry(_Part):
     """An order of the book; it is not checked against the rules for new orders."""
 
-    symbol: str
-    side: Side
-    qty: Decimal = Field(gt=0)
+    symbol: Symbol = ""
+    side: Side | None = None
+    qty: Decimal | None = Field(default=None, gt=0)
+    notional: Decimal | None = Field(default=None, gt=0)
     type: OrderType = OrderType.LIMIT
     time_in_force: TimeInForce = TimeInForce.GTC
-    limit_price: Decimal | None = Field(default=None, gt=0)
+    limit_price: Decimal | None = None
+    """Of an order with legs it may be negative: what it brings in."""
     stop_price: Decimal | None = Field(default=None, gt=0)
     client_order_id: str | None = None
-    status: Literal["new", "pending_cancel", "pending_replace"] = "new"
+    status: Literal["new", "pending_cancel", "pending_replace", "calculated"] = "new"
+    """`calculated` has been executed, and is listed with the open ones until its settlement is worked out."""
     status_for: Seconds | None = None
-    """How long it stays pending; absent: for ever."""
+    """How long it stays so; absent: for ever."""
     again: ResubmissionEntry | None = None
+    legs: tuple[LegEntry, ...] = Field(default=(), max_length=4)
+    """Of an order with several, which has no symbol and no side of its own."""
+    side_word: str = ""
+    """What answers call its side, where that is another word than `side`, such as `sell_short`."""
+    unreadable: bool = False
+    """Answers give an empty string for its limit price."""
+
+    @model_validator(mode="after")
+    def _one_of_each(self) -> Self:
+        if bool(self.symbol) == bool(self.legs) or (self.side is None) != bool(self.legs):
+            raise ValueError("give symbol and side, or legs")
+        if (self.qty is None) == (self.notional is None):
+            raise ValueError("give either qty or notional")
+        if self.limit_price is not None and self.limit_price <= 0 and not self.legs:
+            raise ValueError("limit_price must be above 0")
+        return self
 
 
 class PriceMove(_Part):
     at: Seconds
-    symbol: str
+    symbol: Symbol
     price: Decimal = Field(gt=0)
 
 
@@ -171,6 +231,8 @@ class Cancels(_Part):
     race_probability: Probability = 0.0
     """The order fills between the cancel request and its effect."""
     race_fraction: float = Field(default=1.0, gt=0, le=1)
+    bulk_leaves: Count = 0
+    """A bulk request fails for that many orders, the oldest; one by one they can be cancelled."""
 
 
 class Brackets(_Part):
@@ -182,7 +244,7 @@ class Brackets(_Part):
 
 
 class Halt(_Part):
-    symbol: str | None = None
+    symbol: Symbol | None = None
     count: int | None = Field(default=None, ge=1)
     """That many symbols of the book's positions, picked by the seed."""
     mode: Literal["reject", "hold"] = "reject"
@@ -202,7 +264,7 @@ class ExitRefusal(_Part):
     """A rule that hits orders which would reduce a position."""
 
     reason: Literal["day_trade", "buying_power"] = "day_trade"
-    symbols: tuple[str, ...] = ()
+    symbols: tuple[Symbol, ...] = ()
     """Empty: all."""
     probability: Probability = 1.0
     first: int | None = Field(default=None, ge=1)
@@ -214,7 +276,7 @@ class ExitRefusal(_Part):
 
 
 class Trouble(_Part):
-    kind: Literal["429", "500", "502", "503", "504", "timeout", "drop"]
+    kind: Literal["401", "403", "429", "500", "502", "503", "504", "timeout", "drop"]
     applied: bool = False
     """The request takes effect all the same; only its answer is lost or wrong."""
     routes: tuple[str, ...] = ("*",)
@@ -225,9 +287,11 @@ class Trouble(_Part):
     until: Seconds | None = None
 
     @model_validator(mode="after")
-    def _rate_limited_is_not_applied(self) -> Self:
+    def _what_is_turned_away_is_not_applied(self) -> Self:
         if self.kind == "429" and self.applied:
             raise ValueError("a rate-limited request is never applied")
+        if self.kind in ("401", "403") and self.applied:
+            raise ValueError("a request that is turned away is never applied")
         return self
 
 
@@ -235,7 +299,7 @@ class LateFill(_Part):
     """A fill that arrives when the book has been flat for a while."""
 
     after_flat: Seconds
-    symbol: str | None = None
+    symbol: Symbol | None = None
     """Absent: one of the book's symbols."""
     side: Side = Side.BUY
     qty: Decimal = Field(default=Decimal(10), gt=0)
@@ -247,14 +311,21 @@ class Scenario(_Part):
     time_scale: float = Field(default=1.0, gt=0)
     """Exchange seconds per real second; it applies to latency and the rate limit too."""
     enforce_available: bool = True
-    """False: a venue that lets orders cross zero."""
+    """False: a venue that lets orders cross zero, and sales leave a short option uncovered."""
+    fractions_outside_session: bool = True
+    """Whether limit orders of the extended hours may be for a fraction of a share."""
+    sales_have_minimum_cost: bool = False
+    """A pair's minimum cost holds for sales too. Measured at Alpaca, it holds for purchases only."""
+    legs_listed_apart: bool = False
+    """Where a list is not asked to nest, an order with several legs comes without them, and they beside it."""
     rate_limit: int = Field(default=200, ge=1)
     """Requests a minute."""
     latency_ms: AnyDistribution = _ZERO
     account: Account = Account()
     market: Market = Market()
     book: GeneratedBook = GeneratedBook()
-    prices: dict[str, Annotated[Decimal, Field(gt=0)]] = Field(default_factory=dict)
+    prices: dict[Symbol, Annotated[Decimal, Field(gt=0)]] = Field(default_factory=dict)
+    assets: dict[Symbol, AssetRules] = Field(default_factory=dict)
     positions: tuple[PositionEntry, ...] = ()
     orders: tuple[OrderEntry, ...] = ()
     price_moves: tuple[PriceMove, ...] = ()
@@ -265,6 +336,16 @@ class Scenario(_Part):
     exit_refusals: tuple[ExitRefusal, ...] = ()
     trouble: tuple[Trouble, ...] = ()
     late_fill: LateFill | None = None
+
+    def asset(self, symbol: str) -> Asset:
+        """The asset of this symbol, in the spelling of orders."""
+        rules = self.assets.get(symbol, AssetRules())
+        return asset_of(
+            symbol,
+            quantity_increment=rules.min_trade_increment,
+            price_increment=rules.price_increment,
+            minimum_quantity=rules.min_order_size,
+        )
 
 
 def parse(text: str) -> Scenario:

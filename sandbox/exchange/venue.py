@@ -8,6 +8,8 @@ from datetime import UTC, datetime
 from random import Random
 from typing import Final
 
+from sandbox.exchange.assets import in_positions
+from sandbox.exchange.closable import closable
 from sandbox.exchange.opening import open_exchange
 from sandbox.exchange.rate_limit import RateLimit
 from sandbox.exchange.scenario import Scenario
@@ -27,6 +29,8 @@ class Venue:
         self.exchange = open_exchange(scenario, self.record)
         self.trouble = TroubleRules(scenario, Random(f"{scenario.seed}:trouble"))  # noqa: S311 - not a secret
         self.rate_limit = RateLimit(scenario.rate_limit)
+        self.configuration: dict[str, object] = {}
+        """What clients have set of the account's configuration."""
         self._elapsed = elapsed
         self._started = elapsed()
         self.opened_at = datetime.now(UTC)
@@ -52,7 +56,8 @@ class Venue:
             "is_flat": book.is_flat,
             "open_orders": len(book.open_orders),
             "open_order_ids": list(book.open_orders)[:_LISTED],
-            "positions": {p.symbol: f"{p.qty:f}" for p in book.positions.values()},
+            "positions": {in_positions(p.symbol): f"{p.qty:f}" for p in book.positions.values()},
+            "closable": {symbol: f"{qty:f}" for symbol, qty in closable(self.exchange, self.scenario).items()},
             "no_open_orders_at": self.record.no_open_orders_at if no_orders else None,
             "flat_at": self.record.flat_at if book.is_flat else None,
             **self.record.as_dict(),

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from decimal import Decimal
 from typing import Final
 
 from breaker.orders import ZERO, Side
+from sandbox.exchange.assets import in_positions
 from sandbox.exchange.orders import Origin, PaperOrder
 
 _KEPT: Final = 1_000
@@ -32,6 +34,8 @@ class VenueRecord:
         self.flat_at: float | None = None
         self.times_flat = 0
         self.fills: Counter[Origin] = Counter()
+        self.rules_broken: Counter[str] = Counter()
+        """Clients' orders that the venue refused as ill-formed, by the rule."""
         self._closes: Counter[str] = Counter()
         self._largest_close: dict[str, object] | None = None
         self._largest_ratio = ZERO
@@ -52,6 +56,7 @@ class VenueRecord:
         """A client's order is about to be accepted; `working` is what other orders already reduce the position by."""
         if position * side.sign >= 0:
             return
+        symbol = in_positions(symbol)
         self._closes[symbol] += 1
         size = abs(position)
         if qty / size > self._largest_ratio:
@@ -64,9 +69,14 @@ class VenueRecord:
                 f"closes of {symbol} at work at once, {working:f} and {qty:f}, exceeded the position of {position:f}"
             )
 
+    def left_uncovered(self, short: str, changes: Mapping[str, Decimal]) -> None:
+        """A client's order takes from a short option what covers it, and the venue lets it."""
+        sold = ", ".join(f"{qty:f} {in_positions(symbol)}" for symbol, qty in changes.items())
+        self._violate(f"an order ({sold}) left the short {short} uncovered")
+
     def refused_as_too_large(self, symbol: str, qty: Decimal, position: Decimal) -> None:
         if len(self._too_large) < _KEPT:
-            self._too_large.append({"symbol": symbol, "qty": f"{qty:f}", "position": f"{position:f}"})
+            self._too_large.append({"symbol": in_positions(symbol), "qty": f"{qty:f}", "position": f"{position:f}"})
 
     def duplicate_refused(self, client_order_id: str) -> None:
         if len(self._duplicates) < _KEPT:
@@ -75,15 +85,16 @@ class VenueRecord:
     def filled(self, now: float, order: PaperOrder, before: Decimal, after: Decimal) -> None:
         """Note a change of sign, also one by way of zero, as a second close of the same position makes it."""
         self.fills[order.origin] += 1
+        symbol = in_positions(order.symbol)
         if before:
-            self._was_long[order.symbol] = before > 0
-        if not after or self._was_long.get(order.symbol, after > 0) == (after > 0):
+            self._was_long[symbol] = before > 0
+        if not after or self._was_long.get(symbol, after > 0) == (after > 0):
             return
         if len(self._sign_changes) < _KEPT:
             self._sign_changes.append(
                 {
                     "at": now,
-                    "symbol": order.symbol,
+                    "symbol": symbol,
                     "before": f"{before:f}",
                     "after": f"{after:f}",
                     "by": order.origin.value,
@@ -92,7 +103,7 @@ class VenueRecord:
             )
         if order.closing or (order.origin is Origin.CLIENT and before):
             turn = "short to long" if after > 0 else "long to short"
-            self._violate(f"{order.symbol} turned from {turn} ({after:f}) by the order {order.client_order_id}")
+            self._violate(f"{symbol} turned from {turn} ({after:f}) by the order {order.client_order_id}")
 
     def no_open_orders(self, now: float) -> None:
         self.no_open_orders_at = now
@@ -116,6 +127,7 @@ class VenueRecord:
             "largest_close": self._largest_close,
             "closes_refused_as_too_large": self._too_large,
             "exits_refused": self.exits_refused,
+            "rules_broken": dict(self.rules_broken),
             "duplicate_client_order_ids_refused": self._duplicates,
             "raced_cancels": self.raced_cancels,
             "strategy_orders_refused": self.strategy_orders_refused,

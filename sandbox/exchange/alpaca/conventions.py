@@ -44,6 +44,8 @@ ALPACA: Final = ApiConventions(
     authorised=_authorised,
     unauthorised={"code": 40110000, "message": "request is not authorized"},
     errors={
+        "401": {"code": 40110000, "message": "request is not authorized"},
+        "403": {"code": 40310000, "message": "forbidden."},
         "429": {"code": 42910000, "message": "rate limit exceeded"},
         "500": {"code": 50010000, "message": "internal server error occurred"},
         "502": {"message": "Bad Gateway"},

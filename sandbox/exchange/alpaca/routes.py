@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Final
 
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response
 
+from breaker.instruments import AssetClass
 from breaker.orders import TimeInForce
-from sandbox.exchange.alpaca.wire import (
-    Json,
-    Writer,
-    asset,
-    asset_id,
-    configurations,
+from sandbox.exchange.alpaca.account import add_account_routes
+from sandbox.exchange.alpaca.answers import Json, Writer, asset, asset_id
+from sandbox.exchange.alpaca.requests import (
     flag,
     is_uuid,
     moment,
@@ -24,7 +23,8 @@ from sandbox.exchange.alpaca.wire import (
     read_order,
     word,
 )
-from sandbox.exchange.orders import PaperOrder, PaperPosition
+from sandbox.exchange.assets import in_positions
+from sandbox.exchange.orders import OrderClass, OrderRequest, PaperOrder, PaperPosition
 from sandbox.exchange.refusal import Refusal, invalid, not_found
 from sandbox.exchange.venue import Host, Venue
 
@@ -35,7 +35,8 @@ _LARGEST_PAGE: Final = 500
 def add_alpaca_routes(app: FastAPI, host: Host) -> None:
     """Alpaca's paths onto the host's venue."""
     app.add_exception_handler(Refusal, _refused)
-    _add_account_routes(app, host)
+    add_account_routes(app, host)
+    _add_asset_routes(app, host)
     _add_order_routes(app, host)
     _add_position_routes(app, host)
 
@@ -49,41 +50,39 @@ async def _refused(_: Request, error: Exception) -> Response:
     return JSONResponse(error.body, error.status)
 
 
-# Account, clock, assets
+# Assets
 
 
-def _add_account_routes(app: FastAPI, host: Host) -> None:
-    @app.get("/v2/account")
-    async def account() -> Response:
-        return JSONResponse(_writer(host.venue).account(host.venue.scenario.account))
-
-    @app.get("/v2/account/configurations")
-    async def account_configurations() -> Response:
-        return JSONResponse(configurations())
-
-    @app.get("/v2/clock")
-    async def clock() -> Response:
-        return JSONResponse(_writer(host.venue).clock(host.venue.scenario.market))
-
+def _add_asset_routes(app: FastAPI, host: Host) -> None:
     @app.get("/v2/assets")
     async def assets() -> Response:
-        return JSONResponse([asset(symbol) for symbol in sorted(host.venue.exchange.book.prices)])
+        book = host.venue.exchange.book
+        listed = [book.asset(symbol) for symbol in sorted(book.prices)]
+        return JSONResponse([asset(each) for each in listed if each.asset_class is not AssetClass.OPTION])
 
     @app.get("/v2/assets/{symbol:path}")
     async def one_asset(symbol: str) -> Response:
-        return JSONResponse(asset(_symbol(host, symbol, f"asset not found for {symbol}")))
+        listed = _symbol(host, symbol, f"asset not found for {symbol}")
+        return JSONResponse(asset(host.venue.exchange.book.asset(listed)))
 
 
 def _symbol(host: Host, symbol_or_id: str, missing: str) -> str:
     """The symbol meant by a path, which may hold an asset's id instead."""
-    prices = host.venue.exchange.book.prices
-    if symbol_or_id in prices:
-        return symbol_or_id
+    book = host.venue.exchange.book
+    if listed := book.listed(symbol_or_id):
+        return listed
     if is_uuid(symbol_or_id):
-        for symbol in prices:
+        for symbol in book.prices:
             if asset_id(symbol) == symbol_or_id:
                 return symbol
     raise not_found(missing)
+
+
+def _as_listed(host: Host, order: OrderRequest) -> OrderRequest:
+    """With its symbols as orders have them; an unknown one stays as it is."""
+    book = host.venue.exchange.book
+    legs = tuple(replace(leg, symbol=book.listed(leg.symbol) or leg.symbol) for leg in order.legs)
+    return replace(order, symbol=book.listed(order.symbol) or order.symbol, legs=legs)
 
 
 # Orders
@@ -92,7 +91,7 @@ def _symbol(host: Host, symbol_or_id: str, missing: str) -> str:
 def _add_order_routes(app: FastAPI, host: Host) -> None:
     @app.post("/v2/orders")
     async def create(request: Request) -> Response:
-        order = host.venue.exchange.submit(read_order(read_object(await request.body())))
+        order = host.venue.exchange.submit(_as_listed(host, read_order(read_object(await request.body()))))
         return JSONResponse(_writer(host.venue).order(order))
 
     @app.get("/v2/orders")
@@ -156,34 +155,38 @@ def _list_orders(venue: Venue, query: dict[str, str]) -> list[Json]:
     newest_first = word(query, "direction", ("desc", "asc")) == "desc"
     nested = flag(query, "nested")
     book, writer = venue.exchange.book, _writer(venue)
-    wanted = _filter(writer, query, status)
-    source = list((book.open_orders if status == "open" else book.orders).values())
+    wanted = _filter(venue, query, status)
+    source = book.listed_as_open if status == "open" else list(book.orders.values())
     source.sort(key=lambda order: order.submitted_at)
     if newest_first:
         source.reverse()
     page: list[PaperOrder] = []
     limit = _page_size(query)
+    apart = venue.scenario.legs_listed_apart and not nested
     for order in source:
         if len(page) == limit:
             break
-        if wanted(order) and not (nested and order.parent is not None and wanted(order.parent)):
+        with_parent = nested or (order.goes_with_parent and not apart)
+        if wanted(order) and not (with_parent and order.parent is not None and wanted(order.parent)):
             page.append(order)
-    return [writer.order(order, legs=nested) for order in page]
+    return [writer.order(order, legs=nested or (bool(order.joint_legs) and not apart)) for order in page]
 
 
-def _filter(writer: Writer, query: dict[str, str], status: str) -> Callable[[PaperOrder], bool]:
+def _filter(venue: Venue, query: dict[str, str], status: str) -> Callable[[PaperOrder], bool]:
+    writer, book = _writer(venue), venue.exchange.book
     after, until = moment(query, "after"), moment(query, "until")
     earliest = float("-inf") if after is None else writer.seconds(after)
     latest = float("inf") if until is None else writer.seconds(until)
-    symbols = set(query["symbols"].split(",")) if query.get("symbols") else None
+    named = query["symbols"].split(",") if query.get("symbols") else []
+    symbols = {book.listed(symbol) or symbol for symbol in named}
     side = word(query, "side", ("", "buy", "sell"))
 
     def wanted(order: PaperOrder) -> bool:
         return (
-            (status == "all" or order.is_open == (status == "open"))
+            (status == "all" or order.is_listed_as_open == (status == "open"))
             and earliest < round(order.submitted_at, 6) < latest
-            and (symbols is None or order.symbol in symbols)
-            and (not side or order.side == side)
+            and (not symbols or any(each.symbol in symbols for each in (order, *order.joint_legs)))
+            and (not side or (order.side == side and order.order_class is not OrderClass.MLEG))
         )
 
     return wanted
@@ -234,6 +237,7 @@ def _position(host: Host, symbol: str) -> PaperPosition:
 
 
 def _closed(writer: Writer, symbol: str, result: PaperOrder | Refusal) -> Json:
+    symbol = in_positions(symbol)
     if isinstance(result, Refusal):
         return {"symbol": symbol, "status": result.status, "body": result.body}
     return {"symbol": symbol, "status": 200, "body": writer.order(result)}

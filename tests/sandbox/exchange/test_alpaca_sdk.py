@@ -11,13 +11,22 @@ from uuid import uuid4
 import pytest
 from alpaca.common.exceptions import APIError
 from alpaca.trading.client import TradingClient
-from alpaca.trading.enums import OrderClass, OrderSide, OrderStatus, QueryOrderStatus, TimeInForce
-from alpaca.trading.models import Order
+from alpaca.trading.enums import (
+    AssetClass,
+    OrderClass,
+    OrderSide,
+    OrderStatus,
+    PositionIntent,
+    QueryOrderStatus,
+    TimeInForce,
+)
+from alpaca.trading.models import Order, TradeActivity
 from alpaca.trading.requests import (
     ClosePositionRequest,
     GetOrdersRequest,
     LimitOrderRequest,
     MarketOrderRequest,
+    OptionLegRequest,
     ReplaceOrderRequest,
     StopLimitOrderRequest,
     StopLossRequest,
@@ -230,7 +239,7 @@ def test_cancel_all_answers_for_each_order(venue: Venue, alpaca: Sdk) -> None:
     results = alpaca.cancel_orders()
     assert sorted(result.status for result in results) == [200] * 18 + [500] * 2
     refused = [result for result in results if result.status == 500]
-    assert refused[0].body == {"code": 42210000, "message": "cannot cancel order in pending_replace status"}
+    assert refused[0].body == {"code": 42210000, "message": "order is pending_replace, cannot be canceled"}
     assert {order.id for order in alpaca.get_orders()} == {result.id for result in refused}
     assert exchange.report()["first_cancel_all_at"] is not None
 
@@ -304,3 +313,145 @@ def test_wrong_keys_are_refused(venue: Venue) -> None:
     with pytest.raises(APIError) as error:
         TradingClient("key", "wrong", url_override=exchange.url).get_account()
     assert refusal(error) == (401, {"code": 40110000, "message": "request is not authorized"})
+
+
+COINS = '[prices]\n"BTC/USD" = 95000\n[[positions]]\nsymbol = "BTCUSD"\nqty = 0.5\n'
+CALL, HIGHER_CALL = "SPY261218C00600000", "SPY261218C00610000"
+CALLS = f"[prices]\n{CALL} = 4\n{HIGHER_CALL} = 2.5\n"
+
+
+@pytest.mark.parametrize("spelling", ["BTC/USD", "BTCUSD"])
+def test_a_pair_is_taken_in_either_spelling_and_told_in_two(venue: Venue, alpaca: Sdk, spelling: str) -> None:
+    venue(COINS + '[market]\nsession = "closed"\n')
+    resting = alpaca.submit_order(limit_order(OrderSide.SELL, 99_000.5, symbol=spelling, qty=0.2))
+    assert (resting.symbol, resting.asset_class) == ("BTC/USD", AssetClass.CRYPTO)
+    position = alpaca.get_open_position(spelling)
+    assert (position.symbol, position.qty, position.qty_available) == ("BTCUSD", "0.5", "0.3")
+    assert (position.asset_class, position.market_value) == (AssetClass.CRYPTO, "47500")
+    assert [order.id for order in alpaca.get_orders(GetOrdersRequest(symbols=[spelling]))] == [resting.id]
+    asset = alpaca.get_asset(spelling)
+    assert (asset.symbol, asset.price_increment, asset.min_order_size) == ("BTC/USD", 0.01, 0.00001)
+
+    alpaca.cancel_orders()
+    closing = alpaca.close_position(spelling)
+    assert (closing.time_in_force, closing.qty) == (TimeInForce.GTC, "0.5")
+    assert alpaca.get_all_positions() == []
+
+
+def test_a_day_order_for_crypto_is_refused(venue: Venue, alpaca: Sdk) -> None:
+    venue(COINS)
+    with pytest.raises(APIError) as error:
+        alpaca.submit_order(market_order(OrderSide.SELL, symbol="BTC/USD", qty=0.1))
+    assert refusal(error) == (422, {"code": 42210000, "message": "invalid crypto time_in_force"})
+
+
+def test_an_option_is_worth_a_hundred_of_its_price(venue: Venue, alpaca: Sdk) -> None:
+    venue(CALLS + "AAPL = 200\n")
+    alpaca.submit_order(market_order(OrderSide.BUY, symbol=CALL, qty=2))
+    position = alpaca.get_open_position(CALL)
+    assert (position.asset_class, position.market_value) == (AssetClass.US_OPTION, "800")
+    assert CALL not in {asset.symbol for asset in alpaca.get_all_assets()}
+    with pytest.raises(APIError) as error:
+        alpaca.submit_order(market_order(OrderSide.SELL, symbol=CALL, qty=3))
+    assert refusal(error)[0] == 403
+    assert alpaca.close_position(CALL).asset_class == AssetClass.US_OPTION
+    assert alpaca.get_all_positions() == []
+
+
+def two_legs(price: float) -> LimitOrderRequest:
+    return LimitOrderRequest(
+        qty=2,
+        order_class=OrderClass.MLEG,
+        time_in_force=TimeInForce.DAY,
+        limit_price=price,
+        legs=[
+            OptionLegRequest(symbol=CALL, ratio_qty=1, side=OrderSide.BUY),
+            OptionLegRequest(symbol=HIGHER_CALL, ratio_qty=1, position_intent=PositionIntent.SELL_TO_OPEN),
+        ],
+    )
+
+
+def test_an_order_with_legs_has_no_symbol_and_goes_whole(venue: Venue, alpaca: Sdk) -> None:
+    venue(CALLS)
+    resting = alpaca.submit_order(two_legs(0.5))
+    for order in (resting, *alpaca.get_orders(), *alpaca.get_orders(GetOrdersRequest(nested=True))):
+        assert (order.id, order.symbol, order.side, order.order_class) == (resting.id, None, None, OrderClass.MLEG)
+        assert [(leg.symbol, leg.side, leg.qty) for leg in order.legs] == [
+            (CALL, OrderSide.BUY, "2"),
+            (HIGHER_CALL, OrderSide.SELL, "2"),
+        ]
+    with pytest.raises(APIError) as error:
+        alpaca.cancel_order_by_id(resting.legs[1].id)
+    assert refusal(error)[0] == 422
+    assert [result.status for result in alpaca.cancel_orders()] == [200]
+    assert alpaca.get_orders() == []
+
+    alpaca.submit_order(two_legs(1.5))
+    assert {p.symbol: p.qty for p in alpaca.get_all_positions()} == {CALL: "2", HIGHER_CALL: "-2"}
+    with pytest.raises(APIError) as error:
+        alpaca.close_position(CALL)
+    message = "account not eligible to trade uncovered option contracts"
+    assert refusal(error) == (403, {"code": 40310000, "message": message})
+    alpaca.close_position(HIGHER_CALL)
+    alpaca.close_position(CALL)
+    assert alpaca.get_all_positions() == []
+
+
+def test_legs_may_be_listed_apart_from_their_order(venue: Venue, alpaca: Sdk) -> None:
+    venue("legs_listed_apart = true\n" + CALLS)
+    alpaca.submit_order(two_legs(0.5))
+    listed = alpaca.get_orders()
+    assert sorted(str(order.symbol) for order in listed) == ["None", CALL, HIGHER_CALL]
+    assert [order.legs for order in listed] == [None, None, None]
+    (nested,) = alpaca.get_orders(GetOrdersRequest(nested=True))
+    assert len(nested.legs) == 2
+
+
+def test_suspending_trade_blocks_new_orders_and_is_read_back(venue: Venue, alpaca: Sdk) -> None:
+    venue(LONG_AAPL)
+    resting = alpaca.submit_order(limit_order(OrderSide.SELL, 250, qty=60))
+    configuration = alpaca.get_account_configurations()
+    configuration.suspend_trade = True
+    assert alpaca.set_account_configurations(configuration).suspend_trade is True
+    assert alpaca.get_account().trade_suspended_by_user is True
+    with pytest.raises(APIError) as error:
+        alpaca.close_position("AAPL")
+    assert refusal(error) == (403, {"code": 40310000, "message": "new orders are rejected by user request"})
+    alpaca.cancel_order_by_id(resting.id)
+
+    configuration.suspend_trade, configuration.no_shorting = False, True
+    alpaca.set_account_configurations(configuration)
+    assert alpaca.get_account_configurations().no_shorting is True
+    assert alpaca.get_account().trade_suspended_by_user is False
+    alpaca.close_position("AAPL")
+    assert alpaca.get_all_positions() == []
+
+
+def test_fills_are_told_with_price_and_time_page_by_page(venue: Venue, alpaca: Sdk) -> None:
+    exchange = venue(PRICES)
+    bought = alpaca.submit_order(market_order(OrderSide.BUY, qty=3))
+    exchange.control("price", {"symbol": "AAPL", "price": 190})
+    for _ in range(3):
+        sold = alpaca.submit_order(market_order(OrderSide.SELL, qty=1))
+    account = {"account_id": str(alpaca.get_account().id)}
+
+    def fills(**query: object) -> list[TradeActivity]:
+        return [TradeActivity(**activity, **account) for activity in alpaca.get("/account/activities/FILL", query)]
+
+    newest_first = fills()
+    assert [(fill.side, fill.qty, fill.price) for fill in newest_first] == [(OrderSide.SELL, 1, 190)] * 3 + [
+        (OrderSide.BUY, 3, 200)
+    ]
+    assert newest_first[0].order_id == sold.id
+    assert (newest_first[0].cum_qty, newest_first[0].leaves_qty, newest_first[0].type) == (1, 0, "fill")
+    assert newest_first == sorted(newest_first, key=lambda fill: fill.transaction_time, reverse=True)
+
+    pages: list[list[TradeActivity]] = []
+    token: dict[str, object] = {}
+    while page := fills(direction="asc", page_size=3, **token):
+        pages.append(page)
+        token = {"page_token": page[-1].id}
+    assert [len(page) for page in pages] == [3, 1]
+    assert [fill for page in pages for fill in page] == newest_first[::-1]
+    assert [fill.id for fill in fills(order_id=str(bought.id))] == [newest_first[-1].id]
+    assert fills(after=newest_first[0].transaction_time.isoformat()) == []

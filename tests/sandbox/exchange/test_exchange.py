@@ -332,7 +332,6 @@ def test_a_one_cancels_other_pair_holds_its_quantity_once(market: Market) -> Non
     ("request_", "message"),
     [
         (order(Side.BUY, "0.5", time_in_force=TimeInForce.GTC), "fractional orders must be DAY orders"),
-        (order(Side.BUY, "0.5", "100", extended_hours=True), "fractional orders are not allowed in extended hours"),
         (order(Side.SELL, "0.5"), "fractional orders cannot be sold short"),
         (order(Side.BUY, "1", extended_hours=True), "extended hours order must be DAY limit orders"),
         (order(Side.BUY, "1", symbol="NOPE"), 'asset "NOPE" not found'),

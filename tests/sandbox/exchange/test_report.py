@@ -73,6 +73,16 @@ def test_an_order_that_adds_to_a_position_is_no_close(venue: Venue, http: httpx.
     assert (report["closes"], report["largest_close"], report["violations"]) == ({}, None, [])
 
 
+def test_what_could_be_closed_and_which_rules_were_broken(venue: Venue, http: httpx.Client) -> None:
+    exchange = venue(LONG + '[[positions]]\nsymbol = "BTCUSD"\nqty = 2\n[market]\nsession = "closed"\n')
+    assert sell(http, 1, symbol="BTCUSD").status_code == 422  # a day order
+    report = exchange.report()
+    assert report["closable"] == {"BTCUSD": "2"} and report["positions"] == {"AAPL": "100", "BTCUSD": "2"}
+    assert report["rules_broken"] == {"time in force": 1}
+    assert sell(http, 2, symbol="BTCUSD", time_in_force="gtc").status_code == 200
+    assert exchange.report()["closes"] == {"BTCUSD": 1}
+
+
 def test_the_moments_of_a_clean_stop_are_in_order(venue: Venue, http: httpx.Client) -> None:
     exchange = venue(LONG + '[[orders]]\nsymbol = "AAPL"\nside = "sell"\nqty = 40\nlimit_price = 300\n')
     assert exchange.report()["first_request_at"] is None

@@ -29,6 +29,9 @@ def test_fractions_are_exact() -> None:
         ("latency_ms = {low = 2, high = 1}\n", "with low ≤ high"),
         ("latency_ms = {fixed = 2, median = 1}\n", "give one of"),
         ('[[trouble]]\nkind = "429"\napplied = true\n', "a rate-limited request is never applied"),
+        ('[[trouble]]\nkind = "401"\napplied = true\n', "turned away is never applied"),
+        ("[[orders]]\nqty = 1\n", "scenario key orders.0: give symbol and side, or legs"),
+        ('[[orders]]\nsymbol = "AAPL"\nside = "buy"\n', "scenario key orders.0: give either qty or notional"),
         ("seed = \n", "scenario is not TOML: "),
     ],
 )

@@ -57,7 +57,7 @@ def test_a_timeout_says_nothing(venue: Venue, http: httpx.Client) -> None:
     assert exchange.report()["trouble"] == {"timeout": 1}
 
 
-@pytest.mark.parametrize("status", ["429", "500", "502", "503", "504"])
+@pytest.mark.parametrize("status", ["401", "403", "429", "500", "502", "503", "504"])
 def test_errors_come_as_often_as_told(venue: Venue, http: httpx.Client, status: str) -> None:
     exchange = venue(trouble(status, first=2))
     codes = [http.get("/v2/positions").status_code for _ in range(3)]
@@ -148,6 +148,50 @@ def test_a_body_that_is_not_json_and_a_page_that_is_too_large(venue: Venue, http
     assert http.post("/v2/orders", content=b"{").status_code == 400
     assert http.get("/v2/orders", params={"limit": 501}).status_code == 422
     assert http.get("/v2/orders", params={"after": "yesterday"}).status_code == 422
+
+
+def test_keys_may_be_refused_now_and_then_though_they_are_good(venue: Venue, http: httpx.Client) -> None:
+    venue(trouble("401", routes=["GET *"], first=1))
+    refused = http.get("/v2/positions")
+    assert (refused.status_code, refused.json()["code"]) == (401, 40110000)
+    assert http.get("/v2/positions").status_code == 200
+
+
+def test_a_bulk_cancel_may_fail_for_some_that_can_be_cancelled_one_by_one(venue: Venue, http: httpx.Client) -> None:
+    venue("[cancels]\nbulk_leaves = 6\n[book]\norders = 10\n")
+    statuses = [item["status"] for item in http.delete("/v2/orders").json()]
+    assert sorted(statuses) == [200] * 4 + [500] * 6
+    left = http.get("/v2/orders").json()
+    assert len(left) == 6
+    assert {http.delete(f"/v2/orders/{order['id']}").status_code for order in left} == {204}
+    assert http.get("/v2/orders").json() == []
+
+
+def test_items_that_nobody_can_read(venue: Venue, http: httpx.Client) -> None:
+    exchange = venue(
+        """
+positions = [{ symbol = "AAPL", qty = 10, unreadable = true }, { symbol = "MSFT", qty = 10 }]
+[[orders]]
+symbol = "MSFT"
+side = "sell"
+qty = 1
+limit_price = 300
+unreadable = true
+[[orders]]
+symbol = "TSLA"
+side = "sell"
+side_word = "sell_short"
+qty = 1
+limit_price = 300
+"""
+    )
+    positions = {position["symbol"]: position["qty_available"] for position in http.get("/v2/positions").json()}
+    assert positions == {"AAPL": "", "MSFT": "9"}
+    orders = {order["symbol"]: (order["limit_price"], order["side"]) for order in http.get("/v2/orders").json()}
+    assert orders == {"MSFT": ("", "sell"), "TSLA": ("300", "sell_short")}
+    for path in ("/v2/orders", "/v2/positions"):
+        http.delete(path)
+    assert exchange.report()["is_flat"]
 
 
 def test_trouble_can_be_added_and_ended_at_run_time(venue: Venue, http: httpx.Client) -> None:
