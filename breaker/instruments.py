@@ -14,7 +14,7 @@ _CENT = Decimal("0.01")
 _HUNDREDTH_OF_A_CENT = Decimal("0.0001")
 _FINEST = Decimal("0.000000001")
 _SIGNIFICANT_DIGITS = 4
-_OPTION = re.compile(r"([A-Z]{1,6})\d?\d{6}[CP]\d{8}")
+_OPTION = re.compile(r"([A-Z]{1,6})\d?\d{6}([CP])\d{8}")
 
 
 class AssetClass(StrEnum):
@@ -73,9 +73,9 @@ class Instrument:
             return max(Decimal(1).scaleb(price.adjusted() - _SIGNIFICANT_DIGITS + 1), _FINEST)
         return _CENT if price >= 1 else _HUNDREDTH_OF_A_CENT
 
-    def price(self, target: Decimal, *, up: bool) -> Decimal:
-        """`target` in whole price steps, rounded up or down, and one step at least."""
-        tick = self.tick(target)
+    def price(self, target: Decimal, *, up: bool, coarser: int = 0) -> Decimal:
+        """`target` in whole price steps, or ten times coarser ones, rounded up or down, and one step at least."""
+        tick = self.tick(target).scaleb(coarser)
         steps = (target / tick).to_integral_value(rounding=ROUND_UP if up else ROUND_DOWN)
         return max(steps, Decimal(1)) * tick
 
@@ -106,6 +106,12 @@ def underlying_of(symbol: str) -> str:
     """What an option (by its OCC symbol) is written on; any other symbol itself."""
     match = _OPTION.fullmatch(symbol.replace(" ", ""))
     return match[1] if match else symbol
+
+
+def right_of(symbol: str) -> str:
+    """`C` for a call, `P` for a put (by its OCC symbol); empty for anything else."""
+    match = _OPTION.fullmatch(symbol.replace(" ", ""))
+    return match[2] if match else ""
 
 
 def is_option(symbol: str) -> bool:

@@ -86,6 +86,8 @@ class Refusal(StrEnum):
     """Less than the venue lets anybody trade: what is left is dust."""
     FRACTION = "fraction"
     """Fractions can't be traded by this kind of order, or not now; whole units may be."""
+    PRICE_STEP = "price_step"
+    """The limit price is not in whole steps of the venue's."""
     HELD = "held"
     """Other orders hold the quantity; the reason names them."""
     SUSPENDED = "suspended"

@@ -72,7 +72,9 @@ CLOSED = ("filled", "canceled", "expired", "rejected", "replaced", "calculated")
 OVER = re.compile(r"order is already in [\"']?(filled|canceled|cancelled|expired|rejected|replaced|calculated)\b")
 SIDES = {"buy": "buy", "sell": "sell", "sell_short": "sell", "buy_minus": "buy", "sell_plus": "sell"}
 STOPS = ("stop", "stop_limit", "trailing_stop")
-OPTION = re.compile(r"([A-Z]{1,6})\d?\d{6}[CP]\d{8}")
+COARSEST = 3
+"""How often a limit price is tried in steps ten times coarser, where the venue refuses those before."""
+OPTION = re.compile(r"([A-Z]{1,6})\d?\d{6}([CP])\d{8}")
 SENSELESS = (KeyError, TypeError, ValueError, AttributeError, ArithmeticError)
 """What reading an answer of an unexpected shape raises."""
 ZERO = Decimal(0)
@@ -215,6 +217,7 @@ class Memory:
     reason: str = ""
     asked_since: float | None = None
     whole_units: bool = False
+    coarser: int = 0
     dust: bool = False
 
 
@@ -514,7 +517,7 @@ class Flattening:
         """One round: the ids to cancel, the closes to send, what is stuck; see `plan_round` in tasks/kill/plan.py."""
         held = {position.symbol: position for position in book.positions}
         blocked = {item.symbol: str(item) for item in book.unreadable if item.symbol}
-        covering = _covering(held)
+        covering = _covering(held, book.unreadable)
         symbols = {*held, *blocked, *(order.symbol for order in book.orders)}
         cancels: dict[str, None] = {item.id: None for item in book.unreadable if item.id}
         closes: list[Close] = []
@@ -526,16 +529,19 @@ class Flattening:
             memory = self._remember(symbol, position, now)
             ours = [order for order in of_symbol if self._attempt_of(order) is not None]
             others = [order for order in of_symbol if order not in ours]
-            hindrance = blocked.get(symbol) or covering.get(symbol, "")
+            cover, why = covering.get(symbol, (ZERO, ""))
+            covers_all = position is not None and cover >= abs(position.quantity)
+            hindrance = blocked.get(symbol) or (why if covers_all else "")
             close, unwanted = None, []
             closing = position is not None and not hindrance and not self.overdue and now >= memory.retry_at
             if ours:
                 self._take_over(memory, ours)
                 unwanted = self._no_longer_wanted(memory, ours, position, now)
             elif position is not None and closing:
-                close = self._close(memory, position, of_symbol)
+                close = self._close(memory, position, of_symbol, cover)
             closing = closing and position is not None and bool(self._ladder(position, memory))
-            keep = protective_of(others, position) if not closing and not ours else []
+            about_to_close = (closing or bool(ours)) and not cover
+            keep = protective_of(others, position) if not about_to_close else []
             gone = [order for order in (*others, *unwanted) if order not in keep and order.status != "pending_cancel"]
             cancels.update({order.cancel_id: None for order in gone})
             since = now if memory.asked_since is None else memory.asked_since
@@ -604,12 +610,12 @@ class Flattening:
         memory.rung, memory.sent_at = memory.rung + 1, now
         return ours
 
-    def _close(self, memory: Memory, position: Position, of_symbol: list[Order]) -> Close | None:
+    def _close(self, memory: Memory, position: Position, of_symbol: list[Order], kept: Decimal) -> Close | None:
         reducing = [order for order in of_symbol if order.side == position.closing_side]
         if any(order.by_amount or order.remaining <= ZERO for order in reducing):
             return None  # how much of the position an order for an amount of money may take is not known
         working = sum((order.remaining for order in reducing), ZERO)
-        quantity = min(abs(position.quantity) - working, position.available)
+        quantity = min(abs(position.quantity) - kept - working, position.available)
         if position.kind == "option":
             quantity = quantity.to_integral_value(rounding=ROUND_DOWN)
         rungs = self._ladder(position, memory)
@@ -627,7 +633,7 @@ class Flattening:
             "client_order_id": self._client_order_id(position.symbol, memory.attempt + 1),
         }
         if collar and position.price is not None:
-            body["type"], body["limit_price"] = "limit", f"{_limit(position, collar):f}"
+            body["type"], body["limit_price"] = "limit", f"{_limit(position, collar, memory.coarser):f}"
         if kind == "extended-hours limit":
             body["extended_hours"] = True
         return Close(position, quantity, body["client_order_id"], kind, body)
@@ -665,10 +671,12 @@ class Flattening:
         elif outcome == "not sent":
             self._untried(memory)
         elif outcome == "refused":
-            fraction = "fraction" in reason.lower() and not memory.whole_units
+            fraction = _is_fraction(reason) and not memory.whole_units
             memory.whole_units = memory.whole_units or fraction
+            coarser = _is_price_step(reason) and memory.coarser < COARSEST
+            memory.coarser += coarser
             memory.dust = _is_minimum(reason) and close.quantity == memory.quantity
-            self._refused(memory, reason, now, same_rung=fraction)
+            self._refused(memory, reason, now, same_rung=fraction or coarser)
         elif outcome == "unknown":
             memory.last_close, memory.sent_against = close.client_order_id, memory.quantity
             memory.ended_at, memory.reason = None, reason
@@ -733,11 +741,13 @@ class Flattening:
             self._in_bulk.update(ids)
             if accepted:
                 return
-        symbols = {order.cancel_id: order.symbol for order in book.orders}
+        symbols: dict[str, set[str]] = {}
+        for order in book.orders:  # of one with several legs each has its symbol
+            symbols.setdefault(order.cancel_id, set()).add(order.symbol)
         self._in_bulk -= {*ids}  # the next round may try a bulk request again
         self._cancel_each(ids, symbols)
 
-    def _cancel_each(self, ids: list[str], symbols: dict[str, str] | None = None) -> tuple[int, int]:
+    def _cancel_each(self, ids: list[str], symbols: dict[str, set[str]] | None = None) -> tuple[int, int]:
         """How many cancels were accepted and refused; why not, is remembered of the symbol."""
         accepted, refusals = 0, []
         for order_id in ids:
@@ -750,8 +760,7 @@ class Flattening:
                 accepted += 1
             elif status != 404 and not OVER.search(_message(body).lower()):
                 refusals.append(f"{order_id}: {_message(body)}")
-                symbol = (symbols or {}).get(order_id, "")
-                if symbol in self._memory:
+                for symbol in (symbols or {}).get(order_id, set()) & {*self._memory}:
                     self._memory[symbol].reason = f"the venue will not cancel order {order_id}: {_message(body)}"
         self._spool.record("ORDERS_CANCELED", asked=len(ids), accepted=accepted, refused=refusals[:50])
         return accepted, len(refusals)
@@ -1095,19 +1104,50 @@ def _underlying(symbol: str) -> str:
     return match[1] if match else symbol
 
 
-def _covering(held: dict[str, Position]) -> dict[str, str]:
-    """Positions that a short option of the same underlying needs, each with why it waits."""
-    shorts = {_underlying(p.symbol): p.symbol for p in held.values() if p.kind == "option" and p.quantity < 0}
-    return {
-        symbol: f"held back: the short {shorts[_underlying(symbol)]} is bought back first, as it may be covered by this"
-        for symbol, position in held.items()
-        if _underlying(symbol) in shorts and not (position.kind == "option" and position.quantity < 0)
-    }
+def _right(symbol: str) -> str:
+    """`C` for a call, `P` for a put, empty for anything else."""
+    match = OPTION.fullmatch(symbol.replace(" ", ""))
+    return match[2] if match else ""
+
+
+def _covering(held: dict[str, Position], unreadable: list[Unreadable]) -> dict[str, tuple[Decimal, str]]:
+    """How much of each position short options may need, and why it waits; see tasks/kill/cover.py."""
+    shorts: dict[tuple[str, str], tuple[Decimal, str]] = {}
+    for p in held.values():
+        if _is_short_option(p):
+            key = _underlying(p.symbol), _right(p.symbol)
+            why = f"held back: the short {p.symbol} is bought back first, as it may be covered by this"
+            shorts[key] = (shorts.get(key, (ZERO, ""))[0] + abs(p.quantity), why)
+    for item in unreadable:
+        if item.what == "position" and _right(item.symbol):
+            why = f"held back: {item}, and may be a short option that is covered by this"
+            shorts[_underlying(item.symbol), _right(item.symbol)] = (Decimal("Infinity"), why)
+    covers = {}
+    for symbol, p in held.items():
+        right = _right(symbol) or ("C" if p.quantity > 0 else "P")
+        short = shorts.get((_underlying(symbol), right))
+        if short and not _is_short_option(p):
+            covers[symbol] = (short[0] * (1 if _right(symbol) else 100), short[1])
+    return covers
+
+
+def _is_short_option(position: Position) -> bool:
+    return position.kind == "option" and position.quantity < 0
 
 
 def _is_minimum(reason: str) -> bool:
     words = reason.lower()
     return "minimal amount" in words or "minimum" in words or bool(re.search(r"qty must be (>|>=|greater)", words))
+
+
+def _is_fraction(reason: str) -> bool:
+    """Fractions can't be traded by this kind of order, or not now; that they can't be sold short is something else."""
+    return "fraction" in reason.lower() and "sold short" not in reason.lower()
+
+
+def _is_price_step(reason: str) -> bool:
+    words = reason.lower()
+    return "pricing criteria" in words or ("price" in words and "increment" in words)
 
 
 def _refusal(body: Any) -> tuple[str, str]:
@@ -1119,8 +1159,10 @@ def _refusal(body: Any) -> tuple[str, str]:
     if related or "insufficient qty available" in message.lower():
         held_by = ", ".join(str(item) for item in (related or ())[:3])
         return "refused", f"{message}; held by orders {held_by or 'that it does not name'}"
-    if "suspended" in message.lower() or "trading is blocked" in message.lower():
-        return "refused", f"{message}; trading is suspended in the account: lift that at the venue"
+    if "user request" in message.lower() or "suspended" in message.lower():
+        return "refused", f"{message}; trading is suspended in the account: lift suspend_trade in its configuration"
+    if "is blocked" in message.lower():
+        return "refused", f"{message}; the venue has blocked the account: only the venue's support lifts that"
     return "refused", message
 
 
@@ -1134,12 +1176,12 @@ def _number(value: Any) -> Decimal:
     return number
 
 
-def _limit(position: Position, collar: Decimal) -> Decimal:
-    """The last price worsened by `collar`, in whole price steps."""
+def _limit(position: Position, collar: Decimal, coarser: int = 0) -> Decimal:
+    """The last price worsened by `collar`, in whole price steps, so often tenfold."""
     assert position.price is not None  # noqa: S101  the ladder has no limit without it
     buying = position.closing_side == "buy"
     target = position.price * (1 + collar * (1 if buying else -1))
-    tick = _tick(position, target)
+    tick = _tick(position, target).scaleb(coarser)
     steps = (target / tick).to_integral_value(rounding=ROUND_UP if buying else ROUND_DOWN)
     return max(steps, Decimal(1)) * tick
 

@@ -190,15 +190,29 @@ def refused_close(symbol: str, message: str, code: str, body: Mapping[str, Any])
         return CloseResult(symbol, CloseOutcome.DUPLICATE, None, message, code)
     if "minimal amount" in words or "minimum" in words or re.search(r"qty must be (>|>=|greater)", words):
         refusal = Refusal.BELOW_MINIMUM
-    elif "fraction" in words:
+    elif "fraction" in words and "sold short" not in words:  # that would say that there is nothing to sell
         refusal = Refusal.FRACTION
+    elif "pricing criteria" in words or ("price" in words and "increment" in words):
+        refusal = Refusal.PRICE_STEP
     elif related or "held_for_orders" in body or "insufficient qty available" in words:
         refusal = Refusal.HELD
         reason = f"{message}; held by orders {', '.join(related[:3]) or 'that it does not name'}"
-    elif "suspended" in words or "trading is blocked" in words:
+    elif lifted_by := _lifted_by(words):
         refusal = Refusal.SUSPENDED
-        reason = f"{message}; trading is suspended in the account: lift that at the venue"
+        reason = f"{message}; {lifted_by}"
     return CloseResult(symbol, CloseOutcome.REFUSED, None, reason, code, refusal)
+
+
+def _lifted_by(words: str) -> str:
+    """Who lifts the lock on the whole account that these words of a refusal tell of; empty where they tell of none.
+
+    The lock that its owner has set is told as `new orders are rejected by user request`.
+    """
+    if "user request" in words or "suspended" in words:
+        return "trading is suspended in the account: lift suspend_trade in its configuration"
+    if "trading is blocked" in words or "account is blocked" in words:
+        return "the venue has blocked the account: only the venue's support lifts that"
+    return ""
 
 
 def json_of(response: httpx.Response) -> Any:

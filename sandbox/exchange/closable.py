@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from decimal import ROUND_DOWN, Decimal
+from typing import Final
 
 from breaker.instruments import AssetClass
 from breaker.orders import ZERO, Side
@@ -15,11 +16,15 @@ from sandbox.exchange.exchange import Exchange
 from sandbox.exchange.orders import PaperPosition, Status
 from sandbox.exchange.scenario import ExitRefusal, Scenario, Session
 
+_ANY_NUMBER: Final = 1_000_000
+"""Contracts that a short position may have which nobody can read."""
+
 
 def closable(exchange: Exchange, scenario: Scenario) -> dict[str, Decimal]:
     """The quantity of each position that could be closed, by its symbol as positions have it; none that couldn't.
 
     Short options come first, as they would. Of what may cover one that can't be bought back, as much stays as it takes.
+    What the account is shown in a way that nobody can read is none of it.
     """
     if exchange.locks.why:
         return {}
@@ -29,7 +34,9 @@ def closable(exchange: Exchange, scenario: Scenario) -> dict[str, Decimal]:
         qty = _closable(exchange, scenario, position)
         contract = contract_of(position.symbol)
         if contract and position.qty < 0:
-            uncovered[contract.underlying, contract.is_call] += int(abs(position.qty) - qty)
+            uncovered[contract.underlying, contract.is_call] += (
+                _ANY_NUMBER if position.unreadable else int(abs(position.qty) - qty)
+            )
         else:
             qty = min(qty, max(abs(position.qty) - _needed(uncovered, position), ZERO))
         if qty:
@@ -50,6 +57,8 @@ def _needed(uncovered: Counter[tuple[str, bool]], position: PaperPosition) -> De
 
 def _closable(exchange: Exchange, scenario: Scenario, position: PaperPosition) -> Decimal:
     asset = exchange.book.asset(position.symbol)
+    if position.unreadable:
+        return ZERO
     halted = exchange.matching.is_halted(position.symbol)
     refused = any(_refuses_for_good(rule, position.symbol, exchange.now) for rule in scenario.exit_refusals)
     if halted or refused or not _in_session(asset.asset_class, exchange.matching.session):

@@ -52,7 +52,10 @@ class Cancelling:
         Returns why the venue will not cancel, by symbol. Raises `BrokerError` when it could not be asked.
         """
         now = time.monotonic()
-        symbols = {order.cancel_id: order.symbol for order in orders} | {item.id: item.symbol for item in unread}
+        symbols = {order.cancel_id: {order.symbol} for order in orders} | {item.id: {item.symbol} for item in unread}
+        for order in open_orders:  # of one with several legs each leg has its own
+            if order.cancel_id in symbols:
+                symbols[order.cancel_id].add(order.symbol)
         self._asked = {order_id: asked for order_id, asked in self._asked.items() if order_id in symbols}
         due = [order_id for order_id in symbols if order_id not in self._asked or self._asked[order_id].again_at <= now]
         if not due:
@@ -92,7 +95,9 @@ class Cancelling:
             again_at = now + wait if order_id in accepted or not in_bulk else now
             self._asked[order_id] = _Asked(times, again_at, in_bulk)
 
-    def _tell(self, due: Sequence[str], results: Sequence[CancelResult], symbols: dict[str, str]) -> dict[str, str]:
+    def _tell(
+        self, due: Sequence[str], results: Sequence[CancelResult], symbols: dict[str, set[str]]
+    ) -> dict[str, str]:
         accepted = sum(result.outcome is CancelOutcome.ACCEPTED for result in results)
         refused = [result for result in results if result.outcome is CancelOutcome.REFUSED]
         self._run.record(
@@ -103,9 +108,9 @@ class Cancelling:
         )
         self._run.update(canceled=self._run.progress.canceled + accepted)
         return {
-            symbols[result.order_id]: f"the venue will not cancel order {result.order_id}: {result.reason}"
+            symbol: f"the venue will not cancel order {result.order_id}: {result.reason}"
             for result in refused
-            if result.order_id in symbols
+            for symbol in symbols.get(result.order_id, ())
         }
 
 

@@ -30,6 +30,8 @@ CANCEL_SETTLES = 1.0
 """Seconds that orders which were asked to go are waited for before the rest of their symbol is closed beside them."""
 POSITION_LAG = 5.0
 """Seconds that a venue's positions may lag behind its fills before a close is planned on them again."""
+CANCEL_SETTLES = 1.0
+"""Seconds for which an order that was asked to go is waited for before the rest of its symbol is closed beside it."""
 FRESH_FOR = 2.0
 """Seconds after which a reading is too old to close by: somebody else may have closed the position meanwhile."""
 READ_AHEAD = 0.25

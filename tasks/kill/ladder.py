@@ -21,7 +21,7 @@ class Pace:
     stuck_after: float
     position_lag: float
     """How long the venue's positions may lag behind its fills."""
-    cancel_settles: float = 1.0
+    cancel_settles: float
     """How long an order that was asked to go is waited for before the rest of its symbol is closed beside it."""
 
 
@@ -61,6 +61,6 @@ def ladder(
     return (*extended, (Rung.MARKET if market is None else Rung.QUEUED, ZERO))
 
 
-def limit_price(side: Side, price: Decimal, collar: Decimal, instrument: Instrument) -> Decimal:
-    """`price` worsened by `collar`, in whole price steps."""
-    return instrument.price(price * (1 + collar * side.sign), up=side is Side.BUY)
+def limit_price(side: Side, price: Decimal, collar: Decimal, instrument: Instrument, *, coarser: int = 0) -> Decimal:
+    """`price` worsened by `collar`, in whole price steps, `coarser` times tenfold where the venue has refused those."""
+    return instrument.price(price * (1 + collar * side.sign), up=side is Side.BUY, coarser=coarser)

@@ -10,6 +10,8 @@ from breaker.orders import ZERO, Order, OrderStatus, Position
 from brokers.protocol import Refusal
 from tasks.kill.ladder import Pace
 
+COARSEST = 3
+"""Of four significant digits of a price one is left then."""
 LONGEST_CLIENT_ORDER_ID = 128
 """Alpaca, orders: a client order id has at most that many characters."""
 
@@ -43,6 +45,8 @@ class SymbolMemory:
     """Since when there has been an order that was asked to go, the same or one after another."""
     whole_units: bool = False
     """The venue has refused a fraction outside the session: whole units go by themselves, the fraction at the open."""
+    coarser: int = 0
+    """How often the venue has refused a limit price as not in whole steps: so many times are ours tenfold."""
     dust: bool = False
     """The venue has refused the whole position as less than its minimum."""
 
@@ -115,15 +119,21 @@ def refused(
     refusal: Refusal = Refusal.OTHER,
     quantity: Decimal | None = None,
 ) -> SymbolMemory:
-    """The venue refused a close of `quantity`: wait longer each time, and try another kind of order, or whole units."""
+    """The venue refused a close of `quantity`: wait longer each time, and try another kind of order.
+
+    Once it is tried as the same kind in whole units, or a few times at a price in coarser steps, if that is the reason.
+    """
     whole_units = memory.whole_units or refusal is Refusal.FRACTION
+    coarser = min(memory.coarser + (refusal is Refusal.PRICE_STEP), COARSEST)
+    same_kind = whole_units != memory.whole_units or coarser != memory.coarser
     return replace(
         memory,
         refusals=memory.refusals + 1,
         retry_at=now + min(pace.retry_backoff * 2**memory.refusals, pace.retry_backoff_max),
-        rung=memory.rung if whole_units and not memory.whole_units else memory.rung + 1,
+        rung=memory.rung + (not same_kind),
         reason=reason,
         whole_units=whole_units,
+        coarser=coarser,
         dust=refusal is Refusal.BELOW_MINIMUM and quantity == memory.quantity,
     )
 

@@ -11,7 +11,7 @@ The rules that keep a close from making things worse:
 - Before another close is sent, it is known what became of the last one. A venue's positions may lag behind its fills,
   and a close of what is already closed would open the opposite position.
 - What can't be read is never guessed: it is cancelled by its id, and its symbol waits for it.
-- Whatever covers a short option is let go only when the short has been bought back.
+- As much as may cover a short option is let go only when the short has been bought back.
 - Protective orders stay until the close of their position is about to be sent, where there is time for that.
 """
 
@@ -21,10 +21,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from decimal import ROUND_DOWN, Decimal
 
-from breaker.instruments import AssetClass, Session, underlying_of
-from breaker.orders import ZERO, MarketClock, Order, OrderStatus, OrderType, Position, TimeInForce, Unreadable
+from breaker.instruments import Session
+from breaker.orders import ZERO, MarketClock, Order, OrderStatus, OrderType, Position, Side, TimeInForce, Unreadable
 from brokers.protective import by_symbol, protective_of, protective_orders
 from brokers.protocol import CloseOrder
+from tasks.kill.cover import NOTHING, covering
 from tasks.kill.ladder import Pace, Rung, ladder, limit_price
 from tasks.kill.memory import SymbolMemory, attempt_of, client_order_id, gone, remember, take_over
 
@@ -74,7 +75,7 @@ def plan_round(
     held = {position.symbol: position for position in positions if position.quantity != ZERO}
     working = by_symbol(orders)
     blocked = {item.symbol: str(item) for item in unreadable if item.symbol}
-    covering = _covering(held)
+    covers = covering(held, unreadable)
     cancels: list[Order] = []
     closes: list[CloseOrder] = []
     kept = {symbol: gone(memory[symbol], now) for symbol in memory}
@@ -86,19 +87,23 @@ def plan_round(
         ours = [o for o in of_symbol if o.id in own_order_ids or attempt_of(o, incident_id) is not None]
         others = [order for order in of_symbol if order not in ours]
         remembered = take_over(remembered, ours, incident_id)
-        hindrance = blocked.get(symbol) or covering.get(symbol, "")
+        cover = covers.get(symbol, NOTHING)
+        covers_all = position is not None and cover.quantity >= abs(position.quantity)
+        hindrance = blocked.get(symbol) or (cover.why if covers_all else "")
         close = None
         unwanted: list[Order] = []
         closing = position is not None and not hindrance and not time_is_up and now >= remembered.retry_at
         if ours:
             remembered, unwanted = _review(ours, position, market, remembered, now, pace)
         elif position is not None and closing:
-            close = _close(position, of_symbol, market, remembered, incident_id, pace)
+            close = _close(position, of_symbol, market, remembered, incident_id, pace, cover.quantity)
             if close is None and not position.instrument.quantity(abs(position.quantity)):
                 remembered = replace(remembered, dust=True, reason="it is less than the venue's smallest quantity")
         closing = closing and position is not None and bool(_rungs(position, market, remembered, pace))
-        # A protective order stays until the close of its position is about to be sent, or works already.
-        keep = protective_of(others, position) if protective_last and not closing and not ours else []
+        # A protective order stays until the close of its position is about to be sent, or works already; while a part
+        # of the position must stay, it stays too.
+        about_to_close = (closing or bool(ours)) and not cover.quantity
+        keep = protective_of(others, position) if protective_last and not about_to_close else []
         wanted_gone = [*(order for order in others if order not in keep), *unwanted]
         asked = [order for order in wanted_gone if order.status is not OrderStatus.PENDING_CANCEL]
         cancels += asked
@@ -132,21 +137,6 @@ def entries(orders: Sequence[Order], positions: Sequence[Position] | None, incid
     others = [order for order in orders if attempt_of(order, incident_id) is None]
     protective = {order.id for order in protective_orders(others, positions)}
     return [order for order in others if order.id not in protective]
-
-
-def _covering(held: Mapping[str, Position]) -> dict[str, str]:
-    """Positions that a short option of the same underlying needs, each with why it waits."""
-    shorts = {
-        underlying_of(position.symbol): position.symbol
-        for position in held.values()
-        if position.instrument.asset_class is AssetClass.OPTION and position.quantity < 0
-    }
-    return {
-        symbol: f"held back: the short {short} is bought back first, as it may be covered by this"
-        for symbol, position in held.items()
-        if (short := shorts.get(underlying_of(symbol)))
-        and not (position.instrument.asset_class is AssetClass.OPTION and position.quantity < 0)
-    }
 
 
 def _once(orders: Sequence[Order]) -> tuple[Order, ...]:
@@ -198,11 +188,13 @@ def _close(
     memory: SymbolMemory,
     incident_id: str,
     pace: Pace,
+    kept: Decimal,
 ) -> CloseOrder | None:
+    """All of the position but what is `kept`, and but what other orders may still take of it."""
     reducing = [order for order in of_symbol if order.side is position.closing_side]
     if any(order.by_amount or order.remaining <= ZERO for order in reducing):
         return None  # how much of the position an order for an amount of money may take is not known
-    free = abs(position.quantity) - sum((order.remaining for order in reducing), ZERO)
+    free = abs(position.quantity) - kept - sum((order.remaining for order in reducing), ZERO)
     quantity = position.instrument.quantity(min(free, position.available))
     if quantity <= ZERO:
         return None
@@ -220,10 +212,14 @@ def _close(
         quantity=quantity,
         client_order_id=client_order_id(incident_id, position.symbol, memory.attempt + 1),
         type=OrderType.MARKET if price is None else OrderType.LIMIT,
-        limit_price=None if price is None else limit_price(side, price, collar, position.instrument),
+        limit_price=None if price is None else _limit(side, price, collar, position, memory),
         time_in_force=TimeInForce.GTC if position.instrument.session is Session.ALWAYS else TimeInForce.DAY,
         extended_hours=kind is Rung.EXTENDED_HOURS,
     )
+
+
+def _limit(side: Side, price: Decimal, collar: Decimal, position: Position, memory: SymbolMemory) -> Decimal:
+    return limit_price(side, price, collar, position.instrument, coarser=memory.coarser)
 
 
 def _no_progress(memory: SymbolMemory, now: float, pace: Pace) -> bool:

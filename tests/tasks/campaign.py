@@ -51,6 +51,7 @@ def kill_settings(**changes: Any) -> KillSettings:
 
 def scale_time(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(flatten, "POSITION_LAG", flatten.POSITION_LAG / FASTER)
+    monkeypatch.setattr(flatten, "CANCEL_SETTLES", flatten.CANCEL_SETTLES / FASTER)
     monkeypatch.setattr(flatten, "BULK_CLOSE_FROM", flatten.BULK_CLOSE_FROM)  # put back what a test makes of it
     monkeypatch.setattr(flatten, "FRESH_FOR", 0.3)  # not by the whole factor: our own requests don't get faster
     monkeypatch.setattr(flatten, "READ_AHEAD", 0.05)
@@ -90,16 +91,26 @@ class Outcome:
         return {item.symbol: item.reason for r in self.reports for a in r.accounts for item in a.stuck}
 
     @property
+    def dust(self) -> set[str]:
+        """Symbols that were named as below the venue's minimum."""
+        return {item.symbol for report in self.reports for account in report.accounts for item in account.dust}
+
+    @property
     def left(self) -> set[str]:
-        """Symbols that the exchange still has a position of."""
-        return set(self.venue["positions"])
+        """Symbols that the exchange still has a position of, but for dust that was named."""
+        return set(self.venue["positions"]) - self.dust
+
+    @property
+    def is_flat(self) -> bool:
+        """Whether the exchange has no order, and no position but dust that was named."""
+        return not self.venue["open_orders"] and not self.left
 
     def faults(self) -> list[str]:
         """Broken promises: a false flat, something left without a name, or what the exchange calls a violation."""
         faults = list(self.venue["violations"])
         if self.same_incident:
             faults += [f"turned over: {change}" for change in self.venue["sign_changes"] if change["by"] == "client"]
-        if self.said_flat and not self.venue["is_flat"]:
+        if self.said_flat and not self.is_flat:
             faults.append(
                 f"said flat, but the exchange has {self.venue['positions']}, {self.venue['open_orders']} orders"
             )

@@ -6,13 +6,10 @@ in which the same book still stands a little later.
 
 from __future__ import annotations
 
-import importlib.util
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from decimal import Decimal
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -24,7 +21,6 @@ from tasks.kill.ladder import Pace
 from tasks.kill.memory import SymbolMemory
 from tasks.kill.plan import plan_round
 
-FILE = Path(__file__).parents[2] / "deployments" / "emergency.py"
 INCIDENT = "0190aaaa-bbbb-7ccc-8ddd-eeeeeeeeeeee"
 PACE = Pace(
     escalate_after=3,
@@ -33,6 +29,7 @@ PACE = Pace(
     retry_backoff_max=15,
     stuck_after=30,
     position_lag=5,
+    cancel_settles=1,
 )
 LATER = 1.5
 """Seconds between the two rounds: longer than an order that was asked to go is waited for."""
@@ -249,6 +246,30 @@ BOOKS = {
         Round(closes=(market(CALL, "buy", "1"),)),
         Round(closes=(market(CALL, "buy", "1"),)),
     ),
+    "a covered call: shares that it doesn't need go at once": Case(
+        [],
+        [option(CALL, "-1"), held("SPY", "250.5")],
+        Round(closes=(market(CALL, "buy", "1"), market("SPY", "sell", "150.5"))),
+        Round(closes=(market(CALL, "buy", "1"), market("SPY", "sell", "150.5"))),
+    ),
+    "a long put covers no short call": Case(
+        [],
+        [option(CALL, "-1"), option(PUT, "2"), option(CALL_ABOVE, "4")],
+        Round(closes=(market(CALL, "buy", "1"), market(CALL_ABOVE, "sell", "3"), market(PUT, "sell", "2"))),
+        Round(closes=(market(CALL, "buy", "1"), market(CALL_ABOVE, "sell", "3"), market(PUT, "sell", "2"))),
+    ),
+    "an option that can't be read may be a short one": Case(
+        [],
+        [{**option(CALL, "-1"), "qty_available": ""}, option(CALL_ABOVE, "4"), option(PUT, "2"), held("SPY", "50")],
+        Round(closes=(market(PUT, "sell", "2"),)),
+        Round(closes=(market(PUT, "sell", "2"),)),
+    ),
+    "a stop stays while a part of its position must stay": Case(
+        [order("stop", CALL_ABOVE, qty="4", asset_class="us_option", **STOP)],
+        [option(CALL, "-1"), {**option(CALL_ABOVE, "4"), "qty_available": "0"}],
+        Round(closes=(market(CALL, "buy", "1"),)),
+        Round(closes=(market(CALL, "buy", "1"),)),
+    ),
     "only long options": Case(
         [],
         [option(CALL, "2"), option(PUT, "3")],
@@ -389,16 +410,6 @@ def _plain(close: tuple[Any, ...]) -> Any:
     """With numbers by their value: 0.490 is 0.4900."""
     symbol, side, quantity, kind, limit, force, extended = close
     return (symbol, side, Decimal(quantity), kind, None if limit is None else Decimal(limit), force, extended)
-
-
-@pytest.fixture(scope="module")
-def emergency() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("emergency", FILE)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["emergency"] = module
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.mark.parametrize("name", BOOKS)

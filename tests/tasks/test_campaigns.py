@@ -8,7 +8,8 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
+from types import ModuleType
 
 import pytest
 
@@ -18,6 +19,8 @@ from sandbox.embedded_redis import EmbeddedRedis
 from sandbox.exchange.server import PaperExchange
 from tasks.kill import flatten
 from tests.tasks.campaign import FULL, Outcome, judge, kill, kill_settings, scaled
+from tests.tasks.last_resort import LastResort, scale_last_resort
+from tests.tasks.mixed_books import MixedBook, mixed_book
 
 pytestmark = [pytest.mark.usefixtures("scaled_time"), pytest.mark.timeout(14_400 if FULL else 120)]
 
@@ -215,7 +218,7 @@ async def campaign(
         figures["runs"] += 1
         figures["flat"] += flat(outcome)
         figures["stuck named"] += not outcome.said_flat and not faults
-        figures["false flats"] += outcome.said_flat and not outcome.venue["is_flat"]
+        figures["false flats"] += outcome.said_flat and not outcome.is_flat
         figures["violations"] += len(outcome.venue["violations"])
     if FULL:
         with capsys.disabled():
@@ -237,3 +240,77 @@ async def test_never_a_false_flat(
 ) -> None:
     seeds = range(2_000 // len(SPECIFIC)) if FULL else range(1)
     await campaign(name, SPECIFIC[name], exchange, redis_server.url, seeds, capsys)
+
+
+MIXED = kill_settings(stuck_after=20.0, deadline=90.0, refusal_patience=20.0)
+SHARES = range(4)
+
+
+def seeds_of(share: int) -> range:
+    """That part of 2,000 seeds, or of a few."""
+    each = 500 if FULL else 2
+    return range(share * each, (share + 1) * each)
+
+
+@dataclass
+class Figures:
+    """Of runs on mixed books; what fails is kept by its seed."""
+
+    runs: int = 0
+    flat: int = 0
+    dust_named: int = 0
+    stuck_named: int = 0
+    false_flats: int = 0
+    violations: int = 0
+    closable_left: int = 0
+    failures: dict[int, str] = field(default_factory=dict)
+
+    def count(self, seed: int, mixed: MixedBook, end: Outcome | LastResort) -> None:
+        venue = end.venue
+        left = [f"{qty} {symbol} could be closed" for symbol, qty in venue["closable"].items()]
+        faults = [*end.faults(), *left, *(set(venue["rules_broken"]) - mixed.may_break())]
+        if faults:
+            self.failures[seed] = f"{faults}; stuck {end.stuck}; dust {end.dust}; venue {venue}"
+        self.runs += 1
+        self.flat += end.said_flat
+        self.dust_named += bool(end.dust)
+        self.stuck_named += not end.said_flat and not faults
+        self.false_flats += end.said_flat and not end.is_flat
+        self.violations += len(venue["violations"])
+        self.closable_left += len(left)
+
+    def tell(self, campaign: str, capsys: pytest.CaptureFixture[str]) -> None:
+        figures = asdict(self) | {"failures": list(self.failures)}
+        if FULL:
+            with capsys.disabled():
+                print(json.dumps({"campaign": campaign, **figures}), file=sys.stderr)
+        assert not self.failures, json.dumps(self.failures, indent=1)
+
+
+@pytest.mark.parametrize("share", SHARES)
+async def test_mixed_books_with_clock_account_and_assets_failing(
+    share: int, exchange: PaperExchange, redis_server: EmbeddedRedis, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """No false flat, no violation, and nothing is left that the venue would have closed."""
+    figures = Figures()
+    for seed in seeds_of(share):
+        mixed = mixed_book(seed)
+        kills = [kill(exchange, redis_server.url, settings=MIXED)]
+        figures.count(seed, mixed, await judge(exchange, scaled(mixed.toml, seed), kills))
+    figures.tell("mixed books", capsys)
+
+
+@pytest.mark.parametrize("share", SHARES)
+def test_the_last_resort_on_the_same_books(
+    share: int,
+    exchange: PaperExchange,
+    emergency: ModuleType,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    figures = Figures()
+    scale_last_resort(emergency, monkeypatch)
+    for seed in seeds_of(share):
+        mixed = mixed_book(seed)
+        figures.count(seed, mixed, LastResort.run(emergency, exchange, scaled(mixed.toml, seed)))
+    figures.tell("mixed books, the last resort", capsys)

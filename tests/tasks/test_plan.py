@@ -37,6 +37,7 @@ PACE = Pace(
     retry_backoff_max=8,
     stuck_after=30,
     position_lag=5,
+    cancel_settles=1,
 )
 NOON = datetime(2026, 11, 24, 17, tzinfo=UTC)
 OPEN = MarketClock(NOON, is_open=True)
