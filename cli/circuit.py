@@ -8,6 +8,7 @@ from typing import Protocol
 from breaker.events import TransitionEvent
 from breaker.state import Status
 from cli.environment import through_console
+from tasks.kill.pending_exit_store import Reading
 
 
 class Circuit(Protocol):
@@ -22,6 +23,15 @@ class Circuit(Protocol):
     def trip(self, scope: str, reason: str, operator: str | None) -> Status: ...
 
     def reset(self, scope: str, reason: str, operator: str | None, expected_epoch: int | None) -> Status: ...
+
+    def pending_exits(self, scope: str) -> Reading:
+        """What kill switches have left to be closed later; for `global` that of every scope."""
+
+    def refuse_while_pending(self, scope: str) -> None:
+        """Raises ExitsPending where anything is pending for the breaker of `scope`."""
+
+    def drop_pending_exits(self, scope: str, reason: str, operator: str | None) -> None:
+        """Give up what is pending for the breaker of `scope`, on record. Raises LedgerError: nothing is dropped."""
 
     def record(self, scope: str) -> None:
         """See to it that what was done is in the audit log; called once it has been shown."""

@@ -17,6 +17,7 @@ from cli.options import JsonOption, OperatorOption, OperatorOrTokenOption, Scope
 from cli.transitions import open_breaker, record_transitions
 from configuration.reasons import MIN_REASON, checked_reason
 from configuration.settings import load_settings
+from tasks.kill.pending_exits import as_dict
 
 
 def register(app: typer.Typer) -> None:
@@ -45,10 +46,17 @@ def trip(
 
 def status(scope: ScopeOption = "global", as_json: JsonOption = False) -> None:
     """The breaker's state, read afresh."""
-    now = open_circuit().status(scope)
-    _show(now, scope, as_json)
+    circuit = open_circuit()
+    now, pending = circuit.status(scope), circuit.pending_exits(scope)
+    if as_json:
+        typer.echo(json.dumps({"scope": scope, **now, "pending_exits": [as_dict(each) for each in pending.exits]}))
+    else:
+        circuit_view.show_status(now, scope)
+        circuit_view.show_pending_exits(circuit_view.console(), pending.exits)
     if now.state is State.UNKNOWN:
         raise typer.Exit(Exit.NOT_HALTED)
+    for problem in pending.problems:
+        typer.echo(f"breaker: {problem}", err=True)
 
 
 def reset(
@@ -56,6 +64,9 @@ def reset(
     acknowledge: Annotated[
         bool, typer.Option("--acknowledge", help="Confirm that the cause is understood and conditions are normal.")
     ] = False,
+    drop_pending: Annotated[
+        str, typer.Option("--drop-pending", help="Why what a kill switch could not close need not be closed any more.")
+    ] = "",
     operator: OperatorOrTokenOption = None,
     scope: ScopeOption = "global",
     as_json: JsonOption = False,
@@ -64,6 +75,12 @@ def reset(
     why = checked_reason(reason)
     circuit = open_circuit()
     before = circuit.status(scope)
+    give_up = checked_reason(drop_pending) if drop_pending else ""
+    if give_up and before.state in (State.OPEN, State.QUIET_PERIOD):
+        circuit.drop_pending_exits(scope, give_up, operator)  # there is nothing to reset, and nobody would resume them
+        return
+    if before.state is State.TRIPPED and not give_up:
+        circuit.refuse_while_pending(scope)
     if not acknowledge:
         circuit_view.ask_for(
             "RESET",
@@ -77,6 +94,8 @@ def reset(
     expected = before.epoch if before.state is State.TRIPPED else None
     _show(circuit.reset(scope, why, operator, expected), scope, as_json)
     circuit.record(scope)
+    if give_up:
+        circuit.drop_pending_exits(scope, give_up, operator)
     if not as_json:
         circuit_view.next_step("watch for five minutes; if anything looks wrong: make circuit-trip")
 

@@ -18,8 +18,10 @@ from cli.exit_codes import Exit
 from cli.options import on_terminal
 from console.labels import STATE_LABELS
 from console.value_format import duration
+from tasks.kill.pending_exits import PendingExit
 
 WIDTH_ELSEWHERE = 160
+SHOWN_EXITS = 20
 
 _COLOURS = {State.OPEN: "green", State.TRIPPED: "red", State.QUIET_PERIOD: "yellow", State.UNKNOWN: "red"}
 
@@ -65,6 +67,21 @@ def _facts(status: Status) -> list[tuple[str, str]]:
         ("incident", status.incident_id or ""),
         ("epoch", str(status.epoch) if status.epoch is not None else ""),
     ]
+
+
+def show_pending_exits(out: Console, exits: Sequence[PendingExit]) -> None:
+    """What a kill switch could not close, why, and when it is tried again."""
+    for pending in exits[:SHOWN_EXITS]:
+        held = f"; {pending.held}" if pending.held else ""
+        out.print(
+            Text.assemble(
+                ("  ◷ pending  ", "yellow"),
+                f"{pending.what}, tried again at {pending.next_try:%Y-%m-%d %H:%M:%S} UTC",
+                (f"  {pending.reason}{held}", "dim"),
+            )
+        )
+    if len(exits) > SHOWN_EXITS:
+        out.print(f"  … and {len(exits) - SHOWN_EXITS} more")
 
 
 def show_history(events: Sequence[TransitionEvent], scope: str) -> None:

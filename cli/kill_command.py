@@ -16,9 +16,10 @@ from typing import Annotated, NoReturn
 import typer
 
 from breaker import BreakerError
+from breaker.errors import InvalidInput
 from breaker.trip_reasons import TripReason
 from cli import kill_handover, kill_view
-from cli.environment import through_console
+from cli.environment import URL, through_console
 from cli.exit_codes import EPILOG, Exit
 from cli.login import login_name
 from cli.options import JsonOption, OperatorOrTokenOption, ScopeOption, TripReasonOption, checked_scope, on_terminal
@@ -51,6 +52,9 @@ def kill(
         list[str] | None, typer.Option("--account", help="Only this account; may be repeated. All of them otherwise.")
     ] = None,
     yes: Annotated[bool, typer.Option("--yes", help="Don't ask: cancel and flatten at once.")] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Only resume what an earlier kill could not close; trips and asks nothing.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Halt trading, cancel every open order, flatten every position, prove it. For emergencies: it can't be undone."""
@@ -58,6 +62,8 @@ def kill(
     why = checked_reason(reason, at_least=1)
     checked_scope(scope)
     if through_console():
+        if resume:
+            raise InvalidInput(f"--resume is local only: {URL} names a console, whose host resumes; nothing was done")
         from cli.remote_kill import kill_by_console  # noqa: PLC0415  not needed where the halt is made here
 
         kill_by_console(scope, why, operator, account, yes=yes, as_json=as_json)
@@ -69,6 +75,10 @@ def kill(
             f"no account {', '.join(unknown)} is configured; nothing changed, not even halted", param_hint="--account"
         )
     view = kill_view.KillView(quiet=as_json)
+    if resume:
+        from cli.kill_resume import resume_by_hand  # noqa: PLC0415  halting doesn't pay for it
+
+        _exit(resume_by_hand(settings, operator or login_name(), accounts, view, as_json=as_json))
     trip = requested_trip(
         TripReason.KILL_SWITCH,
         operator=operator or login_name(),
@@ -140,13 +150,17 @@ def _halted_meanwhile(settings: Settings, report: KillReport | None, view: kill_
 
 
 def _leave(halted: bool, report: KillReport | None, halted_after: float | None, as_json: bool) -> NoReturn:
-    """Leave normally, so that what was started is stopped; but leave."""
     if as_json:
         body = report.as_dict() if report else {"flat": False, "accounts": [], "halted_after": halted_after}
         typer.echo(json.dumps({"halted": halted, **body}))
     status = Exit.NOT_HALTED
     if halted:
         status = Exit.OK if report is not None and report.flat else Exit.NOT_FLAT
+    _exit(status)
+
+
+def _exit(status: Exit) -> NoReturn:
+    """Leave normally, so that what was started is stopped; but leave."""
 
     def force() -> None:
         time.sleep(EXIT_WITHIN)

@@ -17,11 +17,12 @@ from rich.text import Text
 from breaker.state import Status
 from brokers.protocol import BrokerError
 from brokers.sweep import SweepResult
-from cli.circuit_view import console
+from cli.circuit_view import console, show_pending_exits
 from configuration.reasons import KILL_CONFIRMATION
 from flows.kill_start import KillDisplay, RunProgress
 from tasks.kill.account import AccountProgress
-from tasks.kill.report import KillReport, count, seconds
+from tasks.kill.pending_exits import PendingExit
+from tasks.kill.report import RESUMED_BY, KillReport, count, seconds
 from tasks.kill.run import KillRun
 
 if TYPE_CHECKING:
@@ -171,11 +172,19 @@ class KillView(KillDisplay):
                 out.print(Text.assemble(("  ! stuck  ", "red"), f"{a.account} {item.symbol}, {held}: {item.reason}"))
             for item in a.dust:
                 out.print(Text.assemble(("  · dust  ", "yellow"), f"{a.account} {item.symbol}: {item.reason}"))
+        self.pending(report.pending_exits)
         if report.flat:
             step = "find out why, then: breaker status, and reset when conditions are normal"
+        elif report.pending_exits:
+            step = f"{RESUMED_BY}; what is pending: breaker status"
         else:
             step = "deal with what is stuck at the venue, or run make kill-switch again: it is safe to repeat"
         out.print(Text.assemble(("next: ", "dim"), step))
+
+    def pending(self, exits: Sequence[PendingExit]) -> None:
+        """What is tried again by itself, and when."""
+        if not self._quiet:
+            show_pending_exits(self._console, exits)
 
     def done_without(self, missing: Sequence[str]) -> None:
         """What could not be reached, known in full only when the orchestrator had its time too."""

@@ -10,10 +10,12 @@ from dataclasses import dataclass
 
 import typer
 
+from breaker.errors import InvalidInput
 from breaker.events import TransitionEvent
 from breaker.state import Status
 from cli.console_client import ConsoleClient
 from cli.environment import TOKEN, URL
+from tasks.kill.pending_exit_store import Reading
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +43,20 @@ class RemoteCircuit:
         """The console measures the conditions first."""
         say_who_acts(operator)
         return self.console.reset(scope, reason, expected_epoch)
+
+    def pending_exits(self, scope: str) -> Reading:
+        """Not told by the console's API; its pages show them."""
+        return Reading()
+
+    def refuse_while_pending(self, scope: str) -> None:
+        """The console does so itself: it is one of the conditions."""
+
+    def drop_pending_exits(self, scope: str, reason: str, operator: str | None) -> None:
+        """Raises InvalidInput."""
+        raise InvalidInput(
+            f"--drop-pending is local only: {URL} names a console; nothing was done. There, overriding the condition "
+            "position-sizes/pending-exits drops what is pending"
+        )
 
     def record(self, scope: str) -> None:
         """The console has done so."""

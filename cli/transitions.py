@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 
 from breaker import CircuitBreaker
 from breaker.errors import BreakerError, BreakerUnavailable, RedisRefused
 from breaker.events import TransitionEvent
+from breaker.keys import GLOBAL
 from breaker.pending_trips import PendingTrip
 from breaker.state import Status
 from breaker.trip_reasons import TripReason
 from cli.login import login_name
+from cli.pending_exits import drop_pending_exits, refuse_while_pending
 from configuration.breakers import (
     apply_pending_trips,
     breaker_of,
@@ -22,6 +25,7 @@ from configuration.breakers import (
 from configuration.redis_clients import redis_client
 from configuration.settings import Settings
 from ledger.errors import LedgerError
+from tasks.kill.pending_exit_store import Reading, read_pending_exits
 
 
 class LocalCircuit:
@@ -51,6 +55,16 @@ class LocalCircuit:
         return open_breaker(self._settings, scope).reset(
             reset_by=operator or login_name(), reason=reason, expected_epoch=expected_epoch
         )
+
+    def pending_exits(self, scope: str) -> Reading:
+        reading = read_pending_exits(self._settings)
+        return reading if scope == GLOBAL else replace(reading, exits=reading.of_scope(scope))
+
+    def refuse_while_pending(self, scope: str) -> None:
+        refuse_while_pending(self._settings, scope)
+
+    def drop_pending_exits(self, scope: str, reason: str, operator: str | None) -> None:
+        drop_pending_exits(self._settings, scope, reason, operator or login_name())
 
     def record(self, scope: str) -> None:
         record_transitions(self._settings, scope)

@@ -103,6 +103,8 @@ class KillSettings(BaseModel):
     """
     record_wait: Seconds = 20.0
     """How long, after everything is done and said, a late orchestrator may take to be told about it."""
+    resume_patience: Seconds = 30.0
+    """How long a pending exit that is due waits for the orchestrator before a standby resumes it."""
 
 
 class LogSettings(BaseModel):
@@ -331,6 +333,11 @@ class Settings(BaseSettings):
     def pending_trips_dir(self) -> Path:
         """Where trips wait that Redis could not be told of."""
         return self.state_dir / "pending_trips"
+
+    @property
+    def pending_exits_dir(self) -> Path:
+        """Where it is kept, beside Redis, what a kill switch could not close."""
+        return self.state_dir / "pending_exits"
 
     @field_validator("accounts", mode="before")
     @classmethod

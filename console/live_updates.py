@@ -27,6 +27,7 @@ from console.live.system_health import measure_system
 from console.render import Renderer
 from tasks.checks.conditions import measure_conditions
 from tasks.checks.measurement import Measurement
+from tasks.kill.pending_exit_store import Reading, read_pending_exits
 from tasks.kill.status import KillStatus
 from tasks.recovery.state import RecoveryState
 
@@ -36,6 +37,7 @@ CONDITIONS_EVERY = 10.0
 GATES_EVERY = 2.0
 RECOVERY_EVERY = 0.5
 KILLS_EVERY = 0.2
+EXITS_EVERY = 1.0
 BEAT = 1.0
 
 T = TypeVar("T")
@@ -84,6 +86,7 @@ class LiveUpdates:
             self.health.run(),
             self._beat(),
             self._publish_kills(),
+            self._publish_pending_exits(),
         ):
             self._tasks.start(work)
 
@@ -187,6 +190,18 @@ class LiveUpdates:
                 running = still
                 self._publish_banner()
             await asyncio.sleep(KILLS_EVERY)
+
+    async def pending_exits(self) -> Reading:
+        """What kill switches have left to be closed later."""
+        return await asyncio.to_thread(read_pending_exits, self._settings)
+
+    async def _publish_pending_exits(self) -> None:
+        published = Reading()
+        while True:
+            if (reading := await self.pending_exits()) != published:
+                self._broadcast.publish("pending_exits", self._render.pending_exits(reading))
+                published = reading
+            await asyncio.sleep(EXITS_EVERY)
 
     async def _beat(self) -> None:
         """Tell every page that its state has just been read. If the watcher stops reading, so does this."""

@@ -25,6 +25,7 @@ from console.live.gates import gate_label
 from console.live.poller import Sample
 from console.live.state_watcher import WatchedState
 from tasks.checks.measurement import Measurement
+from tasks.kill.pending_exit_store import Reading
 from tasks.kill.report import count, seconds
 from tasks.kill.status import KillStatus
 from tasks.recovery.checklist import CHECKLIST
@@ -102,6 +103,10 @@ class Renderer:
     def pending(self, waiting: Sequence[PendingTrip]) -> str:
         """Trips that wait on this host until Redis is back."""
         return self.page("_pending.html", waiting=waiting)
+
+    def pending_exits(self, reading: Reading) -> str:
+        """What kill switches have left to be closed later."""
+        return self.page("_pending_exits.html", reading=reading)
 
     def kills(self, kills: Sequence[KillStatus]) -> str:
         """The newest runs of the kill switch, a line each."""

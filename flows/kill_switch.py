@@ -24,6 +24,7 @@ from flows.drivers import RunStep, with_prefect, without_prefect
 from flows.kill_context import open_kill_run
 from tasks.kill import steps
 from tasks.kill.artifacts import live_progress
+from tasks.kill.exit_settlement import settle_exits
 from tasks.kill.report import KillReport, seconds
 from tasks.kill.run import KillRun, current_kill, make_report
 
@@ -44,7 +45,7 @@ async def halt_and_flatten(run: KillRun, do: RunStep) -> KillReport:
         await asyncio.wait({confirmation}, timeout=CONFIRMATION_WAIT)
     await asyncio.gather(*(_flatten_account(run, do, account) for account in run.brokers))
     await confirmation
-    report = make_report(run)
+    report = await settle_exits(run, make_report(run))
     run.record("KILL_SWITCH_FINISHED", **_summary(report))
     return report
 

@@ -1,4 +1,4 @@
-"""Serve every deployment in one process, without a work pool: kill switch, recovery, health verification, drill.
+"""Serve every deployment in one process, without a work pool: kill, resume, recovery, verification, drill.
 
 `python -m services.serve`. A trip from any place starts its recovery: the trip watch in here announces it, and the
 recovery's deployment is triggered by that event.
@@ -22,6 +22,7 @@ from flows.drill import drill
 from flows.health_verification import health_verification
 from flows.kill_switch import kill_switch
 from flows.recovery import recovery
+from flows.resume import resume
 from services.trip_watch import TripWatch
 from tasks.trip_announcement import TRIPPED
 
@@ -61,6 +62,12 @@ async def deployments() -> list[RunnerDeployment]:
             tags=["verification"],
             description="Every minute: state, ledger, chain, outbox, feeds, conditions, services.",
             interval=VERIFY_EVERY,
+            entrypoint_type=module,
+        ),
+        await resume.ato_deployment(
+            "resume",
+            tags=["kill-switch"],
+            description="What a kill switch could not close, in its own incident; scheduled for when it can be.",
             entrypoint_type=module,
         ),
         await drill.ato_deployment(

@@ -1,7 +1,8 @@
 """Stand by with everything imported and every connection open, so that a kill switch begins within milliseconds.
 
 It takes requests from a socket in the state directory (its owner only) and from the stream `circuit_breaker:
-kill_requests`; it makes trips that wait on this host as soon as Redis is back, and watches the dead-man's switches.
+kill_requests`; it makes trips that wait on this host as soon as Redis is back, watches the dead-man's switches, and
+resumes pending exits that nobody else resumes.
 Nothing depends on it: `breaker kill` does it all itself when nobody acknowledges. Both at once are harmless, as both
 use the event and incident ids of the request. A second standby on the host refuses to start; on other hosts any
 number may run.
@@ -23,6 +24,7 @@ from brokers.protocol import BrokerError
 from configuration.orchestrator import set_prefect_timeouts
 from configuration.settings import ConfigurationError, Settings
 from services.deadman_watch import DeadManWatch
+from services.exit_watch import LOOK_EVERY, ResumeWatch
 from services.kill_executor import KillExecutor
 from services.kill_intake import KillSocket, KillStream
 from services.outage_log import OutageLog
@@ -50,6 +52,7 @@ class Standby:
         self._socket = KillSocket(settings, self._executor, fingerprint)
         self._stream = KillStream(settings, self._executor, self._outages)
         self._deadmen = DeadManWatch(settings, self._executor)
+        self._exits = ResumeWatch(settings, self._executor.brokers, self._executor.begin)
         self._stopping = asyncio.Event()
 
     async def run(self) -> None:
@@ -61,6 +64,7 @@ class Standby:
                 for watch, pause in (
                     (self._stream.read, 0.0),
                     (self._watch_host_and_deadmen, WATCH_EVERY),
+                    (self._exits.look, LOOK_EVERY),
                     (self._keep_warm, KEEP_WARM_EVERY),
                 )
             ]

@@ -23,6 +23,7 @@ from ledger.configured import open_ready_ledger
 from ledger.errors import LedgerError
 from ledger.ledger import Ledger
 from ledger.outbox import drain_outbox, known_scopes
+from services.exit_watch import ResumeScheduler
 from services.outage_log import OutageLog
 from services.pending_trips import make_pending_trips
 from tasks import orchestrator
@@ -48,6 +49,7 @@ class TripWatch(threading.Thread):
         self._scopes: tuple[str, ...] = ("global",)
         self._scopes_read = float("-inf")
         self._recoveries_read = float("-inf")
+        self._resumptions = ResumeScheduler(settings)
 
     def stop(self) -> None:
         self._stop_asked.set()
@@ -73,6 +75,7 @@ class TripWatch(threading.Thread):
             except (BreakerError, RedisError) as error:
                 self._outages.note("announcement", error)
             self._look_after_recoveries(redis)
+            self._schedule_resumptions()
 
     def _make_pending_trips(self) -> None:
         """Trips that were asked for on this host while Redis could not be reached."""
@@ -81,6 +84,14 @@ class TripWatch(threading.Thread):
             self._outages.note("pending trips", None)
         except BreakerError as error:
             self._outages.note("pending trips", error)
+
+    def _schedule_resumptions(self) -> None:
+        """What a kill switch could not close is resumed by a flow run at its time."""
+        try:
+            self._resumptions.look()
+            self._outages.note("resumptions", None)
+        except Exception as error:  # whatever the orchestrator's client raises must not end the watch over trips
+            self._outages.note("resumptions", error)
 
     def _find_scopes(self, redis: Redis, ledger: Ledger) -> None:
         if time.monotonic() - self._scopes_read > SCOPES_EVERY:

@@ -101,6 +101,16 @@ async def _runs_of(flow_name: str, *types: StateType) -> list[FlowRun]:
         )
 
 
+async def schedule(deployment: str, at: datetime, key: str, parameters: dict[str, Any]) -> None:
+    """Have a run of the deployment (`flow/name`) started at that time; the same `key` makes it once."""
+    from prefect.states import Scheduled  # noqa: PLC0415
+
+    async with _client() as client:
+        found = await client.read_deployment_by_name(deployment)
+        when: State[None] = Scheduled(scheduled_time=at)
+        await client.create_flow_run_from_deployment(found.id, parameters=parameters, state=when, idempotency_key=key)
+
+
 async def reschedule_if_lost(flow_run_id: UUID) -> bool:
     """Put a run whose process is gone back to Scheduled, so that whoever serves its deployment starts it again.
 

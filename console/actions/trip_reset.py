@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
 from collections.abc import Callable
 
 from redis.asyncio import Redis
@@ -14,8 +16,13 @@ from configuration.reasons import checked_reason
 from configuration.settings import Settings
 from console.actions.authorization import Authorization, Caller
 from console.auth.permissions import Permission
+from ledger.errors import LedgerError
 from tasks.checks.conditions import measure_conditions
 from tasks.checks.measurement import Colour, Measurement
+from tasks.checks.pending_exits import CONDITION
+from tasks.kill.exit_records import drop_exits
+
+_log = logging.getLogger(__name__)
 
 
 class ConditionsRed(BreakerError):
@@ -110,7 +117,7 @@ class TripReset:
                 caller, "RESET_CONDITIONS_OVERRIDDEN", details, scope=scope, incident_id=incident
             )
         try:
-            return await breaker.reset(
+            after = await breaker.reset(
                 reset_by=caller.user,
                 reason=why,
                 event_id=event_id,
@@ -119,3 +126,21 @@ class TripReset:
             )
         finally:
             self._changed()
+        if any(measurement.name == CONDITION for measurement in red):
+            await self._drop_exits(caller, scope, why)
+        return after
+
+    async def _drop_exits(self, caller: Caller, scope: str, reason: str) -> None:
+        """What a kill switch could not close and an override leaves open. It stays pending if it can't be recorded."""
+        try:
+            await asyncio.to_thread(
+                drop_exits,
+                self._settings,
+                scope,
+                reason=reason,
+                by=caller.user,
+                source=caller.source,
+                ip_address=caller.address,
+            )
+        except LedgerError as error:
+            _log.error("pending exits are not dropped: %s", error)

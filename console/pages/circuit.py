@@ -47,7 +47,9 @@ async def circuit(request: Request, scope: str = GLOBAL, done: str = "") -> Resp
     caller = await caller_of(request, Permission.VIEW_CIRCUIT)
     context = context_of(request)
     check_scope(scope)
-    watched, history = await asyncio.gather(context.live.watcher.read(scope), context.live.history(scope))
+    watched, history, exits = await asyncio.gather(
+        context.live.watcher.read(scope), context.live.history(scope), context.live.pending_exits()
+    )
     return render_page(
         request,
         "circuit.html",
@@ -58,7 +60,17 @@ async def circuit(request: Request, scope: str = GLOBAL, done: str = "") -> Resp
         done=_DONE.get(done),
         refresh=True,
         pending=markup(context.render.pending(context.pending_trips.load())),
-        topics=["pending", "kills", f"state:{scope}", f"conditions:{scope}", "exposure", f"history:{scope}", "scopes"],
+        pending_exits=markup(context.render.pending_exits(exits)),
+        topics=[
+            "pending",
+            "pending_exits",
+            "kills",
+            f"state:{scope}",
+            f"conditions:{scope}",
+            "exposure",
+            f"history:{scope}",
+            "scopes",
+        ],
         conditions=markup(context.render.measurements(context.live.conditions(scope).watch())),
         exposure=markup(context.render.exposure(context.live.exposure.watch())),
         history=markup(context.render.history(history)),
@@ -202,6 +214,7 @@ async def kill_run(request: Request, incident_id: str) -> Response:
         incident_id=incident_id,
         runs=markup(context.render.kill_runs(runs)),
         pending=markup(context.render.pending(context.pending_trips.load())),
-        topics=["pending", f"kill:{incident_id}"],
+        pending_exits=markup(context.render.pending_exits(await context.live.pending_exits())),
+        topics=["pending", "pending_exits", f"kill:{incident_id}"],
         refresh=not all(run.over for run in runs),
     )

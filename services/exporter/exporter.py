@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Generic, TypeVar
 
@@ -27,6 +27,7 @@ from services.exporter.families import render
 from services.exporter.ledger_counts import Counts, read_on
 from services.exporter.redis_reading import RedisReading, ScopeReading, read_redis
 from services.exporter.scrape import ChainReading, LedgerReading, Scrape
+from tasks.kill.pending_exit_store import read_pending_exits
 
 VERIFY_CHAIN_EVERY = 60.0
 
@@ -72,6 +73,7 @@ class Exporter:
         self._stopping = threading.Event()
         self._from_redis = Source("redis", self._read_redis)
         self._from_ledger = Source("ledger", self._read_ledger)
+        self._from_exits = Source("pending exits", self._read_exits)
         self._upkeep = threading.Thread(target=self._keep_up, name="exporter upkeep", daemon=True)
 
     def start(self) -> None:
@@ -82,24 +84,32 @@ class Exporter:
         self._stopping.set()
         self._from_redis.close()
         self._from_ledger.close()
+        self._from_exits.close()
         self._redis.close()
 
     def scrape(self) -> bytes:
         """One fresh reading in Prometheus's text format."""
         with self._one_at_a_time:
             begun = time.monotonic()
-            redis_reading, ledger_reading = self._read(begun + self.deadline)
+            redis_reading, ledger_reading, pending = self._read(begun + self.deadline)
             self._checks["verified" if redis_reading.verified else "failed"] += 1
-            taken = Scrape(redis_reading, ledger_reading, self._chain, Counter(self._checks), time.monotonic() - begun)
+            took = time.monotonic() - begun
+            taken = Scrape(redis_reading, ledger_reading, self._chain, Counter(self._checks), took, pending)
         return render(taken)
 
-    def _read(self, until: float) -> tuple[RedisReading, LedgerReading]:
+    def _read(self, until: float) -> tuple[RedisReading, LedgerReading, Mapping[str, int] | None]:
         from_redis, from_ledger = self._from_redis.start(), self._from_ledger.start()
+        from_exits = self._from_exits.start()
         hung = f"no answer within {self.deadline:g} s"
         closed = tuple(ScopeReading(scope, unknown_status(hung)) for scope in self._scopes)
         redis_reading = _result(from_redis, until) or RedisReading(closed, problem=hung)
         ledger_reading = _result(from_ledger, until) or LedgerReading(self._counts, hung)
-        return redis_reading, ledger_reading
+        return redis_reading, ledger_reading, _result(from_exits, until)
+
+    def _read_exits(self) -> Mapping[str, int]:
+        """Each configured account, those without any too; what can be read, in Redis or on this host."""
+        exits = read_pending_exits(self._settings).exits
+        return {**dict.fromkeys(self._settings.accounts, 0), **Counter(pending.account for pending in exits)}
 
     def _read_redis(self) -> RedisReading:
         return read_redis(self._redis, self._scopes, timeout=min(self._settings.redis_timeout, self.deadline))

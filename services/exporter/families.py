@@ -68,6 +68,11 @@ def families(taken: Scrape) -> Iterator[Metric]:
     )
     if taken.redis.gates is not None:
         yield from _gate_families(taken.redis.gates)
+    if taken.pending_exits is not None:
+        yield _labelled(
+            GaugeMetricFamily("cb_pending_exits", "What a kill switch left to be closed later.", labels=["account"]),
+            taken.pending_exits,
+        )
     yield _gauge(
         "cb_ledger_lag_seconds",
         "Since the oldest transition or record that Redis or this host has and the audit log has not; 0 if it has all.",

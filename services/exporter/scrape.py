@@ -40,6 +40,8 @@ class Scrape:
     chain: ChainReading
     checks: Mapping[str, int]
     seconds: float
+    pending_exits: Mapping[str, int] | None = None
+    """By account; None where they were not read in time."""
 
     @property
     def ledger_lag(self) -> float | None:

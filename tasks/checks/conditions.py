@@ -22,6 +22,7 @@ from brokers.registry import open_broker
 from configuration.breakers import limits_from
 from configuration.settings import AccountSettings, RecoverySettings, Settings
 from tasks.checks.measurement import Colour, Measurement, worst
+from tasks.checks.pending_exits import measure_pending_exits
 from tasks.checks.probe import NEAR, Probe, RedisReader, judge, measure_within, redis_reader
 
 API_ERROR_WINDOW = 300
@@ -42,6 +43,7 @@ async def measure_conditions(settings: Settings, scope: str = GLOBAL) -> list[Me
         await asyncio.gather(
             measure_drawdown(settings, scope),
             *measure_positions(settings, scope),
+            measure_pending_exits(settings, scope),
             measure_api_errors(settings, scope),
             measure_redis(settings),
             measure_database(settings),

@@ -7,7 +7,7 @@ from tasks.checks.endpoint import measure_http
 from tasks.checks.measurement import Colour, Measurement
 from tasks.checks.probe import Probe, measure_within
 
-DEPLOYMENTS = ("health-verification", "kill-switch", "recovery")
+DEPLOYMENTS = ("health-verification", "kill-switch", "recovery", "resume")
 
 
 async def measure_prefect() -> Measurement:

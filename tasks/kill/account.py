@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from datetime import datetime
 from decimal import Decimal
 from typing import Any
 
@@ -23,6 +24,8 @@ class StuckItem:
     quantity: Decimal
     open_orders: int
     reason: str
+    until: datetime | None = None
+    """When its session opens, where that is what it waits for; UTC."""
 
 
 @dataclass(frozen=True, slots=True)

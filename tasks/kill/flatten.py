@@ -351,7 +351,7 @@ class Flattening:
 
         def item(symbol: str, reason: str) -> StuckItem:
             orders = {order.cancel_id for order in book.orders if order.symbol == symbol}
-            return StuckItem(symbol, quantities.get(symbol, ZERO), len(orders), reason)
+            return StuckItem(symbol, quantities.get(symbol, ZERO), len(orders), reason, plan.opens_at.get(symbol))
 
         self._run.update(
             stuck=tuple(item(symbol, reason) for symbol, reason in plan.stuck.items()),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tasks.kill.account import AccountProgress
-from tasks.kill.report import KillReport, count, seconds
+from tasks.kill.report import NOT_RESUMED, RESUMED_BY, KillReport, count, seconds
 from tasks.notification import Notification, NotificationKind
 
 
@@ -30,14 +30,19 @@ def kill_notifications(report: KillReport, link: str | None) -> list[Notificatio
                 kind=NotificationKind.STUCK,
                 incident_id=report.incident_id,
                 title=f"{len(stuck)} positions can't be closed now",
-                body="\n".join(
-                    [*named, "Nothing else is sent for these: run the kill switch again when that is over."]
-                ),
+                body="\n".join([*named, *_what_follows(report)]),
                 severity="critical",
                 link=link,
             )
         )
     return notes
+
+
+def _what_follows(report: KillReport) -> list[str]:
+    if not report.pending_exits:
+        return [NOT_RESUMED]
+    first = (f"{pending.what}: {pending.next_try:%Y-%m-%d %H:%M:%S} UTC" for pending in report.pending_exits)
+    return [f"{RESUMED_BY}. First at:", *first]
 
 
 def _account(account: AccountProgress) -> str:

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from datetime import datetime
 from decimal import ROUND_DOWN, Decimal
 
 from breaker.instruments import Session
@@ -43,6 +44,8 @@ class Plan:
     """Positions below the venue's minimum, with the venue's reason."""
     cancel_unread: tuple[Unreadable, ...] = ()
     """Orders that can't be read, to be cancelled by their id."""
+    opens_at: Mapping[str, datetime] = field(default_factory=dict)
+    """When the session opens that stuck symbols wait for, as far as the venue tells."""
 
 
 def plan_round(
@@ -81,6 +84,7 @@ def plan_round(
     kept = {symbol: gone(memory[symbol], now) for symbol in memory}
     stuck: dict[str, str] = {item.id or item.what: str(item) for item in unreadable if not item.symbol and time_is_up}
     dust: dict[str, str] = {}
+    opens_at: dict[str, datetime] = {}
     for symbol in sorted({*held, *working, *blocked}):
         position, of_symbol = held.get(symbol), list(working.get(symbol, ()))
         remembered = remember(memory.get(symbol), position, now)
@@ -117,6 +121,8 @@ def plan_round(
             dust[symbol] = f"{abs(position.quantity):f} is dust: {remembered.reason}"
         elif time_is_up or _waits_for_the_open(position, ours, market) or _no_progress(remembered, now, pace):
             stuck[symbol] = hindrance or _reason(kept[symbol], position, of_symbol, ours, market)
+            if market is not None and market.next_open and _waits_for_the_open(position, ours, market):
+                opens_at[symbol] = market.next_open
     unseen = {item.symbol or item.id or item.what for item in unreadable}
     return Plan(
         cancels=_once(cancels),
@@ -126,6 +132,7 @@ def plan_round(
         remaining=frozenset({*held, *working, *unseen} - {*dust}),
         dust=dust,
         cancel_unread=tuple(item for item in unreadable if item.id),
+        opens_at=opens_at,
     )
 
 

@@ -10,6 +10,7 @@ from decimal import Decimal
 from typing import Any
 
 from tasks.kill.account import AccountProgress
+from tasks.kill.pending_exits import PendingExit, as_dict
 
 
 class AccountsTogether:
@@ -52,11 +53,18 @@ class KillReport(AccountsTogether):
     finished_after: float
     accounts: tuple[AccountProgress, ...]
     missing: tuple[str, ...]
+    pending_exits: tuple[PendingExit, ...] = ()
+    """What is tried again by itself, in its accounts."""
 
     def as_dict(self) -> dict[str, Any]:
         """JSON types only: decimals and times as strings."""
         body: dict[str, Any] = _plain(dataclasses.asdict(self))
+        body["pending_exits"] = [as_dict(pending) for pending in self.pending_exits]
         return {"flat": self.flat, **body, "no_orders_after": self.no_orders_after, "flat_after": self.flat_after}
+
+
+RESUMED_BY = "Tried again until flat by the served deployments or a standby; by hand: breaker kill --resume"
+NOT_RESUMED = "Nothing else is sent for these. Run the kill switch again when the reason is gone."
 
 
 def seconds(value: float | None) -> str:
@@ -107,7 +115,8 @@ def markdown(report: KillReport) -> str:
             f"| {account.account} | {item.symbol} | {item.quantity:f} | {item.open_orders} | {_cell(item.reason)} |"
             for account, item in stuck
         ]
-        lines += ["", "Nothing else is sent for these. Run the kill switch again when the reason is gone."]
+        lines += ["", RESUMED_BY if report.pending_exits else NOT_RESUMED]
+        lines += [f"- {_cell(str(pending))}" for pending in report.pending_exits]
     dust = [(account, item) for account in report.accounts for item in account.dust]
     if dust:
         lines += [

@@ -17,6 +17,7 @@ from breaker.uuid7 import uuid7
 from brokers.protocol import Broker
 from configuration.settings import KillSettings, Settings
 from tasks.kill.account import AccountProgress, AccountRun, Observer, RunClock
+from tasks.kill.pending_exits import PendingExit
 from tasks.kill.report import KillReport
 
 if TYPE_CHECKING:
@@ -52,6 +53,8 @@ class KillRun:
     """Names whom to tell of the end; nobody is told without it."""
     trip_event_id: str | None = None
     """Of the trip that began this run, made or not: confirming it is the same trip, and not another one."""
+    resumes: tuple[PendingExit, ...] = ()
+    """The pending exits that it was begun for; none for a kill switch that was asked for. It never trips a breaker."""
     halted_after: float | None = None
     first_sweep_after: float | None = None
     started_at: datetime = field(default_factory=lambda: datetime.now(UTC))

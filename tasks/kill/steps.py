@@ -16,7 +16,7 @@ from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State, TaskRun
 from prefect.tasks import Task
 
-from breaker.errors import BreakerUnavailable
+from breaker.errors import BreakerUnavailable, NotTripped
 from breaker.orders import ZERO
 from breaker.trip_reasons import TripReason
 from brokers.protocol import BrokerUnavailable
@@ -24,6 +24,7 @@ from tasks.kill import snapshot, verify
 from tasks.kill.artifacts import publish_report as publish
 from tasks.kill.flatten import Flattening
 from tasks.kill.notifications import kill_notifications
+from tasks.kill.pending_exits import is_news
 from tasks.kill.report import KillReport
 from tasks.kill.run import KillRun, UnorchestratedStep, current_kill
 from tasks.notify import notify
@@ -58,9 +59,14 @@ def _step(name: str, run_name: str, *, timeout: float, retries: int = 3) -> Call
 
 @_step("Confirm the trip", "confirm-trip-{incident_id}", timeout=15)
 async def confirm_trip(incident_id: str) -> str:
-    """Read the breaker back; trip it if it is not tripped. Returns the state's word."""
+    """Read the breaker back; trip it if it is not tripped. Returns the state's word.
+
+    A run that resumes pending exits does not trip: somebody may have reset the breaker, and nobody has asked again.
+    """
     run = current_kill.get()
     status = await run.breaker.get_status()
+    if status.state.value != "TRIPPED" and run.resumes:
+        raise NotTripped(f"the breaker of {run.scope} is {status.state.value}")
     if status.state.value != "TRIPPED":
         status = await run.breaker.trip(
             TripReason.KILL_SWITCH,
@@ -141,7 +147,7 @@ async def publish_report(incident_id: str, report: KillReport) -> None:
 async def notify_people(incident_id: str, report: KillReport) -> None:
     """Each channel has its own retries and deadline; one that fails is named among what the run did without."""
     run = current_kill.get()
-    if run.configuration is None:
+    if run.configuration is None or (run.resumes and not is_news(run.resumes, report.pending_exits)):
         return
     notifications = kill_notifications(report, run.configuration.recovery.console_url)
     undelivered = await asyncio.gather(*(notify(run.configuration, each) for each in notifications))

@@ -27,6 +27,8 @@ from ledger.queries import Filter
 from ledger.record import DENIED, FAILED, derived_id
 from tasks.checks import conditions, system
 from tasks.checks.measurement import Colour, Measurement, worst
+from tasks.checks.pending_exits import CONDITION
+from tasks.kill.exit_records import drop_exits
 from tasks.notification import Notification, NotificationKind
 from tasks.notify import notify
 from tasks.recovery.approval_rules import Approval, RootCause, refuse_approval, refuse_root_cause
@@ -234,6 +236,15 @@ async def reset(round_: int, attempt: int, answer: dict[str, Any]) -> dict[str, 
         )
         for name in red:
             await context.tick(name.partition("/")[0], Tick.OVERRIDDEN, approval.override_reason, approval.approver)
+        if CONDITION in red:
+            await asyncio.to_thread(
+                drop_exits,
+                context.settings,
+                context.state.scope,
+                reason=approval.override_reason,
+                by=approval.approver,
+                source="flow",
+            )
     evidence = f"{approval.reason} (epoch {status.epoch}, quiet until {status.get('quiet_until', 'now')})"
     await context.tick("reset", Tick.GREEN, evidence, approval.approver)
     return {"epoch": status.epoch, "reset_at": status.get("reset_at"), "by": approval.approver}

@@ -19,7 +19,7 @@ from prefect.client.schemas.sorting import ArtifactSort
 from prefect.tasks import Task
 
 from configuration.settings import Settings
-from tasks.checks import conditions, system
+from tasks.checks import conditions, pending_exits, system
 from tasks.checks.measurement import Colour, Measurement, worst
 from tasks.checks.stores import (
     Stores,
@@ -108,7 +108,14 @@ async def verify_feeds() -> list[Measurement]:
 
 @_check("Conditions are within limits")
 async def measure_conditions() -> list[Measurement]:
-    return await conditions.measure_conditions(current_verification.get().settings)
+    found = await conditions.measure_conditions(current_verification.get().settings)
+    # Pending exits have a check of their own: red for a reset is not yet red for the system.
+    return [measurement for measurement in found if measurement.name != pending_exits.CONDITION]
+
+
+@_check("Pending exits are resumed")
+async def verify_pending_exits() -> list[Measurement]:
+    return [await pending_exits.check_pending_exits(current_verification.get().settings)]
 
 
 @_check("Services, queues and latencies")
@@ -160,4 +167,4 @@ def markdown(measurements: Sequence[Measurement], started_at: datetime) -> str:
 Check = Task[[], Any]
 SEQUENTIAL: tuple[Check, ...] = (apply_pending_trips, verify_states, drain, reconcile, verify_chain, measure_health)
 """Each finds what the one before left: only what is drained can be reconciled, and what isn't is a backlog."""
-CONCURRENT: tuple[Check, ...] = (verify_feeds, measure_conditions, check_recoveries)
+CONCURRENT: tuple[Check, ...] = (verify_feeds, measure_conditions, verify_pending_exits, check_recoveries)

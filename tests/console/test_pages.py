@@ -7,6 +7,8 @@ import os
 import signal
 import socket
 import zipfile
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 
 import pytest
 import redis
@@ -20,6 +22,8 @@ from ledger.queries import Filter
 from ledger.record import AuditRecord
 from sandbox.embedded_redis import EmbeddedRedis
 from tasks.checks.measurement import Colour
+from tasks.kill.pending_exit_store import open_pending_exits
+from tasks.kill.pending_exits import AccountExits, PendingExit
 from tests.console.conftest import MakeSettings
 from tests.console.harness import REASON, Console, hidden_fields, lose_a_gate
 from tests.helpers import eventually
@@ -131,6 +135,28 @@ def test_red_conditions_need_an_override_that_is_recorded(
     manager.submit("/circuit-breaker/reset", {**TRIP, "override": "yes"})
     assert breaker.get_state() is State.QUIET_PERIOD
     assert actions_in(console, "RESET_CONDITIONS_OVERRIDDEN") == 1
+
+
+def test_what_a_kill_switch_could_not_close_is_shown_and_an_override_drops_it(
+    console: Console, breaker: CircuitBreaker
+) -> None:
+    now = datetime.now(UTC)
+    incident = str(breaker.trip("KILL_SWITCH").incident_id)
+    opens = now + timedelta(hours=18)
+    pending = PendingExit("ALPHA", "AAPL", Decimal(10), "market closed", incident, "global", now, now, opens)
+    with open_pending_exits(console.settings) as store:
+        store.write(AccountExits("ALPHA", now, (pending,)))
+        manager = console.visitor(Role.RISK_MANAGER)
+        shown = manager.get("/circuit-breaker").text
+        assert "Pending exits" in shown and "AAPL" in shown and "market closed" in shown
+        refused = manager.submit("/circuit-breaker/reset", TRIP)
+        assert refused.status_code == 409 and "pending-exits" in refused.text
+        assert breaker.get_state() is State.TRIPPED and store.read().exits == (pending,)
+        manager.submit("/circuit-breaker/reset", {**TRIP, "override": "yes"})
+        assert breaker.get_state() is State.QUIET_PERIOD and store.read().exits == ()
+    (row,) = console.ledger.query(Filter(actions=("PENDING_EXIT_DROPPED",))).rows
+    assert (row.user_id, row.incident_id, row.details["reason"]) == ("the_risk_manager", incident, REASON)
+    assert "Pending exits" not in manager.get("/circuit-breaker").text
 
 
 # --- the runbook's troubleshooting ------------------------------------------------------------------------------------

@@ -9,7 +9,9 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -38,6 +40,8 @@ from sandbox.embedded_redis import EmbeddedRedis
 from sandbox.prefect_server import PrefectServer
 from tasks import orchestrator
 from tasks.checks.measurement import Colour
+from tasks.kill.pending_exit_store import open_pending_exits
+from tasks.kill.pending_exits import AccountExits, PendingExit
 from tasks.recovery.conflicts import find_conflicts
 from tasks.recovery.state import RecoveryState, state_key
 from tasks.verification.last_result import KEY, Change, LastVerification, change_since
@@ -138,6 +142,7 @@ async def test_each_check_is_a_task_with_a_name_that_reads(prefect: PrefectServe
         "Chain is unbroken",
         "Feeds are fresh",
         "Conditions are within limits",
+        "Pending exits are resumed",
         "Services, queues and latencies",
         "Recoveries are not forgotten",
     }
@@ -221,6 +226,22 @@ async def test_a_feed_that_is_too_old_trips(
         assert breaker.get_status().trip_reason == "DATA_STALENESS"
     redis_client.set("circuit_breaker:heartbeat:quotes", datetime.now(UTC).isoformat())
     assert (await verify(prefect)).is_completed()
+
+
+async def test_what_is_pending_is_yellow_and_red_once_nobody_is_at_it(
+    prefect: PrefectServer, configure: Configure, web: Web
+) -> None:
+    now = datetime.now(UTC)
+    pending = PendingExit("ALPHA", "AAPL", Decimal(10), "market closed", uuid7(), "global", now, now)
+    with open_pending_exits(load_settings()) as store:
+        store.write(AccountExits("ALPHA", now, (replace(pending, resume_at=now + timedelta(hours=1)),)))
+        state = await verify(prefect)
+        assert state.is_completed() and "pending-exits" in str(state.message), "yellow, whatever a reset would say"
+        late = replace(pending, resume_at=now - timedelta(minutes=6))
+        store.write(AccountExits("ALPHA", now + timedelta(seconds=1), (late,)))
+    state = await verify(prefect)
+    assert state.is_failed() and "pending-exits: Due for 6 min: ALPHA AAPL 10" in str(state.message)
+    assert any("pending-exits" in text for text in told(web))
 
 
 async def test_what_can_be_checked_is_checked_when_the_ledger_is_down(

@@ -8,6 +8,7 @@ import threading
 import urllib.request
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 
 import pytest
 import redis
@@ -26,6 +27,8 @@ from services.exporter.exporter import Exporter
 from services.exporter.ledger_counts import Counts, add_row
 from services.exporter.server import MetricsServer
 from tasks.drill.result import DrillResult
+from tasks.kill.pending_exit_store import open_pending_exits
+from tasks.kill.pending_exits import AccountExits, PendingExit
 from tasks.verification.last_result import KEY, LastVerification, write_last
 from tests.console.conftest import MakeSettings
 from tests.console.harness import lose_a_gate
@@ -280,6 +283,22 @@ def test_a_kill_switch_shows_how_it_ended_and_how_long_it_took(settings: Setting
     assert values["cb_kill_switch_runs_total", "not_flat"] == 1
     assert values["cb_kill_switch_seconds", "no_orders"] == 2.5
     assert ("cb_kill_switch_seconds", "flat") not in values
+
+
+def test_what_a_kill_switch_left_is_counted_by_account_also_with_redis_away(
+    redis_server: EmbeddedRedis, redis_client: redis.Redis, make_settings: MakeSettings
+) -> None:
+    account = {"base_url": "http://127.0.0.1:1", "key_id": "k", "secret_key": "s"}
+    accounts = {"accounts": {"ALPHA": account, "BETA": account}}
+    now = datetime.now(UTC)
+    pending = PendingExit("ALPHA", "AAPL", Decimal(10), "market closed", "incident", "global", now, now)
+    with open_pending_exits(make_settings(redis_server.url)) as store:
+        store.write(AccountExits("ALPHA", now, (pending,)))
+    for url in (redis_server.url, "redis://127.0.0.1:1/0"):
+        exporter = Exporter(make_settings(url, **accounts))
+        values = parse(exporter.scrape().decode())
+        exporter.close()
+        assert (values["cb_pending_exits", "ALPHA"], values["cb_pending_exits", "BETA"]) == (1, 0)
 
 
 def test_the_last_drill_shows_its_result_its_age_and_its_figures(settings: Settings, scrape: Scrape) -> None:

@@ -276,6 +276,7 @@ async def test_a_frozen_redis_is_red_within_its_deadline(own_server: EmbeddedRed
         measured = {found.name: found for found in await measure_conditions(settings)}
     assert {name for name, found in measured.items() if found.colour is Colour.RED} == {
         "drawdown",
+        "position-sizes/pending-exits",
         "api-errors",
         "redis",
     }
@@ -374,7 +375,8 @@ async def test_every_item_of_the_section_is_measured_also_when_nothing_can_be_re
         },
     )
     measured = await measure_conditions(settings)
-    items = [found.name.partition("/")[0] for found in measured]
+    assert {"position-sizes/ALPHA", "position-sizes/pending-exits"} <= {found.name for found in measured}
+    items = list(dict.fromkeys(found.name.partition("/")[0] for found in measured))
     assert items == ["drawdown", "position-sizes", "api-errors", "redis", "postgresql"]
     assert set(items) <= set(ITEMS)
     assert all(found.colour is Colour.RED and found.problem for found in measured)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from decimal import Decimal
 
 import redis
 from prefect.settings import PREFECT_API_URL, temporary_settings
@@ -13,11 +15,14 @@ from breaker import CircuitBreaker
 from configuration.breakers import async_breaker_of
 from configuration.settings import Settings
 from ledger.configured import open_ready_ledger, open_spool
+from ledger.queries import Filter
 from ledger.recorder import Recorder
 from sandbox.child_process import free_port
+from tasks.kill.pending_exit_store import open_pending_exits
+from tasks.kill.pending_exits import AccountExits, PendingExit
 from tasks.recovery import steps
 from tasks.recovery.context import RecoveryContext, current_recovery
-from tasks.recovery.state import RecoveryState
+from tasks.recovery.state import RecoveryState, Tick
 from tests.tasks.recovery.conftest import Configure
 
 RUN = "6b7a6a4e-0000-4000-8000-000000000001"
@@ -80,3 +85,29 @@ async def test_an_approval_after_somebody_has_reset_at_a_terminal_goes_on_to_the
             done = await steps.reset.fn(1, 1, {**approval, "override_reason": ""})
         assert "refused" not in done, done["refused"]
         assert done["epoch"] == CircuitBreaker(redis_client).get_status().epoch
+
+
+async def test_promise_9_a_reset_past_what_is_pending_needs_an_override_whose_reason_drops_it(
+    configure: Configure, redis_client: redis.Redis
+) -> None:
+    settings = configure(quiet_period=0, recovery={"people": {"cyd": ["RESET_CIRCUIT", "APPROVE_RECOVERY"]}})
+    approval = {"approver": "cyd", "reason": "the cause was found and put right", "acknowledge": True}
+    why = "hedged elsewhere until the halt is over"
+    now = datetime.now(UTC)
+    async with desk_after_reset(settings, redis_client) as context:
+        incident = context.state.incident_id
+        redis_client.delete("circuit_breaker:reset_rate_limit")
+        CircuitBreaker(redis_client).trip("MANUAL", tripped_by="ada", incident_id=incident)
+        pending = PendingExit("ALPHA", "AAPL", Decimal(10), "trading is halted", incident, "global", now, now)
+        with open_pending_exits(settings) as store:
+            store.write(AccountExits("ALPHA", now, (pending,)))
+            with temporary_settings(updates={PREFECT_API_URL: None}):
+                refused = await steps.reset.fn(1, 1, {**approval, "override_reason": ""})
+                assert "1 pending: ALPHA AAPL 10" in refused["refused"]
+                assert store.read().exits == (pending,)
+                done = await steps.reset.fn(1, 2, {**approval, "override_reason": why})
+            assert "refused" not in done, done["refused"]
+            assert store.read().exits == ()
+        rows = context.recorder.ledger.query(Filter(actions=("PENDING_EXIT_DROPPED",), incident_id=incident)).rows
+        assert [(row.user_id, row.details["reason"]) for row in rows] == [("cyd", why)]
+        assert context.state.item("position-sizes").tick is Tick.OVERRIDDEN

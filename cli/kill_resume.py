@@ -1,0 +1,51 @@
+"""Resume what is pending by hand: `breaker kill --resume`."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Collection
+
+import typer
+
+from cli.exit_codes import Exit
+from cli.kill_view import KillView
+from configuration.orchestrator import set_prefect_timeouts
+from configuration.settings import Settings
+from tasks.kill.pending_exit_store import read_pending_exits
+
+
+def resume_by_hand(
+    settings: Settings, operator: str, accounts: Collection[str], view: KillView, *, as_json: bool
+) -> Exit:
+    """Resume everything that is pending in the accounts, due or not. Returns the exit status.
+
+    Nothing is asked: what is closed here was confirmed when the kill switch was.
+    """
+    reading = read_pending_exits(settings)
+    pending = [each for each in reading.exits if each.account in accounts]
+    for problem in reading.problems:
+        typer.echo(f"breaker: {problem}", err=True)
+    if not pending:
+        if as_json:
+            typer.echo(json.dumps([]))
+        else:
+            typer.echo("Nothing is pending: there is nothing to resume.")
+        return Exit.OK
+    view.pending(pending)
+    set_prefect_timeouts()
+    from flows.resume import outcome, resume_exits  # noqa: PLC0415  Prefect is slow to import
+
+    resumed = asyncio.run(
+        resume_exits(settings, operator=operator, source="cli", accounts=accounts, due_for=None, announce=view.report)
+    )
+    if as_json:
+        typer.echo(json.dumps([each.report.as_dict() if each.report else {"held": each.held} for each in resumed]))
+    for each in resumed:
+        if each.report is None:
+            typer.echo(f"breaker: {outcome(each)}", err=True)
+    if not any(each.report for each in resumed):
+        if not resumed:
+            typer.echo("breaker: somebody else is resuming this just now; nothing was done here", err=True)
+        return Exit.REFUSED
+    return Exit.OK if all(each.report and each.report.flat for each in resumed) else Exit.NOT_FLAT
