@@ -156,7 +156,7 @@ CASES = {
     "a pair in coarser steps than anybody would think": Case(
         'assets."SHIB/USD".price_increment = 0.0000005\n'
         + held("SHIBUSD", "1000000", "0.00001234")
-        + '[[halts]]\nsymbol = "SHIBUSD"\nmode = "hold"\nuntil = 0.8\n',
+        + '[[halts]]\nsymbol = "SHIBUSD"\nmode = "hold"\nuntil = 3.0\n',
         broken=frozenset({"price step"}),
     ),
     # Outside the session limits are tried with each collar, fractions too, and what is left waits for the open.
