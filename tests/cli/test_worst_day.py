@@ -37,7 +37,7 @@ PACE = {
     "retry_backoff_max": 0.4,
     "refusal_patience": 2.0,
     "cancel_patience": 0.3,
-    "stuck_after": 2.0,
+    "stuck_after": 4.0,
 }
 OF_THE_LAST_RESORT = {"request_timeout": 2.0, "position_lag": 0.5}
 FAR = "limit_price = 300"
@@ -156,7 +156,7 @@ CASES = {
     "a pair in coarser steps than anybody would think": Case(
         'assets."SHIB/USD".price_increment = 0.0000005\n'
         + held("SHIBUSD", "1000000", "0.00001234")
-        + '[[halts]]\nsymbol = "SHIBUSD"\nmode = "hold"\nuntil = 3.0\n',
+        + '[[halts]]\nsymbol = "SHIBUSD"\nmode = "hold"\nuntil = 0.8\n',
         broken=frozenset({"price step"}),
     ),
     # Outside the session limits are tried with each collar, fractions too, and what is left waits for the open.
@@ -342,7 +342,11 @@ def test_the_last_resort(name: str, begin: Any, venue: PaperExchangeThread, tmp_
                 "key_id": "key",
                 "secret_key": "secret",
                 "spool": str(tmp_path / "spool"),
-                "pace": {**PACE, **OF_THE_LAST_RESORT},
+                "pace": {
+                    **PACE,
+                    **OF_THE_LAST_RESORT,
+                    **{k: v for k, v in case.settings.items() if k == "stuck_after"},
+                },
             }
         )
     )

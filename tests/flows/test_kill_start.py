@@ -122,6 +122,7 @@ async def test_with_everything_open_it_sweeps_right_after_the_trip_and_leaves_it
 
 
 async def test_promise_5_a_silent_redis_holds_up_no_cancel(settings: Settings, venue: PaperExchangeThread) -> None:
+    settings = settings.model_copy(update={"kill": settings.kill.model_copy(update={"cancel": "all"})})
     start, journal, may_answer = start_of(settings), Journal(settings), asyncio.Event()
 
     async def slow(trip: PendingTrip) -> Status:
