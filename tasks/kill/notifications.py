@@ -22,15 +22,18 @@ def kill_notifications(report: KillReport, link: str | None) -> list[Notificatio
             link=link,
         )
     ]
-    stuck = [(account.account, item) for account in report.accounts for item in account.stuck]
-    if stuck:
-        named = [f"{item.symbol} {item.quantity} in {account}: {item.reason}" for account, item in stuck]
+    stuck = [
+        f"{item.symbol} {item.quantity} in {account.account}: {item.reason}"
+        for account in report.accounts
+        for item in account.stuck
+    ]
+    if stuck or report.pending_exits:
         notes.append(
             Notification(
                 kind=NotificationKind.STUCK,
                 incident_id=report.incident_id,
-                title=f"{len(stuck)} positions can't be closed now",
-                body="\n".join([*named, *_what_follows(report)]),
+                title=f"{len(stuck)} positions can't be closed now" if stuck else "An account can't be closed now",
+                body="\n".join([*stuck, *_what_follows(report)]),
                 severity="critical",
                 link=link,
             )
