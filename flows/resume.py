@@ -146,7 +146,7 @@ async def _resume(
     if state in (State.OPEN, State.QUIET_PERIOD):
         why = (
             f"not resumed, as the breaker of {resumption.scope} is {state.value}: "
-            "close it by hand or trip again; a reset drops it with a reason"
+            "trip it again, or close by hand and then breaker reset --drop-pending"
         )
         await _hold(settings, resumption, why, operator, source)
         return Resumed(resumption, held=why)

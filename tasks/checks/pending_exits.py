@@ -31,7 +31,7 @@ def judge_pending_exits(reading: Reading, exits: Sequence[PendingExit]) -> Measu
         problem = "Wait until it is closed, or override: that drops it, with the override's reason."
         return probe.measured(_value(exits), Colour.RED, problem)
     if reading.problems:
-        return probe.failed(f"{'; '.join(reading.problems)}.".capitalize())
+        return probe.failed(f"It can't be told whether anything is pending: {'; '.join(reading.problems)}.")
     return probe.measured("none")
 
 
@@ -55,7 +55,8 @@ def judge_overdue(reading: Reading, now: datetime) -> Measurement:
         problem = f"To be closed by itself: {'; '.join(str(pending) for pending in reading.exits[:_NAMED])}."
         return probe.measured(_value(reading.exits), Colour.YELLOW, problem)
     if reading.problems:
-        return probe.measured("not all readable", Colour.YELLOW, f"{'; '.join(reading.problems)}.".capitalize())
+        problem = f"It can't be told whether anything is pending: {'; '.join(reading.problems)}."
+        return probe.measured("not all readable", Colour.YELLOW, problem)
     return probe.measured("none")
 
 
