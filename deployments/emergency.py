@@ -71,6 +71,10 @@ CLOSED = ("filled", "canceled", "expired", "rejected", "replaced", "calculated")
 """A calculated order has been executed; only its settlement is still worked out."""
 OVER = re.compile(r"order is already in [\"']?(filled|canceled|cancelled|expired|rejected|replaced|calculated)\b")
 SIDES = {"buy": "buy", "sell": "sell", "sell_short": "sell", "buy_minus": "buy", "sell_plus": "sell"}
+BELOW_MINIMUM = re.compile(
+    r"minimal amount of order|minimum (order )?(size|quantity|qty|amount|notional)|qty must be (>|greater)"
+)
+"""Less than may be traded. A price that "does not fulfill minimum pricing criteria" is something else."""
 STOPS = ("stop", "stop_limit", "trailing_stop")
 COARSEST = 3
 """How often a limit price is tried in steps ten times coarser, where the venue refuses those before."""
@@ -1137,7 +1141,7 @@ def _is_short_option(position: Position) -> bool:
 
 def _is_minimum(reason: str) -> bool:
     words = reason.lower()
-    return "minimal amount" in words or "minimum" in words or bool(re.search(r"qty must be (>|>=|greater)", words))
+    return bool(BELOW_MINIMUM.search(words))
 
 
 def _is_fraction(reason: str) -> bool:

@@ -38,6 +38,10 @@ _STATUS = {
 _SIDES = {"buy": Side.BUY, "sell": Side.SELL, "sell_short": Side.SELL, "buy_minus": Side.BUY, "sell_plus": Side.SELL}
 _OVER = re.compile(r"""order is already in ["']?(filled|canceled|cancelled|expired|rejected|replaced|calculated)\b""")
 """What the venue says of an order that needs no cancelling any more. `…, cannot be canceled` alone does not say so."""
+_BELOW_MINIMUM = re.compile(
+    r"minimal amount of order|minimum (order )?(size|quantity|qty|amount|notional)|qty must be (>|greater)"
+)
+"""Less than may be traded. A price that "does not fulfill minimum pricing criteria" is something else."""
 _T = TypeVar("_T")
 _Word = TypeVar("_Word", bound=StrEnum)
 
@@ -188,7 +192,7 @@ def refused_close(symbol: str, message: str, code: str, body: Mapping[str, Any])
     related = [str(item) for item in body.get("related_orders") or ()]
     if "client_order_id must be unique" in words:
         return CloseResult(symbol, CloseOutcome.DUPLICATE, None, message, code)
-    if "minimal amount" in words or "minimum" in words or re.search(r"qty must be (>|>=|greater)", words):
+    if _BELOW_MINIMUM.search(words):
         refusal = Refusal.BELOW_MINIMUM
     elif "fraction" in words and "sold short" not in words:  # that would say that there is nothing to sell
         refusal = Refusal.FRACTION

@@ -18,6 +18,7 @@ import pytest
 
 from breaker.orders import OrderStatus, OrderType, Side, TimeInForce
 from brokers.alpaca import AlpacaBroker
+from brokers.alpaca.reading import refused_close
 from brokers.protocol import (
     Broker,
     BrokerRefused,
@@ -25,6 +26,7 @@ from brokers.protocol import (
     CancelOutcome,
     CloseOrder,
     CloseOutcome,
+    Refusal,
 )
 from sandbox.exchange.scenario import parse
 from sandbox.exchange.server import PaperExchangeThread
@@ -480,3 +482,22 @@ async def test_a_refusal_is_told_in_the_venues_words_and_not_tried_again() -> No
         with pytest.raises(BrokerRefused, match="403: account is blocked"):
             await broker.positions()
     assert len(seen) == 1
+
+
+@pytest.mark.parametrize(
+    ("message", "refusal"),
+    [
+        ("cost basis must be >= minimal amount of order 10", Refusal.BELOW_MINIMUM),
+        ("qty must be > 0.0001", Refusal.BELOW_MINIMUM),
+        ("order is below the minimum order size", Refusal.BELOW_MINIMUM),
+        (
+            "invalid limit_price 0.00001209. sub-penny increment does not fulfill minimum pricing criteria",
+            Refusal.OTHER,
+        ),
+        ("insufficient qty available for order (requested: 100, available: 40)", Refusal.HELD),
+        ("fractional orders must be market orders", Refusal.FRACTION),
+    ],
+)
+def test_promise_7_only_what_is_too_little_to_be_traded_is_dust(message: str, refusal: Refusal) -> None:
+    """A price refused for its "minimum pricing criteria" was taken for dust, and the book for flat."""
+    assert refused_close("SHIBUSD", message, "42210000", {}).refusal is refusal

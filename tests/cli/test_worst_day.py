@@ -342,11 +342,7 @@ def test_the_last_resort(name: str, begin: Any, venue: PaperExchangeThread, tmp_
                 "key_id": "key",
                 "secret_key": "secret",
                 "spool": str(tmp_path / "spool"),
-                "pace": {
-                    **PACE,
-                    **OF_THE_LAST_RESORT,
-                    **{k: v for k, v in case.settings.items() if k == "stuck_after"},
-                },
+                "pace": {**PACE, **OF_THE_LAST_RESORT},
             }
         )
     )

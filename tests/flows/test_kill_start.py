@@ -130,8 +130,8 @@ async def test_promise_5_a_silent_redis_holds_up_no_cancel(settings: Settings, v
         return await way_of(settings)(trip)
 
     running = asyncio.create_task(sweep_and_flatten(settings, start, halt(start, slow, journal), journal))
-    await asyncio.to_thread(eventually, lambda: venue.report()["open_orders"] == 0)
-    assert "halted" not in journal.shown
+    await asyncio.to_thread(eventually, lambda: "swept" in journal.shown)
+    assert venue.report()["open_orders"] == 0 and "halted" not in journal.shown
     may_answer.set()
     run = await running
     assert journal.shown == ["swept", "halted", "began", "flat", "done"]
