@@ -492,7 +492,7 @@ async def test_a_refusal_is_told_in_the_venues_words_and_not_tried_again() -> No
         ("order is below the minimum order size", Refusal.BELOW_MINIMUM),
         (
             "invalid limit_price 0.00001209. sub-penny increment does not fulfill minimum pricing criteria",
-            Refusal.OTHER,
+            Refusal.PRICE_STEP,
         ),
         ("insufficient qty available for order (requested: 100, available: 40)", Refusal.HELD),
         ("fractional orders must be market orders", Refusal.FRACTION),
