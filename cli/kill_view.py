@@ -118,11 +118,11 @@ class KillView(KillDisplay):
         if self._quiet:
             return
         accepted = sum(result.accepted for result in results)
-        self._console.print(
-            Text.assemble(
-                ("▸ FIRST SWEEP", "bold"), f"  {accepted} orders asked to cancel, {seconds(after)} after the start"
-            )
-        )
+        kept = sum(result.protective for result in results)
+        said = f"  {accepted} orders asked to cancel, {seconds(after)} after the start"
+        self._console.print(Text.assemble(("▸ FIRST SWEEP", "bold"), said))
+        if kept:
+            self._console.print(f"  {kept} stay, as they protect positions until these are closed")
         for result in results:
             if result.problem:
                 self._console.print(Text.assemble(("  ! ", "yellow"), result.problem))
