@@ -1,19 +1,33 @@
-"""A real Redis-protocol server for every test that needs one, and no orchestrator for any that doesn't start it."""
+"""Real servers for every test that needs one, and no orchestrator for any that doesn't start it."""
 
 from __future__ import annotations
 
+import fcntl
+import itertools
 import os
-from collections.abc import Iterator
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import redis
 
+from proofs.fork_server import ForkServer
 from sandbox.embedded_redis import EmbeddedRedis
+from sandbox.prefect_server import PrefectServer
+from tests.ledger.servers import Postgres
 
 # Nobody listens on port 1. Without an address Prefect would start a server of its own in this process, for ten seconds.
 # Here and not in a fixture, as Prefect reads its settings when it is imported.
 os.environ["PREFECT_API_URL"] = "http://127.0.0.1:1/api"
+
+_MIGRATE = (
+    "import asyncio; from prefect.server.database import provide_database_interface; "
+    "asyncio.run(provide_database_interface().create_db())"
+)
+_numbers = itertools.count()
 
 
 @pytest.fixture(scope="session")
@@ -36,4 +50,73 @@ def redis_client(redis_server: EmbeddedRedis) -> Iterator[redis.Redis]:
 def own_server(tmp_path: Path) -> Iterator[EmbeddedRedis]:
     """A server that the test may break."""
     with EmbeddedRedis(tmp_path / "redis") as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Postgres]:
+    """The session's PostgreSQL. A test that stops it has to start it again."""
+    server = Postgres(tmp_path_factory.mktemp("postgres") / "data")
+    server.start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture(params=["postgresql", "sqlite"])
+def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """An empty database, on each kind: a test that takes it runs twice."""
+    if request.param == "sqlite":
+        yield f"sqlite:///{tmp_path / 'audit.db'}"
+        return
+    server: Postgres = request.getfixturevalue("postgres")
+    name = f"ledger_{next(_numbers)}"
+    yield server.create_database(name)
+    server.drop_database(name)
+
+
+@pytest.fixture
+def postgres_url(postgres: Postgres) -> Iterator[str]:
+    """An empty database on PostgreSQL, for what only it can do."""
+    name = f"ledger_{next(_numbers)}"
+    yield postgres.create_database(name)
+    postgres.drop_database(name)
+
+
+@pytest.fixture(scope="session")
+def fork_server() -> Iterator[ForkServer]:
+    """Starts our commands without the second that they need for their imports."""
+    with ForkServer() as server:
+        yield server
+
+
+PrefectHome = Callable[[Path], Path]
+
+
+@pytest.fixture(scope="session")
+def prefect_home(tmp_path_factory: pytest.TempPathFactory) -> PrefectHome:
+    """Makes a home for Prefect of a directory: with a database that is migrated, which takes longer than most tests."""
+    base = tmp_path_factory.getbasetemp()
+    shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base  # one for all workers
+    template = shared / "prefect-template"
+    with (shared / "prefect-template.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (template / "ready").exists():
+            template.mkdir(exist_ok=True)
+            subprocess.run(
+                [sys.executable, "-c", _MIGRATE], env={**os.environ, "PREFECT_HOME": str(template)}, check=True
+            )
+            (template / "ready").touch()
+
+    def make(home: Path) -> Path:
+        home.mkdir(parents=True, exist_ok=True)
+        shutil.copy(template / "prefect.db", home)
+        return home
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def prefect(tmp_path_factory: pytest.TempPathFactory, prefect_home: PrefectHome) -> Iterator[PrefectServer]:
+    """The session's Prefect server."""
+    with PrefectServer(prefect_home(tmp_path_factory.mktemp("prefect"))) as server:
         yield server

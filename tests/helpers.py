@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TypeVar
 
 T = TypeVar("T")
+FULL = os.environ.get("BREAKER_TEST_SCALE") == "full"
+"""Whether `make campaigns` asked for the size that takes hours."""
 PATIENCE = 30.0
 """Seconds that a busy machine may take for anything: a limit on what never happens, no measure of how fast we are."""
 BUSY = 10.0

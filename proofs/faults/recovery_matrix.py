@@ -39,6 +39,7 @@ from ledger.record import OK, AuditRow
 from ledger.schema import upgrade
 from ledger.verify import verify
 from proofs.faults.suites import Say, Section, chosen
+from proofs.fork_server import ForkServer
 from proofs.proxy import Fault, FaultProxy
 from sandbox.embedded_redis import EmbeddedRedis
 from sandbox.prefect_server import PrefectServer
@@ -307,6 +308,7 @@ class BreakableStack:
         self.served = ServedStack(
             directory,
             client,
+            self._open.enter_context(ForkServer()),
             redis_url=f"redis://127.0.0.1:{through[Part.REDIS]}/0",
             service=service,
             prefect=self.prefect,

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from datetime import timedelta
 from itertools import pairwise
 from pathlib import Path
@@ -16,12 +13,13 @@ import redis
 
 from breaker import TransitionEvent
 from breaker.keys import Keys
+from proofs.fork_server import ForkServer
 from sandbox.embedded_redis import EmbeddedRedis
-from tests.helpers import eventually
+from tests.helpers import FULL, eventually
 
 KEYS = Keys.of()
 PROCESSES = 8
-OPERATIONS = int(os.environ.get("BREAKER_TEST_OPERATIONS", "10000"))
+OPERATIONS = 10_000 if FULL else 2_000
 QUIET = 0.005
 
 # Prints what was acknowledged: event id, state and epoch.
@@ -64,14 +62,16 @@ def legal(before: TransitionEvent, after: TransitionEvent) -> bool:
 
 
 @pytest.mark.parametrize("crashes", [0, 3])
-def test_promise_4_state_history_and_outbox_agree_and_no_trip_is_undone(tmp_path: Path, crashes: int) -> None:
+def test_promise_4_state_history_and_outbox_agree_and_no_trip_is_undone(
+    tmp_path: Path, fork_server: ForkServer, crashes: int
+) -> None:
     with EmbeddedRedis(tmp_path / "redis") as server:
         client: Any = redis.Redis.from_url(server.url)
         workers = []
         for seed in range(PROCESSES):
             arguments = [server.url, str(seed), str(OPERATIONS // PROCESSES), str(QUIET)]
             with (tmp_path / f"{seed}.txt").open("w") as output:
-                workers.append(subprocess.Popen([sys.executable, "-c", WORKER, *arguments], stdout=output))
+                workers.append(fork_server.start("-c", WORKER, *arguments, stdout=output))
         for crash in range(1, crashes + 1):
             eventually(lambda crash=crash: client.xlen(KEYS.outbox) >= crash * OPERATIONS // 20, within=60, every=0.005)  # type: ignore[misc]
             server.kill()

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -28,6 +28,7 @@ from breaker.rule_requests import RuleRequests, read_outcome
 from breaker.rules import AsyncRules, Limits, Rule, Rules, Verdict
 from configuration.breakers import limits_from
 from configuration.settings import Settings, load_settings
+from proofs.fork_server import ForkServer
 from sandbox.embedded_redis import EmbeddedRedis
 from tests.helpers import eventually
 
@@ -81,29 +82,26 @@ def test_an_error_sent_again_after_the_reset_of_its_trip_does_not_trip_anew(
 
 
 def test_a_burst_from_eight_processes_trips_exactly_once_at_the_eleventh(
-    breaker: CircuitBreaker, redis_server: EmbeddedRedis
+    breaker: CircuitBreaker, redis_server: EmbeddedRedis, fork_server: ForkServer
 ) -> None:
     program = (
         "import sys, redis; from breaker.rules import Rules\n"
         f"rules = Rules(redis.Redis.from_url({redis_server.url!r}))\n"
-        "print('ready', flush=True); sys.stdin.readline()\n"
+        "print('ready', flush=True); sys.stdin.read()\n"
         "for _ in range(4):\n"
         "    outcome = rules.record_api_error('venue')\n"
         "    print(outcome.verdict.value, outcome.details['measured'], flush=True)\n"
     )
-    processes = [
-        subprocess.Popen([sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        for _ in range(8)
-    ]
+    ready, go = os.pipe()
+    processes = [fork_server.start("-c", program, stdin=ready, stdout=subprocess.PIPE) for _ in range(8)]
+    os.close(ready)
     for process in processes:
         assert process.stdout is not None
         assert process.stdout.readline() == "ready\n"
-    for process in processes:
-        assert process.stdin is not None
-        process.stdin.write("go\n")
-        process.stdin.flush()
-    outputs = [process.communicate(timeout=30)[0] for process in processes]
-    verdicts = sorted((int(line.split()[1]), line.split()[0]) for output in outputs for line in output.splitlines())
+    os.close(go)
+    lines = [line for process in processes if process.stdout is not None for line in process.stdout]
+    assert [process.wait(30) for process in processes] == [0] * 8
+    verdicts = sorted((int(line.split()[1]), line.split()[0]) for line in lines)
     assert [verdict for _, verdict in verdicts] == ["WITHIN"] * 10 + ["TRIPPED"] + ["ALREADY_TRIPPED"] * 21
     assert [count for count, _ in verdicts] == list(range(1, 33))
     assert [event.transition for event in breaker.get_history(10)].count("TRIP") == 1  # type: ignore[arg-type]

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import redis
 
+from proofs.fork_server import ForkServer
 from sandbox.child_process import free_port
 from sandbox.embedded_redis import EmbeddedRedis
 from sandbox.exchange.scenario import parse
@@ -58,18 +58,9 @@ def configured(
 
 
 @pytest.fixture
-def breaker_cli(environment: dict[str, str], tmp_path: Path) -> RunCli:
+def breaker_cli(environment: dict[str, str], tmp_path: Path, fork_server: ForkServer) -> RunCli:
     def run(*arguments: str) -> Outcome:
-        return subprocess.run(
-            [sys.executable, "-m", "cli", *arguments],
-            env=environment,
-            cwd=tmp_path,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-        )
+        return fork_server.run("cli", *arguments, env=environment, cwd=tmp_path, timeout=60)
 
     return run
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from tests.conftest import PrefectHome
 from tests.helpers import eventually
 
 ROOT = Path(__file__).parents[2]
@@ -19,13 +20,20 @@ SMALL = ("--orders", "20", "--positions", "8")
 
 
 @pytest.fixture
-def demo(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
+def demo(tmp_path: Path, prefect_home: PrefectHome) -> Iterator[subprocess.Popen[str]]:
     """Started as a script starts it in the background: with Ctrl-C ignored."""
+    database = prefect_home(tmp_path / "migrated") / "prefect.db"
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("BREAKER_", "PREFECT_"))}
     process = subprocess.Popen(
         [sys.executable, "-m", "deployments.demo", *SMALL],
         cwd=ROOT,
-        env={**kept, "HOME": str(tmp_path), "TMPDIR": str(tmp_path), "COLUMNS": "160"},
+        env={
+            **kept,
+            "PREFECT_API_DATABASE_CONNECTION_URL": f"sqlite+aiosqlite:///{database}",
+            "HOME": str(tmp_path),
+            "TMPDIR": str(tmp_path),
+            "COLUMNS": "160",
+        },
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

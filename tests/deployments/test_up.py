@@ -12,6 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from tests.conftest import PrefectHome
 from tests.helpers import eventually
 
 ROOT = Path(__file__).parents[2]
@@ -24,8 +25,9 @@ def environment(tmp_path: Path) -> dict[str, str]:
 
 
 @pytest.fixture
-def up(tmp_path: Path, environment: dict[str, str]) -> Iterator[subprocess.Popen[bytes]]:
-    """Started as a script starts it in the background: with Ctrl-C ignored."""
+def up(tmp_path: Path, environment: dict[str, str], prefect_home: PrefectHome) -> Iterator[subprocess.Popen[bytes]]:
+    """Started as a script starts it in the background: with Ctrl-C ignored. It has been up before."""
+    prefect_home(tmp_path / ".breaker" / "prefect")
     with (tmp_path / "up.log").open("wb") as log:
         process = subprocess.Popen(
             [sys.executable, "-m", "deployments.up"],

@@ -1,25 +1,23 @@
-"""A real Prefect server for the session, and kill switches in processes of their own that use it or must do without."""
+"""Kill switches in processes of their own that use the session's Prefect server or must do without."""
 
 from __future__ import annotations
 
 import json
 import os
 import queue
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import pytest
 
+from proofs.fork_server import Forked, ForkServer
 from sandbox.embedded_redis import EmbeddedRedis
 from sandbox.exchange.scenario import parse
 from sandbox.exchange.server import PaperExchange
-from sandbox.prefect_server import PrefectServer
 
 CONFIGURATION = """\
 redis_url = "{redis}"
@@ -41,21 +39,14 @@ key_id = "key"
 secret_key = "secret"
 request_timeout = 2.0
 """
-# As the command line sets them for itself.
+# As the command line sets them for itself, but for the time that an answer of Prefect's may take.
 IMPATIENT = {
-    "PREFECT_API_REQUEST_TIMEOUT": "2",
     "PREFECT_CLIENT_MAX_RETRIES": "0",
     "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "60",
     "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     "DO_NOT_TRACK": "1",
 }
-
-
-@pytest.fixture(scope="session")
-def prefect(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrefectServer]:
-    with PrefectServer(tmp_path_factory.mktemp("prefect")) as server:
-        yield server
 
 
 @pytest.fixture(scope="session")
@@ -68,7 +59,8 @@ def paper() -> Iterator[PaperExchange]:
 class KillProcess:
     """A kill switch that runs, and the lines that it says."""
 
-    process: subprocess.Popen[str]
+    process: Forked
+    output: IO[str]
     lines: queue.Queue[str] = field(default_factory=queue.Queue)
 
     def __post_init__(self) -> None:
@@ -84,17 +76,22 @@ class KillProcess:
                     return said
 
     def _read(self) -> None:
-        assert self.process.stdout is not None
-        for line in self.process.stdout:
-            self.lines.put(line)
+        with self.output:
+            for line in self.output:
+                self.lines.put(line)
 
 
 Start = Callable[..., KillProcess]
 
 
 @pytest.fixture
-def start_kill(tmp_path: Path, paper: PaperExchange, redis_server: EmbeddedRedis) -> Iterator[Start]:
-    """Start a kill switch on a book; `api` is Prefect's address, None configures none."""
+def start_kill(
+    tmp_path: Path, paper: PaperExchange, redis_server: EmbeddedRedis, fork_server: ForkServer
+) -> Iterator[Start]:
+    """Start a kill switch on a book; `api` is Prefect's address, None configures none.
+
+    `answers_within`: seconds that Prefect may take to answer; a hung one is given up after them, a busy one is not.
+    """
     running: list[KillProcess] = []
 
     def start(
@@ -107,6 +104,7 @@ def start_kill(tmp_path: Path, paper: PaperExchange, redis_server: EmbeddedRedis
         wait: float = 2.0,
         record_wait: float = 20.0,
         stuck_after: float = 8.0,
+        answers_within: float = 30.0,
     ) -> KillProcess:
         if book is not None:
             paper.restart(parse(book))
@@ -124,19 +122,22 @@ def start_kill(tmp_path: Path, paper: PaperExchange, redis_server: EmbeddedRedis
         environment = {
             name: value for name, value in os.environ.items() if not name.startswith(("PREFECT_", "BREAKER_"))
         }
-        environment |= IMPATIENT | {"BREAKER_CONFIG": str(configuration)}
+        environment |= IMPATIENT | {"PREFECT_API_REQUEST_TIMEOUT": f"{answers_within:g}"}
+        environment["BREAKER_CONFIG"] = str(configuration)
         environment["PREFECT_HOME"] = str(home or tmp_path / "home")
         if api is not None:
             environment["PREFECT_API_URL"] = api
-        process = subprocess.Popen(
-            [sys.executable, "-m", "tests.flows.kill_process", incident],
+        reading, writing = os.pipe()
+        process = fork_server.start(
+            "tests.flows.kill_process",
+            incident,
             cwd=Path(__file__).parents[2],
             env=environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
+            stdout=writing,
+            stderr=writing,
         )
-        running.append(KillProcess(process))
+        os.close(writing)
+        running.append(KillProcess(process, os.fdopen(reading)))
         return running[-1]
 
     yield start

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,6 +19,7 @@ from flows.drill import drill
 from ledger.configured import open_ready_ledger
 from ledger.queries import Filter
 from ledger.record import AuditRow
+from proofs.fork_server import ForkServer
 from sandbox.embedded_redis import EmbeddedRedis
 from sandbox.exchange.scenario import parse
 from sandbox.exchange.server import PaperExchangeThread
@@ -132,10 +131,9 @@ async def test_a_drill_passes_files_its_figures_and_leaves_production_alone(
     assert row.flow_run_id == artifact["flow_run_id"]
 
 
-def test_a_drill_that_fails_says_so_everywhere(configure: Any, web: Web) -> None:
+def test_a_drill_that_fails_says_so_everywhere(configure: Any, web: Web, fork_server: ForkServer) -> None:
     configure(f"{PACE}deadline = 0.01\n")
-    command = [sys.executable, "-m", "cli", "drill", "--json", "--operator", "ada"]
-    outcome = subprocess.run(command, cwd=ROOT, env=os.environ, capture_output=True, text=True, timeout=60, check=False)
+    outcome = fork_server.run("cli", "drill", "--json", "--operator", "ada", env=os.environ, cwd=ROOT, timeout=60)
     assert outcome.returncode == 1, outcome.stderr
     said = json.loads(outcome.stdout)
     assert not said["passed"]

@@ -35,6 +35,7 @@ from configuration.settings import load_settings
 from flows.health_verification import health_verification
 from ledger.configured import open_ready_ledger
 from ledger.record import AuditRecord
+from proofs.fork_server import Forked, ForkServer
 from sandbox.child_process import free_port
 from sandbox.embedded_redis import EmbeddedRedis
 from sandbox.prefect_server import PrefectServer
@@ -441,17 +442,19 @@ async def test_a_state_directory_that_takes_no_lock_keeps_nothing_from_being_ver
 
 
 @pytest.fixture
-def served(prefect: PrefectServer, configure: Configure, tmp_path: Path) -> Iterator[Callable[[], None]]:
+def served(
+    prefect: PrefectServer, configure: Configure, tmp_path: Path, fork_server: ForkServer
+) -> Iterator[Callable[[], None]]:
     """Starts serving the verification every few seconds."""
-    processes: list[subprocess.Popen[bytes]] = []
+    processes: list[Forked] = []
 
     def start() -> None:
         environment = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
         environment |= {**prefect.environment, "PREFECT_HOME": str(tmp_path), "PREFECT_RUNNER_POLL_FREQUENCY": "1"}
         with (tmp_path / "serve.log").open("wb") as log:
-            command = [sys.executable, "-m", "tests.flows.verification_process", "8"]
+            served = "tests.flows.verification_process"
             root = Path(__file__).parents[2]
-            processes.append(subprocess.Popen(command, env=environment, cwd=root, stdout=log, stderr=log))
+            processes.append(fork_server.start(served, "8", env=environment, cwd=root, stdout=log, stderr=log))
 
     yield start
     for process in processes:
@@ -476,32 +479,33 @@ def test_a_schedule_catches_a_hand_edited_state_a_stopped_drain_and_a_stale_feed
     begun = datetime.now(UTC)
     served()
 
-    def run_with(words: str, within: float = 120) -> dict[str, Any]:
-        """The first run since the beginning whose state says so."""
+    def served_runs() -> list[dict[str, Any]]:
         since = {"flow_runs": {"expected_start_time": {"after_": (begun - timedelta(hours=1)).isoformat()}}}
-        deadline = time.monotonic() + within
-        while True:
-            scheduled = [run for run in asked(prefect, "flow_runs", since) if run["deployment_id"]]
-            for run in scheduled:
-                if words in f"{run['state_name']} {run['state']['message']}":
-                    return run
-            assert time.monotonic() < deadline, (
-                [(run["state_name"], run["state"]["message"]) for run in scheduled],
-                (tmp_path / "serve.log").read_text()[-2000:],
-            )
-            time.sleep(0.2)
+        return [run for run in asked(prefect, "flow_runs", since) if run["deployment_id"]]
+
+    def seen() -> object:
+        runs = [(run["state_name"], run["state"]["message"]) for run in served_runs()]
+        return runs, (tmp_path / "serve.log").read_text()[-2000:]
+
+    def run_with(words: str) -> dict[str, Any]:
+        """The first run since the beginning whose state says so."""
+
+        def found() -> list[dict[str, Any]]:
+            return [run for run in served_runs() if words in f"{run['state_name']} {run['state']['message']}"]
+
+        return eventually(found, seen, within=120, every=0.5)[0]
 
     green = run_with("Completed GREEN")
+    redis_client.set("circuit_breaker:state:account:ALPHA", '{"state": "OPEN", "by": "hand"}')
+    redis_client.set("circuit_breaker:outbox:strategy:slow", "no stream, so nothing drains")
+    redis_client.set("circuit_breaker:heartbeat:quotes", (datetime.now(UTC) - timedelta(hours=1)).isoformat())
     with (
         temporary_settings(updates={PREFECT_API_URL: prefect.api_url}),
         get_client(sync_client=True) as client,
     ):
-        missed: State[None] = Scheduled(scheduled_time=begun - timedelta(minutes=10))
-        client.create_flow_run_from_deployment(UUID(green["deployment_id"]), state=missed)
-
-    redis_client.set("circuit_breaker:state:account:ALPHA", '{"state": "OPEN", "by": "hand"}')
-    redis_client.set("circuit_breaker:outbox:strategy:slow", "no stream, so nothing drains")
-    redis_client.set("circuit_breaker:heartbeat:quotes", (datetime.now(UTC) - timedelta(hours=1)).isoformat())
+        for due in (timedelta(minutes=-10), timedelta()):
+            scheduled: State[None] = Scheduled(scheduled_time=datetime.now(UTC) + due)
+            client.create_flow_run_from_deployment(UUID(green["deployment_id"]), state=scheduled)
     run = run_with("reconciliation/account:ALPHA: Somebody wrote OPEN to circuit_breaker:state:account:ALPHA")
     assert run["state_type"] == "FAILED"
     assert "drain: circuit_breaker:outbox:strategy:slow is not a stream" in run["state"]["message"]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import socket
 import sqlite3
@@ -19,9 +18,9 @@ from breaker.uuid7 import uuid7
 from sandbox.child_process import free_port
 from sandbox.exchange.server import PaperExchange
 from sandbox.prefect_server import PrefectServer
+from tests.conftest import PrefectHome
 from tests.flows.conftest import Start
-from tests.helpers import eventually
-from tests.tasks.campaign import FULL
+from tests.helpers import FULL, eventually
 
 BOOK = "[book]\norders = 20\npositions = 8\n"
 SLOW = BOOK + "[fills]\ndelay = 1.5\n"
@@ -114,14 +113,11 @@ def test_with_prefect_refusing_connections_the_book_is_flat_at_once(paper: Paper
 
 @pytest.mark.parametrize("how", ["killed", pytest.param("hung", marks=pytest.mark.skipif(not FULL, reason="slow"))])
 def test_with_prefect_gone_while_flattening_the_book_is_flat_and_the_result_is_told(
-    how: str, prefect: PrefectServer, paper: PaperExchange, start_kill: Start, tmp_path: Path
+    how: str, prefect_home: PrefectHome, paper: PaperExchange, start_kill: Start, tmp_path: Path
 ) -> None:
-    home = tmp_path / "second"
-    home.mkdir()
-    shutil.copy(prefect.home / "prefect.db", home)  # a new database takes many seconds longer
-    with PrefectServer(home) as server:
+    with PrefectServer(prefect_home(tmp_path / "second")) as server:
         (process,) = (p for p in psutil.Process().children() if str(server.port) in p.cmdline())
-        kill = start_kill(uuid7(), book=SLOW, api=server.api_url, wait=15)
+        kill = start_kill(uuid7(), book=SLOW, api=server.api_url, wait=15, answers_within=2 if how == "hung" else 30)
         wait_for_closes(paper, 1)
         os.kill(process.pid, signal.SIGKILL if how == "killed" else signal.SIGSTOP)
         result = kill.said("result")
@@ -133,11 +129,9 @@ def test_with_prefect_gone_while_flattening_the_book_is_flat_and_the_result_is_t
 
 
 def test_without_a_prefect_configured_it_starts_at_once_and_tells_a_temporary_one_afterwards(
-    prefect: PrefectServer, paper: PaperExchange, start_kill: Start, tmp_path: Path
+    prefect_home: PrefectHome, paper: PaperExchange, start_kill: Start, tmp_path: Path
 ) -> None:
-    home = tmp_path / "home"
-    home.mkdir()
-    shutil.copy(prefect.home / "prefect.db", home)
+    home = prefect_home(tmp_path / "home")
     incident = uuid7()
     kill = start_kill(incident, book=BOOK, api=None, home=home, record_wait=60)
     result = kill.said("result")
@@ -161,7 +155,7 @@ def test_promise_10_with_prefect_and_redis_hanging_the_book_is_flat_and_both_are
             silent.listen()
         api = f"http://127.0.0.1:{prefect.getsockname()[1]}/api"
         redis_url = f"redis://127.0.0.1:{redis.getsockname()[1]}/0"
-        kill = start_kill(uuid7(), book=BOOK, api=api, redis_url=redis_url, wait=1.0, record_wait=1.0)
+        kill = start_kill(uuid7(), book=BOOK, api=api, redis_url=redis_url, wait=1.0, record_wait=1.0, answers_within=2)
         report = kill.said("result")["report"]
         assert report["flat"] and paper.report()["is_flat"]
         assert report["flat_after"] < 8

@@ -1,17 +1,23 @@
-"""The verification served on a schedule in a process of its own, as a deployment of it is: `python -m … SECONDS`."""
+"""The verification served on a schedule in a process of its own, as a deployment of it is: `python -m … SECONDS`.
+
+The schedule begins SECONDS from now, which gives the server time to take note of it, and then goes on every minute.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import sys
+from datetime import UTC, datetime, timedelta
 
 from prefect import aserve
+from prefect.schedules import Interval
 
 from flows.health_verification import health_verification
 
 
-async def main(every: float) -> None:
-    await aserve(await health_verification.ato_deployment("health-verification", interval=every))
+async def main(begins: float) -> None:
+    schedule = Interval(timedelta(minutes=1), anchor_date=datetime.now(UTC) + timedelta(seconds=begins))
+    await aserve(await health_verification.ato_deployment("health-verification", schedule=schedule))
 
 
 if __name__ == "__main__":

@@ -5,10 +5,8 @@
 
 from __future__ import annotations
 
-import os
 import random
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -29,11 +27,11 @@ from ledger.outbox import drain_outbox
 from ledger.schema import upgrade
 from ledger.spool import Spool
 from ledger.verify import verify
+from proofs.fork_server import ForkServer
 from sandbox.embedded_redis import EmbeddedRedis
-from tests.helpers import eventually
+from tests.helpers import FULL, eventually
 from tests.ledger.servers import Postgres
 
-FULL = os.environ.get("BREAKER_TEST_SCALE") == "full"
 OUTBOX = "circuit_breaker:outbox"
 PROCESSES, EACH = (8, 125) if FULL else (3, 40)
 
@@ -96,18 +94,20 @@ for number in range(int(sys.argv[3]), 1_000_000):
 
 
 @contextmanager
-def killed_at_random(*command: str) -> Iterator[list[int]]:
-    """Keep one process of `command` running, and kill it again and again. Yields how often, in its one element."""
+def killed_at_random(fork_server: ForkServer, program: str, *arguments: str) -> Iterator[list[int]]:
+    """Keep two processes of `program` running, and kill each again and again. Yields how often, in its one element."""
     kills, stop = [0], [False]
 
     def torment() -> None:
         while not stop[0]:
-            with subprocess.Popen(command, stdout=subprocess.PIPE) as victim:
-                assert victim.stdout is not None
+            victim = fork_server.start("-c", program, *arguments, stdout=subprocess.PIPE)
+            assert victim.stdout is not None
+            with victim.stdout:
                 victim.stdout.readline()
                 time.sleep(random.uniform(0, 0.3))
                 victim.kill()
-                kills[0] += 1
+                victim.wait(60)
+            kills[0] += 1
 
     with ThreadPoolExecutor(2) as pool:
         jobs = [pool.submit(torment) for _ in range(2)]
@@ -125,26 +125,24 @@ def rows_of(ledger: Ledger) -> list[tuple[object, ...]]:
 
 @pytest.mark.timeout(300)
 def test_each_event_is_there_exactly_once_whatever_was_killed(
-    request: pytest.FixtureRequest, database_url: str, own_server: EmbeddedRedis
+    request: pytest.FixtureRequest, database_url: str, own_server: EmbeddedRedis, fork_server: ForkServer
 ) -> None:
     """Promise 8: trips and resets from many processes, each draining, while the database dies twice and drains more."""
     ledger = Ledger.connect(database_url, timeout=10)
     upgrade(ledger)
     client = redis.Redis.from_url(own_server.url)
     CircuitBreaker(client).initialize_state()
-    program = [sys.executable, "-c"]
     begun = time.monotonic()
-    with killed_at_random(*program, DRAINER, own_server.url, database_url) as kills:
+    with killed_at_random(fork_server, DRAINER, own_server.url, database_url) as kills:
         operators = [
-            subprocess.Popen(
-                [*program, OPERATOR, own_server.url, database_url, str(EACH)], stdout=subprocess.PIPE, text=True
-            )
+            fork_server.start("-c", OPERATOR, own_server.url, database_url, str(EACH), stdout=subprocess.PIPE)
             for _ in range(PROCESSES)
         ]
         outages = _kill_database(request, client) if database_url.startswith("postgresql") else 0
         client.set("outages_over", 1)
         try:
-            made = [int(operator.communicate(timeout=100)[0]) for operator in operators]
+            assert [operator.wait(100) for operator in operators] == [0] * PROCESSES
+            made = [int(operator.stdout.read()) for operator in operators if operator.stdout is not None]
         finally:
             for operator in operators:
                 operator.kill()
@@ -189,7 +187,7 @@ def _transitions_exceed(client: redis.Redis, number: int) -> Callable[[], bool]:
 
 
 def test_redis_and_the_database_down_during_a_kill(
-    postgres: Postgres, postgres_url: str, own_server: EmbeddedRedis, tmp_path: Path
+    postgres: Postgres, postgres_url: str, own_server: EmbeddedRedis, tmp_path: Path, fork_server: ForkServer
 ) -> None:
     """Promise 5: the trip waits in the outbox, the steps in the spool, though the kill switch itself was killed."""
     ledger = Ledger.connect(postgres_url, timeout=0.5)
@@ -201,9 +199,10 @@ def test_redis_and_the_database_down_during_a_kill(
 
     said: list[str] = []
     for _ in range(3):
-        command = [sys.executable, "-c", KILL_SWITCH, postgres_url, str(tmp_path / "spool"), str(len(said))]
-        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as switch:
-            assert switch.stdout is not None
+        arguments = (postgres_url, str(tmp_path / "spool"), str(len(said)))
+        switch = fork_server.start("-c", KILL_SWITCH, *arguments, stdout=subprocess.PIPE)
+        assert switch.stdout is not None
+        with switch.stdout:
             steps = [switch.stdout.readline() for _ in range(5)]
             switch.kill()
             said += [line.strip() for line in [*steps, *switch.stdout.readlines()] if line.endswith("\n")]

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import fcntl
 import json
-import os
 import random
-import signal
 import subprocess
-import sys
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -22,6 +20,7 @@ from ledger.recorder import Destination, Recorder
 from ledger.schema import upgrade
 from ledger.spool import UNREADABLE, Spool
 from ledger.verify import verify
+from proofs.fork_server import Forked, ForkServer
 from tests.helpers import in_time
 from tests.ledger.servers import Postgres, free_port
 
@@ -57,11 +56,18 @@ def ids(ledger: Ledger) -> list[str]:
     return [row[1] for batch in ledger.stream() for row in batch]
 
 
-def start(program: str, *arguments: str) -> subprocess.Popen[str]:
-    return subprocess.Popen([sys.executable, "-c", program, *arguments], stdout=subprocess.PIPE, text=True)
+Start = Callable[..., Forked]
 
 
-def kill_after_first_words(process: subprocess.Popen[str], words: int) -> list[str]:
+@pytest.fixture
+def start(fork_server: ForkServer) -> Start:
+    def start(program: str, *arguments: str) -> Forked:
+        return fork_server.start("-c", program, *arguments, stdout=subprocess.PIPE)
+
+    return start
+
+
+def kill_after_first_words(process: Forked, words: int) -> list[str]:
     """Let it say so many lines, kill it a moment later, and return all that it said in full."""
     assert process.stdout is not None
     said = [process.stdout.readline() for _ in range(words)]
@@ -106,7 +112,9 @@ def test_a_line_that_is_no_record_is_recorded_as_such_once(ledger: Ledger, tmp_p
     assert [row[4] for batch in ledger.stream() for row in batch] == ["ORDERS_CANCELED", UNREADABLE, "ORDERS_CANCELED"]
 
 
-def test_nothing_that_was_acknowledged_is_lost_when_writers_are_killed(ledger: Ledger, tmp_path: Path) -> None:
+def test_nothing_that_was_acknowledged_is_lost_when_writers_are_killed(
+    ledger: Ledger, tmp_path: Path, start: Start
+) -> None:
     """Writers killed at random, three at a time; a drainer killed while it moves what they wrote."""
     directory = tmp_path / "spool"
     acknowledged: list[str] = []
@@ -257,11 +265,11 @@ def test_only_its_owner_can_read_the_spool(tmp_path: Path) -> None:
     assert (tmp_path / "spool" / "current.jsonl").stat().st_mode & 0o077 == 0
 
 
-def test_a_stopped_writer_leaves_no_lock_behind(ledger: Ledger, tmp_path: Path) -> None:
+def test_a_stopped_writer_leaves_no_lock_behind(ledger: Ledger, tmp_path: Path, start: Start) -> None:
     writer = start(WRITER, str(tmp_path / "spool"), "w")
     assert writer.stdout is not None
     first = writer.stdout.readline().strip()
-    os.kill(writer.pid, signal.SIGKILL)
+    writer.kill()
     writer.wait()
     with in_time(2):
         Spool(tmp_path / "spool").drain(ledger)

@@ -11,6 +11,7 @@ import pytest
 from proofs.faults.cell import can_drop_permissions, run_cell
 from proofs.faults.matrix import KINDS, Cell, cells
 from proofs.faults.stack import Stack
+from tests.conftest import PrefectHome
 
 pytestmark = pytest.mark.timeout(300)
 SEED = os.environ.get("FAULTS_SEED", "1")
@@ -33,8 +34,10 @@ def sample() -> list[Cell]:
 
 
 @pytest.fixture(scope="module")
-def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    with Stack(tmp_path_factory.mktemp("faults")) as running:
+def stack(tmp_path_factory: pytest.TempPathFactory, prefect_home: PrefectHome) -> Iterator[Stack]:
+    directory = tmp_path_factory.mktemp("faults")
+    prefect_home(directory / "prefect")
+    with Stack(directory) as running:
         yield running
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 from collections.abc import Callable, Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -20,6 +19,7 @@ from breaker import CircuitBreaker
 from ledger.ledger import Ledger
 from ledger.queries import Filter
 from ledger.record import AuditRow
+from proofs.fork_server import Forked, ForkServer
 from sandbox.prefect_server import PrefectServer
 from tests.helpers import eventually
 
@@ -78,6 +78,7 @@ class ServedStack:
         self,
         home: Path,
         client: redis.Redis,
+        fork_server: ForkServer,
         *,
         redis_url: str,
         service: Service,
@@ -89,6 +90,7 @@ class ServedStack:
         more: str = "",
     ) -> None:
         self.client = client
+        self._fork_server = fork_server
         self.service = service
         self.prefect = prefect
         self.ledger_url = ledger_url or f"sqlite:///{home / 'state' / 'audit.db'}"
@@ -116,15 +118,11 @@ class ServedStack:
             "COLUMNS": "200",
         }
         self._log = (home / "serve.log").open("ab")
-        self.serving: subprocess.Popen[bytes] | None = None
+        self.serving: Forked | None = None
 
     def serve(self) -> None:
-        self.serving = subprocess.Popen(
-            [sys.executable, "-m", "services.serve"],
-            env=self.environment,
-            cwd=ROOT,
-            stdout=self._log,
-            stderr=subprocess.STDOUT,
+        self.serving = self._fork_server.start(
+            "services.serve", env=self.environment, cwd=ROOT, stdout=self._log, stderr=self._log
         )
 
     def kill_serving(self) -> None:
@@ -150,27 +148,20 @@ class ServedStack:
         return found
 
     def cli(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, "-m", "cli", *arguments],
-            env=self.environment,
-            cwd=ROOT,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-        )
+        return self._fork_server.run("cli", *arguments, env=self.environment, cwd=ROOT, timeout=60)
 
     def state(self) -> dict[str, Any]:
         raw = self.client.get("circuit_breaker:recovery")
         return json.loads(raw) if isinstance(raw, bytes) else {}
 
-    def wait_until(self, what: str, condition: Callable[[dict[str, Any]], bool], within: float = 90) -> dict[str, Any]:
+    def wait_until(
+        self, what: str, condition: Callable[[dict[str, Any]], bool], within: float = 90, every: float = 0.05
+    ) -> dict[str, Any]:
         def reached() -> list[dict[str, Any]]:
             state = self.state()
             return [state] if condition(state) else []
 
-        return eventually(reached, lambda: f"{what}; {self.state()}", within=within, every=0.05)[0]
+        return eventually(reached, lambda: f"{what}; {self.state()}", within=within, every=every)[0]
 
     def waits_for(self, form: str, incident: str, round_: int = 1) -> None:
         """The picture says so, and the orchestrator has the run suspended."""
@@ -179,7 +170,10 @@ class ServedStack:
             lambda s: (s.get("waiting_for"), s.get("incident_id"), s.get("round")) == (form, incident, round_),
         )
         address = f"{self.prefect.api_url}/flow_runs/{state['flow_run_id']}"
-        self.wait_until("suspended", lambda _: json.load(urlopen(address, timeout=5))["state"]["type"] == "PAUSED")
+        # Asking the orchestrator more often would keep it from its work.
+        self.wait_until(
+            "suspended", lambda _: json.load(urlopen(address, timeout=5))["state"]["type"] == "PAUSED", every=0.5
+        )
 
     def answered(self, *arguments: str) -> None:
         outcome = self.cli("recover", "answer", *arguments)

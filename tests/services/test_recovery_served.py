@@ -15,8 +15,10 @@ from breaker import CircuitBreaker
 from breaker.rules import Rules
 from configuration.settings import load_settings
 from console.auth.permissions import Role
+from proofs.fork_server import ForkServer
 from sandbox.embedded_redis import EmbeddedRedis
 from sandbox.prefect_server import PrefectServer
+from tests.conftest import PrefectHome
 from tests.console.harness import Console
 from tests.services.served_stack import ServedStack, Service
 
@@ -49,13 +51,15 @@ def give(console: Console, role: Role, **answer: Any) -> None:
 
 
 @pytest.fixture(scope="module")
-def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServedStack]:
+def stack(
+    tmp_path_factory: pytest.TempPathFactory, fork_server: ForkServer, prefect_home: PrefectHome
+) -> Iterator[ServedStack]:
     home = tmp_path_factory.mktemp("stack")
     service = Service()
-    with EmbeddedRedis(home / "redis") as server, PrefectServer(home / "prefect") as prefect:
+    with EmbeddedRedis(home / "redis") as server, PrefectServer(prefect_home(home / "prefect")) as prefect:
         client = redis.Redis.from_url(server.url)
         CircuitBreaker(client).initialize_state(by="tests")
-        made = ServedStack(home, client, redis_url=server.url, service=service, prefect=prefect)
+        made = ServedStack(home, client, fork_server, redis_url=server.url, service=service, prefect=prefect)
         made.serve()
         yield made
         made.kill_serving()

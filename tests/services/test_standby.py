@@ -7,7 +7,6 @@ import os
 import signal
 import socket
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -21,6 +20,7 @@ from breaker import CircuitBreaker
 from breaker.deadman import DeadMansSwitch
 from breaker.pending_trips import PendingTrips
 from breaker.uuid7 import uuid7
+from proofs.fork_server import Forked, ForkServer
 from sandbox.child_process import free_port
 from sandbox.embedded_redis import EmbeddedRedis
 from sandbox.exchange.scenario import parse
@@ -35,7 +35,9 @@ PACE = "[kill]\nsettle = 0.05\nguard = 0.1\npoll_interval = 0.05\nrecord_wait = 
 class Host:
     """One machine: a configuration, a standby or none, and people who type commands."""
 
-    def __init__(self, directory: Path, redis_url: str, venue_url: str) -> None:
+    def __init__(self, directory: Path, redis_url: str, venue_url: str, fork_server: ForkServer) -> None:
+        self._fork_server = fork_server
+        self._directory = directory
         self.state = directory / "state"
         self.socket = self.state / "standby.sock"
         configuration = directory / "breaker.toml"
@@ -52,26 +54,19 @@ class Host:
             "PYTHONPATH": str(ROOT),
         }
         self.log = directory / "standby.log"
-        self.process: subprocess.Popen[bytes] | None = None
+        self.process: Forked | None = None
 
-    def stand_by(self) -> subprocess.Popen[bytes]:
+    def stand_by(self) -> Forked:
         with self.log.open("ab") as log:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "cli", "standby"], env=self.environment, stdout=log, stderr=log
+            self.process = self._fork_server.start(
+                "cli", "standby", env=self.environment, cwd=self._directory, stdout=log, stderr=log
             )
         eventually(self.socket.exists, lambda: f"the standby never stood by: {self.said()}", within=60)
         return self.process
 
     def run(self, *arguments: str, **changes: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, "-m", "cli", *arguments],
-            env={**self.environment, **changes},
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-        )
+        environment = {**self.environment, **changes}
+        return self._fork_server.run("cli", *arguments, env=environment, cwd=self._directory, timeout=60)
 
     def said(self) -> str:
         return self.log.read_text() if self.log.exists() else ""
@@ -91,10 +86,14 @@ def venue() -> Iterator[PaperExchangeThread]:
 
 @pytest.fixture
 def host(
-    tmp_path: Path, redis_server: EmbeddedRedis, redis_client: redis.Redis, venue: PaperExchangeThread
+    tmp_path: Path,
+    redis_server: EmbeddedRedis,
+    redis_client: redis.Redis,
+    venue: PaperExchangeThread,
+    fork_server: ForkServer,
 ) -> Iterator[Host]:
     CircuitBreaker(redis_client).initialize_state()
-    machine = Host(tmp_path, redis_server.url, venue.url)
+    machine = Host(tmp_path, redis_server.url, venue.url, fork_server)
     yield machine
     machine.stop()
 
@@ -241,11 +240,11 @@ def test_it_leaves_in_order(warm: Host) -> None:
 
 
 def test_a_trip_that_waits_on_the_host_is_made_as_soon_as_redis_is_back(
-    tmp_path: Path, own_server: EmbeddedRedis, venue: PaperExchangeThread
+    tmp_path: Path, own_server: EmbeddedRedis, venue: PaperExchangeThread, fork_server: ForkServer
 ) -> None:
     with redis.Redis.from_url(own_server.url) as client:
         CircuitBreaker(client).initialize_state()
-        host = Host(tmp_path, own_server.url, venue.url)
+        host = Host(tmp_path, own_server.url, venue.url, fork_server)
         try:
             host.stand_by()
             own_server.kill()

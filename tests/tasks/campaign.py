@@ -6,7 +6,6 @@ The exchange's own report is the judge, never the kill switch's bookkeeping.
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -29,7 +28,6 @@ from tasks.kill.run import KillRun, current_kill
 
 FASTER: Final = 20
 """Exchange seconds per real second, and how much less patient the kill switch is than by default."""
-FULL: Final = os.environ.get("BREAKER_TEST_SCALE") == "full"
 
 
 def kill_settings(**changes: Any) -> KillSettings:

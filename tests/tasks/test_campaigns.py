@@ -18,7 +18,8 @@ from configuration.settings import KillSettings
 from sandbox.embedded_redis import EmbeddedRedis
 from sandbox.exchange.server import PaperExchange
 from tasks.kill import flatten
-from tests.tasks.campaign import FULL, Outcome, judge, kill, kill_settings, scaled
+from tests.helpers import FULL
+from tests.tasks.campaign import Outcome, judge, kill, kill_settings, scaled
 from tests.tasks.last_resort import LastResort, scale_last_resort
 from tests.tasks.mixed_books import MixedBook, mixed_book
 

@@ -17,8 +17,8 @@ from sandbox.embedded_redis import EmbeddedRedis
 from sandbox.exchange.server import PaperExchange
 from tasks.kill import flatten
 from tasks.kill.book import READING_SHARE, ReadingAllowance
-from tests.helpers import eventually
-from tests.tasks.campaign import FASTER, FULL, Outcome, judge, kill, kill_settings, scaled
+from tests.helpers import FULL, eventually
+from tests.tasks.campaign import FASTER, Outcome, judge, kill, kill_settings, scaled
 
 pytestmark = [pytest.mark.usefixtures("scaled_time"), pytest.mark.timeout(3_600 if FULL else 120)]
 

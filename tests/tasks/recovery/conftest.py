@@ -10,10 +10,7 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from configuration.settings import Settings
 from sandbox.embedded_redis import EmbeddedRedis
-from tests.ledger.conftest import database_url, postgres, postgres_url
 from tests.tasks.web import Web
-
-__all__ = ["database_url", "postgres", "postgres_url"]
 
 Configure = Callable[..., Settings]
 
