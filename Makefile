@@ -127,13 +127,17 @@ soak: $(READY) ## Drills on the whole stack while it breaks     [SECONDS=3600] [
 	@$(BIN)/python -m proofs.soak --write docs/evidence/soak.md $(if $(SECONDS),--seconds $(SECONDS)) \
 	    $(if $(SEED),--seed $(SEED))
 
-.PHONY: models histories
+.PHONY: models histories campaigns
 models: $(READY) ## Every state that breaker and gates can reach, searched
 	@MODEL=full $(BIN)/pytest -s tests/proofs/test_gate_model.py tests/proofs/test_breaker_model.py \
 	    tests/proofs/test_breaker_rules.py
 
 histories: $(READY) ## Concurrent callers under faults, checked for linearizability   [HISTORIES=2000]
 	@HISTORIES=$(or $(HISTORIES),2000) $(BIN)/pytest -s tests/proofs/test_histories.py
+
+campaigns: $(READY) ## Thousands of kill switches on rough markets, and many processes at once; takes hours
+	@BREAKER_TEST_SCALE=full $(BIN)/pytest -s tests/tasks/test_campaigns.py tests/tasks/test_flatten.py \
+	    tests/flows/test_kill_switch.py tests/ledger/test_faults.py tests/breaker/test_processes.py
 
 # --- giving it away ---------------------------------------------------------------------------------------------------
 .PHONY: build

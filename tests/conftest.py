@@ -29,6 +29,31 @@ _MIGRATE = (
 )
 _numbers = itertools.count()
 
+LONGEST = (
+    "tests/services/test_recovery_served.py",
+    "tests/flows/test_health_verification.py",
+    "tests/flows/test_kill_switch.py",
+    "tests/proofs/test_kill_matrix.py",
+    "tests/distributions/test_distributions.py",
+    "tests/services/test_standby.py",
+    "tests/services/test_exits_resumed.py",
+    "tests/browser/test_console.py",
+    "tests/browser/test_recovery.py",
+    "tests/deployments/test_demo.py",
+    "tests/deployments/test_up.py",
+    "tests/cli/test_kill_command.py",
+    "tests/flows/test_drill.py",
+    "tests/proofs/test_crash_points.py",
+    "tests/proofs/test_takeover.py",
+    "tests/proofs/test_histories.py",
+)
+"""The files that take longest. They begin first, lest a worker is still busy with one when the others have ended."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    place = {name: number for number, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: place.get(item.nodeid.split("::")[0], len(place)))
+
 
 @pytest.fixture(scope="session")
 def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedRedis]:
