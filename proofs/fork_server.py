@@ -242,6 +242,8 @@ def serve(asked: socket.socket) -> None:
 
 def _become(request: dict[str, Any], streams: Sequence[int]) -> None:
     """Run the program in this process, which then ends as any interpreter does."""
+    # A server that was started in the background has inherited an ignored Ctrl-C.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     for number, stream in enumerate(streams):
         os.dup2(stream, number)
         os.close(stream)

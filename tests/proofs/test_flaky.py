@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -32,7 +33,8 @@ def test_leaves_something_running():
 
 def flaky(*arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "proofs.flaky", *arguments]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=110, check=False)
+    environment = {**os.environ, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=110, check=False)
 
 
 def test_what_fails_and_what_is_left_running_is_counted(tmp_path: Path) -> None:

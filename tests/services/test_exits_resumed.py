@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import subprocess
-import sys
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
@@ -29,6 +27,7 @@ from configuration.settings import Settings
 from flows.resume import resume
 from ledger.ledger import Ledger
 from ledger.queries import Filter
+from proofs.fork_server import ForkServer
 from sandbox.embedded_redis import EmbeddedRedis
 from sandbox.exchange.scenario import parse
 from sandbox.exchange.server import PaperExchangeThread
@@ -36,6 +35,7 @@ from sandbox.prefect_server import PrefectServer
 from services.exit_watch import ResumeScheduler
 from tasks.kill.pending_exit_store import KEY, open_pending_exits
 from tasks.kill.pending_exits import OPENED_FOR, AccountExits, PendingExit
+from tests.conftest import PrefectHome
 from tests.helpers import eventually
 from tests.services.test_standby import ROOT, Host
 
@@ -58,9 +58,14 @@ class TradingHost(Host):
     """A machine whose account is at that venue, with an orchestrator or none."""
 
     def __init__(
-        self, home: Path, redis_url: str, venue: PaperExchangeThread, prefect: Mapping[str, str] | None = None
+        self,
+        home: Path,
+        redis_url: str,
+        venue: PaperExchangeThread,
+        fork_server: ForkServer,
+        prefect: Mapping[str, str] | None = None,
     ) -> None:
-        super().__init__(home, redis_url, venue.url)
+        super().__init__(home, redis_url, venue.url, fork_server)
         self.venue = venue
         configuration = Path(self.environment["BREAKER_CONFIG"])
         # Without collars a close goes straight to the queue for the open.
@@ -73,8 +78,8 @@ class TradingHost(Host):
 
     def serve(self) -> None:
         with self.log.open("ab") as log:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "services.serve"], env=self.environment, cwd=ROOT, stdout=log, stderr=log
+            self.process = self.fork_server.start(
+                "services.serve", env=self.environment, cwd=ROOT, stdout=log, stderr=log
             )
 
     def leave(self) -> None:
@@ -108,8 +113,9 @@ def venue() -> Iterator[PaperExchangeThread]:
 
 
 @pytest.fixture(scope="module")
-def prefect(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrefectServer]:
-    with PrefectServer(tmp_path_factory.mktemp("prefect")) as server:
+def prefect(tmp_path_factory: pytest.TempPathFactory, prefect_home: PrefectHome) -> Iterator[PrefectServer]:
+    """Not the session's: what is served here has schedules, and goes on with them."""
+    with PrefectServer(prefect_home(tmp_path_factory.mktemp("prefect"))) as server:
         yield server
 
 
@@ -146,10 +152,14 @@ def resumed_by_itself(host: TradingHost, client: redis.Redis, source: str) -> No
 
 @pytest.mark.timeout(360)
 def test_without_prefect_the_standby_closes_it_when_the_market_opens(
-    tmp_path: Path, redis_server: EmbeddedRedis, redis_client: redis.Redis, venue: PaperExchangeThread
+    tmp_path: Path,
+    redis_server: EmbeddedRedis,
+    redis_client: redis.Redis,
+    venue: PaperExchangeThread,
+    fork_server: ForkServer,
 ) -> None:
     CircuitBreaker(redis_client).initialize_state()
-    host = TradingHost(tmp_path, redis_server.url, venue)
+    host = TradingHost(tmp_path, redis_server.url, venue, fork_server)
     try:
         host.stand_by()
         resumed_by_itself(host, redis_client, "rule")
@@ -163,10 +173,11 @@ def test_with_prefect_a_flow_run_scheduled_for_the_open_closes_it(
     redis_server: EmbeddedRedis,
     redis_client: redis.Redis,
     venue: PaperExchangeThread,
+    fork_server: ForkServer,
     prefect: PrefectServer,
 ) -> None:
     CircuitBreaker(redis_client).initialize_state()
-    host = TradingHost(tmp_path, redis_server.url, venue, prefect.environment)
+    host = TradingHost(tmp_path, redis_server.url, venue, fork_server, prefect.environment)
 
     def is_served() -> bool:
         return bool(httpx.post(f"{prefect.api_url}/deployments/filter", json=DEPLOYED, timeout=10).json())

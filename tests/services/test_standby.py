@@ -36,7 +36,7 @@ class Host:
     """One machine: a configuration, a standby or none, and people who type commands."""
 
     def __init__(self, directory: Path, redis_url: str, venue_url: str, fork_server: ForkServer) -> None:
-        self._fork_server = fork_server
+        self.fork_server = fork_server
         self._directory = directory
         self.state = directory / "state"
         self.socket = self.state / "standby.sock"
@@ -58,7 +58,7 @@ class Host:
 
     def stand_by(self) -> Forked:
         with self.log.open("ab") as log:
-            self.process = self._fork_server.start(
+            self.process = self.fork_server.start(
                 "cli", "standby", env=self.environment, cwd=self._directory, stdout=log, stderr=log
             )
         eventually(self.socket.exists, lambda: f"the standby never stood by: {self.said()}", within=60)
@@ -66,7 +66,7 @@ class Host:
 
     def run(self, *arguments: str, **changes: str) -> subprocess.CompletedProcess[str]:
         environment = {**self.environment, **changes}
-        return self._fork_server.run("cli", *arguments, env=environment, cwd=self._directory, timeout=60)
+        return self.fork_server.run("cli", *arguments, env=environment, cwd=self._directory, timeout=60)
 
     def said(self) -> str:
         return self.log.read_text() if self.log.exists() else ""
