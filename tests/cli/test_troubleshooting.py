@@ -70,11 +70,13 @@ class Desk:
         except SystemExit as left:
             self.status = int(left.code or 0)
         said = self._capture.readouterr()
+        self.output = said.out
         return f"{said.out}\n{said.err}"
 
     def doctor(self) -> dict[str, str]:
         """What is to be done about each check that isn't green."""
-        checks = json.loads(self.run("doctor", "--json"))["checks"]
+        self.run("doctor", "--json")
+        checks = json.loads(self.output)["checks"]
         return {check["name"]: check["problem"] for check in checks if check["colour"] != "green"}
 
     def serve_metrics(self) -> None:

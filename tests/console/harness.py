@@ -83,7 +83,7 @@ class Console:
         """A program with a token of a user of that role."""
         user = self.user(f"the_{role}", role)
         text, _ = self.identities.tokens.create(user, "test", permissions or sorted(PERMISSIONS[role]), 1)
-        return httpx.Client(base_url=f"{self.url}/api/v1", headers={"Authorization": f"Bearer {text}"}, timeout=10)
+        return httpx.Client(base_url=f"{self.url}/api/v1", headers={"Authorization": f"Bearer {text}"}, timeout=30)
 
 
 class Visitor(httpx.Client):
@@ -91,7 +91,7 @@ class Visitor(httpx.Client):
 
     def __init__(self, url: str, **options: object) -> None:
         # Without TLS there is nothing to verify, and loading what to verify by takes longer than most requests.
-        super().__init__(base_url=url, follow_redirects=True, timeout=10, verify=False, **options)  # type: ignore[arg-type]
+        super().__init__(base_url=url, follow_redirects=True, timeout=30, verify=False, **options)  # type: ignore[arg-type]
 
     def sign_in(self, user: str, password: str = PASSWORD) -> httpx.Response:
         return self.submit("/login", {"user": user, "password": password})

@@ -130,7 +130,7 @@ def resumed_by_itself(host: TradingHost, client: redis.Redis, source: str) -> No
     incident = report["incident_id"]
     assert {each["symbol"] for each in report["pending_exits"]} == {"AAPL", "MSFT"}
     assert all(each["resume_at"] for each in report["pending_exits"]), report["pending_exits"]
-    assert host.venue.report()["positions"], "the market is closed"
+    assert not report["flat"], "the market is closed"
     eventually(lambda: host.is_over(incident), host.said, within=120, every=0.1)
     seen = host.venue.report()
     assert seen["violations"] == [] and seen["sign_changes"] == []
