@@ -1,9 +1,14 @@
-"""Write a file so that it is there whole or not at all, whatever the process or the machine dies of meanwhile."""
+"""Write a file so that it is there whole or not at all, whatever the process or the machine dies of meanwhile.
+
+Only a regular file in a directory that is ours to write is ever replaced: a device, a pipe or a link is written
+through, as any program would.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import os
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
@@ -17,7 +22,8 @@ def write_atomically(path: Path, data: str | bytes, *, mode: int = 0o600) -> Non
     to finish wins.
 
     Args:
-        path: The file; its directory must exist. A file of that name is replaced.
+        path: The file; its directory must exist. A regular file of that name is replaced, if its directory can be
+            written; what is no regular file (a device, a pipe, a link) is written through.
         data: Its content; text is written as UTF-8.
         mode: Its permissions, less what the process's umask takes away.
 
@@ -56,6 +62,10 @@ def atomic_file(path: Path, *, mode: int = 0o600) -> Iterator[IO[bytes]]:
         >>> (directory / "export.jsonl").read_bytes()
         b'0\\n1\\n2\\n'
     """
+    if not _is_replaceable(path):
+        with path.open("wb") as file:
+            yield file
+        return
     partial = path.with_name(f".{path.name}.{uuid4()}.partial")
     descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
     try:
@@ -68,6 +78,14 @@ def atomic_file(path: Path, *, mode: int = 0o600) -> Iterator[IO[bytes]]:
         partial.unlink(missing_ok=True)
         raise
     sync_directory(path.parent)
+
+
+def _is_replaceable(path: Path) -> bool:
+    try:
+        found = path.lstat()
+    except FileNotFoundError:
+        return True
+    return stat.S_ISREG(found.st_mode) and os.access(path.parent, os.W_OK)
 
 
 def sync_directory(directory: Path) -> None:

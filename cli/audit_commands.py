@@ -86,7 +86,10 @@ def export(
     from ledger.export import write_export  # noqa: PLC0415
 
     done = write_export(open_ready_ledger(load_settings()), path, "csv" if path.suffix.lower() == ".csv" else "jsonl")
-    typer.echo(f"{done.rows} rows in {done.path}, checkpoint in {done.checkpoint_path}")
+    last = (
+        f"checkpoint in {done.checkpoint_path}" if done.checkpoint_path else f"to {done.checkpoint.seq}, no checkpoint"
+    )
+    typer.echo(f"{done.rows} rows in {done.path}, {last}", err=done.checkpoint_path is None)
 
 
 def drain() -> None:

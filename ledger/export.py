@@ -38,7 +38,8 @@ class Export:
     """A written export and the checkpoint that belongs to it."""
 
     path: Path
-    checkpoint_path: Path
+    checkpoint_path: Path | None
+    """None where the export went to what is no file: nothing can lie beside a device or a pipe."""
     rows: int
     checkpoint: Checkpoint
 
@@ -51,16 +52,19 @@ def checkpoint_path(path: Path) -> Path:
 def write_export(ledger: Ledger, path: Path, format: Format = "jsonl") -> Export:
     """Write the whole ledger to `path`, as of one moment, and its checkpoint beside it; both appear only when complete.
 
+    What is no regular file (a device, a pipe) is written through, and gets no checkpoint beside it.
+
     Raises:
         NotWritten: the disk refused.
         LedgerUnavailable, LedgerNotReady: the ledger could not be read to its end.
     """
-    beside = checkpoint_path(path)
+    beside = checkpoint_path(path) if path.is_file() or not path.exists() else None
     try:
         with _atomic_text(path) as file:
             rows, seq, last_hash = _write_rows(ledger, file, format)
         checkpoint = Checkpoint.now(seq, last_hash)
-        write_atomically(beside, json.dumps(asdict(checkpoint)) + "\n", mode=0o644)
+        if beside is not None:
+            write_atomically(beside, json.dumps(asdict(checkpoint)) + "\n", mode=0o644)
     except OSError as error:
         raise NotWritten(
             f"{path} can't be written ({error.strerror}); nothing was exported: choose another place"

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-import os
 import secrets
 from pathlib import Path
+
+from breaker.atomic_file import write_atomically
+from configuration.settings import ConfigurationError
+
+KEY_BYTES = 32
 
 
 class Signer:
@@ -33,16 +37,30 @@ class Signer:
 
 
 def host_key(state_dir: Path) -> bytes:
-    """This host's key for signing, made at first use; only its owner can read it."""
+    """This host's key for signing, made at first use; only its owner can read it.
+
+    Raises ConfigurationError where the file holds no key: with an empty one anybody could sign.
+    """
     path = state_dir / "console.key"
     state_dir.mkdir(parents=True, exist_ok=True)
+    if not path.exists():
+        _offer(path, secrets.token_hex(KEY_BYTES))
+    key = path.read_text().strip()
+    if len(key) < 2 * KEY_BYTES:
+        raise ConfigurationError(f"{path} is no key; remove it, and everybody signs in again")
+    return bytes.fromhex(key)
+
+
+def _offer(path: Path, text: str) -> None:
+    """Give `path` that content, whole, unless another process has been first."""
+    partial = path.with_name(f".{path.name}.{secrets.token_hex(8)}.partial")
+    write_atomically(partial, text)
     try:
-        file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        path.hardlink_to(partial)
     except FileExistsError:
-        return bytes.fromhex(path.read_text().strip())
-    with os.fdopen(file, "w") as out:
-        out.write(secrets.token_hex(32))
-    return bytes.fromhex(path.read_text().strip())
+        pass
+    finally:
+        partial.unlink()
 
 
 def digest(secret: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import stat
 import threading
 from pathlib import Path
 from typing import Any
@@ -105,3 +106,23 @@ def _die_at(call: str) -> None:
             Path.replace = die  # type: ignore[method-assign]
         case _:
             os.fsync = die_at_fsync
+
+
+def test_what_is_no_regular_file_is_written_through_and_stays_what_it_is(tmp_path: Path) -> None:
+    aimed, link, pipe = tmp_path / "aimed", tmp_path / "link", tmp_path / "pipe"
+    aimed.write_text("before")
+    link.symlink_to(aimed)
+    write_atomically(link, "after")
+    assert link.is_symlink() and aimed.read_text() == "after"
+    os.mkfifo(pipe)
+    reader = threading.Thread(target=lambda: read.append(pipe.read_text()), daemon=True)
+    read: list[str] = []
+    reader.start()
+    write_atomically(pipe, "said")
+    reader.join(10)
+    assert read == ["said"] and stat.S_ISFIFO(pipe.lstat().st_mode)
+    null = Path(os.devnull)
+    before = null.lstat()
+    write_atomically(null, "gone")
+    assert null.lstat() == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["aimed", "link", "pipe"]

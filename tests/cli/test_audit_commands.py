@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sqlite3
 from pathlib import Path
 
@@ -99,6 +100,21 @@ def test_export_can_be_read_without_the_database(audited: redis.Redis, breaker_c
     exported = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
     assert [row["action"] for row in exported] == ["CIRCUIT_BREAKER_TRIP"]
     assert (tmp_path / "log.jsonl.checkpoint.json").exists()
+
+
+def test_an_export_to_a_device_or_a_link_leaves_it_what_it_is(
+    audited: redis.Redis, breaker_cli: RunCli, tmp_path: Path
+) -> None:
+    device = Path(os.devnull)
+    before = device.lstat()
+    outcome = breaker_cli("audit", "export", str(device))
+    assert outcome.returncode == 0 and "no checkpoint" in outcome.stderr
+    assert (device.lstat().st_mode, device.lstat().st_ino) == (before.st_mode, before.st_ino)
+    assert not device.with_name("null.checkpoint.json").exists()
+    link, aimed = tmp_path / "link.csv", tmp_path / "aimed.csv"
+    link.symlink_to(aimed)
+    assert breaker_cli("audit", "export", str(link)).returncode == 0
+    assert link.is_symlink() and aimed.read_text().startswith("seq,")
 
 
 def test_with_a_key_the_chain_is_whole_only_for_its_holders(

@@ -7,6 +7,7 @@ import re
 import socket
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from ipaddress import ip_network
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from configuration.settings import ConfigurationError
 from console.auth import passwords
 from console.auth.passwords import MOST_WAITING
 from console.auth.permissions import Role
+from console.auth.signing import host_key
 from console.auth.throttle import FREE, Throttle
 from console.live.state_watcher import MOST_ASKED
 from console.request_guard import LARGEST_BODY, client_address, safe_redirect, same_origin
@@ -478,3 +480,17 @@ def test_an_error_of_ours_tells_nothing_of_the_inside(console: Console, admin: V
 )
 def test_where_a_form_comes_from(headers: dict[str, str], scheme: str, ours: bool) -> None:
     assert same_origin(Headers(headers), scheme) is ours
+
+
+@pytest.mark.parametrize("kept", ["", "\n", "abcd"])
+def test_a_key_file_without_a_key_starts_nothing_that_anybody_could_sign_for(tmp_path: Path, kept: str) -> None:
+    (tmp_path / "console.key").write_text(kept)
+    with pytest.raises(ConfigurationError, match="is no key; remove it"):
+        host_key(tmp_path)
+
+
+def test_processes_that_start_together_share_one_key(tmp_path: Path) -> None:
+    with ThreadPoolExecutor(8) as threads:
+        keys = set(threads.map(host_key, [tmp_path / "state"] * 16))
+    assert len(keys) == 1 and len(keys.pop()) == 32
+    assert [path.name for path in (tmp_path / "state").iterdir()] == ["console.key"]
