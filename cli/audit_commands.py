@@ -110,12 +110,14 @@ def drain() -> None:
 
 
 def upgrade() -> None:
-    """Bring the log's database to the form that this version needs. Safe to repeat."""
+    """Bring the database, the log's tables and the console's, to the form that this version needs. Safe to repeat."""
+    from console.auth.schema import upgrade as upgrade_console  # noqa: PLC0415
     from ledger.configured import open_ledger  # noqa: PLC0415
-    from ledger.schema import upgrade as bring_up_to_date  # noqa: PLC0415
+    from ledger.schema import upgrade as upgrade_log  # noqa: PLC0415
 
     ledger = open_ledger(load_settings(), timeout=30)
-    bring_up_to_date(ledger)
+    upgrade_log(ledger)
+    upgrade_console(ledger)
     typer.echo(f"{ledger} is up to date")
 
 

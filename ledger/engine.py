@@ -139,8 +139,11 @@ def _explain(error: SQLAlchemyError, url: URL) -> LedgerError:
     code = getattr(original, "pgcode", None)
     if code in ("42P01", "42703") or "no such table" in said or "no such column" in said:
         return LedgerNotReady(
-            f"{where} has no audit log of this version ({said}); nothing was written: run `python -m ledger upgrade`"
+            f"{where} has no audit log of this version ({said}); nothing was written: run `breaker audit upgrade`"
         )
     if code == "42501":
-        return LedgerError(f"{where} does not permit it ({said}); nothing was written: grant the role breaker_audit")
+        return LedgerError(
+            f"{where} does not permit it ({said}); nothing was written: "
+            "it needs the roles breaker_audit and breaker_console, or the owner has to run `breaker audit upgrade`"
+        )
     return LedgerUnavailable(f"the ledger at {where} did not do it ({said}); check the database, then try again")

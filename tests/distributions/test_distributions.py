@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import subprocess
 import sys
 import tarfile
@@ -230,17 +229,11 @@ def test_an_engine_with_tasks_cli_and_flows_of_its_own_trades_through_the_gate(
     assert PACKAGES & set(said["loaded"]) == {"breaker", "cli", "flows", "tasks"}
 
 
-def test_importing_the_library_is_quick_and_loads_no_pydantic(engine: Path) -> None:
-    python = engine / ".venv" / "bin" / "python"
-    took = []
-    for _ in range(5):
-        done = run(python, "-X", "importtime", "-c", "import breaker", cwd=engine)
-        assert done.returncode == 0, done.stderr
-        assert "pydantic" not in done.stderr
-        line = re.search(r"^import time:\s+\d+ \|\s+(\d+) \| breaker$", done.stderr, re.MULTILINE)
-        assert line, done.stderr
-        took.append(int(line[1]) / 1e6)
-    assert min(took) < 0.1
+def test_importing_the_library_loads_none_of_the_applications_libraries(engine: Path) -> None:
+    loaded = "import sys, breaker; print(*{name.partition('.')[0] for name in sys.modules})"
+    done = run(engine / ".venv" / "bin" / "python", "-c", loaded, cwd=engine)
+    assert done.returncode == 0, done.stderr
+    assert not {"pydantic", "sqlalchemy", "httpx", "prefect", "typer", "rich"} & set(done.stdout.split())
 
 
 def test_the_installed_command_says_its_version(tools: Path, tmp_path: Path) -> None:

@@ -222,7 +222,7 @@ def test_a_replication_role_does_not_silence_the_triggers(postgres_url: str) -> 
 
 def test_a_database_that_was_not_migrated_is_told_apart(database_url: str) -> None:
     ledger = Ledger.connect(database_url)
-    with pytest.raises(LedgerNotReady, match="python -m ledger upgrade"):
+    with pytest.raises(LedgerNotReady, match="breaker audit upgrade"):
         ledger.append([record()])
     with pytest.raises(LedgerNotReady):
         list(ledger.stream())

@@ -34,7 +34,7 @@ def test_from_nothing_and_again(database_url: str) -> None:
     ledger = Ledger.connect(database_url)
     upgrade(ledger)
     upgrade(ledger)
-    assert version(ledger) == "0002"
+    assert version(ledger) == "0003"
     ledger.close()
 
 
@@ -66,7 +66,7 @@ def test_several_hosts_may_upgrade_at_once(database_url: str) -> None:
         return found
 
     with ThreadPoolExecutor(3) as pool:
-        assert list(pool.map(run, range(3))) == ["0002"] * 3
+        assert list(pool.map(run, range(3))) == ["0003"] * 3
 
 
 @pytest.mark.parametrize(
@@ -84,7 +84,7 @@ def test_from_the_shell(database_url: str, command: list[str], tmp_path: Path) -
     )
     assert done.returncode == 0, done.stderr
     ledger = Ledger.connect(database_url)
-    assert version(ledger) == "0002"
+    assert version(ledger) == "0003"
     ledger.close()
 
 
@@ -110,7 +110,7 @@ def test_a_user_who_may_not_create_roles_can_migrate_all_the_same(
     connection.close()
     ledger = Ledger.connect(postgres_url.replace("postgres@", "modest@"))
     upgrade(ledger)
-    assert version(ledger) == "0002"
+    assert version(ledger) == "0003"
     assert found is not None
     assert found[0] == 1 or "breaker_audit was not created" in caplog.text
     ledger.close()
