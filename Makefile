@@ -70,8 +70,8 @@ standby: $(READY) ## Stay resident, so that `make kill-switch YES=1` begins with
 recover: $(READY) ## The recovery checklist, live; answer its forms with: .venv/bin/breaker recover answer
 	@$(BIN)/breaker recover --watch
 
-audit: $(READY) ## The audit log, newest first
-	@$(BIN)/breaker audit
+audit: $(READY) ## The audit log, newest first        [INCIDENT=id]
+	@$(BIN)/breaker audit $(if $(INCIDENT),--incident "$$INCIDENT")
 
 drill: $(READY) ## The whole circle on a paper account of its own, from the trip to OPEN; files its figures
 	@$(BIN)/breaker drill $(WHO)

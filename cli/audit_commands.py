@@ -9,10 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich import box
-from rich.table import Table
 from rich.text import Text
 
+from cli.audit_view import show_rows
 from cli.circuit_view import console
 from cli.exit_codes import EPILOG, Exit
 from cli.options import JsonOption
@@ -28,6 +27,13 @@ audit_app = typer.Typer(
 )
 
 
+_Action = Annotated[list[str] | None, typer.Option("--action", help="Only this action; may be repeated.")]
+_User = Annotated[str | None, typer.Option("--user", help="Only what this person did.")]
+_Since = Annotated[datetime | None, typer.Option("--since", help="Only from then on (UTC).")]
+_Until = Annotated[datetime | None, typer.Option("--until", help="Only before then (UTC).")]
+_Incident = Annotated[str | None, typer.Option("--incident", help="Only this incident.")]
+
+
 def register(app: typer.Typer) -> None:
     audit_app.callback()(list_rows)
     for command in (verify, export, drain, upgrade):
@@ -37,10 +43,11 @@ def register(app: typer.Typer) -> None:
 
 def list_rows(
     context: typer.Context,
-    action: Annotated[list[str] | None, typer.Option("--action", help="Only this action; may be repeated.")] = None,
-    user: Annotated[str | None, typer.Option("--user", help="Only what this person did.")] = None,
-    since: Annotated[datetime | None, typer.Option("--since", help="Only from then on (UTC).")] = None,
-    incident: Annotated[str | None, typer.Option("--incident", help="Only this incident.")] = None,
+    action: _Action = None,
+    user: _User = None,
+    since: _Since = None,
+    until: _Until = None,
+    incident: _Incident = None,
     limit: Annotated[int, typer.Option("--limit", min=1, max=1000)] = 20,
     after: Annotated[str | None, typer.Option("--after", help="Where the page before ended.")] = None,
     as_json: JsonOption = False,
@@ -51,15 +58,13 @@ def list_rows(
     from ledger.configured import open_ready_ledger  # noqa: PLC0415
     from ledger.queries import Filter  # noqa: PLC0415
 
-    wanted = Filter(
-        actions=action or (), user_id=user, since=since.replace(tzinfo=UTC) if since else None, incident_id=incident
-    )
+    wanted = Filter(actions=action or (), user_id=user, since=_utc(since), until=_utc(until), incident_id=incident)
     page = open_ready_ledger(load_settings()).query(wanted, limit=limit, after=after)
     if as_json:
         for row in page.rows:
             typer.echo(json.dumps(_as_json(row), default=str))
         return
-    _show(page.rows)
+    show_rows(page.rows)
     if page.next:
         console().print(Text(f"more: breaker audit --after '{page.next}'", "dim"))
 
@@ -80,16 +85,28 @@ def verify() -> None:
 
 def export(
     path: Annotated[Path, typer.Argument(help="Where to; a .csv name makes CSV, anything else JSON Lines.")],
+    action: _Action = None,
+    user: _User = None,
+    since: _Since = None,
+    until: _Until = None,
+    incident: _Incident = None,
 ) -> None:
-    """Write the whole log to a file, with a checkpoint by which an outsider can verify it without the database."""
+    """Write the log to a file: the whole, with a checkpoint by which an outsider can verify it, or a part.
+
+    A part has every row's hash, but nothing follows from it about the rows between.
+    """
     from ledger.configured import open_ready_ledger  # noqa: PLC0415
     from ledger.export import write_export  # noqa: PLC0415
+    from ledger.queries import Filter  # noqa: PLC0415
 
-    done = write_export(open_ready_ledger(load_settings()), path, "csv" if path.suffix.lower() == ".csv" else "jsonl")
-    last = (
-        f"checkpoint in {done.checkpoint_path}" if done.checkpoint_path else f"to {done.checkpoint.seq}, no checkpoint"
-    )
-    typer.echo(f"{done.rows} rows in {done.path}, {last}", err=done.checkpoint_path is None)
+    part = None
+    if action or user or since or until or incident:
+        part = Filter(actions=action or (), user_id=user, since=_utc(since), until=_utc(until), incident_id=incident)
+    ledger = open_ready_ledger(load_settings())
+    done = write_export(ledger, path, "csv" if path.suffix.lower() == ".csv" else "jsonl", part=part)
+    why = "this is a part of the log" if part else "that is no file"
+    beside = f"checkpoint in {done.checkpoint_path}" if done.checkpoint_path else f"no checkpoint, as {why}"
+    typer.echo(f"{done.rows} rows in {done.path}, {beside}", err=done.checkpoint_path is None)
 
 
 def drain() -> None:
@@ -121,26 +138,9 @@ def upgrade() -> None:
     typer.echo(f"{ledger} is up to date")
 
 
+def _utc(moment: datetime | None) -> datetime | None:
+    return moment.replace(tzinfo=UTC) if moment else None
+
+
 def _as_json(row: AuditRow) -> dict[str, object]:
     return {name: getattr(row, name) for name in row.__dataclass_fields__}
-
-
-def _show(rows: tuple[AuditRow, ...]) -> None:
-    if not rows:
-        console().print("Nothing on record.")
-        return
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for column in ("when (UTC)", "action", "who", "from", "outcome", "incident", "details"):
-        table.add_column(column, overflow="fold", no_wrap=column in ("when (UTC)", "action"))
-    for row in rows:
-        details = ", ".join(f"{name}={value}" for name, value in row.details.items() if value not in (None, "", [], {}))
-        table.add_row(
-            f"{row.timestamp:%Y-%m-%d %H:%M:%S}",
-            row.action,
-            Text(row.user_id or ""),
-            row.source,
-            Text(row.outcome, "" if row.outcome == "OK" else "yellow"),
-            (row.incident_id or "")[-12:],
-            Text(details[:160]),
-        )
-    console().print(table)

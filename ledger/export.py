@@ -20,6 +20,7 @@ from breaker.atomic_file import atomic_file, write_atomically
 from ledger.checkpoint import Checkpoint
 from ledger.errors import ExportUnreadable, LedgerError
 from ledger.ledger import Ledger
+from ledger.queries import Filter
 from ledger.record import COLUMNS, GENESIS, RawRow
 
 Format = Literal["jsonl", "csv"]
@@ -39,7 +40,7 @@ class Export:
 
     path: Path
     checkpoint_path: Path | None
-    """None where the export went to what is no file: nothing can lie beside a device or a pipe."""
+    """None for a part of the ledger, and where nothing can lie beside: at a device or a pipe."""
     rows: int
     checkpoint: Checkpoint
 
@@ -49,10 +50,11 @@ def checkpoint_path(path: Path) -> Path:
     return path.with_name(path.name + ".checkpoint.json")
 
 
-def write_export(ledger: Ledger, path: Path, format: Format = "jsonl") -> Export:
+def write_export(ledger: Ledger, path: Path, format: Format = "jsonl", *, part: Filter | None = None) -> Export:
     """Write the whole ledger to `path`, as of one moment, and its checkpoint beside it; both appear only when complete.
 
-    What is no regular file (a device, a pipe) is written through, and gets no checkpoint beside it.
+    What is no regular file (a device, a pipe) is written through, and gets no checkpoint beside it. A `part` of the
+    ledger gets none either: its rows don't follow each other.
 
     Raises:
         NotWritten: the disk refused.
@@ -61,8 +63,11 @@ def write_export(ledger: Ledger, path: Path, format: Format = "jsonl") -> Export
     beside = checkpoint_path(path) if path.is_file() or not path.exists() else None
     try:
         with _atomic_text(path) as file:
-            rows, seq, last_hash = _write_rows(ledger, file, format)
+            rows, seq, last_hash = _write_rows(ledger, file, format, part)
         checkpoint = Checkpoint.now(seq, last_hash)
+        if part is not None and beside is not None:
+            beside.unlink(missing_ok=True)  # of the export that was here before
+            beside = None
         if beside is not None:
             write_atomically(beside, json.dumps(asdict(checkpoint)) + "\n", mode=0o644)
     except OSError as error:
@@ -72,12 +77,12 @@ def write_export(ledger: Ledger, path: Path, format: Format = "jsonl") -> Export
     return Export(path, beside, rows, checkpoint)
 
 
-def _write_rows(ledger: Ledger, file: IO[str], format: Format) -> tuple[int, int, str]:
+def _write_rows(ledger: Ledger, file: IO[str], format: Format, part: Filter | None) -> tuple[int, int, str]:
     rows, seq, last_hash = 0, 0, GENESIS
     table = csv.writer(file, lineterminator="\n")
     if format == "csv":
         table.writerow(COLUMNS)
-    with contextlib.closing(ledger.stream()) as batches:
+    with contextlib.closing(ledger.stream(part=part)) as batches:
         for batch in batches:
             if format == "csv":
                 table.writerows([_inert(value) for value in row] for row in batch)

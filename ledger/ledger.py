@@ -183,8 +183,12 @@ class Ledger:
         found = [AuditRow.from_raw(row) for row in self._read(lambda connection: connection.execute(rows).all())]
         return Page.of(found, limit)
 
-    def stream(self, after_seq: int = 0, batch: int = 2_000) -> Generator[Sequence[RawRow], None, None]:
+    def stream(
+        self, after_seq: int = 0, batch: int = 2_000, *, part: Filter | None = None
+    ) -> Generator[Sequence[RawRow], None, None]:
         """Every row behind `after_seq` in the chain's order, in batches, as one consistent reading of the table.
+
+        With `part` only the rows that it names.
 
         Raises:
             LedgerUnavailable, LedgerNotReady: as `append` does, at any batch.
@@ -192,6 +196,7 @@ class Ledger:
         rows = select(*self._columns).order_by(audit_log.c.seq, audit_log.c.id)
         # Rows that claim a place before the first are read too, so that verification sees them.
         rows = rows.where(audit_log.c.seq > after_seq) if after_seq else rows
+        rows = rows.where(*part.conditions()) if part is not None else rows
         # Connections that died in the pool are found and replaced here, as a stream can't be begun again half-way.
         self.head()
         with self.explained(), self.engine.connect() as connection, connection.begin():

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import re
 import sqlite3
+import subprocess
+import sys
+import termios
 from pathlib import Path
 
 import pytest
@@ -100,6 +105,45 @@ def test_export_can_be_read_without_the_database(audited: redis.Redis, breaker_c
     exported = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
     assert [row["action"] for row in exported] == ["CIRCUIT_BREAKER_TRIP"]
     assert (tmp_path / "log.jsonl.checkpoint.json").exists()
+
+
+def test_what_is_shown_fits_a_terminal_of_80_columns_and_names_what_to_type(
+    audited: redis.Redis, breaker_cli: RunCli, environment: dict[str, str]
+) -> None:
+    assert breaker_cli("kill", "--yes", "--operator", "ada", "--reason", "drill").returncode == 0
+    keyboard, terminal = os.openpty()
+    termios.tcsetwinsize(terminal, (24, 80))
+    command = [sys.executable, "-m", "cli", "audit", "--limit", "1000"]
+    environment = {name: value for name, value in environment.items() if name != "COLUMNS"}
+    process = subprocess.Popen(command, env=environment, stdin=terminal, stdout=terminal, stderr=terminal)
+    os.close(terminal)
+    screen = b""
+    with contextlib.suppress(OSError):  # what a terminal says when its last process has gone
+        while shown := os.read(keyboard, 65536):
+            screen += shown
+    os.close(keyboard)
+    assert process.wait(timeout=60) == 0
+    lines = re.sub(r"\x1b\[[0-9;]*m", "", screen.decode()).splitlines()
+    assert max(map(len, lines)) <= 80
+    entries = [line for line in lines if re.match(r"\d\d:\d\d:\d\d  [A-Z_]+ +\S+ by \w+", line)]
+    assert len(entries) == len(rows(breaker_cli)) and len(lines) <= 3 * len(entries) + 4
+    (incident,) = {line.partition("incident ")[2] for line in lines if "UTC  incident " in line}
+    assert len(rows(breaker_cli, "--incident", incident.strip())) == len(entries)
+
+
+def test_a_part_of_the_log_can_be_taken_and_is_no_chain(
+    audited: redis.Redis, breaker_cli: RunCli, tmp_path: Path
+) -> None:
+    breaker_cli("init")
+    breaker_cli("trip", "--operator", "ada")
+    path = tmp_path / "trips.jsonl"
+    assert breaker_cli("audit", "export", str(path)).returncode == 0
+    outcome = breaker_cli("audit", "export", str(path), "--action", "CIRCUIT_BREAKER_TRIP", "--since", "2020-01-01")
+    assert outcome.returncode == 0 and "no checkpoint, as this is a part of the log" in outcome.stderr
+    assert [json.loads(line)["user_id"] for line in path.read_text().splitlines()] == ["ada"]
+    assert not path.with_name("trips.jsonl.checkpoint.json").exists()
+    breaker_cli("audit", "export", str(path), "--until", "2020-01-01")
+    assert path.read_text() == ""
 
 
 def test_an_export_to_a_device_or_a_link_leaves_it_what_it_is(
