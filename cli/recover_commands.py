@@ -7,28 +7,25 @@ import json
 import sys
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import nullcontext
 from functools import partial
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
-from rich.console import Group
 from rich.live import Live
-from rich.progress_bar import ProgressBar
-from rich.table import Table
-from rich.text import Text
 
 from cli.circuit_view import console
 from cli.exit_codes import EPILOG, Exit
 from cli.login import login_name
 from cli.options import JsonOption, OperatorOption, ScopeOption, on_terminal
+from cli.recovery_view import changes, checklist, print_next_step
 from cli.transitions import open_breaker
 from configuration.redis_clients import async_redis_client
 from configuration.settings import Settings, load_settings
 from tasks.recovery.answers import AnswerNotTaken, refusal_of, refusal_record, submit_answer
 from tasks.recovery.approval_rules import CATEGORIES, MIN_TEXT, Approval, ApprovalRules, RootCause
-from tasks.recovery.checklist import CHECKLIST
 from tasks.recovery.evidence_store import read_evidence
-from tasks.recovery.state import RecoveryState, Tick, read_state
+from tasks.recovery.state import RecoveryState, read_state
 
 if TYPE_CHECKING:
     from redis.asyncio import Redis as AsyncRedis
@@ -38,13 +35,9 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 recover_app = typer.Typer(help="The recovery checklist.", epilog=EPILOG, invoke_without_command=True)
-_COLOURS = {
-    Tick.GREEN: "green",
-    Tick.YELLOW: "yellow",
-    Tick.OVERRIDDEN: "yellow",
-    Tick.RED: "red",
-    Tick.WORKING: "cyan",
-}
+POLL = 0.5
+TAKEN_WITHIN = 60.0
+"""Seconds in which a served flow has taken an answer, or has refused it."""
 
 
 def register(app: typer.Typer) -> None:
@@ -70,11 +63,11 @@ def show(
         typer.echo(state.to_json() if state else json.dumps(None))
     elif state is None:
         console().print(f"No recovery of {scope} is on record; a trip starts one where the deployments are served.")
-    elif watch and on_terminal():
+    elif watch:
         _follow(settings, state)
     else:
-        console().print(_checklist(state))
-        _next_step(state)
+        console().print(checklist(state))
+        print_next_step(state)
 
 
 def start(scope: ScopeOption = "global") -> None:
@@ -83,11 +76,14 @@ def start(scope: ScopeOption = "global") -> None:
     status = open_breaker(settings, scope).get_status()
     if status.incident_id is None or status.state.value not in ("TRIPPED", "QUIET_PERIOD"):
         raise typer.BadParameter(f"{scope} is {status.state.value}: there is nothing to recover from")
-    from prefect.deployments import arun_deployment  # noqa: PLC0415  slow to import
+    from tasks import orchestrator  # noqa: PLC0415  slow to import
 
-    parameters = {"incident_id": status.incident_id, "scope": scope}
-    run = asyncio.run(arun_deployment("recovery/recovery", parameters=parameters, timeout=0, as_subflow=False))
-    typer.echo(f"started flow run {run.id}; follow it with: breaker recover --watch")
+    try:
+        run_id = asyncio.run(orchestrator.start("recovery/recovery", incident_id=status.incident_id, scope=scope))
+    except orchestrator.NotStarted as error:
+        typer.echo(f"breaker: no recovery was started: {error}; trading stays halted", err=True)
+        raise typer.Exit(Exit.REFUSED) from None
+    typer.echo(f"started flow run {run_id}; follow it with: breaker recover --watch")
 
 
 def evidence(
@@ -149,7 +145,22 @@ def answer(
     except AnswerNotTaken as error:
         typer.echo(f"breaker: {error}; look with: breaker recover", err=True)
         raise typer.Exit(Exit.REFUSED) from None
-    typer.echo(f"answered {state.waiting_for}; follow it with: breaker recover --watch")
+    _tell_what_became_of_it(settings, state)
+
+
+def _tell_what_became_of_it(settings: Settings, asked: RecoveryState) -> None:
+    """Wait until the flow has taken the answer or has refused it: only then was it answered."""
+    deadline = time.monotonic() + TAKEN_WITHIN
+    while time.monotonic() < deadline:
+        now = _read(settings, asked.scope) or asked
+        if now.waiting_for == asked.waiting_for and now.question != asked.question and now.round == asked.round:
+            typer.echo(f"breaker: refused: {now.problem}; nothing changed, the recovery still waits", err=True)
+            raise typer.Exit(Exit.REFUSED)
+        if now.question != asked.question and (now.items != asked.items or now.waiting_for or now.done):
+            typer.echo(f"answered {asked.waiting_for}; follow it with: breaker recover --watch")
+            return
+        time.sleep(POLL)
+    typer.echo(f"the answer to {asked.waiting_for} was handed over, and not taken yet; look with: breaker recover")
 
 
 def _ask_unless_given(what: str, given: str) -> str:
@@ -188,43 +199,18 @@ def _from_redis(settings: Settings, reading: Callable[[AsyncRedis], Awaitable[T]
 
 
 def _follow(settings: Settings, state: RecoveryState) -> None:
-    with Live(_checklist(state), console=console(), refresh_per_second=4) as live:
-        while not state.done and not state.waiting_for:
-            time.sleep(0.5)
-            state = _read(settings, state.scope) or state
-            live.update(_checklist(state))
-    _next_step(state)
-
-
-def _next_step(state: RecoveryState) -> None:
-    if state.waiting_for:
-        first = "breaker recover evidence, then " if state.waiting_for == "root-cause" else ""
-        console().print(Text.assemble(("next: ", "dim"), f"{first}breaker recover answer   ({state.waiting_for})"))
-    elif state.report_path and state.done:
-        console().print(Text.assemble(("report: ", "dim"), state.report_path))
-
-
-def _checklist(state: RecoveryState) -> Group:
-    head = Text.assemble(
-        ("▸ RECOVERY", "bold"), f"  {state.phase}  ", (f"round {state.round} · incident {state.incident_id}", "dim")
-    )
-    table = Table.grid(padding=(0, 1))
-    table.add_column(no_wrap=True)
-    table.add_column(no_wrap=True)
-    table.add_column(overflow="fold", style="dim")
-    for section in CHECKLIST:
-        table.add_row("", Text(f"{section.number}. {section.title}", "bold"), "")
-        for item in section.items:
-            shown = state.item(item.key)
-            word = "" if shown.tick in (Tick.GREEN, Tick.PENDING) else f" [{shown.tick.value}]"
-            who = " ".join(part for part in (shown.at[11:19], f"by {shown.by}" if shown.by else "") if part)
-            table.add_row(
-                Text(shown.tick.mark, _COLOURS.get(shown.tick, "")),
-                Text(f"{item.words}{word}"),
-                Text(" · ".join(part for part in (who, shown.evidence) if part)),
-            )
-    bar = ProgressBar(total=1.0, completed=state.share_done, width=40)
-    parts: list[Any] = [head, table, bar]
-    if state.problem:
-        parts.insert(1, Text(f"! {state.problem}", "red"))
-    return Group(*parts)
+    """Until it has ended or waits for a person: live on a terminal, a line for each change elsewhere."""
+    out = console()
+    seen: RecoveryState | None = None
+    with Live(console=out, refresh_per_second=4) if on_terminal() else nullcontext() as live:
+        while True:
+            if live is not None:
+                live.update(checklist(state, out.height))
+            else:
+                for line in changes(seen, state):
+                    typer.echo(line)
+            if state.done or state.waiting_for:
+                break
+            time.sleep(POLL)
+            seen, state = state, _read(settings, state.scope) or state
+    print_next_step(state)

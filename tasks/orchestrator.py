@@ -9,6 +9,8 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
+from breaker.errors import BreakerError
+
 if TYPE_CHECKING:
     from prefect.client.orchestration import PrefectClient
     from prefect.client.schemas.objects import FlowRun, State, StateType
@@ -18,6 +20,10 @@ DEADLINE = 4.0
 FAILED_FOR = timedelta(seconds=15)
 SILENT_FOR = timedelta(seconds=60)
 """Before which a run that was taken for starting, or has begun, may not have had the time for a sign of life."""
+
+
+class NotStarted(BreakerError):
+    """No run was started; nothing changed."""
 
 
 def is_configured() -> bool:
@@ -109,6 +115,27 @@ async def schedule(deployment: str, at: datetime, key: str, parameters: dict[str
         found = await client.read_deployment_by_name(deployment)
         when: State[None] = Scheduled(scheduled_time=at)
         await client.create_flow_run_from_deployment(found.id, parameters=parameters, state=when, idempotency_key=key)
+
+
+async def start(deployment: str, **parameters: str) -> str:
+    """Have a run of the deployment (`flow/name`) started now; returns its id.
+
+    Raises NotStarted: no orchestrator is configured, it can't be asked, or has no such deployment.
+    """
+    if not is_configured():
+        raise NotStarted("no orchestrator is configured; set PREFECT_API_URL")
+    import httpx  # noqa: PLC0415
+    from prefect.exceptions import ObjectNotFound, PrefectException  # noqa: PLC0415
+
+    try:
+        async with _client() as client:
+            found = await client.read_deployment_by_name(deployment)
+            return str((await client.create_flow_run_from_deployment(found.id, parameters=parameters)).id)
+    except ObjectNotFound:
+        raise NotStarted(f"Prefect knows no deployment {deployment}: are the deployments served?") from None
+    except (httpx.HTTPError, TimeoutError, PrefectException) as error:
+        said = str(error) or type(error).__name__
+        raise NotStarted(f"Prefect at {api_url()} can't be asked ({said}); look with: breaker doctor") from None
 
 
 async def reschedule_if_lost(flow_run_id: UUID) -> bool:
