@@ -30,6 +30,7 @@ from flows.drivers import run_directly, without_prefect
 from flows.kill_context import open_kill_run, record_sweep
 from flows.kill_switch import halt_and_flatten
 from flows.recovery import FormT, open_recovery, walk_checklist
+from flows.run_names import run_name
 from tasks.drill.environment import APPROVER, AUTHOR, DrillEnvironment, open_drill_environment
 from tasks.drill.record import record_result
 from tasks.drill.result import DrillResult, problems_of_kill
@@ -51,6 +52,7 @@ _NEW_RISK = OrderIntent("DRILL", "buy", 1)
 
 @flow(
     name="drill",
+    flow_run_name=run_name("drill"),
     description="Trip, cancel, flatten, verify and recover, on a paper account of its own; the figures are filed.",
     persist_result=False,
 )

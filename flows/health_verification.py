@@ -18,6 +18,7 @@ from prefect.runtime import flow_run as this_flow_run
 from prefect.states import Completed, Failed
 
 from configuration.settings import Settings, load_settings
+from flows.run_names import run_name
 from ledger.configured import open_checkpoints
 from tasks.checks.measurement import Colour, Measurement, names_of
 from tasks.checks.probe import Probe, describe_error
@@ -36,6 +37,7 @@ DEDUPLICATION_KEY = "health-verification"
 
 @flow(
     name="health-verification",
+    flow_run_name=run_name("health-verification"),
     description="State readable, ledger in agreement, chain unbroken, outbox drained, feeds fresh, all conditions met.",
     persist_result=False,
 )

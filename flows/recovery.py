@@ -29,6 +29,7 @@ from configuration.breakers import async_breaker_of
 from configuration.redis_clients import async_redis_client
 from configuration.settings import Settings, load_settings
 from flows.drivers import RunStep, with_prefect
+from flows.run_names import log_pauses_as_information
 from ledger.configured import open_ready_ledger, open_spool
 from ledger.recorder import Recorder
 from tasks.recovery import steps
@@ -45,6 +46,8 @@ REDIS_RETRIES = 10
 """With their pauses about eight seconds: a Redis that restarts, or a line that breaks, must not end a recovery."""
 
 FormT = TypeVar("FormT", bound=RunInput)
+
+log_pauses_as_information()
 
 
 @flow(

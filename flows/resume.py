@@ -26,6 +26,7 @@ from configuration.redis_clients import async_redis_client
 from configuration.settings import Settings, load_settings
 from flows.kill_context import open_kill_run
 from flows.kill_switch import run_kill_switch
+from flows.run_names import run_name
 from ledger.errors import LedgerError
 from tasks.kill.exit_records import record_exits
 from tasks.kill.pending_exit_store import LIMIT, open_pending_exits, read_pending_exits, rewrite
@@ -59,6 +60,7 @@ class Resumed:
 
 @flow(
     name="resume",
+    flow_run_name=run_name("resume"),
     description="Close what a kill switch could not close, in its own incident, until it is flat.",
     persist_result=False,
 )

@@ -31,9 +31,7 @@ class RootCauseForm(RunInput):
 class ApprovalForm(RunInput):
     approver: str = Field(min_length=1, max_length=128, title="Your name")
     reason: str = Field(min_length=MIN_TEXT, max_length=MAX_REASON, title="Why trading may resume")
-    acknowledge: bool = Field(
-        default=False, title="I understand the cause, conditions are normal, and trading will resume"
-    )
+    acknowledge: bool = Field(title="I understand the cause, conditions are normal, and trading will resume")
     override_reason: str = Field(
         default="", max_length=MAX_REASON, title="Only to go on although a condition is red: why"
     )
