@@ -23,6 +23,7 @@ from breaker import CircuitBreaker
 from sandbox.embedded_redis import EmbeddedRedis
 from sandbox.exchange.scenario import parse
 from sandbox.exchange.server import PaperExchangeThread
+from tests.docs.runbook_lines import lines_of
 
 ROOT = Path(__file__).parents[2]
 RUNBOOK = ROOT / "docs" / "evidence" / "operations-runbook.md"
@@ -126,3 +127,12 @@ def test_every_block_runs_as_printed(desk: Desk, redis_client: redis.Redis, venu
 def test_the_inline_commands_are_the_runbooks_too(desk: Desk) -> None:
     assert desk.type("redis-cli PING") == "PONG\n"
     assert '"state":"OPEN"' in desk.type("redis-cli GET circuit_breaker:state").replace('\\"', '"').replace(" ", "")
+
+
+def test_every_line_is_in_the_table_and_held_by_a_test_that_there_is() -> None:
+    table = (RUNBOOK.parent / "runbook-lines.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (\d+) \| ``(.*)`` \| ([^|]+) \| `(\w+)` \|$", table, re.MULTILINE)
+    assert [line.replace("\\|", "|") for _, line, _, _ in rows] == lines_of(RUNBOOK)
+    assert [int(number) for number, *_ in rows] == list(range(1, len(rows) + 1))
+    sources = "\n".join(path.read_text(encoding="utf-8") for path in (ROOT / "tests").rglob("test_*.py"))
+    assert {test for *_, test in rows} <= set(re.findall(r"^(?:async )?def (test_\w+)", sources, re.MULTILINE))
