@@ -168,7 +168,7 @@ class LiveUpdates:
         self._changed()
 
     def _publish_banner(self) -> None:
-        self._broadcast.publish("banner", self._render.banner(self.watcher.latest(GLOBAL), self._kills.all()))
+        self._broadcast.publish("banner", self._render.banner(self.watcher.existing(), self._kills.all()))
 
     async def _publish_history(self, scope: str) -> None:
         self._broadcast.publish(f"history:{scope}", self._render.history(await self.history(scope)))

@@ -15,6 +15,7 @@ from markupsafe import Markup
 from breaker import State
 from breaker.events import TransitionEvent
 from breaker.gate.report import ReportedGates
+from breaker.keys import GLOBAL
 from breaker.pending_trips import PendingTrip
 from configuration.settings import Settings
 from console import value_format
@@ -33,6 +34,8 @@ from tasks.recovery.state import RecoveryState
 
 HERE = Path(str(files("console")))
 STATIC = HERE / "static"
+
+WORST_FIRST = (State.TRIPPED, State.UNKNOWN, State.QUIET_PERIOD, State.OPEN)
 
 
 class Renderer:
@@ -73,10 +76,12 @@ class Renderer:
     def page(self, template: str, **values: Any) -> str:
         return self._environment.get_template(template).render(values)
 
-    def banner(self, state: WatchedState, kills: Sequence[KillStatus]) -> str:
-        """The state, and a kill switch that runs, on top of every page."""
+    def banner(self, states: Sequence[WatchedState], kills: Sequence[KillStatus]) -> str:
+        """The worst state of all breakers and whose it is, and a kill switch that runs, on top of every page."""
         running = next((kill for kill in kills if kill.verdict == "RUNNING"), None)
-        return self.page("_banner.html", watched=state, running=running)
+        worst = worst_state(states)
+        held_by = [watched.scope for watched in states if watched.status.state is worst]
+        return self.page("_banner.html", worst=worst, whose=_whose(held_by, len(states)), running=running)
 
     def state(self, state: WatchedState) -> str:
         return self.page("_state.html", watched=state)
@@ -115,6 +120,18 @@ class Renderer:
     def kill_runs(self, runs: Sequence[KillStatus]) -> str:
         """The runs of one incident in full."""
         return "".join(self.page("_kill.html", kill=run) for run in runs)
+
+
+def worst_state(states: Sequence[WatchedState]) -> State:
+    """What stops most; a state that is not known may be any, and stops gates as a trip does."""
+    return min((watched.status.state for watched in states), key=WORST_FIRST.index)
+
+
+def _whose(held_by: Sequence[str], total: int) -> str:
+    """Whose state that is; nothing where it is that of all, or of the one breaker that halts everything."""
+    if len(held_by) == total or list(held_by) == [GLOBAL]:
+        return ""
+    return held_by[0] if len(held_by) == 1 else f"{len(held_by)} of {total} breakers"
 
 
 def _time(moment: datetime | None) -> Markup | str:

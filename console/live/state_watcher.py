@@ -80,6 +80,10 @@ class StateWatcher:
         """The last reading of each."""
         return [self.latest(scope) for scope in self.scopes]
 
+    def existing(self) -> list[WatchedState]:
+        """The last reading of each breaker that exists: what somebody only asked for is not among them."""
+        return [self.latest(scope) for scope in self.scopes if scope in self._always]
+
     async def read(self, scope: str) -> WatchedState:
         """Read now; other pages learn of it by the next round."""
         self.watch([scope])

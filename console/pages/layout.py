@@ -46,8 +46,10 @@ def render_page(
         **values,
     }
     if identity is not None:
-        state = values["watched"] if scope == GLOBAL and "watched" in values else context.live.watcher.latest(GLOBAL)
-        shown["banner"] = markup(context.render.banner(state, context.kills.all()))
+        states = context.live.watcher.existing()
+        if "watched" in values:  # read for this page
+            states = [values["watched"] if state.scope == scope else state for state in states]
+        shown["banner"] = markup(context.render.banner(states, context.kills.all()))
         shown["topics"] = ["banner", *shown["topics"]]
     return HTMLResponse(context.render.page(template, **shown), status)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import signal
 import socket
 import zipfile
@@ -244,6 +245,24 @@ def test_a_scope_of_its_own(console: Console, breaker: CircuitBreaker) -> None:
     assert "account:ALPHA" in after.text
     assert breaker.get_state() is State.OPEN
     assert operator.get("/circuit-breaker?scope=../etc").status_code == 422
+
+
+def test_the_worst_state_of_all_breakers_is_on_top_of_every_page(
+    console: Console, breaker: CircuitBreaker, redis_client: redis.Redis
+) -> None:
+    def badge() -> str:
+        found = re.search(r'<a class="badge live-only.*?</a>', operator.get("/audit").text, re.DOTALL)
+        assert found
+        return " ".join(re.sub(r"<[^>]*>", " ", found[0]).split())
+
+    operator = console.visitor(Role.OPERATOR)
+    assert badge() == "● OPEN"
+    CircuitBreaker(redis_client, "account:ALPHA").trip("MANUAL")
+    eventually(lambda: badge() == "■ TRIPPED account:ALPHA", badge, within=30)
+    CircuitBreaker(redis_client, "account:BETA").trip("MANUAL")
+    eventually(lambda: badge() == "■ TRIPPED 2 of 3 breakers", badge, within=30)
+    breaker.trip("MANUAL")
+    eventually(lambda: badge() == "■ TRIPPED", badge, within=30)
 
 
 # --- audit log --------------------------------------------------------------------------------------------------------
