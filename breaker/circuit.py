@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from breaker.deadline_client import AsyncDeadlineClient, DeadlineClient
 from breaker.durability import DEFAULT_DURABILITY, Durability
 from breaker.errors import BreakerError
-from breaker.events import TransitionEvent
+from breaker.events import History
 from breaker.keys import GLOBAL
 from breaker.requests import (
     Request,
@@ -280,17 +280,19 @@ class CircuitBreaker(_CircuitBreakerBase):
         """True for TRIPPED, and for UNKNOWN too: what can't be read is closed. Never raises."""
         return self.get_status().is_tripped
 
-    def get_history(self, limit: int = 10) -> list[TransitionEvent]:
+    def get_history(self, limit: int = 10) -> History:
         """The newest transitions, newest first. The newest 1,000 are kept; the audit log has all.
+
+        A member that somebody else has added, or damaged, hides no other: it is in the result's `unreadable`.
 
         Args:
             limit: How many at most, from 1 to 1,000.
 
         Returns:
-            The transitions, newest first.
+            The transitions, newest first: a list, with what can't be read in `unreadable`.
 
         Raises:
-            StateConflict: what is stored there is no history.
+            StateConflict: what is stored there is no sorted set.
             InvalidInput, BreakerUnavailable, RedisRefused: as for `trip`.
 
         Example:
@@ -411,7 +413,7 @@ class AsyncCircuitBreaker(_CircuitBreakerBase):
         """See `CircuitBreaker.is_tripped`."""
         return (await self.get_status()).is_tripped
 
-    async def get_history(self, limit: int = 10) -> list[TransitionEvent]:
+    async def get_history(self, limit: int = 10) -> History:
         """See `CircuitBreaker.get_history`."""
         return read_history_reply((await self._client.execute(self._requests.history(limit)))[0], self.keys)
 

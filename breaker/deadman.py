@@ -193,7 +193,7 @@ def _read(name: bytes, raw: bytes) -> Renewal:
         renewal = Renewal(**json.loads(raw))
         check_scope(renewal.scope)
         UUID(renewal.event_id), UUID(renewal.incident_id)
-    except (ValueError, TypeError, AttributeError):
+    except (ValueError, TypeError, AttributeError, RecursionError):
         text = raw.decode("utf-8", "replace")
         return Renewal(
             name=name.decode("utf-8", "replace")[:64],

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 from uuid import UUID, uuid5
 
 from breaker.atomic_file import write_atomically
-from breaker.errors import InvalidInput
+from breaker.errors import BreakerError, BreakerUnavailable, InvalidInput, RedisRefused
 from breaker.keys import GLOBAL
 from breaker.trip_reasons import TripReason
 from breaker.uuid7 import uuid7
@@ -202,20 +202,30 @@ class PendingTrips:
             What was made, in the order in which it was asked for.
 
         Raises:
-            BreakerUnavailable, RedisRefused: what could not be made still waits.
+            BreakerUnavailable, RedisRefused: what could not be made still waits. One trip that is refused keeps no
+                other from being made; without an answer of Redis nothing more is tried.
         """
         from breaker.circuit import CircuitBreaker  # noqa: PLC0415  a look into the directory needs no redis
         from breaker.durability import DEFAULT_DURABILITY  # noqa: PLC0415
 
         done = []
+        refused: RedisRefused | None = None
         for path, trip in self._read():
             breaker = CircuitBreaker(
                 redis, trip.scope, timeout=timeout, source=trip.source, durability=durability or DEFAULT_DURABILITY
             )
-            with contextlib.closing(breaker):
-                status = _with_asked_at(trip).make(breaker)
+            try:
+                with contextlib.closing(breaker):
+                    status = _with_asked_at(trip).make(breaker)
+            except BreakerUnavailable:
+                raise
+            except BreakerError as error:
+                refused = refused or RedisRefused(f"The trip that waits in {path} is refused: {error}")
+                continue
             path.unlink(missing_ok=True)
             done.append(AppliedTrip(trip, status))
+        if refused is not None:
+            raise refused
         return done
 
     def _path(self, trip: PendingTrip) -> Path:
@@ -240,7 +250,7 @@ def _parse(path: Path) -> PendingTrip:
         check_pending_trip(trip)
     except FileNotFoundError:
         raise
-    except (OSError, ValueError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
         return PendingTrip(
             reason=TripReason.PENDING_TRIP_UNREADABLE,
             tripped_by=f"the file {path.name}"[:128],

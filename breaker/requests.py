@@ -26,7 +26,7 @@ from breaker.errors import (
     ResetRateLimited,
     StateConflict,
 )
-from breaker.events import TransitionEvent
+from breaker.events import History, read_history
 from breaker.keys import Keys
 from breaker.redis_time import microseconds_of
 from breaker.state import Status, read_status, wrong_type_status
@@ -244,15 +244,12 @@ def read_status_replies(replies: Sequence[Any], keys: Keys) -> Status:
     return read_status(raw, now, key=keys.state)
 
 
-def read_history_reply(reply: Any, keys: Keys) -> list[TransitionEvent]:
-    """The events in the reply to `RequestBuilder.history`. Raises StateConflict if one is none."""
+def read_history_reply(reply: Any, keys: Keys) -> History:
+    """The reply to `RequestBuilder.history`. Raises StateConflict if what is stored there is no history."""
     if isinstance(reply, Exception) and "WRONGTYPE" in str(reply):
         raise StateConflict(f"{keys.history} is not a sorted set; no history can be read. {_rename_hint(keys.history)}")
     raise_if_error(reply)
-    try:
-        return [TransitionEvent.from_json(member) for member in reply]
-    except ValueError as error:
-        raise StateConflict(f"{keys.history} holds a member of somebody else's; ZREM it. {error}") from error
+    return read_history(reply)
 
 
 def read_transition_reply(reply: Any, keys: Keys) -> Status:

@@ -235,15 +235,19 @@ def read_outcome(reply: Any) -> Outcome:
 
 
 def read_counts(reply: Any) -> dict[str, int]:
-    """The fields of a hash of counters."""
+    """The fields of a hash of counters; one that holds no number, which is nobody's count, is left out."""
     raise_if_error(reply)
-    return {name.decode(): int(count) for name, count in zip(reply[::2], reply[1::2], strict=True)}
+    pairs = zip(reply[::2], reply[1::2], strict=True)
+    return {name.decode("utf-8", "replace"): int(count) for name, count in pairs if count.isdigit()}
 
 
 def read_entries(reply: Any) -> list[dict[str, str]]:
-    """The entries of a stream, without their ids."""
+    """The entries of a stream, without their ids; bytes that are no text are shown as `\ufffd`."""
     raise_if_error(reply)
     return [
-        {name.decode(): value.decode() for name, value in zip(fields[::2], fields[1::2], strict=True)}
+        {
+            name.decode("utf-8", "replace"): value.decode("utf-8", "replace")
+            for name, value in zip(fields[::2], fields[1::2], strict=True)
+        }
         for _, fields in reply
     ]

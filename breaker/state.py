@@ -14,6 +14,8 @@ from breaker.redis_time import to_datetime, to_microseconds
 _DAY = 86_400_000_000
 _LAST_SECOND = 253_402_300_799  # 9999-12-31T23:59:59Z
 _MAX_EPOCH = 2**53 - 2
+_QUIET_PERIOD = 300_000_000
+"""Microseconds from its reset that a quiet period lasts whose state does not say until when: five minutes."""
 _TIME = re.compile(
     r"([0-9]{4})-([0-9]{2})-([0-9]{2})[T ]([0-9]{2}):([0-9]{2}):([0-9]{2})(?:\.([0-9]{1,9}))?"
     r"(?:Z|([+-])([0-9]{2}):?([0-9]{2}))"
@@ -233,12 +235,24 @@ def read_status(raw: bytes | None, now: int, *, key: str = "circuit_breaker:stat
         return unknown_status(_garbage(key, f"names no known state ({word!r:.40})"), as_of=as_of)
     state = State(word)
     if state is State.QUIET_PERIOD:
-        quiet_until = parse_time(fields.get("quiet_until"))
+        quiet_until = _quiet_until(fields)
         if quiet_until is None:
-            return unknown_status(_garbage(key, "says QUIET_PERIOD without a readable quiet_until"), as_of=as_of)
+            return unknown_status(
+                _garbage(key, "says QUIET_PERIOD, but neither quiet_until nor reset_at tells its end"), as_of=as_of
+            )
         if quiet_until <= now:
             state = State.OPEN
+        if fields.get("quiet_until") is None:
+            fields |= {"quiet_until": to_datetime(quiet_until).isoformat().replace("+00:00", "Z")}
     return Status(state, _count_of_today(fields, now), as_of=as_of)
+
+
+def _quiet_until(fields: Mapping[str, Any]) -> int | None:
+    """When a quiet period ends. What is left out is made up from the reset; what is there and no time is no end."""
+    if fields.get("quiet_until") is not None:
+        return parse_time(fields["quiet_until"])
+    reset_at = parse_time(fields.get("reset_at"))
+    return None if reset_at is None else min(reset_at + _QUIET_PERIOD, _LAST_SECOND * 1_000_000)
 
 
 def unknown_status(problem: str, *, as_of: datetime | None = None) -> Status:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Protocol
 
-from breaker.events import TransitionEvent
+from breaker.events import History
 from breaker.state import Status
 from cli.environment import through_console
 from tasks.kill.pending_exit_store import Reading
@@ -17,8 +16,8 @@ class Circuit(Protocol):
     def status(self, scope: str) -> Status:
         """Read afresh."""
 
-    def history(self, scope: str, limit: int) -> Sequence[TransitionEvent]:
-        """Newest first."""
+    def history(self, scope: str, limit: int) -> History:
+        """Newest first; says it on standard error where it comes from elsewhere than Redis."""
 
     def trip(self, scope: str, reason: str, operator: str | None) -> Status: ...
 

@@ -120,13 +120,15 @@ def history(
     scope: ScopeOption = "global",
     as_json: JsonOption = False,
 ) -> None:
-    """The latest transitions, newest first."""
+    """The latest transitions, newest first; from the audit log where Redis does not tell them."""
     events = open_circuit().history(scope, limit)
     if as_json:
         for event in events:
             typer.echo(event.raw)
     else:
         circuit_view.show_history(events, scope)
+    if events.unreadable:
+        typer.echo(f"breaker: {circuit_view.unreadable_sentence(events.unreadable)}", err=True)
 
 
 def _show(status: Status, scope: str, as_json: bool) -> None:

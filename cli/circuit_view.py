@@ -12,7 +12,7 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from breaker.events import TransitionEvent
+from breaker.events import TransitionEvent, UnreadableEvent
 from breaker.state import State, Status
 from cli.exit_codes import Exit
 from cli.options import on_terminal
@@ -22,6 +22,7 @@ from tasks.kill.pending_exits import PendingExit
 
 WIDTH_ELSEWHERE = 160
 SHOWN_EXITS = 20
+SHOWN_UNREADABLE = 3
 
 _COLOURS = {State.OPEN: "green", State.TRIPPED: "red", State.QUIET_PERIOD: "yellow", State.UNKNOWN: "red"}
 
@@ -101,6 +102,16 @@ def show_history(events: Sequence[TransitionEvent], scope: str) -> None:
             (event.incident_id or "")[-12:],
         )
     console().print(table)
+
+
+def unreadable_sentence(unreadable: Sequence[UnreadableEvent]) -> str:
+    """How many members of a history can't be read, and what the first of them look like."""
+    shown = "; ".join(str(each) for each in unreadable[:SHOWN_UNREADABLE])
+    more = f"; and {len(unreadable) - SHOWN_UNREADABLE} more" if len(unreadable) > SHOWN_UNREADABLE else ""
+    return (
+        f"{len(unreadable)} of the history's newest members are no transitions, and left out ({shown}{more}). Somebody "
+        "has added or damaged them: look at them, then ZREM them"
+    )
 
 
 def ask_for(word: str, statement: str, status: Status, scope: str, *, option: str, otherwise: str) -> None:

@@ -13,7 +13,7 @@ from urllib.parse import quote, urlencode, urlsplit
 from urllib.request import HTTPHandler, HTTPRedirectHandler, HTTPSHandler, Request, build_opener
 
 from breaker.errors import BreakerError, BreakerUnavailable, InvalidInput
-from breaker.events import TransitionEvent
+from breaker.events import History, UnreadableEvent, read_history
 from breaker.state import State, Status
 from breaker.uuid7 import uuid7
 from cli.environment import TOKEN, URL
@@ -86,10 +86,11 @@ class ConsoleClient:
     def status(self, scope: str) -> Status:
         return _status(self._get("circuit-breaker", scope=scope))
 
-    def history(self, scope: str, limit: int) -> list[TransitionEvent]:
+    def history(self, scope: str, limit: int) -> History:
         """Newest first."""
-        found = self._get("circuit-breaker/history", scope=scope, limit=str(limit))["events"]
-        return [TransitionEvent.from_json(json.dumps(event)) for event in found]
+        found = self._get("circuit-breaker/history", scope=scope, limit=str(limit))
+        told = read_history(json.dumps(event) for event in found["events"])
+        return History(told, [*told.unreadable, *(UnreadableEvent(**each) for each in found.get("unreadable", ()))])
 
     def trip(self, scope: str, reason: str) -> Status:
         return _status(self._post("circuit-breaker/trip", scope, {"reason": reason}))

@@ -5,13 +5,12 @@ Nothing on this host is needed: no Redis, no venue's credentials.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import typer
 
 from breaker.errors import InvalidInput
-from breaker.events import TransitionEvent
+from breaker.events import History
 from breaker.state import Status
 from cli.console_client import ConsoleClient
 from cli.environment import TOKEN, URL
@@ -32,7 +31,7 @@ class RemoteCircuit:
     def status(self, scope: str) -> Status:
         return self.console.status(scope)
 
-    def history(self, scope: str, limit: int) -> Sequence[TransitionEvent]:
+    def history(self, scope: str, limit: int) -> History:
         return self.console.history(scope, limit)
 
     def trip(self, scope: str, reason: str, operator: str | None) -> Status:

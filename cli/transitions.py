@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
 from dataclasses import replace
 
 from breaker import CircuitBreaker
-from breaker.errors import BreakerError, BreakerUnavailable, RedisRefused
-from breaker.events import TransitionEvent
+from breaker.errors import BreakerError, BreakerUnavailable, RedisRefused, StateConflict
+from breaker.events import History, read_history
 from breaker.keys import GLOBAL
 from breaker.pending_trips import PendingTrip
 from breaker.state import Status
@@ -37,8 +36,11 @@ class LocalCircuit:
     def status(self, scope: str) -> Status:
         return open_breaker(self._settings, scope, only_to_read=True).get_status()
 
-    def history(self, scope: str, limit: int) -> Sequence[TransitionEvent]:
-        return open_breaker(self._settings, scope, only_to_read=True).get_history(limit)
+    def history(self, scope: str, limit: int) -> History:
+        try:
+            return open_breaker(self._settings, scope, only_to_read=True).get_history(limit)
+        except (BreakerUnavailable, RedisRefused, StateConflict) as error:
+            return recorded_history(self._settings, scope, limit, error)
 
     def trip(self, scope: str, reason: str, operator: str | None) -> Status:
         trip = requested_trip(
@@ -112,6 +114,29 @@ def open_breaker(settings: Settings, scope: str, *, only_to_read: bool = False) 
             raise
         sys.stderr.write(f"breaker: a trip waits on this host until Redis can be told: {error}\n")
     return breaker_of(settings, scope, source="cli")
+
+
+def recorded_history(settings: Settings, scope: str, limit: int, why: BreakerError) -> History:
+    """The transitions that the audit log has, since Redis does not tell its own (`why`), which is said.
+
+    Raises `why` where the audit log can't be read either, which is said too.
+    """
+    from ledger.configured import open_ledger  # noqa: PLC0415  Redis answers nearly always
+    from ledger.continuity import transition_text  # noqa: PLC0415
+    from ledger.models import TRANSITION_ACTIONS  # noqa: PLC0415
+    from ledger.queries import Filter  # noqa: PLC0415
+
+    wanted = Filter(scope=scope, actions=tuple(TRANSITION_ACTIONS.values()))
+    try:
+        rows = open_ledger(settings).query(wanted, limit=limit).rows
+    except LedgerError as error:
+        sys.stderr.write(f"breaker: the audit log can't tell the history either: {error}\n")
+        raise why from None
+    sys.stderr.write(
+        f"breaker: from the audit log, since Redis does not tell its history: {why} Transitions that were still on "
+        "their way from Redis into the audit log are missing.\n"
+    )
+    return read_history(transition_text(row) for row in rows)
 
 
 def record_transitions(settings: Settings, scope: str) -> None:

@@ -10,7 +10,7 @@ from typing import TypeVar
 from redis.asyncio import Redis
 
 from breaker import AsyncCircuitBreaker, BreakerError
-from breaker.events import TransitionEvent
+from breaker.events import History
 from breaker.gate.report import ReportedGates
 from breaker.keys import GLOBAL
 from configuration.settings import Settings
@@ -116,7 +116,7 @@ class LiveUpdates:
             self._tasks.start(self._recovery[scope].run())
         return self._recovery[scope]
 
-    async def history(self, scope: str) -> list[TransitionEvent] | str:
+    async def history(self, scope: str) -> History | str:
         """The newest transitions, or why they can't be read."""
         try:
             return await self._trip_reset.breaker(scope, "console").get_history(HISTORY)

@@ -13,7 +13,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from breaker import State
-from breaker.events import TransitionEvent
+from breaker.events import History
 from breaker.gate.report import ReportedGates
 from breaker.keys import GLOBAL
 from breaker.pending_trips import PendingTrip
@@ -89,7 +89,7 @@ class Renderer:
     def scopes(self, states: Sequence[WatchedState]) -> str:
         return self.page("_scopes.html", states=states)
 
-    def history(self, events: Sequence[TransitionEvent] | str) -> str:
+    def history(self, events: History | str) -> str:
         return self.page("_history.html", events=events)
 
     def measurements(self, sample: Sample[list[Measurement]] | None) -> str:

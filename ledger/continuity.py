@@ -21,6 +21,7 @@ from ledger.record import AuditRecord, AuditRow, derived_id, iso, plain
 MISSING = "MISSING"
 UNKNOWN = State.UNKNOWN.value
 
+_MAY_BE_NULL = ("ip_address", "incident_id")
 _LONGEST_QUOTE = 4_096
 """Characters of an unexplained state that its record quotes; its SHA-256 covers all of it."""
 
@@ -51,6 +52,31 @@ def transition_record(event: TransitionEvent) -> AuditRecord:
             "details": event.details,
         },
     )
+
+
+def transition_text(row: AuditRow) -> str:
+    """The transition that became this row, as JSON, in the fields and the order that a breaker's history has.
+
+    What is missing in the row is missing in the text.
+    """
+    said = row.details
+    names = {action: name for name, action in TRANSITION_ACTIONS.items()}
+    fields = {
+        "event_id": row.id,
+        "transition": names.get(row.action, row.action),
+        "scope": row.scope,
+        "from_state": said.get("from_state"),
+        "to_state": said.get("to_state"),
+        "at": iso(row.timestamp),
+        "by": row.user_id,
+        "reason": said.get("reason"),
+        "details": said.get("details"),
+        "source": row.source,
+        "ip_address": row.ip_address,
+        "incident_id": row.incident_id,
+        "epoch": said.get("epoch"),
+    }
+    return json.dumps({name: value for name, value in fields.items() if value is not None or name in _MAY_BE_NULL})
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,7 @@ from typing import Any
 
 from breaker.gate.decision import Reason
 from breaker.requests import Request, Script, raise_if_error, script_request, standalone_script
+from breaker.rule_requests import read_counts
 
 REPORT_EVERY = 2.0
 """Seconds between two reports of one gate."""
@@ -143,10 +144,11 @@ def reports_request() -> Request:
 
 
 def read_reports(replies: Sequence[Any]) -> ReportedGates:
-    """What is no report is left out. Raises RedisRefused for an error among the replies."""
-    for reply in replies:
+    """What is no report, or no count, is left out. Raises RedisRefused for an error among the replies."""
+    for reply in replies[:3]:
         raise_if_error(reply)
     (seconds, microseconds), seen, reports, checks = replies
+    counted = read_counts(checks)
     now = int(seconds) + int(microseconds) / 1e6
     by_id = dict(zip(reports[::2], reports[1::2], strict=True))
     gates = [
@@ -154,7 +156,6 @@ def read_reports(replies: Sequence[Any]) -> ReportedGates:
         for gate_id, score in zip(seen[::2], seen[1::2], strict=True)
         if (report := _report_or_none(by_id.get(gate_id)))
     ]
-    counted = {bytes(name).decode(): int(count) for name, count in zip(checks[::2], checks[1::2], strict=True)}
     ordered = sorted(gates, key=lambda gate: (gate.report.host, gate.report.pid, gate.report.gate_id))
     return ReportedGates(tuple(ordered), {decision: counted.get(decision, 0) for decision in CHECK_OUTCOMES})
 

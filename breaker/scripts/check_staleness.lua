@@ -3,16 +3,23 @@
 -- microseconds since when the market has been open, '' when no calendar says so, 'closed'; [13…]: the feeds' names.
 -- Whoever looks first trips; for all others the breaker is tripped already.
 local limit, opened = tonumber(ARGV[11]) * 1000, ARGV[12]
+
+-- A time that has not been yet, written by hand, would keep a feed young for ever.
+local function past(time) return time and time >= 0 and time <= now + FUTURE_TOLERANCE and time or nil end
+
 expect_type(MEASUREMENTS, 'hash')
 local oldest, oldest_age, oldest_seen
 for i = 13, #ARGV do
   local feed, key = ARGV[i], KEYS[i - 3]
   expect_type(key, 'string')
-  local seen = parse_time(redis.call('GET', key) or '')
+  local seen = past(parse_time(redis.call('GET', key) or ''))
   if not seen then
     -- A feed that has never come is as old as our waiting for it.
-    redis.call('HSETNX', MEASUREMENTS, feed, number(now))
-    seen = tonumber(redis.call('HGET', MEASUREMENTS, feed)) or now
+    seen = past(tonumber(redis.call('HGET', MEASUREMENTS, feed) or ''))
+    if not seen then
+      redis.call('HSET', MEASUREMENTS, feed, number(now))
+      seen = now
+    end
   end
   local age = now - math.max(seen, tonumber(opened) or 0)
   if not oldest or age > oldest_age then oldest, oldest_age, oldest_seen = feed, age, seen end

@@ -8,6 +8,7 @@ local HISTORY_KEPT, EVENT_IDS_KEPT, EVENT_IDS_SECONDS = 1000, 10000, 3600
 local DAY = 86400000000
 local LAST_SECOND = 253402300799 -- of the year 9999
 local MAX_EPOCH = 9007199254740990
+local QUIET_PERIOD = 300000000 -- microseconds from the reset, where the state does not say until when
 local TRANSITIONS = {'TRIP', 'RESET', 'INITIALIZE', 'QUIET_PERIOD_END'}
 local STORED = {OPEN = true, TRIPPED = true, QUIET_PERIOD = true}
 local FIELDS = {
@@ -129,6 +130,13 @@ local function members(text)
   end
 end
 
+-- When a quiet period ends; nil if that can't be told. What is left out is made up from the reset, as in state.py.
+local function quiet_end(fields)
+  if fields.quiet_until ~= nil and fields.quiet_until ~= cjson.null then return parse_time(fields.quiet_until) end
+  local reset_at = parse_time(fields.reset_at)
+  return reset_at and reset_at + QUIET_PERIOD
+end
+
 -- What is stored, judged as state.py does: `word` is the state in force now (MISSING and UNKNOWN included),
 -- `stored` the one written there, `fields` the decoded object, `values` and `names` its text.
 local function load_state()
@@ -140,7 +148,7 @@ local function load_state()
   local decodes, fields = pcall(cjson.decode, text)
   if not decodes or type(fields) ~= 'table' or not string.find(text, '^%s*{') then return state end
   if not STORED[fields.state] then return state end
-  local quiet_until = parse_time(fields.quiet_until)
+  local quiet_until = quiet_end(fields)
   if fields.state == 'QUIET_PERIOD' and not quiet_until then return state end
   state.stored, state.word, state.fields = fields.state, fields.state, fields
   state.values, state.names = members(text)

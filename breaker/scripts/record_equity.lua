@@ -13,7 +13,11 @@ if not equity or equity ~= equity or equity <= 0 or equity == math.huge then
 end
 if at > now + FUTURE_TOLERANCE then return refuse('EQUITY', 'it was measured in the future, at ' .. iso(at)) end
 
-local function stored(field) return tonumber(redis.call('HGET', MEASUREMENTS, field) or '') end
+-- Nil for what is no finite number from 0 on: from a mark that somebody has set to "nan" or "inf" no fall is seen.
+local function stored(field)
+  local value = tonumber(redis.call('HGET', MEASUREMENTS, field) or '')
+  return value and value >= 0 and value < math.huge and value or nil
+end
 local last_at = stored('measured_at')
 if last_at and at < last_at and last_at <= now + FUTURE_TOLERANCE then
   return refuse('EQUITY', 'a later measurement, of ' .. iso(last_at) .. ', is known already')
@@ -28,7 +32,7 @@ elseif equity > high then
   -- A single high tick would make the next ordinary one a drawdown, so the mark rises only when it is confirmed, and
   -- to the lowest of the confirming measurements.
   rising = rising + 1
-  if rising == 1 or equity < lowest_rise then
+  if rising == 1 or not lowest_rise or equity < lowest_rise then
     lowest_rise = equity
     redis.call('HSET', MEASUREMENTS, 'lowest_rise', text)
   end
@@ -41,7 +45,7 @@ end
 local day_start, day_text = stored('day_start'), redis.call('HGET', MEASUREMENTS, 'day_start')
 if rebase or not day_start or redis.call('HGET', MEASUREMENTS, 'day') ~= today then
   -- The day begins with the last equity of the day before, so that a gap at the open counts.
-  local before = not rebase and redis.call('HGET', MEASUREMENTS, 'equity') or text
+  local before = not rebase and stored('equity') and redis.call('HGET', MEASUREMENTS, 'equity') or text
   day_start, day_text = tonumber(before), before
 end
 redis.call('HSET', MEASUREMENTS, 'equity', text, 'measured_at', number(at), 'high_water', high_text, 'rising',

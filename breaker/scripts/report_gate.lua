@@ -9,11 +9,15 @@ local ID, REPORT, KEPT, CLOSED = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4] ==
 local clock = redis.call('TIME')
 local now = tonumber(clock[1]) * 1000 + math.floor(tonumber(clock[2]) / 1000)
 
-local before = redis.call('HGET', REPORTS, ID)
-local counted = before and cjson.decode(before).checks or {}
+-- What somebody else has written into these keys says nothing, and stands in no report's way.
+local decodes, before = pcall(cjson.decode, redis.call('HGET', REPORTS, ID) or '')
+local counted = decodes and type(before) == 'table' and type(before.checks) == 'table' and before.checks or {}
 for decision, count in pairs(cjson.decode(REPORT).checks) do
-  local more = count - (counted[decision] or 0)
-  if more > 0 then redis.call('HINCRBY', CHECKS, decision, string.format('%.0f', more)) end
+  local more = count - (tonumber(counted[decision]) or 0)
+  local text = string.format('%.0f', more)
+  if more > 0 and type(redis.pcall('HINCRBY', CHECKS, decision, text)) ~= 'number' then
+    redis.call('HSET', CHECKS, decision, text)
+  end
 end
 
 if CLOSED then

@@ -10,7 +10,7 @@ from fastapi.responses import StreamingResponse
 
 from breaker import Status
 from breaker.keys import GLOBAL
-from console.api.models import EventBody, History, ResetRequest, StatusBody, TripRequest
+from console.api.models import EventBody, History, ResetRequest, StatusBody, TripRequest, UnreadableBody
 from console.api.parameters import (
     AnyCaller,
     IdempotencyKey,
@@ -70,7 +70,10 @@ async def get_history(
     """Newest first. The newest 1,000 are kept here; the audit log has all."""
     found = await context_of(request).trip_reset.breaker(scope, caller.source).get_history(limit)
     names = EventBody.model_fields
-    return History(events=[EventBody(**{name: getattr(event, name) for name in names}) for event in found])
+    return History(
+        events=[EventBody(**{name: getattr(event, name) for name in names}) for event in found],
+        unreadable=[UnreadableBody(member=each.member, problem=each.problem) for each in found.unreadable],
+    )
 
 
 @router.get(

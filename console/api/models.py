@@ -173,8 +173,16 @@ class EventBody(BaseModel):
     epoch: int
 
 
+class UnreadableBody(BaseModel):
+    """What is kept among the transitions and is none."""
+
+    member: str = Field(description="The beginning of its text.")
+    problem: str
+
+
 class History(BaseModel):
     events: list[EventBody]
+    unreadable: list[UnreadableBody] = Field(default=[], description="Left out of `events`; it hides nothing else.")
 
 
 class KillBody(BaseModel):

@@ -13,6 +13,8 @@ TRIP, RESET, INITIALIZE, END = "TRIP", "RESET", "INITIALIZE", "QUIET_PERIOD_END"
 
 DONE, REPEATED, UNCHANGED = "DONE", "REPEATED", "UNCHANGED"
 """The outcomes that are no refusal."""
+QUIET_DEFAULT = 300_000_000
+"""Microseconds that a quiet period lasts from its reset where the state does not say until when."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,10 +59,12 @@ class ApiError:
 
 @dataclass(frozen=True, slots=True)
 class Override:
-    """A person's SET, past every script. `word` may be GARBAGE."""
+    """A person's SET, past every script. `word` may be GARBAGE, and is for a quiet period without `reset_at`."""
 
     word: str
     epoch: int | None = None
+    reset_at: int | None = None
+    """Of a quiet period whose end is left out: it lasts `QUIET_DEFAULT` from here."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,8 +117,9 @@ class Held(NamedTuple):
 def apply(held: Held, call: Call, now: int) -> tuple[str, Held]:
     """The outcome's word, and what Redis holds then. A refusal changes nothing."""
     match call:
-        case Override(word, epoch):
-            gone = held._replace(incident=None, reason=None, trips=0, quiet_until=0)
+        case Override(word, epoch, reset_at):
+            until = 0 if reset_at is None else reset_at + QUIET_DEFAULT
+            gone = held._replace(incident=None, reason=None, trips=0, quiet_until=until)
             return DONE, gone._replace(word=word, epoch=epoch)
         case Flush():
             return DONE, Held()

@@ -95,7 +95,11 @@ class _Gathering:
 
     async def _history(self) -> list[TransitionEvent]:
         async with _breaker(self._settings, self._scope) as breaker:
-            return list(reversed(await breaker.get_history(100)))
+            found = await breaker.get_history(100)
+        if found.unreadable:
+            what = f"{len(found.unreadable)} of its members are no transitions, such as {found.unreadable[0]}"
+            self._unread["all of the history in Redis"] = redact(what, self._secrets)
+        return found[::-1]
 
     def _rows(self) -> list[AuditRow]:
         """The incident's rows, and what else was recorded around its trip, oldest first."""

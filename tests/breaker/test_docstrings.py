@@ -22,6 +22,7 @@ import redis
 import breaker
 import breaker.atomic_file
 import breaker.deadman
+import breaker.events
 import breaker.gate
 import breaker.orders
 import breaker.pending_trips
@@ -47,6 +48,7 @@ def public(module: ModuleType) -> list[Any]:
 
 MODULES = (
     breaker,
+    breaker.events,
     breaker.gate,
     breaker.rules,
     breaker.orders,

@@ -14,6 +14,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from breaker import BreakerError, CircuitBreaker, NotTripped, ResetRateLimited, StateConflict, Status, TransitionEvent
 from breaker.keys import Keys
+from breaker.redis_time import to_datetime
 from breaker.uuid7 import uuid7
 from proofs.models.breaker_rules import (
     DONE,
@@ -144,6 +145,13 @@ class Breaker(RuleBasedStateMachine):
         self.client.set(KEYS.state, '{"state":"TRIPPED","trip_reason":"EMERGENCY_MANUAL"}')
         self.override(Override(TRIPPED))
         self.held = self.held._replace(reason="EMERGENCY_MANUAL")
+
+    @rule(ago=st.sampled_from([0, 200, 400]))
+    def somebody_begins_a_quiet_period_by_hand(self, ago: int) -> None:
+        reset_at = self.now() - ago * SECOND
+        stored = {"state": QUIET_PERIOD, "reset_at": to_datetime(reset_at).isoformat()}
+        self.client.set(KEYS.state, json.dumps(stored))
+        self.override(Override(QUIET_PERIOD, reset_at=reset_at))
 
     @rule(back=st.integers(1, 3))
     def an_older_state_is_restored(self, back: int) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import redis
 
-from breaker import BreakerUnavailable, CircuitBreaker, State
+from breaker import BreakerUnavailable, CircuitBreaker, RedisRefused, State
 from breaker.pending_trips import PendingTrip, PendingTrips
 from breaker.trip_reasons import TripReason
 from sandbox.child_process import free_port
@@ -69,12 +69,26 @@ def test_what_redis_cannot_be_told_goes_on_waiting(pending: PendingTrips) -> Non
     assert len(pending.load()) == 1
 
 
+def test_a_trip_that_is_refused_keeps_no_other_from_being_made(
+    pending: PendingTrips, redis_client: redis.Redis
+) -> None:
+    CircuitBreaker(redis_client).initialize_state(event_id=(refused := a_trip()).event_id)
+    beta = a_trip("account:BETA")
+    for trip in (refused, beta):
+        pending.save(trip)
+    with pytest.raises(RedisRefused, match="belongs to another transition"):
+        pending.apply(redis_client)
+    assert CircuitBreaker(redis_client, "account:BETA").get_state() is State.TRIPPED
+    assert pending.load() == [refused]
+
+
 @pytest.mark.parametrize(
     "content",
     [
         b"",
         b"\0" * 100,
         b"[]",
+        b"[" * 100_000,
         b"{}",
         json.dumps({"reason": "", "tripped_by": "ada"}).encode(),
         json.dumps({"reason": "x", "tripped_by": "ada", "scope": "not a scope"}).encode(),

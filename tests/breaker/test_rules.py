@@ -166,6 +166,44 @@ def test_an_impossible_equity_is_refused_and_counted(breaker: CircuitBreaker, ru
     assert breaker.get_state() is State.OPEN
 
 
+@pytest.mark.parametrize("garbage", ["nan", "inf", "-1", "a lot", ""])
+def test_a_mark_that_somebody_has_damaged_hides_no_fall_for_long(
+    breaker: CircuitBreaker, redis_client: redis.Redis, garbage: str
+) -> None:
+    rules = rule_set(redis_client, daily_loss=Decimal("0.05"))
+    rules.record_equity(100)
+    fields = ("high_water", "day_start", "equity", "lowest_rise", "rising", "measured_at")
+    redis_client.hset("circuit_breaker:equity", mapping=dict.fromkeys(fields, garbage))
+    assert rules.record_equity(100).verdict is Verdict.WITHIN
+    assert rules.record_equity(90).verdict is Verdict.TRIPPED
+
+
+def test_a_rise_whose_lowest_was_taken_away_is_counted_anew(breaker: CircuitBreaker, redis_client: redis.Redis) -> None:
+    rules = rule_set(redis_client, confirmations={Rule.DRAWDOWN: 3})
+    for equity in (100, 110):
+        rules.record_equity(equity)
+    redis_client.hdel("circuit_breaker:equity", "lowest_rise")
+    assert rules.record_equity(111).verdict is Verdict.WITHIN
+
+
+def test_a_feed_is_not_young_for_ever_because_somebody_wrote_garbage(
+    breaker: CircuitBreaker, redis_client: redis.Redis
+) -> None:
+    rules = rule_set(redis_client, data_age=1.0)
+    redis_client.set("circuit_breaker:heartbeat:prices", "2999-01-01T00:00:00Z")
+    redis_client.hset("circuit_breaker:feeds", "prices", "soon")
+    rules.check_staleness(["prices"])
+    eventually(lambda: rules.check_staleness(["prices"]).verdict is Verdict.TRIPPED)
+
+
+def test_what_somebody_else_wrote_among_counts_and_dry_runs_hides_none(rules: Rules, redis_client: redis.Redis) -> None:
+    rules.record_equity("none")
+    redis_client.hset("circuit_breaker:refused_measurements", mapping={b"\xff": b"1", "mine": "many"})
+    assert rules.refused_measurements() == {"EQUITY": 1, "\ufffd": 1}
+    redis_client.xadd("circuit_breaker:would_have_tripped", {b"\xfe": b"\xff"})
+    assert rules.would_have_tripped() == [{"\ufffd": "\ufffd"}]
+
+
 def test_measurements_from_the_future_or_out_of_order_are_refused(breaker: CircuitBreaker, rules: Rules) -> None:
     now = datetime.now(UTC)
     assert rules.record_equity(100, at=now).verdict is Verdict.WITHIN

@@ -94,6 +94,7 @@ states = st.fixed_dictionaries(
     {"state": st.sampled_from(["OPEN", "TRIPPED", "QUIET_PERIOD", "open", "", None, 1])},
     optional={
         "quiet_until": st.sampled_from(["2020-01-01T00:00:00Z", "2999-01-01T00:00:00Z", "soon", None, 5]),
+        "reset_at": st.sampled_from(["2020-01-01T00:00:00Z", "2999-01-01T00:00:00Z", "soon", None, 5]),
         "epoch": st.integers(-5, 2**60) | st.floats(allow_nan=False),
         "other": json_values,
     },

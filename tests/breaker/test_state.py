@@ -34,6 +34,8 @@ def read(fields: Any, now: datetime = NOON) -> Status:
      b'{"state": ["OPEN"]}', b'{"state": "UNKNOWN"}', b'{"state": "QUIET_PERIOD"}', b'{"state": "OPEN"',
      b'{"state": "QUIET_PERIOD", "quiet_until": "soon"}', b'{"state": "QUIET_PERIOD", "quiet_until": 1}',
      b'{"state": "QUIET_PERIOD", "quiet_until": "2030-01-01T00:00:00"}', b"[" * 100_000,
+     b'{"state": "QUIET_PERIOD", "quiet_until": "soon", "reset_at": "2026-11-24T12:00:00Z"}',
+     b'{"state": "QUIET_PERIOD", "reset_at": "just now"}',
      b'{"state": "OPEN", "x": "\\ud800"}'],
 )  # fmt: skip
 def test_promise_1_what_is_no_state_is_closed_and_says_why(raw: bytes | None) -> None:
@@ -81,6 +83,18 @@ def test_a_quiet_period_is_over_from_its_very_last_microsecond_on(now: datetime,
     status = read({"state": "QUIET_PERIOD", "quiet_until": "2026-11-24T12:00:00.000000Z"}, now)
     assert status.state is state
     assert status["state"] == state.value
+
+
+@pytest.mark.parametrize("left_out", [{}, {"quiet_until": None}])
+def test_a_quiet_period_that_does_not_say_its_end_lasts_five_minutes_from_its_reset(left_out: dict[str, Any]) -> None:
+    fields = {"state": "QUIET_PERIOD", "reset_at": "2026-11-24T12:00:00Z", **left_out}
+    ends = NOON + timedelta(minutes=5)
+    running = read(fields, ends - timedelta(microseconds=1))
+    assert (running.state, running.quiet_until) == (State.QUIET_PERIOD, ends)
+    assert running["quiet_until"] == "2026-11-24T12:05:00Z"
+    assert read(fields, ends).state is State.OPEN
+    last = read(fields | {"reset_at": "9999-12-31T23:59:59Z"})
+    assert last.state is State.QUIET_PERIOD and last.quiet_until is not None
 
 
 def test_trips_are_counted_per_utc_day() -> None:

@@ -329,11 +329,39 @@ def test_history_keeps_the_newest_thousand_and_the_outbox_all(cb: Any, redis_cli
     assert redis_client.xlen(KEYS.outbox) == 1_010
 
 
-def test_a_history_member_of_somebody_elses_is_named(cb: Any, redis_client: Any) -> None:
-    redis_client.zadd(KEYS.history, {"mine": 1})
-    with pytest.raises(StateConflict, match=r"ZREM.*mine"):
-        cb.get_history()
-    redis_client.delete(KEYS.history)
+def foreign_members(event: bytes) -> dict[bytes, str]:
+    """What is no transition, and what about it makes no sense."""
+    fields = json.loads(event)
+    changed = {
+        "it is no JSON": b"mine",
+        "it is no text": b"\xff\xfe",
+        "RecursionError": b"[" * 100_000,
+        "it has no 'event_id'": b"{}",
+        "TypeError": b"[]",
+        "'at' is no time": json.dumps(fields | {"at": "yesterday"}).encode(),
+        "'JUMP'": json.dumps(fields | {"transition": "JUMP"}).encode(),
+        "7 is no text": json.dumps(fields | {"incident_id": 7}).encode(),
+        "OverflowError": json.dumps(fields | {"epoch": float("inf")}).encode(),
+        "no text": json.dumps(fields | {"by": "\ud800"}).encode(),
+    }
+    return {member: problem for problem, member in changed.items()}
+
+
+def test_a_foreign_member_hides_no_transition_of_the_history_and_is_named(cb: Any, redis_client: Any) -> None:
+    cb.initialize_state()
+    tripped = cb.trip("MANUAL")
+    told = cb.get_history()
+    foreign = foreign_members(redis_client.zrevrange(KEYS.history, 0, 0)[0])
+    redis_client.zadd(KEYS.history, {member: 4e9 - number for number, member in enumerate(foreign)})
+    history = cb.get_history(100)
+    assert history == told and [event.epoch for event in history] == [tripped.epoch, tripped.epoch - 1]
+    for bad, problem in zip(history.unreadable, foreign.values(), strict=True):
+        assert problem in bad.problem and len(bad.member) <= 120
+        assert "\n" not in str(bad)
+    assert cb.trip("MANUAL").epoch == tripped.epoch + 1, "nor do they stop the next transition"
+
+
+def test_a_history_that_is_no_sorted_set_says_so(cb: Any, redis_client: Any) -> None:
     redis_client.set(KEYS.history, "x")
     with pytest.raises(StateConflict, match="not a sorted set"):
         cb.get_history()

@@ -41,6 +41,20 @@ def test_a_whole_day(configured: redis.Redis, breaker_cli: RunCli) -> None:
     assert {event["source"] for event in events} == {"cli"}
 
 
+def test_a_history_with_foreign_members_shows_the_rest_and_names_them(
+    configured: redis.Redis, breaker_cli: RunCli
+) -> None:
+    breaker_cli("trip")
+    configured.zadd("circuit_breaker:history", {f"mine-{number}": 4e9 + number for number in range(5)})
+    history = breaker_cli("history", "--json")
+    assert history.returncode == 0
+    assert [json.loads(line)["transition"] for line in history.stdout.splitlines()] == ["TRIP"]
+    assert history.stderr.startswith("breaker: 5 of the history's newest members are no transitions")
+    assert "b'mine-4': it is no JSON" in history.stderr and "and 2 more" in history.stderr
+    assert history.stderr.count("\n") == 1
+    assert "TRIP" in breaker_cli("history").stdout
+
+
 def test_status_as_json_is_one_document(configured: redis.Redis, breaker_cli: RunCli) -> None:
     breaker_cli("trip", "--reason", "x", "--scope", "account:ALPHA")
     outcome = breaker_cli("status", "--json", "--scope", "account:ALPHA")

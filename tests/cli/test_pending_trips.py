@@ -64,6 +64,33 @@ def test_a_reset_comes_after_the_trip_that_waited_and_not_instead_of_it(
     assert [json.loads(line)["transition"] for line in history.stdout.splitlines()] == ["TRIP", "INITIALIZE"]
 
 
+def test_while_redis_is_down_the_history_comes_from_the_audit_log_and_says_so(
+    open_then_down: EmbeddedRedis, breaker_cli: RunCli
+) -> None:
+    open_then_down.start()
+    breaker_cli("trip", "--reason", "prices are wrong")
+    breaker_cli("trip", "--scope", "account:ALPHA")
+    told = [json.loads(line) for line in breaker_cli("history", "--json").stdout.splitlines()]
+    open_then_down.stop()
+    history = breaker_cli("history", "--json")
+    assert history.returncode == 0
+    assert [json.loads(line) for line in history.stdout.splitlines()] == told
+    assert [event["transition"] for event in told] == ["TRIP", "INITIALIZE"]
+    assert "from the audit log, since Redis does not tell its history" in history.stderr
+    assert "prices are wrong" not in history.stderr and history.stderr.count("\n") == 1
+    assert len(breaker_cli("history", "--limit", "1", "--json").stdout.splitlines()) == 1
+
+
+def test_while_neither_redis_nor_the_audit_log_tells_the_history_both_are_named(
+    open_then_down: EmbeddedRedis, breaker_cli: RunCli, tmp_path: Path
+) -> None:
+    (tmp_path / "state").write_text("a file where the directory should be")
+    history = breaker_cli("history")
+    assert history.returncode == 4
+    assert "the audit log can't tell the history either" in history.stderr
+    assert "Traceback" not in history.stderr
+
+
 def test_while_redis_is_down_reading_says_what_waits_and_resetting_refuses(
     open_then_down: EmbeddedRedis, breaker_cli: RunCli, tmp_path: Path
 ) -> None:

@@ -43,14 +43,17 @@ def problem(answer: httpx.Response, status: int, kind: str) -> dict[str, Any]:
     return body
 
 
-def test_trip_status_history_reset(console: Console, breaker: CircuitBreaker) -> None:
+def test_trip_status_history_reset(console: Console, breaker: CircuitBreaker, redis_client: redis.Redis) -> None:
     api = console.api()
     assert api.get("/circuit-breaker").json()["state"] == "OPEN"
     tripped = api.post("/circuit-breaker/trip", json=TRIP).json()
     assert (tripped["state"], tripped["trip_reason"], tripped["tripped_by"]) == ("TRIPPED", "MANUAL", "the_admin")
     reset = api.post("/circuit-breaker/reset", json={**TRIP, "expected_epoch": tripped["epoch"]}).json()
     assert reset["state"] == "QUIET_PERIOD"
-    events = api.get("/circuit-breaker/history").json()["events"]
+    redis_client.zadd("circuit_breaker:history", {"mine": 1})
+    found = api.get("/circuit-breaker/history").json()
+    assert found["unreadable"] == [{"member": "b'mine'", "problem": "it is no JSON"}]
+    events = found["events"]
     assert [event["transition"] for event in events] == ["RESET", "TRIP", "INITIALIZE"]
     assert events[0]["source"] == "api"
 

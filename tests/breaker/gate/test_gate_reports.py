@@ -14,7 +14,16 @@ import redis
 from breaker import CircuitBreaker
 from breaker.deadline_client import DeadlineClient
 from breaker.gate import Gate, OrderIntent, Reason
-from breaker.gate.report import LOST, LOST_AFTER, GateReport, ReportedGate, ReportedGates, read_reports, reports_request
+from breaker.gate.report import (
+    LOST,
+    LOST_AFTER,
+    GateReport,
+    ReportedGate,
+    ReportedGates,
+    read_reports,
+    report_request,
+    reports_request,
+)
 from breaker.gate.reporter import report_socket
 from sandbox.embedded_redis import EmbeddedRedis
 from tests.breaker.gate.conftest import MakeGate
@@ -53,6 +62,19 @@ def test_a_gate_reports_how_it_stands_and_what_its_checks_came_to(
     gate.close()
     eventually(lambda: reported(redis_client).checks == {"admitted": 7, "refused": 3, "reduced": 1})
     assert reported(redis_client).gates == (), "closed in order, and not lost"
+
+
+def test_what_somebody_else_wrote_among_the_reports_hides_no_gate(redis_client: redis.Redis) -> None:
+    report = GateReport("g", "host", 1, "thread", ("global",), "OPEN", 0.1, 1, {"admitted": 5, "reduced": 0})
+    client = DeadlineClient(redis_client, 2.0)
+    redis_client.hset("circuit_breaker:gate_reports", mapping={"g": '"mine"', "other": "{}"})
+    redis_client.hset("circuit_breaker:gate_checks", mapping={b"\xff": "mine", "admitted": "many"})
+    redis_client.zadd("circuit_breaker:gates", {"other": 9e15})
+    assert client.execute(report_request(report, last=False)) == [b"OK"]
+    found = reported(redis_client)
+    client.close()
+    assert [gate.report.gate_id for gate in found.gates] == ["g"]
+    assert found.checks == {"admitted": 5, "reduced": 0, "refused": 0}
 
 
 def test_counts_go_on_over_gates_and_a_report_sent_twice_counts_once(

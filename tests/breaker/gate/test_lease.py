@@ -170,6 +170,15 @@ def test_the_end_of_a_quiet_period_is_placed_on_the_gates_own_clock() -> None:
     assert quiet_period.length == pytest.approx(70.0)
 
 
+def test_a_quiet_period_that_does_not_say_its_end_ramps_over_five_minutes() -> None:
+    quiet_period = read_state(
+        raw(state="QUIET_PERIOD", reset_at="2027-01-15T07:59:00Z"), NOW_US, 50.0, key="k"
+    ).quiet_period
+    assert quiet_period is not None
+    assert quiet_period.ends == pytest.approx(290.0)
+    assert quiet_period.length == pytest.approx(300.0)
+
+
 @given(st.binary(max_size=60) | st.text(max_size=60).map(str.encode))
 def test_no_text_whatever_reads_as_trading_unless_it_says_so(stored: bytes) -> None:
     state = read_state(stored, NOW_US, 0.0, key="k").state
