@@ -11,7 +11,7 @@ import pybreaker
 
 from benchmarks.rows import Row, spread
 from benchmarks.servers import BACKENDS, bench, open_gate
-from breaker.gate.decision import OrderIntent
+from breaker.gate.intents import OrderIntent
 
 _ORDER = OrderIntent("AAPL", "buy", 10)
 

@@ -26,7 +26,7 @@ from benchmarks.rows import Row
 from benchmarks.servers import BACKENDS, Bench, bench, open_gate
 from breaker import CircuitBreaker
 from breaker.gate import clock
-from breaker.gate.decision import OrderIntent
+from breaker.gate.intents import OrderIntent
 from proofs.proxy import Fault, FaultProxy
 
 _STALENESS = 0.2

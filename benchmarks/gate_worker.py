@@ -14,7 +14,7 @@ from typing import Any
 
 from breaker.gate import Gate, clock
 from breaker.gate.connect import connector
-from breaker.gate.decision import OrderIntent
+from breaker.gate.intents import OrderIntent
 from breaker.gate.lease import Lease
 from breaker.gate.resp3 import encode_command
 

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 from breaker.lazy_imports import lazy_names
 
 if TYPE_CHECKING:
-    from breaker.gate.decision import Decision, OrderIntent, OrderRefused, Permit, Reason
+    from breaker.gate.decision import Decision, OrderRefused, Permit, Reason
     from breaker.gate.gate import Gate
+    from breaker.gate.intents import OrderIntent
     from breaker.gate.quiet_period import QuietPeriodLimits
     from breaker.gate.status import GateStatus
     from breaker.gate.topology import Topology
@@ -34,6 +35,7 @@ __getattr__ = lazy_names(
         **dict.fromkeys(__all__, "breaker.gate.decision"),
         "Gate": "breaker.gate.gate",
         "GateStatus": "breaker.gate.status",
+        "OrderIntent": "breaker.gate.intents",
         "QuietPeriodLimits": "breaker.gate.quiet_period",
         "Topology": "breaker.gate.topology",
     },

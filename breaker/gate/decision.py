@@ -4,10 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from decimal import Decimal
 from enum import StrEnum
-
-from breaker.orders import Side
 
 EXPIRED = float("-inf")
 """A deadline that has always passed: what every closed gate shows."""
@@ -54,7 +51,7 @@ class Reason(StrEnum):
     QUIET_RATE = "QUIET_RATE"
     """More orders in the last minute than the quiet period allows now."""
     INVALID_ORDER = "INVALID_ORDER"
-    """The order could not be understood: no symbol, side or quantity that makes sense."""
+    """What was asked about can't be an order: no symbol, side or quantity that makes sense. Refused in every state."""
     PERMIT_EXPIRED = "PERMIT_EXPIRED"
     """Checked again where the order leaves the process: the permit's time has passed, or a breaker has moved on."""
 
@@ -129,32 +126,3 @@ class OrderRefused(Exception):
     def __init__(self, decision: Decision) -> None:
         super().__init__(decision.sentence)
         self.decision = decision
-
-
-@dataclass(frozen=True, slots=True)
-class OrderIntent:
-    """The least that a gate needs to know of an order about to be sent. `breaker.orders.Order` does as well.
-
-    An order that does not say which account or strategy it belongs to is held by every account or strategy breaker
-    that the gate watches.
-
-    Attributes:
-        symbol: What is bought or sold.
-        side: `buy` or `sell`.
-        quantity: Units of the symbol; more than zero. Text and Decimal are taken exactly.
-        account: The account that it is for.
-        strategy: The strategy that sends it.
-        normal_quantity: The size that this order would have on an ordinary day; the quiet period allows a fraction.
-
-    Example:
-        >>> order = OrderIntent("AAPL", "buy", Decimal("12.5"), account="ALPHA")
-        >>> gate.check(order, position=Decimal("-20")).allowed
-        True
-    """
-
-    symbol: str
-    side: Side | str
-    quantity: Decimal | int | str
-    account: str | None = None
-    strategy: str | None = None
-    normal_quantity: Decimal | int | str | None = None

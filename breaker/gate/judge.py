@@ -8,9 +8,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from breaker.gate.decision import EXPIRED, Decision, Permit, Reason
+from breaker.gate.intents import why_malformed
 from breaker.gate.lease import Lease, ScopeState, ScopeView
+from breaker.gate.order_terms import InvalidOrder, terms_of
 from breaker.gate.quiet_period import OrderRateLimiter, QuietPeriodLimits, size_problem
-from breaker.gate.risk_reduction import InvalidOrder, order_terms, why_not_reducing
+from breaker.gate.risk_reduction import why_not_reducing
 
 _HALTS = {
     ScopeState.TRIPPED: Reason.TRIPPED,
@@ -86,11 +88,13 @@ def judge(
 ) -> Decision:
     """The decision on one order. `halt` is what stops the gate as a whole, whatever the breakers say.
 
-    Never raises for an order that makes no sense; it is refused, unless everything is open.
+    Never raises for what can't be an order; that is refused in every state.
     """
     views = views_of_order(lease.views, order)
     halt = halt or gate_halt(lease, now) or scope_halt(views)
     quiet = [view for view in views if view.state is ScopeState.QUIET_PERIOD]
+    if halt is None and (malformed := why_malformed(order)) is not None:
+        return Decision(False, Reason.INVALID_ORDER, f"The order was refused, because {malformed}; nothing was sent.")
     if halt is None and not quiet:
         return Decision(
             True, Reason.OPEN, "Every breaker that concerns the order is open.", permit_of(lease, lease.deadline)
@@ -118,7 +122,7 @@ def _why_not_reducing(order: Any, position: Any, working: Iterable[Any]) -> str 
 def _judge_quiet(
     lease: Lease, quiet: list[ScopeView], now: float, order: Any, limits: QuietPeriodLimits, rate: OrderRateLimiter
 ) -> Decision:
-    symbol, _, quantity = order_terms(order)
+    asked = terms_of(order)
     fractions = {
         view.scope: view.reading.quiet_period.fraction(now, limits.start_fraction)
         for view in quiet
@@ -126,7 +130,7 @@ def _judge_quiet(
     }
     scope = min(fractions, key=lambda name: fractions[name])
     fraction = fractions[scope]
-    problem = size_problem(limits, fraction, symbol, quantity, getattr(order, "normal_quantity", None))
+    problem = size_problem(limits, fraction, asked.symbol, asked.quantity, getattr(order, "normal_quantity", None))
     if problem is not None:
         sentence = f"The {scope} breaker is in its quiet period: {problem}. Send less, or wait for its end."
         return Decision(False, Reason.QUIET_SIZE, sentence, None, scope)

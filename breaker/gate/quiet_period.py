@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
 
-from breaker.gate.risk_reduction import as_quantity
+from breaker.gate.order_terms import as_quantity
 
 _ONE = Decimal(1)
 _WINDOW = 60.0
@@ -79,12 +79,16 @@ class QuietPeriod:
 
 
 def size_problem(
-    limits: QuietPeriodLimits, fraction: Decimal, symbol: str, quantity: Decimal, normal_quantity: object
+    limits: QuietPeriodLimits, fraction: Decimal, symbol: str, quantity: Decimal | None, normal_quantity: object
 ) -> str | None:
     """None when `quantity` is within `fraction` of normal size, else a clause that says why not.
 
+    `quantity` is None in an order for an amount of money, of which no fraction of a normal quantity is known.
+
     Raises `InvalidOrder` when the order's own normal quantity is no number.
     """
+    if quantity is None:
+        return f"how much of {symbol} an order for an amount of money takes is not known, so its size isn't either"
     normal = limits.normal_quantity.get(symbol, limits.normal_quantity.get("*"))
     if normal_quantity is not None:
         normal = as_quantity(normal_quantity, "the order's normal quantity")

@@ -8,69 +8,12 @@ position never crosses zero and never grows: +100 → −50 is not a reduction a
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal
 from typing import Any
 
+from breaker.gate.order_terms import InvalidOrder, as_quantity, side_of, terms_of
 from breaker.instruments import canonical_symbol
-from breaker.orders import ZERO, Side
-
-_SIDES = {
-    "buy": Side.BUY,
-    "buy_to_open": Side.BUY,
-    "buy_to_close": Side.BUY,
-    "buy_to_cover": Side.BUY,
-    "sell": Side.SELL,
-    "sell_short": Side.SELL,
-    "sell_to_open": Side.SELL,
-    "sell_to_close": Side.SELL,
-}
-"""The sides that venues and their clients know; any other word is no side."""
-
-
-class InvalidOrder(ValueError):
-    """An order, a position or a quantity that makes no sense; the message says which and why."""
-
-
-def as_quantity(value: object, what: str) -> Decimal:
-    """`value` as an exact, finite `Decimal`. A float is taken at the digits it prints, as its author meant it.
-
-    Raises `InvalidOrder` for anything else: booleans, NaN, infinities, text that is no number.
-    """
-    if isinstance(value, bool) or not isinstance(value, (Decimal, int, float, str)):
-        raise InvalidOrder(f"{what} is not a number: {value!r:.60}")
-    try:
-        quantity = Decimal(repr(value)) if isinstance(value, float) else Decimal(value)
-    except InvalidOperation:
-        raise InvalidOrder(f"{what} is not a number: {value!r:.60}") from None
-    if not quantity.is_finite():
-        raise InvalidOrder(f"{what} is not finite: {value!r:.60}")
-    return quantity
-
-
-def side_of(order: Any) -> Side:
-    """The side of an order-like object: one of our own, a known word, or an enum of a client whose value is one.
-
-    Raises `InvalidOrder` for anything else.
-    """
-    said = getattr(order, "side", None)
-    if isinstance(said, Side):
-        return said
-    word = getattr(said, "value", said)
-    if not isinstance(word, str) or word.lower() not in _SIDES:
-        raise InvalidOrder(f"the order's side is {word!r:.40}, neither buy nor sell")
-    return _SIDES[word.lower()]
-
-
-def order_terms(order: Any) -> tuple[str, Side, Decimal]:
-    """Symbol, side and quantity of an order-like object; raises `InvalidOrder` when one is missing or senseless."""
-    symbol = getattr(order, "symbol", None)
-    if not isinstance(symbol, str) or not symbol:
-        raise InvalidOrder("the order names no symbol")
-    side = side_of(order)
-    quantity = as_quantity(getattr(order, "quantity", None), "the order's quantity")
-    if quantity <= 0:
-        raise InvalidOrder(f"the order's quantity is not positive: {quantity}")
-    return symbol, side, quantity
+from breaker.orders import ZERO
 
 
 def why_not_reducing(order: Any, position: Any, working: Iterable[Any] = ()) -> str | None:
@@ -82,7 +25,10 @@ def why_not_reducing(order: Any, position: Any, working: Iterable[Any] = ()) -> 
     that says how much of it is `available` is believed where that is less.
     Raises `InvalidOrder` when the order or the position makes no sense.
     """
-    symbol, side, quantity = order_terms(order)
+    asked = terms_of(order)
+    symbol, side, quantity = asked.symbol, asked.side, asked.quantity
+    if quantity is None:
+        return f"how much of {symbol} an order for an amount of money takes is not known"
     if position is None:
         return "the position is not known"
     held, available = _holding(position, symbol)
@@ -153,7 +99,7 @@ def _holding(position: Any, symbol: str) -> tuple[Decimal, Decimal]:
 def _remaining(order: Any) -> Decimal:
     remaining = getattr(order, "remaining", None)
     if remaining is None:
-        return order_terms(order)[2]
+        remaining = terms_of(order).quantity
     quantity = as_quantity(remaining, "a working order's remaining quantity")
     if quantity < 0:
         raise InvalidOrder(f"a working order's remaining quantity is negative: {quantity}")

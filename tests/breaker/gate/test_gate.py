@@ -8,6 +8,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from breaker import CircuitBreaker
 from breaker.errors import InvalidInput
 from breaker.gate import Gate, GateStatus, OrderIntent, OrderRefused, Permit, QuietPeriodLimits, Reason, clock
 from breaker.gate.lease import ScopeState
+from breaker.orders import Order, OrderStatus, OrderType, Side, TimeInForce
 from sandbox.embedded_redis import EmbeddedRedis
 from tests.breaker.gate.conftest import MakeGate
 from tests.breaker.gate.harness import BUY, Sidecar, sidecar_command
@@ -246,6 +248,21 @@ def test_check_never_raises(make_gate: MakeGate, backend: str, redis_server: Emb
         for position in (None, "x", object(), float("nan"), Explosive()):
             for working in ((), None, [None], [object()], 7):
                 assert not gate.check(order, position, working)  # type: ignore[arg-type]
+
+
+def test_what_can_not_be_an_order_is_refused_while_open_too(
+    make_gate: MakeGate, backend: str, redis_server: EmbeddedRedis, cb: CircuitBreaker
+) -> None:
+    gate = make_gate(redis_server.url, backend)
+    assert gate.wait_until_open(20)
+    for order in (OrderIntent("AAPL", "buy", 0), OrderIntent("", "buy", 1), None, 7, {}, object(), Explosive()):
+        assert gate.check(order, 0).reason is Reason.INVALID_ORDER
+        with pytest.raises(OrderRefused):
+            gate.guard(order).__enter__()
+    like_an_order = Order(
+        "1", "1", "AAPL", Side.BUY, Decimal(5), Decimal(0), OrderStatus.NEW, OrderType.MARKET, TimeInForce.DAY
+    )
+    assert gate.check(like_an_order, 0).reason is Reason.OPEN
 
 
 def guarded_engine(gate: Gate, sent: list[Any]) -> list[Callable[[OrderIntent, Any], Any]]:

@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from breaker.gate.decision import Decision, OrderIntent, Reason
+from breaker.gate.decision import Decision, Reason
+from breaker.gate.intents import OrderIntent
 from breaker.gate.judge import Halt, judge
 from breaker.gate.lease import Lease, ScopeState, ScopeView, StateReading, StoredState
 from breaker.gate.quiet_period import OrderRateLimiter, QuietPeriod, QuietPeriodLimits
@@ -154,6 +155,39 @@ def test_no_order_or_position_whatever_raises(order: Hostile, position: Any, sta
     decision = ask(order, view("global", state, quiet_period), position=position)
     assert decision.reason in Reason
     assert "\n" not in decision.sentence or "\n" in str(order)
+
+
+NO_ORDERS = [
+    (OrderIntent("AAPL", "buy", 0), "quantity is not positive: 0"),
+    (OrderIntent("AAPL", "buy", "-0.0"), "quantity is not positive"),
+    (OrderIntent("AAPL", "buy", -5), "quantity is not positive: -5"),
+    (OrderIntent("AAPL", "buy", float("nan")), "quantity is not finite"),  # type: ignore[arg-type]
+    (OrderIntent("AAPL", "buy", Decimal("Infinity")), "quantity is not finite"),
+    (OrderIntent("AAPL", "buy", "a lot"), "quantity is not a number"),
+    (OrderIntent("AAPL", "buy", True), "quantity is not a number"),
+    (OrderIntent("AAPL", "hold", 1), "side is 'hold'"),
+    (OrderIntent("AAPL", "", 1), "side is ''"),
+    (OrderIntent("", "buy", 1), "names no symbol"),
+    (OrderIntent(" / ", "buy", 1), "names no symbol"),
+    (Hostile("AAPL", "buy", 0), "quantity is not positive: 0"),
+    (Hostile("AAPL", "buy", None), "quantity is not a number"),
+    (None, "names no symbol"),
+]
+
+
+@pytest.mark.parametrize(("order", "why"), NO_ORDERS)
+def test_what_can_not_be_an_order_is_refused_while_open_too_and_says_why(order: Any, why: str) -> None:
+    decision = ask(order, GLOBAL_OPEN)
+    assert (decision.allowed, decision.reason, decision.permit) == (False, Reason.INVALID_ORDER, None)
+    assert why in decision.sentence and "nothing was sent" in decision.sentence
+    assert not ask(order, view("global", ScopeState.TRIPPED), position=-5)
+
+
+@given(st.builds(Hostile, anything, anything, anything), anything, anything)
+def test_an_intent_knows_when_it_is_made_what_its_check_would_find(order: Hostile, symbol: Any, side: Any) -> None:
+    for asked in (order, Hostile(symbol, "sell", 3), Hostile("X", side, 3)):
+        intent = OrderIntent(asked.symbol, asked.side, asked.quantity)
+        assert bool(ask(asked, GLOBAL_OPEN)) is bool(ask(intent, GLOBAL_OPEN)) is (intent.malformed is None)
 
 
 @pytest.mark.parametrize("fraction", [Decimal("-0.1"), Decimal("1.1")])

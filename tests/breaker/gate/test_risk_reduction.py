@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from breaker.gate.decision import OrderIntent
-from breaker.gate.risk_reduction import InvalidOrder, as_quantity, why_not_reducing
+from breaker.gate.intents import OrderIntent
+from breaker.gate.order_terms import InvalidOrder, as_quantity
+from breaker.gate.risk_reduction import why_not_reducing
 from breaker.orders import Order, OrderStatus, OrderType, Position, Side, TimeInForce, Unreadable
 
 quantities = st.decimals(min_value="0.001", max_value="1000", places=3)
