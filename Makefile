@@ -8,7 +8,7 @@ READY := $(VENV)/.ready
 PACKAGES := breaker brokers cli configuration console deployments flows ledger sandbox services tasks
 SCOPE ?= global
 # Read through the environment, so that no reason, however quoted, is ever parsed by a shell.
-export REASON OPERATOR SCOPE
+export REASON OPERATOR SCOPE OVERRIDE
 # Where a running `make up` says how to reach it.
 -include .breaker/up.mk
 
@@ -50,8 +50,9 @@ circuit-trip: $(READY) ## Halt trading                        REASON="why" [OPER
 circuit-status: $(READY) ## The breaker's state                 [SCOPE=…]
 	@$(BIN)/breaker status --scope "$$SCOPE"
 
-circuit-reset: $(READY) ## End a trip, one a minute            REASON="20 characters or more" [YES=1 acknowledges]
-	@$(BIN)/breaker reset --scope "$$SCOPE" $(WHO) --reason "$$REASON" $(if $(YES),--acknowledge)
+circuit-reset: $(READY) ## End a trip, one a minute            REASON="20 characters or more" YES=1 [OVERRIDE="why, though red"]
+	@$(BIN)/breaker reset --scope "$$SCOPE" $(WHO) --reason "$$REASON" $(if $(YES),--acknowledge) \
+	    $(if $(OVERRIDE),--override "$$OVERRIDE")
 
 circuit-init: $(READY) ## Write the first state               [SCOPE=…]
 	@$(BIN)/breaker init --scope "$$SCOPE" $(WHO)

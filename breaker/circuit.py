@@ -170,9 +170,13 @@ class CircuitBreaker(_CircuitBreakerBase):
         event_id: str | None = None,
         expected_incident_id: str | None = None,
         expected_epoch: int | None = None,
+        details: Mapping[str, Any] | None = None,
         ip_address: str | None = None,
     ) -> Status:
         """Let trading resume, with a quiet period first.
+
+        This asks nobody and measures nothing. Where the operations tools are in use, `breaker reset`, the console or a
+        recovery does (promise 9), and their health verification is red after a reset that comes straight from here.
 
         Without `expected_epoch` it is that of the state as it is when this is called: a trip that comes between call
         and reset, however long the network holds the reset back, is not undone.
@@ -183,6 +187,7 @@ class CircuitBreaker(_CircuitBreakerBase):
             event_id: A UUID; as for `trip`.
             expected_incident_id: The incident that is to end.
             expected_epoch: The epoch of the state that is meant.
+            details: What else the audit log is to have of it; as for `trip`.
             ip_address: The caller's, for the audit log.
 
         Returns:
@@ -201,7 +206,14 @@ class CircuitBreaker(_CircuitBreakerBase):
         """
         by = time.monotonic() + self.timeout
         at_epoch = self._requests.reset(
-            reset_by, reason, event_id, expected_incident_id, ip_address, self.quiet_period, self.reset_interval
+            reset_by,
+            reason,
+            event_id,
+            expected_incident_id,
+            ip_address,
+            self.quiet_period,
+            self.reset_interval,
+            details,
         )
         if expected_epoch is None:
             expected_epoch = self._read_epoch(self._client.execute(self._requests.state_before_reset(), by=by))
@@ -373,12 +385,20 @@ class AsyncCircuitBreaker(_CircuitBreakerBase):
         event_id: str | None = None,
         expected_incident_id: str | None = None,
         expected_epoch: int | None = None,
+        details: Mapping[str, Any] | None = None,
         ip_address: str | None = None,
     ) -> Status:
         """See `CircuitBreaker.reset`."""
         by = time.monotonic() + self.timeout
         at_epoch = self._requests.reset(
-            reset_by, reason, event_id, expected_incident_id, ip_address, self.quiet_period, self.reset_interval
+            reset_by,
+            reason,
+            event_id,
+            expected_incident_id,
+            ip_address,
+            self.quiet_period,
+            self.reset_interval,
+            details,
         )
         if expected_epoch is None:
             expected_epoch = self._read_epoch(await self._client.execute(self._requests.state_before_reset(), by=by))

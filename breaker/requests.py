@@ -161,6 +161,7 @@ class RequestBuilder:
         ip_address: str | None,
         quiet_period: float,
         interval: float,
+        details: Mapping[str, Any] | None = None,
     ) -> Callable[[int | None], Request]:
         """Checks everything at once; the reset itself is what this returns, given the epoch that is meant.
 
@@ -171,6 +172,7 @@ class RequestBuilder:
         by = _name(reset_by, "reset_by")
         why = "" if reason is None else _text(reason, "reason", _RESET_REASON_LENGTH)
         address = None if ip_address is None else _address(ip_address)
+        said = _details(details)
 
         def at_epoch(epoch: int | None) -> Request:
             return self.request(
@@ -182,6 +184,7 @@ class RequestBuilder:
                 by=by,
                 reason=why,
                 event_id=event_id,
+                details=said,
                 ip_address=address,
             )
 

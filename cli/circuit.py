@@ -7,6 +7,7 @@ from typing import Protocol
 from breaker.events import History
 from breaker.state import Status
 from cli.environment import through_console
+from cli.options import ResetOptions
 from tasks.kill.pending_exit_store import Reading
 
 
@@ -21,13 +22,11 @@ class Circuit(Protocol):
 
     def trip(self, scope: str, reason: str, operator: str | None) -> Status: ...
 
-    def reset(self, scope: str, reason: str, operator: str | None, expected_epoch: int | None) -> Status: ...
+    def reset(self, ask: ResetOptions) -> Status:
+        """Raises ResetRefused too, or what a console says of it."""
 
     def pending_exits(self, scope: str) -> Reading:
         """What kill switches have left to be closed later; for `global` that of every scope."""
-
-    def refuse_while_pending(self, scope: str) -> None:
-        """Raises ExitsPending where anything is pending for the breaker of `scope`."""
 
     def drop_pending_exits(self, scope: str, reason: str, operator: str | None) -> None:
         """Give up what is pending for the breaker of `scope`, on record. Raises LedgerError: nothing is dropped."""

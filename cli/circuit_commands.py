@@ -8,13 +8,23 @@ from typing import Annotated
 
 import typer
 
+from breaker.errors import InvalidInput
 from breaker.state import State, Status
 from cli import circuit_view
-from cli.circuit import open_circuit
+from cli.circuit import Circuit, open_circuit
 from cli.exit_codes import EPILOG, Exit
-from cli.login import login_name
-from cli.options import JsonOption, OperatorOption, OperatorOrTokenOption, ScopeOption, TripReasonOption, checked_scope
+from cli.options import (
+    ClaimedOption,
+    JsonOption,
+    OperatorOption,
+    OperatorOrTokenOption,
+    ResetOptions,
+    ScopeOption,
+    TripReasonOption,
+    checked_scope,
+)
 from cli.transitions import open_breaker, record_transitions
+from configuration.login import login_name
 from configuration.reasons import MIN_REASON, checked_reason
 from configuration.settings import load_settings
 from tasks.kill.pending_exits import as_dict
@@ -64,40 +74,52 @@ def reset(
     acknowledge: Annotated[
         bool, typer.Option("--acknowledge", help="Confirm that the cause is understood and conditions are normal.")
     ] = False,
-    drop_pending: Annotated[
-        str, typer.Option("--drop-pending", help="Why what a kill switch could not close need not be closed any more.")
+    override: Annotated[
+        str,
+        typer.Option("--override", help="Why to reset although something is red; what is pending is given up then."),
     ] = "",
-    operator: OperatorOrTokenOption = None,
+    drop_pending: Annotated[
+        str, typer.Option("--drop-pending", help="Where nothing is tripped: why pending exits are given up.")
+    ] = "",
+    operator: ClaimedOption = None,
     scope: ScopeOption = "global",
     as_json: JsonOption = False,
 ) -> None:
-    """End a trip: a quiet period begins, after which trading is normal. At most one reset a minute."""
-    why = checked_reason(reason)
+    """End a trip: a quiet period begins, after which trading is normal. At most one reset a minute.
+
+    It takes somebody with RESET_CIRCUIT who has not tripped it (recovery.two_person), and nothing red; or an override.
+    """
+    why, why_override = checked_reason(reason), checked_reason(override) if override else ""
     circuit = open_circuit()
     before = circuit.status(scope)
-    give_up = checked_reason(drop_pending) if drop_pending else ""
-    if give_up and before.state in (State.OPEN, State.QUIET_PERIOD):
-        circuit.drop_pending_exits(scope, give_up, operator)  # there is nothing to reset, and nobody would resume them
+    if drop_pending:
+        _drop_pending(circuit, before, scope, checked_reason(drop_pending), operator)
         return
-    if before.state is State.TRIPPED and not give_up:
-        circuit.refuse_while_pending(scope)
     if not acknowledge:
         circuit_view.ask_for(
             "RESET",
             "The cause is understood and conditions are normal.",
             before,
             scope,
-            option="--acknowledge",
+            option="--acknowledge (make: YES=1)",
             otherwise="not acknowledged; nothing changed",
         )
     # What was looked at is what is reset: a trip that came in the meantime is not undone.
     expected = before.epoch if before.state is State.TRIPPED else None
-    _show(circuit.reset(scope, why, operator, expected), scope, as_json)
+    _show(circuit.reset(ResetOptions(scope, why, why_override, operator, expected)), scope, as_json)
     circuit.record(scope)
-    if give_up:
-        circuit.drop_pending_exits(scope, give_up, operator)
     if not as_json:
         circuit_view.next_step("watch for five minutes; if anything looks wrong: make circuit-trip")
+
+
+def _drop_pending(circuit: Circuit, before: Status, scope: str, why: str, operator: str | None) -> None:
+    """Only where there is nothing to reset, and so nobody would resume them."""
+    if before.state not in (State.OPEN, State.QUIET_PERIOD):
+        raise InvalidInput(
+            f"{scope} is {before.state}: what is pending is closed by itself while it is TRIPPED. To reset all the "
+            "same and give it up, use --override with the reason; nothing changed"
+        )
+    circuit.drop_pending_exits(scope, why, operator)
 
 
 def init(

@@ -21,6 +21,8 @@ from configuration.addresses import is_loopback
 from configuration.reasons import KILL_CONFIRMATION
 
 TIMEOUT = 10.0
+MEASURED_WITHIN = 45.0
+"""Seconds for what the console measures everything before."""
 WITHOUT_IT = (
     f"Halting works without the console: unset {URL} on a host with the configuration, or run deployments/emergency.py"
 )
@@ -95,8 +97,9 @@ class ConsoleClient:
     def trip(self, scope: str, reason: str) -> Status:
         return _status(self._post("circuit-breaker/trip", scope, {"reason": reason}))
 
-    def reset(self, scope: str, reason: str, expected_epoch: int | None) -> Status:
-        return _status(self._post("circuit-breaker/reset", scope, {"reason": reason, "expected_epoch": expected_epoch}))
+    def reset(self, scope: str, reason: str, override_reason: str, expected_epoch: int | None) -> Status:
+        body = {"reason": reason, "override_reason": override_reason, "expected_epoch": expected_epoch}
+        return _status(self._post("circuit-breaker/reset", scope, body, within=MEASURED_WITHIN))
 
     def start_kill(self, scope: str, reason: str, accounts: Sequence[str] | None) -> dict[str, Any]:
         """The run as it stands right after its halt. `accounts`: only these; all of the console's if there are none."""
@@ -110,21 +113,21 @@ class ConsoleClient:
     def _get(self, path: str, **query: str) -> dict[str, Any]:
         return self._ask(self._request(f"{path}?{urlencode(query)}"), changes=False)
 
-    def _post(self, path: str, scope: str, body: Mapping[str, Any]) -> dict[str, Any]:
+    def _post(self, path: str, scope: str, body: Mapping[str, Any], *, within: float = TIMEOUT) -> dict[str, Any]:
         request = self._request(
             f"{path}?{urlencode({'scope': scope})}", json.dumps({"acknowledge": True, **body}).encode()
         )
         request.add_header("Content-Type", "application/json")
         request.add_header("Idempotency-Key", uuid7())
-        return self._ask(request, changes=True)
+        return self._ask(request, changes=True, within=within)
 
     def _request(self, path: str, body: bytes | None = None) -> Request:
         headers = {"Authorization": f"Bearer {self.token}"}
         return Request(f"{self.url}/api/v1/{path}", body, headers)  # noqa: S310  `from_environment` has seen to the scheme
 
-    def _ask(self, request: Request, *, changes: bool) -> dict[str, Any]:
+    def _ask(self, request: Request, *, changes: bool, within: float = TIMEOUT) -> dict[str, Any]:
         try:
-            with build_opener(_NoRedirects, _Http, _Https).open(request, timeout=TIMEOUT) as answer:
+            with build_opener(_NoRedirects, _Http, _Https).open(request, timeout=within) as answer:
                 found: dict[str, Any] = json.load(answer)
         except HTTPError as error:
             raise _refusal(error) from None

@@ -14,8 +14,8 @@ from rich.text import Text
 
 from cli.circuit_view import console
 from cli.exit_codes import Exit
-from cli.login import login_name
 from cli.options import JsonOption, OperatorOption
+from configuration.login import login_name
 from configuration.settings import load_settings
 
 if TYPE_CHECKING:

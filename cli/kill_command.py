@@ -21,11 +21,11 @@ from breaker.trip_reasons import TripReason
 from cli import kill_handover, kill_view
 from cli.environment import URL, through_console
 from cli.exit_codes import EPILOG, Exit
-from cli.login import login_name
 from cli.options import JsonOption, OperatorOrTokenOption, ScopeOption, TripReasonOption, checked_scope, on_terminal
 from cli.process_clock import process_started
 from cli.transitions import make_pending_trips, make_trip
 from configuration.breakers import requested_trip, waiting_incident
+from configuration.login import login_name
 from configuration.orchestrator import set_prefect_timeouts
 from configuration.reasons import checked_reason
 from configuration.settings import ConfigurationError, Settings, load_settings
@@ -82,6 +82,7 @@ def kill(
     trip = requested_trip(
         TripReason.KILL_SWITCH,
         operator=operator or login_name(),
+        login=login_name(),
         why=why,
         scope=scope,
         source="cli",

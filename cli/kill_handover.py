@@ -15,10 +15,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from cli.login import login_name
 from cli.process_clock import process_started
 from configuration.fingerprint import configuration_fingerprint
 from configuration.locations import absolute, configuration_file, default_state_dir, standby_socket
+from configuration.login import login_name
 
 ACKNOWLEDGED_WITHIN = 0.2
 """Seconds that connecting and the acknowledgement may take together."""
@@ -85,8 +85,8 @@ def _plain_kill(arguments: Sequence[str]) -> dict[str, Any] | None:
             request["accounts"].append(value.upper())
         else:
             return None
-    if "operator" not in request:
-        request["operator"] = login_name()
+    request["login"] = login_name()
+    request.setdefault("operator", request["login"])
     return request
 
 

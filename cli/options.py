@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import dataclass
 from typing import Annotated
 
 import typer
@@ -22,7 +23,26 @@ OperatorOrTokenOption = Annotated[
         show_default=False,
     ),
 ]
+ClaimedOption = Annotated[
+    str | None,
+    typer.Option(
+        "--operator",
+        help="A name to be kept beside that of who does this, which is the login, or the user of BREAKER_TOKEN.",
+        show_default=False,
+    ),
+]
 TripReasonOption = Annotated[str, typer.Option("--reason", help="Why, in a sentence.")]
+
+
+@dataclass(frozen=True, slots=True)
+class ResetOptions:
+    """What is asked for on the command line, acknowledged by then; `operator` is a name that was typed."""
+
+    scope: str
+    reason: str
+    override: str
+    operator: str | None
+    expected_epoch: int | None
 
 
 def checked_scope(scope: str) -> str:

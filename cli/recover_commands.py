@@ -16,14 +16,15 @@ from rich.live import Live
 
 from cli.circuit_view import console
 from cli.exit_codes import EPILOG, Exit
-from cli.login import login_name
-from cli.options import JsonOption, OperatorOption, ScopeOption, on_terminal
+from cli.options import ClaimedOption, JsonOption, ScopeOption, on_terminal
+from cli.person import Person, acting_person
 from cli.recovery_view import changes, checklist, print_next_step
 from cli.transitions import open_breaker
 from configuration.redis_clients import async_redis_client
 from configuration.settings import Settings, load_settings
 from tasks.recovery.answers import AnswerNotTaken, refusal_of, refusal_record, submit_answer
-from tasks.recovery.approval_rules import CATEGORIES, MIN_TEXT, Approval, ApprovalRules, RootCause
+from tasks.recovery.approval_rules import CATEGORIES, MIN_TEXT, Approval, ApprovalRules, RootCause, trippers_of
+from tasks.recovery.attestation import attest
 from tasks.recovery.evidence_store import read_evidence
 from tasks.recovery.state import RecoveryState, read_state
 
@@ -111,7 +112,7 @@ def answer(
         bool, typer.Option("--acknowledge", help="Approval: the cause is understood, conditions are normal.")
     ] = False,
     override: Annotated[str, typer.Option("--override", help="Approval: why to go on although something is red.")] = "",
-    operator: OperatorOption = None,
+    operator: ClaimedOption = None,
     scope: ScopeOption = "global",
 ) -> None:
     """Answer what the recovery waits for: its root cause, or the approval of its reset. Asks for what is not given."""
@@ -120,9 +121,11 @@ def answer(
     if state is None or not state.waiting_for:
         typer.echo("breaker: no recovery waits for a person; nothing was done", err=True)
         raise typer.Exit(Exit.REFUSED)
-    who = operator or login_name()
+    person = acting_person(settings, operator)
+    who = person.name
     status = open_breaker(settings, scope).get_status()
-    rules = ApprovalRules(settings.recovery.people, settings.recovery.two_person, status.tripped_by or "", state.author)
+    people = {who: person.permissions}
+    rules = ApprovalRules(people, settings.recovery.two_person, trippers_of(status), state.author)
     given: RootCause | Approval
     if state.waiting_for == "root-cause":
         given = RootCause(
@@ -135,12 +138,13 @@ def answer(
         given = Approval(
             who, _ask_unless_given("Why may trading resume", reason), acknowledge or _ask_acknowledgement(), override
         )
-    refusal = asyncio.run(refusal_of(given, rules, settings, scope))
+    refusal = asyncio.run(refusal_of(given, rules, settings, state))
     if refusal is not None:
-        _record_refusal(settings, refusal_record(state, who, refusal, "cli"))
+        _record_refusal(settings, refusal_record(state, who, refusal, "cli", claimed=person.claimed))
         typer.echo(f"breaker: refused: {refusal}; nothing changed, the recovery still waits", err=True)
         raise typer.Exit(Exit.REFUSED)
     try:
+        _from_redis(settings, partial(_attest, state=state, answer=given, person=person))
         asyncio.run(submit_answer(state, given))
     except AnswerNotTaken as error:
         typer.echo(f"breaker: {error}; look with: breaker recover", err=True)
@@ -161,6 +165,11 @@ def _tell_what_became_of_it(settings: Settings, asked: RecoveryState) -> None:
             return
         time.sleep(POLL)
     typer.echo(f"the answer to {asked.waiting_for} was handed over, and not taken yet; look with: breaker recover")
+
+
+async def _attest(redis: AsyncRedis, state: RecoveryState, answer: RootCause | Approval, person: Person) -> None:
+    """The flow is told what was confirmed here of whoever answers: of a token's user it knows nothing by itself."""
+    await attest(redis, state.flow_run_id, state.question, answer, person.permissions)
 
 
 def _ask_unless_given(what: str, given: str) -> str:

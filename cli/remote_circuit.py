@@ -14,6 +14,7 @@ from breaker.events import History
 from breaker.state import Status
 from cli.console_client import ConsoleClient
 from cli.environment import TOKEN, URL
+from cli.options import ResetOptions
 from tasks.kill.pending_exit_store import Reading
 
 
@@ -38,23 +39,20 @@ class RemoteCircuit:
         say_who_acts(operator)
         return self.console.trip(scope, reason)
 
-    def reset(self, scope: str, reason: str, operator: str | None, expected_epoch: int | None) -> Status:
-        """The console measures the conditions first."""
-        say_who_acts(operator)
-        return self.console.reset(scope, reason, expected_epoch)
+    def reset(self, ask: ResetOptions) -> Status:
+        """The console judges it, by the rules of every way in."""
+        say_who_acts(ask.operator)
+        return self.console.reset(ask.scope, ask.reason, ask.override, ask.expected_epoch)
 
     def pending_exits(self, scope: str) -> Reading:
         """Not told by the console's API; its pages show them."""
         return Reading()
 
-    def refuse_while_pending(self, scope: str) -> None:
-        """The console does so itself: it is one of the conditions."""
-
     def drop_pending_exits(self, scope: str, reason: str, operator: str | None) -> None:
         """Raises InvalidInput."""
         raise InvalidInput(
             f"--drop-pending is local only: {URL} names a console; nothing was done. There, overriding the condition "
-            "position-sizes/pending-exits drops what is pending"
+            "position-sizes/pending-exits (reset --override) drops what is pending"
         )
 
     def record(self, scope: str) -> None:

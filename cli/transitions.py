@@ -12,8 +12,8 @@ from breaker.keys import GLOBAL
 from breaker.pending_trips import PendingTrip
 from breaker.state import Status
 from breaker.trip_reasons import TripReason
-from cli.login import login_name
-from cli.pending_exits import drop_pending_exits, refuse_while_pending
+from cli.options import ResetOptions
+from cli.pending_exits import drop_pending_exits
 from configuration.breakers import (
     apply_pending_trips,
     breaker_of,
@@ -21,6 +21,7 @@ from configuration.breakers import (
     store_undelivered,
     waiting_incident,
 )
+from configuration.login import login_name
 from configuration.redis_clients import redis_client
 from configuration.settings import Settings
 from ledger.errors import LedgerError
@@ -46,6 +47,7 @@ class LocalCircuit:
         trip = requested_trip(
             TripReason.MANUAL,
             operator=operator or login_name(),
+            login=login_name(),
             why=reason,
             scope=scope,
             source="cli",
@@ -53,17 +55,15 @@ class LocalCircuit:
         )
         return make_trip(self._settings, trip)
 
-    def reset(self, scope: str, reason: str, operator: str | None, expected_epoch: int | None) -> Status:
-        return open_breaker(self._settings, scope).reset(
-            reset_by=operator or login_name(), reason=reason, expected_epoch=expected_epoch
-        )
+    def reset(self, ask: ResetOptions) -> Status:
+        from cli.reset import reset_here  # noqa: PLC0415  what it measures with is slow to import
+
+        make_pending_trips(self._settings)
+        return reset_here(self._settings, ask)
 
     def pending_exits(self, scope: str) -> Reading:
         reading = read_pending_exits(self._settings)
         return reading if scope == GLOBAL else replace(reading, exits=reading.of_scope(scope))
-
-    def refuse_while_pending(self, scope: str) -> None:
-        refuse_while_pending(self._settings, scope)
 
     def drop_pending_exits(self, scope: str, reason: str, operator: str | None) -> None:
         drop_pending_exits(self._settings, scope, reason, operator or login_name())

@@ -15,8 +15,8 @@ from rich.table import Table
 
 from cli.circuit_view import console
 from cli.exit_codes import EPILOG
-from cli.login import login_name
 from cli.options import JsonOption
+from configuration.login import login_name
 from configuration.settings import load_settings
 
 if TYPE_CHECKING:

@@ -80,17 +80,20 @@ def requested_trip(
     why: str,
     scope: str,
     source: str,
+    login: str = "",
     event_id: str | None = None,
     incident_id: str | None = None,
     ip_address: str | None = None,
 ) -> PendingTrip:
     """The trip that a person or a program asks for, its ids decided before it is tried.
 
-    `reason` is a code such as `MANUAL`, `why` what the operator said.
+    `reason` is a code such as `MANUAL`, `why` what the operator said. `login` is whose process asks: where `operator`
+    is only a name that was typed, a reset needs somebody else than this one too.
     """
+    behind = {"login": login} if login not in ("", operator) else {}
     return PendingTrip(
         reason=reason,
-        details={"operator": operator, "reason": why},
+        details={"operator": operator, "reason": why, **behind},
         tripped_by=operator,
         scope=scope,
         source=source,

@@ -7,7 +7,6 @@ While it runs, `make` in another terminal acts on it: the settings that make it 
 from __future__ import annotations
 
 import argparse
-import getpass
 import os
 import subprocess
 import sys
@@ -21,6 +20,7 @@ from rich.table import Table
 from rich.text import Text
 
 from breaker import BreakerError
+from configuration.login import login_name
 from deployments.interrupt import end_on_signals
 from deployments.local_stack import SCENARIO, LocalStack, start_stack
 from sandbox.child_process import free_port, listens, spawn
@@ -81,9 +81,7 @@ def _up(arguments: argparse.Namespace, started: ExitStack, out: Console) -> None
         redis_port=_port(REDIS_PORT),
         prefect_port=_port(PREFECT_PORT),
     )
-    stack.configure(
-        KEYS.format(watch=arguments.watch), SECTIONS.format(watch=arguments.watch, person=getpass.getuser())
-    )
+    stack.configure(KEYS.format(watch=arguments.watch), SECTIONS.format(watch=arguments.watch, person=login_name()))
     started.callback(stack.configuration.unlink, missing_ok=True)
     _tell_make(home / "up.mk", stack.environment, started)
     environment = {**os.environ, **stack.environment}

@@ -33,6 +33,7 @@ from flows.run_names import log_pauses_as_information
 from ledger.configured import open_ready_ledger, open_spool
 from ledger.recorder import Recorder
 from tasks.recovery import steps
+from tasks.recovery.approval_rules import trippers_of
 from tasks.recovery.artifacts import live_artifacts, update_artifacts
 from tasks.recovery.attestation import question_id
 from tasks.recovery.checklist import CHECKLIST, Section
@@ -228,7 +229,7 @@ async def open_recovery(
     if shown is None or shown.incident_id != incident_id or shown.flow_run_id != flow_run_id:
         shown = RecoveryState(incident_id=incident_id, scope=scope, flow_run_id=flow_run_id)
     status = await breaker.get_status()
-    context = RecoveryContext(settings, redis, breaker, recorder, shown, tripped_by=status.tripped_by or "")
+    context = RecoveryContext(settings, redis, breaker, recorder, shown, trippers_of(status))
     try:
         yield context
     finally:

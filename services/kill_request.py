@@ -24,6 +24,8 @@ class KillRequest(BaseModel):
 
     reason: str = Field(default="kill switch, no reason given", min_length=1, max_length=500)
     operator: str = Field(min_length=1, max_length=128)
+    login: str = Field(default="", max_length=128)
+    """Whose process asks, where `operator` is a name that was typed."""
     scope: str = "global"
     accounts: tuple[str, ...] = ()
     """All of them when none is named."""
@@ -42,6 +44,7 @@ class KillRequest(BaseModel):
         return requested_trip(
             TripReason.KILL_SWITCH,
             operator=self.operator,
+            login=self.login,
             why=self.reason,
             scope=self.scope,
             source=source,

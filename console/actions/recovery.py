@@ -18,7 +18,7 @@ from console.actions.authorization import Authorization, Caller
 from console.actions.trip_reset import TripReset
 from console.auth.permissions import Permission
 from tasks.recovery.answers import AnswerNotTaken, refusal_of, refusal_record, submit_answer
-from tasks.recovery.approval_rules import Approval, ApprovalRules, RootCause
+from tasks.recovery.approval_rules import Approval, ApprovalRules, RootCause, trippers_of
 from tasks.recovery.attestation import attest, withdraw_attestation
 from tasks.recovery.evidence_store import read_evidence
 from tasks.recovery.state import RecoveryState, read_state
@@ -87,9 +87,9 @@ class Recoveries:
         permissions = sorted(caller.identity.permissions)
         status = await self._trip_reset.breaker(scope, caller.source).get_status()
         rules = ApprovalRules(
-            {caller.user: permissions}, self._settings.recovery.two_person, status.tripped_by or "", state.author
+            {caller.user: permissions}, self._settings.recovery.two_person, trippers_of(status), state.author
         )
-        refusal = await self._on_own_thread(lambda: refusal_of(answer, rules, self._settings, scope))
+        refusal = await self._on_own_thread(lambda: refusal_of(answer, rules, self._settings, state))
         if refusal is not None:
             record = refusal_record(state, caller.user, refusal, caller.source, caller.address)
             await self._authorization.keep(record)

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from redis.asyncio import Redis
 
-from breaker import AsyncCircuitBreaker, BreakerError, State, Status
+from breaker import AsyncCircuitBreaker, Status
 from breaker.pending_trips import PendingTrip
 from breaker.trip_reasons import TripReason
 from configuration.breakers import async_breaker_of, make_or_store_trip, requested_trip, waiting_incident
@@ -16,25 +16,11 @@ from configuration.reasons import checked_reason
 from configuration.settings import Settings
 from console.actions.authorization import Authorization, Caller
 from console.auth.permissions import Permission
-from ledger.errors import LedgerError
-from tasks.checks.conditions import measure_conditions
-from tasks.checks.measurement import Colour, Measurement
-from tasks.checks.pending_exits import CONDITION
-from tasks.kill.exit_records import drop_exits
+from tasks.checks.measurement import Measurement
+from tasks.recovery.approval_rules import Approval
+from tasks.recovery.reset import ResetRequest, measure_for_reset, reset_breaker
 
 _log = logging.getLogger(__name__)
-
-
-class ConditionsRed(BreakerError):
-    """A reset was refused because of conditions that are red. Nothing changed."""
-
-    def __init__(self, red: list[Measurement]) -> None:
-        self.red = red
-        names = ", ".join(measurement.name for measurement in red)
-        super().__init__(
-            f"Not reset: {names} {'is' if len(red) == 1 else 'are'} red. Nothing changed. "
-            "Put that right, or override it explicitly; an override is recorded."
-        )
 
 
 class TripReset:
@@ -91,56 +77,40 @@ class TripReset:
         scope: str,
         reason: str,
         *,
+        acknowledge: bool,
+        override_reason: str = "",
         expected_epoch: int | None = None,
-        override: bool = False,
         event_id: str | None = None,
     ) -> Status:
-        """Let trading resume, if it is tripped and no condition is red at this moment, or with an explicit override.
+        """Let trading resume, by the same rules as everywhere.
 
-        Raises Denied, InvalidInput, ConditionsRed, and what the breaker's own `reset` raises: NotTripped,
-        ResetRateLimited, StateConflict if the state isn't the one that was looked at.
+        Raises InvalidInput, Denied while the database can't confirm the caller, and what
+        `tasks.recovery.reset.reset_breaker` raises.
         """
-        await self._authorization.require(caller, Permission.RESET_CIRCUIT)
+        if not caller.identity.confirmed:  # not one that lacks the permission, but one that nobody can confirm now
+            await self._authorization.require(caller, Permission.RESET_CIRCUIT)
         why = checked_reason(reason)
-        breaker = self.breaker(scope, caller.source)
-        before = await breaker.get_status()
-        red: list[Measurement] = []
-        if before.state is State.TRIPPED:
-            measured = await measure_conditions(self._settings, scope)
-            red = [measurement for measurement in measured if measurement.colour is Colour.RED]
-        if red and not override:
-            raise ConditionsRed(red)
-        if red:
-            details = {"reason": why, "red": [measurement.as_dict() for measurement in red]}
-            incident = before.incident_id
-            await self._authorization.record(
-                caller, "RESET_CONDITIONS_OVERRIDDEN", details, scope=scope, incident_id=incident
-            )
+        override = checked_reason(override_reason) if override_reason.strip() else ""
+        request = ResetRequest(
+            scope=scope,
+            answer=Approval(caller.user, why, acknowledge, override),
+            permissions=caller.identity.permissions,
+            source=caller.source,
+            ip_address=caller.address,
+            expected_epoch=expected_epoch,
+            event_id=event_id,
+        )
+
+        async def measure(incident_id: str, _: str | None) -> list[Measurement]:
+            # On a thread with its own loop: it imports the orchestrator's client, which would hold up every page.
+            return await asyncio.to_thread(asyncio.run, measure_for_reset(self._settings, scope, incident_id))
+
         try:
-            after = await breaker.reset(
-                reset_by=caller.user,
-                reason=why,
-                event_id=event_id,
-                expected_epoch=expected_epoch if expected_epoch is not None else before.epoch,
-                ip_address=caller.address,
+            outcome = await reset_breaker(
+                self._settings, self.breaker(scope, caller.source), request, measure, self._authorization.keep
             )
         finally:
             self._changed()
-        if any(measurement.name == CONDITION for measurement in red):
-            await self._drop_exits(caller, scope, why)
-        return after
-
-    async def _drop_exits(self, caller: Caller, scope: str, reason: str) -> None:
-        """What a kill switch could not close and an override leaves open. It stays pending if it can't be recorded."""
-        try:
-            await asyncio.to_thread(
-                drop_exits,
-                self._settings,
-                scope,
-                reason=reason,
-                by=caller.user,
-                source=caller.source,
-                ip_address=caller.address,
-            )
-        except LedgerError as error:
-            _log.error("pending exits are not dropped: %s", error)
+        if outcome.undropped:
+            _log.error("pending exits are not dropped: %s", outcome.undropped)
+        return outcome.status

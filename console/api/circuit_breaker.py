@@ -47,14 +47,16 @@ async def trip(
 async def reset(
     request: Request, caller: AnyCaller, body: ResetRequest, scope: ScopeQuery = GLOBAL, key: IdempotencyKey = None
 ) -> StatusBody:
-    """Only from TRIPPED, with no condition red, and once a minute over all scopes. A quiet period follows."""
+    """Only from TRIPPED, with nothing red, by somebody else than who tripped (`recovery.two_person`), and once a minute
+    over all scopes. A quiet period follows."""
     event = await event_id(request, caller, key, f"reset {scope} {body.model_dump_json()}")
     after = await context_of(request).trip_reset.reset(
         caller,
         scope,
         body.reason,
+        acknowledge=body.acknowledge,
+        override_reason=body.override_reason,
         expected_epoch=body.expected_epoch,
-        override=body.override_conditions,
         event_id=event,
     )
     return _status_body(scope, after)

@@ -48,7 +48,12 @@ class ResetRequest(_Body):
     expected_epoch: int | None = Field(
         default=None, ge=0, le=2**53 - 2, description="Refuse if the state has changed since it had this epoch."
     )
-    override_conditions: bool = Field(default=False, description="Reset although conditions are red. Recorded.")
+    override_reason: str = Field(
+        default="",
+        max_length=MAX_REASON,
+        description=f"Why to reset although something is red: {MIN_REASON} characters or more. It needs "
+        "APPROVE_RECOVERY too, and is recorded.",
+    )
 
 
 class KillRequest(_Body):

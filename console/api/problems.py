@@ -20,9 +20,10 @@ from breaker.errors import (
 )
 from console.actions.authorization import Denied
 from console.actions.recovery import AnswerRefused, NothingAsked
-from console.actions.trip_reset import ConditionsRed
 from ledger.errors import InvalidRecord, LedgerError
 from tasks.recovery.answers import AnswerNotTaken
+from tasks.recovery.approval_rules import Rule
+from tasks.recovery.reset import ResetRefused
 
 MEDIA_TYPE = "application/problem+json"
 
@@ -50,7 +51,6 @@ class ApiProblem(Exception):
 
 _KINDS: tuple[tuple[type[Exception], int, str, str], ...] = (
     (Denied, 403, "permission-denied", "The permission is missing"),
-    (ConditionsRed, 409, "conditions-red", "Conditions are red"),
     (InvalidInput, 422, "invalid-input", "The request can't be used"),
     (InvalidRecord, 422, "invalid-input", "The request can't be used"),
     (NotTripped, 409, "not-tripped", "The breaker is not tripped"),
@@ -67,10 +67,25 @@ _KINDS: tuple[tuple[type[Exception], int, str, str], ...] = (
 )
 
 
+_REFUSED_BY: Mapping[Rule, tuple[int, str, str]] = {
+    Rule.PERMISSION: (403, "permission-denied", "The permission is missing"),
+    Rule.SECOND_PERSON: (409, "second-person-needed", "Somebody else has to do this"),
+    Rule.REQUEST: (422, "invalid-input", "The request can't be used"),
+    Rule.CONDITIONS: (409, "conditions-red", "Conditions are red"),
+}
+
+
 def problem_of(error: Exception) -> JSONResponse:
     """The answer to an error of ours. Anything else is not turned into an answer: KeyError."""
     if isinstance(error, ApiProblem):
         return problem(error.status, error.kind, error.title, error.detail)
+    if isinstance(error, ResetRefused):
+        found: dict[str, object] = {}
+        if error.refusals[0].permission:
+            found["permission"] = error.refusals[0].permission
+        if error.red:
+            found["conditions"] = [measurement.as_dict() for measurement in error.red]
+        return problem(*_REFUSED_BY[error.rule], str(error), found)
     for cls, status, kind, title in _KINDS:
         if isinstance(error, cls):
             extra: dict[str, object] = {}
@@ -82,8 +97,6 @@ def problem_of(error: Exception) -> JSONResponse:
                 extra |= {"may_have_happened": error.may_have_happened}
             if isinstance(error, NotHalted):
                 extra["pending"] = error.pending
-            if isinstance(error, ConditionsRed):
-                extra["conditions"] = [found.as_dict() for found in error.red]
             if isinstance(error, Denied):
                 extra["permission"] = error.permission.value
             return problem(status, kind, title, str(error), extra, headers)

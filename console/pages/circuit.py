@@ -22,6 +22,8 @@ from console.context import ConsoleContext
 from console.pages.layout import markup, message_page, render_page, submitted_form
 from console.request import caller_of, context_of
 from tasks.checks.measurement import Colour
+from tasks.recovery.approval_rules import Rule
+from tasks.recovery.reset import ResetRefused
 
 _DONE = {
     "trip": ("good", "Tripped. Only orders that reduce risk pass from now on."),
@@ -102,8 +104,11 @@ Values = Callable[[ConsoleContext, str], Awaitable[dict[str, Any]]]
 Act = Callable[[SubmittedForm], Awaitable[str]]
 
 
-def _form(name: str, title: str, needed: Permission, values: Values, act: Act) -> None:
-    """A form at /circuit-breaker/`name`. `values` are what its page shows of a scope; `act` returns where to go on."""
+def _form(name: str, title: str, needed: Permission, values: Values, act: Act, *, act_judges: bool = False) -> None:
+    """A form at /circuit-breaker/`name`. `values` are what its page shows of a scope; `act` returns where to go on.
+
+    With `act_judges` it is `act` that refuses whoever lacks the permission, by the rules of every other way in.
+    """
 
     async def shown(
         request: Request, caller: Caller, scope: str, fields: Mapping[str, str], problem: str = "", status: int = 200
@@ -119,7 +124,7 @@ def _form(name: str, title: str, needed: Permission, values: Values, act: Act) -
         return await shown(request, caller, scope, {})
 
     async def send(request: Request, scope: str = GLOBAL) -> Response:
-        caller, fields = await submitted_form(request, needed)
+        caller, fields = await submitted_form(request, None if act_judges else needed)
         check_scope(scope)
         try:
             if fields.get("acknowledge") != "yes":
@@ -129,6 +134,9 @@ def _form(name: str, title: str, needed: Permission, values: Values, act: Act) -
             return await shown(request, caller, scope, fields, str(error), 422)
         except NotHalted as error:
             return await shown(request, caller, scope, fields, str(error), 503)
+        except ResetRefused as error:
+            status = 403 if error.rule is Rule.PERMISSION else 409
+            return await shown(request, caller, scope, fields, str(error), status)
         except BreakerError as error:
             return await shown(request, caller, scope, fields, str(error), 409)
 
@@ -159,6 +167,7 @@ async def _reset_values(context: ConsoleContext, scope: str) -> dict[str, Any]:
         "topics": [f"conditions:{scope}"],
         "conditions": markup(context.render.measurements(sample)),
         "red": [found.name for found in sample.value if found.colour is Colour.RED],
+        "two_person": context.settings.recovery.two_person,
     }
 
 
@@ -168,9 +177,10 @@ async def _reset(form: SubmittedForm) -> str:
         form.caller,
         form.scope,
         form.reason,
+        acknowledge=True,
+        override_reason=form.fields.get("override_reason", ""),
         # What was looked at is what is reset: a trip that came in the meantime is not undone.
         expected_epoch=int(epoch) if epoch.isascii() and epoch.isdigit() and len(epoch) < 17 else None,
-        override=form.fields.get("override") == "yes",
         event_id=form.event_id,
     )
     return _back(form.scope, "reset")
@@ -194,7 +204,7 @@ def _back(scope: str, done: str) -> str:
 
 
 _form("trip", "Trip", Permission.TRIP_CIRCUIT, _trip_values, _trip)
-_form("reset", "Reset", Permission.RESET_CIRCUIT, _reset_values, _reset)
+_form("reset", "Reset", Permission.RESET_CIRCUIT, _reset_values, _reset, act_judges=True)
 _form("kill", "Kill Switch", Permission.KILL_SWITCH, _kill_values, _kill)
 
 

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-import importlib
 from typing import TYPE_CHECKING
 
 from breaker.errors import BreakerError
 from configuration.settings import Settings
 from ledger.record import DENIED, AuditRecord
 from tasks import orchestrator
-from tasks.checks.measurement import Measurement
-from tasks.recovery.approval_rules import Approval, ApprovalRules, RootCause, refuse_approval, refuse_root_cause
+from tasks.recovery.approval_rules import (
+    Approval,
+    ApprovalRules,
+    RootCause,
+    in_words,
+    refusals_of_reset,
+    refuse_root_cause,
+)
+from tasks.recovery.reset import measure_for_reset
 from tasks.recovery.state import RecoveryState
 
 if TYPE_CHECKING:
@@ -29,22 +35,28 @@ class AnswerNotTaken(BreakerError):
         self.may_have_happened = may_have_happened
 
 
-async def refusal_of(answer: RootCause | Approval, rules: ApprovalRules, settings: Settings, scope: str) -> str | None:
+async def refusal_of(
+    answer: RootCause | Approval, rules: ApprovalRules, settings: Settings, state: RecoveryState
+) -> str | None:
     """Why the flow would refuse this answer, as a sentence; None if it would not. For an approval this measures."""
     if isinstance(answer, RootCause):
         return refuse_root_cause(answer, rules)
-    return refuse_approval(answer, rules, await _measure(settings, scope))
+    if refused := refusals_of_reset(answer, rules, []):
+        return in_words(refused)
+    measured = await measure_for_reset(settings, state.scope, state.incident_id, state.flow_run_id)
+    return in_words(refusals_of_reset(answer, rules, measured)) or None
 
 
 def refusal_record(
-    state: RecoveryState, who: str, refusal: str, source: str, ip_address: str | None = None
+    state: RecoveryState, who: str, refusal: str, source: str, ip_address: str | None = None, *, claimed: str = ""
 ) -> AuditRecord:
-    """What the ledger keeps of an answer that was refused."""
+    """What the ledger keeps of an answer that was refused. `claimed` is a name that was only typed."""
+    said = {"claimed": claimed} if claimed else {}
     return AuditRecord(
         action="RECOVERY_ANSWER_REFUSED",
         source=source,
         user_id=who,
-        details={"form": state.waiting_for, "refused": refusal},
+        details={"form": state.waiting_for, "refused": refusal, **said},
         incident_id=state.incident_id,
         scope=state.scope,
         flow_run_id=state.flow_run_id,
@@ -92,14 +104,3 @@ def _form(answer: RootCause | Approval) -> RunInput:
         acknowledge=answer.acknowledge,
         override_reason=answer.override_reason,
     )
-
-
-async def _measure(settings: Settings, scope: str) -> list[Measurement]:
-    # All that measuring needs is imported first: done meanwhile, it would count as slowness of what is measured.
-    for module in ("prefect.client.orchestration", "redis.asyncio", "ledger.health"):
-        importlib.import_module(module)
-    from tasks.checks.conditions import measure_conditions  # noqa: PLC0415  slow to import
-    from tasks.checks.system import measure_health  # noqa: PLC0415
-
-    found = await asyncio.gather(measure_conditions(settings, scope), measure_health(settings))
-    return [measurement for group in found for measurement in group]

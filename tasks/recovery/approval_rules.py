@@ -1,4 +1,4 @@
-"""Decide whether a person's answer may be acted on. Pure; the same rules for the orchestrator's form, CLI and console.
+"""Decide whether a person's answer may be acted on, and whether a reset may happen. Pure; the same for every way in.
 
 Source: runbook, *Reset via Web Console* and *Recovery Checklist*.
 """
@@ -7,13 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 
+from breaker.state import Status
 from tasks.checks.measurement import Colour, Measurement
 
 MIN_TEXT = 20
 """Characters of a reason, and of a root cause."""
 MAX_CAUSE = 4_000
 MAX_REASON = 1_000
+NOT_ACKNOWLEDGED = "not acknowledged: confirm that the cause is understood and conditions are normal"
 CATEGORIES = ("market", "strategy", "data", "venue", "infrastructure", "operator", "other")
 
 
@@ -48,7 +51,8 @@ class ApprovalRules:
 
     people: Mapping[str, Sequence[str]]
     two_person: bool
-    tripped_by: str
+    tripped_by: Sequence[str]
+    """Every name of whoever tripped: the one that was given, and the login behind it."""
     author: str = ""
 
     def may(self, name: str, permission: str) -> bool:
@@ -67,26 +71,84 @@ def refuse_root_cause(answer: RootCause, rules: ApprovalRules) -> str | None:
     return None
 
 
-def refuse_approval(answer: Approval, rules: ApprovalRules, measurements: Sequence[Measurement]) -> str | None:
-    """Why the reset is refused, as a sentence; None if it may go on. `measurements` are from just before."""
+class Rule(StrEnum):
+    """What a reset is refused by."""
+
+    PERMISSION = "permission"
+    SECOND_PERSON = "second person"
+    REQUEST = "request"
+    CONDITIONS = "conditions"
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    rule: Rule
+    sentence: str
+    permission: str = ""
+    """The one that is missing."""
+
+
+def refusals_of_reset(answer: Approval, rules: ApprovalRules, measurements: Sequence[Measurement]) -> list[Refusal]:
+    """Everything that this reset is refused for; empty if it may happen.
+
+    `measurements` are from just before. Whoever may not reset at all is told that alone.
+    """
     if not rules.may(answer.approver, "RESET_CIRCUIT"):
-        return _lacks(answer.approver, "RESET_CIRCUIT")
-    if rules.two_person and answer.approver in (rules.tripped_by, rules.author):
-        part = "tripped the breaker" if answer.approver == rules.tripped_by else "wrote the root cause"
-        return f"{answer.approver} {part}: somebody else must approve the reset"
-    if problem := _length("reason", answer.reason, MAX_REASON):
-        return problem
-    if len(answer.override_reason) > MAX_REASON:
-        return f"the override's reason has {len(answer.override_reason)} characters; at most {MAX_REASON} are kept"
-    if not answer.acknowledge:
-        return "not acknowledged: confirm that the cause is understood and conditions are normal"
-    red = [measurement for measurement in measurements if measurement.colour is Colour.RED]
-    if red and len(answer.override_reason.strip()) < MIN_TEXT:
-        names = "; ".join(f"{m.name} is {m.value}, limit {m.limit}" for m in red)
-        return f"red: {names}. Wait until it is normal, or override it with a reason of at least {MIN_TEXT} characters"
-    if red and not rules.may(answer.approver, "APPROVE_RECOVERY"):
-        return f"{_lacks(answer.approver, 'APPROVE_RECOVERY')}, which overriding a red condition needs"
-    return None
+        return [Refusal(Rule.PERMISSION, _lacks(answer.approver, "RESET_CIRCUIT"), "RESET_CIRCUIT")]
+    broken = [
+        (Rule.SECOND_PERSON, _lacks_second_person(answer, rules)),
+        (Rule.REQUEST, _length("reason", answer.reason, MAX_REASON)),
+        (Rule.REQUEST, _too_long_override(answer)),
+        (Rule.REQUEST, None if answer.acknowledge else NOT_ACKNOWLEDGED),
+        (Rule.CONDITIONS, _red(answer, red_of(measurements))),
+    ]
+    found = [Refusal(rule, sentence) for rule, sentence in broken if sentence]
+    if red_of(measurements) and answer.override_reason and not rules.may(answer.approver, "APPROVE_RECOVERY"):
+        lacks = f"{_lacks(answer.approver, 'APPROVE_RECOVERY')}, which overriding a red condition needs"
+        found.append(Refusal(Rule.PERMISSION, lacks, "APPROVE_RECOVERY"))
+    return found
+
+
+def in_words(refusals: Sequence[Refusal]) -> str:
+    """All of them on one line; empty for none."""
+    return "; ".join(refusal.sentence for refusal in refusals)
+
+
+def red_of(measurements: Sequence[Measurement]) -> list[Measurement]:
+    return [measurement for measurement in measurements if measurement.colour is Colour.RED]
+
+
+def trippers_of(status: Status) -> tuple[str, ...]:
+    """Whoever tripped this breaker, by every name that its state has for them."""
+    names = (status.tripped_by, status.trip_details.get("login"))
+    return tuple(dict.fromkeys(str(name) for name in names if name))
+
+
+def _lacks_second_person(answer: Approval, rules: ApprovalRules) -> str | None:
+    if not rules.two_person or answer.approver not in (*rules.tripped_by, rules.author):
+        return None
+    part = "tripped the breaker" if answer.approver in rules.tripped_by else "wrote the root cause"
+    return f"{answer.approver} {part}: somebody else must approve the reset"
+
+
+def _too_long_override(answer: Approval) -> str | None:
+    length = len(answer.override_reason)
+    return (
+        f"the override's reason has {length} characters; at most {MAX_REASON} are kept" if length > MAX_REASON else None
+    )
+
+
+def _red(answer: Approval, red: Sequence[Measurement]) -> str | None:
+    if not red or len(answer.override_reason.strip()) >= MIN_TEXT:
+        return None
+    names = "; ".join(
+        f"{m.name} is {m.value}, limit {m.limit}{f' ({_one(m.problem)})' if m.problem else ''}" for m in red
+    )
+    return f"red: {names}. Wait until it is normal, or override it with a reason of at least {MIN_TEXT} characters"
+
+
+def _one(problem: str) -> str:
+    return problem.rstrip(". ")
 
 
 def _length(name: str, text: str, most: int) -> str | None:
@@ -100,5 +162,5 @@ def _lacks(name: str, permission: str) -> str:
     who = name or "nobody named"
     return (
         f"{who} has no {permission} permission; an admin grants it under [recovery.people] in the configuration, or to "
-        "a user of the console by a role"
+        "a user of the console by a role (`breaker user role`)"
     )

@@ -29,7 +29,8 @@ async def find_conflicts(
 
     Looked for are a running kill switch (flow runs, and the ledger, which also knows of those that run without
     Prefect), working orders at the venues, another recovery of the scope, and a deployment that holds its lock. What
-    can't be looked at counts as a conflict. Nothing is raised.
+    can't be looked at counts as a conflict. Nothing is raised. Without `flow_run_id` it is for a reset past the
+    recovery of its own incident, which then has to have come to its approval.
     """
     checks: dict[str, tuple[float, Awaitable[list[str]]]] = {
         "kill switches in the ledger": (_LEDGER_DEADLINE, asyncio.to_thread(_kills_in_ledger, settings)),
@@ -107,9 +108,13 @@ async def _other_recoveries(settings: Settings, scope: str, incident_id: str, fl
     if raw is None:
         return []
     other = RecoveryState.from_json(raw)
-    ours = other.incident_id == incident_id and flow_run_id in (None, other.flow_run_id)
-    if other.done or ours:
+    if other.done or (other.incident_id, other.flow_run_id) == (incident_id, flow_run_id):
         return []
+    if other.incident_id == incident_id and flow_run_id is None:
+        # Past its recovery: what remains to be done there is the reset itself (runbook, *Reset via UI or CLI*).
+        if other.waiting_for == "approval":
+            return []
+        return [f"the recovery of this incident is not that far ({other.phase}): answer it (breaker recover)"]
     return [f"the recovery of incident {other.incident_id} is under way ({other.phase}, flow run {other.flow_run_id})"]
 
 

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
+from datetime import datetime
 from typing import Any
 
 from redis.asyncio import Redis
@@ -29,7 +30,8 @@ class RecoveryContext:
     breaker: AsyncCircuitBreaker
     recorder: Recorder
     state: RecoveryState
-    tripped_by: str = ""
+    tripped_by: tuple[str, ...] = ()
+    """Every name of whoever tripped."""
     _writing: asyncio.Lock = field(default_factory=asyncio.Lock)
     """One write at a time: one that is tried again after an outage must not land on top of a newer one."""
 
@@ -46,8 +48,10 @@ class RecoveryContext:
         async with self._writing:
             await write_state(self.redis, self.state)
 
-    async def tick(self, key: str, tick: Tick, evidence: str, by: str = "") -> None:
-        self.state = self.state.with_item(key, ItemState(tick, now_iso(), by, evidence))
+    async def tick(self, key: str, tick: Tick, evidence: str, by: str = "", *, at: datetime | None = None) -> None:
+        """`at` is when what it is about happened; now, unless given."""
+        when = now_iso() if at is None else at.isoformat()
+        self.state = self.state.with_item(key, ItemState(tick, when, by, evidence))
         await self.update()
 
     async def tick_measured(self, measurements: list[Measurement]) -> None:
@@ -76,6 +80,9 @@ class RecoveryContext:
             outcome=outcome,
             **identity,  # type: ignore[arg-type]
         )
+        await self.keep(record)
+
+    async def keep(self, record: AuditRecord) -> None:
         await asyncio.to_thread(self.recorder.record, record)
 
 

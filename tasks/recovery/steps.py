@@ -18,7 +18,7 @@ from prefect.context import TaskRunContext
 from prefect.tasks import Task
 
 from breaker.atomic_file import write_atomically
-from breaker.errors import BreakerError, NotTripped
+from breaker.errors import BreakerError
 from breaker.state import State, Status
 from breaker.trip_reasons import TripReason
 from configuration.redis_clients import redis_client
@@ -27,11 +27,9 @@ from ledger.queries import Filter
 from ledger.record import DENIED, FAILED, derived_id
 from tasks.checks import conditions, system
 from tasks.checks.measurement import Colour, Measurement, worst
-from tasks.checks.pending_exits import CONDITION
-from tasks.kill.exit_records import drop_exits
 from tasks.notification import Notification, NotificationKind
 from tasks.notify import notify
-from tasks.recovery.approval_rules import Approval, RootCause, refuse_approval, refuse_root_cause
+from tasks.recovery.approval_rules import Approval, RootCause, refuse_root_cause
 from tasks.recovery.attestation import question_id
 from tasks.recovery.conflicts import find_conflicts
 from tasks.recovery.context import RecoveryContext, current_recovery
@@ -39,6 +37,7 @@ from tasks.recovery.evidence_gathering import gather_evidence as gather
 from tasks.recovery.evidence_store import keep_evidence
 from tasks.recovery.gate_probe import GateProbe
 from tasks.recovery.report import ReportSource, incident_report
+from tasks.recovery.reset import ResetRequest, measure_for_reset, reset_breaker
 from tasks.recovery.state import Tick
 
 LEDGER_WAIT = 30.0
@@ -182,89 +181,57 @@ async def write_report(round_: int, stage: str, trip: dict[str, Any], root_cause
 @_step("Look for conflicting operations", run_name="4.3 Confirm no pending conflicting operations, round {round_}")
 async def look_for_conflicts(round_: int) -> dict[str, str]:
     context = current_recovery.get()
-    found = await _conflicts(context)
+    state = context.state
+    found = await find_conflicts(
+        context.settings, incident_id=state.incident_id, flow_run_id=state.flow_run_id, scope=state.scope
+    )
     await context.tick_measured([found])
     return found.as_dict()
-
-
-async def _conflicts(context: RecoveryContext) -> Measurement:
-    return await find_conflicts(
-        context.settings,
-        incident_id=context.state.incident_id,
-        flow_run_id=context.state.flow_run_id,
-        scope=context.state.scope,
-    )
 
 
 @_step("Reset", run_name="5.1 Reset, answer {attempt}", timeout=60)
 async def reset(round_: int, attempt: int, answer: dict[str, Any]) -> dict[str, Any]:
     """Reset if this answer allows it: `{"epoch": …}` with what was reset, or `{"refused": why}`.
 
-    Everything is measured once more first, as the answer may have come hours after the checklist.
+    Everything is measured once more first, as the answer may have come hours after the checklist. A reset that was made
+    meanwhile past this recovery is taken as it is, under the name of whoever made it.
     """
     context = current_recovery.get()
-    approval = Approval(**answer)
-    measured = [
-        *await conditions.measure_conditions(context.settings, context.state.scope),
-        *await system.measure_health(context.settings),
-        await _conflicts(context),
-    ]
-    await context.tick_measured(measured)
+    approval, incident = Approval(**answer), context.state.incident_id
     rules = await context.rules(question_id("approval", round_, attempt), approval)
-    problem = refuse_approval(approval, rules, measured)
-    if problem is None:
-        try:
-            status = await _reset_once(context, approval, round_, attempt)
-        except BreakerError as error:
-            problem = str(error)
-    if problem is not None:
-        await context.record(
-            "RECOVERY_RESET_REFUSED",
-            {"refused": problem, "reason": approval.reason},
-            by=approval.approver,
-            outcome=DENIED,
-            once=f"{round_}-{attempt}",
-        )
-        return {"refused": problem}
-    red = [measurement.name for measurement in measured if measurement.colour is Colour.RED]
-    if red:
-        await context.record(
-            "RECOVERY_OVERRIDE",
-            {"red": red, "reason": approval.override_reason},
-            by=approval.approver,
-            once=f"{round_}-{attempt}",
-        )
-        for name in red:
-            await context.tick(name.partition("/")[0], Tick.OVERRIDDEN, approval.override_reason, approval.approver)
-        if CONDITION in red:
-            await asyncio.to_thread(
-                drop_exits,
-                context.settings,
-                context.state.scope,
-                reason=approval.override_reason,
-                by=approval.approver,
-                source="flow",
-            )
-    evidence = f"{approval.reason} (epoch {status.epoch}, quiet until {status.get('quiet_until', 'now')})"
-    await context.tick("reset", Tick.GREEN, evidence, approval.approver)
-    return {"epoch": status.epoch, "reset_at": status.get("reset_at"), "by": approval.approver}
+    request = ResetRequest(
+        scope=context.state.scope,
+        answer=approval,
+        permissions=rules.people[approval.approver],
+        source="flow",
+        event_id=derived_id("reset", incident, str(round_), str(attempt)),
+        incident_id=incident,
+        flow_run_id=context.state.flow_run_id,
+        once=f"{round_}-{attempt}",
+    )
 
+    async def measure(of: str, flow_run_id: str | None) -> list[Measurement]:
+        measured = await measure_for_reset(context.settings, context.state.scope, of, flow_run_id)
+        await context.tick_measured(measured)
+        return measured
 
-async def _reset_once(context: RecoveryContext, approval: Approval, round_: int, attempt: int) -> Status:
-    """Reset; one that was done already, by this answer before a crash or from a terminal, is taken as it is."""
-    incident = context.state.incident_id
     try:
-        return await context.breaker.reset(
-            reset_by=approval.approver,
-            reason=approval.reason,
-            event_id=derived_id("reset", incident, str(round_), str(attempt)),
-            expected_incident_id=incident,
-        )
-    except NotTripped:
-        status = await context.breaker.get_status()
-        if status.state in (State.QUIET_PERIOD, State.OPEN) and status.incident_id == incident:
-            return status
-        raise
+        outcome = await reset_breaker(context.settings, context.breaker, request, measure, context.keep)
+    except BreakerError as error:
+        return {"refused": str(error)}
+    for measurement in outcome.red:
+        key = measurement.name.partition("/")[0]
+        await context.tick(key, Tick.OVERRIDDEN, approval.override_reason, approval.approver)
+    status = outcome.status
+    by, why = (
+        (status.reset_by or "", status.reset_reason or "") if outcome.adopted else (approval.approver, approval.reason)
+    )
+    until = f"quiet until {status.quiet_until.isoformat()}" if status.quiet_until else "no quiet period"
+    told = f"{why} (epoch {status.epoch}, {until})"
+    if outcome.adopted:
+        told += f"; made past this recovery, taken as its own by {approval.approver}"
+    await context.tick("reset", Tick.GREEN, told, by, at=status.reset_at)
+    return {"epoch": status.epoch, "by": by}
 
 
 @_step("Verify the state", run_name="5.2 Verify state is OPEN, round {round_}")

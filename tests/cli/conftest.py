@@ -11,6 +11,7 @@ import pytest
 import redis
 
 from proofs.fork_server import ForkServer
+from configuration.login import login_name
 from sandbox.child_process import free_port
 from sandbox.embedded_redis import EmbeddedRedis
 from sandbox.exchange.scenario import parse
@@ -48,12 +49,29 @@ def write_configuration(tmp_path: Path, environment: dict[str, str]) -> WriteCon
     return write
 
 
+MAY_RESET = f"""
+[recovery]
+two_person = false
+watch = 0.3
+watch_interval = 0.1
+[recovery.people]
+"{login_name()}" = ["RESET_CIRCUIT", "APPROVE_RECOVERY"]
+"""
+"""Whoever runs the tests may reset what they have tripped themselves."""
+
+
+@pytest.fixture
+def no_orchestrator(environment: dict[str, str]) -> None:
+    """None is configured. One that refuses is red, and would have to be overridden at a reset."""
+    del environment["PREFECT_API_URL"]
+
+
 @pytest.fixture
 def configured(
     redis_server: EmbeddedRedis, redis_client: redis.Redis, write_configuration: WriteConfiguration
 ) -> redis.Redis:
     """The session's Redis, emptied and configured; no broker."""
-    write_configuration(f'redis_url = "{redis_server.url}"\n')
+    write_configuration(f'redis_url = "{redis_server.url}"\n{MAY_RESET}')
     return redis_client
 
 

@@ -7,8 +7,9 @@ import json
 import pytest
 import redis
 
+from configuration.login import login_name
 from sandbox.child_process import free_port
-from tests.cli.conftest import RunCli, WriteConfiguration
+from tests.cli.conftest import MAY_RESET, RunCli, WriteConfiguration
 
 STATE = "circuit_breaker:state"
 GOOD_REASON = "cause found and fixed, book checked"
@@ -18,6 +19,7 @@ def state_of(client: redis.Redis) -> str:
     return str(json.loads(client.get(STATE) or b"{}").get("state"))
 
 
+@pytest.mark.usefixtures("no_orchestrator")
 def test_a_whole_day(configured: redis.Redis, breaker_cli: RunCli) -> None:
     assert breaker_cli("init").returncode == 0
     assert state_of(configured) == "OPEN"
@@ -36,8 +38,8 @@ def test_a_whole_day(configured: redis.Redis, breaker_cli: RunCli) -> None:
     history = breaker_cli("history", "--json")
     events = [json.loads(line) for line in history.stdout.splitlines()]
     assert [event["transition"] for event in events] == ["RESET", "TRIP", "INITIALIZE"]
-    assert events[0]["by"] == "bob"
-    assert events[1]["details"] == {"operator": "ada", "reason": "prices look wrong"}
+    assert (events[0]["by"], events[0]["details"]) == (login_name(), {"claimed": "bob"})
+    assert events[1]["details"] == {"operator": "ada", "reason": "prices look wrong", "login": login_name()}
     assert {event["source"] for event in events} == {"cli"}
 
 
@@ -71,6 +73,7 @@ def test_a_reset_ends_only_the_trip_that_was_looked_at(configured: redis.Redis, 
     assert state_of(configured) == "OPEN"
 
 
+@pytest.mark.usefixtures("no_orchestrator")
 def test_a_second_reset_within_a_minute_is_refused(configured: redis.Redis, breaker_cli: RunCli) -> None:
     for _ in range(2):
         breaker_cli("trip")
@@ -88,7 +91,8 @@ def test_a_second_reset_within_a_minute_is_refused(configured: redis.Redis, brea
         (("trip", "--reason", "two\nlines"), "one line"),
         (("trip", "--scope", "bad scope!"), "scope"),
         (("reset", "--reason", "too short", "--acknowledge"), "20 to 500 characters"),
-        (("reset", "--reason", GOOD_REASON), "not acknowledged"),
+        (("reset", "--reason", GOOD_REASON), "--acknowledge (make: YES=1): not acknowledged"),
+        (("reset", "--reason", GOOD_REASON, "--acknowledge", "--override", "short"), "20 to 500 characters"),
         (("kill", "--reason", " "), "1 to 500 characters"),
         (("kill", "--account", "nobody"), "no account NOBODY"),
         (("history", "--limit", "0"), "limit"),
@@ -139,7 +143,7 @@ def test_a_redis_that_refuses_is_one_line_and_status_4(
     breaker_cli: RunCli, write_configuration: WriteConfiguration, command: tuple[str, ...]
 ) -> None:
     port = free_port()
-    write_configuration(f'redis_url = "redis://:hunter2@127.0.0.1:{port}/0"\nredis_timeout = 0.3\n')
+    write_configuration(f'redis_url = "redis://:hunter2@127.0.0.1:{port}/0"\nredis_timeout = 0.3\n{MAY_RESET}')
     outcome = breaker_cli(*command)
     said = outcome.stdout + outcome.stderr
     assert outcome.returncode == 4

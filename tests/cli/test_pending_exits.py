@@ -9,11 +9,12 @@ from typing import cast
 import pytest
 import redis
 
+from configuration.login import login_name
 from sandbox.embedded_redis import EmbeddedRedis
 from sandbox.exchange.scenario import parse
 from sandbox.exchange.server import PaperExchangeThread
 from tasks.kill.pending_exit_store import KEY
-from tests.cli.conftest import RunCli, WriteConfiguration
+from tests.cli.conftest import MAY_RESET, RunCli, WriteConfiguration
 from tests.cli.test_audit_commands import rows
 from tests.cli.test_circuit_commands import GOOD_REASON, state_of
 from tests.cli.test_kill_command import HALTED, PACE, account
@@ -27,7 +28,7 @@ def halted_venue(
 ) -> Iterator[PaperExchangeThread]:
     """A venue at which MSFT is halted, and its account."""
     with PaperExchangeThread(parse(HALTED)) as venue:
-        write_configuration(f'redis_url = "{redis_server.url}"\n{PACE}{account(venue.url)}')
+        write_configuration(f'redis_url = "{redis_server.url}"\n{PACE}{account(venue.url)}{MAY_RESET}')
         yield venue
 
 
@@ -57,22 +58,24 @@ def test_it_is_named_at_the_kill_shown_by_status_and_resumed_by_hand(
 
 
 def test_promise_9_a_reset_asks_about_it_and_drops_it_with_a_reason(
-    halted_venue: PaperExchangeThread, breaker_cli: RunCli, configured: redis.Redis
+    halted_venue: PaperExchangeThread, breaker_cli: RunCli, configured: redis.Redis, environment: dict[str, str]
 ) -> None:
     assert breaker_cli("kill", "--yes").returncode == 3
+    del environment["PREFECT_API_URL"]
     refused = breaker_cli(*RESET)
     assert refused.returncode == 1
-    assert "1 exits are pending: ALPHA MSFT -5" in refused.stderr and "--drop-pending" in refused.stderr
-    assert breaker_cli(*RESET, "--drop-pending", "short").returncode == 2
+    assert "position-sizes/pending-exits is 1 pending: ALPHA MSFT -5" in refused.stderr
+    why = "hedged at another venue until the halt is over"
+    halted = breaker_cli(*RESET, "--drop-pending", why)
+    assert halted.returncode == 2 and "use --override" in halted.stderr
     assert state_of(configured) == "TRIPPED" and configured.hlen(KEY) == 1
 
-    why = "hedged at another venue until the halt is over"
-    dropped = breaker_cli(*RESET, "--drop-pending", why)
+    dropped = breaker_cli(*RESET, "--override", why)
     assert dropped.returncode == 0, dropped.stderr
     assert state_of(configured) == "QUIET_PERIOD" and configured.hlen(KEY) == 0
     (row,) = rows(breaker_cli, "--action", "PENDING_EXIT_DROPPED")
     details = cast("dict[str, str]", row["details"])
-    assert (details["symbol"], details["reason"], row["user_id"]) == ("MSFT", why, "bob")
+    assert (details["symbol"], details["reason"], row["user_id"]) == ("MSFT", why, login_name())
     assert "Nothing is pending" in breaker_cli("kill", "--resume").stdout
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import redis
+from prefect.context import refresh_global_settings_context
 from pydantic import SecretStr
 
 from breaker import CircuitBreaker
@@ -51,11 +52,21 @@ def as_role(console: Console, environment: dict[str, str]) -> None:
     environment["BREAKER_REDIS_URL"] = f"redis://127.0.0.1:{free_port()}"
 
 
+@pytest.fixture
+def orchestrator_of_the_console() -> Iterator[None]:
+    """There is none, rather than one that refuses, which is red at a reset."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("PREFECT_API_URL", raising=False)
+        refresh_global_settings_context()
+        yield
+    refresh_global_settings_context()
+
+
 def sign(console: Console, environment: dict[str, str], role: Role) -> None:
     environment["BREAKER_TOKEN"] = console.api(role).headers["authorization"].removeprefix("Bearer ")
 
 
-@pytest.mark.usefixtures("as_role")
+@pytest.mark.usefixtures("as_role", "orchestrator_of_the_console")
 def test_each_command_needs_the_users_permission(
     console: Console, environment: dict[str, str], breaker_cli: RunCli, redis_client: redis.Redis
 ) -> None:
@@ -75,7 +86,10 @@ def test_each_command_needs_the_users_permission(
 
     sign(console, environment, Role.RISK_MANAGER)
     assert breaker_cli("reset", "--reason", GOOD_REASON).returncode == 2, "not acknowledged"
-    reset = breaker_cli("reset", "--reason", GOOD_REASON, "--acknowledge")
+    refused = breaker_cli("reset", "--reason", GOOD_REASON, "--acknowledge")
+    assert refused.returncode == 1 and "40 orders are working in ALPHA" in refused.stderr
+    why = ("--override", "these orders rest at the venue on purpose")
+    reset = breaker_cli("reset", "--reason", GOOD_REASON, "--acknowledge", *why)
     assert (reset.returncode, breaker.get_status().reset_by) == (0, "the_risk_manager"), reset.stderr
     assert breaker_cli("reset", "--reason", GOOD_REASON, "--acknowledge").returncode == 1, "not tripped any more"
     events = [json.loads(line) for line in breaker_cli("history", "--json").stdout.splitlines()]

@@ -22,6 +22,7 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 from breaker import CircuitBreaker
 from breaker.pending_trips import PendingTrip, PendingTrips
 from cli.app import run as run_cli
+from configuration.login import login_name
 from configuration.settings import Settings, load_settings
 from console.auth.identities import Identities
 from console.auth.permissions import Permission, Role
@@ -54,6 +55,10 @@ class Desk:
             redis_timeout="0.3",
             state_dir=str(directory / "state"),
             console__metrics_port=free_port(),
+            recovery__two_person="false",
+            recovery__people=json.dumps({login_name(): ["RESET_CIRCUIT"]}),
+            recovery__watch="0.3",
+            recovery__watch_interval="0.1",
         )
 
     def configure(self, **values: object) -> None:

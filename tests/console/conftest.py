@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import redis
 from argon2 import PasswordHasher
+from prefect.context import refresh_global_settings_context
 from pydantic import SecretStr
 
 from configuration.settings import Settings
@@ -24,6 +25,16 @@ def quick_passwords() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(passwords, "_hasher", PasswordHasher(time_cost=1, memory_cost=8, parallelism=1))
         yield
+
+
+@pytest.fixture
+def no_orchestrator() -> Iterator[None]:
+    """None is configured, rather than one that refuses and makes every reset's measurements red."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("PREFECT_API_URL", raising=False)
+        refresh_global_settings_context()
+        yield
+    refresh_global_settings_context()
 
 
 MakeSettings = Callable[..., Settings]

@@ -99,6 +99,8 @@ class SuspendedRun:
             return _json({"state": state, "status": "ACCEPT", "details": {"type": "accept_details"}})
         if (asked.method, asked.path) == ("POST", "/api/flow_runs/count"):
             return _json(0)
+        if (asked.method, asked.path) == ("POST", "/api/flow_runs/filter"):
+            return _json([])
         return Answer(HTTPStatus.NOT_FOUND)
 
 

@@ -30,6 +30,7 @@ from tests.console.harness import REASON, Console, hidden_fields, lose_a_gate
 from tests.helpers import eventually
 
 TRIP = {"reason": REASON, "acknowledge": "yes"}
+WHY = "hedged at another venue until the halt is over"
 
 
 @pytest.fixture
@@ -59,6 +60,7 @@ def test_the_runbooks_trip(console: Console, breaker: CircuitBreaker) -> None:
     assert (row.user_id, row.source, row.ip_address) == ("the_operator", "console", "127.0.0.1")
 
 
+@pytest.mark.usefixtures("no_orchestrator")
 def test_the_runbooks_reset(console: Console, breaker: CircuitBreaker) -> None:
     breaker.trip("MANUAL")
     manager = console.visitor(Role.RISK_MANAGER)
@@ -121,6 +123,7 @@ def test_what_was_looked_at_is_what_is_reset(console: Console, breaker: CircuitB
     assert breaker.get_state() is State.TRIPPED
 
 
+@pytest.mark.usefixtures("no_orchestrator")
 def test_red_conditions_need_an_override_that_is_recorded(
     console: Console, breaker: CircuitBreaker, redis_client: redis.Redis
 ) -> None:
@@ -133,11 +136,12 @@ def test_red_conditions_need_an_override_that_is_recorded(
     assert refused.status_code == 409
     assert "api-errors" in refused.text
     assert breaker.get_state() is State.TRIPPED
-    manager.submit("/circuit-breaker/reset", {**TRIP, "override": "yes"})
+    manager.submit("/circuit-breaker/reset", {**TRIP, "override_reason": WHY})
     assert breaker.get_state() is State.QUIET_PERIOD
     assert actions_in(console, "RESET_CONDITIONS_OVERRIDDEN") == 1
 
 
+@pytest.mark.usefixtures("no_orchestrator")
 def test_what_a_kill_switch_could_not_close_is_shown_and_an_override_drops_it(
     console: Console, breaker: CircuitBreaker
 ) -> None:
@@ -153,16 +157,17 @@ def test_what_a_kill_switch_could_not_close_is_shown_and_an_override_drops_it(
         refused = manager.submit("/circuit-breaker/reset", TRIP)
         assert refused.status_code == 409 and "pending-exits" in refused.text
         assert breaker.get_state() is State.TRIPPED and store.read().exits == (pending,)
-        manager.submit("/circuit-breaker/reset", {**TRIP, "override": "yes"})
+        manager.submit("/circuit-breaker/reset", {**TRIP, "override_reason": WHY})
         assert breaker.get_state() is State.QUIET_PERIOD and store.read().exits == ()
     (row,) = console.ledger.query(Filter(actions=("PENDING_EXIT_DROPPED",))).rows
-    assert (row.user_id, row.incident_id, row.details["reason"]) == ("the_risk_manager", incident, REASON)
+    assert (row.user_id, row.incident_id, row.details["reason"]) == ("the_risk_manager", incident, WHY)
     assert "Pending exits" not in manager.get("/circuit-breaker").text
 
 
 # --- the runbook's troubleshooting ------------------------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("no_orchestrator")
 def test_rate_limit_exceeded_on_reset(console: Console, breaker: CircuitBreaker) -> None:
     breaker.trip("MANUAL")
     manager = console.visitor(Role.RISK_MANAGER)
@@ -196,7 +201,7 @@ def test_rbac_violation(console: Console, breaker: CircuitBreaker, role: Role, a
     posted = visitor.post(f"/circuit-breaker/{action}", data={**TRIP, "csrf": csrf, "confirm": "FLATTEN"})
     assert posted.status_code == 403
     assert breaker.get_state() is State.OPEN
-    denied = console.ledger.query(Filter(actions=("PERMISSION_DENIED",))).rows
+    denied = console.ledger.query(Filter(actions=("PERMISSION_DENIED", "RESET_REFUSED"))).rows
     assert len(denied) == 2
     assert (denied[0].user_id, denied[0].outcome) == (f"the_{role}", "DENIED")
 

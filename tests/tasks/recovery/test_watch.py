@@ -37,7 +37,7 @@ async def desk_after_reset(settings: Settings, client: redis.Redis) -> AsyncIter
     asynchronous, patient = async_breaker_of(settings), Redis.from_url(settings.redis_url.get_secret_value())
     ledger = open_ready_ledger(settings)
     state = RecoveryState(incident_id=str(incident), scope="global", flow_run_id=RUN)
-    context = RecoveryContext(settings, patient, asynchronous, Recorder(ledger, open_spool(settings)), state, "ada")
+    context = RecoveryContext(settings, patient, asynchronous, Recorder(ledger, open_spool(settings)), state, ("ada",))
     token = current_recovery.set(context)
     try:
         yield context

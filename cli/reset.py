@@ -1,0 +1,70 @@
+"""Reset by this host's configuration, as the person who is at the keyboard."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+
+from breaker.state import Status
+from cli.options import ResetOptions
+from cli.person import Person, acting_person
+from configuration.breakers import async_breaker_of
+from configuration.settings import Settings
+from ledger.configured import open_ledger, open_ready_ledger, open_spool
+from ledger.errors import LedgerError, LedgerUnavailable
+from ledger.ledger import Ledger
+from ledger.record import AuditRecord
+from ledger.recorder import Recorder
+from tasks.checks.measurement import Measurement
+from tasks.recovery.approval_rules import Approval
+from tasks.recovery.reset import ResetOutcome, ResetRequest, measure_for_reset, reset_breaker
+
+
+def reset_here(settings: Settings, ask: ResetOptions) -> Status:
+    """Raises InvalidInput for a token that is none, LedgerError where one can't be confirmed, and what
+    `tasks.recovery.reset.reset_breaker` raises.
+    """
+    person = acting_person(settings, ask.operator)
+    ledger = _ledger(settings)
+    try:
+        outcome = asyncio.run(_reset(settings, ask, person, Recorder(ledger, open_spool(settings))))
+    finally:
+        ledger.close()
+    if outcome.undropped:
+        sys.stderr.write(f"breaker: reset, but pending exits are not dropped: {outcome.undropped}\n")
+    return outcome.status
+
+
+async def _reset(settings: Settings, ask: ResetOptions, person: Person, recorder: Recorder) -> ResetOutcome:
+    request = ResetRequest(
+        scope=ask.scope,
+        answer=Approval(person.name, ask.reason, acknowledge=True, override_reason=ask.override),
+        permissions=person.permissions,
+        source="cli",
+        claimed=person.claimed,
+        expected_epoch=ask.expected_epoch,
+    )
+
+    async def measure(incident_id: str, flow_run_id: str | None) -> list[Measurement]:
+        return await measure_for_reset(settings, ask.scope, incident_id, flow_run_id)
+
+    async def record(made: AuditRecord) -> None:
+        try:
+            await asyncio.to_thread(recorder.record, made)
+        except LedgerError as error:  # it says what to note by hand; what was decided stands
+            sys.stderr.write(f"breaker: not in the audit log: {error}\n")
+
+    breaker = async_breaker_of(settings, ask.scope, source="cli")
+    try:
+        return await reset_breaker(settings, breaker, request, measure, record)
+    finally:
+        await breaker.close()
+
+
+def _ledger(settings: Settings) -> Ledger:
+    try:
+        return open_ready_ledger(settings)
+    except (
+        LedgerUnavailable
+    ):  # the embedded one can't be made; what is recorded goes to the spool, and it is measured red
+        return open_ledger(settings)

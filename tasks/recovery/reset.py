@@ -1,0 +1,260 @@
+"""Reset a breaker for a person: one rule set for flow, console, API and command line, and every refusal on record.
+
+`breaker.CircuitBreaker.reset` is the bare transition. Whoever lets a person reset comes through here: permission and
+second person first, then everything is measured, then the transition is made for the very state that was judged.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+from collections.abc import Awaitable, Callable, Collection, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from breaker.errors import BreakerError, NotTripped, ResetRateLimited, StateConflict
+from breaker.state import State, Status
+from configuration.settings import Settings
+from ledger.errors import LedgerError
+from ledger.record import DENIED, AuditRecord, derived_id
+from tasks.checks.measurement import Measurement
+from tasks.checks.probe import redis_reader
+from tasks.recovery.approval_rules import (
+    Approval,
+    ApprovalRules,
+    Refusal,
+    Rule,
+    in_words,
+    red_of,
+    refusals_of_reset,
+    trippers_of,
+)
+from tasks.recovery.state import RecoveryState, state_key
+
+if TYPE_CHECKING:
+    from breaker import AsyncCircuitBreaker
+
+REFUSED = "RESET_REFUSED"
+OVERRIDDEN = "RESET_CONDITIONS_OVERRIDDEN"
+ADOPTED = "RESET_ADOPTED"
+"""A recovery takes a reset that was made past it as its own."""
+_UNREAD = "the breaker was not judged"
+"""An incident's id that there never is, so that a reset which asks for it can only be refused, or be a repetition."""
+
+Measure = Callable[[str, str | None], Awaitable[list[Measurement]]]
+"""Measure everything of the incident of that id; None for a breaker that has none."""
+Record = Callable[[AuditRecord], Awaitable[None]]
+
+
+class ResetRefused(BreakerError):
+    """A rule refuses the reset. On record; nothing changed."""
+
+    def __init__(self, refusals: Sequence[Refusal], red: Sequence[Measurement] = ()) -> None:
+        super().__init__(f"Not reset: {in_words(refusals)}. Nothing changed.")
+        self.refusals = tuple(refusals)
+        self.red = tuple(red)
+
+    @property
+    def rule(self) -> Rule:
+        """The first that refuses."""
+        return self.refusals[0].rule
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ResetRequest:
+    """Who asks for what, by which way in."""
+
+    scope: str
+    answer: Approval
+    permissions: Collection[str]
+    """The person's, from whoever knows them: the configuration for a login, the console for its users."""
+    source: str
+    claimed: str = ""
+    """A name that was only typed. Kept, and nothing is decided by it."""
+    ip_address: str | None = None
+    expected_epoch: int | None = None
+    """That of the state that the person has looked at."""
+    event_id: str | None = None
+    incident_id: str = ""
+    """The incident whose recovery asks; a reset of it that was made past the recovery is then taken as its own."""
+    flow_run_id: str | None = None
+    once: str = ""
+    """With it, doing all of this again after a crash records nothing again."""
+
+
+@dataclass(frozen=True, slots=True)
+class ResetOutcome:
+    status: Status
+    red: tuple[Measurement, ...] = ()
+    """What was overridden."""
+    adopted: bool = False
+    """It had been made before, by somebody else."""
+    undropped: str = ""
+    """Why pending exits that the override gives up are still pending."""
+
+
+async def measure_for_reset(
+    settings: Settings, scope: str, incident_id: str, flow_run_id: str | None = None
+) -> list[Measurement]:
+    """Everything that a reset is judged by. What can't be read is red; nothing is raised."""
+    # All that measuring needs is imported first: done meanwhile, it would count as slowness of what is measured.
+    for module in ("prefect.client.orchestration", "redis.asyncio", "ledger.health"):
+        importlib.import_module(module)
+    from tasks.checks.conditions import measure_conditions  # noqa: PLC0415  slow to import
+    from tasks.checks.system import measure_health  # noqa: PLC0415
+    from tasks.recovery.conflicts import find_conflicts  # noqa: PLC0415
+
+    measured, health, conflicts = await asyncio.gather(
+        measure_conditions(settings, scope),
+        measure_health(settings),
+        find_conflicts(settings, incident_id=incident_id, flow_run_id=flow_run_id, scope=scope),
+    )
+    return [*measured, *health, conflicts]
+
+
+async def reset_breaker(
+    settings: Settings, breaker: AsyncCircuitBreaker, request: ResetRequest, measure: Measure, record: Record
+) -> ResetOutcome:
+    """Reset, if every rule allows it.
+
+    Raises:
+        ResetRefused: a rule refuses it.
+        NotTripped, ResetRateLimited, StateConflict: the breaker does. These four are on record, in one row.
+        BreakerUnavailable, RedisRefused: as for the breaker's own `reset`.
+    """
+    before = await breaker.get_status()
+    rules = await _rules(settings, request, before)
+    try:
+        # Who may not reset at all learns nothing else, and keeps nobody's venue busy with measurements.
+        _raise_if_any(refusals_of_reset(request.answer, rules, []))
+        if not _is_meant(request, before):
+            return ResetOutcome(
+                await _transition(breaker, request, request.expected_epoch or before.epoch or 0, _UNREAD)
+            )
+        measured = await measure(before.incident_id or request.incident_id, request.flow_run_id)
+        red = tuple(red_of(measured))
+        _raise_if_any(refusals_of_reset(request.answer, rules, measured), red)
+        outcome = await _reset_or_adopt(breaker, request, before, red)
+    except (ResetRefused, NotTripped, ResetRateLimited, StateConflict) as error:
+        await record(_row(REFUSED, request, before, {"refused": str(error)}, outcome=DENIED))
+        raise
+    if red:
+        details = {
+            "red": [measurement.as_dict() for measurement in red],
+            "override_reason": request.answer.override_reason,
+        }
+        await record(_row(OVERRIDDEN, request, before, details))
+    if outcome.adopted:
+        await record(
+            _row(ADOPTED, request, before, {"epoch": outcome.status.epoch, "reset_by": outcome.status.reset_by})
+        )
+    return await _drop_exits(settings, request, outcome)
+
+
+def _is_meant(request: ResetRequest, before: Status) -> bool:
+    """Whether there is something to judge: this trip, as it was looked at, or a reset that a recovery may adopt."""
+    if request.expected_epoch not in (None, before.epoch):
+        return False
+    return before.state is State.TRIPPED or _may_adopt(request, before)
+
+
+def _may_adopt(request: ResetRequest, status: Status) -> bool:
+    reset = status.state in (State.QUIET_PERIOD, State.OPEN)
+    return bool(request.incident_id) and reset and status.incident_id == request.incident_id
+
+
+async def _rules(settings: Settings, request: ResetRequest, before: Status) -> ApprovalRules:
+    people = {request.answer.approver: tuple(request.permissions)}
+    author = await _author(settings, request.scope, before.incident_id)
+    return ApprovalRules(people, settings.recovery.two_person, trippers_of(before), author)
+
+
+async def _author(settings: Settings, scope: str, incident_id: str | None) -> str:
+    """Who wrote the root cause. Where that can't be read there is no author here, but a red conflict at measuring."""
+    try:
+        async with redis_reader(settings) as redis:
+            (raw,) = await redis.ask(f"read {state_key(scope)}", ("GET", state_key(scope)))
+        state = RecoveryState.from_json(raw) if raw else None
+    except (BreakerError, ValueError, TypeError, KeyError, AttributeError):
+        return ""
+    return state.author if state is not None and state.incident_id == incident_id else ""
+
+
+def _raise_if_any(refusals: Sequence[Refusal], red: Sequence[Measurement] = ()) -> None:
+    if refusals:
+        raise ResetRefused(refusals, red)
+
+
+async def _reset_or_adopt(
+    breaker: AsyncCircuitBreaker, request: ResetRequest, before: Status, red: tuple[Measurement, ...]
+) -> ResetOutcome:
+    try:
+        epoch = request.expected_epoch if request.expected_epoch is not None else before.epoch
+        details = {"red": [m.name for m in red], "override_reason": request.answer.override_reason} if red else {}
+        status = await _transition(breaker, request, epoch, request.incident_id or None, details)
+    except NotTripped:
+        status = await breaker.get_status()
+        if not _may_adopt(request, status):
+            raise
+        return ResetOutcome(status, red, adopted=True)
+    return ResetOutcome(status, red)
+
+
+async def _transition(
+    breaker: AsyncCircuitBreaker,
+    request: ResetRequest,
+    epoch: int | None,
+    incident_id: str | None,
+    details: dict[str, Any] | None = None,
+) -> Status:
+    said = {"claimed": request.claimed} if request.claimed else {}
+    return await breaker.reset(
+        reset_by=request.answer.approver,
+        reason=request.answer.reason,
+        event_id=request.event_id,
+        expected_epoch=epoch,
+        expected_incident_id=incident_id,
+        details={**said, **(details or {})},
+        ip_address=request.ip_address,
+    )
+
+
+async def _drop_exits(settings: Settings, request: ResetRequest, outcome: ResetOutcome) -> ResetOutcome:
+    """Give up what an override leaves open, with the override's reason."""
+    from tasks.checks.pending_exits import CONDITION  # noqa: PLC0415  after the transition
+    from tasks.kill.exit_records import drop_exits  # noqa: PLC0415
+
+    if all(measurement.name != CONDITION for measurement in outcome.red):
+        return outcome
+    try:
+        await asyncio.to_thread(
+            drop_exits,
+            settings,
+            request.scope,
+            reason=request.answer.override_reason,
+            by=request.answer.approver,
+            source=request.source,
+            ip_address=request.ip_address,
+        )
+    except LedgerError as error:
+        return ResetOutcome(outcome.status, outcome.red, outcome.adopted, undropped=str(error))
+    return outcome
+
+
+def _row(
+    action: str, request: ResetRequest, before: Status, details: dict[str, Any], outcome: str = "OK"
+) -> AuditRecord:
+    said = {"reason": request.answer.reason, **({"claimed": request.claimed} if request.claimed else {})}
+    identity = {"id": derived_id(action, request.incident_id, request.once)} if request.once else {}
+    return AuditRecord(
+        action=action,
+        source=request.source,
+        user_id=request.answer.approver,
+        details={**said, **details},
+        ip_address=request.ip_address,
+        scope=request.scope,
+        incident_id=before.incident_id or request.incident_id or None,
+        flow_run_id=request.flow_run_id,
+        outcome=outcome,
+        **identity,  # type: ignore[arg-type]
+    )
