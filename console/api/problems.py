@@ -67,12 +67,12 @@ _KINDS: tuple[tuple[type[Exception], int, str, str], ...] = (
 )
 
 
-_REFUSED_BY: Mapping[Rule, tuple[int, str, str]] = {
-    Rule.PERMISSION: (403, "permission-denied", "The permission is missing"),
-    Rule.SECOND_PERSON: (409, "second-person-needed", "Somebody else has to do this"),
-    Rule.REQUEST: (422, "invalid-input", "The request can't be used"),
-    Rule.CONDITIONS: (409, "conditions-red", "Conditions are red"),
-}
+_REFUSED_BY: tuple[tuple[Rule, int, str, str], ...] = (
+    (Rule.PERMISSION, 403, "permission-denied", "The permission is missing"),
+    (Rule.SECOND_PERSON, 409, "second-person-needed", "Somebody else has to do this"),
+    (Rule.REQUEST, 422, "invalid-input", "The request can't be used"),
+    (Rule.CONDITIONS, 409, "conditions-red", "Conditions are red"),
+)
 
 
 def problem_of(error: Exception) -> JSONResponse:
@@ -85,7 +85,8 @@ def problem_of(error: Exception) -> JSONResponse:
             found["permission"] = error.refusals[0].permission
         if error.red:
             found["conditions"] = [measurement.as_dict() for measurement in error.red]
-        return problem(*_REFUSED_BY[error.rule], str(error), found)
+        _, status, kind, title = next(row for row in _REFUSED_BY if row[0] is error.rule)
+        return problem(status, kind, title, str(error), found)
     for cls, status, kind, title in _KINDS:
         if isinstance(error, cls):
             extra: dict[str, object] = {}

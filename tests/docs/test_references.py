@@ -81,7 +81,11 @@ def _problems() -> Iterator[str]:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Call) and getattr(node.func, "id", "") in ("ApiProblem", "problem"):
                 given = node.args[1:2]
-            elif isinstance(node, ast.Tuple) and len(node.elts) == 4 and isinstance(node.elts[0], ast.Name):
+            elif (
+                isinstance(node, ast.Tuple)
+                and len(node.elts) == 4
+                and isinstance(node.elts[0], ast.Name | ast.Attribute)
+            ):
                 given = node.elts[2:3] if isinstance(getattr(node.elts[1], "value", None), int) else []
             else:
                 continue
