@@ -180,7 +180,7 @@ async def _flatten(
         run.run_id, run.started_at, run.clock.started = start.run_id, start.started_at, start.started
         run.halted_after = made.after
         display.began(run)
-        if confirm is None or await confirm(run):
+        if await _confirmed(run, confirm):
             swept = swept or await _sweep(start, settings, brokers, display)
             run.first_sweep_after = swept.after
             record_sweep(run, swept.results)
@@ -191,6 +191,18 @@ async def _flatten(
                 await run_kill_switch(run, display.report)
     display.done_without(run.missing)
     return run
+
+
+async def _confirmed(run: KillRun, confirm: Callable[[KillRun], Awaitable[bool]] | None) -> bool:
+    """A run that is not confirmed has an end like any other, or it would be taken for one that is still at work."""
+    confirmed = False
+    try:
+        confirmed = confirm is None or await confirm(run)
+    finally:
+        if not confirmed:
+            run.declined = True
+            run.record("KILL_SWITCH_FINISHED", declined=True)
+    return confirmed
 
 
 def load_procedure() -> Callable[[KillRun, Callable[[KillReport], None]], Awaitable[KillReport]]:

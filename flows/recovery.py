@@ -98,7 +98,8 @@ async def walk_checklist(context: RecoveryContext, round_: int, do: RunStep, ask
     section_1, section_2, section_3 = CHECKLIST[:3]
     trip = dict(await context.breaker.get_status())
     tell = partial(do, steps.notify_people, round_=round_)
-    evidence = await do(steps.gather_evidence, round_=round_)
+    gathered: dict[str, str] = await do(steps.gather_evidence, round_=round_)
+    evidence = gathered["markdown"]
     if round_ == 1:
         by_whom = f"{trip.get('trip_reason', 'unknown reason')}, by {trip.get('tripped_by', 'nobody named')}"
         await tell(kind="TRIPPED", title=f"{context.state.scope} was tripped", body=by_whom, critical=True)
@@ -112,7 +113,7 @@ async def walk_checklist(context: RecoveryContext, round_: int, do: RunStep, ask
             words=f"1.{number} {item.words}",
             round_=round_,
             by=cause.author,
-            evidence="evidence reviewed; see the incident report",
+            evidence=gathered[item.key],
         )
     await do(steps.measure_conditions, round_=round_)
     await _verify_items(section_2, round_, do)

@@ -194,7 +194,7 @@ class KillBody(BaseModel):
     """One run of the kill switch."""
 
     incident_id: str
-    verdict: Literal["RUNNING", "FLAT", "NOT FLAT", "NOT KNOWN"] = Field(
+    verdict: Literal["RUNNING", "FLAT", "NOT FLAT", "DECLINED", "NOT KNOWN"] = Field(
         description="NOT KNOWN: a run of another process that nothing was heard of for ten seconds."
     )
     scope: str

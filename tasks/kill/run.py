@@ -73,6 +73,8 @@ class KillRun:
     reported: asyncio.Event = field(default_factory=asyncio.Event)
     notifying: asyncio.Lock = field(default_factory=asyncio.Lock)
     notified: bool = False
+    declined: bool = False
+    """Whoever asked for it has not confirmed it: halted, and nothing else."""
     """Somebody has begun to tell people of the report, and holds `telling` until that is done."""
     without_orchestrator: bool = False
     """The procedure runs without the orchestrator; a body that it starts now only records."""

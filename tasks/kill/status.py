@@ -14,7 +14,7 @@ from tasks.kill.account import AccountProgress
 from tasks.kill.report import AccountsTogether
 from tasks.kill.run import KillRun
 
-Verdict = Literal["RUNNING", "FLAT", "NOT FLAT", "NOT KNOWN"]
+Verdict = Literal["RUNNING", "FLAT", "NOT FLAT", "DECLINED", "NOT KNOWN"]
 SILENT = 10.0
 """Seconds after which a run that nothing was heard of is not known to go on."""
 CLOSES = 60
@@ -43,6 +43,8 @@ class KillStatus(AccountsTogether):
     reported: bool
     """The result is known; what follows is only its record."""
     over: bool
+    declined: bool = False
+    """Not confirmed by whoever asked for it: nothing was cancelled or closed."""
     problem: str = ""
     """Why nothing is flattened, or no longer."""
     halt_problem: str = ""
@@ -58,6 +60,8 @@ class KillStatus(AccountsTogether):
 
     @property
     def verdict(self) -> Verdict:
+        if self.declined:
+            return "DECLINED"
         if self.reported or self.over:
             return "FLAT" if self.flat else "NOT FLAT"
         return "RUNNING" if self.silent_for <= SILENT else "NOT KNOWN"
@@ -90,6 +94,7 @@ def kill_status(run: KillRun) -> KillStatus:
         missing=tuple(run.missing),
         reported=report is not None,
         over=False,
+        declined=run.declined,
     )
 
 

@@ -76,6 +76,16 @@ class Evidence:
     kill_report: Mapping[str, Any] | None = None
     unread: Mapping[str, str] = field(default_factory=dict)
 
+    def found_for(self, item: str) -> str:
+        """What was found for an item of *Identify Root Cause*, in a few words; empty if nothing was."""
+        panels = len({panel.panel for panel in self.panels})
+        words = {
+            "trip-reason": f"the trip, from {self.trip.source}" if self.trip is not None else "",
+            "anomalies": f"{panels} panels, {len(self.panels)} series" if self.panels else "",
+            "logs": f"the last lines of {', '.join(log.service for log in self.logs)}" if self.logs else "",
+        }
+        return words[item]
+
     def as_markdown(self) -> str:
         parts = [self._trip(), self._timeline("Ledger", self.ledger), self._timeline("History in Redis", self.history)]
         parts += [self._panels(), self._kill(), *(_log(tail) for tail in self.logs), self._unread()]

@@ -31,6 +31,7 @@ from tasks.notification import Notification, NotificationKind
 from tasks.notify import notify
 from tasks.recovery.approval_rules import Approval, RootCause, refuse_root_cause
 from tasks.recovery.attestation import question_id
+from tasks.recovery.checklist import CHECKLIST
 from tasks.recovery.conflicts import find_conflicts
 from tasks.recovery.context import RecoveryContext, current_recovery
 from tasks.recovery.evidence_gathering import gather_evidence as gather
@@ -69,23 +70,27 @@ def _step(
     )
 
 
-@_step("Gather evidence", run_name="1. Gather evidence, round {round_}", timeout=180)
-async def gather_evidence(round_: int) -> str:
-    """Trip, ledger and history, metrics, logs and the kill switch's report, as Markdown; kept for people to read."""
+@_step("Gather the evidence", run_name="1. Gather the evidence, round {round_}", timeout=180)
+async def gather_evidence(round_: int) -> dict[str, str]:
+    """Trip, ledger and history, metrics, logs and the kill switch's report, as `markdown`, kept for people to read; and
+    by its key what there is for each item of the section, empty for nothing.
+    """
     context = current_recovery.get()
     await context.update(phase="gathering evidence", round=round_)
     found = await gather(context.settings, context.state.incident_id, context.state.scope)
     markdown: str = found.as_markdown()
     await keep_evidence(context.redis, context.state.incident_id, markdown)
-    return markdown
+    return {"markdown": markdown, **{item.key: found.found_for(item.key) for item in CHECKLIST[0].items}}
 
 
 @_step("Confirm an item", run_name="{words}", timeout=30)
 async def confirm(key: str, words: str, round_: int, by: str, evidence: str) -> None:
-    """Tick an item that a person confirmed."""
+    """Tick an item that a person confirmed. Where there was no evidence, nobody can have reviewed any."""
     context = current_recovery.get()
-    await context.tick(key, Tick.GREEN, evidence, by)
-    await context.record("RECOVERY_ITEM_CONFIRMED", {"item": key, "words": words}, by=by, once=f"{key}-{round_}")
+    said = f"reviewed: {evidence}" if evidence else "no evidence was gathered; the root cause was written without it"
+    await context.tick(key, Tick.GREEN if evidence else Tick.YELLOW, said, by)
+    details = {"item": key, "words": words, "evidence": evidence}
+    await context.record("RECOVERY_ITEM_CONFIRMED", details, by=by, once=f"{key}-{round_}")
 
 
 @_step("Accept the root cause", run_name="1. Accept the root cause, answer {attempt}")
@@ -344,11 +349,15 @@ async def _trip_again(context: RecoveryContext, why: str) -> str:
 
 
 async def _end_quiet_period(context: RecoveryContext, epoch: int) -> None:
+    """Write OPEN, also where the quiet period's time has run out meanwhile: readers then say OPEN, but Redis does not."""
+    await context.breaker.end_quiet_period(
+        expected_epoch=epoch,
+        by="recovery watch",
+        event_id=derived_id("end of the watch", context.state.scope, str(epoch)),
+    )
     status = await context.breaker.get_status()
-    if status.state is State.QUIET_PERIOD:
-        await context.breaker.end_quiet_period(expected_epoch=epoch, by="recovery watch")
     await context.tick("watch", Tick.GREEN, "nothing red until its end")
-    await context.tick("verify-open", Tick.GREEN, "OPEN")
+    await context.tick("verify-open", Tick.GREEN, f"{status.state.value}, epoch {status.epoch}")
 
 
 def _write(path: Path, text: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,8 @@ from brokers.sweep import SweepResult
 from configuration.breakers import async_breaker_of, make_or_store_trip, requested_trip
 from configuration.settings import ConfigurationError, Settings
 from flows.kill_start import KillDisplay, KillStart, halt, sweep_and_flatten
+from ledger.configured import open_ready_ledger, open_spool
+from ledger.queries import Filter
 from ledger.spool import Spool
 from sandbox.child_process import free_port
 from sandbox.embedded_redis import EmbeddedRedis
@@ -25,6 +28,8 @@ from sandbox.exchange.scenario import parse
 from sandbox.exchange.server import PaperExchangeThread
 from tasks.kill.report import KillReport
 from tasks.kill.run import KillRun
+from tasks.kill.status import kill_status
+from tasks.recovery.conflicts import unfinished_kills
 from tests.helpers import PATIENCE, eventually
 
 BOOK = "[book]\norders = 4\npositions = 2\n"
@@ -150,6 +155,39 @@ async def test_without_the_word_nothing_is_cancelled(settings: Settings, venue: 
     assert (journal.shown, asked) == (["halted", "began", "done"], [4])
     assert run is not None and run.report is None
     assert venue.report()["open_orders"] == 4
+    status = kill_status(run)
+    assert (status.verdict, replace(status, over=True).verdict) == ("DECLINED", "DECLINED")
+    ledger = open_ready_ledger(settings)
+    rows = ledger.query(Filter(actions=("KILL_SWITCH_STARTED", "KILL_SWITCH_FINISHED"))).rows
+    ledger.close()
+    assert [(row.action, row.details.get("declined")) for row in rows] == [
+        ("KILL_SWITCH_FINISHED", True),
+        ("KILL_SWITCH_STARTED", None),
+    ]
+    assert unfinished_kills(rows) == []
+
+
+async def test_a_kill_that_breaks_off_at_the_question_has_ended_too(
+    settings: Settings, venue: PaperExchangeThread
+) -> None:
+    start, journal = start_of(settings), Journal(settings)
+
+    asked = asyncio.Event()
+
+    async def think(run: KillRun) -> bool:
+        asked.set()
+        return await asyncio.Event().wait()
+
+    halting = halt(start, way_of(settings), journal)
+    running = asyncio.create_task(sweep_and_flatten(settings, start, halting, journal, confirm=think))
+    await asyncio.wait_for(asked.wait(), PATIENCE)
+    running.cancel()  # as Ctrl-C does
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    open_spool(settings).drain(ledger := open_ready_ledger(settings))
+    rows = ledger.query(Filter(actions=("KILL_SWITCH_FINISHED",))).rows
+    ledger.close()
+    assert [row.details["declined"] for row in rows] == [True]
 
 
 async def test_an_adapter_that_is_missing_is_told_after_the_trip(

@@ -105,7 +105,7 @@ async def test_it_is_kept_for_people_before_they_are_asked(
         state = RecoveryState(incident_id=incident, scope="global", flow_run_id="a run")
         token = current_recovery.set(RecoveryContext(settings, client, None, None, state))  # type: ignore[arg-type]
         try:
-            gathered = await steps.gather_evidence.fn(round_=1)
+            gathered = (await steps.gather_evidence.fn(round_=1))["markdown"]
         finally:
             current_recovery.reset(token)
         kept = await read_evidence(client, incident)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
@@ -29,9 +30,11 @@ RUN = "6b7a6a4e-0000-4000-8000-000000000001"
 
 
 @asynccontextmanager
-async def desk_after_reset(settings: Settings, client: redis.Redis) -> AsyncIterator[RecoveryContext]:
-    """Of an incident that was tripped and reset a moment ago, without a quiet period."""
-    breaker = CircuitBreaker(client, quiet_period=0)
+async def desk_after_reset(
+    settings: Settings, client: redis.Redis, quiet_period: float = 0
+) -> AsyncIterator[RecoveryContext]:
+    """Of an incident that was tripped and reset a moment ago."""
+    breaker = CircuitBreaker(client, quiet_period=quiet_period)
     incident = breaker.trip("MANUAL", tripped_by="ada").incident_id
     breaker.reset(reset_by="cyd", reason="the cause was found and put right")
     asynchronous, patient = async_breaker_of(settings), Redis.from_url(settings.redis_url.get_secret_value())
@@ -111,3 +114,28 @@ async def test_promise_9_a_reset_past_what_is_pending_needs_an_override_whose_re
         rows = context.recorder.ledger.query(Filter(actions=("PENDING_EXIT_DROPPED",), incident_id=incident)).rows
         assert [(row.user_id, row.details["reason"]) for row in rows] == [("cyd", why)]
         assert context.state.item("position-sizes").tick is Tick.OVERRIDDEN
+
+
+async def test_an_item_whose_evidence_nobody_could_review_is_not_green(
+    configure: Configure, redis_client: redis.Redis
+) -> None:
+    async with desk_after_reset(configure(), redis_client) as context:
+        found = await steps.gather_evidence.fn(1)
+        for key in ("trip-reason", "anomalies", "logs"):
+            await steps.confirm.fn(key, "words", 1, "bob", found[key])
+        ticks = {key: context.state.item(key).tick for key in ("trip-reason", "anomalies", "logs")}
+        assert ticks == {"trip-reason": Tick.GREEN, "anomalies": Tick.YELLOW, "logs": Tick.YELLOW}
+        assert "no evidence was gathered" in context.state.item("logs").evidence
+
+
+async def test_the_watchs_end_is_written_down_though_the_quiet_period_ran_out_before(
+    configure: Configure, redis_client: redis.Redis
+) -> None:
+    settings = configure(recovery={"watch": 0.3, "watch_interval": 0.05})
+    async with desk_after_reset(settings, redis_client, quiet_period=0.05) as context:
+        reset = CircuitBreaker(redis_client).get_status()
+        assert reset.epoch is not None
+        assert await steps.watch.fn(1, 1.0, reset.epoch) is None
+        stored = json.loads(redis_client.get("circuit_breaker:state") or b"{}")
+        assert (stored["state"], stored["epoch"]) == ("OPEN", reset.epoch + 1), "what redis-cli GET shows"
+        assert context.state.item("verify-open").evidence == f"OPEN, epoch {reset.epoch + 1}"
