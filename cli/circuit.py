@@ -25,6 +25,9 @@ class Circuit(Protocol):
     def reset(self, ask: ResetOptions) -> Status:
         """Raises ResetRefused too, or what a console says of it."""
 
+    def watch(self, scope: str) -> None:
+        """See to it that the reset is watched; called once it is shown and in the audit log."""
+
     def pending_exits(self, scope: str) -> Reading:
         """What kill switches have left to be closed later; for `global` that of every scope."""
 

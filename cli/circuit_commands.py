@@ -110,6 +110,7 @@ def reset(
     circuit.record(scope)
     if not as_json:
         circuit_view.next_step("watch for five minutes; if anything looks wrong: make circuit-trip")
+    circuit.watch(scope)
 
 
 def _drop_pending(circuit: Circuit, before: Status, scope: str, why: str, operator: str | None) -> None:

@@ -44,6 +44,9 @@ class RemoteCircuit:
         say_who_acts(ask.operator)
         return self.console.reset(ask.scope, ask.reason, ask.override, ask.expected_epoch)
 
+    def watch(self, scope: str) -> None:
+        """The services of the console's hosts do so."""
+
     def pending_exits(self, scope: str) -> Reading:
         """Not told by the console's API; its pages show them."""
         return Reading()

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import socket
 import sys
+import time
 
+import typer
+
+from breaker.errors import BreakerError
 from breaker.state import Status
 from cli.options import ResetOptions
 from cli.person import Person, acting_person
 from configuration.breakers import async_breaker_of
+from configuration.login import login_name
 from configuration.settings import Settings
 from ledger.configured import open_ledger, open_ready_ledger, open_spool
 from ledger.errors import LedgerError, LedgerUnavailable
@@ -18,6 +25,14 @@ from ledger.recorder import Recorder
 from tasks.checks.measurement import Measurement
 from tasks.recovery.approval_rules import Approval
 from tasks.recovery.reset import ResetOutcome, ResetRequest, measure_for_reset, reset_breaker
+from tasks.recovery.watch import WatchEnd, Watcher, needs_a_watcher, reset_to_watch, watch_reset
+
+WATCHED_WITHIN = 3.0
+"""Seconds in which a service, which looks every second, begins to watch."""
+
+
+class ResetTrippedAgain(BreakerError):
+    """The watch after the reset found something red, and halted."""
 
 
 def reset_here(settings: Settings, ask: ResetOptions) -> Status:
@@ -59,6 +74,44 @@ async def _reset(settings: Settings, ask: ResetOptions, person: Person, recorder
         return await reset_breaker(settings, breaker, request, measure, record)
     finally:
         await breaker.close()
+
+
+def watch_here(settings: Settings, scope: str) -> None:
+    """See to it that the reset is watched: by a service that does so within `WATCHED_WITHIN` seconds, or else here.
+
+    Raises ResetTrippedAgain, and BreakerUnavailable or RedisRefused where Redis can't be told of what was seen.
+    """
+    end = asyncio.run(_watch(settings, scope))
+    if end is not None and end.why:
+        raise ResetTrippedAgain(f"tripped again: {end.why}")
+    if end is not None:
+        typer.echo(f"breaker: nothing red: {end}", err=True)
+
+
+async def _watch(settings: Settings, scope: str) -> WatchEnd | None:
+    breaker, ledger = async_breaker_of(settings, scope), _ledger(settings)
+    recorder = Recorder(ledger, open_spool(settings))
+
+    async def record(made: AuditRecord) -> None:
+        await asyncio.to_thread(recorder.record, made)
+
+    try:
+        reset = await reset_to_watch(breaker)
+        if reset is None:
+            return None  # it is over already
+        give_up = time.monotonic() + WATCHED_WITHIN
+        while await needs_a_watcher(settings, reset):
+            if time.monotonic() > give_up:
+                minutes = f"{settings.recovery.watch:g} s; leaving (Ctrl-C) ends the watch, not the reset"
+                typer.echo(f"breaker: no service watches this reset, so it is watched here for {minutes}", err=True)
+                holder = f"{login_name()} on {socket.gethostname()}, process {os.getpid()}"
+                return await watch_reset(settings, breaker, reset, holder, record, Watcher())
+            await asyncio.sleep(0.2)
+        typer.echo("breaker: the reset is watched by the services; anything red trips again", err=True)
+        return None
+    finally:
+        await breaker.close()
+        ledger.close()
 
 
 def _ledger(settings: Settings) -> Ledger:

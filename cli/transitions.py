@@ -61,6 +61,11 @@ class LocalCircuit:
         make_pending_trips(self._settings)
         return reset_here(self._settings, ask)
 
+    def watch(self, scope: str) -> None:
+        from cli.reset import watch_here  # noqa: PLC0415
+
+        watch_here(self._settings, scope)
+
     def pending_exits(self, scope: str) -> Reading:
         reading = read_pending_exits(self._settings)
         return reading if scope == GLOBAL else replace(reading, exits=reading.of_scope(scope))

@@ -1,7 +1,7 @@
 """Serve every deployment in one process, without a work pool: kill, resume, recovery, verification, drill.
 
 `python -m services.serve`. A trip from any place starts its recovery: the trip watch in here announces it, and the
-recovery's deployment is triggered by that event.
+recovery's deployment is triggered by that event. A reset from any place is watched, here unless its recovery does.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from flows.health_verification import health_verification
 from flows.kill_switch import kill_switch
 from flows.recovery import recovery
 from flows.resume import resume
+from services.reset_watch import ResetWatch
 from services.trip_watch import TripWatch
 from tasks.trip_announcement import TRIPPED
 
@@ -81,15 +82,17 @@ async def deployments() -> list[RunnerDeployment]:
 
 
 async def _serve() -> None:
-    watch = TripWatch(load_settings())
-    watch.start()
+    watches = (TripWatch(load_settings()), ResetWatch(load_settings()))
+    for watch in watches:
+        watch.start()
     # A form that was answered, or a trip, should not wait ten seconds for the next look.
     pace = {} if "PREFECT_RUNNER_POLL_FREQUENCY" in os.environ else {PREFECT_RUNNER_POLL_FREQUENCY: 1}
     try:
         with temporary_settings(updates=pace):
             await aserve(*await deployments())
     finally:
-        watch.stop()
+        for watch in watches:
+            watch.stop()
 
 
 def main() -> int:

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
@@ -19,8 +20,7 @@ from prefect.tasks import Task
 
 from breaker.atomic_file import write_atomically
 from breaker.errors import BreakerError
-from breaker.state import State, Status
-from breaker.trip_reasons import TripReason
+from breaker.state import State
 from configuration.redis_clients import redis_client
 from ledger.outbox import drain_outbox
 from ledger.queries import Filter
@@ -36,10 +36,10 @@ from tasks.recovery.conflicts import find_conflicts
 from tasks.recovery.context import RecoveryContext, current_recovery
 from tasks.recovery.evidence_gathering import gather_evidence as gather
 from tasks.recovery.evidence_store import keep_evidence
-from tasks.recovery.gate_probe import GateProbe
 from tasks.recovery.report import ReportSource, incident_report
 from tasks.recovery.reset import ResetRequest, measure_for_reset, reset_breaker
 from tasks.recovery.state import Tick
+from tasks.recovery.watch import WatchedReset, Watcher, reset_at_epoch, watch_reset
 
 LEDGER_WAIT = 30.0
 """Seconds for which the ledger is asked for the entry of the reset."""
@@ -285,39 +285,40 @@ def _reset_row(context: RecoveryContext, epoch: int) -> int | None:
 
 @_step("Watch", run_name="5.4 Monitor for {minutes:g} minutes for any issues, round {round_}", timeout=90_000)
 async def watch(round_: int, minutes: float, epoch: int) -> str | None:
-    """Watch until the time since the reset has passed. None if all went well, else why it was tripped again.
+    """None if the watch ended well, else why it was tripped again.
 
-    Any red measurement trips at once. Begun again after a crash, it watches what is left of the time.
+    Whoever began to watch this reset first goes on with it; this waits for that end then. Begun again after a crash, it
+    watches what is left of the time.
     """
     context = current_recovery.get()
     await context.update(phase="watching")
-    with GateProbe(context.settings, context.state.scope) as gate:
-        return await _watch_to_its_end(context, gate, epoch)
+    state = context.state
+    reset = await reset_at_epoch(context.breaker, epoch) or WatchedReset(
+        state.scope, epoch, state.incident_id, frozenset()
+    )
+    holder = f"recovery {state.flow_run_id}"
+    end = await watch_reset(context.settings, context.breaker, reset, holder, context.keep, _TickingWatcher(context))
+    if end.why:
+        await context.tick("watch", Tick.RED, end.why)
+        return end.why
+    status = await context.breaker.get_status()
+    await context.tick("watch", Tick.GREEN, f"nothing red: {end}", at=end.ended)
+    await context.tick("verify-open", Tick.GREEN, f"{status.state.value}, epoch {status.epoch}")
+    return None
 
 
-async def _watch_to_its_end(context: RecoveryContext, gate: GateProbe, epoch: int) -> str | None:
-    settings = context.settings.recovery
-    while True:
-        status = await context.breaker.get_status()
-        if status.state is State.TRIPPED:
-            return f"tripped by {status.tripped_by}: {status.trip_reason}"
-        if status.state is State.UNKNOWN:
-            return await _trip_again(context, f"the breaker's state can't be told: {status.problem}")
-        measured = [
-            *await conditions.measure_conditions(context.settings, context.state.scope),
-            *await system.measure_health(context.settings),
-        ]
-        await context.tick_measured(measured)
-        admitted = await gate.measure()
-        red = [measurement for measurement in (*measured, admitted) if measurement.colour is Colour.RED]
-        if red:
-            return await _trip_again(context, "; ".join(f"{m.name} is {m.value}, limit {m.limit}" for m in red))
-        left = _seconds_left(status, settings.watch)
-        if left <= 0:
-            await _end_quiet_period(context, epoch)
-            return None
-        await context.tick("watch", Tick.WORKING, f"{left:.0f} s left, nothing red; gate: {admitted.value}")
-        await asyncio.sleep(min(settings.watch_interval, left))
+@dataclass(frozen=True, slots=True)
+class _TickingWatcher(Watcher):
+    context: RecoveryContext
+
+    async def measured(self, measurements: Sequence[Measurement]) -> None:
+        state = self.context.state
+        gone_past = [key for key, item in state.items.items() if item.tick is Tick.OVERRIDDEN]
+        await self.context.tick_measured([one for one in measurements if one.name.partition("/")[0] not in gone_past])
+
+    async def goes_on(self, left: float, holder: str, gate: str) -> None:
+        told = f"{left:.0f} s left, nothing red; gate: {gate}" if gate else f"{left:.0f} s left, watched by {holder}"
+        await self.context.tick("watch", Tick.WORKING, told)
 
 
 @_step("Reopen the checklist", run_name="Reopen the checklist after round {round_}")
@@ -326,38 +327,6 @@ async def reopen(round_: int, why: str) -> None:
     context = current_recovery.get()
     await context.record("RECOVERY_REOPENED", {"why": why}, once=str(round_))
     await context.update(items={}, phase="reopened", problem=f"Reopened: {why}", author="", round=round_ + 1)
-
-
-def _seconds_left(status: Status, watch_for: float) -> float:
-    """By Redis's clock, on which the reset is dated too."""
-    if status.reset_at is None or status.as_of is None:
-        return watch_for
-    return watch_for - (status.as_of - status.reset_at).total_seconds()
-
-
-async def _trip_again(context: RecoveryContext, why: str) -> str:
-    """Raises BreakerUnavailable when Redis can't be told: nobody is to believe in a trip that was not made."""
-    # The quiet period may be over by now, and a trip of an open breaker would begin an incident with its own recovery.
-    await context.breaker.trip(
-        TripReason.WATCH_FAILED,
-        details={"red": why},
-        tripped_by="recovery watch",
-        incident_id=context.state.incident_id,
-    )
-    await context.tick("watch", Tick.RED, why)
-    return why
-
-
-async def _end_quiet_period(context: RecoveryContext, epoch: int) -> None:
-    """Write OPEN, also where the quiet period's time has run out meanwhile: readers then say OPEN, but Redis does not."""
-    await context.breaker.end_quiet_period(
-        expected_epoch=epoch,
-        by="recovery watch",
-        event_id=derived_id("end of the watch", context.state.scope, str(epoch)),
-    )
-    status = await context.breaker.get_status()
-    await context.tick("watch", Tick.GREEN, "nothing red until its end")
-    await context.tick("verify-open", Tick.GREEN, f"{status.state.value}, epoch {status.epoch}")
 
 
 def _write(path: Path, text: str) -> None:

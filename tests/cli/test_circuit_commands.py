@@ -34,13 +34,16 @@ def test_a_whole_day(configured: redis.Redis, breaker_cli: RunCli) -> None:
     reset = breaker_cli("reset", "--reason", GOOD_REASON, "--acknowledge", "--operator", "bob")
     assert reset.returncode == 0, reset.stderr
     assert "QUIET_PERIOD" in reset.stdout
+    assert "no service watches this reset, so it is watched here for 0.3 s" in reset.stderr
+    assert "nothing red: watched from" in reset.stderr
+    assert state_of(configured) == "OPEN", "the runbook's *Verify state is OPEN*, by redis-cli GET"
 
     history = breaker_cli("history", "--json")
     events = [json.loads(line) for line in history.stdout.splitlines()]
-    assert [event["transition"] for event in events] == ["RESET", "TRIP", "INITIALIZE"]
-    assert (events[0]["by"], events[0]["details"]) == (login_name(), {"claimed": "bob"})
-    assert events[1]["details"] == {"operator": "ada", "reason": "prices look wrong", "login": login_name()}
-    assert {event["source"] for event in events} == {"cli"}
+    assert [event["transition"] for event in events] == ["QUIET_PERIOD_END", "RESET", "TRIP", "INITIALIZE"]
+    assert (events[1]["by"], events[1]["details"]) == (login_name(), {"claimed": "bob"})
+    assert events[2]["details"] == {"operator": "ada", "reason": "prices look wrong", "login": login_name()}
+    assert {event["source"] for event in events[1:]} == {"cli"}
 
 
 def test_a_history_with_foreign_members_shows_the_rest_and_names_them(

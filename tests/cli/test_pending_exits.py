@@ -72,7 +72,7 @@ def test_promise_9_a_reset_asks_about_it_and_drops_it_with_a_reason(
 
     dropped = breaker_cli(*RESET, "--override", why)
     assert dropped.returncode == 0, dropped.stderr
-    assert state_of(configured) == "QUIET_PERIOD" and configured.hlen(KEY) == 0
+    assert state_of(configured) == "OPEN" and configured.hlen(KEY) == 0
     (row,) = rows(breaker_cli, "--action", "PENDING_EXIT_DROPPED")
     details = cast("dict[str, str]", row["details"])
     assert (details["symbol"], details["reason"], row["user_id"]) == ("MSFT", why, login_name())

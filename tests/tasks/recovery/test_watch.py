@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from decimal import Decimal
+from typing import Any
 
 import redis
 from prefect.settings import PREFECT_API_URL, temporary_settings
@@ -17,6 +20,7 @@ from configuration.breakers import async_breaker_of
 from configuration.settings import Settings
 from ledger.configured import open_ready_ledger, open_spool
 from ledger.queries import Filter
+from ledger.record import AuditRecord
 from ledger.recorder import Recorder
 from sandbox.child_process import free_port
 from tasks.kill.pending_exit_store import open_pending_exits
@@ -24,6 +28,8 @@ from tasks.kill.pending_exits import AccountExits, PendingExit
 from tasks.recovery import steps
 from tasks.recovery.context import RecoveryContext, current_recovery
 from tasks.recovery.state import RecoveryState, Tick
+from tasks.recovery.watch import WatchEnd, Watcher, reset_to_watch, watch_reset
+from tests.helpers import eventually
 from tests.tasks.recovery.conftest import Configure
 
 RUN = "6b7a6a4e-0000-4000-8000-000000000001"
@@ -139,3 +145,83 @@ async def test_the_watchs_end_is_written_down_though_the_quiet_period_ran_out_be
         stored = json.loads(redis_client.get("circuit_breaker:state") or b"{}")
         assert (stored["state"], stored["epoch"]) == ("OPEN", reset.epoch + 1), "what redis-cli GET shows"
         assert context.state.item("verify-open").evidence == f"OPEN, epoch {reset.epoch + 1}"
+
+
+async def watch_once(settings: Settings, client: redis.Redis, holder: str, watcher: Watcher | None = None) -> WatchEnd:
+    """As a service does, or somebody at the command line; `client` is only there to say which Redis."""
+    breaker, ledger = async_breaker_of(settings), open_ready_ledger(settings)
+    recorder = Recorder(ledger, open_spool(settings))
+    try:
+        reset = await reset_to_watch(breaker)
+        assert reset is not None
+
+        async def record(made: AuditRecord) -> None:
+            await asyncio.to_thread(recorder.record, made)
+
+        return await watch_reset(settings, breaker, reset, holder, record, watcher or Watcher())
+    finally:
+        await breaker.close()
+        ledger.close()
+
+
+async def test_a_watch_counts_from_its_own_beginning_and_the_recovery_says_when_that_was(
+    configure: Configure, redis_client: redis.Redis
+) -> None:
+    settings = configure(recovery={"watch": 0.6, "watch_interval": 0.05})
+    async with desk_after_reset(settings, redis_client, quiet_period=0.05) as context:
+        await asyncio.sleep(0.7)  # reset in the console; its recovery is answered later
+        reset = CircuitBreaker(redis_client).get_status()
+        begun = datetime.now(UTC)
+        assert await steps.watch.fn(1, 1.0, reset.epoch or 0) is None
+        assert (datetime.now(UTC) - begun).total_seconds() >= 0.6, "a tick is no watch"
+        (row,) = context.recorder.ledger.query(Filter(actions=("RESET_WATCH_ENDED",))).rows
+        assert row.details["tripped_again"] == "" and row.details["epoch"] == reset.epoch
+        ticked = context.state.item("watch")
+        assert ticked.tick is Tick.GREEN and f"watched from {row.details['began'][11:19]} to" in ticked.evidence
+        assert datetime.fromisoformat(ticked.at) >= begun
+
+
+async def test_one_watches_and_the_other_takes_its_word(configure: Configure, redis_client: redis.Redis) -> None:
+    settings = configure(recovery={"watch": 0.6, "watch_interval": 0.05})
+    async with desk_after_reset(settings, redis_client, quiet_period=60) as context:
+        epoch = CircuitBreaker(redis_client).get_status().epoch or 0
+        service = asyncio.create_task(watch_once(settings, redis_client, "services on a"))
+        await asyncio.to_thread(eventually, lambda: redis_client.exists("circuit_breaker:reset_watch"))
+        assert await steps.watch.fn(1, 1.0, epoch) is None
+        assert "by services on a" in context.state.item("watch").evidence
+        assert (await service).why == ""
+        started = context.recorder.ledger.query(Filter(actions=("RESET_WATCH_STARTED",))).rows
+        assert [row.user_id for row in started] == ["services on a"]
+        assert await reset_to_watch(context.breaker) is None, "the newest transition is the quiet period's end"
+
+
+async def test_what_an_override_went_past_does_not_trip_again_and_everything_else_does(
+    configure: Configure, redis_client: redis.Redis
+) -> None:
+    settings = configure(recovery={"watch": 0.3, "watch_interval": 0.05})
+    for red, again in ((["drawdown"], False), (["api-errors"], True)):
+        redis_client.flushall()
+        breaker = CircuitBreaker(redis_client)
+        breaker.trip("MANUAL", tripped_by="ada")
+        redis_client.hset("circuit_breaker:equity", mapping={"equity": "90", "high_water": "100", "measured_at": 9e15})
+        breaker.reset("cyd", "the loss is booked and known", details={"red": red})
+        end = await watch_once(settings, redis_client, "services on a")
+        assert ("drawdown is 10" in end.why) is again
+        assert breaker.get_state().value == ("TRIPPED" if again else "OPEN")
+
+
+async def test_a_watch_with_a_hole_in_it_is_begun_anew(configure: Configure, redis_client: redis.Redis) -> None:
+    settings = configure(recovery={"watch": 0.4, "watch_interval": 0.05})
+    async with desk_after_reset(settings, redis_client, quiet_period=60):
+        epoch, now = CircuitBreaker(redis_client).get_status().epoch, time.time() * 1000
+        lost: dict[Any, Any] = {
+            "epoch": epoch or 0,
+            "holder": "gone",
+            "began": int(now - 90_000),
+            "seen": int(now - 40_000),
+            "ended": "",
+        }
+        redis_client.hset("circuit_breaker:reset_watch", mapping=lost)
+        begun = time.monotonic()
+        end = await watch_once(settings, redis_client, "services on b")
+        assert (end.why, end.holder) == ("", "services on b") and time.monotonic() - begun >= 0.4

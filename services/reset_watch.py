@@ -1,0 +1,97 @@
+"""Watch after every reset, whoever made it: what no recovery watches is watched here, and tripped again when red."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import threading
+from contextlib import closing
+
+import structlog
+
+from breaker.keys import GLOBAL
+from configuration.breakers import async_breaker_of
+from configuration.redis_clients import redis_client
+from configuration.settings import Settings
+from ledger.configured import open_ready_ledger, open_spool
+from ledger.outbox import known_scopes
+from ledger.record import AuditRecord
+from ledger.recorder import Recorder
+from services.outage_log import OutageLog
+from tasks.recovery.watch import WatchedReset, Watcher, needs_a_watcher, reset_to_watch, watch_reset
+
+EVERY = 1.0
+"""Seconds between two looks for a reset; one costs two commands per breaker."""
+SCOPES_EVERY = 30
+"""Looks between two readings of which breakers there are."""
+
+log = structlog.get_logger(__name__)
+
+
+class ResetWatch(threading.Thread):
+    """Runs until `stop`. Outlives outages of Redis and database; says when each begins and ends."""
+
+    def __init__(self, settings: Settings) -> None:
+        super().__init__(name="reset watch", daemon=True)
+        self._settings = settings
+        self._stop_asked = threading.Event()
+        self._outages = OutageLog("reset watch")
+        self._holder = f"services on {socket.gethostname()}"
+
+    def stop(self) -> None:
+        self._stop_asked.set()
+        self.join(5)
+
+    def run(self) -> None:
+        asyncio.run(self._run())
+
+    async def _run(self) -> None:
+        scopes: tuple[str, ...] = (GLOBAL,)
+        watching: dict[str, asyncio.Task[None]] = {}
+        looks = 0
+        while not await asyncio.to_thread(self._stop_asked.wait, EVERY):
+            try:
+                if looks % SCOPES_EVERY == 0:
+                    scopes = await asyncio.to_thread(self._scopes)
+                looks += 1
+                for scope in scopes:
+                    if scope in watching and not watching[scope].done():
+                        continue
+                    if (task := watching.pop(scope, None)) is not None:
+                        task.result()
+                    if (reset := await self._unwatched(scope)) is not None:
+                        watching[scope] = asyncio.create_task(self._watch(reset))
+                self._outages.note("resets", None)
+            except Exception as error:  # whatever one watch fails with must not be the end of every other
+                self._outages.note("resets", error)
+        for task in watching.values():
+            task.cancel()
+        await asyncio.gather(*watching.values(), return_exceptions=True)
+
+    def _scopes(self) -> tuple[str, ...]:
+        with closing(redis_client(self._settings)) as redis, closing(open_ready_ledger(self._settings)) as ledger:
+            return known_scopes(redis, ledger, timeout=self._settings.redis_timeout)
+
+    async def _unwatched(self, scope: str) -> WatchedReset | None:
+        breaker = async_breaker_of(self._settings, scope)
+        try:
+            reset = await reset_to_watch(breaker)
+        finally:
+            await breaker.close()
+        return reset if reset is not None and await needs_a_watcher(self._settings, reset) else None
+
+    async def _watch(self, reset: WatchedReset) -> None:
+        breaker = async_breaker_of(self._settings, reset.scope)
+        ledger = await asyncio.to_thread(open_ready_ledger, self._settings)
+        recorder = Recorder(ledger, open_spool(self._settings))
+
+        async def record(made: AuditRecord) -> None:
+            await asyncio.to_thread(recorder.record, made)
+
+        log.info("watching a reset", scope=reset.scope, epoch=reset.epoch)
+        try:
+            end = await watch_reset(self._settings, breaker, reset, self._holder, record, Watcher())
+            log.info("watched a reset", scope=reset.scope, epoch=reset.epoch, tripped_again=end.why)
+        finally:
+            await breaker.close()
+            ledger.close()

@@ -1,0 +1,267 @@
+"""Watch conditions after a reset, wherever it came from, and trip again on anything red (runbook, *Reset and Verify*).
+
+One watcher at a time: a recovery's flow, a service or a command claims the reset in Redis, and shows there that it is
+still at it. A watch counts from its own beginning, not from the reset; one that nobody carried on for `HOLE` seconds
+has to be begun anew. What an override went past does not trip again; what else is red does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from breaker import AsyncCircuitBreaker
+from breaker.errors import StateConflict
+from breaker.events import Transition, TransitionEvent
+from breaker.keys import Keys
+from breaker.state import State
+from breaker.trip_reasons import TripReason
+from configuration.settings import Settings
+from ledger.record import FAILED, OK, AuditRecord, derived_id
+from tasks.checks import conditions, system
+from tasks.checks.measurement import Measurement
+from tasks.checks.probe import RedisReader, redis_reader
+from tasks.recovery.approval_rules import red_of
+from tasks.recovery.gate_probe import GateProbe
+
+HOLE = 30.0
+"""Seconds without a sign of life after which nobody watches any more."""
+LATE = 3_600.0
+"""Seconds after which a reset that nobody has watched is nobody's to watch any more."""
+BY = "recovery watch"
+STARTED = "RESET_WATCH_STARTED"
+ENDED = "RESET_WATCH_ENDED"
+
+_CLAIM = """
+local clock = redis.call('TIME')
+local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
+local epoch, holder, began, seen, ended = unpack(
+  redis.call('HMGET', KEYS[1], 'epoch', 'holder', 'began', 'seen', 'ended'))
+if epoch == ARGV[1] then
+  if ended ~= '' then return {holder, began, ended} end
+  if now - seen < tonumber(ARGV[3]) then
+    if holder == ARGV[2] then redis.call('HSET', KEYS[1], 'seen', now) end
+    return {holder, began, '', tostring(now)}
+  end
+end
+redis.call('HSET', KEYS[1], 'epoch', ARGV[1], 'holder', ARGV[2], 'began', now, 'seen', now, 'ended', '')
+return {ARGV[2], tostring(now), '', tostring(now)}
+"""
+_END = """
+if redis.call('HGET', KEYS[1], 'epoch') ~= ARGV[1] or redis.call('HGET', KEYS[1], 'holder') ~= ARGV[2] then return 0 end
+local clock = redis.call('TIME')
+redis.call('HSET', KEYS[1], 'ended', clock[1] * 1000 + math.floor(clock[2] / 1000))
+return 1
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class WatchedReset:
+    """A reset that is to be watched, as the breaker's history has it."""
+
+    scope: str
+    epoch: int
+    incident_id: str | None
+    overridden: frozenset[str]
+    """Names of measurements that were red when it was decided."""
+
+    @classmethod
+    def of(cls, event: TransitionEvent) -> WatchedReset:
+        red = event.details.get("red")
+        names = frozenset(str(name) for name in red) if isinstance(red, list) else frozenset()
+        return cls(event.scope, event.epoch, event.incident_id, names)
+
+
+@dataclass(frozen=True, slots=True)
+class WatchEnd:
+    """`why` it was tripped again; empty when all went well from `began` to `ended`."""
+
+    why: str
+    holder: str
+    began: datetime
+    ended: datetime
+
+    def __str__(self) -> str:
+        return f"watched from {self.began:%H:%M:%S} to {self.ended:%H:%M:%S} UTC by {self.holder}"
+
+
+@dataclass(frozen=True, slots=True)
+class _Claim:
+    holder: str
+    began: datetime
+    ended: datetime | None
+    now: datetime | None
+
+
+class Watcher:
+    """What somebody who watches is told on the way: nothing, but for what is overridden."""
+
+    async def measured(self, measurements: Sequence[Measurement]) -> None: ...
+
+    async def goes_on(self, left: float, holder: str, gate: str) -> None:
+        """`left` seconds are to be watched yet; `gate` is what a gate said, where it is this watcher that asks."""
+
+
+async def reset_to_watch(breaker: AsyncCircuitBreaker, now: datetime | None = None) -> WatchedReset | None:
+    """The breaker's newest transition, if it is a reset that may still have to be watched. Raises what Redis's does."""
+    events = await breaker.get_history(1)
+    if not events or events[0].transition is not Transition.RESET:
+        return None
+    age = ((now or datetime.now(UTC)) - events[0].at).total_seconds()
+    return WatchedReset.of(events[0]) if age < LATE else None
+
+
+async def needs_a_watcher(settings: Settings, reset: WatchedReset) -> bool:
+    """Whether nobody watches it, nor has. Raises what Redis's does."""
+    key = Keys.of(reset.scope).key("reset_watch")
+    async with redis_reader(settings) as redis:
+        now = await redis.now() // 1000
+        ((epoch, seen, ended),) = await redis.ask(f"read {key}", ("HMGET", key, "epoch", "seen", "ended"))
+    if epoch is None or int(epoch) != reset.epoch:
+        return True
+    return not ended and now - int(seen) >= HOLE * 1000
+
+
+async def reset_at_epoch(breaker: AsyncCircuitBreaker, epoch: int) -> WatchedReset | None:
+    """The reset of that epoch, while the history still has it among its newest."""
+    events = await breaker.get_history(20)
+    found = (event for event in events if event.transition is Transition.RESET and event.epoch == epoch)
+    return next((WatchedReset.of(event) for event in found), None)
+
+
+async def watch_reset(
+    settings: Settings,
+    breaker: AsyncCircuitBreaker,
+    reset: WatchedReset,
+    holder: str,
+    record: Callable[[AuditRecord], Awaitable[None]],
+    watcher: Watcher,
+) -> WatchEnd:
+    """Watch until the time is over, or until something is red, which trips at once; while another one watches, wait.
+
+    Raises BreakerUnavailable when Redis can't be told: nobody is to believe in a trip that was not made.
+    """
+    with GateProbe(settings, reset.scope) as gate:
+        async with redis_reader(settings) as redis:
+            return await _Watch(settings, breaker, reset, holder, record, watcher, redis, gate).run()
+
+
+@dataclass(slots=True)
+class _Watch:
+    settings: Settings
+    breaker: AsyncCircuitBreaker
+    reset: WatchedReset
+    holder: str
+    record: Callable[[AuditRecord], Awaitable[None]]
+    watcher: Watcher
+    redis: RedisReader
+    gate: GateProbe
+
+    async def run(self) -> WatchEnd:
+        limits = self.settings.recovery
+        begun: datetime | None = None
+        while True:
+            claim = await self._claim()
+            why = await self._why_over()
+            if claim.ended is not None:
+                return WatchEnd(why, claim.holder, claim.began, claim.ended)
+            now = claim.now or claim.began
+            if why:
+                return WatchEnd(why, claim.holder, claim.began, now)
+            mine = claim.holder == self.holder
+            if mine and claim.began != begun:
+                begun = claim.began
+                await self._tell(STARTED, claim, {}, once=claim.began.isoformat())
+            left = limits.watch - (now - claim.began).total_seconds()
+            if not mine:
+                await self.watcher.goes_on(max(left, 0.0), claim.holder, "")
+                await asyncio.sleep(min(limits.watch_interval, 1.0))
+                continue
+            red, admitted = await self._measure()
+            if red:
+                why = "; ".join(f"{one.name} is {one.value}, limit {one.limit}" for one in red)
+                return await self._trip_again(claim, why)
+            if left <= 0:
+                return await self._end_well(claim)
+            await self.watcher.goes_on(left, claim.holder, admitted)
+            await asyncio.sleep(min(limits.watch_interval, left))
+
+    async def _measure(self) -> tuple[list[Measurement], str]:
+        """What is red and was not gone past at the reset; and what the gate says."""
+        measured = [
+            *await conditions.measure_conditions(self.settings, self.reset.scope),
+            *await system.measure_health(self.settings),
+        ]
+        await self.watcher.measured(measured)
+        admitted = await self.gate.measure()
+        red = [one for one in red_of([*measured, admitted]) if one.name not in self.reset.overridden]
+        return red, admitted.value
+
+    async def _why_over(self) -> str:
+        """Why there is nothing to watch any more; empty if there is, or if the watch has come to its good end."""
+        status = await self.breaker.get_status()
+        if status.state is State.TRIPPED:
+            return f"tripped by {status.tripped_by}: {status.trip_reason}"
+        if status.state is State.UNKNOWN:
+            why = f"the breaker's state can't be told: {status.problem}"
+            await self._trip(why)
+            return why
+        if status.epoch is not None and status.epoch > self.reset.epoch + 1:
+            return f"there was another transition meanwhile: {status.state.value}, epoch {status.epoch}"
+        return ""
+
+    async def _trip(self, why: str) -> None:
+        # The quiet period may be over by now; a trip of an open breaker would begin an incident with its own recovery.
+        await self.breaker.trip(
+            TripReason.WATCH_FAILED, details={"red": why}, tripped_by=BY, incident_id=self.reset.incident_id
+        )
+
+    async def _trip_again(self, claim: _Claim, why: str) -> WatchEnd:
+        await self._trip(why)
+        return await self._over(claim, why)
+
+    async def _end_well(self, claim: _Claim) -> WatchEnd:
+        """Write OPEN, also where the quiet period's time ran out before: readers say OPEN then, but Redis does not."""
+        identity = derived_id(ENDED, self.reset.scope, str(self.reset.epoch))
+        try:
+            await self.breaker.end_quiet_period(expected_epoch=self.reset.epoch, by=BY, event_id=identity)
+        except StateConflict:
+            status = await self.breaker.get_status()
+            if (status.state, status.epoch) != (State.OPEN, self.reset.epoch):  # there was no quiet period to end
+                return await self._over(claim, await self._why_over() or f"the state is {status.state.value}")
+        return await self._over(claim, "")
+
+    async def _over(self, claim: _Claim, why: str) -> WatchEnd:
+        now = datetime.fromtimestamp(await self.redis.now() / 1_000_000, UTC)
+        details = {"began": claim.began.isoformat(), "ended": now.isoformat(), "tripped_again": why}
+        await self._tell(ENDED, claim, details, once="", outcome=FAILED if why else OK)
+        key = Keys.of(self.reset.scope).key("reset_watch")
+        await self.redis.ask(f"end the watch in {key}", ("EVAL", _END, 1, key, self.reset.epoch, self.holder))
+        return WatchEnd(why, claim.holder, claim.began, now)
+
+    async def _claim(self) -> _Claim:
+        key = Keys.of(self.reset.scope).key("reset_watch")
+        asked = ("EVAL", _CLAIM, 1, key, self.reset.epoch, self.holder, round(HOLE * 1000))
+        ((holder, began, ended, *now),) = await self.redis.ask(f"claim the watch in {key}", asked)
+        seen = _moment(now[0]) if now else None
+        return _Claim(holder.decode(), _moment(began), _moment(ended) if ended else None, seen)
+
+    async def _tell(self, action: str, claim: _Claim, details: dict[str, str], *, once: str, outcome: str = OK) -> None:
+        await self.record(
+            AuditRecord(
+                action=action,
+                source="watch",
+                id=derived_id(action, self.reset.scope, str(self.reset.epoch), once),
+                user_id=claim.holder,
+                details={"epoch": self.reset.epoch, "watch": self.settings.recovery.watch, **details},
+                scope=self.reset.scope,
+                incident_id=self.reset.incident_id,
+                outcome=outcome,
+            )
+        )
+
+
+def _moment(milliseconds: bytes) -> datetime:
+    return datetime.fromtimestamp(int(milliseconds) / 1000, UTC)
