@@ -24,6 +24,7 @@ from configuration.settings import AccountSettings, RecoverySettings, Settings
 from tasks.checks.measurement import Colour, Measurement, worst
 from tasks.checks.pending_exits import measure_pending_exits
 from tasks.checks.probe import NEAR, Probe, RedisReader, judge, measure_within, redis_reader
+from tasks.checks.unclosed import measure_unclosed
 
 API_ERROR_WINDOW = 300
 """Seconds (runbook, *Automatic Trips*: more than 10 in 5 minutes; *Recovery Checklist*: none in the last 5)."""
@@ -44,6 +45,7 @@ async def measure_conditions(settings: Settings, scope: str = GLOBAL) -> list[Me
             measure_drawdown(settings, scope),
             *measure_positions(settings, scope),
             measure_pending_exits(settings, scope),
+            measure_unclosed(settings, scope),
             measure_api_errors(settings, scope),
             measure_redis(settings),
             measure_database(settings),

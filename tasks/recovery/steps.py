@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
@@ -27,6 +27,7 @@ from ledger.queries import Filter
 from ledger.record import DENIED, FAILED, derived_id
 from tasks.checks import conditions, system
 from tasks.checks.measurement import Colour, Measurement, worst
+from tasks.kill.pending_exit_store import read_pending_exits
 from tasks.notification import Notification, NotificationKind
 from tasks.notify import notify
 from tasks.recovery.approval_rules import Approval, RootCause, refuse_root_cause
@@ -156,12 +157,30 @@ async def notify_people(round_: int, kind: str, title: str, body: str, critical:
         severity="critical" if critical else "info",
         link=link,
     )
+    if note.kind is NotificationKind.RECOVERED:
+        note = await _not_over_while_pending(context, note)
     undelivered = "; ".join(str(failure) for failure in await notify(context.settings, note))
     if note.kind is NotificationKind.WAITING:
         told = context.settings.notifications.any_channel
         missing = undelivered or ("" if told else "no channel is configured in [notifications]: tell people yourself")
         await context.tick("notify", Tick.YELLOW if missing else Tick.GREEN, missing or "delivered")
     return undelivered
+
+
+async def _not_over_while_pending(context: RecoveryContext, recovered: Notification) -> Notification:
+    """Trading may go on with something still to be closed, of another breaker say; the page stays open then."""
+    left = await asyncio.to_thread(read_pending_exits, context.settings)
+    open_ = [each.what for each in left.exits if each.incident_id == recovered.incident_id]
+    if not open_ and not left.problems:
+        return recovered
+    what = "; ".join([*open_, *left.problems])
+    return replace(
+        recovered,
+        kind=NotificationKind.STUCK,
+        title="Recovered, but not everything is closed",
+        body=f"{recovered.body}. Still to be closed: {what}. Resolve this yourself when it is.",
+        severity="critical",
+    )
 
 
 @_step("Write the incident report", run_name="4.2 Document root cause in incident report, round {round_}, {stage}")

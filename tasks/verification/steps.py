@@ -33,6 +33,7 @@ from tasks.checks.stores import (
 from tasks.markdown import cell
 from tasks.verification import recoveries
 from tasks.verification.last_result import LastVerification
+from tasks.verification.resets import check_resets
 
 ARTIFACT = "health-verification"
 CHECK_LIMIT = 30.0
@@ -101,6 +102,11 @@ async def verify_chain() -> list[Measurement]:
     return [await asyncio.to_thread(check_chain, run.stores, whole=run.walks)]
 
 
+@_check("Resets were decided")
+async def verify_resets() -> list[Measurement]:
+    return await asyncio.to_thread(check_resets, current_verification.get().stores)
+
+
 @_check("Feeds are fresh")
 async def verify_feeds() -> list[Measurement]:
     return [await check_feeds(current_verification.get().settings)]
@@ -165,6 +171,14 @@ def markdown(measurements: Sequence[Measurement], started_at: datetime) -> str:
 
 
 Check = Task[[], Any]
-SEQUENTIAL: tuple[Check, ...] = (apply_pending_trips, verify_states, drain, reconcile, verify_chain, measure_health)
+SEQUENTIAL: tuple[Check, ...] = (
+    apply_pending_trips,
+    verify_states,
+    drain,
+    reconcile,
+    verify_resets,
+    verify_chain,
+    measure_health,
+)
 """Each finds what the one before left: only what is drained can be reconciled, and what isn't is a backlog."""
 CONCURRENT: tuple[Check, ...] = (verify_feeds, measure_conditions, verify_pending_exits, check_recoveries)
