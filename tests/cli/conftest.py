@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 import redis
 
-from proofs.fork_server import ForkServer
 from configuration.login import login_name
+from proofs.fork_server import ForkServer
 from sandbox.child_process import free_port
 from sandbox.embedded_redis import EmbeddedRedis
 from sandbox.exchange.scenario import parse
