@@ -38,6 +38,13 @@ class Side(StrEnum):
         return Side.SELL if self is Side.BUY else Side.BUY
 
 
+class PositionSide(StrEnum):
+    """Which of the two positions that an account in hedge mode can have in one symbol."""
+
+    LONG = "long"
+    SHORT = "short"
+
+
 class OrderType(StrEnum):
     """At which price an order may fill, and what sets it off."""
 
@@ -113,6 +120,8 @@ class Order:
         submitted_at: UTC-aware; None where the venue doesn't say.
         parent_id: Of the order with several legs that this is one of, which can only be cancelled whole; else empty.
         by_amount: Whether it was placed for an amount of money; how much it may still take is not known then.
+        position_side: The position that it is for, in hedge mode; None where the account nets.
+        reduce_only: Whether the venue lets it reduce the position and do nothing else.
 
     Example:
         >>> order = Order(
@@ -139,6 +148,8 @@ class Order:
     submitted_at: datetime | None = None
     parent_id: str = ""
     by_amount: bool = False
+    position_side: PositionSide | None = None
+    reduce_only: bool = False
 
     @property
     def cancel_id(self) -> str:
@@ -163,6 +174,7 @@ class Position:
         current_price: In the account's currency per unit; None where the venue gives none.
         market_value: In the account's currency, signed, as the venue has it; it wins over quantity and price.
         instrument: Its class, steps and session.
+        position_side: Which of the symbol's two positions it is, in hedge mode; None where the account nets.
 
     Example:
         >>> short = Position("AAPL", Decimal(-10), Decimal(10), average_entry_price=Decimal("187.5"))
@@ -177,6 +189,7 @@ class Position:
     current_price: Decimal | None = None
     market_value: Decimal | None = None
     instrument: Instrument = EQUITY
+    position_side: PositionSide | None = None
 
     @property
     def closing_side(self) -> Side:

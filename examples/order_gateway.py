@@ -60,13 +60,20 @@ class Desk:
     async def submit(self, order: NewOrder) -> CloseResult | Decision:
         """Send the order, or return the decision that refused it. Raises BrokerError."""
         intent = OrderIntent(
-            order.symbol, order.side, order.quantity, self.broker.name, order.strategy, order.normal_quantity
+            order.symbol,
+            order.side,
+            order.quantity,
+            self.broker.name,
+            order.strategy,
+            order.normal_quantity,
+            client_order_id=order.client_order_id,
         )
         decision = self.gate.check(intent)
         if not decision:
-            # Only now does it matter what is held: reductions pass while trading is halted.
-            positions, working = await asyncio.gather(self.broker.positions(), self.broker.open_orders())
-            held = next((position for position in positions if position.symbol == order.symbol), None)
+            # Only now does it matter what is held: reductions pass while trading is halted. Orders first: what fills
+            # in between is then counted twice, and not left out.
+            working, positions = await self.broker.open_orders(), await self.broker.positions()
+            held = (*positions.items, *positions.unreadable)
             decision = self.gate.check(intent, held, (*working.items, *working.unreadable))
         if not decision or decision.permit is None:
             return decision
@@ -79,6 +86,8 @@ class Desk:
             order.symbol, order.side, order.quantity, order.client_order_id, order.type, order.limit_price
         )
         result = await self.broker.close(request)
+        if result.outcome is CloseOutcome.REFUSED:
+            self.gate.settle(decision.permit)  # it never was an order; any other is among the open ones by its name
         await self._tell(self._outcome_of(result))
         return result
 

@@ -12,20 +12,24 @@ from breaker.lazy_imports import lazy_names
 if TYPE_CHECKING:
     from breaker.gate.decision import Decision, OrderRefused, Permit, Reason
     from breaker.gate.gate import Gate
-    from breaker.gate.intents import OrderIntent
+    from breaker.gate.intents import CancelIntent, ListKind, OrderIntent, OrderList, ReplaceIntent
     from breaker.gate.quiet_period import QuietPeriodLimits
     from breaker.gate.status import GateStatus
     from breaker.gate.topology import Topology
 
 __all__ = [
+    "CancelIntent",
     "Decision",
     "Gate",
     "GateStatus",
+    "ListKind",
     "OrderIntent",
+    "OrderList",
     "OrderRefused",
     "Permit",
     "QuietPeriodLimits",
     "Reason",
+    "ReplaceIntent",
     "Topology",
 ]
 
@@ -35,7 +39,9 @@ __getattr__ = lazy_names(
         **dict.fromkeys(__all__, "breaker.gate.decision"),
         "Gate": "breaker.gate.gate",
         "GateStatus": "breaker.gate.status",
-        "OrderIntent": "breaker.gate.intents",
+        **dict.fromkeys(
+            ("CancelIntent", "ListKind", "OrderIntent", "OrderList", "ReplaceIntent"), "breaker.gate.intents"
+        ),
         "QuietPeriodLimits": "breaker.gate.quiet_period",
         "Topology": "breaker.gate.topology",
     },

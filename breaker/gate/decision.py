@@ -22,6 +22,8 @@ class Reason(StrEnum):
     """Allowed: every breaker that concerns the order is open."""
     REDUCES_RISK = "REDUCES_RISK"
     """Allowed although halted or cooling down: the order only brings the position nearer to zero."""
+    CANCEL = "CANCEL"
+    """Allowed, as always while the gate is not open too: a cancel adds nothing."""
     QUIET_PERIOD = "QUIET_PERIOD"
     """Allowed: within the size and rate of the quiet period."""
 
@@ -63,8 +65,10 @@ class Permit:
     Attributes:
         epochs: The watched breakers' epochs by scope; None where a state has none.
         deadline: Seconds on the host's boot-time clock (`breaker.gate.clock.now`); until then the decision may be
-            acted on without asking again. Infinite for a permit to reduce: reducing stays allowed, whatever happens
-            to the breaker.
+            acted on without asking again. For a permit to reduce it is until then that its order counts as working,
+            and that it may be sent; infinite for a cancel's.
+        reduces: Whether it stands until then whatever happens to the breakers.
+        reservation: Under which name its order counts as working, for `Gate.settle`; empty where nothing is reserved.
 
     Example:
         >>> from breaker.gate import clock
@@ -75,6 +79,8 @@ class Permit:
 
     epochs: Mapping[str, int | None]
     deadline: float
+    reduces: bool = False
+    reservation: str = ""
 
 
 @dataclass(frozen=True, slots=True)

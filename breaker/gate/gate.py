@@ -25,15 +25,18 @@ from breaker.gate import clock
 from breaker.gate.change_notifier import POLL_INTERVAL, ChangeNotifier
 from breaker.gate.decision import EXPIRED, Decision, Permit, Reason
 from breaker.gate.guard import GuardedBlock, guarded
-from breaker.gate.judge import Halt, blanket_decision, gate_halt, judge, scope_halt, views_of_order
+from breaker.gate.judge import Halt, blanket_decision, gate_halt, judge, judge_permit, scope_halt
 from breaker.gate.lease import Lease, ScopeState
 from breaker.gate.quiet_period import OrderRateLimiter, QuietPeriodLimits
+from breaker.gate.reservations import Reservations
 from breaker.gate.state_source import SourceSettings
 from breaker.gate.status import GateStatus
 from breaker.gate.topology import Topology
 from breaker.keys import GLOBAL
 
 if TYPE_CHECKING:
+    from decimal import Decimal
+
     import redis
 
     from breaker.gate.report import GateReport
@@ -44,7 +47,6 @@ if TYPE_CHECKING:
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
 _NO_ORDERS: tuple[Any, ...] = ()
-_NO_EPOCH = -1
 
 
 class Gate:
@@ -68,6 +70,7 @@ class Gate:
         report: Tell Redis every two seconds how this gate stands and what its checks came to, for exporter and console.
         pending_trips: The directory in which this host keeps the trips that this Redis could not be told of
             (`Settings.pending_trips_dir`). The gate makes them itself before it opens, and stays closed while it can't.
+        reserve_for: Seconds, at most 600, for which what was let through to reduce counts as working and may be sent.
 
     Raises:
         InvalidInput: a scope makes no sense.
@@ -95,6 +98,7 @@ class Gate:
         shared_memory: Path | str | None = None,
         report: bool = True,
         pending_trips: Path | str | None = None,
+        reserve_for: float = 10.0,
     ) -> None:
         self._settings = SourceSettings(
             redis_source,
@@ -108,6 +112,7 @@ class Gate:
         )
         self._quiet_limits = quiet_limits
         self._order_rate = OrderRateLimiter()
+        self._reservations = Reservations(reserve_for)
         self._reports = report
         self._reporter: Reporter | None = None
         self._watches: list[StalenessWatch] = []
@@ -118,14 +123,17 @@ class Gate:
     def check(self, order: Any = None, position: Any = None, working: Iterable[Any] = _NO_ORDERS) -> Decision:
         """Whether `order` may be sent now. Never raises, whatever it is given, and never waits.
 
-        What can't be an order is refused in every state. An `OrderIntent` has found that out when it was made; for
-        other objects it costs some microseconds each time.
+        What can't be an order is refused in every state (an intent has found that out when it was made; any other
+        object costs some microseconds each time). What is let through because it only reduces counts as working from
+        then on, until it is settled (`settle`), is among `working` under its `client_order_id`, or its permit runs out.
 
         Args:
-            order: What has a symbol, a side and a quantity: an `OrderIntent`, a `breaker.orders.Order`, or alike.
+            order: What is to be sent: an `OrderIntent`, a `breaker.orders.Order` or alike, an `OrderList`, a
+                `ReplaceIntent` or a `CancelIntent`.
             position: What is held of that symbol: a `breaker.orders.Position`, a signed quantity, or None if it is not
-                known. It matters only while trading is halted or limited.
-            working: The account's open orders; they matter only then too.
+                known. For several symbols, and for options, all positions or a mapping of symbols to them. It matters
+                only while trading is halted or limited.
+            working: The account's open orders; they matter only then too. An `OrderList` of them counts as such a list.
 
         Returns:
             A true or false decision with a stable reason code and a sentence for people.
@@ -154,8 +162,8 @@ class Gate:
     def recheck(self, permit: Permit, order: Any = None) -> Decision:
         """Whether a decision made earlier still stands, asked where the order is about to leave the process.
 
-        A permit to reduce risk stands for ever. Any other stands while trading goes on, in the same epoch of every
-        breaker that the order belongs to: after a trip and a reset the order has to be checked again.
+        A permit to reduce risk stands until its deadline, whatever happens to the breaker. Any other stands while
+        trading goes on in the same epoch of every breaker that the order belongs to, so not after a trip and a reset.
 
         Args:
             permit: The decision's.
@@ -169,19 +177,33 @@ class Gate:
             >>> bool(gate.recheck(permit, order))
             True
         """
-        if permit.deadline == math.inf:
-            return Decision(True, Reason.REDUCES_RISK, "The order only reduces the position.", permit)
         now = self._now_polled()
         self._source.refresh()
         lease, halt = self._known
-        views = views_of_order(lease.views, order)
-        halt = halt or gate_halt(lease, now) or scope_halt(views)
-        if halt is not None:
-            return Decision(False, halt.reason, halt.sentence, None, halt.scope)
-        if any(permit.epochs.get(view.scope, _NO_EPOCH) != view.reading.epoch for view in views):
-            sentence = "A breaker has changed since the order was checked; nothing was sent. Check it again."
-            return Decision(False, Reason.PERMIT_EXPIRED, sentence)
-        return Decision(True, Reason.OPEN, "The permit still stands.", Permit(permit.epochs, lease.deadline))
+        return judge_permit(permit, lease, halt, now, order)
+
+    def settle(self, permit: Permit, remaining: Decimal | int | str = 0) -> None:
+        """Say what became of an order that was let through to reduce, so that it no longer counts twice.
+
+        Call it once the engine's own picture has it: among `working` and in the position that later checks are given,
+        or because it was rejected, cancelled or never sent. Again, or for any other permit, it does nothing.
+
+        Args:
+            permit: The decision's.
+            remaining: What of it may still fill and is not among the working orders.
+
+        Raises:
+            ValueError: `remaining` is no quantity; or it is not 0, and the permit is for several orders.
+
+        Example:
+            >>> _ = breaker.trip("MANUAL")
+            >>> until(lambda: gate.status().reason == "TRIPPED")
+            >>> first = gate.check(OrderIntent("AAPL", "sell", 100), position=100)
+            >>> bool(first), bool(gate.check(OrderIntent("AAPL", "sell", 100), position=100))
+            (True, False)
+            >>> gate.settle(first.permit)  # the venue rejected it
+        """
+        self._reservations.settle(permit.reservation, remaining)
 
     @overload
     def guard(self, order: Callable[_P, _R], /) -> Callable[_P, _R]: ...
@@ -356,15 +378,17 @@ class Gate:
     def _judge(self, now: float, order: Any, position: Any, working: Iterable[Any]) -> Decision:
         try:
             self._source.refresh()
-            lease, halt = self._known
+            (lease, halt), limits, rate, held = self._known, self._quiet_limits, self._order_rate, self._reservations
             halt = halt or self._source.halt
-            decision = judge(lease, halt, now, order, position, working, self._quiet_limits, self._order_rate)
+            with held.lock:
+                decision = judge(lease, halt, now, order, position, working, limits, rate, held.active(now))
+                decision = held.reserve(decision, order, now)
         except Exception as error:
             sentence = f"The order could not be judged ({type(error).__name__}: {error}); nothing was sent."
             decision = Decision(False, Reason.INVALID_ORDER, sentence)
         if not decision:
             self._refused += 1
-        elif decision.reason is Reason.REDUCES_RISK:
+        elif decision.reason in (Reason.REDUCES_RISK, Reason.CANCEL):
             self._reduced += 1
         else:
             self._admitted += 1
@@ -403,6 +427,8 @@ class Gate:
         )
 
     def _after_fork(self) -> None:
+        self._reservations.renew_lock()
+        self._order_rate.renew_lock()
         halt = self._source.forked()
         if halt is not None:
             self._poll_at = math.inf

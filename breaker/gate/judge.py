@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from breaker.gate.decision import EXPIRED, Decision, Permit, Reason
-from breaker.gate.intents import why_malformed
+from breaker.gate.intents import CancelIntent, ListKind, OrderList, ReplaceIntent, orders_in, why_malformed
 from breaker.gate.lease import Lease, ScopeState, ScopeView
-from breaker.gate.order_terms import InvalidOrder, terms_of
+from breaker.gate.order_terms import InvalidOrder, Terms
 from breaker.gate.quiet_period import OrderRateLimiter, QuietPeriodLimits, size_problem
-from breaker.gate.risk_reduction import why_not_reducing
+from breaker.gate.reservations import Reservation
+from breaker.gate.risk_reduction import new_risk, why_not_reducing
 
+_NO_EPOCH = -1
 _HALTS = {
     ScopeState.TRIPPED: Reason.TRIPPED,
     ScopeState.MISSING: Reason.STATE_MISSING,
@@ -72,8 +74,12 @@ def scope_halt(views: Iterable[ScopeView]) -> Halt | None:
 
 
 def views_of_order(views: Iterable[ScopeView], order: Any) -> list[ScopeView]:
-    """The scopes that an order belongs to: those that it names, and those whose kind it says nothing about."""
-    return [view for view in views if _concerns(view.scope, order)]
+    """The scopes that an order belongs to: those that it names, and those whose kind it says nothing about.
+
+    A list belongs to those of each of its orders.
+    """
+    orders = tuple(orders_in(order))
+    return [view for view in views if any(_concerns(view.scope, each) for each in orders)]
 
 
 def judge(
@@ -85,44 +91,87 @@ def judge(
     working: Iterable[Any],
     limits: QuietPeriodLimits,
     rate: OrderRateLimiter,
+    reserved: Sequence[Reservation] = (),
 ) -> Decision:
-    """The decision on one order. `halt` is what stops the gate as a whole, whatever the breakers say.
+    """The decision on one order, list, replacement or cancel. `halt` is what stops the gate as a whole, whatever the
+    breakers say; `reserved`, what was let through and has not been settled.
 
-    Never raises for what can't be an order; that is refused in every state.
+    Never raises for what can't be an order; that is refused in every state. A permit to reduce has no end yet.
     """
+    if isinstance(order, CancelIntent):
+        permit = replace(permit_of(lease, math.inf), reduces=True)
+        return Decision(True, Reason.CANCEL, "A cancel adds nothing, and always passes.", permit)
     views = views_of_order(lease.views, order)
     halt = halt or gate_halt(lease, now) or scope_halt(views)
     quiet = [view for view in views if view.state is ScopeState.QUIET_PERIOD]
-    if halt is None and (malformed := why_malformed(order)) is not None:
+    malformed = why_malformed(order)
+    if halt is None and malformed is not None:
         return Decision(False, Reason.INVALID_ORDER, f"The order was refused, because {malformed}; nothing was sent.")
     if halt is None and not quiet:
         return Decision(
             True, Reason.OPEN, "Every breaker that concerns the order is open.", permit_of(lease, lease.deadline)
         )
-    problem = _why_not_reducing(order, position, working)
+    position, working = _readable_twice(position), tuple(working)
+    problem = malformed or _why_not_reducing(order, position, working, reserved)
     if problem is None:
-        permit = permit_of(lease, math.inf)
-        return Decision(True, Reason.REDUCES_RISK, "The order only reduces the position.", permit)
+        permit = replace(permit_of(lease, math.inf), reduces=True)
+        return Decision(True, Reason.REDUCES_RISK, _why_reducing(order), permit)
     if halt is not None:
         sentence = f"{halt.sentence} This order does not: {problem}."
         return Decision(False, halt.reason, sentence, None, halt.scope)
     try:
-        return _judge_quiet(lease, quiet, now, order, limits, rate)
+        risk = new_risk(order, position, working, reserved)
+        return _judge_quiet(lease, quiet, now, order, risk, limits, rate)
     except InvalidOrder as error:
         return Decision(False, Reason.INVALID_ORDER, f"The order was refused, because {error}; nothing was sent.")
 
 
-def _why_not_reducing(order: Any, position: Any, working: Iterable[Any]) -> str | None:
+def judge_permit(permit: Permit, lease: Lease, halt: Halt | None, now: float, order: Any) -> Decision:
+    """Whether a decision made earlier still stands; `order` None: for every watched breaker."""
+    if permit.reduces:
+        if now < permit.deadline:
+            return Decision(True, Reason.REDUCES_RISK, "The permit to reduce still stands.", permit)
+        sentence = "The permit's time has passed, so its order no longer counts as working; nothing was sent."
+        return Decision(False, Reason.PERMIT_EXPIRED, f"{sentence} Check it again.")
+    views = views_of_order(lease.views, order)
+    halt = halt or gate_halt(lease, now) or scope_halt(views)
+    if halt is not None:
+        return Decision(False, halt.reason, halt.sentence, None, halt.scope)
+    if any(permit.epochs.get(view.scope, _NO_EPOCH) != view.reading.epoch for view in views):
+        sentence = "A breaker has changed since the order was checked; nothing was sent. Check it again."
+        return Decision(False, Reason.PERMIT_EXPIRED, sentence)
+    return Decision(True, Reason.OPEN, "The permit still stands.", Permit(permit.epochs, lease.deadline))
+
+
+def _readable_twice(position: Any) -> Any:
+    """All positions of an account may come as an iterator."""
+    return tuple(position) if isinstance(position, Iterator) else position
+
+
+def _why_not_reducing(order: Any, position: Any, working: Iterable[Any], reserved: Sequence[Reservation]) -> str | None:
     try:
-        return why_not_reducing(order, position, working)
+        return why_not_reducing(order, position, working, reserved)
     except InvalidOrder as error:
         return str(error)
 
 
+def _why_reducing(order: Any) -> str:
+    if isinstance(order, ReplaceIntent):
+        return "The replacement only reduces the position, or adds nothing to the order that works."
+    if isinstance(order, OrderList):
+        return "Each order of the list only reduces a position, all of them together too."
+    return "The order only reduces the position."
+
+
 def _judge_quiet(
-    lease: Lease, quiet: list[ScopeView], now: float, order: Any, limits: QuietPeriodLimits, rate: OrderRateLimiter
+    lease: Lease,
+    quiet: list[ScopeView],
+    now: float,
+    order: Any,
+    risk: Sequence[Terms],
+    limits: QuietPeriodLimits,
+    rate: OrderRateLimiter,
 ) -> Decision:
-    asked = terms_of(order)
     fractions = {
         view.scope: view.reading.quiet_period.fraction(now, limits.start_fraction)
         for view in quiet
@@ -130,11 +179,13 @@ def _judge_quiet(
     }
     scope = min(fractions, key=lambda name: fractions[name])
     fraction = fractions[scope]
-    problem = size_problem(limits, fraction, asked.symbol, asked.quantity, getattr(order, "normal_quantity", None))
+    problems = (size_problem(limits, fraction, each.name, each.quantity, each.normal_quantity) for each in risk)
+    problem = next((each for each in problems if each is not None), None)
     if problem is not None:
         sentence = f"The {scope} breaker is in its quiet period: {problem}. Send less, or wait for its end."
         return Decision(False, Reason.QUIET_SIZE, sentence, None, scope)
-    if not rate.admit(now, limits, fraction):
+    one_order = isinstance(order, OrderList) and order.kind == ListKind.LEGS
+    if not rate.admit(now, limits, fraction, min(len(risk), 1) if one_order else len(risk)):
         most = limits.max_orders(fraction)
         sentence = f"The {scope} breaker is in its quiet period: {most} orders a minute pass now. Send fewer, or wait."
         return Decision(False, Reason.QUIET_RATE, sentence, None, scope)

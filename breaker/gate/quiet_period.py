@@ -107,13 +107,17 @@ class OrderRateLimiter:
         self._admitted: deque[float] = deque()
         self._lock = threading.Lock()
 
-    def admit(self, now: float, limits: QuietPeriodLimits, fraction: Decimal) -> bool:
-        """Count one more order at `now` if the ramped rate has room for it."""
+    def renew_lock(self) -> None:
+        """In a forked child: another thread of the parent may have held it, and there is none to let it go."""
+        self._lock = threading.Lock()
+
+    def admit(self, now: float, limits: QuietPeriodLimits, fraction: Decimal, orders: int = 1) -> bool:
+        """Count so many more orders at `now` if the ramped rate has room for all of them."""
         most = limits.max_orders(fraction)
         with self._lock:
             while self._admitted and self._admitted[0] <= now - _WINDOW:
                 self._admitted.popleft()
-            if len(self._admitted) >= most:
+            if len(self._admitted) + orders > most and orders:
                 return False
-            self._admitted.append(now)
+            self._admitted.extend([now] * orders)
             return True

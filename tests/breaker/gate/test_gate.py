@@ -322,7 +322,10 @@ def test_a_guard_stands_before_every_kind_of_submit_function(
             way(BUY, 0)
         assert refusal.value.decision.reason is Reason.TRIPPED
     assert sent == []
-    assert [way(COVER, -5) for way in ways] == ["sent"] * 5
+    assert [way(COVER, -25) for way in ways] == ["sent"] * 5, "each counts until it is settled, or its permit runs out"
+    for way in ways:
+        with pytest.raises(OrderRefused, match=r"gate\.settle"):
+            way(COVER, -25)
     with pytest.raises(TypeError, match="takes no order"):
         gate.guard(lambda: None)
 
