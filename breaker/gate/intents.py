@@ -36,8 +36,8 @@ class OrderIntent:
         position_side: In hedge mode, which of the symbol's two positions it is for: `long` or `short`.
         notional: The amount of money that it is for, in place of a quantity; more than zero.
         reduce_only: Whether the venue is told to let it reduce the position and do nothing else, and does so.
-        client_order_id: The engine's name for it. Asked again under the same one it is the same order; and once it is
-            among the working orders under it, only that counts.
+        client_order_id: The engine's name for it, which no other order has or had. Once it is among the working orders
+            under it, only that counts.
         malformed: Why this can't be an order, which no gate lets through in any state; None for one that can.
 
     Example:

@@ -46,7 +46,7 @@ class Reservations:
         return tuple(self._active.values())
 
     def reserve(self, decision: Decision, intent: Any, now: float) -> Decision:
-        """The decision, with what it lets through reserved; one for the same order, by its ids, is replaced.
+        """The decision, with what it lets through reserved.
 
         A list in the quiet period is reserved whole, since what in it reduces may be sent with the rest.
         """
@@ -56,10 +56,6 @@ class Reservations:
         ):
             return decision
         terms = tuple(asked_terms(intent))
-        ids = frozenset(each for one in terms for each in one.ids)
-        for name, known in tuple(self._active.items()):
-            if all(one.ids and one.ids <= ids for one in known.terms):
-                del self._active[name]
         replaces = intent.order_id if isinstance(intent, ReplaceIntent) else ""
         until = now + self._seconds
         reservation = Reservation(uuid7(), terms, until, replaces)

@@ -31,7 +31,7 @@ def why_not_reducing(
     Raises `InvalidOrder` when what is asked, or the position, makes no sense.
     """
     asked = asked_terms(intent)
-    claims = claims_on(working, reserved, asked)
+    claims = claims_on(working, reserved)
     if isinstance(intent, ReplaceIntent):
         return _why_not_replacing(intent, asked[0], position, claims)
     if isinstance(position, Decimal | int | float | str) and len({terms.symbol for terms in asked}) > 1:
@@ -54,7 +54,7 @@ def new_risk(intent: Any, position: Any, working: Iterable[Any], reserved: Seque
     Exits that an entry of the same list triggers, for no more than the entry, add none.
     """
     asked = asked_terms(intent)
-    claims = claims_on(working, reserved, asked)
+    claims = claims_on(working, reserved)
     if isinstance(intent, ReplaceIntent):
         old = _replaced(intent, asked[0], claims)
         if old is None or old.quantity is None or asked[0].quantity is None:
@@ -70,20 +70,18 @@ def new_risk(intent: Any, position: Any, working: Iterable[Any], reserved: Seque
     return found
 
 
-def claims_on(working: Iterable[Any], reserved: Iterable[Reservation], asked: Iterable[Terms]) -> list[Terms]:
+def claims_on(working: Iterable[Any], reserved: Iterable[Reservation]) -> list[Terms]:
     """What else may take from positions: open orders, and what was let through and is not among them yet.
 
-    What is asked under the ids of something reserved is the same order. A replacement on its way and the order that it
-    replaces count once, at the larger.
+    A replacement on its way and the open order that it replaces count once, at the larger.
     """
     listed = [terms for order in working for terms in all_working_terms(order)]
-    known = frozenset(each for terms in listed for each in terms.ids)
-    own = frozenset(each for terms in asked for each in terms.ids)
+    known = frozenset((terms.symbol, each) for terms in listed for each in terms.ids)
     claims = list(listed)
     for reservation in reserved:
         for terms in reservation.terms:
-            ids = terms.ids - {reservation.replaces}
-            if ids and (ids <= known or ids <= own):
+            ids = frozenset((terms.symbol, each) for each in terms.ids - {reservation.replaces})
+            if ids and ids <= known:
                 continue
             old = next(
                 (each for each in listed if reservation.replaces in each.ids and each.competes_with(terms)), None

@@ -320,13 +320,12 @@ def test_once_it_is_among_the_working_orders_under_its_name_only_that_counts() -
     assert desk.ask(OrderIntent("X", "sell", 5, client_order_id="other"), 7, [partly_filled])
 
 
-def test_asked_again_under_its_name_it_is_the_same_order() -> None:
+def test_a_name_that_an_order_in_another_symbol_has_too_is_not_its_own() -> None:
     desk = Reserving()
-    order = OrderIntent("X", "sell", 10, client_order_id="mine")
-    first, again = desk.ask(order, 10), desk.ask(order, 10)
-    assert first and again
-    assert len(desk.reservations.active(0.0)) == 1
-    assert not desk.ask(SELL, 10)
+    assert desk.ask(OrderIntent("X", "sell", 10, client_order_id="c-w1"), 10)
+    assert desk.ask(OrderIntent("Y", "sell", 10, client_order_id="c-w1"), position("Y", 10))
+    assert not desk.ask(OrderIntent("X", "sell", 1), 10, [working("sell", 1, symbol="Y")])
+    assert not desk.ask(OrderIntent("X", "sell", 10, client_order_id="c-w1"), 10), "nor does asking twice make it two"
 
 
 def test_a_replacement_on_its_way_and_the_order_that_it_replaces_count_once_at_the_larger() -> None:
