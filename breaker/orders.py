@@ -1,4 +1,4 @@
-"""Describe orders, positions and accounts as every venue has them, in the field's own words.
+"""Describe orders, fills, positions and accounts as every venue has them, in the field's own words.
 
 Quantities and money are `Decimal`, times are UTC-aware. A position's quantity is signed: long is positive, short is
 negative. An order's quantity never is; its side says the direction.
@@ -163,6 +163,40 @@ class Order:
 
 
 @dataclass(frozen=True, slots=True)
+class Fill:
+    """One execution of an order as the venue reports it.
+
+    Attributes:
+        id: The venue's, unique within the account.
+        order_id: The venue's id of the order that filled.
+        symbol: As positions have it.
+        side: The order's direction.
+        quantity: Units of the symbol in this execution; never negative.
+        price: In the account's currency per unit.
+        at: UTC-aware, by the venue's clock.
+        cumulative_quantity: Units of its order that have filled with this one; None where the venue doesn't say.
+        fee: What the venue took for it; None where it doesn't say with the fill.
+        fee_currency: What the fee is in, such as `USD`, or `BTC` where it is taken from what was bought.
+
+    Example:
+        >>> fill = Fill("f1", "1", "AAPL", Side.SELL, Decimal(10), Decimal("187.5"), datetime(2026, 1, 5, tzinfo=UTC))
+        >>> fill.side.sign * fill.quantity, fill.fee is None
+        (Decimal('-10'), True)
+    """
+
+    id: str
+    order_id: str
+    symbol: str
+    side: Side
+    quantity: Decimal
+    price: Decimal
+    at: datetime
+    cumulative_quantity: Decimal | None = None
+    fee: Decimal | None = None
+    fee_currency: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Position:
     """One position as the venue reports it.
 
@@ -197,6 +231,15 @@ class Position:
         return Side.SELL if self.quantity > 0 else Side.BUY
 
     @property
+    def market_price(self) -> Decimal | None:
+        """Per unit, as the venue has it: its current price, else what its market value comes to; None without both."""
+        if self.current_price is not None:
+            return self.current_price
+        if self.market_value is None or not self.quantity:
+            return None
+        return abs(self.market_value / self.quantity) / self.instrument.multiplier
+
+    @property
     def notional(self) -> Decimal:
         """What it is worth in the account's currency, never negative: the venue's own figure where there is one.
 
@@ -210,10 +253,10 @@ class Position:
 
 @dataclass(frozen=True, slots=True)
 class Unreadable:
-    """An order or a position that the venue lists and that can't be understood. It blocks its own symbol only.
+    """An order, a position or a fill that the venue lists and that can't be understood. It blocks its own symbol only.
 
     Attributes:
-        what: `order` or `position`.
+        what: `order`, `position` or `fill`.
         symbol: The venue's symbol; empty where not even that can be read.
         id: The one under which an order can be cancelled all the same; empty for a position.
         problem: What about it makes no sense.

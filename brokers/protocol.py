@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from decimal import Decimal
 from enum import StrEnum
 from typing import Generic, Protocol, TypeVar, runtime_checkable
 
-from breaker.orders import Account, MarketClock, Order, OrderType, Position, Side, TimeInForce, Unreadable
+from breaker.orders import Account, Fill, MarketClock, Order, OrderType, Position, Side, TimeInForce, Unreadable
 
 _Item_co = TypeVar("_Item_co", covariant=True)
 
@@ -30,6 +31,8 @@ class Capabilities:
     requests_per_minute: int | None
     page_size: int
     """Most orders in one answer: 1,200 open orders cost three requests at 500 a page."""
+    fills: bool = False
+    """Executions are listed, so that what an exit cost can be told."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,6 +149,13 @@ class Broker(Protocol):
 
     async def close_all(self) -> Sequence[CloseResult]:
         """Close every position in one request (only where `capabilities.bulk_close`); a result for each item."""
+        ...
+
+    async def fills(self, since: datetime) -> Listed[Fill]:
+        """Every execution of the account since then, every page, oldest first (only where `capabilities.fills`).
+
+        Asked when everything else is done: nothing that closes a position waits for it or decides by it.
+        """
         ...
 
     async def aclose(self) -> None:

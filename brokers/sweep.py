@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from breaker.orders import Order
+from breaker.orders import Order, Position
 from brokers.protective import can_wait, protective_orders
 from brokers.protocol import Broker, BrokerError, CancelOutcome, CancelResult
 
@@ -30,11 +30,14 @@ class SweepResult:
     """The orders that were open before it; None when they could not be read in time."""
     protective: int = 0
     """Of these, how many stay until their position is about to be closed."""
+    positions: tuple[Mapping[str, Any], ...] = ()
+    """The positions as they were then, with the market's price; none where they could not be read in time."""
 
 
 @dataclass(slots=True)
 class _Seen:
     orders: Sequence[Order] | None = None
+    positions: Sequence[Position] = ()
     unreadable: Sequence[str] = field(default_factory=tuple)
     protective: Sequence[Order] = ()
 
@@ -69,6 +72,7 @@ async def _sweep(broker: Broker, timeout: float, policy: CancelPolicy) -> SweepR
         problem=problem,
         orders=None if seen.orders is None else tuple(order_row(order) for order in seen.orders),
         protective=len(seen.protective),
+        positions=tuple(position_row(position) for position in seen.positions),
     )
 
 
@@ -79,6 +83,7 @@ async def _look(broker: Broker, policy: CancelPolicy, seen: _Seen) -> None:
     except (TimeoutError, BrokerError):
         return  # cancelled unseen; the procedure that follows reads again
     seen.orders, seen.unreadable = orders.items, tuple(item.id for item in orders.unreadable if item.id)
+    seen.positions = positions.items
     protective = protective_orders(orders.items, positions.items)
     limit = broker.capabilities.requests_per_minute
     others = len(orders.items) - len(protective)
@@ -113,4 +118,16 @@ def order_row(order: Order) -> dict[str, Any]:
         "limit_price": None if order.limit_price is None else f"{order.limit_price:f}",
         "stop_price": None if order.stop_price is None else f"{order.stop_price:f}",
         "status": order.status.value,
+    }
+
+
+def position_row(position: Position) -> dict[str, Any]:
+    """A position as it is kept: what, how much, what it was entered at, and what the market gives for it."""
+    price = position.market_price
+    return {
+        "symbol": position.symbol,
+        "quantity": f"{position.quantity:f}",
+        "average_price": f"{position.average_entry_price:f}" if position.average_entry_price else None,
+        "price": None if price is None else f"{price:f}",
+        "multiplier": f"{position.instrument.multiplier:f}",
     }

@@ -107,6 +107,8 @@ def record_sweep(run: KillRun, swept: Iterable[SweepResult]) -> None:
         # Open until the venue's own list says otherwise: an accepted cancel is not yet a cancelled order.
         known = {} if result.problem and result.orders is None else {"orders_at_start": asked, "orders_open": asked}
         run.update(result.account, canceled=result.accepted, **known)
+        after = run.elapsed if run.first_sweep_after is None else run.first_sweep_after
+        run.accounts[result.account].opening.note_sweep(result.orders or (), result.positions, after)
         if result.problem:
             run.update(result.account, note=result.problem)
         run.record(

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import httpx
 
-from breaker.orders import Account, MarketClock, Order, Position, Unreadable
+from breaker.orders import Account, Fill, MarketClock, Order, Position, Unreadable
 from brokers.alpaca.http import Connection, RateLimited
 from brokers.alpaca.reading import (
     SENSELESS,
@@ -25,6 +25,7 @@ from brokers.alpaca.reading import (
     open_ones,
     read_account,
     read_clock,
+    read_fills,
     read_order,
     read_orders,
     read_positions,
@@ -47,6 +48,8 @@ if TYPE_CHECKING:
 
 PAGE = 500
 """The largest page of orders that Alpaca serves; without a limit it serves 50."""
+FILLS_PAGE = 100
+"""The largest page of activities that Alpaca serves."""
 FEW = 20
 """After a list of at most so many orders the next is likely to be empty, so its second opinion is asked for at once."""
 
@@ -79,6 +82,7 @@ class AlpacaBroker:
             fractional=True,
             requests_per_minute=requests_per_minute,
             page_size=PAGE,
+            fills=True,
         )
         self._few = False
         self._requests = Connection(name, base_url, key_id, secret_key, timeout=timeout)
@@ -226,6 +230,32 @@ class AlpacaBroker:
         body = self._requests.body(response)
         with self._requests.understood("answer to closing all positions"):
             return [close_result(item["symbol"], item["status"], item.get("body") or {}) for item in body]
+
+    async def fills(self, since: datetime) -> Listed[Fill]:
+        """Every execution since then, oldest first, without fees: Alpaca books those apart, at the end of the day.
+
+        The last id of a page is the token of the next one (Alpaca, account activities; fees are CFEE and FEE there).
+        """
+        params = {
+            "after": f"{since.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}",
+            "direction": "asc",
+            "page_size": str(FILLS_PAGE),
+        }
+        read: list[Fill | Unreadable] = []
+        while True:
+            page = await self._requests.read("/account/activities/FILL", params)
+            with self._requests.understood("list of fills"):
+                read += read_fills(page)
+                if len(page) < FILLS_PAGE:
+                    break
+                token = page[-1]["id"]
+                if token == params.get("page_token"):
+                    raise ValueError("a page ends as the one before it")
+                params["page_token"] = token
+        return Listed(
+            tuple(item for item in read if isinstance(item, Fill)),
+            tuple(item for item in read if isinstance(item, Unreadable)),
+        )
 
 
 def from_settings(name: str, account: AccountSettings) -> AlpacaBroker:

@@ -15,7 +15,18 @@ from typing import Any, TypeVar
 import httpx
 
 from breaker.instruments import CRYPTO, EQUITY, OPTION, Instrument, canonical_symbol, is_option
-from breaker.orders import Account, MarketClock, Order, OrderStatus, OrderType, Position, Side, TimeInForce, Unreadable
+from breaker.orders import (
+    Account,
+    Fill,
+    MarketClock,
+    Order,
+    OrderStatus,
+    OrderType,
+    Position,
+    Side,
+    TimeInForce,
+    Unreadable,
+)
 from brokers.protocol import CancelOutcome, CancelResult, CloseOutcome, CloseResult, Listed, Refusal
 
 Json = dict[str, Any]
@@ -166,6 +177,30 @@ def instrument_of(symbol: str, asset_class: Any) -> Instrument:
     if asset_class == "us_option" or (asset_class is None and is_option(symbol)):
         return OPTION
     return EQUITY
+
+
+def read_fills(page: Iterable[Any]) -> Iterator[Fill | Unreadable]:
+    """Every execution of a page of activities; one that can't be read is named."""
+    for body in _a_list(page):
+        try:
+            yield _fill(body)
+        except SENSELESS as error:
+            of = body if isinstance(body, dict) else {}
+            yield Unreadable("fill", _symbol_or_none(of), str(of.get("id") or ""), _problem(error))
+
+
+def _fill(body: Json) -> Fill:
+    """A pair is spelled as in orders, and without the word that would say that it is one (Alpaca, TradeActivity)."""
+    return Fill(
+        id=body["id"],
+        order_id=body["order_id"],
+        symbol=canonical_symbol(_symbol(body)),
+        side=_side(body["side"]),
+        quantity=_decimal(body["qty"]),
+        price=_decimal(body["price"]),
+        at=time_of(body["transaction_time"]),
+        cumulative_quantity=_optional(body.get("cum_qty"), _decimal),
+    )
 
 
 def cancel_result(order_id: str, status: int, body: Any) -> CancelResult:

@@ -11,6 +11,8 @@ from typing import Any
 
 from brokers.protocol import Broker
 from configuration.settings import KillSettings
+from tasks.kill.book import Book
+from tasks.kill.opening_book import OpeningBook
 
 Observer = Callable[[str, Mapping[str, Any]], None]
 """Told of each action: an upper-case word such as `POSITION_CLOSE_SENT`, and its details. Must not block or raise."""
@@ -105,6 +107,10 @@ class AccountRun:
     clock: RunClock
     observe: Callable[[str, Mapping[str, Any]], None]
     progress: AccountProgress
+    opening: OpeningBook = field(default_factory=OpeningBook)
+    """What the cost of the exit is measured against."""
+    currency: str = ""
+    """The account's; empty until the venue has told."""
 
     @property
     def name(self) -> str:
@@ -121,6 +127,11 @@ class AccountRun:
     def update(self, **changes: Any) -> None:
         """Replace the progress by one with `changes`."""
         self.progress = replace(self.progress, **changes)
+
+    def note_book(self, book: Book) -> None:
+        """A reading of the whole book."""
+        self.opening.note_orders(book.orders, self.incident_id)
+        self.opening.note_positions(book.positions, book.unreadable, self.elapsed)
 
     def record(self, action: str, **details: Any) -> None:
         self.observe(action, {"account": self.name, **details})

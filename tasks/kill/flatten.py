@@ -89,6 +89,7 @@ class Flattening:
             try:
                 listed = await self._broker.open_orders()
                 self._understood()
+                self._run.opening.note_orders(listed.items, self._run.incident_id)
                 unwanted = await self._entries(listed)
                 unread = [item for item in listed.unreadable if item.id]
                 self._note_orders(Book(listed.items, (), listed.unreadable))
@@ -114,6 +115,8 @@ class Flattening:
         if self._run.settings.cancel == "all" or self._protective_last is False:
             return [order for order in listed.items if attempt_of(order, ours) is None]
         positions: Listed[Position] = await self._broker.positions() if listed.items else Listed()
+        if listed.items:
+            self._run.opening.note_positions(positions.items, positions.unreadable, self._run.elapsed)
         protective = len(protective_orders(listed.items, positions.items))
         if self._protective_last is None:
             forced = self._run.settings.cancel == "protective_last"
@@ -135,6 +138,7 @@ class Flattening:
             try:
                 book = await self._read_book()
                 self._understood()
+                self._run.note_book(book)
             except BrokerError as error:
                 if self._run.overdue:
                     self._run.update(note=str(error))
@@ -331,6 +335,7 @@ class Flattening:
             reason=result.reason,
         )
         progress = self._run.progress
+        self._run.opening.note_close(result, client_order_id)
         self._run.update(
             closes_sent=progress.closes_sent + (result.outcome is CloseOutcome.ACCEPTED),
             closes=(*progress.closes, record),

@@ -90,6 +90,8 @@ async def take_snapshot(account: str) -> dict[str, Any]:
     run = current_kill.get()
     taken = await snapshot.take_snapshot(run.brokers[account])
     _flattening(run, account).note_market(taken.market)
+    run.accounts[account].note_book(taken.book)
+    run.accounts[account].currency = taken.currency or run.accounts[account].currency
     progress = run.progress[account]
     run.update(
         account,

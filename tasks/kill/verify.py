@@ -40,7 +40,9 @@ async def verify_flat(run: AccountRun) -> bool:
     dust = {item.symbol: item.quantity for item in run.progress.dust}
     while True:
         try:
-            book = (await read_book(broker)).without(dust)
+            read = await read_book(broker)
+            run.note_book(read)
+            book = read.without(dust)
         except BrokerError as error:
             run.update(note=str(error))
             if run.elapsed > settings.deadline + settings.guard:

@@ -10,6 +10,7 @@ import time
 import traceback
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
@@ -272,6 +273,63 @@ async def test_one_position_that_makes_no_sense_is_named_and_keeps_none_of_the_o
     assert [(item.what, item.symbol) for item in listed.unreadable] == [("position", "AAPL")]
 
 
+async def test_every_page_of_fills_is_read_with_what_each_order_had_filled(venue: Venue, broker: AlpacaBroker) -> None:
+    began = datetime.now(UTC)
+    exchange = venue(
+        "seed = 4\nrate_limit = 10000\n[book]\npositions = 120\n[fills]\npartial_probability = 0.6\npause = 0\n"
+    )
+    held = {position.symbol: position.quantity for position in await broker.positions()}
+    for result in await broker.close_all():
+        assert result.outcome is CloseOutcome.ACCEPTED
+    async with asyncio.timeout(10):
+        while await broker.positions():
+            await asyncio.sleep(0.02)
+    fills = await broker.fills(began - timedelta(seconds=1))
+    assert len(fills) > 150 and fills.unreadable == ()
+    assert exchange.report()["requests"]["GET /v2/account/activities/FILL"] == len(fills) // 100 + 1
+    moved = dict.fromkeys(held, Decimal(0))
+    for fill in fills:
+        moved[fill.symbol] -= fill.side.sign * fill.quantity
+        assert fill.price > 0 and fill.at.tzinfo is not None and fill.fee is None
+    assert moved == held
+    last = {fill.order_id: fill.cumulative_quantity for fill in fills}
+    assert sorted(last.values(), key=str) == sorted((abs(quantity) for quantity in held.values()), key=str)
+    assert not await broker.fills(datetime.now(UTC) + timedelta(seconds=2))
+
+
+async def test_a_fill_of_a_pair_has_the_symbol_of_its_position_and_one_that_makes_no_sense_is_named() -> None:
+    """The fields are those of Alpaca's own sample of a TradeActivity."""
+    good = {
+        "activity_type": "FILL",
+        "cum_qty": "1",
+        "id": "20190524113406977::8efc7b9a-8b2b-4000-9955-d36e7db0df74",
+        "leaves_qty": "0",
+        "price": "1.63",
+        "qty": "1",
+        "side": "sell_short",
+        "symbol": "BTC/USD",
+        "transaction_time": "2019-05-24T15:34:06.977Z",
+        "order_id": "904837e3-3b76-47ec-b432-046db621571b",
+        "type": "fill",
+    }
+    page = [good, {**good, "id": "2", "price": ""}, 7]
+    async with answering({"/account/activities/FILL": page}) as (broker, _):
+        listed = await broker.fills(datetime(2019, 5, 24, tzinfo=UTC))
+    (fill,) = listed
+    assert (fill.symbol, fill.side, fill.price, fill.quantity) == ("BTCUSD", Side.SELL, Decimal("1.63"), Decimal(1))
+    assert fill.at == datetime(2019, 5, 24, 15, 34, 6, 977000, tzinfo=UTC)
+    assert str(listed.unreadable[0]) == "the venue's fill 2 of BTC/USD can't be read: '' is not a number"
+    assert len(listed.unreadable) == 2
+
+
+async def test_fills_that_repeat_themselves_for_ever_are_no_answer() -> None:
+    item = {"id": "1", "order_id": "1", "symbol": "A", "side": "buy", "qty": "1", "price": "1"}
+    page = [{**item, "transaction_time": "2019-05-24T15:34:06.977Z"}] * 100
+    async with answering({"/account/activities/FILL": page}) as (broker, _):
+        with pytest.raises(BrokerUnavailable, match="list of fills can't be understood"):
+            await broker.fills(datetime(2019, 5, 24, tzinfo=UTC))
+
+
 async def test_a_damaged_answer_is_no_answer() -> None:
     async with answering({"/positions": "not compressed"}, Content_Encoding="gzip") as (broker, _):
         with pytest.raises(BrokerUnavailable, match="GET /positions"):
@@ -391,10 +449,16 @@ async def test_reads_are_tried_again_through_a_short_outage(
 
 
 @pytest.mark.parametrize(
-    "call", ["account", "clock", "open_orders", "positions", "order", "cancel_all", "cancel", "close", "close_all"]
+    "call",
+    ["account", "clock", "open_orders", "positions", "order", "cancel_all", "cancel", "close", "close_all", "fills"],
 )
 async def test_every_call_ends_in_time_when_the_venue_says_nothing(call: str) -> None:
-    arguments: dict[str, tuple[Any, ...]] = {"order": ("c",), "cancel": ("id",), "close": (SELL,)}
+    arguments: dict[str, tuple[Any, ...]] = {
+        "order": ("c",),
+        "cancel": ("id",),
+        "close": (SELL,),
+        "fills": (datetime.now(UTC),),
+    }
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))
         silent.listen()
