@@ -37,7 +37,15 @@ def resume_by_hand(
     from flows.resume import outcome, resume_exits  # noqa: PLC0415  Prefect is slow to import
 
     resumed = asyncio.run(
-        resume_exits(settings, operator=operator, source="cli", accounts=accounts, due_for=None, announce=view.report)
+        resume_exits(
+            settings,
+            operator=operator,
+            source="cli",
+            accounts=accounts,
+            due_for=None,
+            announce=view.report,
+            announce_costs=view.costs,
+        )
     )
     if as_json:
         typer.echo(json.dumps([each.report.as_dict() if each.report else {"held": each.held} for each in resumed]))

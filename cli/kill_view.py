@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from rich import box
 from rich.console import Group
 from rich.live import Live
+from rich.padding import Padding
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
@@ -20,13 +21,19 @@ from brokers.sweep import SweepResult
 from cli.circuit_view import console, show_pending_exits
 from configuration.reasons import KILL_CONFIRMATION
 from flows.kill_start import KillDisplay, RunProgress
+from tasks.kill import cost_text
 from tasks.kill.account import AccountProgress
+from tasks.kill.cost import without_fills
 from tasks.kill.pending_exits import PendingExit
 from tasks.kill.report import RESUMED_BY, KillReport, count, seconds
 from tasks.kill.run import KillRun
 
 if TYPE_CHECKING:
+    from tasks.kill.cost import ExitCost
     from tasks.kill.snapshot import Snapshot
+
+COST_LINES = 12
+"""The dearest lines of what an exit cost that fit on a screen."""
 
 
 class KillView(KillDisplay):
@@ -96,6 +103,7 @@ class KillView(KillDisplay):
         blocked: list[str] = []
         for name, taken in zip(run.brokers, snapshots, strict=True):
             if isinstance(taken, Snapshot):
+                run.accounts[name].note_book(taken.book)
                 table.add_row(name, *_book_cells(taken))
                 blocked += [f"{name} {symbol}: {reason}" for symbol, reason in taken.forecast.blocked]
             elif isinstance(taken, BrokerError):
@@ -180,6 +188,32 @@ class KillView(KillDisplay):
         else:
             step = "deal with what is stuck at the venue, or run make kill-switch again: it is safe to repeat"
         out.print(Text.assemble(("next: ", "dim"), step))
+
+    def costs(self, report: KillReport) -> None:
+        """What the exit cost, account by account."""
+        if not self._quiet:
+            for cost in report.costs:
+                self._console.print()
+                self._cost(without_fills(cost, COST_LINES))
+
+    def _cost(self, cost: ExitCost) -> None:
+        first, *rest = cost_text.headline(cost)
+        self._console.print(Text.assemble(("▸ COST", "bold"), f"  {cost.account}  {first}"))
+        if rest:
+            self._console.print(f"  {' · '.join(rest)}")
+        if found := cost_text.sections(cost):
+            table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
+            for column in cost_text.COLUMNS:
+                is_name = column == "symbol"  # which alone may take several lines; no number is cut
+                table.add_column(column, justify="left" if is_name else "right", overflow="fold", no_wrap=not is_name)
+            for rows in found:
+                for row in rows[:-1]:
+                    table.add_row(*row)
+                table.add_row(*rows[-1], style="bold")
+                table.add_section()
+            self._console.print(Padding(table, (1, 0, 1, 2)))
+        for remark in cost_text.remarks(cost):
+            self._console.print(Padding(Text(remark, "dim" if cost.whole else ""), (0, 0, 0, 2)))
 
     def pending(self, exits: Sequence[PendingExit]) -> None:
         """What is tried again by itself, and when."""

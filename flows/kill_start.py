@@ -60,6 +60,17 @@ class FirstSweep:
     after: float
 
 
+class RunKillSwitch(Protocol):
+    """The procedure; see `flows.kill_switch.run_kill_switch`."""
+
+    async def __call__(
+        self,
+        run: KillRun,
+        announce: Callable[[KillReport], None],
+        announce_costs: Callable[[KillReport], None] = ...,
+    ) -> KillReport: ...
+
+
 class RunProgress(Protocol):
     """A run that goes on, in this process or in another one."""
 
@@ -97,6 +108,9 @@ class KillDisplay:
 
     def report(self, report: KillReport) -> None:
         """The result; what follows is only its record."""
+
+    def costs(self, report: KillReport) -> None:
+        """What the exit cost, once it is known, or why it is not."""
 
     def done_without(self, missing: Sequence[str]) -> None:
         """The run is over and on record, but for what could not be reached."""
@@ -188,7 +202,7 @@ async def _flatten(
                 run.trail.start()
             run_kill_switch = await asyncio.to_thread(load_procedure)
             with display.live(run):
-                await run_kill_switch(run, display.report)
+                await run_kill_switch(run, display.report, display.costs)
     display.done_without(run.missing)
     return run
 
@@ -205,7 +219,7 @@ async def _confirmed(run: KillRun, confirm: Callable[[KillRun], Awaitable[bool]]
     return confirmed
 
 
-def load_procedure() -> Callable[[KillRun, Callable[[KillReport], None]], Awaitable[KillReport]]:
+def load_procedure() -> RunKillSwitch:
     """Import the kill switch, and with it the orchestrator's client, which takes a second in a new process."""
     from flows.kill_switch import run_kill_switch  # noqa: PLC0415
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 from urllib.parse import urlsplit
 from urllib.request import getproxies
@@ -22,16 +23,19 @@ from prefect.states import Completed, Failed
 from brokers.protocol import BrokerError
 from flows.drivers import RunStep, with_prefect, without_prefect
 from flows.kill_context import open_kill_run
-from tasks.kill import steps
+from tasks.kill import cost_reading, steps
 from tasks.kill.artifacts import live_progress
+from tasks.kill.cost import ExitCost
 from tasks.kill.exit_settlement import settle_exits
-from tasks.kill.report import KillReport, seconds
+from tasks.kill.report import KillReport, cost_record, seconds
 from tasks.kill.run import KillRun, current_kill, make_report
 
 CONFIRMATION_WAIT = 2.0
 """Seconds after which flattening no longer waits for a trip that this run makes first; confirming goes on beside it."""
 NOTIFY_WAIT = 3.0
 """Seconds beyond the notifications' own time limit that the orchestrator and the spool may add to it."""
+COST_WAIT = 3.0
+"""Seconds beyond the time limit of reading the cost that the orchestrator may add to it."""
 REFUSAL_WAIT = 0.25
 """Seconds to see whether anybody listens at the orchestrator's address; no answer in that time is not a refusal."""
 FINAL_STATE_WAIT = 3.0
@@ -144,19 +148,20 @@ async def _run_orchestrated(run: KillRun) -> None:
         run.report = await halt_and_flatten(run, with_prefect)
     telling = asyncio.create_task(_notify_people(run, with_prefect, run.report))
     run.reported.set()
-    await _publish(run, run.report)
+    await _publish(run, await _read_costs(run, with_prefect, run.report))
     await telling
 
 
 async def _record_late(run: KillRun) -> None:
     """The orchestrator answered after the procedure had begun without it: show there what was done."""
+    report = None if run.report is None else await _read_costs(run, without_prefect, run.report)
     for step in run.unorchestrated_steps:
         name = " ".join([step.name, *(str(value) for value in step.arguments.values() if isinstance(value, str))])
         recorded = steps.record_unorchestrated_step.with_options(name=step.name, task_run_name=name)
         with suppress(RuntimeError):  # how a recorded failure shows as one; it was reported when it happened
             await recorded(step)
-    if run.report is not None:
-        await _publish(run, run.report)
+    if report is not None:
+        await _publish(run, report)
 
 
 async def _publish(run: KillRun, report: KillReport) -> None:
@@ -164,6 +169,26 @@ async def _publish(run: KillRun, report: KillReport) -> None:
         await steps.publish_report(incident_id=run.incident_id, report=report)
     except Exception as error:
         run.record_missing(f"Prefect's report artifact ({type(error).__name__})")
+
+
+async def _read_costs(run: KillRun, do: RunStep, report: KillReport) -> KillReport:
+    """The report with what the exit cost. Read once a run, by whoever comes first; the other waits until it is done."""
+    async with run.pricing:
+        if run.report is None or not run.report.costs:
+            costs = await asyncio.gather(*(_read_cost(run, do, account) for account in run.brokers))
+            run.report = replace(run.report or report, costs=tuple(costs))
+            for cost in costs:
+                run.record("KILL_SWITCH_COST", **cost_record(cost))
+        return run.report
+
+
+async def _read_cost(run: KillRun, do: RunStep, account: str) -> ExitCost:
+    try:
+        async with asyncio.timeout(cost_reading.COST_WITHIN + COST_WAIT):
+            cost: ExitCost = await do(steps.read_cost, account=account)
+            return cost
+    except Exception:  # an orchestrator that was lost meanwhile; it is not needed for this
+        return await cost_reading.read_cost(run.accounts[account], run.started_at)
 
 
 async def _notify_people(run: KillRun, do: RunStep, report: KillReport) -> None:
@@ -182,11 +207,16 @@ async def _notify_people(run: KillRun, do: RunStep, report: KillReport) -> None:
             run.record_missing(f"notifications ({type(error).__name__})")
 
 
-async def run_kill_switch(run: KillRun, announce: Callable[[KillReport], None]) -> KillReport:
+async def run_kill_switch(
+    run: KillRun,
+    announce: Callable[[KillReport], None],
+    announce_costs: Callable[[KillReport], None] = lambda _: None,
+) -> KillReport:
     """Run the flow here, in this process; without the orchestrator when it doesn't answer in time or fails on the way.
 
     Safe to fall back at any moment, because the procedure is safe to run again. `announce` is called with the result
-    as soon as there is one; what follows is only the orchestrator's record of it.
+    as soon as there is one, `announce_costs` when it is known what that cost; what follows is only the orchestrator's
+    record of it.
     """
     token = current_kill.set(run)
     try:
@@ -207,7 +237,9 @@ async def run_kill_switch(run: KillRun, announce: Callable[[KillReport], None]) 
             run.report = await halt_and_flatten(run, without_prefect)
             run.reported.set()
         announce(run.report)
-        await _notify_people(run, without_prefect, run.report)
+        telling = asyncio.create_task(_notify_people(run, without_prefect, run.report))
+        announce_costs(await _read_costs(run, without_prefect, run.report))
+        await telling
         if configured and refused and await _refuses_connections(configured):
             run.record_missing("Prefect did not record the run, as it still refuses connections")
         else:

@@ -85,6 +85,7 @@ async def resume_exits(
     due_for: timedelta | None = -EARLY,
     opened: Mapping[str, Broker] | None = None,
     announce: Callable[[KillReport], None] = lambda _: None,
+    announce_costs: Callable[[KillReport], None] = lambda _: None,
 ) -> list[Resumed]:
     """Resume what is pending in accounts that nobody else is resuming just now.
 
@@ -93,6 +94,7 @@ async def resume_exits(
         due_for: only what has been due for so long; None takes all that is pending.
         opened: brokers to use, and to leave open.
         announce: called with the report of each run as soon as there is one.
+        announce_costs: called with it again when it says what the exit cost.
 
     Raises:
         ConfigurationError: an account's adapter is not installed.
@@ -105,7 +107,7 @@ async def resume_exits(
         # Whoever had an account before may have closed everything in it.
         exits = await _pending(settings)
         still = [pending for pending in exits if pending.account in wanted(exits) & {*mine}]
-        resume_one = partial(_resume, settings, operator, source, opened, announce)
+        resume_one = partial(_resume, settings, operator, source, opened, (announce, announce_costs))
         return list(await asyncio.gather(*(resume_one(each) for each in resumptions(still))))
 
 
@@ -137,7 +139,7 @@ async def _resume(
     operator: str,
     source: str,
     opened: Mapping[str, Broker] | None,
-    announce: Callable[[KillReport], None],
+    tell: tuple[Callable[[KillReport], None], Callable[[KillReport], None]],
     resumption: Resumption,
 ) -> Resumed:
     breaker = async_breaker_of(settings, resumption.scope, source=source)
@@ -167,7 +169,7 @@ async def _resume(
         if state is State.TRIPPED:
             run.halted_after = run.elapsed
         run.record("KILL_SWITCH_RESUMED", accounts=list(resumption.accounts), exits=named)
-        return Resumed(resumption, await run_kill_switch(run, announce))
+        return Resumed(resumption, await run_kill_switch(run, *tell))
 
 
 async def _hold(settings: Settings, resumption: Resumption, why: str, operator: str, source: str) -> None:

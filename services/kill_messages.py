@@ -1,7 +1,7 @@
 """Send what becomes of a kill switch as messages, and show received messages as if it ran here.
 
-One message is one JSON object with an `event`: HALTED or NOT_HALTED, SWEPT, PROGRESS again and again, REPORT, DONE;
-NO_BROKER or FAILED where it ends early. On the standby's socket ACCEPTED or REFUSED comes before them.
+One message is one JSON object with an `event`: HALTED or NOT_HALTED, SWEPT, PROGRESS again and again, REPORT, COSTS,
+DONE; NO_BROKER or FAILED where it ends early. On the standby's socket ACCEPTED or REFUSED comes before them.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from pydantic import TypeAdapter
@@ -18,12 +18,14 @@ from breaker.state import State, Status
 from brokers.sweep import SweepResult
 from flows.kill_start import KillDisplay, RunProgress
 from tasks.kill.account import AccountProgress
+from tasks.kill.cost import ExitCost
 from tasks.kill.report import KillReport
 
 PROGRESS_EVERY = 0.1
 
 _report = TypeAdapter(KillReport)
 _progress = TypeAdapter(list[AccountProgress])
+_costs = TypeAdapter(tuple[ExitCost, ...])
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +63,9 @@ class MessageDisplay(KillDisplay):
     def report(self, report: KillReport) -> None:
         body = _report.dump_python(report, mode="json")
         self.send({"event": "REPORT", "flat": report.flat, "report": body})
+
+    def costs(self, report: KillReport) -> None:
+        self.send({"event": "COSTS", "costs": _costs.dump_python(report.costs, mode="json")})
 
     def done_without(self, missing: Sequence[str]) -> None:
         self.send({"event": "DONE", "missing": list(missing)})
@@ -116,6 +121,9 @@ def _show(message: Mapping[str, Any], kill: FollowedKill, display: KillDisplay, 
             kill.halted = kill.halted or kill.report.halted_after is not None
             showing.close()
             display.report(kill.report)
+        case "COSTS" if kill.report is not None:
+            kill.report = replace(kill.report, costs=_costs.validate_python(message["costs"], strict=False))
+            display.costs(kill.report)
         case "DONE":
             display.done_without(message["missing"])
             kill.ended = True

@@ -192,7 +192,7 @@ class MatchingEngine:
         fills = self._scenario.fills
         if order.time_in_force is not TimeInForce.FOK and self._random.random() < fills.partial_probability:
             qty = _part(order.remaining, fills.partial_fraction)
-        self.fill(order, qty, self._book.net_price(order))
+        self.fill(order, qty, self._price_of_fill(order))
         if not order.is_open:
             return
         if order.time_in_force is TimeInForce.IOC:
@@ -202,6 +202,15 @@ class MatchingEngine:
         else:
             order.filling = True
             self._events.after(fills.pause, lambda: self._fill_next(order))
+
+    def _price_of_fill(self, order: PaperOrder) -> Decimal:
+        price = self._book.net_price(order)
+        worse = Decimal(str(self._scenario.fills.slippage_bp.sample(self._random))) / 10_000
+        if order.type is not OrderType.MARKET or order.joint_legs or not worse:
+            return price
+        tick = self._book.asset(order.symbol).tick(price)
+        steps = (price * (1 + order.side.sign * worse) / tick).to_integral_value()
+        return max(steps, Decimal(1)) * tick
 
     def _after_complete_fill(self, order: PaperOrder) -> None:
         if order.sibling and order.sibling.is_open:

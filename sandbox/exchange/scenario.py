@@ -222,6 +222,8 @@ class Fills(_Part):
     partial_fraction: float = Field(default=0.5, gt=0, lt=1)
     pause: Seconds = 0.05
     """Between two partial fills of an order."""
+    slippage_bp: AnyDistribution = _ZERO
+    """How much worse than the market's price a market order fills, in basis points; in whole price steps, rounded."""
     stall_probability: Probability = 0.0
     """After a partial fill nothing more comes until the order is cancelled."""
 

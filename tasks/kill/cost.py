@@ -19,6 +19,7 @@ from tasks.kill.opening_book import OpeningBook, OpeningPosition
 
 BASIS_POINTS = Decimal(10_000)
 _HUNDREDTH = Decimal("0.01")
+_INFINITE = Decimal("Infinity")
 _FINEST = Decimal("1e-9")
 """An average price may not come out even; what is counted with it is kept to so much of a unit of money."""
 
@@ -73,30 +74,41 @@ class CostLine:
 
 
 @dataclass(frozen=True, slots=True)
+class CostSum:
+    """What some fills cost together, as far as it is known: a part that is not known is in none of these numbers."""
+
+    fills: int = 0
+    slippage: Decimal | None = None
+    basis_points: Decimal | None = None
+    """The slippage as a share of `value`."""
+    value: Decimal | None = None
+    """At the reference prices."""
+    realised: Decimal | None = None
+    fees: Decimal | None = None
+    with_fee: int = 0
+    """How many of the fills the venue gives a fee for, in something that has a price here."""
+
+
+@dataclass(frozen=True, slots=True)
 class ExitCost:
-    """What the exit of one account cost. Sums are of what is known; `whole` says whether that is everything."""
+    """What the exit of one account cost."""
 
     account: str
     currency: str = ""
     """Empty where the venue did not tell."""
     lines: tuple[CostLine, ...] = ()
     fills: tuple[PricedFill, ...] = field(default=(), repr=False)
-    closes: int = 0
+    closed: int = 0
     """Positions that were closed, wholly or in part."""
     priced: int = 0
     """Of these, how many have a reference price and fills that make up all of the change."""
-    slippage: Decimal | None = None
-    basis_points: Decimal | None = None
-    """The slippage as a share of what was closed."""
-    closed_value: Decimal | None = None
-    """What was closed, at the reference prices."""
-    realised: Decimal | None = None
-    fees: Decimal | None = None
-    fill_count: int = 0
-    with_fee: int = 0
-    """How many of the fills the venue gives a fee for, in something that has a price here."""
-    reference_after: float | None = None
-    """Seconds from the start of the run until the last of the reference prices was read."""
+    closes: CostSum = CostSum()
+    """Of the closes: what the exit cost."""
+    beside: CostSum = CostSum()
+    """Of the fills of other orders, which nobody asked for."""
+    first_reference: float | None = None
+    last_reference: float | None = None
+    """Seconds from the start of the run until the first and the last of the reference prices were read."""
     problem: str = ""
     """Why the fills were not read, or not all of them; empty where nothing is missing."""
     lines_left_out: int = 0
@@ -106,12 +118,12 @@ class ExitCost:
     def whole(self) -> bool:
         """Whether nothing of slippage and profit or loss is missing."""
         known = all(line.slippage is not None and line.realised is not None for line in self.lines)
-        return not self.problem and self.priced == self.closes and known
+        return not self.problem and self.priced == self.closed and known
 
     @property
     def nothing_filled(self) -> bool:
         """Whether it is known that nothing was closed and nothing else filled."""
-        return not self.problem and not self.lines and not self.closes
+        return not self.problem and not self.lines and not self.closed
 
 
 def exit_cost(account: str, currency: str, book: OpeningBook, fills: Iterable[Fill], began: datetime) -> ExitCost:
@@ -127,25 +139,18 @@ def exit_cost(account: str, currency: str, book: OpeningBook, fills: Iterable[Fi
         lines += _lines(priced, opening)
     closed = _closed(book, counted)
     openings = [opening for symbol in closed if (opening := book.positions.get(symbol))]
-    slippage = _known_sum(line.slippage for line in lines)
-    closed_value = _known_sum(_value(line, book) for line in lines if _closes(line, book))
+    read_after = [opening.read_after for opening in openings if opening.reference is not None]
     return ExitCost(
         account=account,
         currency=currency,
         lines=tuple(lines),
         fills=tuple(sorted(priced_fills, key=lambda fill: fill.at)),
-        closes=len(closed),
+        closed=len(closed),
         priced=sum(opening.reference is not None and opening.symbol not in unexplained for opening in openings),
-        slippage=slippage,
-        basis_points=_share(slippage, closed_value),
-        closed_value=closed_value,
-        realised=_known_sum(line.realised for line in lines),
-        fees=_known_sum(fill.fee for fill in priced_fills),
-        fill_count=len(priced_fills),
-        with_fee=sum(fill.fee is not None for fill in priced_fills),
-        reference_after=max(
-            (opening.read_after for opening in openings if opening.reference is not None), default=None
-        ),
+        closes=_sum([fill for fill in priced_fills if fill.origin is Origin.CLOSE], book),
+        beside=_sum([fill for fill in priced_fills if fill.origin is not Origin.CLOSE], book),
+        first_reference=min(read_after, default=None),
+        last_reference=max(read_after, default=None),
     )
 
 
@@ -155,8 +160,13 @@ def unexplained(book: OpeningBook, fills: Iterable[Fill], began: datetime) -> fr
 
 
 def without_fills(cost: ExitCost, most_lines: int) -> ExitCost:
-    """The same without single fills, and with the dearest lines only: for where there is little room."""
-    by_cost = sorted(range(len(cost.lines)), key=lambda number: -abs(cost.lines[number].slippage or ZERO))
+    """The same without single fills, and with the dearest lines only, and those without a price: for little room."""
+
+    def worth_showing(number: int) -> Decimal:
+        slippage = cost.lines[number].slippage
+        return _INFINITE if slippage is None else abs(slippage)
+
+    by_cost = sorted(range(len(cost.lines)), key=worth_showing, reverse=True)
     dearest = tuple(cost.lines[number] for number in sorted(by_cost[:most_lines]))
     return replace(cost, fills=(), lines=dearest, lines_left_out=len(cost.lines) - len(dearest))
 
@@ -256,7 +266,7 @@ def _priced(
         realised = None
         if held is not None and opening is not None:
             held, gain = _done(held, fill)
-            realised = None if gain is None else (gain * opening.multiplier).quantize(_FINEST)
+            realised = None if gain is None else _even(gain * opening.multiplier)
         priced.append(
             PricedFill(
                 at=fill.at,
@@ -317,18 +327,16 @@ def _line(fills: Sequence[PricedFill], opening: OpeningPosition | None) -> CostL
     first = fills[0]
     quantity = sum((fill.quantity for fill in fills), ZERO)
     slippage = _complete_sum(fills, lambda fill: fill.slippage)
-    reference = opening.reference if opening else None
-    value = None if opening is None or reference is None else quantity * reference * opening.multiplier
     return CostLine(
         symbol=first.symbol,
         side=first.side,
         origin=first.origin,
         fills=len(fills),
         quantity=quantity,
-        average_price=sum((fill.quantity * fill.price for fill in fills), ZERO) / quantity if quantity else first.price,
-        reference=reference,
+        average_price=_even(sum((fill.quantity * fill.price for fill in fills), ZERO) / (quantity or 1)),
+        reference=opening.reference if opening else None,
         slippage=slippage,
-        basis_points=_share(slippage, value),
+        basis_points=_share(slippage, _value(quantity, opening)),
         realised=_complete_sum(fills, lambda fill: fill.realised),
         fees=_complete_sum(fills, lambda fill: fill.fee),
     )
@@ -345,15 +353,27 @@ def _closed(book: OpeningBook, counted: Mapping[str, Sequence[tuple[Fill, Origin
     return frozenset(by_close | changed)
 
 
-def _closes(line: CostLine, book: OpeningBook) -> bool:
-    """Whether the line closed something, rather than entered."""
-    opening = book.positions.get(line.symbol)
-    return line.origin is Origin.CLOSE or (opening is not None and opening.quantity * line.side.sign < 0)
+def _sum(fills: Sequence[PricedFill], book: OpeningBook) -> CostSum:
+    slippage = _known_sum(fill.slippage for fill in fills)
+    value = _known_sum(_value(fill.quantity, book.positions.get(fill.symbol)) for fill in fills)
+    return CostSum(
+        fills=len(fills),
+        slippage=slippage,
+        basis_points=_share(slippage, value),
+        value=value,
+        realised=_known_sum(fill.realised for fill in fills),
+        fees=_known_sum(fill.fee for fill in fills),
+        with_fee=sum(fill.fee is not None for fill in fills),
+    )
 
 
-def _value(line: CostLine, book: OpeningBook) -> Decimal | None:
-    opening = book.positions.get(line.symbol)
-    return None if opening is None or line.reference is None else line.quantity * line.reference * opening.multiplier
+def _value(quantity: Decimal, opening: OpeningPosition | None) -> Decimal | None:
+    """At the reference price."""
+    return None if opening is None or opening.reference is None else quantity * opening.reference * opening.multiplier
+
+
+def _even(value: Decimal) -> Decimal:
+    return value.quantize(_FINEST).normalize()
 
 
 def _share(cost: Decimal | None, value: Decimal | None) -> Decimal | None:

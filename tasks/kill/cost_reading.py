@@ -30,7 +30,7 @@ async def read_cost(run: AccountRun, began: datetime) -> ExitCost:
         async with asyncio.timeout(COST_WITHIN):
             await reading.until_complete()
     except TimeoutError:
-        return reading.so_far(f"the venue did not tell of all fills within {COST_WITHIN:g} s")
+        return reading.so_far(f"the venue has not told of {reading.missing} within {COST_WITHIN:g} s")
     except BrokerError as error:
         return reading.so_far(str(error))
     except Exception as error:  # what it cost must not change what was done, whatever an adapter answers
@@ -44,6 +44,10 @@ class _Reading:
         self._broker: Broker = run.broker
         self._began = began
         self._fills: Listed[Fill] | None = None
+
+    @property
+    def missing(self) -> str:
+        return "its fills" if self._fills is None else "all of its fills"
 
     async def until_complete(self) -> None:
         await self._name_closes()

@@ -7,10 +7,16 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
-from typing import Any
+from functools import cache
+from typing import TYPE_CHECKING, Any
 
+from tasks.kill import cost_text
 from tasks.kill.account import AccountProgress
+from tasks.kill.cost import ExitCost, without_fills
 from tasks.kill.pending_exits import PendingExit, as_dict
+
+if TYPE_CHECKING:
+    from pydantic import TypeAdapter
 
 
 class AccountsTogether:
@@ -55,6 +61,8 @@ class KillReport(AccountsTogether):
     missing: tuple[str, ...]
     pending_exits: tuple[PendingExit, ...] = ()
     """What is tried again by itself, in its accounts."""
+    costs: tuple[ExitCost, ...] = ()
+    """What the exit cost, by account. Read when the rest is known: until then there is none."""
 
     def as_dict(self) -> dict[str, Any]:
         """JSON types only: decimals and times as strings."""
@@ -63,8 +71,29 @@ class KillReport(AccountsTogether):
         return {"flat": self.flat, **body, "no_orders_after": self.no_orders_after, "flat_after": self.flat_after}
 
 
+RECORDED_LINES = 200
+"""The dearest lines of what an exit cost that are kept on record; each has a few hundred bytes there."""
 RESUMED_BY = "Tried again until flat by the served deployments or a standby; by hand: breaker kill --resume"
 NOT_RESUMED = "Nothing else is sent for these. Run the kill switch again when the reason is gone."
+
+
+def cost_record(cost: ExitCost) -> dict[str, Any]:
+    """What an exit cost, as it is kept on record: without single fills, JSON types only."""
+    body: dict[str, Any] = _plain(dataclasses.asdict(without_fills(cost, RECORDED_LINES)))
+    del body["fills"]
+    return body
+
+
+def cost_of_record(record: Mapping[str, Any]) -> ExitCost:
+    """What `cost_record` has written. Raises ValueError."""
+    return _cost_adapter().validate_python(dict(record), strict=False)
+
+
+@cache
+def _cost_adapter() -> TypeAdapter[ExitCost]:
+    from pydantic import TypeAdapter  # noqa: PLC0415  only where something is read back
+
+    return TypeAdapter(ExitCost)
 
 
 def seconds(value: float | None) -> str:
@@ -117,6 +146,9 @@ def markdown(report: KillReport) -> str:
         ]
         lines += ["", RESUMED_BY if report.pending_exits else NOT_RESUMED]
         lines += [f"- {_cell(str(pending))}" for pending in report.pending_exits]
+    if report.costs:
+        shown = [without_fills(cost, RECORDED_LINES) for cost in report.costs]
+        lines += ["", "## What the exit cost", "", *cost_text.markdown(shown)]
     dust = [(account, item) for account in report.accounts for item in account.dust]
     if dust:
         lines += [
@@ -159,7 +191,7 @@ def _latest(moments: Iterable[float | None]) -> float | None:
 
 def _plain(value: Any) -> Any:
     if isinstance(value, Decimal):
-        return str(value)
+        return f"{value:f}"
     if isinstance(value, datetime):
         return value.isoformat()
     if isinstance(value, Mapping):

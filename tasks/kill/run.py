@@ -71,6 +71,8 @@ class KillRun:
     """Steps that ran without the orchestrator, to be shown there once it answers."""
     report: KillReport | None = None
     reported: asyncio.Event = field(default_factory=asyncio.Event)
+    pricing: asyncio.Lock = field(default_factory=asyncio.Lock)
+    """Held by whoever reads what the exit cost."""
     notifying: asyncio.Lock = field(default_factory=asyncio.Lock)
     notified: bool = False
     declined: bool = False

@@ -11,6 +11,7 @@ from typing import Literal
 from pydantic import TypeAdapter
 
 from tasks.kill.account import AccountProgress
+from tasks.kill.cost import ExitCost, without_fills
 from tasks.kill.report import AccountsTogether
 from tasks.kill.run import KillRun
 
@@ -19,6 +20,8 @@ SILENT = 10.0
 """Seconds after which a run that nothing was heard of is not known to go on."""
 CLOSES = 60
 """The newest closes of an account that a status shows."""
+COST_LINES = 60
+"""The dearest lines of what the exit of an account cost that a status shows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +48,8 @@ class KillStatus(AccountsTogether):
     over: bool
     declined: bool = False
     """Not confirmed by whoever asked for it: nothing was cancelled or closed."""
+    costs: tuple[ExitCost, ...] = ()
+    """What the exit cost, by account; none until it has been read."""
     problem: str = ""
     """Why nothing is flattened, or no longer."""
     halt_problem: str = ""
@@ -95,6 +100,7 @@ def kill_status(run: KillRun) -> KillStatus:
         reported=report is not None,
         over=False,
         declined=run.declined,
+        costs=() if report is None else tuple(without_fills(cost, COST_LINES) for cost in report.costs),
     )
 
 

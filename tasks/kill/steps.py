@@ -20,8 +20,9 @@ from breaker.errors import BreakerUnavailable, NotTripped
 from breaker.orders import ZERO
 from breaker.trip_reasons import TripReason
 from brokers.protocol import BrokerUnavailable
-from tasks.kill import snapshot, verify
+from tasks.kill import cost_reading, snapshot, verify
 from tasks.kill.artifacts import publish_report as publish
+from tasks.kill.cost import ExitCost
 from tasks.kill.flatten import Flattening
 from tasks.kill.notifications import kill_notifications
 from tasks.kill.pending_exits import is_news
@@ -137,6 +138,13 @@ async def verify_flat(account: str) -> bool:
     flat = await verify.verify_flat(run.accounts[account])
     run.update(account, phase="flat" if flat else "not flat after all")
     return flat
+
+
+@_step("Read what the exit cost", "read-cost-{account}", timeout=cost_reading.COST_WITHIN + 1, retries=0)
+async def read_cost(account: str) -> ExitCost:
+    """The fills and what they cost, once the result is known; nothing depends on it."""
+    run = current_kill.get()
+    return await cost_reading.read_cost(run.accounts[account], run.started_at)
 
 
 @_step("Publish the report", "report-{incident_id}", timeout=15, retries=0)

@@ -1,6 +1,7 @@
 """One run of the kill switch in a process of its own, as the command line makes it: `python -m … INCIDENT`.
 
-Prints one JSON line with the result when it is announced, and one when the orchestrator has recorded it or can't.
+Prints one JSON line with the result when it is announced, one with what the exit cost, and one when the orchestrator
+has recorded the run or can't.
 """
 
 from __future__ import annotations
@@ -29,7 +30,10 @@ async def main(incident_id: str) -> None:
         def announce(report: KillReport) -> None:
             say("result", run, report=report.as_dict())
 
-        await run_kill_switch(run, announce)
+        def announce_costs(report: KillReport) -> None:
+            say("costs", run, costs=report.as_dict()["costs"])
+
+        await run_kill_switch(run, announce, announce_costs)
         say("end", run, missing=run.missing)
 
 

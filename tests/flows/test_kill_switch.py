@@ -65,6 +65,7 @@ def test_a_run_is_told_in_prefects_ui_and_a_second_one_acts_again(
         "cancel-orders-PAPER",
         "flatten-positions-PAPER",
         "verify-flat-PAPER",
+        "read-cost-PAPER",
         f"report-{incident}",
     } == tasks
     artifacts = {artifact["key"]: artifact for artifact in asked(prefect, "artifacts", of_run(run))}

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import replace
 from datetime import timedelta
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -116,6 +117,8 @@ async def test_a_halted_symbol_is_pending_named_and_closed_once_the_halt_is_over
     (resumed,) = await resume_now(settings)
     assert resumed.report is not None and resumed.report.flat and paper.report()["is_flat"]
     assert resumed.report.incident_id == report.incident_id
+    (cost,) = resumed.report.costs
+    assert [(line.symbol, line.quantity) for line in cost.lines] == [("MSFT", Decimal(5))] and cost.whole
     assert paper.report()["violations"] == []
     assert redis_client.hlen(KEY) == 0 and read_pending_exits(settings).exits == ()
     words = [row.action for row in rows(settings, report.incident_id, "PENDING_EXIT", "KILL_SWITCH_RESUMED")]

@@ -122,6 +122,7 @@ def test_a_kill_is_done_by_the_standby_and_looks_the_same(
         "done without  Prefect",
     ):
         assert words in outcome.stderr
+    assert "▸ COST  ALPHA  slippage" in outcome.stderr
     assert "kill done" in warm.said()
     assert venue.report()["is_flat"] and venue.report()["violations"] == []
     [trip] = trips(redis_client)
@@ -132,6 +133,8 @@ def test_a_kill_is_done_by_the_standby_and_looks_the_same(
     body = json.loads(warm.run("kill", "--yes", "--json").stdout)
     assert body["halted"] and body["flat"] and body["accounts"][0]["positions_at_start"] == 6
     assert body["first_sweep_after"] < 5
+    (cost,) = body["costs"]
+    assert (cost["closed"], cost["priced"], cost["problem"]) == (6, 6, "")
 
 
 def test_another_configuration_is_refused_and_done_by_the_command_itself(

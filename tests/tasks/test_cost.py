@@ -80,7 +80,7 @@ class Case:
     lines: Sequence[tuple[str, str, Origin, str, str | None, str | None, str | None]]
     """Symbol, side, origin, quantity, slippage, basis points, realised."""
     total: tuple[str | None, str | None, str | None]
-    """Slippage, basis points, realised."""
+    """Of the closes: slippage, basis points, realised."""
     priced: str
     """Of how many closes."""
     after: Sequence[Position] = ()
@@ -88,6 +88,8 @@ class Case:
     there: Sequence[Order] = ()
     """Open when the run began; the closes of this run are named `close…`."""
     fees: str | None = None
+    beside: tuple[str | None, str | None, str | None] = (None, None, None)
+    """The same of other fills."""
     later: Sequence[Position] = field(default=())
     """A reading after the first one."""
 
@@ -164,8 +166,9 @@ CASES = {
             ("AAPL", "sell", Origin.CLOSE, "6", "6", "50", "294"),
             ("AAPL", "sell", Origin.RACED, "4", "8", "100", "192"),
         ],
-        ("14", "70", "486"),
+        ("6", "50", "294"),
         "1 of 1",
+        beside=("8", "100", "192"),
         there=[order("stop")],
     ),
     "one that had filled in part before": Case(
@@ -179,8 +182,9 @@ CASES = {
             ("AAPL", "sell", Origin.CLOSE, "6", "6", "50", "294"),
             ("AAPL", "sell", Origin.RACED, "4", "8", "100", "192"),
         ],
-        ("14", "70", "486"),
+        ("6", "50", "294"),
         "1 of 1",
+        beside=("8", "100", "192"),
         there=[order("stop", filled="7")],
     ),
     "it filled before the position was first read": Case(
@@ -190,8 +194,9 @@ CASES = {
             ("AAPL", "sell", Origin.CLOSE, "6", "6", "50", "294"),
             ("AAPL", "sell", Origin.RACED, "4", "8", "100", "192"),
         ],
-        ("14", "70", "486"),
+        ("6", "50", "294"),
         "1 of 1",
+        beside=("8", "100", "192"),
         there=[order("stop")],
     ),
     "it added to the position before that was first read": Case(
@@ -201,8 +206,9 @@ CASES = {
             ("AAPL", "sell", Origin.CLOSE, "10", "10", "50", "390"),
             ("AAPL", "buy", Origin.RACED, "4", "8", "100", "0"),
         ],
-        ("18", "90", "390"),
+        ("10", "50", "390"),
         "1 of 1",
+        beside=("8", "100", "0"),
         there=[order("entry")],
     ),
     "it turned the position over": Case(
@@ -212,8 +218,9 @@ CASES = {
             ("AAPL", "buy", Origin.CLOSE, "5", "5", "50", "-15"),
             ("AAPL", "sell", Origin.RACED, "15", "30", "100", "480"),
         ],
-        ("35", "87.50", "465"),
+        ("5", "50", "-15"),
         "1 of 1",
+        beside=("30", "100", "480"),
         there=[order("stop")],
     ),
     "it closed all of it before anything was read": Case(
@@ -233,6 +240,7 @@ CASES = {
         ],
         ("10", "101.01", "-10"),
         "1 of 1",
+        beside=("0", "0", "0"),
         later=[position("NVDA", "10", "99", "99")],
     ),
     "an order for an amount of money": Case(
@@ -242,8 +250,9 @@ CASES = {
             ("AAPL", "sell", Origin.CLOSE, "10.623", "0", "0", "505.65"),
             ("AAPL", "buy", Origin.RACED, "0.5", "0.5", "50", "0"),
         ],
-        ("0.5", "2.35", "505.65"),
+        ("0", "0", "505.65"),
         "1 of 1",
+        beside=("0.5", "50", "0"),
         there=[order("amount")],
     ),
     "a close of another run of the incident": Case(
@@ -331,10 +340,11 @@ def test_worked_out_by_hand(name: str) -> None:
         (each.symbol, each.side.value, each.origin, each.quantity, each.slippage, each.basis_points, each.realised)
         for each in cost.lines
     ] == [(*line[:3], *(number(value) for value in line[3:])) for line in case.lines]
-    assert (cost.slippage, cost.basis_points, cost.realised) == tuple(number(value) for value in case.total)
-    assert f"{cost.priced} of {cost.closes}" == case.priced
-    assert cost.fees == number(case.fees)
-    assert cost.fill_count == len(cost.fills) == sum(line.fills for line in cost.lines)
+    for total, wanted in ((cost.closes, case.total), (cost.beside, case.beside)):
+        assert (total.slippage, total.basis_points, total.realised) == tuple(number(value) for value in wanted)
+    assert f"{cost.priced} of {cost.closed}" == case.priced
+    assert cost.closes.fees == number(case.fees)
+    assert cost.closes.fills + cost.beside.fills == len(cost.fills) == sum(line.fills for line in cost.lines)
 
 
 def test_the_reference_is_the_first_reading_and_the_cost_says_when_that_was() -> None:
@@ -348,7 +358,7 @@ def test_the_reference_is_the_first_reading_and_the_cost_says_when_that_was() ->
     book.note_close(CloseResult("AAPL", CloseOutcome.ACCEPTED, order("close")), "close")
     book.note_positions([position("MSFT", "1", "380")], (), 1.0)
     cost = exit_cost("ALPHA", "USD", book, [fill("close", "-10", "190")], BEGAN)
-    assert (cost.slippage, cost.reference_after) == (Decimal(100), 0.1)
+    assert (cost.closes.slippage, cost.first_reference, cost.last_reference) == (Decimal(100), 0.1, 0.1)
 
 
 def test_whether_the_venue_has_told_everything() -> None:
@@ -376,7 +386,7 @@ def test_of_many_lines_the_dearest_are_kept_and_the_sums_stay() -> None:
     cost = exit_cost("ALPHA", "USD", book, fills, BEGAN)
     short = without_fills(cost, 2)
     assert [line.symbol for line in short.lines] == ["SE", "SF"]
-    assert (short.fills, short.lines_left_out, short.slippage) == ((), 4, cost.slippage)
+    assert (short.fills, short.lines_left_out, short.beside) == ((), 4, cost.beside)
 
 
 decimals = st.decimals("0.01", "1000", places=2)
@@ -418,9 +428,10 @@ def total(values: Sequence[Decimal | None]) -> Decimal:
 @given(exits())
 def test_symbols_add_up_to_the_total_and_every_side_costs_in_its_own_direction(exit_: Exit) -> None:
     cost = exit_cost("ALPHA", "USD", exit_.book, exit_.fills, BEGAN)
-    assert cost.whole and cost.priced == cost.closes == len(exit_.reference)
-    assert cost.slippage == total([line.slippage for line in cost.lines]) == total([f.slippage for f in cost.fills])
-    assert cost.realised == total([line.realised for line in cost.lines]) == total([f.realised for f in cost.fills])
+    assert cost.whole and cost.priced == cost.closed == len(exit_.reference)
+    for name in ("slippage", "realised"):
+        by_line, by_fill = ([getattr(each, name) for each in some] for some in (cost.lines, cost.fills))
+        assert getattr(cost.closes, name) == total(by_line) == total(by_fill)
     for each in cost.fills:
         worse = each.price < exit_.reference[each.symbol] if each.side is Side.SELL else None
         worse = each.price > exit_.reference[each.symbol] if worse is None else worse
@@ -433,7 +444,7 @@ def test_symbols_add_up_to_the_total_and_every_side_costs_in_its_own_direction(e
             for name, opening in exit_.book.positions.items()
         ]
     )
-    assert cost.realised == worth - cost.slippage
+    assert cost.closes.realised == worth - total([cost.closes.slippage])
 
 
 @given(exits(), st.data())
@@ -441,7 +452,7 @@ def test_with_a_fill_missing_nothing_is_made_up(exit_: Exit, data: st.DataObject
     missing = data.draw(st.sampled_from(list(exit_.fills)))
     rest = [each for each in exit_.fills if each is not missing]
     whole, partial = (exit_cost("ALPHA", "USD", exit_.book, some, BEGAN) for some in (exit_.fills, rest))
-    assert not partial.whole and partial.priced == partial.closes - 1
+    assert not partial.whole and partial.priced == partial.closed - 1
     lines: dict[str, CostLine] = {line.symbol: line for line in partial.lines}
     assert missing.symbol not in lines or lines[missing.symbol].realised is None
     unharmed = {line for line in whole.lines if line.symbol != missing.symbol}
@@ -451,4 +462,4 @@ def test_with_a_fill_missing_nothing_is_made_up(exit_: Exit, data: st.DataObject
 def test_an_account_of_which_nothing_was_read_has_no_number() -> None:
     cost = ExitCost("ALPHA", problem="not given by this venue")
     assert not cost.whole and not cost.nothing_filled
-    assert (cost.slippage, cost.realised, cost.fees, cost.basis_points) == (None,) * 4
+    assert (cost.closes.slippage, cost.closes.realised, cost.closes.fees, cost.closes.basis_points) == (None,) * 4
