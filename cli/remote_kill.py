@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NoReturn
 
 import typer
@@ -15,9 +15,12 @@ from cli.console_client import ConsoleClient
 from cli.exit_codes import Exit
 from cli.remote_circuit import say_who_acts
 from configuration.reasons import KILL_CONFIRMATION
-from tasks.kill.report import count
+from tasks.kill import cost_text
+from tasks.kill.report import cost_of_record, count
 
 POLL_EVERY = 0.5
+COSTS_WITHIN = 10.0
+"""Seconds after the verdict within which the console tells what the exit cost."""
 SILENCE = 30.0
 """Seconds without an answer after which a run is not followed any more."""
 
@@ -39,10 +42,14 @@ def kill_by_console(
             otherwise=f"not confirmed; the state is {halted.state.value}, nothing further was done",
         )
     run = _follow(console, console.start_kill(scope, reason, accounts), as_json)
+    if not as_json:
+        typer.echo(f"{run['verdict']} after {run['elapsed']:.1f} s {run['problem']}".strip())
+    run = _with_costs(console, run)
     if as_json:
         typer.echo(json.dumps(run))
     else:
-        typer.echo(f"{run['verdict']} after {run['elapsed']:.1f} s {run['problem']}".strip())
+        for line in _costs(run):
+            typer.echo(line)
     if not run["halted"]:
         raise typer.Exit(Exit.NOT_HALTED)
     raise typer.Exit(Exit.OK if run["verdict"] == "FLAT" else Exit.NOT_FLAT)
@@ -72,6 +79,29 @@ def _follow(console: ConsoleClient, run: dict[str, Any], quiet: bool) -> dict[st
                     err=True,
                 )
                 raise typer.Exit(Exit.NOT_FLAT if run["halted"] else Exit.NOT_HALTED) from None
+
+
+def _with_costs(console: ConsoleClient, run: dict[str, Any]) -> dict[str, Any]:
+    """The run with what the exit cost, if the console tells that in time; a verdict stands without it."""
+    ended = time.monotonic()
+    while run.get("costs", ()) is None and time.monotonic() - ended < COSTS_WITHIN:
+        time.sleep(POLL_EVERY)
+        try:
+            run = console.kill(run["incident_id"])
+        except BreakerError as error:
+            typer.echo(f"breaker: what the exit cost is not known: {error}", err=True)
+            break
+    return run
+
+
+def _costs(run: dict[str, Any]) -> Iterator[str]:
+    for record in run.get("costs") or ():
+        try:
+            cost = cost_of_record(record)
+        except ValueError:  # of a console that is older or newer than this
+            yield f"{record.get('account')}: the console tells what the exit cost in a way that is not known here"
+            continue
+        yield f"{cost.account}: {' · '.join(cost_text.headline(cost))}"
 
 
 def _line(account: dict[str, Any]) -> str:

@@ -26,6 +26,7 @@ from console.live.gates import gate_label
 from console.live.poller import Sample
 from console.live.state_watcher import WatchedState
 from tasks.checks.measurement import Measurement
+from tasks.kill import cost_text
 from tasks.kill.pending_exit_store import Reading
 from tasks.kill.report import count, seconds
 from tasks.kill.status import KillStatus
@@ -59,6 +60,9 @@ class Renderer:
             seconds=seconds,
             count=count,
             money=value_format.money,
+            headline=cost_text.headline,
+            remarks=cost_text.remarks,
+            sections=cost_text.sections,
             quantity=value_format.quantity,
         )
         self._environment.globals.update(

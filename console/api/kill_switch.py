@@ -9,6 +9,7 @@ from console.api.models import KillBody, KillRequest
 from console.api.parameters import AnyCaller, IdempotencyKey, ScopeQuery, Viewer, event_id, problems
 from console.api.problems import ApiProblem
 from console.request import context_of
+from tasks.kill.report import cost_record
 from tasks.kill.status import KillStatus
 
 router = APIRouter(tags=["kill switch"])
@@ -69,6 +70,7 @@ def _kill_body(kill: KillStatus) -> KillBody:
             }
             for account in kill.accounts
         ],
+        costs=[cost_record(cost) for cost in kill.costs] if kill.costs or kill.over else None,
         done_without=list(kill.missing),
     )
 

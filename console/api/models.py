@@ -208,6 +208,10 @@ class KillBody(BaseModel):
     unconfirmed: str | None = Field(description="Why the trip is not known to outlive a crash of Redis.")
     problem: str = Field(description="Why it could not halt, broke off or is not known; empty otherwise.")
     accounts: list[dict[str, Any]]
+    costs: list[dict[str, Any]] | None = Field(
+        description="What the exit cost, by account: money as text in the account's currency, null what was not read. "
+        "Null as a whole until the fills have been read, after the verdict."
+    )
     done_without: list[str]
 
 

@@ -31,6 +31,8 @@ def headline(cost: ExitCost) -> list[str]:
         f"realised P&L {money(closes.realised, cost.currency)}",
         _fees(cost),
     ]
+    if cost.beside.fills:
+        said.append(f"{cost.beside.fills} fills of other orders")
     return said if cost.whole else [f"{cost.priced} of {cost.closed} closes priced", *said]
 
 
@@ -78,7 +80,7 @@ def sections(cost: ExitCost) -> list[list[tuple[str, ...]]]:
 def _cells(line: CostLine) -> tuple[str, ...]:
     return (
         f"{line.symbol}{MARKS[line.origin]}",
-        f"{'+' if line.side is Side.BUY else '−'}{quantity(line.quantity)}",
+        f"{'+' if line.side is Side.BUY else '-'}{quantity(line.quantity)}",
         price(line.average_price),
         price(line.reference),
         _amount(line.slippage),
@@ -102,7 +104,7 @@ def markdown(costs: Sequence[ExitCost]) -> list[str]:
     for cost in costs:
         lines += [f"**{cell(cost.account)}**: {cell(' · '.join(headline(cost)))}", ""]
         if found := sections(cost):
-            lines += [f"| {' | '.join(COLUMNS)} |", "| --- | --- |" + " ---: |" * (len(COLUMNS) - 2)]
+            lines += [f"| {' | '.join(COLUMNS)} |", "| --- |" + " ---: |" * (len(COLUMNS) - 1)]
             for rows in found:
                 lines += [f"| {' | '.join(_escaped(each) for each in row)} |" for row in rows[:-1]]
                 lines += [f"| {' | '.join(f'**{each}**' if each else '' for each in rows[-1])} |"]

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from ledger.record import AuditRow
+from tasks.kill import cost_text
+from tasks.kill.report import cost_of_record
 from tasks.recovery.state import RecoveryState
 
 
@@ -19,6 +21,8 @@ class ReportSource:
     evidence: str
     timeline: Sequence[AuditRow]
     """Oldest first."""
+    costs: Sequence[AuditRow] = ()
+    """What the exits of the incident cost, oldest first."""
 
 
 def incident_report(source: ReportSource) -> str:
@@ -41,6 +45,10 @@ def incident_report(source: ReportSource) -> str:
             "",
             _text(cause.get("corrective_action")),
             "",
+            "## What the exit cost",
+            "",
+            *_costs(source.costs),
+            "",
             "## Timeline",
             "",
             "| time (UTC) | what | who | result |",
@@ -57,6 +65,20 @@ def incident_report(source: ReportSource) -> str:
             "",
         ]
     )
+
+
+def _costs(rows: Sequence[AuditRow]) -> list[str]:
+    """Of each run of the kill switch in the incident, as the ledger has it."""
+    if not rows:
+        return ["No kill switch of this incident has told what its exit cost."]
+    lines: list[str] = []
+    for row in rows:
+        lines += [f"Read {row.timestamp:%Y-%m-%d %H:%M:%S} UTC, for {_text(row.user_id)}:", ""]
+        try:
+            lines += cost_text.markdown([cost_of_record(row.details)])
+        except ValueError:
+            lines += [f"What the ledger's row {row.seq} says of it can't be read.", ""]
+    return lines[:-1]
 
 
 def _when(moment: object) -> str:

@@ -187,10 +187,12 @@ async def _not_over_while_pending(context: RecoveryContext, recovered: Notificat
 async def write_report(round_: int, stage: str, trip: dict[str, Any], root_cause: dict[str, str], evidence: str) -> str:
     """Writes `incidents/ID/report.md` in the state directory; returns the report itself."""
     context = current_recovery.get()
-    rows = await asyncio.to_thread(
-        context.recorder.ledger.query, Filter(incident_id=context.state.incident_id), limit=500
+    ledger, incident = context.recorder.ledger, context.state.incident_id
+    rows = await asyncio.to_thread(ledger.query, Filter(incident_id=incident), limit=500)
+    costs = await asyncio.to_thread(ledger.query, Filter(actions=("KILL_SWITCH_COST",), incident_id=incident), limit=50)
+    report = incident_report(
+        ReportSource(context.state, trip, root_cause, evidence, tuple(reversed(rows.rows)), tuple(reversed(costs.rows)))
     )
-    report = incident_report(ReportSource(context.state, trip, root_cause, evidence, tuple(reversed(rows.rows))))
     path = context.settings.state_dir / "incidents" / context.state.incident_id / "report.md"
     await asyncio.to_thread(_write, path, report)
     digest = hashlib.sha256(report.encode()).hexdigest()

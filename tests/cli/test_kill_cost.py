@@ -82,7 +82,7 @@ def test_the_screen_tells_it_after_the_verdict_and_the_ledger_keeps_it(
     cost = said[said.index("▸ COST") : said.index("Slippage above zero")]
     assert max(len(line) for line in cost.splitlines()) <= 80 and "…" not in cost
     rows = [line.split() for line in cost.splitlines()]
-    assert ["AAPL", "−12,000", "199.80", "200.00", "2,400.00", "10.0", "597,600"] in rows
+    assert ["AAPL", "-12,000", "199.80", "200.00", "2,400.00", "10.0", "597,600"] in rows
     assert ["MSFT", "+5", "400.40", "400.00", "2.00", "10.0", "98.00"] in rows
     assert ["total", "2,402.00", "10.0", "597,698"] in rows
     (row,) = recorded(breaker_cli)

@@ -112,7 +112,9 @@ def test_the_kill_switch_is_followed_to_flat(
     assert other.returncode == 2 and "BETA" in other.stderr and "ALPHA" in other.stderr
     assert CircuitBreaker(redis_client).get_state().value == "OPEN", "an unknown account changes nothing"
     killed = breaker_cli("kill", "--yes", "--reason", "x", "--account", "alpha", "--operator", "olga")
-    assert (killed.returncode, killed.stdout.splitlines()[-1][:4]) == (0, "FLAT"), killed.stderr
+    *_, verdict, cost = killed.stdout.splitlines()
+    assert (killed.returncode, verdict[:4]) == (0, "FLAT"), killed.stderr
+    assert cost.startswith("ALPHA: slippage 0.00 USD (0.0 bp of ")
     assert "0 of 12 positions" in killed.stdout
     assert exchange.report()["is_flat"]
     assert len(killed.stderr.splitlines()) == 1 and "--operator is not used" in killed.stderr

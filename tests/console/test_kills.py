@@ -65,6 +65,10 @@ def test_the_kill_switch_flattens_and_says_so(
     )
     eventually(lambda: len(console.ledger.query(wanted).rows) == 3)
     assert {row.user_id for row in console.ledger.query(wanted).rows} == {"the_operator"}
+    told = eventually(lambda: console.api(Role.OPERATOR).get(f"/kill-switch/{incident}").json()["costs"])
+    assert [(cost["account"], cost["closed"], cost["priced"]) for cost in told] == [("ALPHA", 6, 6)]
+    page_of_run = operator.get(page.url.path).text
+    assert "What the exit cost" in page_of_run and "Slippage 0.00 USD (0.0 bp of " in page_of_run
 
 
 def test_a_second_start_joins_the_run(console: Console, exchange: PaperExchangeThread) -> None:
