@@ -200,7 +200,7 @@ class KillView(KillDisplay):
         first, *rest = cost_text.headline(cost)
         self._console.print(Text.assemble(("▸ COST", "bold"), f"  {cost.account}  {first}"))
         if rest:
-            self._console.print(f"  {' · '.join(rest)}")
+            self._console.print(Padding(" · ".join(rest), (0, 0, 0, 2)))
         if found := cost_text.sections(cost):
             table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
             for column in cost_text.COLUMNS:

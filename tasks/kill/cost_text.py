@@ -152,5 +152,5 @@ def points(value: Decimal | None) -> str:
 def _fees(cost: ExitCost) -> str:
     fees, given, fills = cost.closes.fees, cost.closes.with_fee, cost.closes.fills
     if fees is None:
-        return "fees not given with the fills"
+        return "fees not given"
     return f"fees {money(fees, cost.currency)}" + ("" if given == fills else f" for {given} of {fills} fills")

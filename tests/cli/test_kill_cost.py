@@ -78,7 +78,7 @@ def test_the_screen_tells_it_after_the_verdict_and_the_ledger_keeps_it(
     said = terminal.seen
     assert said.index("✓ FLAT") < said.index("▸ COST  ALPHA  slippage")
     assert "slippage 2,402.00 USD (10.0 bp of 2,403,200.00 closed)" in said
-    assert "realised P&L 597,698.00 USD · fees not given with the fills" in said
+    assert "realised P&L 597,698.00 USD · fees not given" in said
     cost = said[said.index("▸ COST") : said.index("Slippage above zero")]
     assert max(len(line) for line in cost.splitlines()) <= 80 and "…" not in cost
     rows = [line.split() for line in cost.splitlines()]

@@ -78,6 +78,7 @@ def test_a_run_is_told_in_prefects_ui_and_a_second_one_acts_again(
     assert artifacts["kill-switch-report"]["data"].startswith("# Kill switch: FLAT")
     assert "a test \\| of &lt;reasons>" in artifacts["kill-switch-report"]["data"]
     assert artifacts["kill-switch-closes"]["data"].count("accepted") == 8
+    assert "## What the exit cost\n\n**PAPER**: slippage 0.00 USD" in artifacts["kill-switch-report"]["data"]
 
     for symbol in ("AAPL", "MSFT"):
         paper.control("late-fill", {"symbol": symbol, "side": "buy", "qty": "3"})
