@@ -37,6 +37,8 @@ class TripReason(StrEnum):
     """A dead-man's switch was not renewed in time."""
     LEDGER_MISMATCH = "LEDGER_MISMATCH"
     """Redis opened what the ledger knows to be tripped, without a reset: a lost trip, a restored backup, a raw SET."""
+    STATE_LOST = "STATE_LOST"
+    """Redis had lost the state when it was initialised, and the ledger's last word was a trip or a quiet period."""
     WATCH_FAILED = "WATCH_FAILED"
     """A condition turned red during the watch after a reset."""
     PENDING_TRIP_UNREADABLE = "PENDING_TRIP_UNREADABLE"

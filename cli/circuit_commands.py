@@ -23,7 +23,7 @@ from cli.options import (
     TripReasonOption,
     checked_scope,
 )
-from cli.transitions import open_breaker, record_transitions
+from cli.transitions import make_pending_trips, record_transitions
 from configuration.login import login_name
 from configuration.reasons import MIN_REASON, checked_reason
 from configuration.settings import load_settings
@@ -127,15 +127,32 @@ def init(
     force: Annotated[
         bool, typer.Option("--force", help="Replace a state that cannot be read. Never replaces a trip.")
     ] = False,
+    reason: Annotated[
+        str,
+        typer.Option("--reason", help=f"With --force, where the ledger can't be asked: why, {MIN_REASON} characters."),
+    ] = "",
+    second_person: Annotated[
+        str | None, typer.Option("--second-person", help="Who answers for that too, where two persons have to.")
+    ] = None,
     operator: OperatorOption = None,
     scope: ScopeOption = "global",
     as_json: JsonOption = False,
 ) -> None:
-    """Write the first state, OPEN, where there is none. Until then no new risk passes."""
+    """Write the first state where there is none: OPEN, or TRIPPED where the ledger knows of a trip without a reset."""
+    from tasks.initialization import WithoutLedger, initialize  # noqa: PLC0415  SQLAlchemy is slow to import
+
     settings = load_settings()
-    after = open_breaker(settings, scope).initialize_state(force=force, by=operator or login_name())
+    if reason and not force:
+        raise typer.BadParameter(
+            "it says why a state is written without the ledger: give --force too", param_hint="--reason"
+        )
+    answer = WithoutLedger(checked_reason(reason), second_person) if reason else None
+    make_pending_trips(settings)
+    after = initialize(settings, scope, by=operator or login_name(), source="cli", force=force, without_ledger=answer)
     _show(after, scope, as_json)
     record_transitions(settings, scope)
+    if after.state is State.TRIPPED and not as_json:
+        circuit_view.next_step("trading stays halted; make recover walks back to it")
 
 
 def history(

@@ -376,6 +376,21 @@ class Settings(BaseSettings):
         return init_settings, env_settings, file
 
 
+class GivenSettings(Settings):
+    """Reads neither file nor environment: what is configured there stays out of a demo or a drill."""
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        return (init_settings,)
+
+
 def load_settings() -> Settings:
     """Read and check the configuration.
 

@@ -21,6 +21,7 @@ from rich.text import Text
 from breaker import BreakerError
 from deployments.interrupt import end_on_signals
 from deployments.local_stack import SCENARIO, LocalStack, start_stack
+from ledger.errors import LedgerError
 from sandbox.exchange import scenario
 from sandbox.exchange.server import PaperExchangeFailed
 
@@ -37,7 +38,7 @@ def main() -> int:
     except KeyboardInterrupt:
         out.print("\nStopped; everything that the demo started is gone.")
         return 130
-    except (BreakerError, PaperExchangeFailed, scenario.ScenarioError) as error:
+    except (BreakerError, LedgerError, PaperExchangeFailed, scenario.ScenarioError) as error:
         out.print(f"The demo cannot run: {error}")
         return 1
 
@@ -57,8 +58,9 @@ def _demo(arguments: argparse.Namespace, started: ExitStack, out: Console) -> in
     book = scenario.load(SCENARIO)
     size = {"orders": arguments.orders, "positions": arguments.positions}
     book = book.model_copy(update={"book": book.book.model_copy(update=size)})
-    stack = start_stack(started, home, book, by="demo")
+    stack = start_stack(started, home, book)
     stack.configure()
+    stack.initialize("demo")
     out.print(Text(f"… up in {time.monotonic() - begun:.0f} s.", "dim"))
     _show_stack(stack, out)
 

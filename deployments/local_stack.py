@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import tomllib
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-from redis import Redis
-
-from breaker import CircuitBreaker
+from breaker.keys import GLOBAL
+from configuration.settings import GivenSettings
 from sandbox.embedded_redis import EmbeddedRedis
 from sandbox.exchange import scenario
 from sandbox.exchange.server import PaperExchange
 from sandbox.prefect_server import PrefectServer
+from tasks.initialization import initialize
 
 SCENARIO = Path(__file__).with_name("demo_scenario.toml")
 CONFIGURATION = """\
@@ -51,17 +52,21 @@ class LocalStack:
         )
         self.configuration.write_text(text, encoding="utf-8")
 
+    def initialize(self, by: str) -> None:
+        """Let it trade, unless it was halted when it was up before. Raises BreakerError, LedgerError."""
+        configured = tomllib.loads(self.configuration.read_text(encoding="utf-8"))
+        initialize(GivenSettings(**configured), GLOBAL, by=by, source="cli")
+
 
 def start_stack(
     started: ExitStack,
     home: Path,
     book: scenario.Scenario,
     *,
-    by: str,
     redis_port: int | None = None,
     prefect_port: int | None = None,
 ) -> LocalStack:
-    """All of it, with an OPEN breaker, until `started` is closed. Ports are free ones unless given.
+    """All of it, until `started` is closed; the breaker is not initialised yet. Ports are free ones unless given.
 
     Raises BreakerError or PaperExchangeFailed when something doesn't start.
     """
@@ -70,7 +75,5 @@ def start_stack(
     prefect.start()
     redis = started.enter_context(EmbeddedRedis(home / "redis", port=redis_port))
     exchange = started.enter_context(PaperExchange(book))
-    with Redis.from_url(redis.url) as client:
-        CircuitBreaker(client).initialize_state(by=by)
     prefect.wait()
     return LocalStack(home, redis, exchange, prefect)

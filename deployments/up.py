@@ -23,6 +23,7 @@ from breaker import BreakerError
 from configuration.login import login_name
 from deployments.interrupt import end_on_signals
 from deployments.local_stack import SCENARIO, LocalStack, start_stack
+from ledger.errors import LedgerError
 from sandbox.child_process import free_port, listens, spawn
 from sandbox.exchange import scenario
 from sandbox.exchange.server import PaperExchangeFailed
@@ -55,7 +56,7 @@ def main() -> int:
     except KeyboardInterrupt:
         out.print("\nStopped; everything that was started here is gone.")
         return 0
-    except (BreakerError, PaperExchangeFailed, scenario.ScenarioError, OSError) as error:
+    except (BreakerError, LedgerError, PaperExchangeFailed, scenario.ScenarioError, OSError) as error:
         out.print(f"It cannot start: {error}")
         return 1
     return 0
@@ -77,12 +78,12 @@ def _up(arguments: argparse.Namespace, started: ExitStack, out: Console) -> None
         started,
         home,
         scenario.load(SCENARIO),
-        by="make up",
         redis_port=_port(REDIS_PORT),
         prefect_port=_port(PREFECT_PORT),
     )
     stack.configure(KEYS.format(watch=arguments.watch), SECTIONS.format(watch=arguments.watch, person=login_name()))
     started.callback(stack.configuration.unlink, missing_ok=True)
+    stack.initialize("make up")
     _tell_make(home / "up.mk", stack.environment, started)
     environment = {**os.environ, **stack.environment}
     with (home / "serve.log").open("ab") as log:

@@ -155,6 +155,10 @@ class Ledger:
         """The last word on the breaker of `scope`, and whether its last trip stands."""
         return self._read(lambda connection: Tail(connection, self.engine.dialect.name).state_of(scope))
 
+    def newest(self, scope: str, actions: Sequence[str]) -> AuditRow | None:
+        """The last row of one of these actions, of those that say a breaker's state; none that was recorded late."""
+        return self._read(lambda connection: Tail(connection, self.engine.dialect.name).newest(scope, actions))
+
     def known(self, ids: Iterable[str]) -> frozenset[str]:
         """Those of `ids` that the ledger has."""
         return self._read(lambda connection: Tail(connection, self.engine.dialect.name).known(ids))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from sqlalchemy import ColumnElement, Connection, and_, or_, select
@@ -43,6 +43,10 @@ class Tail:
     def last_state_row(self, scope: str) -> AuditRow | None:
         """The last row that says what state the breaker of `scope` is in."""
         return self._newest(scope)
+
+    def newest(self, scope: str, actions: Sequence[str]) -> AuditRow | None:
+        """The last row of one of these actions, of those that say the state of the breaker of `scope`."""
+        return self._newest(scope, audit_log.c.action.in_(actions))
 
     def state_of(self, scope: str) -> RecordedState:
         """The last word on the breaker of `scope`, and whether its last trip stands."""

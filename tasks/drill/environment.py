@@ -10,31 +10,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pydantic import SecretStr
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource
-from redis import Redis
 
-from breaker import CircuitBreaker
-from configuration.settings import AccountSettings, RecoverySettings, ServiceSettings, Settings
+from breaker.keys import GLOBAL
+from configuration.settings import AccountSettings, GivenSettings, RecoverySettings, ServiceSettings, Settings
 from sandbox.embedded_redis import EmbeddedRedis
 from sandbox.exchange.scenario import Account, Cancels, Distribution, Fills, GeneratedBook, Scenario
 from sandbox.exchange.server import PaperExchange
+from tasks.initialization import initialize
 
 AUTHOR, APPROVER = "drill author", "drill approver"
-
-
-class _OnlyWhatIsGiven(Settings):
-    """Reads neither file nor environment: what is configured there, production's accounts above all, stays out."""
-
-    @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,
-        file_secret_settings: PydanticBaseSettingsSource,
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        return (init_settings,)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,14 +41,14 @@ def open_drill_environment(production: Settings) -> Iterator[DrillEnvironment]:
         EmbeddedRedis(Path(home) / "redis") as redis,
         PaperExchange(scenario) as exchange,
     ):
-        with Redis.from_url(redis.url) as client:
-            CircuitBreaker(client).initialize_state(by="drill")
-        yield DrillEnvironment(_settings(production, Path(home), redis.url, exchange.url, scenario.account), exchange)
+        settings = _settings(production, Path(home), redis.url, exchange.url, scenario.account)
+        initialize(settings, GLOBAL, by="drill", source="flow")
+        yield DrillEnvironment(settings, exchange)
 
 
 def _settings(production: Settings, home: Path, redis: str, venue: str, account: Account) -> Settings:
     watch = production.drill.watch
-    return _OnlyWhatIsGiven(
+    return GivenSettings(
         redis_url=SecretStr(redis),
         state_dir=home / "state",
         quiet_period=watch,
