@@ -19,6 +19,7 @@ from uuid import UUID, uuid5
 from breaker.atomic_file import write_atomically
 from breaker.errors import BreakerError, BreakerUnavailable, InvalidInput, RedisRefused
 from breaker.keys import GLOBAL
+from breaker.store_identity import StoreIdentity, read_identity
 from breaker.trip_reasons import TripReason
 from breaker.uuid7 import uuid7
 
@@ -67,6 +68,7 @@ class PendingTrip:
         incident_id: Used if it begins an incident.
         asked_at: When it was asked for, by this host's clock; ISO 8601, UTC. Redis's own time is of when it was told.
         ip_address: The caller's.
+        meant_for: The Redis that could not be told; None in a file of an older version, which is for any.
 
     Example:
         >>> from breaker.pending_trips import PendingTrip
@@ -83,6 +85,18 @@ class PendingTrip:
     incident_id: str = field(default_factory=uuid7)
     asked_at: str = field(default_factory=_now)
     ip_address: str | None = None
+    meant_for: StoreIdentity | None = None
+
+    def is_for(self, here: StoreIdentity) -> bool:
+        """Whether a Redis is the one that could not be told.
+
+        Args:
+            here: The Redis.
+
+        Returns:
+            True if so, or if nothing is known of the one that could not be told.
+        """
+        return self.meant_for is None or self.meant_for.is_same(here)
 
     def make(self, breaker: SupportsTrip[_Outcome_co]) -> _Outcome_co:
         """Trip a breaker. Raises what its `trip` raises.
@@ -139,6 +153,7 @@ class PendingTrips:
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
+        self._of_others: frozenset[str] = frozenset()
 
     def save(self, trip: PendingTrip) -> Path:
         """Write a trip down, and return once it is on the disk.
@@ -160,12 +175,17 @@ class PendingTrips:
     def any_pending(self) -> bool:
         """Whether anything waits, a file that can't be read included.
 
+        What `apply` has found to be for another Redis, by their ids, doesn't count any more.
+
+        Returns:
+            True if so.
+
         Raises:
             OSError: the directory can't be read.
         """
         try:
             with os.scandir(self.directory) as entries:
-                return any(entry.name.endswith(".json") for entry in entries)
+                return any(entry.name.endswith(".json") and entry.name not in self._of_others for entry in entries)
         except FileNotFoundError:
             return False
 
@@ -177,26 +197,36 @@ class PendingTrips:
         """
         return [trip for _, trip in self._read()]
 
-    def incident_of(self, scope: str) -> str | None:
+    def incident_of(self, scope: str, here: StoreIdentity | None = None) -> str | None:
         """The incident that the oldest trip waiting for a scope begins; a later one belongs to it too.
 
         Args:
             scope: The scope.
+            here: The Redis that is meant; any, unless given.
 
         Returns:
             The incident's id; None when no trip waits for that scope.
         """
-        return next((trip.incident_id for trip in self.load() if trip.scope == scope), None)
+        waiting = (trip for trip in self.load() if trip.scope == scope and (here is None or trip.is_for(here)))
+        return next((trip.incident_id for trip in waiting), None)
 
     def apply(
-        self, redis: Redis, *, timeout: float = 2.0, durability: Durability | None = None
+        self,
+        redis: Redis,
+        *,
+        timeout: float = 2.0,
+        durability: Durability | None = None,
+        environment: str | None = None,
     ) -> Sequence[AppliedTrip]:
-        """Make every trip that waits, and delete its file. Costs one look into the directory when there is none.
+        """Make every trip that waits for this Redis, and delete its file. One that is meant for another is left.
+
+        Costs one look into the directory when there is none.
 
         Args:
             redis: A client of the Redis that could not be told.
             timeout: Seconds after which each trip has ended.
             durability: How far each trip is followed; as for `CircuitBreaker`.
+            environment: What the caller's configuration calls its environment; what Redis calls it, unless given.
 
         Returns:
             What was made, in the order in which it was asked for.
@@ -208,9 +238,17 @@ class PendingTrips:
         from breaker.circuit import CircuitBreaker  # noqa: PLC0415  a look into the directory needs no redis
         from breaker.durability import DEFAULT_DURABILITY  # noqa: PLC0415
 
-        done = []
+        done: list[AppliedTrip] = []
         refused: RedisRefused | None = None
-        for path, trip in self._read():
+        if not (waiting := self._read()):
+            return done
+        here = read_identity(redis, environment=environment, timeout=timeout)
+        self._of_others = frozenset(
+            path.name for path, trip in waiting if trip.meant_for and trip.meant_for.is_surely_another(here)
+        )
+        for path, trip in waiting:
+            if not trip.is_for(here):
+                continue
             breaker = CircuitBreaker(
                 redis, trip.scope, timeout=timeout, source=trip.source, durability=durability or DEFAULT_DURABILITY
             )
@@ -246,7 +284,10 @@ def _with_asked_at(trip: PendingTrip) -> PendingTrip:
 
 def _parse(path: Path) -> PendingTrip:
     try:
-        trip = PendingTrip(**json.loads(path.read_bytes()))
+        kept = json.loads(path.read_bytes())
+        if kept.get("meant_for") is not None:
+            kept["meant_for"] = StoreIdentity.from_json(kept["meant_for"])
+        trip = PendingTrip(**kept)
         check_pending_trip(trip)
     except FileNotFoundError:
         raise

@@ -65,7 +65,7 @@ def status(scope: ScopeOption = "global", as_json: JsonOption = False) -> None:
         circuit_view.show_pending_exits(circuit_view.console(), pending.exits)
     if now.state is State.UNKNOWN:
         raise typer.Exit(Exit.NOT_HALTED)
-    for problem in pending.problems:
+    for problem in (*pending.problems, *pending.elsewhere):
         typer.echo(f"breaker: {problem}", err=True)
 
 

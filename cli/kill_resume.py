@@ -24,7 +24,7 @@ def resume_by_hand(
     """
     reading = read_pending_exits(settings)
     pending = [each for each in reading.exits if each.account in accounts]
-    for problem in reading.problems:
+    for problem in (*reading.problems, *reading.elsewhere):
         typer.echo(f"breaker: {problem}", err=True)
     if not pending:
         if as_json:

@@ -20,6 +20,7 @@ from configuration.breakers import (
     requested_trip,
     store_undelivered,
     waiting_incident,
+    waiting_trips,
 )
 from configuration.login import login_name
 from configuration.redis_clients import redis_client
@@ -29,17 +30,19 @@ from tasks.kill.pending_exit_store import Reading, read_pending_exits
 
 
 class LocalCircuit:
-    """The configured breakers, once every trip that waits on this host has been made."""
+    """The configured breakers; before one is changed, every trip that waits on this host is made."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
 
     def status(self, scope: str) -> Status:
-        return open_breaker(self._settings, scope, only_to_read=True).get_status()
+        say_what_waits(self._settings)
+        return breaker_of(self._settings, scope, source="cli").get_status()
 
     def history(self, scope: str, limit: int) -> History:
+        say_what_waits(self._settings)
         try:
-            return open_breaker(self._settings, scope, only_to_read=True).get_history(limit)
+            return breaker_of(self._settings, scope, source="cli").get_history(limit)
         except (BreakerUnavailable, RedisRefused, StateConflict) as error:
             return recorded_history(self._settings, scope, limit, error)
 
@@ -107,17 +110,31 @@ def make_pending_trips(settings: Settings) -> bool:
     return bool(made)
 
 
-def open_breaker(settings: Settings, scope: str, *, only_to_read: bool = False) -> CircuitBreaker:
+def say_what_waits(settings: Settings) -> None:
+    """Say which trips wait on this host, and for which Redis; reading makes none."""
+    waiting = waiting_trips(settings)
+    for trip in waiting.here:
+        sys.stderr.write(
+            f"breaker: a trip waits on this host until Redis is told: {_waiting(trip)}; any service here makes it, or "
+            "breaker audit drain\n"
+        )
+    for trip in waiting.elsewhere:
+        sys.stderr.write(
+            f"breaker: a trip waits on this host for another Redis ({trip.meant_for}) and is left alone: "
+            f"{_waiting(trip)}, in {settings.pending_trips_dir / (trip.event_id + '.json')}\n"
+        )
+
+
+def _waiting(trip: PendingTrip) -> str:
+    return f"{trip.scope}, asked for on this host at {trip.asked_at} by {trip.tripped_by}"
+
+
+def open_breaker(settings: Settings, scope: str) -> CircuitBreaker:
     """The configured breaker of `scope`, once every trip that waits on this host has been made.
 
-    Raises BreakerUnavailable or RedisRefused if they can't be made; `only_to_read` says it on standard error instead.
+    Raises BreakerUnavailable or RedisRefused if they can't be made.
     """
-    try:
-        make_pending_trips(settings)
-    except (BreakerUnavailable, RedisRefused) as error:
-        if not only_to_read:
-            raise
-        sys.stderr.write(f"breaker: a trip waits on this host until Redis can be told: {error}\n")
+    make_pending_trips(settings)
     return breaker_of(settings, scope, source="cli")
 
 

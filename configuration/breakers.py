@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from breaker import AsyncCircuitBreaker, CircuitBreaker, Durability
@@ -11,6 +12,7 @@ from breaker.errors import BreakerError, BreakerUnavailable, NotHalted, RedisRef
 from breaker.keys import GLOBAL
 from breaker.pending_trips import AppliedTrip, PendingTrip, PendingTrips
 from breaker.uuid7 import uuid7
+from configuration.identity import configured_identity
 from configuration.redis_clients import async_redis_client, redis_client
 
 if TYPE_CHECKING:
@@ -108,7 +110,8 @@ def waiting_incident(settings: Settings, scope: str) -> str | None:
 
     Kill switches of one incident know each other's closes, also while Redis can't say that it is one incident.
     """
-    return PendingTrips(settings.pending_trips_dir).incident_of(scope)
+    waiting = waiting_trips(settings).here
+    return next((trip.incident_id for trip in waiting if trip.scope == scope), None)
 
 
 async def make_or_store_trip(settings: Settings, trip: PendingTrip, breaker: AsyncCircuitBreaker) -> Status:
@@ -122,8 +125,30 @@ async def make_or_store_trip(settings: Settings, trip: PendingTrip, breaker: Asy
         raise await asyncio.to_thread(store_undelivered, settings, trip, error) from None
 
 
+@dataclass(frozen=True, slots=True)
+class WaitingTrips:
+    """Trips that wait on this host, oldest first: for the Redis that is configured, and for others."""
+
+    here: tuple[PendingTrip, ...] = ()
+    elsewhere: tuple[PendingTrip, ...] = ()
+
+
+def waiting_trips(settings: Settings) -> WaitingTrips:
+    """What waits in the configuration's state directory. Changes nothing, and asks no Redis."""
+    waiting = PendingTrips(settings.pending_trips_dir).load()
+    if not waiting:
+        return WaitingTrips()
+    here = configured_identity(settings)
+    return WaitingTrips(
+        tuple(trip for trip in waiting if trip.is_for(here)),
+        tuple(trip for trip in waiting if not trip.is_for(here)),
+    )
+
+
 def apply_pending_trips(settings: Settings) -> Sequence[AppliedTrip]:
-    """Make the trips that wait in the configuration's state directory; connects only if there are any.
+    """Make the trips that wait in the configuration's state directory for its Redis; connects only if there are any.
+
+    One that was meant for another Redis, or for another environment, is left.
 
     Raises BreakerUnavailable or RedisRefused: what could not be made still waits.
     """
@@ -131,11 +156,17 @@ def apply_pending_trips(settings: Settings) -> Sequence[AppliedTrip]:
     if not pending.load():
         return ()
     with redis_client(settings) as redis:
-        return pending.apply(redis, timeout=settings.redis_timeout, durability=_durability(settings))
+        return pending.apply(
+            redis,
+            timeout=settings.redis_timeout,
+            durability=_durability(settings),
+            environment=settings.environment,
+        )
 
 
 def store_undelivered(settings: Settings, trip: PendingTrip, why: BreakerError) -> NotHalted:
     """Keep the trip that Redis could not be told of (`why`); returns the error that says where, or that it is lost."""
+    trip = replace(trip, meant_for=configured_identity(settings))
     try:
         path = PendingTrips(settings.pending_trips_dir).save(trip)
     except OSError as error:

@@ -296,6 +296,8 @@ class Settings(BaseSettings):
         nested_model_default_partial_update=True,
     )
 
+    environment: str = Field(default="", pattern=r"^([A-Za-z0-9][A-Za-z0-9 _.-]{0,39})?$")
+    """What people call what this acts on, such as `production`; shown wherever somebody acts or is told something."""
     redis_url: SecretStr = SecretStr("redis://localhost:6379/0")
     """Where the breakers' state is: `redis://`, `rediss://` or `unix://`, with user and password if need be."""
     redis_timeout: Seconds = 2.0
@@ -328,6 +330,11 @@ class Settings(BaseSettings):
     """Whom to tell."""
     drill: DrillSettings = DrillSettings()
     """The scheduled drill."""
+
+    @property
+    def environment_name(self) -> str:
+        """For people: `unnamed` where the configuration names none."""
+        return self.environment or "unnamed"
 
     @property
     def pending_trips_dir(self) -> Path:

@@ -10,8 +10,7 @@ from datetime import UTC, datetime
 
 from breaker import BreakerError
 from breaker.keys import GLOBAL
-from breaker.pending_trips import PendingTrip, PendingTrips
-from configuration.breakers import apply_pending_trips
+from configuration.breakers import WaitingTrips, apply_pending_trips, waiting_trips
 from configuration.redis_clients import async_redis_client, redis_client
 from configuration.settings import Settings
 from console.actions.authorization import Authorization
@@ -72,7 +71,6 @@ class ConsoleContext:
         self.kills = KillSwitchRuns(settings, redis, self.authorization, self.trip_reset)
         self.recoveries = Recoveries(settings, redis, self.authorization, self.trip_reset)
         self.idempotency_keys = IdempotencyKeys(redis)
-        self.pending_trips = PendingTrips(settings.pending_trips_dir)
 
         self._drain_wanted = asyncio.Event()
         self._tasks = BackgroundTasks()
@@ -129,14 +127,18 @@ class ConsoleContext:
                 await asyncio.sleep(DRAIN_RETRY_AFTER)
                 self._drain_wanted.set()
 
+    def waiting_trips(self) -> WaitingTrips:
+        """Trips that wait on this host."""
+        return waiting_trips(self.settings)
+
     async def _make_pending_trips(self) -> None:
-        """Show the trips that wait on this host, and make them once Redis answers."""
-        shown: list[PendingTrip] = []
+        """Show the trips that wait on this host, and make those that are for this Redis once it answers."""
+        shown = WaitingTrips()
         while True:
-            if (waiting := self.pending_trips.load()) != shown:
+            if (waiting := self.waiting_trips()) != shown:
                 self.broadcast.publish("pending", self.render.pending(waiting))
                 shown = waiting
-            if waiting and self.live.watcher.latest(GLOBAL).status.as_of is not None:
+            if waiting.here and self.live.watcher.latest(GLOBAL).status.as_of is not None:
                 try:
                     await asyncio.to_thread(apply_pending_trips, self.settings)
                 except BreakerError as error:

@@ -16,7 +16,7 @@ from breaker import State
 from breaker.events import History
 from breaker.gate.report import ReportedGates
 from breaker.keys import GLOBAL
-from breaker.pending_trips import PendingTrip
+from configuration.breakers import WaitingTrips
 from configuration.settings import Settings
 from console import value_format
 from console.auth.permissions import Permission
@@ -109,7 +109,7 @@ class Renderer:
     def recovery(self, sample: Sample[RecoveryState | str | None]) -> str:
         return self.page("_recovery.html", sample=sample)
 
-    def pending(self, waiting: Sequence[PendingTrip]) -> str:
+    def pending(self, waiting: WaitingTrips) -> str:
         """Trips that wait on this host until Redis is back."""
         return self.page("_pending.html", waiting=waiting)
 

@@ -17,6 +17,7 @@ from redis.exceptions import RedisError
 
 from breaker.errors import BreakerError
 from configuration.breakers import breaker_of
+from configuration.identity import look_up_identity
 from configuration.redis_clients import redis_client
 from configuration.settings import Settings
 from ledger.configured import open_ready_ledger
@@ -96,6 +97,7 @@ class TripWatch(threading.Thread):
     def _find_scopes(self, redis: Redis, ledger: Ledger) -> None:
         if time.monotonic() - self._scopes_read > SCOPES_EVERY:
             self._scopes = known_scopes(redis, ledger)
+            look_up_identity(self._settings, redis)  # for the trips that this host keeps once Redis is away
             self._scopes_read = time.monotonic()
 
     def _look_after_recoveries(self, redis: Redis) -> None:

@@ -23,6 +23,7 @@ from ledger.errors import LedgerError
 from ledger.models import TRANSITION_ACTIONS
 from ledger.outbox import drain_outbox
 from ledger.record import AuditRecord, derived_id, iso, uuid_or_none
+from tasks.redis_identity import establish_identity
 
 if TYPE_CHECKING:
     from redis import Redis
@@ -90,6 +91,8 @@ def initialize(
         closing(breaker_of(settings, scope, source=source, redis=redis)) as breaker,
     ):
         now = breaker.get_status()
+        if now.state is not State.UNKNOWN:
+            establish_identity(settings, redis)  # one that was initialised by an older version has none
         if now.state is State.OPEN and not force:
             return now
         if now.state in (State.TRIPPED, State.QUIET_PERIOD):
@@ -100,7 +103,9 @@ def initialize(
             if without_ledger is None or not force:
                 raise NotInitialized(_refusal(settings, scope, error)) from None
             _answer_for_it(settings, scope, by, source, without_ledger, error)
+            establish_identity(settings, redis)
             return breaker.initialize_state(force, by)
+        establish_identity(settings, redis)
         objection = object_to_opening(known, datetime.now(UTC), settings.quiet_period)
         if objection is None:
             return breaker.initialize_state(force, by)

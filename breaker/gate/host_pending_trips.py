@@ -1,7 +1,9 @@
 """Make the trips that wait on this host's disk (`breaker.pending_trips`) before a gate of the host may open.
 
 Redis can come back with an OPEN from before a trip that it could not be told of. A gate that is given the directory
-opens on no connection before what waits there is made, and lets go of a connection as soon as something waits.
+opens on no connection before what waits there is made, and lets go of a connection as soon as something waits. What is
+for another Redis by its id is left alone; what is so by its address alone keeps the gate closed, as a Redis can have
+several.
 """
 
 from __future__ import annotations
@@ -32,6 +34,7 @@ class HostPendingTrips:
         try:
             if self._pending.any_pending():
                 self._apply()
+                self.raise_if_pending()
         except (BreakerError, OSError) as error:
             raise TripPending(
                 f"whether a trip waits in {self._pending.directory} can't be seen, or it can't be made: {error}"
@@ -44,7 +47,9 @@ class HostPendingTrips:
         except OSError as error:
             raise TripPending(f"whether a trip waits in {self._pending.directory} can't be seen: {error}") from error
         if waiting:
-            raise TripPending(f"a trip waits in {self._pending.directory} and is made first")
+            raise TripPending(
+                f"a trip waits in {self._pending.directory} and is made first, unless it is for a Redis elsewhere"
+            )
 
     def _apply(self) -> None:
         if not isinstance(self._source, str):

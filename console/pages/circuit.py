@@ -61,7 +61,7 @@ async def circuit(request: Request, scope: str = GLOBAL, done: str = "") -> Resp
         watched=watched,
         done=_DONE.get(done),
         refresh=True,
-        pending=markup(context.render.pending(context.pending_trips.load())),
+        pending=markup(context.render.pending(context.waiting_trips())),
         pending_exits=markup(context.render.pending_exits(exits)),
         topics=[
             "pending",
@@ -223,7 +223,7 @@ async def kill_run(request: Request, incident_id: str) -> Response:
         title=f"Kill Switch {runs[0].verdict}",
         incident_id=incident_id,
         runs=markup(context.render.kill_runs(runs)),
-        pending=markup(context.render.pending(context.pending_trips.load())),
+        pending=markup(context.render.pending(context.waiting_trips())),
         pending_exits=markup(context.render.pending_exits(await context.live.pending_exits())),
         topics=["pending", "pending_exits", f"kill:{incident_id}"],
         refresh=not all(run.over for run in runs),

@@ -57,6 +57,8 @@ def judge_overdue(reading: Reading, now: datetime) -> Measurement:
     if reading.problems:
         problem = f"It can't be told whether anything is pending: {'; '.join(reading.problems)}."
         return probe.measured("not all readable", Colour.YELLOW, problem)
+    if reading.elsewhere:
+        return probe.measured("none here", Colour.YELLOW, f"{'; '.join(reading.elsewhere[:_NAMED])}.")
     return probe.measured("none")
 
 

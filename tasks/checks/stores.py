@@ -6,7 +6,7 @@ database block, and are run in a thread.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 
@@ -15,9 +15,10 @@ from redis import Redis
 from breaker import CircuitBreaker
 from breaker.errors import BreakerError
 from breaker.keys import GLOBAL, Keys
+from breaker.pending_trips import PendingTrip
 from breaker.rules import AsyncRules, Outcome, Verdict
 from breaker.state import State
-from configuration.breakers import apply_pending_trips, limits_from
+from configuration.breakers import apply_pending_trips, limits_from, waiting_trips
 from configuration.redis_clients import async_redis_client, redis_client
 from configuration.settings import Settings
 from ledger.audit import Audit, DrainResult, drain, verify_ledger
@@ -79,10 +80,21 @@ def check_pending_trips(settings: Settings) -> Measurement:
     probe = Probe("pending_trips", "none waiting", f"trips kept in {settings.pending_trips_dir}")
     made = apply_pending_trips(settings)
     if not made:
-        return probe.measured("none")
+        left = waiting_trips(settings).elsewhere
+        return probe.measured("none") if not left else judge_trips_of_others(probe, left)
     scopes = ", ".join(sorted({applied.trip.scope for applied in made}))
     problem = f"Trips that Redis could not be told of were made now, in {scopes}: find out why nobody did so before."
     return probe.measured(f"made {len(made)}", Colour.YELLOW, problem)
+
+
+def judge_trips_of_others(probe: Probe, left: Sequence[PendingTrip]) -> Measurement:
+    """Trips on this host that were meant for another Redis: nobody makes them here, and somebody asked for them."""
+    which = "; ".join(f"{trip.scope} for {trip.meant_for}, by {trip.tripped_by}" for trip in left[:5])
+    problem = (
+        f"Left alone, as they were meant for another Redis: {which}. A command with that Redis's configuration makes "
+        "them; if they are history, delete their files."
+    )
+    return probe.measured(f"{len(left)} of others", Colour.YELLOW, problem)
 
 
 def check_states(stores: Stores) -> list[Measurement]:

@@ -7,15 +7,15 @@ from contextlib import closing
 
 from breaker import CircuitBreaker
 from breaker.keys import GLOBAL, Keys
-from breaker.pending_trips import PendingTrips
 from breaker.state import State, Status
+from configuration.breakers import waiting_trips
 from configuration.settings import Settings
 from ledger.audit import Audit
 from ledger.configured import open_checkpoints
 from ledger.verify import verify
 from tasks.checks.measurement import Colour, Measurement
 from tasks.checks.probe import Probe, describe_error, measure_within
-from tasks.checks.stores import Stores, check_state, judge_chain, open_stores
+from tasks.checks.stores import Stores, check_state, judge_chain, judge_trips_of_others, open_stores
 from tasks.doctor.redis_server import RESET_EVERY
 
 _STORES_LIMIT = 20.0
@@ -81,15 +81,14 @@ def judge_trading(probe: Probe, status: Status, quiet_period: float) -> Measurem
 
 async def measure_pending_trips(settings: Settings) -> Measurement:
     """Trips that Redis could not be told of, and that nobody has told it of since."""
-    pending = PendingTrips(settings.pending_trips_dir)
-    probe = Probe("pending-trips", "none", str(pending.directory))
+    probe = Probe("pending-trips", "none", str(settings.pending_trips_dir))
 
     async def measure() -> Measurement:
-        waiting = await asyncio.to_thread(pending.load)
-        if not waiting:
-            return probe.measured("none")
-        scopes = ", ".join(sorted({trip.scope for trip in waiting}))
-        problem = f"Redis doesn't know yet that {scopes} was halted: bring it back, then `breaker status` tells it."
-        return probe.measured(f"{len(waiting)} waiting", Colour.RED, problem)
+        waiting = await asyncio.to_thread(waiting_trips, settings)
+        if waiting.here:
+            scopes = ", ".join(sorted({trip.scope for trip in waiting.here}))
+            problem = f"Redis doesn't know yet that {scopes} was halted: bring it back, then run `breaker audit drain`."
+            return probe.measured(f"{len(waiting.here)} waiting", Colour.RED, problem)
+        return judge_trips_of_others(probe, waiting.elsewhere) if waiting.elsewhere else probe.measured("none")
 
     return await measure_within(probe, 5.0, measure())

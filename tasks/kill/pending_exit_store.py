@@ -2,20 +2,24 @@
 
 In Redis the hash `circuit_breaker:pending_exits` has a field `account:symbol` for each, and
 `circuit_breaker:pending_exits_as_of` says of when an account's fields are, also when there are none any more. On disk
-an account has one file in `pending_exits/` of the state directory. Blocks; every answer of Redis has its time limit.
+an account has one file in `pending_exits/` of the state directory, which says for which Redis and environment it is;
+one of another is named and left. Blocks; every answer of Redis has its time limit.
 """
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from breaker.atomic_file import write_atomically
+from breaker.store_identity import IDENTITY_KEY, StoreIdentity
+from configuration.identity import configured_identity
 from configuration.redis_clients import redis_client
 from tasks.kill.pending_exits import AccountExits, PendingExit, from_json, newer_than, to_json
 
@@ -46,10 +50,11 @@ return 1
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """What is pending, oldest first, and what could not be read, each as a sentence."""
+    """What is pending, oldest first; what could not be read, and what is kept here for another Redis, as sentences."""
 
     exits: tuple[PendingExit, ...] = ()
     problems: tuple[str, ...] = ()
+    elsewhere: tuple[str, ...] = ()
 
     def of(self, account: str) -> tuple[PendingExit, ...]:
         return tuple(pending for pending in self.exits if pending.account == account)
@@ -60,24 +65,28 @@ class Reading:
 
 
 class PendingExitStore:
-    """The pending exits that `redis` and `directory` know of. Safe to share among processes and hosts."""
+    """The pending exits that `redis` and `directory` know of. Safe to share among processes and hosts.
 
-    def __init__(self, directory: Path, redis: Redis) -> None:
+    `here` says which Redis it is; its id is read from it whenever it answers.
+    """
+
+    def __init__(self, directory: Path, redis: Redis, here: StoreIdentity) -> None:
         self._directory = directory
         self._redis = redis
+        self._here = here
         self._away = False
         """Redis did not answer when it was last asked, and is not asked to take anything before it has."""
 
     def read(self) -> Reading:
         """Never raises."""
-        on_disk, disk_problems = self._from_disk()
         in_redis, redis_problems = self._from_redis()
+        on_disk, disk_problems, elsewhere = self._from_disk()
         newest = _newer(on_disk, in_redis)
         exits = sorted(
             (pending for found in newest.values() for pending in found.exits),
             key=lambda pending: (pending.since, pending.account, pending.symbol),
         )
-        return Reading(tuple(exits), (*disk_problems, *redis_problems))
+        return Reading(tuple(exits), (*disk_problems, *redis_problems), elsewhere)
 
     def write(self, found: AccountExits) -> list[str]:
         """Put it in both places; what did not take it, as sentences. A place that knows something newer keeps that."""
@@ -85,8 +94,8 @@ class PendingExitStore:
 
     def reconcile(self) -> None:
         """Let each place know what the other one learnt while it was away. Tries only; the next time may do better."""
-        on_disk, problems = self._from_disk()
         in_redis, redis_problems = self._from_redis()
+        on_disk, problems, _ = self._from_disk()
         if problems or redis_problems:
             return
         for account, found in on_disk.items():
@@ -96,22 +105,36 @@ class PendingExitStore:
             elif known.as_of > found.as_of:
                 _tried("on this host's disk", lambda known=known: self._to_disk(known))  # type: ignore[misc]
 
-    def _from_disk(self) -> tuple[Mapping[str, AccountExits], list[str]]:
-        found, problems = {}, []
+    def _from_disk(self) -> tuple[Mapping[str, AccountExits], list[str], tuple[str, ...]]:
+        """What is kept for this Redis, what can't be read, and what is kept for another one."""
+        found: dict[str, AccountExits] = {}
+        problems, elsewhere = [], []
         try:
-            paths = sorted(path for path in self._directory.iterdir() if path.suffix == ".json")
-        except FileNotFoundError:
-            return {}, []
+            paths = self._paths()
         except OSError as error:
-            return {}, [f"the pending exits in {self._directory} can't be read ({error.strerror})"]
+            return {}, [f"the pending exits in {self._directory} can't be read ({error.strerror})"], ()
         for path in paths:
             try:
                 kept = AccountExits.from_json(path.read_bytes())
             except (OSError, ValueError) as error:
                 problems.append(f"the pending exits in {path} can't be read ({type(error).__name__})")
-            else:
+                continue
+            if not kept.is_for(self._here):
+                if kept.exits:
+                    elsewhere.append(
+                        f"{len(kept.exits)} pending exits of {kept.account} in {path} are for another Redis "
+                        f"({kept.kept_for}) and are left alone"
+                    )
+            elif kept.account not in found or found[kept.account].as_of < kept.as_of:
                 found[kept.account] = kept
-        return found, problems
+        return found, problems, tuple(elsewhere)
+
+    def _paths(self) -> list[Path]:
+        """Raises OSError."""
+        try:
+            return sorted(path for path in self._directory.iterdir() if path.suffix == ".json")
+        except FileNotFoundError:
+            return []
 
     def _from_redis(self) -> tuple[Mapping[str, AccountExits], list[str]]:
         from redis.exceptions import RedisError  # noqa: PLC0415
@@ -120,11 +143,14 @@ class PendingExitStore:
             asked = self._redis.pipeline(transaction=True)
             asked.hgetall(AS_OF)
             asked.hgetall(KEY)
-            times, fields = asked.execute()
+            asked.get(IDENTITY_KEY)
+            times, fields, identity = asked.execute()
             self._away = False
         except (RedisError, OSError) as error:
             self._away = True
             return {}, [f"the pending exits in Redis can't be read ({type(error).__name__})"]
+        if (seen := self._here.seen_in(identity)).id is not None:
+            self._here = seen
         exits, problems = [], []
         for field, raw in fields.items():
             try:
@@ -140,12 +166,27 @@ class PendingExitStore:
         return found, problems
 
     def _to_disk(self, found: AccountExits) -> None:
+        """In the place of every older file of the account that is for this Redis."""
         self._directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-        path = self._directory / f"{quote(found.account, safe='')}.json"
-        with suppress(OSError, ValueError):
-            if AccountExits.from_json(path.read_bytes()).as_of > found.as_of:
-                return
-        write_atomically(path, found.to_json())
+        older = []
+        for path in self._paths():
+            with suppress(OSError, ValueError):
+                kept = AccountExits.from_json(path.read_bytes())
+                if kept.account == found.account and kept.is_for(self._here):
+                    if kept.as_of > found.as_of:
+                        return
+                    older.append(path)
+        path = self._path(found.account)
+        write_atomically(path, replace(found, kept_for=self._here).to_json())
+        for superseded in older:
+            if superseded != path:
+                superseded.unlink(missing_ok=True)
+
+    def _path(self, account: str) -> Path:
+        """Of its own for each Redis and environment, so that none replaces what another one needs."""
+        here = self._here
+        which = hashlib.sha256(f"{here.address} {here.environment} {here.id}".encode()).hexdigest()[:12]
+        return self._directory / f"{quote(account, safe='')}.{which}.json"
 
     def _try_redis(self, found: AccountExits) -> list[str]:
         if self._away:
@@ -162,7 +203,7 @@ def open_pending_exits(settings: Settings, *, timeout: float = LIMIT) -> Iterato
     from redis.retry import Retry  # noqa: PLC0415
 
     with redis_client(settings, timeout=timeout, retry=Retry(NoBackoff(), 0)) as redis:
-        yield PendingExitStore(settings.pending_exits_dir, redis)
+        yield PendingExitStore(settings.pending_exits_dir, redis, configured_identity(settings))
 
 
 def read_pending_exits(settings: Settings, *, timeout: float = LIMIT) -> Reading:

@@ -16,6 +16,7 @@ from functools import cache
 from pydantic import AwareDatetime, TypeAdapter
 
 from breaker.orders import ZERO
+from breaker.store_identity import StoreIdentity
 from tasks.kill.account import AccountProgress
 
 OPENED_FOR = timedelta(seconds=3)
@@ -76,6 +77,11 @@ class AccountExits:
     account: str
     as_of: AwareDatetime
     exits: tuple[PendingExit, ...] = ()
+    kept_for: StoreIdentity | None = None
+    """On a host's disk: the Redis in which the same is kept, or was to be; None in a file of an older version."""
+
+    def is_for(self, here: StoreIdentity) -> bool:
+        return self.kept_for is None or self.kept_for.is_same(here)
 
     def to_json(self) -> str:
         return _account_adapter().dump_json(self).decode()

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import redis
 
 from breaker import CircuitBreaker
+from breaker.store_identity import IDENTITY_KEY
 from configuration.settings import load_settings
 from sandbox.embedded_redis import EmbeddedRedis
 from sandbox.exchange.server import PaperExchangeThread
@@ -43,12 +45,12 @@ def test_a_trip_without_redis_is_kept_said_and_made_by_the_next_command_once(
     event_id = json.loads(file.read_text())["event_id"]
 
     open_then_down.start()
-    status = breaker_cli("status", "--json")
-    assert json.loads(status.stdout)["state"] == "TRIPPED"
-    assert "asked for on this host at" in status.stderr
+    drained = breaker_cli("audit", "drain")
+    assert drained.returncode == 0
+    assert "asked for on this host at" in drained.stderr
+    assert json.loads(breaker_cli("status", "--json").stdout)["state"] == "TRIPPED"
     assert kept(tmp_path) == []
 
-    assert breaker_cli("audit", "drain").returncode == 0
     rows = [json.loads(line) for line in breaker_cli("audit", "--json").stdout.splitlines()]
     trips = [row for row in rows if row["action"] == "CIRCUIT_BREAKER_TRIP"]
     assert [row["id"] for row in trips] == [event_id]
@@ -60,8 +62,105 @@ def test_a_reset_comes_after_the_trip_that_waited_and_not_instead_of_it(
 ) -> None:
     breaker_cli("trip", "--reason", "prices are wrong")
     open_then_down.start()
+    assert breaker_cli("reset", "--acknowledge", "--reason", "everything is quite well again").returncode == 0
     history = breaker_cli("history", "--json")
-    assert [json.loads(line)["transition"] for line in history.stdout.splitlines()] == ["TRIP", "INITIALIZE"]
+    assert [json.loads(line)["transition"] for line in history.stdout.splitlines()] == ["RESET", "TRIP", "INITIALIZE"]
+
+
+@pytest.mark.parametrize("command", ["status", "history", "doctor"])
+def test_reading_makes_nothing_and_says_what_waits(
+    open_then_down: EmbeddedRedis, breaker_cli: RunCli, tmp_path: Path, command: str
+) -> None:
+    breaker_cli("trip", "--reason", "prices are wrong", "--operator", "ada")
+    before = kept(tmp_path)
+    open_then_down.start()
+    with redis.Redis.from_url(open_then_down.url) as client:
+        held = client.keys("*")
+        outcome = breaker_cli(command)
+        said = " ".join((outcome.stdout + outcome.stderr).split())
+        assert "breaker audit drain" in said
+        assert state_of(client) == "OPEN" and client.keys("*") == held
+    assert kept(tmp_path) == before
+
+
+@pytest.fixture
+def other_server(tmp_path: Path) -> Iterator[EmbeddedRedis]:
+    with EmbeddedRedis(tmp_path / "other redis") as server:
+        yield server
+
+
+COMMANDS: tuple[tuple[str, ...], ...] = (("status",), ("init",), ("audit", "drain"), ("trip", "--scope", "account:X"))
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_trip_that_waits_for_one_redis_is_never_made_in_another(
+    open_then_down: EmbeddedRedis,
+    other_server: EmbeddedRedis,
+    breaker_cli: RunCli,
+    write_configuration: WriteConfiguration,
+    tmp_path: Path,
+    command: tuple[str, ...],
+) -> None:
+    """One state directory, two configurations."""
+    breaker_cli("trip", "--reason", "prices are wrong", "--operator", "ada")
+    write_configuration(f'environment = "staging"\nredis_url = "{other_server.url}"\nredis_timeout = 0.3\n')
+    breaker_cli("init")
+    outcome = breaker_cli(*command)
+    with redis.Redis.from_url(other_server.url) as client:
+        assert state_of(client) == "OPEN", outcome.stderr
+    assert len(kept(tmp_path)) == 1
+    named = breaker_cli("status").stderr
+    assert "for another Redis" in named and f"localhost:{open_then_down.port}/0" in named and "by ada" in named
+
+
+def test_a_trip_of_another_environment_at_the_same_address_is_left(
+    open_then_down: EmbeddedRedis, breaker_cli: RunCli, write_configuration: WriteConfiguration, tmp_path: Path
+) -> None:
+    common = f'redis_url = "{open_then_down.url}"\nredis_timeout = 0.3\n'
+    write_configuration(f'environment = "demo"\n{common}')
+    breaker_cli("trip", "--reason", "prices are wrong")
+    open_then_down.start()
+    write_configuration(f'environment = "production"\n{common}')
+    breaker_cli("audit", "drain")
+    with redis.Redis.from_url(open_then_down.url) as client:
+        assert state_of(client) == "OPEN"
+    assert "environment demo" in breaker_cli("status").stderr
+    write_configuration(f'environment = "demo"\n{common}')
+    breaker_cli("audit", "drain")
+    assert kept(tmp_path) == []
+
+
+def test_a_trip_finds_its_redis_again_by_its_id_at_another_address(
+    own_server: EmbeddedRedis, breaker_cli: RunCli, write_configuration: WriteConfiguration, tmp_path: Path
+) -> None:
+    write_configuration(f'redis_url = "{own_server.url}"\nredis_timeout = 0.3\n')
+    breaker_cli("init")
+    own_server.kill()
+    breaker_cli("trip", "--reason", "prices are wrong")
+    assert json.loads(kept(tmp_path)[0].read_text())["meant_for"]["id"]
+    with EmbeddedRedis(own_server.data_dir) as moved:
+        assert moved.port != own_server.port
+        write_configuration(f'redis_url = "{moved.url}"\n')
+        breaker_cli("audit", "drain")
+        with redis.Redis.from_url(moved.url) as client:
+            assert state_of(client) == "TRIPPED"
+
+
+def test_a_redis_that_lost_everything_gets_its_id_back_from_the_ledger(
+    own_server: EmbeddedRedis, breaker_cli: RunCli, write_configuration: WriteConfiguration, tmp_path: Path
+) -> None:
+    """Or the trip that waits on another host would not be made there any more."""
+    write_configuration(f'redis_url = "{own_server.url}"\n')
+    breaker_cli("init")
+    with redis.Redis.from_url(own_server.url) as client:
+        before = client.get(IDENTITY_KEY)
+        client.flushall()
+        (tmp_path / "state" / "breaker" / "redis_identity.json").unlink()
+        breaker_cli("init")
+        assert before and client.get(IDENTITY_KEY) == before
+        breaker_cli("init")
+    rows = [json.loads(line) for line in breaker_cli("audit", "--json").stdout.splitlines()]
+    assert [row["action"] for row in rows].count("REDIS_IDENTIFIED") == 2
 
 
 def test_while_redis_is_down_the_history_comes_from_the_audit_log_and_says_so(

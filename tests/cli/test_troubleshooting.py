@@ -298,6 +298,8 @@ def test_a_trip_that_redis_was_not_told_of(desk: Desk, breaker: CircuitBreaker) 
     pending.save(PendingTrip(reason="MANUAL", tripped_by="ada", source="cli"))
     holds("a trip that Redis was not told of", desk.doctor()["pending-trips"])
     desk.run("status")
+    assert not breaker.is_tripped(), "reading makes nothing"
+    desk.run("audit", "drain")
     assert "pending-trips" not in desk.doctor()
     assert breaker.is_tripped()
 

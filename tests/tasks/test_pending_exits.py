@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -13,6 +14,7 @@ import redis
 from hypothesis import given
 from hypothesis import strategies as st
 
+from breaker.store_identity import IDENTITY_KEY, StoreIdentity
 from sandbox.embedded_redis import EmbeddedRedis
 from tasks.checks.measurement import Colour
 from tasks.checks.pending_exits import judge_overdue, judge_pending_exits
@@ -39,6 +41,7 @@ from tasks.kill.pending_exits import (
 NOW = datetime(2026, 11, 24, 20, tzinfo=UTC)
 OPENS = NOW + timedelta(hours=18)
 MINUTE = timedelta(minutes=1)
+HERE = StoreIdentity(address="localhost:6379/0", environment="production")
 
 
 def stuck(symbol: str = "AAPL", quantity: str = "10", until: datetime | None = None, orders: int = 0) -> StuckItem:
@@ -172,10 +175,10 @@ def test_it_is_kept_in_redis_and_on_disk_and_either_is_enough(
     redis_client: redis.Redis, away: redis.Redis, tmp_path: Path
 ) -> None:
     pending = left(stuck(), stuck("BTC/USDT:USDT"))
-    assert PendingExitStore(tmp_path / "exits", redis_client).write(AccountExits("ALPHA", NOW, pending)) == []
+    assert PendingExitStore(tmp_path / "exits", redis_client, HERE).write(AccountExits("ALPHA", NOW, pending)) == []
     assert set(redis_client.hkeys(KEY)) == {b"ALPHA:AAPL", b"ALPHA:BTC/USDT:USDT"}
-    only_redis = PendingExitStore(tmp_path / "elsewhere", redis_client).read()
-    only_disk = PendingExitStore(tmp_path / "exits", away).read()
+    only_redis = PendingExitStore(tmp_path / "elsewhere", redis_client, HERE).read()
+    only_disk = PendingExitStore(tmp_path / "exits", away, HERE).read()
     assert only_redis.exits == only_disk.exits == pending
     assert only_redis.problems == () and "in Redis can't be read" in only_disk.problems[0]
 
@@ -183,32 +186,32 @@ def test_it_is_kept_in_redis_and_on_disk_and_either_is_enough(
 def test_the_newer_of_the_two_counts_and_the_other_learns_of_it(
     redis_client: redis.Redis, away: redis.Redis, tmp_path: Path
 ) -> None:
-    both = PendingExitStore(tmp_path, redis_client)
+    both = PendingExitStore(tmp_path, redis_client, HERE)
     both.write(AccountExits("ALPHA", NOW, left(stuck())))
     # Closed while Redis was away: its entry is older than the disk's, which has none.
-    problems = PendingExitStore(tmp_path, away).write(AccountExits("ALPHA", NOW + MINUTE, ()))
+    problems = PendingExitStore(tmp_path, away, HERE).write(AccountExits("ALPHA", NOW + MINUTE, ()))
     assert "not kept in Redis" in problems[0]
     assert redis_client.hlen(KEY) == 1 and both.read() == Reading()
     both.reconcile()
     assert redis_client.hlen(KEY) == 0
     # And the other way round: another host left something, of which this disk knows nothing yet.
-    PendingExitStore(tmp_path / "other host", redis_client).write(
+    PendingExitStore(tmp_path / "other host", redis_client, HERE).write(
         AccountExits("ALPHA", NOW + 2 * MINUTE, left(stuck()))
     )
     assert len(both.read().exits) == 1
     both.reconcile()
-    assert len(PendingExitStore(tmp_path, away).read().exits) == 1
+    assert len(PendingExitStore(tmp_path, away, HERE).read().exits) == 1
 
 
 def test_what_is_older_never_replaces_what_is_newer(redis_client: redis.Redis, tmp_path: Path) -> None:
-    store = PendingExitStore(tmp_path, redis_client)
+    store = PendingExitStore(tmp_path, redis_client, HERE)
     store.write(AccountExits("ALPHA", NOW + MINUTE, ()))
     store.write(AccountExits("ALPHA", NOW, left(stuck())))
     assert store.read() == Reading()
 
 
 def test_what_a_clock_ahead_of_ours_wrote_is_replaced_all_the_same(redis_client: redis.Redis, tmp_path: Path) -> None:
-    store = PendingExitStore(tmp_path, redis_client)
+    store = PendingExitStore(tmp_path, redis_client, HERE)
     ahead = datetime.now(UTC) + timedelta(hours=1)
     store.write(AccountExits("ALPHA", ahead, left(stuck(), now=ahead)))
     rewrite(store, ["ALPHA"], lambda _: None)
@@ -216,7 +219,7 @@ def test_what_a_clock_ahead_of_ours_wrote_is_replaced_all_the_same(redis_client:
 
 
 def test_accounts_do_not_touch_each_other(redis_client: redis.Redis, tmp_path: Path) -> None:
-    store = PendingExitStore(tmp_path, redis_client)
+    store = PendingExitStore(tmp_path, redis_client, HERE)
     other = PendingExit("ALPHA:B/2", "AAPL", Decimal(1), "halted", "i", "global", NOW, NOW)
     store.write(AccountExits("ALPHA:B/2", NOW, (other,)))
     store.write(AccountExits("ALPHA", NOW, left(stuck())))
@@ -227,7 +230,7 @@ def test_accounts_do_not_touch_each_other(redis_client: redis.Redis, tmp_path: P
 
 
 def test_what_cannot_be_read_is_said_and_hides_nothing_else(redis_client: redis.Redis, tmp_path: Path) -> None:
-    store = PendingExitStore(tmp_path, redis_client)
+    store = PendingExitStore(tmp_path, redis_client, HERE)
     store.write(AccountExits("ALPHA", NOW, left(stuck())))
     redis_client.hset(KEY, "ALPHA:MSFT", "nonsense")
     (tmp_path / "BETA.json").write_text("{")
@@ -239,15 +242,45 @@ def test_what_cannot_be_read_is_said_and_hides_nothing_else(redis_client: redis.
     assert redis_client.hlen(KEY) == 0, "the account is flat, whatever somebody wrote there"
 
 
+def test_exits_of_another_redis_or_environment_are_named_left_and_never_written_there(
+    redis_client: redis.Redis, away: redis.Redis, tmp_path: Path
+) -> None:
+    """One state directory, two configurations, an account of the same name in both."""
+    PendingExitStore(tmp_path, away, replace(HERE, environment="demo")).write(
+        AccountExits("ALPHA", NOW, left(stuck("DEMO")))
+    )
+    ours = PendingExitStore(tmp_path, redis_client, HERE)
+    ours.reconcile()
+    reading = ours.read()
+    assert reading.exits == () and redis_client.hlen(KEY) == 0
+    assert len(reading.elsewhere) == 1 and "environment demo" in reading.elsewhere[0]
+    assert judge_overdue(reading, NOW).colour is Colour.YELLOW
+    ours.write(AccountExits("ALPHA", NOW + MINUTE, left(stuck())))
+    ours.write(AccountExits("ALPHA", NOW + 2 * MINUTE, ()))
+    theirs = PendingExitStore(tmp_path, away, replace(HERE, environment="demo")).read()
+    assert [each.symbol for each in theirs.exits] == ["DEMO"], "ours replace nothing of theirs"
+
+
+def test_exits_find_their_redis_again_by_its_id(redis_client: redis.Redis, away: redis.Redis, tmp_path: Path) -> None:
+    redis_client.set(IDENTITY_KEY, replace(HERE, id="x").as_stored())
+    PendingExitStore(tmp_path, away, replace(HERE, id="x")).write(AccountExits("ALPHA", NOW, left(stuck())))
+    moved = PendingExitStore(tmp_path, redis_client, replace(HERE, address="elsewhere:6379/0"))
+    assert len(moved.read().exits) == 1
+    moved.write(AccountExits("ALPHA", NOW + MINUTE, ()))
+    assert moved.read() == Reading() and len(list(tmp_path.iterdir())) == 1
+    redis_client.set(IDENTITY_KEY, replace(HERE, id="y").as_stored())
+    assert PendingExitStore(tmp_path, redis_client, HERE).read() == Reading()
+
+
 def test_without_their_time_exits_in_redis_still_count(redis_client: redis.Redis, tmp_path: Path) -> None:
-    store = PendingExitStore(tmp_path / "one", redis_client)
+    store = PendingExitStore(tmp_path / "one", redis_client, HERE)
     store.write(AccountExits("ALPHA", NOW, left(stuck())))
     redis_client.delete(AS_OF)
-    assert len(PendingExitStore(tmp_path / "other", redis_client).read().exits) == 1
+    assert len(PendingExitStore(tmp_path / "other", redis_client, HERE).read().exits) == 1
 
 
 def test_a_flushed_redis_forgets_nothing_that_this_host_knows(redis_client: redis.Redis, tmp_path: Path) -> None:
-    store = PendingExitStore(tmp_path, redis_client)
+    store = PendingExitStore(tmp_path, redis_client, HERE)
     store.write(AccountExits("ALPHA", NOW, left(stuck())))
     redis_client.flushall()
     assert len(store.read().exits) == 1
@@ -262,18 +295,18 @@ def test_many_writers_leave_one_whole_value(
         with redis.Redis.from_url(redis_server.url) as client:
             values = tuple(stuck(f"S{number}-{n}") for n in range(5))
             as_of = NOW + number * timedelta(microseconds=1)
-            PendingExitStore(tmp_path, client).write(AccountExits("ALPHA", as_of, left(*values)))
+            PendingExitStore(tmp_path, client, HERE).write(AccountExits("ALPHA", as_of, left(*values)))
 
     writers = [threading.Thread(target=write, args=(number,)) for number in range(8)]
     for writer in writers:
         writer.start()
     for writer in writers:
         writer.join()
-    assert {each.symbol for each in PendingExitStore(tmp_path / "none", redis_client).read().exits} == {
+    assert {each.symbol for each in PendingExitStore(tmp_path / "none", redis_client, HERE).read().exits} == {
         f"S7-{n}" for n in range(5)
     }
-    assert len(PendingExitStore(tmp_path, redis_client).read().exits) == 5
-    assert [path.name for path in tmp_path.iterdir()] == ["ALPHA.json"], "nothing unfinished is left"
+    assert len(PendingExitStore(tmp_path, redis_client, HERE).read().exits) == 5
+    assert [path.suffix for path in tmp_path.iterdir()] == [".json"], "nothing unfinished is left"
 
 
 # --- What the checks say ----------------------------------------------------------------------------------------------

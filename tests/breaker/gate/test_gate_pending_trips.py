@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ import redis
 from breaker import CircuitBreaker, State
 from breaker.gate import Gate, Reason
 from breaker.pending_trips import PendingTrip, PendingTrips
+from breaker.store_identity import IDENTITY_KEY, StoreIdentity
 from sandbox.embedded_redis import EmbeddedRedis
 from tests.breaker.gate.conftest import MakeGate
 from tests.breaker.gate.harness import BUY, Record
@@ -87,3 +89,18 @@ def test_a_gate_that_may_not_trip_stays_closed_and_says_so(own_server: EmbeddedR
         eventually(lambda: "can't be made" in gate.check(BUY, 0).sentence)
         assert not gate.wait_until_open(0.3)
         assert len(pending.load()) == 1
+
+
+def test_a_trip_for_another_redis_by_its_id_keeps_no_gate_closed_and_one_by_its_address_does(
+    make_gate: MakeGate, backend: str, own_server: EmbeddedRedis, pending: PendingTrips
+) -> None:
+    cb = opened(own_server)
+    with redis.Redis.from_url(own_server.url) as client:
+        client.set(IDENTITY_KEY, StoreIdentity(address="", id="ours").as_stored())
+    elsewhere = StoreIdentity(address="elsewhere:6379/0", environment="demo", id="theirs")
+    pending.save(replace(a_trip(), meant_for=elsewhere))
+    gate = make_gate(own_server.url, backend, pending_trips=pending.directory)
+    assert gate.wait_until_open(20)
+    pending.save(replace(a_trip(), meant_for=replace(elsewhere, id=None)))
+    eventually(lambda: "unless it is for a Redis elsewhere" in gate.check(BUY, 0).sentence)
+    assert cb.get_state() is State.OPEN and len(pending.load()) == 2
