@@ -67,6 +67,17 @@ def test_partial_fills_add_up_in_whole_shares(market: Market) -> None:
     assert all(piece == int(piece) for piece in pieces)
 
 
+def test_market_orders_fill_worse_by_the_slippage_in_whole_price_steps(market: Market) -> None:
+    exchange = market(PRICES + "[fills]\nslippage_bp = 10\n")
+    price = exchange.book.prices["AAPL"]
+    exchange.submit(order(Side.BUY, "10"))
+    exchange.advance(1)
+    exchange.submit(order(Side.SELL, "10"))
+    exchange.advance(2)
+    worse = (price / 1000).quantize(Decimal("0.01"))
+    assert [fill.price for fill in exchange.book.fills] == [price + worse, price - worse]
+
+
 def test_a_stalled_order_stays_partial_until_cancelled(market: Market) -> None:
     exchange = market(PRICES + "[fills]\npartial_probability = 1\nstall_probability = 1\n")
     bought = exchange.submit(order(Side.BUY, "10"))
