@@ -32,6 +32,8 @@ class SweepResult:
     """Of these, how many stay until their position is about to be closed."""
     positions: tuple[Mapping[str, Any], ...] = ()
     """The positions as they were then, with the market's price; none where they could not be read in time."""
+    unseen: tuple[str, ...] = ()
+    """The venue's ids of the orders that were asked to go unseen, where they could not be read in time."""
 
 
 @dataclass(slots=True)
@@ -73,6 +75,7 @@ async def _sweep(broker: Broker, timeout: float, policy: CancelPolicy) -> SweepR
         orders=None if seen.orders is None else tuple(order_row(order) for order in seen.orders),
         protective=len(seen.protective),
         positions=tuple(position_row(position) for position in seen.positions),
+        unseen=tuple(result.order_id for result in results) if seen.orders is None else (),
     )
 
 

@@ -119,6 +119,8 @@ def record_sweep(run: KillRun, swept: Iterable[SweepResult]) -> None:
             problem=result.problem,
             protective=result.protective,
             orders=None if result.orders is None else list(result.orders),
+            positions=list(result.positions),
+            unseen=list(result.unseen),
             after_seconds=round(run.first_sweep_after or 0.0, 3),
         )
 

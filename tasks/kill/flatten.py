@@ -26,8 +26,6 @@ the rate limit leaves for them.
 Not for fewer: a venue names the orders of a bulk close itself, so that another kill switch of the incident, which has
 just read the same positions, would not know them for ours and would close once more.
 """
-CANCEL_SETTLES = 1.0
-"""Seconds that orders which were asked to go are waited for before the rest of their symbol is closed beside them."""
 POSITION_LAG = 5.0
 """Seconds that a venue's positions may lag behind its fills before a close is planned on them again."""
 CANCEL_SETTLES = 1.0

@@ -20,6 +20,7 @@ from breaker.errors import BreakerUnavailable, NotTripped
 from breaker.orders import ZERO
 from breaker.trip_reasons import TripReason
 from brokers.protocol import BrokerUnavailable
+from brokers.sweep import order_row, position_row
 from tasks.kill import cost_reading, snapshot, verify
 from tasks.kill.artifacts import publish_report as publish
 from tasks.kill.cost import ExitCost
@@ -109,7 +110,11 @@ async def take_snapshot(account: str) -> dict[str, Any]:
         "equity": None if taken.equity is None else str(taken.equity),
         "currency": taken.currency,
     }
-    run.record("SNAPSHOT_TAKEN", account=account, **summary)
+    book = {
+        "orders": [order_row(order) for order in taken.book.orders],
+        "positions": [position_row(position) for position in taken.book.positions],
+    }
+    run.record("SNAPSHOT_TAKEN", account=account, **summary, book=book)
     return summary
 
 

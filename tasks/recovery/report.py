@@ -9,6 +9,8 @@ from typing import Any
 from ledger.record import AuditRow
 from tasks.kill import cost_text
 from tasks.kill.report import cost_of_record
+from tasks.recovery.book_at_trip import book_at_trip
+from tasks.recovery.markdown_text import inert
 from tasks.recovery.state import RecoveryState
 
 
@@ -23,6 +25,8 @@ class ReportSource:
     """Oldest first."""
     costs: Sequence[AuditRow] = ()
     """What the exits of the incident cost, oldest first."""
+    book: Sequence[AuditRow] = ()
+    """What its kill switches found, oldest first."""
 
 
 def incident_report(source: ReportSource) -> str:
@@ -33,17 +37,21 @@ def incident_report(source: ReportSource) -> str:
             f"# Incident {source.state.incident_id}",
             "",
             f"Breaker **{source.state.scope}** was tripped {_when(trip.get('tripped_at'))} by "
-            f"{_text(trip.get('tripped_by'))} with reason {_text(trip.get('trip_reason'))}.",
+            f"{inert(trip.get('tripped_by'))} with reason {inert(trip.get('trip_reason'))}.",
             "",
             "## Root cause",
             "",
-            f"Category: {_text(cause.get('category'))}. Written by {_text(cause.get('author'))}.",
+            f"Category: {inert(cause.get('category'))}. Written by {inert(cause.get('author'))}.",
             "",
-            _text(cause.get("root_cause")),
+            inert(cause.get("root_cause")),
             "",
             "## Corrective action",
             "",
-            _text(cause.get("corrective_action")),
+            inert(cause.get("corrective_action")),
+            "",
+            "## The book at the trip",
+            "",
+            *book_at_trip(source.book),
             "",
             "## What the exit cost",
             "",
@@ -54,7 +62,7 @@ def incident_report(source: ReportSource) -> str:
             "| time (UTC) | what | who | result |",
             "| --- | --- | --- | --- |",
             *(
-                f"| {row.timestamp:%Y-%m-%d %H:%M:%S.%f} | {row.action} | {_text(row.user_id)} | {row.outcome} |"
+                f"| {row.timestamp:%Y-%m-%d %H:%M:%S.%f} | {row.action} | {inert(row.user_id)} | {row.outcome} |"
                 for row in source.timeline
             ),
             "",
@@ -73,7 +81,7 @@ def _costs(rows: Sequence[AuditRow]) -> list[str]:
         return ["No kill switch of this incident has told what its exit cost."]
     lines: list[str] = []
     for row in rows:
-        lines += [f"Read {row.timestamp:%Y-%m-%d %H:%M:%S} UTC, for {_text(row.user_id)}:", ""]
+        lines += [f"Read {row.timestamp:%Y-%m-%d %H:%M:%S} UTC, for {inert(row.user_id)}:", ""]
         try:
             lines += cost_text.markdown([cost_of_record(row.details)])
         except ValueError:
@@ -83,8 +91,3 @@ def _costs(rows: Sequence[AuditRow]) -> list[str]:
 
 def _when(moment: object) -> str:
     return f"at {str(moment)[:19].replace('T', ' ')} UTC" if moment else "at an unknown time"
-
-
-def _text(value: object) -> str:
-    """Somebody's words inside Markdown: on one line, and no markup of theirs."""
-    return " ".join(str(value or "—").split()).replace("|", "\\|").replace("<", "&lt;")

@@ -22,9 +22,10 @@ from breaker.atomic_file import write_atomically
 from breaker.errors import BreakerError
 from breaker.state import State
 from configuration.redis_clients import redis_client
+from ledger.ledger import Ledger
 from ledger.outbox import drain_outbox
 from ledger.queries import Filter
-from ledger.record import DENIED, FAILED, derived_id
+from ledger.record import DENIED, FAILED, AuditRow, derived_id
 from tasks.checks import conditions, system
 from tasks.checks.measurement import Colour, Measurement, worst
 from tasks.kill.pending_exit_store import read_pending_exits
@@ -32,6 +33,7 @@ from tasks.notification import Notification, NotificationKind
 from tasks.notify import notify
 from tasks.recovery.approval_rules import Approval, RootCause, refuse_root_cause
 from tasks.recovery.attestation import question_id
+from tasks.recovery.book_at_trip import BOOK_ACTIONS
 from tasks.recovery.checklist import CHECKLIST
 from tasks.recovery.conflicts import find_conflicts
 from tasks.recovery.context import RecoveryContext, current_recovery
@@ -42,6 +44,8 @@ from tasks.recovery.reset import ResetRequest, measure_for_reset, reset_breaker
 from tasks.recovery.state import Tick
 from tasks.recovery.watch import WatchedReset, Watcher, reset_at_epoch, watch_reset
 
+MOST_ROWS = 10_000
+"""Of the ledger's, in one report."""
 LEDGER_WAIT = 30.0
 """Seconds for which the ledger is asked for the entry of the reset."""
 
@@ -188,11 +192,11 @@ async def write_report(round_: int, stage: str, trip: dict[str, Any], root_cause
     """Writes `incidents/ID/report.md` in the state directory; returns the report itself."""
     context = current_recovery.get()
     ledger, incident = context.recorder.ledger, context.state.incident_id
-    rows = await asyncio.to_thread(ledger.query, Filter(incident_id=incident), limit=500)
-    costs = await asyncio.to_thread(ledger.query, Filter(actions=("KILL_SWITCH_COST",), incident_id=incident), limit=50)
-    report = incident_report(
-        ReportSource(context.state, trip, root_cause, evidence, tuple(reversed(rows.rows)), tuple(reversed(costs.rows)))
-    )
+    rows, costs, book = [
+        await asyncio.to_thread(_oldest_first, ledger, Filter(actions=actions, incident_id=incident))
+        for actions in ((), ("KILL_SWITCH_COST",), BOOK_ACTIONS)
+    ]
+    report = incident_report(ReportSource(context.state, trip, root_cause, evidence, rows, costs, book))
     path = context.settings.state_dir / "incidents" / context.state.incident_id / "report.md"
     await asyncio.to_thread(_write, path, report)
     digest = hashlib.sha256(report.encode()).hexdigest()
@@ -348,6 +352,19 @@ async def reopen(round_: int, why: str) -> None:
     context = current_recovery.get()
     await context.record("RECOVERY_REOPENED", {"why": why}, once=str(round_))
     await context.update(items={}, phase="reopened", problem=f"Reopened: {why}", author="", round=round_ + 1)
+
+
+def _oldest_first(ledger: Ledger, wanted: Filter) -> Sequence[AuditRow]:
+    """The newest `MOST_ROWS` of them."""
+    found: list[AuditRow] = []
+    after: str | None = None
+    while len(found) < MOST_ROWS:
+        page = ledger.query(wanted, limit=500, after=after)
+        found += page.rows
+        after = page.next
+        if after is None:
+            break
+    return found[::-1]
 
 
 def _write(path: Path, text: str) -> None:
