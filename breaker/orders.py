@@ -286,6 +286,7 @@ class Account:
         equity: What the account is worth, in its currency.
         buying_power: What may be bought for, in its currency.
         trading_blocked: Why the venue takes no orders for it, and what lifts that; empty where it does.
+        trading_suspended: That the account's own setting suspends trading, and what lifts that; empty where it doesn't.
 
     Example:
         >>> Account("PA1", "USD", equity=Decimal(100_000), buying_power=Decimal(400_000)).trading_blocked
@@ -297,6 +298,7 @@ class Account:
     equity: Decimal
     buying_power: Decimal
     trading_blocked: str = ""
+    trading_suspended: str = ""
 
 
 @dataclass(frozen=True, slots=True)

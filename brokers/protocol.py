@@ -33,6 +33,8 @@ class Capabilities:
     """Most orders in one answer: 1,200 open orders cost three requests at 500 a page."""
     fills: bool = False
     """Executions are listed, so that what an exit cost can be told."""
+    suspends_trading: bool = False
+    """The account has a setting by which the venue refuses its new orders until that is lifted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,6 +157,13 @@ class Broker(Protocol):
         """Every execution of the account since then, every page, oldest first (only where `capabilities.fills`).
 
         Asked when everything else is done: nothing that closes a position waits for it or decides by it.
+        """
+        ...
+
+    async def set_trading_suspended(self, suspended: bool) -> None:
+        """Engage or lift the account's own setting (only where `capabilities.suspends_trading`).
+
+        Whether it has taken effect is for `account().trading_suspended` to say.
         """
         ...
 

@@ -9,6 +9,7 @@ from breaker.state import Status
 from cli.environment import through_console
 from cli.options import ResetOptions
 from tasks.kill.pending_exit_store import Reading
+from tasks.kill.venue_lock_store import LockReading
 
 
 class Circuit(Protocol):
@@ -30,6 +31,9 @@ class Circuit(Protocol):
 
     def pending_exits(self, scope: str) -> Reading:
         """What kill switches have left to be closed later; for `global` that of every scope."""
+
+    def venue_locks(self, scope: str) -> LockReading:
+        """The accounts that kill switches have locked at their venue; for `global` those of every scope."""
 
     def drop_pending_exits(self, scope: str, reason: str, operator: str | None) -> None:
         """Give up what is pending for the breaker of `scope`, on record. Raises LedgerError: nothing is dropped."""

@@ -27,6 +27,7 @@ from cli.transitions import make_pending_trips, record_transitions
 from configuration.login import login_name
 from configuration.reasons import MIN_REASON, checked_reason
 from configuration.settings import load_settings
+from tasks.kill import venue_lock
 from tasks.kill.pending_exits import as_dict
 
 
@@ -57,15 +58,18 @@ def trip(
 def status(scope: ScopeOption = "global", as_json: JsonOption = False) -> None:
     """The breaker's state, read afresh."""
     circuit = open_circuit()
-    now, pending = circuit.status(scope), circuit.pending_exits(scope)
+    now, pending, locks = circuit.status(scope), circuit.pending_exits(scope), circuit.venue_locks(scope)
     if as_json:
-        typer.echo(json.dumps({"scope": scope, **now, "pending_exits": [as_dict(each) for each in pending.exits]}))
+        exits = [as_dict(each) for each in pending.exits]
+        held = [venue_lock.as_dict(lock) for lock in locks.held]
+        typer.echo(json.dumps({"scope": scope, **now, "pending_exits": exits, "venue_locks": held}))
     else:
         circuit_view.show_status(now, scope)
         circuit_view.show_pending_exits(circuit_view.console(), pending.exits)
+        circuit_view.show_venue_locks(circuit_view.console(), locks.held)
     if now.state is State.UNKNOWN:
         raise typer.Exit(Exit.NOT_HALTED)
-    for problem in (*pending.problems, *pending.elsewhere):
+    for problem in (*pending.problems, *pending.elsewhere, *locks.problems):
         typer.echo(f"breaker: {problem}", err=True)
 
 

@@ -19,6 +19,7 @@ from cli.options import on_terminal
 from console.labels import STATE_LABELS
 from console.value_format import duration
 from tasks.kill.pending_exits import PendingExit
+from tasks.kill.venue_lock import VenueLock
 
 WIDTH_ELSEWHERE = 160
 SHOWN_EXITS = 20
@@ -83,6 +84,13 @@ def show_pending_exits(out: Console, exits: Sequence[PendingExit]) -> None:
         )
     if len(exits) > SHOWN_EXITS:
         out.print(f"  … and {len(exits) - SHOWN_EXITS} more")
+
+
+def show_venue_locks(out: Console, locks: Sequence[VenueLock]) -> None:
+    """The accounts that a kill switch has locked at their venue."""
+    for lock in locks:
+        mark = ("  ▣ locked   ", "green") if lock.lifted_elsewhere is None else ("  ! not locked  ", "red")
+        out.print(Text.assemble(mark, str(lock)))
 
 
 def show_history(events: Sequence[TransitionEvent], scope: str) -> None:

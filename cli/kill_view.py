@@ -27,6 +27,7 @@ from tasks.kill.cost import without_fills
 from tasks.kill.pending_exits import PendingExit
 from tasks.kill.report import RESUMED_BY, KillReport, count, seconds
 from tasks.kill.run import KillRun
+from tasks.kill.venue_lock_store import LockReading, read_venue_locks
 
 if TYPE_CHECKING:
     from tasks.kill.cost import ExitCost
@@ -94,8 +95,13 @@ class KillView(KillDisplay):
         """What is there and what it will take; an account that can't be read is named, not left out."""
         from tasks.kill.snapshot import Snapshot, take_snapshot  # noqa: PLC0415  after the halt
 
+        locks = LockReading()
+        if run.configuration is not None:
+            locks = await asyncio.to_thread(read_venue_locks, run.configuration)
+        ours = {lock.account for lock in locks.held}
         snapshots = await asyncio.gather(
-            *(take_snapshot(broker) for broker in run.brokers.values()), return_exceptions=True
+            *(take_snapshot(broker, lock_is_ours=name in ours) for name, broker in run.brokers.items()),
+            return_exceptions=True,
         )
         table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
         for column in ("account", "open orders", "positions", "long", "short", "requests", "at least"):
@@ -112,6 +118,9 @@ class KillView(KillDisplay):
             else:
                 raise taken
         self._console.print(table)
+        for lock in locks.held:
+            if lock.account in run.brokers:
+                self._console.print(Text.assemble(("  ▣ locked  ", "dim"), f"{lock}, and this run where it has to"))
         for line in blocked[:20]:
             self._console.print(Text.assemble(("  cannot be closed now  ", "yellow"), line))
         if len(blocked) > 20:
@@ -180,6 +189,9 @@ class KillView(KillDisplay):
                 out.print(Text.assemble(("  ! stuck  ", "red"), f"{a.account} {item.symbol}, {held}: {item.reason}"))
             for item in a.dust:
                 out.print(Text.assemble(("  · dust  ", "yellow"), f"{a.account} {item.symbol}: {item.reason}"))
+            if a.venue_lock is not None:
+                mark = ("  ▣ locked  ", "green") if a.venue_lock.engaged else ("  ! not locked  ", "yellow")
+                out.print(Text.assemble(mark, f"{a.account}: {a.venue_lock.said}"))
         self.pending(report.pending_exits)
         if report.flat:
             step = "find out why, then: breaker status, and reset when conditions are normal"

@@ -16,6 +16,7 @@ from cli.console_client import ConsoleClient
 from cli.environment import TOKEN, URL
 from cli.options import ResetOptions
 from tasks.kill.pending_exit_store import Reading
+from tasks.kill.venue_lock_store import LockReading
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +51,10 @@ class RemoteCircuit:
     def pending_exits(self, scope: str) -> Reading:
         """Not told by the console's API; its pages show them."""
         return Reading()
+
+    def venue_locks(self, scope: str) -> LockReading:
+        """Not told by the console's API; its pages show them."""
+        return LockReading()
 
     def drop_pending_exits(self, scope: str, reason: str, operator: str | None) -> None:
         """Raises InvalidInput."""

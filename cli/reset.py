@@ -47,6 +47,8 @@ def reset_here(settings: Settings, ask: ResetOptions) -> Status:
         ledger.close()
     if outcome.undropped:
         sys.stderr.write(f"breaker: reset, but pending exits are not dropped: {outcome.undropped}\n")
+    for problem in outcome.locked:
+        sys.stderr.write(f"breaker: reset, but {problem}\n")
     return outcome.status
 
 

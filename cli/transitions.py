@@ -27,6 +27,7 @@ from configuration.redis_clients import redis_client
 from configuration.settings import Settings
 from ledger.errors import LedgerError
 from tasks.kill.pending_exit_store import Reading, read_pending_exits
+from tasks.kill.venue_lock_store import LockReading, read_venue_locks
 
 
 class LocalCircuit:
@@ -72,6 +73,10 @@ class LocalCircuit:
     def pending_exits(self, scope: str) -> Reading:
         reading = read_pending_exits(self._settings)
         return reading if scope == GLOBAL else replace(reading, exits=reading.of_scope(scope))
+
+    def venue_locks(self, scope: str) -> LockReading:
+        reading = read_venue_locks(self._settings)
+        return reading if scope == GLOBAL else replace(reading, known=reading.of_scope(scope))
 
     def drop_pending_exits(self, scope: str, reason: str, operator: str | None) -> None:
         drop_pending_exits(self._settings, scope, reason, operator or login_name())

@@ -92,6 +92,8 @@ class KillSettings(BaseModel):
     own close is about to be sent. `auto` is the latter where the rate limit has room for it."""
     dust: Literal["report", "fail"] = "report"
     """Whether a position below the venue's minimum, which nobody can close, counts against flat."""
+    venue_lock: bool = False
+    """Whether an account that is flat is locked at its venue, where that has a lock, until the breaker is reset."""
     settle: Seconds = 1.0
     """Time between the two readings of the venue that must agree before the book is called flat."""
     guard: Annotated[float, Field(ge=0, le=3_600), Unit("seconds")] = 5.0
@@ -345,6 +347,11 @@ class Settings(BaseSettings):
     def pending_exits_dir(self) -> Path:
         """Where it is kept, beside Redis, what a kill switch could not close."""
         return self.state_dir / "pending_exits"
+
+    @property
+    def venue_locks_dir(self) -> Path:
+        """Where it is kept, beside Redis, which accounts a kill switch has locked at their venue."""
+        return self.state_dir / "venue_locks"
 
     @field_validator("accounts", mode="before")
     @classmethod

@@ -29,6 +29,7 @@ from tasks.checks.conditions import measure_conditions
 from tasks.checks.measurement import Measurement
 from tasks.kill.pending_exit_store import Reading, read_pending_exits
 from tasks.kill.status import KillStatus
+from tasks.kill.venue_lock_store import LockReading, read_venue_locks
 from tasks.recovery.state import RecoveryState
 
 HISTORY = 12
@@ -86,7 +87,7 @@ class LiveUpdates:
             self.health.run(),
             self._beat(),
             self._publish_kills(),
-            self._publish_pending_exits(),
+            self._publish_what_kills_left(),
         ):
             self._tasks.start(work)
 
@@ -195,12 +196,19 @@ class LiveUpdates:
         """What kill switches have left to be closed later."""
         return await asyncio.to_thread(read_pending_exits, self._settings)
 
-    async def _publish_pending_exits(self) -> None:
-        published = Reading()
+    async def venue_locks(self) -> LockReading:
+        """The accounts that kill switches have locked at their venue."""
+        return await asyncio.to_thread(read_venue_locks, self._settings)
+
+    async def _publish_what_kills_left(self) -> None:
+        exits, locks = Reading(), LockReading()
         while True:
-            if (reading := await self.pending_exits()) != published:
-                self._broadcast.publish("pending_exits", self._render.pending_exits(reading))
-                published = reading
+            before = exits, locks
+            exits, locks = await asyncio.gather(self.pending_exits(), self.venue_locks())
+            if exits != before[0]:
+                self._broadcast.publish("pending_exits", self._render.pending_exits(exits))
+            if locks != before[1]:
+                self._broadcast.publish("venue_locks", self._render.venue_locks(locks))
             await asyncio.sleep(EXITS_EVERY)
 
     async def _beat(self) -> None:

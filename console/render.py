@@ -30,6 +30,7 @@ from tasks.kill import cost_text
 from tasks.kill.pending_exit_store import Reading
 from tasks.kill.report import count, seconds
 from tasks.kill.status import KillStatus
+from tasks.kill.venue_lock_store import LockReading
 from tasks.recovery.checklist import CHECKLIST
 from tasks.recovery.state import RecoveryState
 
@@ -116,6 +117,10 @@ class Renderer:
     def pending_exits(self, reading: Reading) -> str:
         """What kill switches have left to be closed later."""
         return self.page("_pending_exits.html", reading=reading)
+
+    def venue_locks(self, reading: LockReading) -> str:
+        """The accounts that kill switches have locked at their venue."""
+        return self.page("_venue_locks.html", reading=reading)
 
     def kills(self, kills: Sequence[KillStatus]) -> str:
         """The newest runs of the kill switch, a line each."""

@@ -24,6 +24,7 @@ from brokers.protocol import BrokerError
 from flows.drivers import RunStep, with_prefect, without_prefect
 from flows.kill_context import open_kill_run
 from tasks.kill import cost_reading, steps
+from tasks.kill.account import LockResult
 from tasks.kill.artifacts import live_progress
 from tasks.kill.cost import ExitCost
 from tasks.kill.exit_settlement import settle_exits
@@ -47,7 +48,7 @@ async def halt_and_flatten(run: KillRun, do: RunStep) -> KillReport:
     confirmation = asyncio.create_task(_confirm_trip(run, do))
     if not run.trip_requested:
         await asyncio.wait({confirmation}, timeout=CONFIRMATION_WAIT)
-    await asyncio.gather(*(_flatten_account(run, do, account) for account in run.brokers))
+    await asyncio.gather(*(_close_account(run, do, account) for account in run.brokers))
     await confirmation
     report = await settle_exits(run, make_report(run))
     run.record("KILL_SWITCH_FINISHED", **_summary(report))
@@ -59,6 +60,21 @@ async def _confirm_trip(run: KillRun, do: RunStep) -> None:
         await do(steps.confirm_trip, incident_id=run.incident_id)
     except Exception as error:  # Redis being down must not keep the book from being closed
         run.record_missing(f"the trip could not be confirmed: {error}")
+
+
+async def _close_account(run: KillRun, do: RunStep, account: str) -> None:
+    await _flatten_account(run, do, account)
+    lock = run.locks.get(account)
+    if lock is None or not lock.wanted:
+        return
+    try:
+        await do(steps.lock_account, account=account)
+    except Exception as error:  # flat is flat, locked or not
+        said = (
+            f"not known to be locked at the venue ({type(error).__name__}): look there at the account's configuration"
+        )
+        run.update(account, venue_lock=LockResult(False, said))
+        run.record("VENUE_LOCK_FAILED", account=account, why=said)
 
 
 async def _flatten_account(run: KillRun, do: RunStep, account: str) -> None:

@@ -83,6 +83,7 @@ class AlpacaBroker:
             requests_per_minute=requests_per_minute,
             page_size=PAGE,
             fills=True,
+            suspends_trading=True,
         )
         self._few = False
         self._requests = Connection(name, base_url, key_id, secret_key, timeout=timeout)
@@ -255,6 +256,12 @@ class AlpacaBroker:
         return Listed(
             tuple(item for item in read if isinstance(item, Fill)),
             tuple(item for item in read if isinstance(item, Unreadable)),
+        )
+
+    async def set_trading_suspended(self, suspended: bool) -> None:
+        """Alpaca, account configurations: `suspend_trade` blocks new orders; cancels go on."""
+        self._requests.body(
+            await self._requests.retrying("PATCH", "/account/configurations", json={"suspend_trade": suspended})
         )
 
 

@@ -67,6 +67,7 @@ class Connection:
         path: str,
         *,
         params: Mapping[str, str] | None = None,
+        json: Json | None = None,
         retry_on: type[BrokerUnavailable] = BrokerUnavailable,
         attempts: int = 12,
     ) -> httpx.Response:
@@ -85,7 +86,7 @@ class Connection:
             on=wait, attempts=attempts, timeout=3 * self._timeout, wait_initial=0.05, wait_max=1.0, wait_jitter=0.1
         ):
             with attempt:
-                return await self.send(method, path, params=params)
+                return await self.send(method, path, params=params, json=json)
         raise AssertionError("a retry context returns or raises")
 
     async def send(

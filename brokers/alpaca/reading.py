@@ -53,6 +53,7 @@ _BELOW_MINIMUM = re.compile(
     r"minimal amount of order|minimum (order )?(size|quantity|qty|amount|notional)|qty must be (>|greater)"
 )
 """Less than may be traded. A price that "does not fulfill minimum pricing criteria" is something else."""
+SUSPENDED = "trading is suspended in this account by its own setting (suspend_trade): lift it in its configuration"
 _T = TypeVar("_T")
 _Word = TypeVar("_Word", bound=StrEnum)
 
@@ -65,13 +66,12 @@ def read_account(body: Json) -> Account:
         equity=_decimal(body["equity"]),
         buying_power=_decimal(body["buying_power"]),
         trading_blocked=_why_blocked(body),
+        trading_suspended=SUSPENDED if body.get("trade_suspended_by_user") else "",
     )
 
 
 def _why_blocked(body: Json) -> str:
-    """Alpaca, account: three locks, lifted by different people."""
-    if body.get("trade_suspended_by_user"):
-        return "trading is suspended in this account by its own setting (suspend_trade): lift it in its configuration"
+    """Alpaca, account: the venue's two locks; the third is the account's own."""
     if body.get("account_blocked"):
         return "the venue has blocked this account: only the venue's support lifts that"
     if body.get("trading_blocked"):

@@ -113,4 +113,6 @@ class TripReset:
             self._changed()
         if outcome.undropped:
             _log.error("pending exits are not dropped: %s", outcome.undropped)
+        for problem in outcome.locked:
+            _log.error("reset, but %s", problem)
         return outcome.status

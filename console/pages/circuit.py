@@ -49,8 +49,11 @@ async def circuit(request: Request, scope: str = GLOBAL, done: str = "") -> Resp
     caller = await caller_of(request, Permission.VIEW_CIRCUIT)
     context = context_of(request)
     check_scope(scope)
-    watched, history, exits = await asyncio.gather(
-        context.live.watcher.read(scope), context.live.history(scope), context.live.pending_exits()
+    watched, history, exits, locks = await asyncio.gather(
+        context.live.watcher.read(scope),
+        context.live.history(scope),
+        context.live.pending_exits(),
+        context.live.venue_locks(),
     )
     return render_page(
         request,
@@ -63,9 +66,11 @@ async def circuit(request: Request, scope: str = GLOBAL, done: str = "") -> Resp
         refresh=True,
         pending=markup(context.render.pending(context.waiting_trips())),
         pending_exits=markup(context.render.pending_exits(exits)),
+        venue_locks=markup(context.render.venue_locks(locks)),
         topics=[
             "pending",
             "pending_exits",
+            "venue_locks",
             "kills",
             f"state:{scope}",
             f"conditions:{scope}",
@@ -225,6 +230,7 @@ async def kill_run(request: Request, incident_id: str) -> Response:
         runs=markup(context.render.kill_runs(runs)),
         pending=markup(context.render.pending(context.waiting_trips())),
         pending_exits=markup(context.render.pending_exits(await context.live.pending_exits())),
-        topics=["pending", "pending_exits", f"kill:{incident_id}"],
+        venue_locks=markup(context.render.venue_locks(await context.live.venue_locks())),
+        topics=["pending", "pending_exits", "venue_locks", f"kill:{incident_id}"],
         refresh=not all(run.over for run in runs),
     )

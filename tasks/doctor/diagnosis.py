@@ -28,7 +28,8 @@ from tasks.doctor.monitoring import (
 from tasks.doctor.orchestration import measure_deployments, measure_prefect
 from tasks.doctor.redis_server import measure_rate_limit, measure_redis_settings
 from tasks.doctor.stores import measure_pending_trips, measure_stores
-from tasks.doctor.venues import measure_venue, no_account
+from tasks.doctor.venues import measure_venue, measure_venue_lock, no_account
+from tasks.kill.venue_lock_store import read_venue_locks
 
 RESTS_ON = {
     "redis/settings": "redis",
@@ -52,8 +53,9 @@ async def diagnose(settings: Settings) -> list[Measurement]:
         measure_database(settings),
     )
     # Afterwards, as clients for HTTP read every root certificate first, and Redis's answers would wait for that.
+    locks = await asyncio.to_thread(read_venue_locks, settings)
     others = await asyncio.gather(
-        *(measure_venue(name, account) for name, account in settings.accounts.items()),
+        *(measure_venue(name, account, locks.of(name)) for name, account in settings.accounts.items()),
         measure_prefect(),
         measure_deployments(),
         measure_verification(settings),
@@ -61,7 +63,7 @@ async def diagnose(settings: Settings) -> list[Measurement]:
         measure_prometheus(settings),
         measure_standby(settings),
     )
-    venues = others if settings.accounts else [no_account(), *others]
+    venues = [measure_venue_lock(settings), *others] if settings.accounts else [no_account(), *others]
     health = await measure_health(settings)
     found = [configuration(), *stores, *states, chain, *venues, notifications(settings), *health]
     return _without_echoes(found)

@@ -5,14 +5,18 @@ from __future__ import annotations
 from datetime import UTC, datetime
 
 from brokers.registry import open_broker
-from configuration.settings import AccountSettings
+from configuration.settings import AccountSettings, ConfigurationError, Settings
 from tasks.checks.measurement import Colour, Measurement
 from tasks.checks.probe import Probe, measure_within
 from tasks.doctor.redis_server import CLOCKS_APART
+from tasks.kill.venue_lock import VenueLock
 
 
-async def measure_venue(name: str, account: AccountSettings) -> Measurement:
-    """Whether the venue takes the credentials and its clock is ours; reads only."""
+async def measure_venue(name: str, account: AccountSettings, lock: VenueLock | None = None) -> Measurement:
+    """Whether the venue takes the credentials and its clock is ours; reads only.
+
+    `lock` is what is known of the account's lock at the venue: one that a kill switch has set is as it should be.
+    """
     probe = Probe(f"venue/{name}", "answers, takes the credentials", f"account and clock at {account.base_url}")
 
     async def measure() -> Measurement:
@@ -23,11 +27,14 @@ async def measure_venue(name: str, account: AccountSettings) -> Measurement:
             await broker.aclose()
         apart = (clock.now - datetime.now(UTC)).total_seconds()
         value = f"equity {held.equity} {held.currency}, market {'open' if clock.is_open else 'closed'}"
-        if held.trading_blocked:
-            return probe.measured(value, Colour.RED, f"{held.trading_blocked}. The kill switch could not close there.")
+        suspended = "" if lock is not None and lock.ours else held.trading_suspended
+        if blocked := held.trading_blocked or suspended:
+            return probe.measured(value, Colour.RED, f"{blocked}. The kill switch could not close there.")
         if abs(apart) > CLOCKS_APART:
             problem = f"Its clock is {apart:+.1f} s from this host's: let this host keep time by NTP."
             return probe.measured(value, Colour.YELLOW, problem)
+        if held.trading_suspended:
+            return probe.measured(value, Colour.YELLOW, f"{lock}.")
         return probe.measured(value)
 
     found = await measure_within(probe, 2 * account.request_timeout + 1, measure())
@@ -35,6 +42,26 @@ async def measure_venue(name: str, account: AccountSettings) -> Measurement:
         fix = f"See accounts.{name}: base_url, key_id, secret_key."
         return probe.failed(f"{found.problem.rstrip('.')}. {fix}")
     return found
+
+
+def measure_venue_lock(settings: Settings) -> Measurement:
+    """Whether accounts that are flat are locked where their venue can do that; asks no venue."""
+    probe = Probe("venue-lock", "on where a venue has one", "kill.venue_lock, and what the accounts' adapters can do")
+    lockable = [name for name, account in settings.accounts.items() if _suspends_trading(name, account)]
+    if settings.kill.venue_lock or not lockable:
+        return probe.measured("on" if settings.kill.venue_lock else "no venue has one")
+    problem = (
+        f"After a kill switch the venue could refuse whatever still sends orders to {', '.join(lockable)}, until the "
+        "reset: recommended, kill.venue_lock = true."
+    )
+    return probe.measured("off", Colour.YELLOW, problem)
+
+
+def _suspends_trading(name: str, account: AccountSettings) -> bool:
+    try:
+        return open_broker(name, account).capabilities.suspends_trading
+    except ConfigurationError:
+        return False  # the account's own check says that no such adapter is installed
 
 
 def no_account() -> Measurement:

@@ -44,6 +44,16 @@ class CloseRecord:
 
 
 @dataclass(frozen=True, slots=True)
+class LockResult:
+    """What came of locking the account at its venue."""
+
+    engaged: bool
+    """The lock is a kill switch's, and the venue says that it is on."""
+    said: str
+    """In a sentence."""
+
+
+@dataclass(frozen=True, slots=True)
 class AccountProgress:
     """Where one account stands; replaced as a whole at each change, so that a reader never sees half of one."""
 
@@ -68,6 +78,8 @@ class AccountProgress:
     flat_after: float | None = None
     """Seconds from the start of the run until the first of the readings that agree on flat."""
     flat: bool = False
+    venue_lock: LockResult | None = None
+    """None where none was to be set."""
 
     @property
     def done(self) -> float:
@@ -111,6 +123,8 @@ class AccountRun:
     """What the cost of the exit is measured against."""
     currency: str = ""
     """The account's; empty until the venue has told."""
+    whole_account: bool = True
+    """Everything in the account is to be closed, and not a part of it."""
 
     @property
     def name(self) -> str:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from decimal import Decimal
 
 from breaker.instruments import Session
 from breaker.orders import ZERO, MarketClock, Order, OrderStatus, Position
 from brokers.protective import can_wait, protective_orders
-from brokers.protocol import BrokerError, BrokerRefused, CloseOrder, CloseOutcome, CloseResult, Listed
+from brokers.protocol import BrokerError, BrokerRefused, CloseOrder, CloseOutcome, CloseResult, Listed, Refusal
 from tasks.kill.account import AccountRun, CloseRecord, StuckItem
 from tasks.kill.book import Book, MarketSession, ReadingAllowance, read_book
 from tasks.kill.cancel import Cancelling, together
@@ -39,12 +39,18 @@ STANDING_SHARE = 0.25
 IDLE_POLL_FACTOR = 20
 """The longest such wait, in poll intervals."""
 
+LiftLock = Callable[[float], Awaitable[bool]]
+"""Asked when the venue has refused a close, sent at that monotonic time, since trading is suspended in the account.
+
+Whether it was a kill switch that had suspended it, and that is lifted now."""
+
 
 class Flattening:
     """Makes one account flat. Keeps what it learnt between calls, so that it can be resumed after a late fill."""
 
-    def __init__(self, run: AccountRun) -> None:
+    def __init__(self, run: AccountRun, lift_lock: LiftLock | None = None) -> None:
         self._run = run
+        self._lift_lock = lift_lock
         self._broker = run.broker
         self._pace = Pace(
             escalate_after=run.settings.escalate_after,
@@ -287,6 +293,7 @@ class Flattening:
             limit_price=None if close.limit_price is None else f"{close.limit_price:f}",
             client_order_id=close.client_order_id,
         )
+        sent_at = time.monotonic()
         try:
             result = await self._broker.close(close)
         except BrokerError as error:
@@ -297,6 +304,8 @@ class Flattening:
         now = self._now()
         if result.outcome in (CloseOutcome.ACCEPTED, CloseOutcome.DUPLICATE):
             self._memory[close.symbol] = sent(memory, close.client_order_id, now)
+        elif result.refusal is Refusal.SUSPENDED and self._lift_lock and await self._lift_lock(sent_at):
+            self._memory[close.symbol] = untried(memory, now)  # the next round sends it, on what it reads then
         elif result.outcome is CloseOutcome.REFUSED:
             self._memory[close.symbol] = refused(memory, result.reason, now, self._pace, result.refusal, close.quantity)
         else:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from tasks.kill.account import AccountProgress
 from tasks.kill.report import NOT_RESUMED, RESUMED_BY, KillReport, count, seconds
-from tasks.notification import Notification, NotificationKind
+from tasks.notification import Notification, NotificationKind, Severity
 
 
 def kill_notifications(report: KillReport, link: str | None) -> list[Notification]:
     """The report, and apart from it what is stuck, since that needs somebody now."""
     verdict = f"FLAT after {seconds(report.flat_after)}" if report.flat else "NOT FLAT"
     lines = [f"{report.reason} (by {report.operator})", *(_account(account) for account in report.accounts)]
+    lines += [f"{account.account}: {account.venue_lock.said}" for account in report.accounts if account.venue_lock]
     lines += [f"Done without {missing}" for missing in report.missing]
     notes = [
         Notification(
@@ -18,7 +19,7 @@ def kill_notifications(report: KillReport, link: str | None) -> list[Notificatio
             incident_id=report.incident_id,
             title=f"Kill switch: {verdict}",
             body="\n".join(lines),
-            severity="info" if report.flat else "critical",
+            severity=_severity(report),
             link=link,
         )
     ]
@@ -39,6 +40,13 @@ def kill_notifications(report: KillReport, link: str | None) -> list[Notificatio
             )
         )
     return notes
+
+
+def _severity(report: KillReport) -> Severity:
+    if not report.flat:
+        return "critical"
+    unlocked = any(account.venue_lock and not account.venue_lock.engaged for account in report.accounts)
+    return "warning" if unlocked else "info"
 
 
 def _what_follows(report: KillReport) -> list[str]:

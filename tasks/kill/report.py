@@ -157,6 +157,9 @@ def markdown(report: KillReport) -> str:
             "",
             *(f"- {account.account} {item.symbol}: {_cell(item.reason)}" for account, item in dust),
         ]
+    locks = [(account.account, account.venue_lock) for account in report.accounts if account.venue_lock]
+    if locks:
+        lines += ["", "## Lock at the venue", "", *(f"- {name}: {_cell(lock.said)}" for name, lock in locks)]
     notes = [f"- {account.account}: {_cell(account.note)}" for account in report.accounts if account.note]
     if notes:
         lines += ["", "## Notes", "", *notes]

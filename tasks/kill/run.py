@@ -17,6 +17,7 @@ from breaker.uuid7 import uuid7
 from brokers.protocol import Broker
 from configuration.settings import KillSettings, Settings
 from tasks.kill.account import AccountProgress, AccountRun, Observer, RunClock
+from tasks.kill.account_lock import AccountLock
 from tasks.kill.pending_exits import PendingExit
 from tasks.kill.report import KillReport
 
@@ -60,6 +61,8 @@ class KillRun:
     started_at: datetime = field(default_factory=lambda: datetime.now(UTC))
     clock: RunClock = field(init=False)
     accounts: dict[str, AccountRun] = field(init=False)
+    locks: Mapping[str, AccountLock] = field(init=False, default_factory=dict)
+    """The venues' locks; none in a run that keeps nothing."""
     flattenings: dict[str, Flattening] = field(default_factory=dict)
     missing: list[str] = field(default_factory=list)
     """Parts that could not be reached, each as a sentence; the run went on without them."""
@@ -87,6 +90,9 @@ class KillRun:
             name: AccountRun(broker, self.incident_id, self.settings, self.clock, self._observe, AccountProgress(name))
             for name, broker in self.brokers.items()
         }
+        if self.configuration is not None:
+            settings = self.configuration
+            self.locks = {name: AccountLock(account, settings, self.scope) for name, account in self.accounts.items()}
 
     @property
     def progress(self) -> dict[str, AccountProgress]:

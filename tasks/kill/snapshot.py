@@ -56,8 +56,11 @@ class Snapshot:
         return self.long_notional + self.short_notional
 
 
-async def take_snapshot(broker: Broker) -> Snapshot:
-    """Read one account. Raises `BrokerError` when its book can't be read; the rest is done without."""
+async def take_snapshot(broker: Broker, *, lock_is_ours: bool = False) -> Snapshot:
+    """Read one account. Raises `BrokerError` when its book can't be read; the rest is done without.
+
+    With `lock_is_ours` trading is suspended, if it is, by an earlier kill switch, and this one lifts that to close.
+    """
     book, market, account = await asyncio.gather(
         read_book(broker), _if_told(broker.clock()), _if_told(broker.account())
     )
@@ -71,7 +74,7 @@ async def take_snapshot(broker: Broker) -> Snapshot:
         equity=account.equity if account else None,
         book=book,
         market=market,
-        forecast=forecast(book, account, market, broker.capabilities),
+        forecast=forecast(book, account, market, broker.capabilities, lock_is_ours=lock_is_ours),
     )
 
 
@@ -84,7 +87,14 @@ async def _if_told(asked: Awaitable[_T]) -> _T | None:
         return None
 
 
-def forecast(book: Book, account: Account | None, market: MarketClock | None, capabilities: Capabilities) -> Forecast:
+def forecast(
+    book: Book,
+    account: Account | None,
+    market: MarketClock | None,
+    capabilities: Capabilities,
+    *,
+    lock_is_ours: bool = False,
+) -> Forecast:
     """Pure: the requests that an undisturbed run needs, and what it already knows it cannot close."""
     orders, positions = book.open_orders, book.open_positions
     protective = len(protective_orders(book.orders, book.positions))
@@ -96,15 +106,22 @@ def forecast(book: Book, account: Account | None, market: MarketClock | None, ca
     limit = capabilities.requests_per_minute
     floor = 60.0 * ((requests - 1) // limit) if limit else 0.0
     kept = protective if can_wait(protective, orders - protective, limit) else 0
-    return Forecast(requests, floor, tuple(_blocked(book, account, market)), kept)
+    return Forecast(requests, floor, tuple(_blocked(book, _locked(account, lock_is_ours), market)), kept)
 
 
-def _blocked(book: Book, account: Account | None, market: MarketClock | None) -> Iterator[tuple[str, str]]:
+def _locked(account: Account | None, lock_is_ours: bool) -> str:
+    """Why the account takes no order at all; empty where it does, or will once the kill switch has lifted its lock."""
+    if account is None:
+        return ""
+    return account.trading_blocked or ("" if lock_is_ours else account.trading_suspended)
+
+
+def _blocked(book: Book, locked: str, market: MarketClock | None) -> Iterator[tuple[str, str]]:
     for item in book.unreadable:
         yield item.symbol or item.id, str(item)
     for position in book.held:
-        if account is not None and account.trading_blocked:
-            yield position.symbol, account.trading_blocked
+        if locked:
+            yield position.symbol, locked
         elif market is not None and not market.is_open and (why := _outside(position, market)):
             yield position.symbol, why
 

@@ -22,6 +22,7 @@ from breaker.trip_reasons import TripReason
 from brokers.protocol import BrokerUnavailable
 from brokers.sweep import order_row, position_row
 from tasks.kill import cost_reading, snapshot, verify
+from tasks.kill.account_lock import LOCK_WITHIN
 from tasks.kill.artifacts import publish_report as publish
 from tasks.kill.cost import ExitCost
 from tasks.kill.flatten import Flattening
@@ -152,6 +153,15 @@ async def read_cost(account: str) -> ExitCost:
     return await cost_reading.read_cost(run.accounts[account], run.started_at)
 
 
+@_step("Lock the account at its venue", "lock-{account}", timeout=LOCK_WITHIN, retries=0)
+async def lock_account(account: str) -> bool:
+    """Have the venue refuse new orders until the reset, if the account is flat. False where that is not so."""
+    run = current_kill.get()
+    result = await run.locks[account].settle()
+    run.update(account, venue_lock=result)
+    return result.engaged
+
+
 @_step("Publish the report", "report-{incident_id}", timeout=15, retries=0)
 async def publish_report(incident_id: str, report: KillReport) -> None:
     """Artifacts for the orchestrator's UI; nothing depends on them."""
@@ -181,5 +191,6 @@ async def record_unorchestrated_step(step: UnorchestratedStep) -> None:
 
 def _flattening(run: KillRun, account: str) -> Flattening:
     if account not in run.flattenings:
-        run.flattenings[account] = Flattening(run.accounts[account])
+        lock = run.locks.get(account)
+        run.flattenings[account] = Flattening(run.accounts[account], lock.lift if lock else None)
     return run.flattenings[account]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import importlib
 from collections.abc import Awaitable, Callable, Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from breaker.errors import BreakerError, NotTripped, ResetRateLimited, StateConflict
@@ -91,6 +91,8 @@ class ResetOutcome:
     """It had been made before, by somebody else."""
     undropped: str = ""
     """Why pending exits that the override gives up are still pending."""
+    locked: tuple[str, ...] = ()
+    """Why accounts are still locked at their venues, each as a sentence; the watch tries again."""
 
 
 async def measure_for_reset(
@@ -148,7 +150,9 @@ async def reset_breaker(
         await record(
             _row(ADOPTED, request, before, {"epoch": outcome.status.epoch, "reset_by": outcome.status.reset_by})
         )
-    return await _drop_exits(settings, request, outcome)
+    outcome = await _drop_exits(settings, request, outcome)
+    locked = await _unlock_at_venues(settings, request)
+    return replace(outcome, locked=tuple(locked))
 
 
 def _is_meant(request: ResetRequest, before: Status) -> bool:
@@ -239,6 +243,13 @@ async def _drop_exits(settings: Settings, request: ResetRequest, outcome: ResetO
     except LedgerError as error:
         return ResetOutcome(outcome.status, outcome.red, outcome.adopted, undropped=str(error))
     return outcome
+
+
+async def _unlock_at_venues(settings: Settings, request: ResetRequest) -> list[str]:
+    from tasks.kill.venue_lock_release import release_venue_locks  # noqa: PLC0415  after the transition
+
+    by = request.answer.approver
+    return await release_venue_locks(settings, by=by, source=request.source, ip_address=request.ip_address)
 
 
 def _row(

@@ -260,6 +260,7 @@ async def reset(round_: int, attempt: int, answer: dict[str, Any]) -> dict[str, 
     told = f"{why} (epoch {status.epoch}, {until})"
     if outcome.adopted:
         told += f"; made past this recovery, taken as its own by {approval.approver}"
+    told = "; ".join([told, *outcome.locked])
     await context.tick("reset", Tick.GREEN, told, by, at=status.reset_at)
     return {"epoch": status.epoch, "by": by}
 
@@ -340,6 +341,9 @@ class _TickingWatcher(Watcher):
         state = self.context.state
         gone_past = [key for key, item in state.items.items() if item.tick is Tick.OVERRIDDEN]
         await self.context.tick_measured([one for one in measurements if one.name.partition("/")[0] not in gone_past])
+
+    async def still_locked(self, problems: Sequence[str]) -> None:
+        await self.context.update(problem="; ".join(problems))
 
     async def goes_on(self, left: float, holder: str, gate: str) -> None:
         told = f"{left:.0f} s left, nothing red; gate: {gate}" if gate else f"{left:.0f} s left, watched by {holder}"

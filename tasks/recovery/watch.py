@@ -23,6 +23,7 @@ from ledger.record import FAILED, OK, AuditRecord, derived_id
 from tasks.checks import conditions, system
 from tasks.checks.measurement import Measurement
 from tasks.checks.probe import RedisReader, redis_reader
+from tasks.kill.venue_lock_release import release_venue_locks
 from tasks.recovery.approval_rules import red_of
 from tasks.recovery.gate_probe import GateProbe
 
@@ -103,6 +104,9 @@ class Watcher:
     async def goes_on(self, left: float, holder: str, gate: str) -> None:
         """`left` seconds are to be watched yet; `gate` is what a gate said, where it is this watcher that asks."""
 
+    async def still_locked(self, problems: Sequence[str]) -> None:
+        """What the reset could not unlock at its venue still is locked, or nothing any more."""
+
 
 async def reset_to_watch(breaker: AsyncCircuitBreaker, now: datetime | None = None) -> WatchedReset | None:
     """The breaker's newest transition, if it is a reset that may still have to be watched. Raises what Redis's does."""
@@ -143,9 +147,24 @@ async def watch_reset(
 
     Raises BreakerUnavailable when Redis can't be told: nobody is to believe in a trip that was not made.
     """
-    with GateProbe(settings, reset.scope) as gate:
-        async with redis_reader(settings) as redis:
-            return await _Watch(settings, breaker, reset, holder, record, watcher, redis, gate).run()
+    unlocking = asyncio.create_task(_unlock_at_venues(settings, watcher))  # a slow venue must not hold up the watch
+    try:
+        with GateProbe(settings, reset.scope) as gate:
+            async with redis_reader(settings) as redis:
+                return await _Watch(settings, breaker, reset, holder, record, watcher, redis, gate).run()
+    finally:
+        unlocking.cancel()
+
+
+async def _unlock_at_venues(settings: Settings, watcher: Watcher) -> None:
+    """Lift the venues' locks that the reset could not, as long as the watch goes on."""
+    told = False
+    while locked := await release_venue_locks(settings, by=BY, source="watch", again=True):
+        await watcher.still_locked(locked)
+        told = True
+        await asyncio.sleep(settings.recovery.watch_interval)
+    if told:
+        await watcher.still_locked([])
 
 
 @dataclass(slots=True)

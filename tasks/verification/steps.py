@@ -19,7 +19,7 @@ from prefect.client.schemas.sorting import ArtifactSort
 from prefect.tasks import Task
 
 from configuration.settings import Settings
-from tasks.checks import conditions, pending_exits, system
+from tasks.checks import conditions, pending_exits, system, venue_locks
 from tasks.checks.measurement import Colour, Measurement, worst
 from tasks.checks.stores import (
     Stores,
@@ -124,6 +124,11 @@ async def verify_pending_exits() -> list[Measurement]:
     return [await pending_exits.check_pending_exits(current_verification.get().settings)]
 
 
+@_check("Accounts are locked at their venues until the reset")
+async def verify_venue_locks() -> list[Measurement]:
+    return [await venue_locks.check_venue_locks(current_verification.get().settings)]
+
+
 @_check("Services, queues and latencies")
 async def measure_health() -> list[Measurement]:
     return await system.measure_health(current_verification.get().settings)
@@ -174,11 +179,13 @@ Check = Task[[], Any]
 SEQUENTIAL: tuple[Check, ...] = (
     apply_pending_trips,
     verify_states,
+    verify_venue_locks,
     drain,
     reconcile,
     verify_resets,
     verify_chain,
     measure_health,
 )
-"""Each finds what the one before left: only what is drained can be reconciled, and what isn't is a backlog."""
+"""Each finds what the one before left: a lock is needed for a trip that waited, only what is drained can be reconciled,
+and what isn't is a backlog."""
 CONCURRENT: tuple[Check, ...] = (verify_feeds, measure_conditions, verify_pending_exits, check_recoveries)

@@ -38,11 +38,14 @@ from ledger.record import AuditRecord
 from proofs.fork_server import Forked, ForkServer
 from sandbox.child_process import free_port
 from sandbox.embedded_redis import EmbeddedRedis
+from sandbox.exchange.server import PaperExchangeThread
 from sandbox.prefect_server import PrefectServer
 from tasks import orchestrator
 from tasks.checks.measurement import Colour
 from tasks.kill.pending_exit_store import open_pending_exits
 from tasks.kill.pending_exits import AccountExits, PendingExit
+from tasks.kill.venue_lock import Phase, begun, in_phase
+from tasks.kill.venue_lock_store import write_venue_lock
 from tasks.recovery.conflicts import find_conflicts
 from tasks.recovery.state import RecoveryState, state_key
 from tasks.verification.last_result import KEY, Change, LastVerification, change_since
@@ -243,6 +246,20 @@ async def test_what_is_pending_is_yellow_and_red_once_nobody_is_at_it(
     state = await verify(prefect)
     assert state.is_failed() and "pending-exits: Due for 6 min: ALPHA AAPL 10" in str(state.message)
     assert any("pending-exits" in text for text in told(web))
+
+
+async def test_an_account_that_somebody_has_unlocked_at_its_venue_is_red_and_people_are_told(
+    prefect: PrefectServer, configure: Configure, redis_client: redis.Redis, web: Web
+) -> None:
+    with PaperExchangeThread() as venue:
+        configure(f'[accounts.ALPHA]\nbase_url = "{venue.url}"\nkey_id = "key"\nsecret_key = "secret"\n')
+        incident = str(CircuitBreaker(redis_client).trip("KILL_SWITCH", tripped_by="ada").incident_id)
+        lock = begun(None, "ALPHA", "global", incident, datetime.now(UTC))
+        write_venue_lock(load_settings(), in_phase(lock, Phase.SET, datetime.now(UTC)))
+        state = await verify(prefect)
+    assert state.is_failed() and "venue-locks: ALPHA was locked at its venue by the kill switch" in str(state.message)
+    assert incident in str(state.message)
+    assert any("venue-locks" in text for text in told(web))
 
 
 async def test_what_can_be_checked_is_checked_when_the_ledger_is_down(

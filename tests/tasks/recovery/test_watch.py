@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
 
+import httpx
 import redis
 from prefect.settings import PREFECT_API_URL, temporary_settings
 from redis.asyncio import Redis
@@ -20,11 +21,14 @@ from configuration.breakers import async_breaker_of
 from configuration.settings import Settings
 from ledger.configured import open_ready_ledger, open_spool
 from ledger.queries import Filter
-from ledger.record import AuditRecord
+from ledger.record import FAILED, OK, AuditRecord
 from ledger.recorder import Recorder
 from sandbox.child_process import free_port
+from sandbox.exchange.server import PaperExchangeThread
 from tasks.kill.pending_exit_store import open_pending_exits
 from tasks.kill.pending_exits import AccountExits, PendingExit
+from tasks.kill.venue_lock import Phase, begun, in_phase
+from tasks.kill.venue_lock_store import read_venue_locks, write_venue_lock
 from tasks.recovery import steps
 from tasks.recovery.context import RecoveryContext, current_recovery
 from tasks.recovery.state import RecoveryState, Tick
@@ -225,3 +229,42 @@ async def test_a_watch_with_a_hole_in_it_is_begun_anew(configure: Configure, red
         begun = time.monotonic()
         end = await watch_once(settings, redis_client, "services on b")
         assert (end.why, end.holder) == ("", "services on b") and time.monotonic() - begun >= 0.4
+
+
+async def test_the_reset_unlocks_at_the_venue_and_the_watch_does_where_that_failed(
+    configure: Configure, redis_client: redis.Redis
+) -> None:
+    approval = {"approver": "cyd", "reason": "the cause was found and put right", "acknowledge": True}
+    with PaperExchangeThread() as venue, httpx.Client(base_url=venue.url) as at_venue:
+        at_venue.headers = {"APCA-API-KEY-ID": "key", "APCA-API-SECRET-KEY": "secret"}
+        setting = "/v2/account/configurations"
+        account = {"base_url": venue.url, "key_id": "key", "secret_key": "secret", "request_timeout": 0.5}
+        settings = configure(
+            quiet_period=60,
+            accounts={"ALPHA": account},
+            recovery={"people": {"cyd": ["RESET_CIRCUIT", "APPROVE_RECOVERY"]}, "watch": 30, "watch_interval": 0.1},
+        )
+        async with desk_after_reset(settings, redis_client) as context:
+            incident = context.state.incident_id
+            redis_client.delete("circuit_breaker:reset_rate_limit")
+            CircuitBreaker(redis_client).trip("MANUAL", tripped_by="ada", incident_id=incident)
+            lock = begun(None, "ALPHA", "global", incident, datetime.now(UTC))
+            write_venue_lock(settings, in_phase(lock, Phase.SET, datetime.now(UTC)))
+            at_venue.patch(setting, json={"suspend_trade": True})
+            venue.control("trouble", {"kind": "503", "routes": [f"PATCH {setting}"]})
+            with temporary_settings(updates={PREFECT_API_URL: None}):
+                done = await steps.reset.fn(1, 1, {**approval, "override_reason": ""})
+            assert "refused" not in done, done["refused"]
+            assert "ALPHA is still locked at its venue" in context.state.item("reset").evidence
+            assert at_venue.get(setting).json()["suspend_trade"] is True
+
+            watching = asyncio.create_task(steps.watch.fn(1, 0.5, done["epoch"]))
+            await asyncio.to_thread(eventually, lambda: "still locked" in context.state.problem)
+            venue.control("trouble", method="DELETE")
+            await asyncio.to_thread(eventually, lambda: not at_venue.get(setting).json()["suspend_trade"])
+            await asyncio.to_thread(eventually, lambda: not context.state.problem)
+            watching.cancel()
+            assert read_venue_locks(settings).held == ()
+            wanted = Filter(actions=("VENUE_LOCK_RELEASE",), incident_id=incident)
+            found = context.recorder.ledger.query(wanted).rows
+            assert {row.user_id: row.outcome for row in found} == {"cyd": FAILED, "recovery watch": OK}
