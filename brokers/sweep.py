@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -42,24 +42,33 @@ class _Seen:
     positions: Sequence[Position] = ()
     unreadable: Sequence[str] = field(default_factory=tuple)
     protective: Sequence[Order] = ()
+    closes: Sequence[Order] = ()
 
 
-async def first_sweep(brokers: Iterable[Broker], timeout: float, policy: CancelPolicy = "auto") -> list[SweepResult]:
+async def first_sweep(
+    brokers: Iterable[Broker],
+    timeout: float,
+    policy: CancelPolicy = "auto",
+    is_close: Callable[[Order], bool] = lambda _: False,
+) -> list[SweepResult]:
     """Ask every account's venue to cancel, all at once; what fails is told in its `problem`.
 
-    With protective orders in the book only the others are cancelled, if `policy` and the rate limit allow that; a book
-    that can't be read within `LOOK_WITHIN` is cancelled whole.
+    With protective orders in the book only the others are cancelled, if `policy` and the rate limit allow that; so they
+    are beside closes that an earlier kill switch of the incident has at work, as `is_close` tells: without them their
+    positions would have neither stop nor close. A book that can't be read within `LOOK_WITHIN` is cancelled whole.
     """
-    return list(await asyncio.gather(*(_sweep(broker, timeout, policy) for broker in brokers)))
+    return list(await asyncio.gather(*(_sweep(broker, timeout, policy, is_close) for broker in brokers)))
 
 
-async def _sweep(broker: Broker, timeout: float, policy: CancelPolicy) -> SweepResult:
+async def _sweep(
+    broker: Broker, timeout: float, policy: CancelPolicy, is_close: Callable[[Order], bool]
+) -> SweepResult:
     seen = _Seen()
     problem = ""
     results: Sequence[CancelResult] = ()
     try:
         async with asyncio.timeout(timeout):
-            await _look(broker, policy, seen)
+            await _look(broker, policy, is_close, seen)
             results = await _cancel(broker, seen)
     except TimeoutError:
         problem = f"{broker.name}: no answer to the first sweep within {timeout:g} s"
@@ -79,7 +88,7 @@ async def _sweep(broker: Broker, timeout: float, policy: CancelPolicy) -> SweepR
     )
 
 
-async def _look(broker: Broker, policy: CancelPolicy, seen: _Seen) -> None:
+async def _look(broker: Broker, policy: CancelPolicy, is_close: Callable[[Order], bool], seen: _Seen) -> None:
     try:
         async with asyncio.timeout(LOOK_WITHIN):
             orders, positions = await asyncio.gather(broker.open_orders(), broker.positions())
@@ -87,17 +96,20 @@ async def _look(broker: Broker, policy: CancelPolicy, seen: _Seen) -> None:
         return  # cancelled unseen; the procedure that follows reads again
     seen.orders, seen.unreadable = orders.items, tuple(item.id for item in orders.unreadable if item.id)
     seen.positions = positions.items
-    protective = protective_orders(orders.items, positions.items)
+    closes = [order for order in orders.items if is_close(order)]
+    protective = protective_orders([order for order in orders.items if order not in closes], positions.items)
     limit = broker.capabilities.requests_per_minute
-    others = len(orders.items) - len(protective)
+    others = len(orders.items) - len(protective) - len(closes)
     if policy == "protective_last" or (policy == "auto" and can_wait(len(protective), others, limit)):
-        seen.protective = protective
+        seen.protective, seen.closes = protective, closes
+    elif can_wait(0, len(orders.items) - len(closes), limit):
+        seen.closes = closes
 
 
 async def _cancel(broker: Broker, seen: _Seen) -> Sequence[CancelResult]:
-    if not seen.protective:
+    if not seen.protective and not seen.closes:
         return [] if seen.orders == () and not seen.unreadable else await broker.cancel_all()
-    kept = {order.cancel_id for order in seen.protective}
+    kept = {order.cancel_id for order in (*seen.protective, *seen.closes)}
     asked = {order.cancel_id for order in seen.orders or () if order.cancel_id not in kept} | {*seen.unreadable}
     places = asyncio.Semaphore(CONCURRENT)
 

@@ -160,7 +160,8 @@ async def sweep_and_flatten(
     try:
         async with _brokers(settings, start.accounts, opened) as brokers:
             early = confirm is None and (opened is not None or not tripping.done())
-            swept = await _sweep(start, settings, brokers, display) if early else None
+            incident = _incident(start, tripping.result() if tripping.done() else Halt())
+            swept = await _sweep(start, settings, brokers, display, incident) if early else None
             await asyncio.wait({tripping}, timeout=settings.redis_timeout)
             made = tripping.result() if tripping.done() else Halt()
             return await _flatten(settings, start, made, display, brokers, swept, confirm)
@@ -182,7 +183,7 @@ async def _flatten(
     async with open_kill_run(
         reason=start.reason,
         operator=start.trip.tripped_by,
-        incident_id=(made.status.incident_id if made.status else None) or start.trip.incident_id,
+        incident_id=_incident(start, made),
         accounts=start.accounts,
         scope=start.trip.scope,
         source=start.trip.source,
@@ -195,7 +196,7 @@ async def _flatten(
         run.halted_after = made.after
         display.began(run)
         if await _confirmed(run, confirm):
-            swept = swept or await _sweep(start, settings, brokers, display)
+            swept = swept or await _sweep(start, settings, brokers, display, run.incident_id)
             run.first_sweep_after = swept.after
             record_sweep(run, swept.results)
             if run.trail is not None:
@@ -226,10 +227,22 @@ def load_procedure() -> RunKillSwitch:
     return run_kill_switch
 
 
+def _incident(start: KillStart, made: Halt) -> str:
+    """The incident of a breaker that was halted before, else the trip's own."""
+    return (made.status.incident_id if made.status else None) or start.trip.incident_id
+
+
 async def _sweep(
-    start: KillStart, settings: Settings, brokers: Mapping[str, Broker], display: KillDisplay
+    start: KillStart, settings: Settings, brokers: Mapping[str, Broker], display: KillDisplay, incident_id: str
 ) -> FirstSweep:
-    results = await first_sweep(brokers.values(), settings.kill.first_sweep_timeout, settings.kill.cancel)
+    from tasks.kill.memory import attempt_of  # noqa: PLC0415  after the trip
+
+    results = await first_sweep(
+        brokers.values(),
+        settings.kill.first_sweep_timeout,
+        settings.kill.cancel,
+        lambda order: attempt_of(order, incident_id) is not None,
+    )
     swept = FirstSweep(results, time.monotonic() - start.started)
     display.swept(swept.results, swept.after)
     return swept

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Sequence
+from decimal import Decimal
 
+from breaker.orders import Side
 from brokers.alpaca import AlpacaBroker
-from brokers.protocol import CancelResult
+from brokers.protocol import CancelResult, CloseOrder
 from brokers.sweep import first_sweep
 from sandbox.exchange.scenario import parse
 from sandbox.exchange.server import PaperExchangeThread
@@ -43,6 +45,31 @@ async def test_a_sweep_asks_every_account_and_says_what_each_answered() -> None:
         assert "refuses the keys" in swept["KEYS"].problem
         assert "no answer within 0.05 s" in swept["HASTY"].problem
         assert exchange.report()["open_orders"] == 4
+
+
+async def test_closes_of_the_kill_switch_stay_at_work_beside_what_is_cancelled() -> None:
+    book = """
+[[positions]]
+symbol = "AAPL"
+qty = 10
+[[orders]]
+symbol = "AAPL"
+side = "buy"
+qty = 1
+limit_price = 1
+[[halts]]
+symbol = "AAPL"
+mode = "hold"
+"""
+    with PaperExchangeThread(parse(book)) as exchange:
+        broker = AlpacaBroker("GOOD", exchange.url, "key", "secret")
+        await broker.close(CloseOrder("AAPL", Side.SELL, Decimal(10), "incident-AAPL-1"))
+        (swept,) = await first_sweep([broker], 1.5, is_close=lambda order: order.client_order_id == "incident-AAPL-1")
+        (left,) = await broker.open_orders()
+        assert (swept.accepted, left.client_order_id) == (1, "incident-AAPL-1")
+        (swept,) = await first_sweep([broker], 1.5)
+        assert swept.accepted == 1 and not await broker.open_orders()
+        await broker.aclose()
 
 
 async def test_no_account_is_no_trouble() -> None:
