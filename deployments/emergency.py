@@ -60,6 +60,10 @@ from typing import Any, TypeVar
 FLAT, DECLINED, USAGE, NOT_FLAT = 0, 1, 2, 3
 PAGE = 500
 BULK_FROM = 5
+ONE_BY_ONE = 50
+"""Fewer cancels than this go one by one where closes of an earlier run are at work, and are to stay."""
+LET_GO_AT_ONCE = 3
+"""Positions whose protective orders go in one round: a run that dies then leaves no more without stop and close."""
 FRESH_FOR = 2.0
 """Seconds after which a reading is too old to close by."""
 MARKET_CLOCK_AGE = 5.0
@@ -447,11 +451,13 @@ class Flattening:
         accepted, refused, kept = 0, 0, 0
         try:
             book = self._venue.book()
-            protective = {order.cancel_id for order in protective_orders(book)}
+            ours = {order.cancel_id for order in book.orders if self._attempt_of(order) is not None}
+            protective = {order.cancel_id for order in protective_orders(book)} - ours
             kept = len(protective)
-            if protective:
-                entries = {order.cancel_id for order in book.orders} | {item.id for item in book.unreadable if item.id}
-                accepted, refused = self._cancel_each(sorted(entries - protective))
+            others = {order.cancel_id for order in book.orders} | {item.id for item in book.unreadable if item.id}
+            others -= protective | ours
+            if protective or (ours and len(others) < ONE_BY_ONE):
+                accepted, refused = self._cancel_each(sorted(others))
             else:
                 accepted, refused = self._cancel_all()
         except (Unavailable, Refused) as error:
@@ -527,6 +533,9 @@ class Flattening:
         closes: list[Close] = []
         stuck: dict[str, str] = {}
         self.dust = {}
+        settles = self._pace.cancel_patience
+        known = ((o.symbol, self._memory[o.symbol].asked_since) for o in book.orders if o.symbol in self._memory)
+        going = {symbol for symbol, since in known if since is not None and now - since < settles}
         self._forget(set(self._memory) - symbols, now)
         for symbol in sorted(symbols):
             position, of_symbol = held.get(symbol), [order for order in book.orders if order.symbol == symbol]
@@ -545,7 +554,14 @@ class Flattening:
                 close = self._close(memory, position, of_symbol, cover)
             closing = closing and position is not None and bool(self._ladder(position, memory))
             about_to_close = (closing or bool(ours)) and not cover
-            keep = protective_of(others, position) if not about_to_close else []
+            protection = protective_of(others, position)
+            asked_before = bool(ours) or memory.asked_since is not None
+            if protection and about_to_close and not asked_before and len(going | {symbol}) > LET_GO_AT_ONCE:
+                about_to_close = False  # its turn comes
+                memory.changed_at = memory.changed_at if memory.sent_at or memory.refusals else now
+            elif protection and about_to_close:
+                going.add(symbol)
+            keep = [] if about_to_close else protection
             gone = [order for order in (*others, *unwanted) if order not in keep and order.status != "pending_cancel"]
             cancels.update({order.cancel_id: None for order in gone})
             since = now if memory.asked_since is None else memory.asked_since

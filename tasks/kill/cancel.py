@@ -45,9 +45,14 @@ class Cancelling:
         """The last bulk request failed as a whole: single ones come before the next."""
 
     async def cancel(
-        self, orders: Sequence[Order], open_orders: Sequence[Order], unread: Sequence[Unreadable] = ()
+        self,
+        orders: Sequence[Order],
+        open_orders: Sequence[Order],
+        unread: Sequence[Unreadable] = (),
+        *,
+        in_bulk: bool = True,
     ) -> dict[str, str]:
-        """Cancel these of the open orders, and those that can't be read by their ids.
+        """Cancel these of the open orders, and those that can't be read by their ids; `in_bulk` where one may do that.
 
         Returns why the venue will not cancel, by symbol. Raises `BrokerError` when it could not be asked.
         """
@@ -62,8 +67,8 @@ class Cancelling:
             return {}
         spared = [o for o in open_orders if o.cancel_id not in symbols and o.status is not OrderStatus.PENDING_CANCEL]
         fresh = [order_id for order_id in due if order_id not in self._asked or not self._asked[order_id].in_bulk]
-        in_bulk = len(fresh) >= BULK_CANCEL_FROM and not spared and self._broker.capabilities.bulk_cancel
-        if in_bulk and not self._bulk_failed:
+        in_bulk = in_bulk and self._broker.capabilities.bulk_cancel
+        if in_bulk and len(fresh) >= BULK_CANCEL_FROM and not spared and not self._bulk_failed:
             results = await self._in_bulk(due, now)
         else:
             self._bulk_failed = False

@@ -233,7 +233,9 @@ class Flattening:
 
     async def _cancel(self, plan: Plan, book: Book) -> None:
         try:
-            refusals = await self._cancelling.cancel(plan.cancels, book.orders, plan.cancel_unread)
+            # What a bulk request hits is not only what was read: no closes may have been sent since.
+            in_bulk = not plan.closes
+            refusals = await self._cancelling.cancel(plan.cancels, book.orders, plan.cancel_unread, in_bulk=in_bulk)
         except BrokerError as error:
             await self._trouble(error)
             return

@@ -12,7 +12,8 @@ The rules that keep a close from making things worse:
   and a close of what is already closed would open the opposite position.
 - What can't be read is never guessed: it is cancelled by its id, and its symbol waits for it.
 - As much as may cover a short option is let go only when the short has been bought back.
-- Protective orders stay until the close of their position is about to be sent, where there is time for that.
+- Protective orders stay until the close of their position is about to be sent, where there is time for that, and only
+  some positions at once are without: a kill switch that dies then leaves no more behind.
 """
 
 from __future__ import annotations
@@ -26,9 +27,12 @@ from breaker.instruments import Session
 from breaker.orders import ZERO, MarketClock, Order, OrderStatus, OrderType, Position, Side, TimeInForce, Unreadable
 from brokers.protective import by_symbol, protective_of, protective_orders
 from brokers.protocol import CloseOrder
-from tasks.kill.cover import NOTHING, covering
+from tasks.kill.cover import NOTHING, Cover, covering
 from tasks.kill.ladder import Pace, Rung, ladder, limit_price
-from tasks.kill.memory import SymbolMemory, attempt_of, client_order_id, gone, remember, take_over
+from tasks.kill.memory import SymbolMemory, attempt_of, client_order_id, gone, remember, take_over, untried
+
+LET_GO_AT_ONCE = 8
+"""Positions whose protective orders go in one round: as many as are cancelled, and closed, beside each other."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +89,7 @@ def plan_round(
     stuck: dict[str, str] = {item.id or item.what: str(item) for item in unreadable if not item.symbol and time_is_up}
     dust: dict[str, str] = {}
     opens_at: dict[str, datetime] = {}
+    going = {symbol for symbol in working if symbol in memory and _is_going(memory[symbol], now, pace)}
     for symbol in sorted({*held, *working, *blocked}):
         position, of_symbol = held.get(symbol), list(working.get(symbol, ()))
         remembered = remember(memory.get(symbol), position, now)
@@ -92,10 +97,8 @@ def plan_round(
         others = [order for order in of_symbol if order not in ours]
         remembered = take_over(remembered, ours, incident_id)
         cover = covers.get(symbol, NOTHING)
-        covers_all = position is not None and cover.quantity >= abs(position.quantity)
-        hindrance = blocked.get(symbol) or (cover.why if covers_all else "")
-        close = None
-        unwanted: list[Order] = []
+        hindrance = blocked.get(symbol) or _held_back(position, cover)
+        close, unwanted = None, list[Order]()
         closing = position is not None and not hindrance and not time_is_up and now >= remembered.retry_at
         if ours:
             remembered, unwanted = _review(ours, position, market, remembered, now, pace)
@@ -107,7 +110,11 @@ def plan_round(
         # A protective order stays until the close of its position is about to be sent, or works already; while a part
         # of the position must stay, it stays too.
         about_to_close = (closing or bool(ours)) and not cover.quantity
-        keep = protective_of(others, position) if protective_last and not about_to_close else []
+        keep = protective_of(others, position) if protective_last else []
+        if keep and about_to_close and not ours and not _takes_turn(symbol, remembered, going):
+            remembered = untried(remembered, now)
+        elif about_to_close:
+            keep = []
         wanted_gone = [*(order for order in others if order not in keep), *unwanted]
         asked = [order for order in wanted_gone if order.status is not OrderStatus.PENDING_CANCEL]
         cancels += asked
@@ -115,7 +122,7 @@ def plan_round(
         remembered = replace(remembered, asked_since=since if asked else None)
         if close is not None and (not asked or now - since >= pace.cancel_settles):
             closes.append(close)
-        placed = frozenset(order.id for order in others) - orders_at_start
+        placed = {order.id for order in others} - orders_at_start
         kept[symbol] = replace(remembered, placed_since=remembered.placed_since | placed)
         if remembered.dust and position is not None and not of_symbol and symbol not in blocked:
             dust[symbol] = f"{abs(position.quantity):f} is dust: {remembered.reason}"
@@ -144,6 +151,27 @@ def entries(orders: Sequence[Order], positions: Sequence[Position] | None, incid
     others = [order for order in orders if attempt_of(order, incident_id) is None]
     protective = {order.id for order in protective_orders(others, positions)}
     return [order for order in others if order.id not in protective]
+
+
+def _held_back(position: Position | None, cover: Cover) -> str:
+    """Why nothing of the position may go, as all of it may cover a short option; empty where that is not so."""
+    covers_all = position is not None and cover.quantity >= abs(position.quantity)
+    return cover.why if covers_all else ""
+
+
+def _takes_turn(symbol: str, memory: SymbolMemory, going: set[str]) -> bool:
+    """Whether its protective orders may go beside those that are `going`, which it is among from now on.
+
+    Those that were asked before, and are still there, need no turn again.
+    """
+    if memory.asked_since is None and len(going) < LET_GO_AT_ONCE:
+        going.add(symbol)
+    return symbol in going or memory.asked_since is not None
+
+
+def _is_going(memory: SymbolMemory, now: float, pace: Pace) -> bool:
+    """Whether orders of it were asked to go a moment ago; those that resist hold up nobody else's turn."""
+    return memory.asked_since is not None and now - memory.asked_since < pace.cancel_settles
 
 
 def _once(orders: Sequence[Order]) -> tuple[Order, ...]:

@@ -418,3 +418,15 @@ def test_both_planners_answer_a_book_alike_and_as_they_should(name: str, emergen
     wanted = [_sorted(each.cancels, each.closes) for each in (case.first, case.second)]
     assert the_kill_switch(case) == wanted
     assert the_last_resort(case, emergency) == wanted
+
+
+def test_the_last_resort_lets_few_stops_go_at_once(emergency: ModuleType) -> None:
+    symbols = [f"S{number}" for number in range(7)]
+    listed = [
+        order(symbol, symbol=symbol, side="sell", type="stop", limit_price=None, stop_price="1") for symbol in symbols
+    ]
+    positions = emergency.read_positions([held(symbol=symbol, qty_available="0") for symbol in symbols])[0]
+    flattening = emergency.Flattening(None, None, INCIDENT, emergency.Pace())
+    flattening._market = emergency.Market(True, "")
+    cancels, closes, stuck = flattening.plan(emergency.Book(emergency.read_orders(listed)[0], positions, []), 100.0)
+    assert len(cancels) == emergency.LET_GO_AT_ONCE and not closes and not stuck

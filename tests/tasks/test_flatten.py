@@ -171,3 +171,19 @@ async def test_a_bulk_close_without_an_answer_makes_nothing_stuck_that_was_not_t
     run = kill(exchange, redis_server.url, settings=kill_settings(stuck_after=24), timeout=1.5)
     outcome = await judge(exchange, scaled(BOOK + silent), [run])
     assert outcome.faults() == [] and outcome.report.flat
+
+
+async def test_letting_many_stops_go_takes_no_close_back_that_was_just_sent(
+    exchange: PaperExchange, redis_server: EmbeddedRedis
+) -> None:
+    held = [f"S{number:02}" for number in range(24)]
+    positions = ", ".join(f'{{ symbol = "{symbol}", qty = 10, price = 100 }}' for symbol in held)
+    stops = ", ".join(
+        f'{{ symbol = "{symbol}", side = "sell", qty = 10, type = "stop", stop_price = 1 }}' for symbol in held[4:]
+    )
+    book = f"positions = [{positions}]\norders = [{stops}]\n[fills]\ndelay = 4.0\n"
+    patient = kill_settings(escalate_after=60.0)
+    outcome = await judge(exchange, scaled(book), [kill(exchange, redis_server.url, settings=patient)])
+    assert outcome.faults() == [] and outcome.report.flat
+    assert set(outcome.venue["closes"].values()) == {1}
+    assert len(outcome.venue["unprotected"]) == len(held) - 4, "each was without stop and close once, for a moment"

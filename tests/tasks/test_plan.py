@@ -26,7 +26,7 @@ from tasks.kill.memory import (
     sent,
     unanswered,
 )
-from tasks.kill.plan import Plan, plan_round
+from tasks.kill.plan import LET_GO_AT_ONCE, Plan, plan_round
 
 D = Decimal
 INCIDENT = "0190aaaa-bbbb-7ccc-8ddd-eeeeeeeeeeee"
@@ -550,3 +550,52 @@ def test_two_kill_switches_in_any_order_with_fills_losses_and_restarts_never_tur
         if not venue.held and not venue.open_orders():
             break
     assert not venue.held and not venue.open_orders()
+
+
+# Stops while positions are closed
+
+
+def plan_with_stops(
+    orders: Sequence[Order], held: Sequence[Position], memory: Mapping[str, SymbolMemory], at: float
+) -> Plan:
+    return plan_round(
+        orders,
+        held,
+        OPEN,
+        memory,
+        incident_id=INCIDENT,
+        own_order_ids=frozenset(),
+        orders_at_start=frozenset(each.id for each in orders),
+        now=at,
+        pace=PACE,
+        protective_last=True,
+    )
+
+
+def protected(count: int) -> tuple[list[Order], list[Position]]:
+    symbols = [f"S{number:02}" for number in range(count)]
+    stops = [order(symbol=symbol, kind=OrderType.STOP) for symbol in symbols]
+    return stops, [position("10", available="0", symbol=symbol) for symbol in symbols]
+
+
+def test_only_some_positions_at_once_are_without_their_stop_and_the_next_go_as_their_closes_are_sent() -> None:
+    stops, held = protected(20)
+    first = plan_with_stops(stops, held, {}, 100.0)
+    assert len(first.cancels) == LET_GO_AT_ONCE and not first.closes
+    gone = {each.symbol for each in first.cancels}
+    left = [each for each in stops if each.symbol not in gone]
+    free = [position("10", symbol=each.symbol) if each.symbol in gone else each for each in held]
+    second = plan_with_stops(left, free, first.memory, 100.5)
+    assert {each.symbol for each in second.closes} == gone
+    assert len(second.cancels) == LET_GO_AT_ONCE and not gone & {each.symbol for each in second.cancels}
+
+
+def test_stops_that_resist_hold_up_no_other_positions_turn_and_waiting_is_not_being_stuck() -> None:
+    stops, held = protected(20)
+    resisting = plan_with_stops(stops, held, {}, 100.0)
+    later = 100.0 + PACE.cancel_settles
+    again = plan_with_stops(stops, held, resisting.memory, later)
+    assert len({each.symbol for each in again.cancels}) == 2 * LET_GO_AT_ONCE
+    much_later = plan_with_stops(stops, held, plan_with_stops(stops, held, {}, 100.0).memory, 100.0 + PACE.stuck_after)
+    waiting = {each.symbol for each in held} - {each.symbol for each in much_later.cancels}
+    assert waiting and not waiting & {*much_later.stuck}
