@@ -102,14 +102,17 @@ test: $(READY) ## All tests
 flaky: $(READY) ## The suite again and again on a busy machine     [N=10]; tells which tests depend on how fast it is
 	@$(BIN)/python -m proofs.flaky $(if $(N),--times $(N)) -- $(SUITE)
 
-.PHONY: faults fault-matrix crash-points
-faults: fault-matrix crash-points ## Pull every plug, and kill at every I/O
+.PHONY: faults fault-matrix crash-points stops
+faults: fault-matrix crash-points stops ## Pull every plug, and kill at every I/O
 
 fault-matrix: $(READY) ## Break each part at each step of kill and recovery   [ONLY='redis/*']; into docs/evidence
 	@$(BIN)/python -m proofs.faults $(if $(ONLY),'$(ONLY)')
 
 crash-points: $(READY) ## Kill each procedure at each of its I/O    [MINUTES=10 at most]; into docs/evidence
 	@$(BIN)/python -m proofs.crash_points --write $(if $(MINUTES),--minutes $(MINUTES))
+
+stops: $(READY) ## Kill the kill switch at each I/O with stops in the book: what has neither stop nor close; into docs/evidence
+	@$(BIN)/python -m proofs.crash_points.stops --write
 
 lint: $(READY) ## Style, types and layers
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/lint-imports

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from proofs.crash_points.boundary import Death, Point, Side
 from proofs.crash_points.environment import CrashEnvironment
+from proofs.crash_points.exposure import Exposure, exposure
 from proofs.crash_points.procedures import Procedure
 from proofs.crash_points.verdict import closes_repeated, faults
 
@@ -35,6 +36,8 @@ class Outcome:
     """Seconds from the first run's start to flat at the venue, its death and the second start included."""
     closed_again: int
     """Symbols whose close the second run took back and sent anew."""
+    exposure: Exposure
+    """Positions that had neither stop nor close at work."""
 
 
 def record(environment: CrashEnvironment, procedure: Procedure) -> list[Point]:
@@ -58,17 +61,23 @@ def attempt(environment: CrashEnvironment, trial: Trial) -> Outcome:
     """Kill it there, start it again, and see what is the case."""
     with environment.case(trial.procedure) as case:
         first = case.run(trial.death)
+        died_at = environment.exchange_time if first.ended.killed else None
         if trial.procedure.host_lost:
             case.lose_host()
         kept = case.kept()
+        restarted_at = environment.exchange_time
         again = case.run()
         evidence = case.evidence(kept)
     broken = faults(trial.procedure, evidence, again.ended)
     if not first.ended.killed and first.ended.status not in trial.procedure.statuses:
         broken.append(f"not killed, it ended with {first.ended.status}: {first.ended.last_line}")
     venue = evidence.venue
+    exposed = Exposure()
+    if trial.procedure.protected and venue["is_flat"]:
+        exposed = exposure(venue["unprotected"], died_at, restarted_at)
+    broken += exposed.faults()
     flat_after = venue["first_flat_at"] if trial.procedure.flattens else None
-    return Outcome(trial, first.ended.killed, broken, flat_after, closes_repeated(venue))
+    return Outcome(trial, first.ended.killed, broken, flat_after, closes_repeated(venue), exposed)
 
 
 def attempt_all(

@@ -26,6 +26,7 @@ from ledger.schema import upgrade
 from ledger.spool import Spool
 from ledger.verify import verify
 from proofs.crash_points.boundary import Death, Point, read_points
+from proofs.crash_points.exposure import CLOSE_TAKES
 from proofs.crash_points.forks import Ended, Forks, Order
 from proofs.crash_points.procedures import Database, Procedure
 from proofs.crash_points.verdict import Evidence
@@ -49,6 +50,22 @@ orders = [
 delay = 0.1
 """
 """`enforce_available = false`: the venue catches no close that is too large, so that each one is seen."""
+PROTECTED_BOOK = f"""\
+rate_limit = 100000
+positions = [{{symbol = "AAPL", qty = "10"}}, {{symbol = "MSFT", qty = "-5"}}, {{symbol = "NVDA", qty = "7.5"}}]
+orders = [
+  {{symbol = "AAPL", side = "sell", qty = "10", type = "stop", stop_price = "1"}},
+  {{symbol = "MSFT", side = "buy", qty = "5", type = "stop", stop_price = "9000"}},
+  {{symbol = "NVDA", side = "sell", qty = "7.5", type = "stop", stop_price = "1"}},
+  {{symbol = "NVDA", side = "buy", qty = "1", limit_price = "1"}},
+  {{symbol = "TSLA", side = "buy", qty = "3", limit_price = "1"}},
+]
+[fills]
+delay = {CLOSE_TAKES}
+[cancels]
+delay = 0.02
+"""
+"""Here the venue refuses a close of what a stop holds, as real ones do: the stop has to go before the close comes."""
 CONFIGURATION = """\
 redis_url = "redis://127.0.0.1:{redis}/0"
 redis_timeout = {redis_timeout}
@@ -146,6 +163,11 @@ class CrashEnvironment:
         return self._prefect_url
 
     @property
+    def exchange_time(self) -> float:
+        """Seconds on the exchange's clock."""
+        return float(self.exchange.report()["now"])
+
+    @property
     def peers(self) -> Mapping[int, str]:
         peers = {self.redis.port: "Redis", _port_of(self.exchange.url): "venue"}
         return peers | ({_port_of(self._prefect_url): "Prefect"} if self._prefect_url else {})
@@ -171,7 +193,7 @@ class Case:
         self._procedure = procedure
         self._directory = directory
         self._numbers = itertools.count()
-        environment.exchange.restart(parse(BOOK))
+        environment.exchange.restart(parse(PROTECTED_BOOK if procedure.protected else BOOK))
         environment.client.flushall()
         self._host = self._new_host()
         self._database = self._new_database(stack)

@@ -34,6 +34,8 @@ class Procedure:
     """With which it may end when it is run again."""
     only: Sequence[str] = ("",)
     """How the labels begin of the I/O that is tried here; the rest is the same as in another procedure."""
+    protected: bool = False
+    """Every position has a stop in the book, which holds all of it."""
     host_lost: bool = False
     """The disk goes with the process, and another host is where it is run again."""
 
@@ -91,6 +93,9 @@ LAST_RESORT = Procedure(
     flattens=True,
     last_resort=True,
 )
+
+KILL_PROTECTED = replace(KILL, name="kill, stops in the book", protected=True)
+LAST_RESORT_PROTECTED = replace(LAST_RESORT, name="last resort, stops in the book", protected=True)
 
 EVERY = (
     KILL,

@@ -34,11 +34,13 @@ class LifeCycle:
         self._book.add_order(order)
         self._was_flat = False
         self._record.orders_created[order.origin] += 1
+        self.note_protection(order.symbol)
 
     def add_position(self, position: PaperPosition) -> None:
         """A position held since before the exchange started."""
         self._book.positions[position.symbol] = position
         self._was_flat = False
+        self.note_protection(position.symbol)
 
     def end(self, order: PaperOrder, status: Status) -> None:
         """End an order that did not fill, and what depends on it."""
@@ -67,8 +69,14 @@ class LifeCycle:
         order.status = status
         order.updated_at = self._events.now
         self._book.close_order(order)
+        self.note_protection(order.symbol)
         if not self._book.open_orders:
             self._record.no_open_orders(self._events.now)
+
+    def note_protection(self, symbol: str) -> None:
+        """The position or an order of this symbol has changed."""
+        orders = self._book.open_orders_in(symbol)
+        self._record.protection.note(self._events.now, symbol, self._book.position_qty(symbol), orders)
 
     def settle(self) -> None:
         """Note when the book becomes flat."""

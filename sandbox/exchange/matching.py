@@ -154,6 +154,7 @@ class MatchingEngine:
                 Fill(now, order.id, order.symbol, order.side, qty, price, order.filled_qty, order.remaining)
             )
             self._record.filled(now, order, before, self._book.position_qty(order.symbol))
+            self._life_cycle.note_protection(order.symbol)
         if order.remaining == 0:
             order.filled_at = now
             self._life_cycle.close(order, Status.FILLED)

@@ -10,6 +10,7 @@ from typing import Final
 from breaker.orders import ZERO, Side
 from sandbox.exchange.assets import in_positions
 from sandbox.exchange.orders import Origin, PaperOrder
+from sandbox.exchange.protection import Protection
 
 _KEPT: Final = 1_000
 """At most that many entries of a list; what is counted is counted to the end."""
@@ -36,6 +37,7 @@ class VenueRecord:
         self.fills: Counter[Origin] = Counter()
         self.rules_broken: Counter[str] = Counter()
         """Clients' orders that the venue refused as ill-formed, by the rule."""
+        self.protection = Protection()
         self._closes: Counter[str] = Counter()
         self._largest_close: dict[str, object] | None = None
         self._largest_ratio = ZERO
@@ -133,6 +135,7 @@ class VenueRecord:
             "strategy_orders_refused": self.strategy_orders_refused,
             "sign_changes": self._sign_changes,
             "violations": self._violations,
+            "unprotected": self.protection.gaps(),
             "first_request_at": self.first_request_at,
             "first_cancel_all_at": self.first_cancel_all_at,
             "first_no_open_orders_at": self.first_no_open_orders_at,

@@ -11,7 +11,7 @@ import pytest
 from proofs.crash_points.boundary import Death, Point, Side
 from proofs.crash_points.campaign import Trial, attempt, deaths, record
 from proofs.crash_points.environment import CrashEnvironment
-from proofs.crash_points.procedures import FIRST_KILL, KILL, LAST_RESORT, RESET
+from proofs.crash_points.procedures import FIRST_KILL, KILL, KILL_PROTECTED, LAST_RESORT, LAST_RESORT_PROTECTED, RESET
 
 SEED = int(os.environ.get("BREAKER_CRASH_SEED", "1"))
 KINDS = 4
@@ -46,3 +46,28 @@ def test_promise_6_and_8_killed_where_it_would_hurt_most(environment: CrashEnvir
     outcome = attempt(environment, trial)
     assert outcome.reached
     assert not outcome.faults
+
+
+@pytest.mark.parametrize(
+    "death",
+    [
+        Death(Point("venue DELETE /v2/orders/{id}", 3), Side.BEFORE),
+        Death(Point("venue DELETE /v2/orders/{id}", 5), Side.AFTER),
+        Death(Point("venue POST /v2/orders", 2), Side.AFTER),
+        Death(Point("venue GET /v2/orders", 14), Side.BEFORE),
+    ],
+    ids=str,
+)
+def test_promise_6_no_position_is_without_stop_and_close_for_longer_than_its_close_takes(
+    environment: CrashEnvironment, death: Death
+) -> None:
+    """A sample of what `make stops` tries, of the places where a stop goes and a close comes or works."""
+    outcome = attempt(environment, Trial(KILL_PROTECTED, death))
+    assert not outcome.faults, f"{outcome.trial}: {outcome.faults}"
+
+
+def test_promise_6_the_last_resort_leaves_closes_at_work_that_it_sent_before(environment: CrashEnvironment) -> None:
+    outcome = attempt(
+        environment, Trial(LAST_RESORT_PROTECTED, Death(Point("venue GET /v2/positions", 6), Side.BEFORE))
+    )
+    assert not outcome.faults, outcome.faults

@@ -107,3 +107,19 @@ def test_flat_is_taken_back_when_a_late_fill_arrives(venue: Venue, http: httpx.C
     assert (report["is_flat"], report["flat_at"], report["times_flat"]) == (False, None, 1)
     assert report["first_flat_at"] is not None
     assert report["fills"]["venue"] == 1
+
+
+def test_a_position_that_lost_its_stop_is_timed_until_a_close_works_for_all_of_it(
+    venue: Venue, http: httpx.Client
+) -> None:
+    stop = '[[orders]]\nsymbol = "AAPL"\nside = "sell"\nqty = 100\ntype = "stop"\nstop_price = 1\n'
+    exchange = venue(LONG + stop + "[fills]\ndelay = 600\n")
+    assert exchange.report()["unprotected"] == []
+    http.delete("/v2/orders")
+    (going_on,) = exchange.report()["unprotected"]
+    assert going_on["symbol"] == "AAPL" and going_on["to"] is None
+    sell(http, 60)
+    assert exchange.report()["unprotected"][0]["to"] is None, "40 of it have neither"
+    sell(http, 40)
+    (gap,) = exchange.report()["unprotected"]
+    assert gap["from"] == going_on["from"] < gap["to"] <= exchange.report()["now"]
