@@ -111,8 +111,8 @@ fault-matrix: $(READY) ## Break each part at each step of kill and recovery   [O
 crash-points: $(READY) ## Kill each procedure at each of its I/O    [MINUTES=10 at most]; into docs/evidence
 	@$(BIN)/python -m proofs.crash_points --write $(if $(MINUTES),--minutes $(MINUTES))
 
-stops: $(READY) ## Kill the kill switch at each I/O with stops in the book: what has neither stop nor close; into docs/evidence
-	@$(BIN)/python -m proofs.crash_points.stops --write
+stops: $(READY) ## How long a position has neither stop nor close, killed at each I/O   [EVERY=20th]; into docs/evidence
+	@$(BIN)/python -m proofs.crash_points.stops --write $(if $(EVERY),--every $(EVERY))
 
 lint: $(READY) ## Style, types and layers
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/lint-imports

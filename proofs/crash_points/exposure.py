@@ -9,7 +9,7 @@ from typing import Any
 
 from tasks.kill.plan import LET_GO_AT_ONCE
 
-CLOSE_TAKES = 1.0
+CLOSE_TAKES = 2.0
 """Seconds from a close's entry to its fill in the book that is tried: the measure for how long a stop may be missing
 before its position's close works."""
 
