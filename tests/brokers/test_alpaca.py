@@ -32,6 +32,7 @@ from brokers.protocol import (
 from sandbox.exchange.scenario import parse
 from sandbox.exchange.server import PaperExchangeThread
 from tests.helpers import BUSY, in_time
+from tests.tasks.web import Answer, Asked, Web
 
 KEYS = {"APCA-API-KEY-ID": "key", "APCA-API-SECRET-KEY": "secret"}
 SECRET = "s3cr3t-that-nobody-may-see"
@@ -565,3 +566,23 @@ async def test_a_refusal_is_told_in_the_venues_words_and_not_tried_again() -> No
 def test_promise_7_only_what_is_too_little_to_be_traded_is_dust(message: str, refusal: Refusal) -> None:
     """A price refused for its "minimum pricing criteria" was taken for dust, and the book for flat."""
     assert refused_close("SHIBUSD", message, "42210000", {}).refusal is refusal
+
+
+@pytest.mark.parametrize("short", [False, True], ids=["one after the other", "both at once"])
+async def test_an_order_that_only_the_nested_list_has_is_open(venue: Venue, short: bool) -> None:
+    """A list that is short is read beside the other one from then on; what either has is open."""
+    server = venue("[book]\norders = 1\n")
+    (kept,) = httpx.get(f"{server.url}/v2/orders", headers=KEYS).json()
+    listed = {"true": [kept], "false": []}
+
+    def answer(asked: Asked) -> Answer:
+        return Answer(200, json.dumps(listed[asked.query["nested"]]), {"Content-Type": "application/json"})
+
+    with Web(answer) as web:
+        broker = AlpacaBroker("ALPHA", web.url, "key", "secret")
+        if short:
+            listed["true"] = []
+            assert len(await broker.open_orders()) == 0
+            listed["true"] = [kept]
+        assert [order.id for order in (await broker.open_orders()).items] == [kept["id"]]
+        await broker.aclose()

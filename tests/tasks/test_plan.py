@@ -279,6 +279,11 @@ def test_a_position_that_shows_the_fill_is_closed_again_at_once() -> None:
     assert settled and memory.last_close == ""
 
 
+def test_a_close_that_was_taken_over_half_filled_is_measured_against_what_it_was_sent_for() -> None:
+    taken_over = plan([order("100", attempt=1, filled="30")], [position("70")]).memory["AAPL"]
+    assert may_close_again(taken_over, ended(OrderStatus.CANCELED, "30"), 100.0, PACE)[1]
+
+
 def test_nothing_is_sent_while_the_last_close_is_open_anywhere() -> None:
     still_open = order("100", attempt=1)
     assert not may_close_again(after_sending(), still_open, 10_000.0, PACE)[1]
