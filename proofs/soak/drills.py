@@ -29,6 +29,8 @@ CAUSE = (
     *("--corrective-action", "none is needed, as it was a drill"),
 )
 REASON = ("--reason", "the drill is over and the book is flat", "--acknowledge")
+OVERRIDE = "a drill whose recovery did not come to its end"
+"""The reset goes past the recovery then, and past whatever the soak has just broken."""
 
 BOOK = "rate_limit = 2000\n[book]\norders = 60\npositions = 20\nbrackets = 2\n"
 SCENARIOS = {
@@ -192,7 +194,7 @@ class Driller:
                 return
             if status.state is State.TRIPPED:
                 self._forget_the_rate_limit()
-                said = self._stack.cli("reset", "--operator", "cyd", *REASON).stderr
+                said = self._stack.cli("reset", *REASON, "--override", OVERRIDE).stderr
             time.sleep(0.2)
 
     def _forget_the_rate_limit(self) -> None:
@@ -223,10 +225,10 @@ class Driller:
             if not mine and not started_by_hand and time.monotonic() - begun > 60:
                 said, started_by_hand = self._stack.cli("recover", "start").stderr, True
             if mine and state.get("waiting_for") == "root-cause":
-                said = self._stack.cli("recover", "answer", "--operator", "bob", *CAUSE).stderr
+                said = self._stack.cli("recover", "answer", *CAUSE).stderr
             elif mine and state.get("waiting_for") == "approval":
                 self._forget_the_rate_limit()
-                said = self._stack.cli("recover", "answer", "--operator", "cyd", *REASON).stderr
+                said = self._stack.cli("recover", "answer", *REASON).stderr
             time.sleep(0.3)
         if (status := self._status()).state is not State.OPEN:
             drill.problems.append(f"recovered, but the breaker is {status.state.value}")

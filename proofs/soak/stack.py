@@ -21,6 +21,7 @@ import psutil
 from redis import Redis
 
 from breaker import CircuitBreaker
+from configuration.login import login_name
 from proofs.proxy import FaultProxy
 from sandbox.child_process import free_port, spawn
 from sandbox.embedded_redis import EmbeddedRedis
@@ -44,6 +45,7 @@ guard = 1
 stuck_after = 15
 record_wait = 5
 [recovery]
+two_person = false
 watch = 4
 watch_interval = 0.5
 condition_deadline = 20
@@ -52,8 +54,7 @@ condition_interval = 1
 redis_latency = 2
 database_latency = 2
 [recovery.people]
-bob = ["APPROVE_RECOVERY"]
-cyd = ["APPROVE_RECOVERY", "RESET_CIRCUIT"]
+"{person}" = ["APPROVE_RECOVERY", "RESET_CIRCUIT"]
 [recovery.services.venue]
 url = "{exchange}/_paper/report"
 timeout = 10
@@ -193,6 +194,7 @@ class Stack:
         configuration.write_text(
             CONFIGURATION.format(
                 state=self.state_dir,
+                person=login_name(),
                 exchange=self.venue.url,
                 console=console,
                 metrics=metrics,

@@ -16,6 +16,9 @@ import psutil
 import redis
 
 from breaker import CircuitBreaker
+from console.auth.identities import Identities
+from console.auth.permissions import Permission, Role
+from console.auth.schema import upgrade
 from ledger.ledger import Ledger
 from ledger.queries import Filter
 from ledger.record import AuditRow
@@ -37,10 +40,17 @@ condition_interval = 0.3
 [recovery.people]
 bob = ["APPROVE_RECOVERY"]
 cyd = ["RESET_CIRCUIT", "APPROVE_RECOVERY"]
-ada = ["RESET_CIRCUIT"]
 [recovery.services.gateway]
 url = "{service}"
 """
+
+PEOPLE = {
+    "ada": [Permission.RESET_CIRCUIT],
+    "bob": [Permission.APPROVE_RECOVERY],
+    "cyd": [Permission.RESET_CIRCUIT, Permission.APPROVE_RECOVERY],
+    "eve": [Permission.VIEW_CIRCUIT],
+}
+"""Who may do what by their tokens. The configuration names only those who answer in the orchestrator."""
 
 
 class Service:
@@ -93,6 +103,7 @@ class ServedStack:
         self._fork_server = fork_server
         self.service = service
         self.prefect = prefect
+        self._tokens: dict[str, str] = {}
         self.ledger_url = ledger_url or f"sqlite:///{home / 'state' / 'audit.db'}"
         # The state directory's own file is made when it is missing; one that is configured is not.
         configured = database_url or ledger_url
@@ -147,8 +158,20 @@ class ServedStack:
                 found.append(child)
         return found
 
-    def cli(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        return self._fork_server.run("cli", *arguments, env=self.environment, cwd=ROOT, timeout=60)
+    def cli(self, *arguments: str, person: str = "") -> subprocess.CompletedProcess[str]:
+        """As whoever runs the tests, or as one of PEOPLE by their token."""
+        token = {"BREAKER_TOKEN": self._token_of(person)} if person else {}
+        return self._fork_server.run("cli", *arguments, env={**self.environment, **token}, cwd=ROOT, timeout=60)
+
+    def _token_of(self, person: str) -> str:
+        if person not in self._tokens:
+            ledger = Ledger.connect(self.ledger_url)
+            upgrade(ledger)
+            identities = Identities(ledger)
+            identities.users.add(person, Role.RISK_MANAGER, "correct horse battery")
+            self._tokens[person], _ = identities.tokens.create(person, "tests", PEOPLE[person], 1)
+            ledger.close()
+        return self._tokens[person]
 
     def state(self) -> dict[str, Any]:
         raw = self.client.get("circuit_breaker:recovery")
@@ -175,12 +198,12 @@ class ServedStack:
             "suspended", lambda _: json.load(urlopen(address, timeout=5))["state"]["type"] == "PAUSED", every=0.5
         )
 
-    def answered(self, *arguments: str) -> None:
-        outcome = self.cli("recover", "answer", *arguments)
+    def answered(self, person: str, *arguments: str) -> None:
+        outcome = self.cli("recover", "answer", *arguments, person=person)
         assert outcome.returncode == 0, outcome.stderr
 
-    def refused(self, *arguments: str) -> str:
-        outcome = self.cli("recover", "answer", *arguments)
+    def refused(self, person: str, *arguments: str) -> str:
+        outcome = self.cli("recover", "answer", *arguments, person=person)
         assert outcome.returncode == 1, outcome.stderr
         return outcome.stderr
 

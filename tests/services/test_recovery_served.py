@@ -70,9 +70,9 @@ def stack(
 def test_promise_9_a_trip_starts_its_recovery_and_people_walk_it_to_open(stack: ServedStack) -> None:
     incident = stack.trip("ada")
     stack.waits_for("root-cause", incident)
-    assert "at least 20" in stack.refused("--operator", "bob", "--root-cause", "dunno")
-    assert "eve has no APPROVE_RECOVERY" in stack.refused("--operator", "eve", *CAUSE)
-    stack.answered("--operator", "bob", *CAUSE)
+    assert "at least 20" in stack.refused("bob", "--root-cause", "dunno")
+    assert "eve has no APPROVE_RECOVERY" in stack.refused("eve", *CAUSE)
+    stack.answered("bob", *CAUSE)
     stack.waits_for("approval", incident)
 
     # While it waits nothing of it runs: the worker and then the orchestrator may come and go.
@@ -82,20 +82,20 @@ def test_promise_9_a_trip_starts_its_recovery_and_people_walk_it_to_open(stack: 
     stack.prefect.wait()
     stack.serve()
 
-    assert "bob has no RESET_CIRCUIT" in stack.refused("--operator", "bob", *REASON, "--acknowledge")
-    assert "ada tripped the breaker" in stack.refused("--operator", "ada", *REASON, "--acknowledge")
-    assert "characters" in stack.refused("--operator", "cyd", "--reason", "fine", "--acknowledge")
-    assert "not acknowledged" in stack.refused("--operator", "cyd", *REASON)
+    assert "bob has no RESET_CIRCUIT" in stack.refused("bob", *REASON, "--acknowledge")
+    assert "ada tripped the breaker" in stack.refused("ada", *REASON, "--acknowledge")
+    assert "characters" in stack.refused("cyd", "--reason", "fine", "--acknowledge")
+    assert "not acknowledged" in stack.refused("cyd", *REASON)
     Rules(stack.client).record_equity("100")
     Rules(stack.client).record_equity("90")
-    assert "drawdown is 10" in stack.refused("--operator", "cyd", *REASON, "--acknowledge")
+    assert "drawdown is 10" in stack.refused("cyd", *REASON, "--acknowledge")
     Rules(stack.client).rebase_equity("90")
     stack.client.set("circuit_breaker:reset_rate_limit", "1", px=20_000)
-    stack.answered("--operator", "cyd", *REASON, "--acknowledge")
+    stack.answered("cyd", *REASON, "--acknowledge")
     stack.wait_until("the refusal of a second reset", lambda s: "Rate limit exceeded" in s.get("problem", ""))
     stack.client.delete("circuit_breaker:reset_rate_limit")
     stack.waits_for("approval", incident)
-    stack.answered("--operator", "cyd", *REASON, "--acknowledge")
+    stack.answered("cyd", *REASON, "--acknowledge")
     done = stack.wait_until("recovered", lambda s: s.get("done", False))
 
     assert CircuitBreaker(stack.client).get_state().value == "OPEN"
@@ -140,10 +140,10 @@ def test_promise_9_red_during_the_watch_trips_again_and_a_killed_watch_goes_on(s
 
     stack.service.status = 200
     stack.waits_for("root-cause", incident, round_=2)
-    stack.answered("--operator", "bob", *CAUSE)
+    stack.answered("bob", *CAUSE)
     stack.waits_for("approval", incident, round_=2)
     stack.client.delete("circuit_breaker:reset_rate_limit")
-    stack.answered("--operator", "cyd", *REASON, "--acknowledge")
+    stack.answered("cyd", *REASON, "--acknowledge")
     stack.wait_until("watching", lambda s: s.get("phase") == "watching")
     (process,) = stack.recovery_processes()
     process.kill()

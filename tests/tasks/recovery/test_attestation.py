@@ -50,7 +50,7 @@ async def test_it_holds_for_nothing_else(redis: Redis, run: str, question: str, 
 async def test_the_flow_asks_configuration_and_console(redis: Redis, configure: Configure) -> None:
     settings = configure(recovery={"people": {"bob": ["APPROVE_RECOVERY"]}})
     state = RecoveryState("incident", "global", "run", author="bob")
-    context = RecoveryContext(settings, redis, None, None, state, tripped_by="ada")  # type: ignore[arg-type]
+    context = RecoveryContext(settings, redis, None, None, state, tripped_by=("ada",))  # type: ignore[arg-type]
     cause = RootCause("bob", "data", "stale quotes after the failover", "feed pinned to its primary")
     assert (await context.rules("root-cause-1-1", cause)).may("bob", "APPROVE_RECOVERY")
     assert not (await context.rules(QUESTION, ANSWER)).may("olga", "RESET_CIRCUIT")
@@ -58,4 +58,4 @@ async def test_the_flow_asks_configuration_and_console(redis: Redis, configure: 
     rules = await context.rules(QUESTION, ANSWER)
     assert rules.may("olga", "RESET_CIRCUIT")
     assert not rules.may("olga", "APPROVE_RECOVERY")
-    assert (rules.two_person, rules.tripped_by, rules.author) == (True, "ada", "bob")
+    assert (rules.two_person, rules.tripped_by, rules.author) == (True, ("ada",), "bob")
