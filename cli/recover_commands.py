@@ -157,14 +157,31 @@ def _tell_what_became_of_it(settings: Settings, asked: RecoveryState) -> None:
     deadline = time.monotonic() + TAKEN_WITHIN
     while time.monotonic() < deadline:
         now = _read(settings, asked.scope) or asked
-        if now.waiting_for == asked.waiting_for and now.question != asked.question and now.round == asked.round:
+        if now.waiting_for == asked.waiting_for and now.round == asked.round and _attempt(now) > _attempt(asked):
             typer.echo(f"breaker: refused: {now.problem}; nothing changed, the recovery still waits", err=True)
             raise typer.Exit(Exit.REFUSED)
-        if now.question != asked.question and (now.items != asked.items or now.waiting_for or now.done):
+        if now.question != asked.question and _is_taken(asked, now):
             typer.echo(f"answered {asked.waiting_for}; follow it with: breaker recover --watch")
             return
         time.sleep(POLL)
     typer.echo(f"the answer to {asked.waiting_for} was handed over, and not taken yet; look with: breaker recover")
+
+
+def _is_taken(asked: RecoveryState, now: RecoveryState) -> bool:
+    """An approval is when the reset is made. A run that goes on begins at the top, shows earlier questions again, and
+    measures before it resets.
+    """
+    if now.done or now.round != asked.round:
+        return True
+    if asked.waiting_for == "approval":
+        return now.item("reset") != asked.item("reset")
+    return now.items != asked.items or now.waiting_for not in ("", asked.waiting_for)
+
+
+def _attempt(state: RecoveryState) -> int:
+    """How often its question was asked, as the question's own name says."""
+    last = state.question.rpartition("-")[2]
+    return int(last) if last.isdecimal() else 0
 
 
 async def _attest(redis: AsyncRedis, state: RecoveryState, answer: RootCause | Approval, person: Person) -> None:

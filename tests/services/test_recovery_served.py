@@ -90,8 +90,9 @@ def test_promise_9_a_trip_starts_its_recovery_and_people_walk_it_to_open(stack: 
     Rules(stack.client).record_equity("90")
     assert "drawdown is 10" in stack.refused("cyd", *REASON, "--acknowledge")
     Rules(stack.client).rebase_equity("90")
-    stack.client.set("circuit_breaker:reset_rate_limit", "1", px=20_000)
-    stack.answered("cyd", *REASON, "--acknowledge")
+    stack.client.set("circuit_breaker:reset_rate_limit", "1", px=120_000)
+    said = stack.cli("recover", "answer", *REASON, "--acknowledge", person="cyd")
+    assert "Rate limit exceeded" in said.stderr or "not taken yet" in said.stdout
     stack.wait_until("the refusal of a second reset", lambda s: "Rate limit exceeded" in s.get("problem", ""))
     stack.client.delete("circuit_breaker:reset_rate_limit")
     stack.waits_for("approval", incident)
