@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from breaker.errors import BreakerError, NotTripped, ResetRateLimited, StateConflict
+from breaker.events import Transition
 from breaker.state import State, Status
 from configuration.settings import Settings
 from ledger.errors import LedgerError
@@ -89,6 +90,8 @@ class ResetOutcome:
     """What was overridden."""
     adopted: bool = False
     """It had been made before, by somebody else."""
+    epoch: int | None = None
+    """That of the reset itself: its watch may have ended by now, which is a transition too."""
     undropped: str = ""
     """Why pending exits that the override gives up are still pending."""
     locked: tuple[str, ...] = ()
@@ -147,9 +150,7 @@ async def reset_breaker(
         }
         await record(_row(OVERRIDDEN, request, before, details))
     if outcome.adopted:
-        await record(
-            _row(ADOPTED, request, before, {"epoch": outcome.status.epoch, "reset_by": outcome.status.reset_by})
-        )
+        await record(_row(ADOPTED, request, before, {"epoch": outcome.epoch, "reset_by": outcome.status.reset_by}))
     outcome = await _drop_exits(settings, request, outcome)
     locked = await _unlock_at_venues(settings, request)
     return replace(outcome, locked=tuple(locked))
@@ -200,8 +201,17 @@ async def _reset_or_adopt(
         status = await breaker.get_status()
         if not _may_adopt(request, status):
             raise
-        return ResetOutcome(status, red, adopted=True)
-    return ResetOutcome(status, red)
+        return ResetOutcome(status, red, adopted=True, epoch=await _epoch_of_reset(breaker, status))
+    return ResetOutcome(status, red, epoch=await _epoch_of_reset(breaker, status))
+
+
+async def _epoch_of_reset(breaker: AsyncCircuitBreaker, after: Status) -> int | None:
+    """From the history, where the status `after` it may be that of the end of its quiet period."""
+    try:
+        events = await breaker.get_history(5)
+    except BreakerError:  # the reset is made; what is asked here is only which one it was
+        return after.epoch
+    return next((event.epoch for event in events if event.transition is Transition.RESET), after.epoch)
 
 
 async def _transition(
@@ -241,7 +251,7 @@ async def _drop_exits(settings: Settings, request: ResetRequest, outcome: ResetO
             ip_address=request.ip_address,
         )
     except LedgerError as error:
-        return ResetOutcome(outcome.status, outcome.red, outcome.adopted, undropped=str(error))
+        return replace(outcome, undropped=str(error))
     return outcome
 
 

@@ -257,12 +257,12 @@ async def reset(round_: int, attempt: int, answer: dict[str, Any]) -> dict[str, 
         (status.reset_by or "", status.reset_reason or "") if outcome.adopted else (approval.approver, approval.reason)
     )
     until = f"quiet until {status.quiet_until.isoformat()}" if status.quiet_until else "no quiet period"
-    told = f"{why} (epoch {status.epoch}, {until})"
+    told = f"{why} (epoch {outcome.epoch}, {until})"
     if outcome.adopted:
         told += f"; made past this recovery, taken as its own by {approval.approver}"
     told = "; ".join([told, *outcome.locked])
     await context.tick("reset", Tick.GREEN, told, by, at=status.reset_at)
-    return {"epoch": status.epoch, "by": by}
+    return {"epoch": outcome.epoch, "by": by}
 
 
 @_step("Verify the state", run_name="5.2 Verify state is OPEN, round {round_}")
