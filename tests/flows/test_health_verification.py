@@ -148,6 +148,7 @@ async def test_each_check_is_a_task_with_a_name_that_reads(prefect: PrefectServe
         "Conditions are within limits",
         "Pending exits are resumed",
         "Services, queues and latencies",
+        "Resets were decided",
         "Recoveries are not forgotten",
     }
 
