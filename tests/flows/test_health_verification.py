@@ -147,6 +147,7 @@ async def test_each_check_is_a_task_with_a_name_that_reads(prefect: PrefectServe
         "Feeds are fresh",
         "Conditions are within limits",
         "Pending exits are resumed",
+        "Accounts are locked at their venues until the reset",
         "Services, queues and latencies",
         "Resets were decided",
         "Recoveries are not forgotten",

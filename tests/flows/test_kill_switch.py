@@ -20,7 +20,7 @@ from sandbox.exchange.server import PaperExchange
 from sandbox.prefect_server import PrefectServer
 from tests.conftest import PrefectHome
 from tests.flows.conftest import Start
-from tests.helpers import FULL, eventually
+from tests.helpers import BUSY, FULL, eventually
 
 BOOK = "[book]\norders = 20\npositions = 8\n"
 SLOW = BOOK + "[fills]\ndelay = 1.5\n"
@@ -127,7 +127,7 @@ def test_with_prefect_gone_while_flattening_the_book_is_flat_and_the_result_is_t
         assert paper.report()["violations"] == []
         end = kill.said("end", within=30)
         assert any("Prefect" in missing for missing in end["missing"])
-        assert end["after"] - result["after"] < 15
+        assert end["after"] - result["after"] < 15 + BUSY
 
 
 @pytest.mark.timeout(240)
@@ -139,7 +139,7 @@ def test_without_a_prefect_configured_it_starts_at_once_and_tells_a_temporary_on
     kill = start_kill(incident, book=BOOK, api=None, home=home, record_wait=150)
     result = kill.said("result")
     assert result["report"]["flat"] and paper.report()["is_flat"]
-    assert result["after"] < 6
+    assert result["after"] < 6 + BUSY
     assert kill.said("end", within=200)["missing"] == []
     kill.process.wait(timeout=30)
     with closing(sqlite3.connect(home / "prefect.db")) as database:
@@ -161,7 +161,7 @@ def test_promise_10_with_prefect_and_redis_hanging_the_book_is_flat_and_both_are
         kill = start_kill(uuid7(), book=BOOK, api=api, redis_url=redis_url, wait=1.0, record_wait=1.0, answers_within=2)
         report = kill.said("result")["report"]
         assert report["flat"] and paper.report()["is_flat"]
-        assert report["flat_after"] < 8
+        assert report["flat_after"] < 8 + BUSY
         assert report["halted_after"] is None
         assert any("did not answer within 1 s" in missing for missing in report["missing"])
         assert any("the trip could not be confirmed" in missing for missing in report["missing"])
