@@ -108,6 +108,17 @@ def underlying_of(symbol: str) -> str:
     return match[1] if match else symbol
 
 
+def concerns_symbol(named: str, symbol: str) -> bool:
+    """Whether what is said of `named` concerns `symbol`: the same, however it is spelled, or an option written on it.
+
+    The root of an option has no dot: those on `BRK.B` are called `BRKB…`.
+    """
+    wanted = canonical_symbol(named)
+    if canonical_symbol(symbol) == wanted:
+        return True
+    return is_option(symbol) and underlying_of(symbol) == wanted.replace(".", "")
+
+
 def right_of(symbol: str) -> str:
     """`C` for a call, `P` for a put (by its OCC symbol); empty for anything else."""
     match = _OPTION.fullmatch(symbol.replace(" ", ""))

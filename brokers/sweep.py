@@ -8,13 +8,14 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from breaker.orders import Order, Position
+from brokers.coverage import Coverage
 from brokers.protective import can_wait, protective_orders
 from brokers.protocol import Broker, BrokerError, CancelOutcome, CancelResult
 
 CancelPolicy = Literal["auto", "all", "protective_last"]
 """Which orders go at once: all of them, or all but those that protect a position until it is closed."""
 LOOK_WITHIN = 1.0
-"""Seconds that the book may take to be read before everything is cancelled unseen."""
+"""Seconds that the book may take to be read before everything is cancelled unseen, where everything is covered."""
 CONCURRENT = 8
 
 
@@ -50,26 +51,32 @@ async def first_sweep(
     timeout: float,
     policy: CancelPolicy = "auto",
     is_close: Callable[[Order], bool] = lambda _: False,
+    *,
+    coverage: Coverage,
 ) -> list[SweepResult]:
-    """Ask every account's venue to cancel, all at once; what fails is told in its `problem`.
+    """Ask every account's venue to cancel what is covered, all at once; what fails is told in its `problem`.
 
     With protective orders in the book only the others are cancelled, if `policy` and the rate limit allow that; so they
     are beside closes that an earlier kill switch of the incident has at work, as `is_close` tells: without them their
-    positions would have neither stop nor close. A book that can't be read within `LOOK_WITHIN` is cancelled whole.
+    positions would have neither stop nor close. A book that can't be read within `LOOK_WITHIN` is cancelled whole, if
+    whole accounts are covered, and left alone otherwise.
     """
-    return list(await asyncio.gather(*(_sweep(broker, timeout, policy, is_close) for broker in brokers)))
+    return list(await asyncio.gather(*(_sweep(broker, timeout, policy, is_close, coverage) for broker in brokers)))
 
 
 async def _sweep(
-    broker: Broker, timeout: float, policy: CancelPolicy, is_close: Callable[[Order], bool]
+    broker: Broker, timeout: float, policy: CancelPolicy, is_close: Callable[[Order], bool], coverage: Coverage
 ) -> SweepResult:
     seen = _Seen()
     problem = ""
     results: Sequence[CancelResult] = ()
     try:
         async with asyncio.timeout(timeout):
-            await _look(broker, policy, is_close, seen)
-            results = await _cancel(broker, seen)
+            await _look(broker, policy, is_close, seen, coverage)
+            if seen.orders is None and not coverage.whole_accounts:
+                problem = f"{broker.name}: not read within {LOOK_WITHIN:g} s; nothing is cancelled unseen for a part"
+            else:
+                results = await _cancel(broker, seen, coverage)
     except TimeoutError:
         problem = f"{broker.name}: no answer to the first sweep within {timeout:g} s"
     except BrokerError as error:
@@ -88,26 +95,29 @@ async def _sweep(
     )
 
 
-async def _look(broker: Broker, policy: CancelPolicy, is_close: Callable[[Order], bool], seen: _Seen) -> None:
+async def _look(
+    broker: Broker, policy: CancelPolicy, is_close: Callable[[Order], bool], seen: _Seen, coverage: Coverage
+) -> None:
     try:
         async with asyncio.timeout(LOOK_WITHIN):
             orders, positions = await asyncio.gather(broker.open_orders(), broker.positions())
     except (TimeoutError, BrokerError):
         return  # cancelled unseen; the procedure that follows reads again
-    seen.orders, seen.unreadable = orders.items, tuple(item.id for item in orders.unreadable if item.id)
-    seen.positions = positions.items
-    closes = [order for order in orders.items if is_close(order)]
-    protective = protective_orders([order for order in orders.items if order not in closes], positions.items)
+    covered, held = coverage.of_orders(orders), coverage.of_positions(positions)
+    seen.orders, seen.positions = covered.items, held.items
+    seen.unreadable = tuple(item.id for item in covered.unreadable if item.id and coverage.covers_unread(item))
+    closes = [order for order in covered.items if is_close(order)]
+    protective = protective_orders([order for order in covered.items if order not in closes], held.items)
     limit = broker.capabilities.requests_per_minute
-    others = len(orders.items) - len(protective) - len(closes)
+    others = len(covered.items) - len(protective) - len(closes)
     if policy == "protective_last" or (policy == "auto" and can_wait(len(protective), others, limit)):
         seen.protective, seen.closes = protective, closes
-    elif can_wait(0, len(orders.items) - len(closes), limit):
+    elif not coverage.whole_accounts or can_wait(0, len(covered.items) - len(closes), limit):
         seen.closes = closes
 
 
-async def _cancel(broker: Broker, seen: _Seen) -> Sequence[CancelResult]:
-    if not seen.protective and not seen.closes:
+async def _cancel(broker: Broker, seen: _Seen, coverage: Coverage) -> Sequence[CancelResult]:
+    if not seen.protective and not seen.closes and coverage.whole_accounts:
         return [] if seen.orders == () and not seen.unreadable else await broker.cancel_all()
     kept = {order.cancel_id for order in (*seen.protective, *seen.closes)}
     asked = {order.cancel_id for order in seen.orders or () if order.cancel_id not in kept} | {*seen.unreadable}

@@ -18,10 +18,11 @@ import typer
 from breaker import BreakerError
 from breaker.errors import InvalidInput
 from breaker.trip_reasons import TripReason
+from brokers.coverage import coverage_of
 from cli import kill_handover, kill_view
 from cli.environment import URL, through_console
 from cli.exit_codes import EPILOG, Exit
-from cli.options import JsonOption, OperatorOrTokenOption, ScopeOption, TripReasonOption, checked_scope, on_terminal
+from cli.options import JsonOption, KillScopeOption, OperatorOrTokenOption, TripReasonOption, checked_scope, on_terminal
 from cli.process_clock import process_started
 from cli.transitions import make_pending_trips, make_trip
 from configuration.breakers import requested_trip, waiting_incident
@@ -47,9 +48,10 @@ def register(app: typer.Typer) -> None:
 def kill(
     reason: TripReasonOption = "kill switch, no reason given",
     operator: OperatorOrTokenOption = None,
-    scope: ScopeOption = "global",
+    scope: KillScopeOption = "global",
     account: Annotated[
-        list[str] | None, typer.Option("--account", help="Only this account; may be repeated. All of them otherwise.")
+        list[str] | None,
+        typer.Option("--account", help="Of the scope only this account; may be repeated. The scope is tripped."),
     ] = None,
     yes: Annotated[bool, typer.Option("--yes", help="Don't ask: cancel and flatten at once.")] = False,
     resume: Annotated[
@@ -57,7 +59,9 @@ def kill(
     ] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Halt trading, cancel every open order, flatten every position, prove it. For emergencies: it can't be undone."""
+    """Halt trading, cancel every open order, flatten every position of the scope, prove it. For emergencies: it can't
+    be undone.
+    """
     started = process_started()
     why = checked_reason(reason, at_least=1)
     checked_scope(scope)
@@ -68,17 +72,13 @@ def kill(
 
         kill_by_console(scope, why, operator, account, yes=yes, as_json=as_json)
     settings = load_settings()
-    accounts = [name.upper() for name in account or settings.accounts]
-    unknown = [name for name in accounts if name not in settings.accounts]
-    if unknown:
-        raise typer.BadParameter(
-            f"no account {', '.join(unknown)} is configured; nothing changed, not even halted", param_hint="--account"
-        )
+    coverage = coverage_of(scope, settings.accounts, account or ())
+    scope = coverage.scope
     view = kill_view.KillView(quiet=as_json)
     if resume:
         from cli.kill_resume import resume_by_hand  # noqa: PLC0415  halting doesn't pay for it
 
-        _exit(resume_by_hand(settings, operator or login_name(), accounts, view, as_json=as_json))
+        _exit(resume_by_hand(settings, operator or login_name(), coverage, view, as_json=as_json))
     trip = requested_trip(
         TripReason.KILL_SWITCH,
         operator=operator or login_name(),
@@ -97,7 +97,7 @@ def kill(
         view.standby_lost(followed.problem)
         # The same ids: what the standby has done already is not done again.
         trip = replace(trip, event_id=session.event_id, incident_id=session.incident_id)
-    start = KillStart(trip=trip, reason=why, accounts=accounts, started=started)
+    start = KillStart(trip=trip, reason=why, coverage=coverage, started=started)
     halted, report = asyncio.run(_kill(settings, start, view, yes))
     _leave(halted.status is not None or _halted_meanwhile(settings, report, view), report, halted.after, as_json)
 
@@ -107,7 +107,7 @@ async def _kill(
 ) -> tuple[Halt, KillReport | None]:
     # On a thread: it waits for Redis, and this loop has more to do meanwhile.
     tripping = asyncio.create_task(halt(start, lambda trip: asyncio.to_thread(make_trip, settings, trip), view))
-    if start.accounts and not yes and not on_terminal():
+    if start.coverage.accounts and not yes and not on_terminal():
         halted = await tripping
         view.not_confirmed()
         return halted, None

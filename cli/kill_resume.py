@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Collection
 
 import typer
 
+from breaker.errors import InvalidInput
+from brokers.coverage import Coverage
 from cli.exit_codes import Exit
 from cli.kill_view import KillView
 from configuration.orchestrator import set_prefect_timeouts
@@ -15,13 +16,18 @@ from configuration.settings import Settings
 from tasks.kill.pending_exit_store import read_pending_exits
 
 
-def resume_by_hand(
-    settings: Settings, operator: str, accounts: Collection[str], view: KillView, *, as_json: bool
-) -> Exit:
+def resume_by_hand(settings: Settings, operator: str, coverage: Coverage, view: KillView, *, as_json: bool) -> Exit:
     """Resume everything that is pending in the accounts, due or not. Returns the exit status.
 
-    Nothing is asked: what is closed here was confirmed when the kill switch was.
+    Nothing is asked: what is closed here was confirmed when the kill switch was. Raises InvalidInput for a part of an
+    account: a resumption closes whatever the kill switch that left it covered.
     """
+    if not coverage.whole_accounts:
+        raise InvalidInput(
+            f"--resume takes whole accounts, and {coverage.scope} is a part of them; nothing was done. "
+            "Name --account or --scope account:NAME"
+        )
+    accounts = coverage.accounts
     reading = read_pending_exits(settings)
     pending = [each for each in reading.exits if each.account in accounts]
     for problem in (*reading.problems, *reading.elsewhere):

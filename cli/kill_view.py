@@ -100,7 +100,7 @@ class KillView(KillDisplay):
             locks = await asyncio.to_thread(read_venue_locks, run.configuration)
         ours = {lock.account for lock in locks.held}
         snapshots = await asyncio.gather(
-            *(take_snapshot(broker, lock_is_ours=name in ours) for name, broker in run.brokers.items()),
+            *(take_snapshot(broker, run.coverage, lock_is_ours=name in ours) for name, broker in run.brokers.items()),
             return_exceptions=True,
         )
         table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
@@ -118,6 +118,7 @@ class KillView(KillDisplay):
             else:
                 raise taken
         self._console.print(table)
+        self._console.print(run.coverage.effect, style="bold")
         for lock in locks.held:
             if lock.account in run.brokers:
                 self._console.print(Text.assemble(("  ▣ locked  ", "dim"), f"{lock}, and this run where it has to"))
@@ -127,7 +128,7 @@ class KillView(KillDisplay):
             self._console.print(f"  … and {len(blocked) - 20} more")
 
     async def confirmed(self) -> bool:
-        prompt = f"Cancel all of these orders and flatten all of these positions? Type {KILL_CONFIRMATION}: "
+        prompt = f"Cancel these orders and flatten these positions, and nothing else? Type {KILL_CONFIRMATION}: "
         answer = await asyncio.to_thread(self._console.input, prompt)
         return answer.strip() == KILL_CONFIRMATION
 
@@ -166,6 +167,7 @@ class KillView(KillDisplay):
         out.print(
             Text.assemble(
                 verdict,
+                f"  {report.covers}",
                 f"  halted {seconds(report.halted_after)} · no open orders {seconds(report.no_orders_after)}"
                 f" · flat {seconds(report.flat_after)} · watched until {seconds(report.finished_after)}",
             )

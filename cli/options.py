@@ -11,6 +11,14 @@ import typer
 from breaker.keys import check_scope
 
 ScopeOption = Annotated[str, typer.Option("--scope", help="Which breaker: global, account:NAME, strategy:NAME, …")]
+KillScopeOption = Annotated[
+    str,
+    typer.Option(
+        "--scope",
+        help="What is tripped, cancelled and closed, and nothing else: global, account:NAME, symbol:NAME with its "
+        "options in every account, strategy:NAME the orders with its tag.",
+    ),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for machines instead of text for people.")]
 OperatorOption = Annotated[
     str | None, typer.Option("--operator", help="Who does this; the login name unless given.", show_default=False)

@@ -10,6 +10,7 @@ from typing import Any, NoReturn
 import typer
 
 from breaker.errors import BreakerError
+from brokers.coverage import Coverage, coverage_of
 from cli import circuit_view
 from cli.console_client import ConsoleClient
 from cli.exit_codes import Exit
@@ -29,13 +30,15 @@ def kill_by_console(
     scope: str, reason: str, operator: str | None, accounts: Sequence[str] | None, *, yes: bool, as_json: bool
 ) -> NoReturn:
     """Leaves with the exit status. Raises what ConsoleClient's methods raise."""
+    coverage = _coverage(scope, accounts or ())
+    scope = coverage.scope
     say_who_acts(operator)
     console = ConsoleClient.from_environment()
     if not yes:
         halted = console.trip(scope, reason)
         circuit_view.ask_for(
             KILL_CONFIRMATION,
-            "Halted. Every order is cancelled and every position closed.",
+            f"Halted. {coverage.effect}",
             halted,
             scope,
             option="--yes",
@@ -43,7 +46,7 @@ def kill_by_console(
         )
     run = _follow(console, console.start_kill(scope, reason, accounts), as_json)
     if not as_json:
-        typer.echo(f"{run['verdict']} after {run['elapsed']:.1f} s {run['problem']}".strip())
+        typer.echo(f"{run['verdict']} after {run['elapsed']:.1f} s: {run['covers']} {run['problem']}".strip())
     run = _with_costs(console, run)
     if as_json:
         typer.echo(json.dumps(run))
@@ -53,6 +56,12 @@ def kill_by_console(
     if not run["halted"]:
         raise typer.Exit(Exit.NOT_HALTED)
     raise typer.Exit(Exit.OK if run["verdict"] == "FLAT" else Exit.NOT_FLAT)
+
+
+def _coverage(scope: str, asked: Sequence[str]) -> Coverage:
+    """What is asked for, as far as it can be told without knowing the console's accounts. Raises InvalidInput."""
+    kind, _, name = scope.partition(":")
+    return coverage_of(scope, [name.upper()] if kind == "account" and name else [each.upper() for each in asked], asked)
 
 
 def _follow(console: ConsoleClient, run: dict[str, Any], quiet: bool) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Awaitable, Callable, Iterable, Sequence
+from dataclasses import replace
 from typing import TypeVar
 
 from redis.asyncio import Redis
@@ -13,13 +14,14 @@ from breaker import AsyncCircuitBreaker, BreakerError
 from breaker.events import History
 from breaker.gate.report import ReportedGates
 from breaker.keys import GLOBAL
+from brokers.coverage import Coverage
 from configuration.settings import Settings
 from console.actions.kill_switch import KillSwitchRuns
 from console.actions.recovery import Recoveries
 from console.actions.trip_reset import TripReset
 from console.background import BackgroundTasks
 from console.live.broadcast import Broadcast
-from console.live.exposure import AccountExposure, ExposureReader
+from console.live.exposure import AccountExposure, ExposureReader, covered_exposure
 from console.live.gates import read_gates
 from console.live.poller import Poller, Sample
 from console.live.state_watcher import TIMEOUT, StateWatcher, WatchedState
@@ -70,12 +72,13 @@ class LiveUpdates:
         self._venues = ExposureReader(settings.accounts)
         self.watcher = StateWatcher(self._watched_breaker, self._publish_states)
         self.exposure: Poller[tuple[AccountExposure, ...]] = self._poller(
-            "exposure", self._venues.read, settings.console.exposure_interval, render.exposure
+            "exposure", self._venues.read, settings.console.exposure_interval, self._render_exposure
         )
         self.gates: Poller[ReportedGates | str] = self._poller("gates", self._read_gates, GATES_EVERY, render.gates)
         self.health: Poller[list[Measurement]] = self._poller(
             "health", self._measure_health, CONDITIONS_EVERY, render.measurements
         )
+        self._part_published: dict[Coverage, str] = {}
         self._conditions: dict[str, Poller[list[Measurement]]] = {}
         self._recovery: dict[str, Poller[RecoveryState | str | None]] = {}
 
@@ -94,6 +97,11 @@ class LiveUpdates:
     async def end(self) -> None:
         await self._tasks.end()
         await self._venues.close()
+
+    def exposure_of(self, coverage: Coverage) -> str:
+        """What a kill switch of that coverage would touch, rendered; published as `exposure:SCOPE` from now on."""
+        self._part_published.setdefault(coverage, "")
+        return self._render_part(coverage, self.exposure.watch())
 
     def conditions(self, scope: str) -> Poller[list[Measurement]]:
         """The conditions of one scope."""
@@ -138,6 +146,18 @@ class LiveUpdates:
                 self._broadcast.publish(topic, html)
 
         return Poller(read, every, publish)
+
+    def _render_exposure(self, sample: Sample[tuple[AccountExposure, ...]]) -> str:
+        for coverage, published in self._part_published.items():
+            if (html := self._render_part(coverage, sample)) != published:
+                self._part_published[coverage] = html
+                self._broadcast.publish(f"exposure:{coverage.scope}", html)
+        return self._render.exposure(sample)
+
+    def _render_part(self, coverage: Coverage, sample: Sample[tuple[AccountExposure, ...]] | None) -> str:
+        if sample is not None:
+            sample = replace(sample, value=covered_exposure(sample.value, coverage))
+        return self._render.exposure(sample)
 
     def _watched_breaker(self, scope: str) -> AsyncCircuitBreaker:
         timeout = min(TIMEOUT, self._settings.redis_timeout)

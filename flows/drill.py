@@ -140,7 +140,9 @@ async def _flatten(environment: DrillEnvironment, started: float, halted_after: 
         run.clock.started, run.halted_after = started, halted_after
         token = current_kill.set(run)
         try:
-            swept = await first_sweep(run.brokers.values(), run.settings.first_sweep_timeout, run.settings.cancel)
+            swept = await first_sweep(
+                run.brokers.values(), run.settings.first_sweep_timeout, run.settings.cancel, coverage=run.coverage
+            )
             run.first_sweep_after = run.elapsed
             record_sweep(run, swept)
             return await halt_and_flatten(run, without_prefect)

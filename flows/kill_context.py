@@ -9,11 +9,13 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from breaker import AsyncCircuitBreaker, State
+from breaker.keys import GLOBAL
 from breaker.uuid7 import uuid7
+from brokers.coverage import coverage_of
 from brokers.registry import open_brokers
 from configuration.breakers import async_breaker_of
 from configuration.redis_clients import redis_client
-from configuration.settings import ConfigurationError, Settings, load_settings
+from configuration.settings import Settings, load_settings
 from ledger.spool import Spool
 from tasks.audit_trail import AuditTrail
 from tasks.kill.account import Observer
@@ -36,7 +38,7 @@ async def open_kill_run(
     operator: str,
     incident_id: str = "new",
     accounts: Sequence[str] | None = None,
-    scope: str = "global",
+    scope: str = GLOBAL,
     source: str = "flow",
     record_at_once: bool = True,
     settings: Settings | None = None,
@@ -44,21 +46,20 @@ async def open_kill_run(
     trip_event_id: str | None = None,
     opened: Mapping[str, Broker] | None = None,
 ) -> AsyncIterator[KillRun]:
-    """A run on the configured accounts, its connections closed at the end; those `opened` before are left open.
+    """A run on what the scope covers, its connections closed at the end; those `opened` before are left open.
 
     Without `record_at_once`, importing and asking the database begins when the run's `trail` is started.
 
+    Args:
+        accounts: only these of the scope's accounts; all of them otherwise.
+
     Raises:
-        ConfigurationError: an account is not configured, or its adapter is not installed.
+        InvalidInput: as `coverage_of`.
+        ConfigurationError: an account's adapter is not installed.
     """
     settings = settings or load_settings()
-    wanted = list(accounts) if accounts is not None else list(settings.accounts)
-    unknown = [name for name in wanted if name not in settings.accounts]
-    if unknown:
-        known = ", ".join(settings.accounts) or "none"
-        raise ConfigurationError(
-            f"no account {', '.join(unknown)} is configured (there are: {known}); nothing was sent"
-        )
+    coverage = coverage_of(scope, settings.accounts, accounts or ())
+    scope, wanted = coverage.scope, coverage.accounts
     lent = {name: broker for name, broker in (opened or {}).items() if name in wanted}
     own = open_brokers({name: settings.accounts[name] for name in wanted if name not in lent})
     brokers = {name: (lent | own)[name] for name in wanted}
@@ -80,7 +81,7 @@ async def open_kill_run(
         breaker=breaker,
         brokers=brokers,
         settings=settings.kill,
-        scope=scope,
+        coverage=coverage,
         source=source,
         configuration=settings,
         observers=(trail, *observers),
@@ -89,7 +90,7 @@ async def open_kill_run(
     )
     if record_at_once:
         trail.start()
-    run.record("KILL_SWITCH_STARTED", reason=reason, accounts=wanted)
+    run.record("KILL_SWITCH_STARTED", reason=reason, accounts=list(wanted), covers=str(coverage))
     async with publish_status(run, settings):
         try:
             yield run

@@ -18,6 +18,7 @@ from breaker.errors import BreakerError
 from breaker.pending_trips import PendingTrip
 from breaker.state import Status
 from breaker.uuid7 import uuid7
+from brokers.coverage import Coverage
 from brokers.sweep import SweepResult, first_sweep
 from configuration.settings import Settings
 
@@ -37,7 +38,8 @@ class KillStart:
 
     trip: PendingTrip
     reason: str
-    accounts: Sequence[str]
+    coverage: Coverage
+    """What is cancelled and closed; `trip` is of the scope that covers it."""
     started: float = field(default_factory=time.monotonic)
     """On the clock of `time.monotonic()`; the run's durations count from it."""
     started_at: datetime = field(default_factory=lambda: datetime.now(UTC))
@@ -153,12 +155,12 @@ async def sweep_and_flatten(
     """
     tripping = asyncio.ensure_future(halting)
     await asyncio.wait({tripping}, timeout=None if confirm else trip_first)
-    if not start.accounts:
+    if not start.coverage.accounts:
         await tripping
         display.no_broker()
         return None
     try:
-        async with _brokers(settings, start.accounts, opened) as brokers:
+        async with _brokers(settings, start.coverage.accounts, opened) as brokers:
             early = confirm is None and (opened is not None or not tripping.done())
             incident = _incident(start, tripping.result() if tripping.done() else Halt())
             swept = await _sweep(start, settings, brokers, display, incident) if early else None
@@ -184,8 +186,8 @@ async def _flatten(
         reason=start.reason,
         operator=start.trip.tripped_by,
         incident_id=_incident(start, made),
-        accounts=start.accounts,
-        scope=start.trip.scope,
+        accounts=start.coverage.accounts,
+        scope=start.coverage.scope,
         source=start.trip.source,
         record_at_once=False,  # importing what writes the ledger would hold up the sweep
         settings=settings,
@@ -242,6 +244,7 @@ async def _sweep(
         settings.kill.first_sweep_timeout,
         settings.kill.cancel,
         lambda order: attempt_of(order, incident_id) is not None,
+        coverage=start.coverage,
     )
     swept = FirstSweep(results, time.monotonic() - start.started)
     display.swept(swept.results, swept.after)

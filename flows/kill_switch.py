@@ -20,6 +20,7 @@ from prefect.runtime import flow_run as this_flow_run
 from prefect.settings import get_current_settings
 from prefect.states import Completed, Failed
 
+from breaker.keys import GLOBAL
 from brokers.protocol import BrokerError
 from flows.drivers import RunStep, with_prefect, without_prefect
 from flows.kill_context import open_kill_run
@@ -117,20 +118,28 @@ async def _take_snapshot(run: KillRun, do: RunStep, account: str) -> None:
     validate_parameters=True,
 )
 async def kill_switch(
-    reason: str, operator: str = "prefect", incident_id: str = "new", accounts: list[str] | None = None
+    reason: str,
+    operator: str = "prefect",
+    incident_id: str = "new",
+    accounts: list[str] | None = None,
+    scope: str = GLOBAL,
 ) -> State[Any]:
-    """Halt and flatten.
+    """Halt and flatten what the scope covers.
 
     Args:
         reason: why, for the record.
         operator: who asked for it.
         incident_id: the incident it belongs to; a new one unless the breaker is already tripped.
-        accounts: names from the configuration; all of them unless named.
+        accounts: names from the configuration; all that the scope covers unless named.
+        scope: which breaker is tripped, and what is cancelled and closed: `global` everything, `account:NAME`,
+            `symbol:NAME` in every account, `strategy:NAME` the orders with its tag.
     """
     run = current_kill.get(None)
     if run is not None:
         return await _flow_body(run)
-    async with open_kill_run(reason=reason, operator=operator, incident_id=incident_id, accounts=accounts) as own:
+    async with open_kill_run(
+        reason=reason, operator=operator, incident_id=incident_id, accounts=accounts, scope=scope
+    ) as own:
         return await _flow_body(own)
 
 
@@ -153,7 +162,7 @@ async def _flow_body(run: KillRun) -> State[Any]:
     if report is None:
         return Failed(message="The procedure ended without a report.")
     if report.flat:
-        return Completed(message=f"FLAT {seconds(report.flat_after)} after the start")
+        return Completed(message=f"FLAT {seconds(report.flat_after)} after the start: {report.covers}")
     return Failed(message=f"NOT FLAT: {_what_is_left(report)}")
 
 
@@ -298,6 +307,7 @@ async def _start_flow(run: KillRun) -> None:
             operator=run.operator,
             incident_id=run.incident_id,
             accounts=list(run.brokers),
+            scope=run.scope,
             return_state=True,
         )
 
@@ -329,6 +339,7 @@ def _what_is_left(report: KillReport) -> str:
 def _summary(report: KillReport) -> dict[str, Any]:
     return {
         "flat": report.flat,
+        "covers": report.covers,
         "halted_after": _milliseconds(report.halted_after),
         "no_orders_after": _milliseconds(report.no_orders_after),
         "flat_after": _milliseconds(report.flat_after),

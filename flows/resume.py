@@ -21,6 +21,8 @@ from prefect.client.schemas.objects import State as FlowState
 from prefect.states import Completed, Failed
 
 from breaker import State
+from breaker.errors import InvalidInput
+from brokers.coverage import coverage_of
 from configuration.breakers import async_breaker_of
 from configuration.redis_clients import async_redis_client
 from configuration.settings import Settings, load_settings
@@ -142,6 +144,12 @@ async def _resume(
     tell: tuple[Callable[[KillReport], None], Callable[[KillReport], None]],
     resumption: Resumption,
 ) -> Resumed:
+    try:
+        coverage_of(resumption.scope, settings.accounts, resumption.accounts)
+    except InvalidInput as error:
+        why = f"not resumed: {error}"
+        await _hold(settings, resumption, why, operator, source)
+        return Resumed(resumption, held=why)
     breaker = async_breaker_of(settings, resumption.scope, source=source)
     try:
         state = (await breaker.get_status()).state
@@ -195,7 +203,7 @@ async def _hold(settings: Settings, resumption: Resumption, why: str, operator: 
         note = Notification(
             kind=NotificationKind.STUCK,
             incident_id=resumption.incident_id,
-            title=f"{len(news)} pending exits were not resumed: the breaker of {resumption.scope} is not halted",
+            title=f"{len(news)} pending exits of {resumption.scope} were not resumed",
             body="\n".join([*(f"{pending.what}: {pending.reason}" for pending in news), f"They are {why}."]),
             severity="critical",
             link=settings.recovery.console_url,

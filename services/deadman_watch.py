@@ -6,10 +6,11 @@ import asyncio
 
 import structlog
 
-from breaker.deadman import KILL, OverdueSwitch, overdue_switches, unregister_fired
-from breaker.errors import BreakerError
+from breaker.deadman import KILL, OverdueSwitch, Renewal, overdue_switches, unregister_fired
+from breaker.errors import BreakerError, InvalidInput
 from breaker.pending_trips import PendingTrip
 from breaker.trip_reasons import TripReason
+from brokers.coverage import coverage_of
 from configuration.redis_clients import redis_client
 from configuration.settings import Settings
 from services.kill_executor import KillExecutor
@@ -35,7 +36,7 @@ class DeadManWatch:
     async def _fire(self, overdue: OverdueSwitch) -> None:
         """Forgotten only when it is done: dying before means doing it again, with the same ids."""
         renewal, trip = overdue.renewal, _trip_of(overdue)
-        accounts = accounts_of(renewal.scope, self._settings) if renewal.action == KILL else ()
+        accounts = self._accounts(renewal) if renewal.action == KILL else ()
         if accounts and not self._executor.claim(renewal.event_id):
             return
         log.error("dead-man's switch fired", switch=renewal.name, scope=renewal.scope, action=renewal.action)
@@ -44,6 +45,14 @@ class DeadManWatch:
         else:
             await trip.make(self._executor.breaker(renewal.scope, "rule"))
             await asyncio.to_thread(unregister_fired, self._redis, overdue)
+
+    def _accounts(self, renewal: Renewal) -> tuple[str, ...]:
+        """The accounts that the scope covers here; none where nobody can tell, so that its silence only trips."""
+        try:
+            return coverage_of(renewal.scope, self._settings.accounts).accounts
+        except InvalidInput as error:
+            log.warning("a silent switch flattens nothing here", switch=renewal.name, why=str(error))
+            return ()
 
     async def _kill(self, overdue: OverdueSwitch, trip: PendingTrip, accounts: tuple[str, ...]) -> None:
         request = KillRequest(
@@ -59,14 +68,6 @@ class DeadManWatch:
             await asyncio.to_thread(unregister_fired, self._redis, overdue)
         except BreakerError as error:
             log.warning("a switch that fired is still registered", switch=overdue.renewal.name, error=str(error))
-
-
-def accounts_of(scope: str, settings: Settings) -> tuple[str, ...]:
-    """The configured accounts that a scope speaks of: one of `account:NAME`, all of any other. Pure."""
-    kind, _, name = scope.partition(":")
-    if kind != "account":
-        return tuple(settings.accounts)
-    return (name.upper(),) if name.upper() in settings.accounts else ()
 
 
 def _trip_of(overdue: OverdueSwitch) -> PendingTrip:

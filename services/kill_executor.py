@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Coroutine, Mapping
+from dataclasses import replace
 from typing import Any
 
 import structlog
 
 from breaker import AsyncCircuitBreaker
 from breaker.pending_trips import PendingTrip
+from brokers.coverage import Coverage, coverage_of
 from brokers.protocol import Broker
 from brokers.registry import open_brokers
 from configuration.breakers import async_breaker_of, make_or_store_trip
@@ -37,9 +39,9 @@ class KillExecutor:
         self._claimed: set[str] = set()
         load_procedure()  # the slow import, before it is needed
 
-    def unknown_accounts(self, request: KillRequest) -> list[str]:
-        """What the request names and the configuration doesn't."""
-        return [name for name in request.accounts if name not in self._settings.accounts]
+    def coverage(self, request: KillRequest) -> Coverage:
+        """What the request covers of this host's accounts. Raises InvalidInput, as `coverage_of`."""
+        return coverage_of(request.scope, self._settings.accounts, request.accounts)
 
     def claim(self, event_id: str) -> bool:
         """Whether this process has not begun to act on that event before; it has from now on."""
@@ -61,21 +63,25 @@ class KillExecutor:
         return asyncio.shield(task)
 
     async def kill(self, request: KillRequest, source: str, send: Send, *, trip: PendingTrip | None = None) -> None:
-        """Trip, sweep and flatten. Never raises: whoever asked is told. `trip` takes the place of the request's own."""
+        """Trip, sweep and flatten what it covers. Never raises: whoever asked is told.
+
+        `trip` takes the place of the request's own.
+        """
         now = time.monotonic()
-        start = KillStart(
-            trip=trip or request.trip(source),
-            reason=request.reason,
-            accounts=request.accounts or tuple(self._settings.accounts),
-            started=request.started if request.started and 0 <= now - request.started <= OLDEST_START else now,
-        )
         display = MessageDisplay(send)
         try:
+            coverage = self.coverage(request)
+            start = KillStart(
+                trip=trip or replace(request.trip(source), scope=coverage.scope),
+                reason=request.reason,
+                coverage=coverage,
+                started=request.started if request.started and 0 <= now - request.started <= OLDEST_START else now,
+            )
             run = await sweep_and_flatten(
                 self._settings, start, halt(start, self._make_trip, display), display, opened=self.brokers
             )
         except Exception as error:  # a resident process outlives what goes wrong in one run, and says so
-            log.exception("kill failed", incident_id=start.trip.incident_id)
+            log.exception("kill failed", incident_id=request.incident_id)
             send({"event": "FAILED", "why": f"{type(error).__name__}: {error}"})
             return
         if run is not None and run.report is not None:

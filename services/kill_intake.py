@@ -18,6 +18,7 @@ from uuid import UUID, uuid5
 import structlog
 from redis.exceptions import RedisError
 
+from breaker.errors import InvalidInput
 from configuration.breakers import waiting_incident
 from configuration.fingerprint import same_configuration
 from configuration.locations import standby_socket
@@ -91,7 +92,8 @@ class KillSocket:
             send({"event": "REFUSED", "why": refusal})
         else:
             # Without Redis nobody else knows the incident that this host has begun.
-            waiting = waiting_incident(self._settings, request.scope)
+            scope = self._executor.coverage(request).scope
+            waiting = waiting_incident(self._settings, scope)
             request = request.model_copy(update={"incident_id": waiting or request.incident_id})
             send({"event": "ACCEPTED", "event_id": request.event_id, "incident_id": request.incident_id})
             await self._executor.begin(self._executor.kill(request, "cli", send))
@@ -100,8 +102,10 @@ class KillSocket:
             await writer.wait_closed()
 
     def _why_not(self, request: KillRequest, configuration: object) -> str | None:
-        if unknown := self._executor.unknown_accounts(request):
-            return f"it knows no account {', '.join(unknown)}"
+        try:
+            self._executor.coverage(request)
+        except InvalidInput as error:
+            return str(error)
         if not same_configuration(configuration, self._fingerprint):
             return "it has another configuration; restart it to take the present one"
         return None
@@ -143,8 +147,11 @@ class KillStream:
         except (KeyError, TypeError, ValueError) as error:
             log.warning("a kill request in the stream can't be understood", error=str(error).splitlines()[0])
             return
-        if self._executor.unknown_accounts(request):
-            return  # another standby has the account
+        try:
+            self._executor.coverage(request)
+        except InvalidInput as error:  # another standby may have the account
+            log.warning("a kill request in the stream is not for this host", why=str(error))
+            return
         if b"DONE" in (await self._redis.get(f"{ANSWER}{request.event_id}") or b""):
             return  # one that was begun and cut off is done again
         if not self._executor.claim(request.event_id):

@@ -14,6 +14,7 @@ from breaker.gate.order_terms import InvalidOrder, Terms
 from breaker.gate.quiet_period import OrderRateLimiter, QuietPeriodLimits, size_problem
 from breaker.gate.reservations import Reservation
 from breaker.gate.risk_reduction import new_risk, why_not_reducing
+from breaker.instruments import concerns_symbol
 
 _NO_EPOCH = -1
 _HALTS = {
@@ -198,6 +199,8 @@ def _concerns(scope: str, order: Any) -> bool:
     if not name:
         return True
     said = getattr(order, kind, None)
+    if kind == "symbol" and said is not None:
+        return concerns_symbol(name, str(said))
     return said is None or str(said) == name
 
 

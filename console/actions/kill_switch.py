@@ -17,10 +17,10 @@ from dataclasses import dataclass, replace
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from breaker.errors import InvalidInput
 from breaker.pending_trips import check_pending_trip
 from breaker.state import Status
 from breaker.trip_reasons import TripReason
+from brokers.coverage import Coverage, coverage_of
 from configuration.reasons import checked_reason
 from configuration.settings import Settings
 from console.actions.authorization import Authorization, Caller
@@ -106,6 +106,7 @@ class ConsoleKill(KillDisplay):
             accounts=(),
             missing=(),
             reported=False,
+            covers=str(self.start.coverage),
             over=self.over,
         )
 
@@ -164,10 +165,10 @@ class KillSwitchRuns:
         """
         await self._authorization.require(caller, Permission.KILL_SWITCH)
         why = checked_reason(reason, caller.shortest_reason)
-        names = self._checked_accounts(accounts)
-        trip = self._trip_reset.requested_trip(caller, TripReason.KILL_SWITCH, scope, why, event_id)
+        coverage = self.coverage(scope, accounts or ())
+        trip = self._trip_reset.requested_trip(caller, TripReason.KILL_SWITCH, coverage.scope, why, event_id)
         check_pending_trip(trip)
-        kill = ConsoleKill(KillStart(trip=trip, reason=why, accounts=names), trip.incident_id)
+        kill = ConsoleKill(KillStart(trip=trip, reason=why, coverage=coverage), trip.incident_id)
         halted = await halt(kill.start, self._trip_reset.make_trip, kill)
         if (same := self._joined(kill)) is not None:
             return same
@@ -177,15 +178,9 @@ class KillSwitchRuns:
         task.add_done_callback(self._tasks.discard)
         return kill.status
 
-    def _checked_accounts(self, asked: Sequence[str] | None) -> Sequence[str]:
-        known = self._settings.accounts
-        names = list(known) if not asked else list(dict.fromkeys(name.upper() for name in asked))
-        if unknown := [name for name in names if name not in known]:
-            raise InvalidInput(
-                f"No account {', '.join(unknown)} is configured here; nothing changed, not even halted. "
-                f"There are: {', '.join(known) or 'none'}."
-            )
-        return names
+    def coverage(self, scope: str, accounts: Sequence[str] = ()) -> Coverage:
+        """What a kill switch of that scope touches, of these accounts or of all. Raises InvalidInput."""
+        return coverage_of(scope, self._settings.accounts, accounts)
 
     def _joined(self, asked: ConsoleKill) -> KillStatus | None:
         """The run that this request has started before, or one of ours in the incident that does what is asked for."""
@@ -194,9 +189,9 @@ class KillSwitchRuns:
                 return status
         for kill in self._kills.values():
             # Where neither Redis nor the disk could be told, nothing says that it is one incident.
-            same_scope = asked.halted_after is None and kill.start.trip.scope == asked.start.trip.scope
+            same_scope = asked.halted_after is None and kill.start.coverage.scope == asked.start.coverage.scope
             ours = kill.incident_id == asked.incident_id or same_scope
-            if ours and not kill.over and set(asked.start.accounts) <= set(kill.start.accounts):
+            if ours and not kill.over and kill.start.coverage.contains(asked.start.coverage):
                 return kill.status
         return None
 

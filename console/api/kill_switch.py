@@ -24,7 +24,9 @@ async def start_kill(
     scope: ScopeQuery = GLOBAL,
     key: IdempotencyKey = None,
 ) -> KillBody:
-    """Trips before it answers, then cancels and closes. While a run of the incident goes on, this joins it."""
+    """Trips the scope before it answers, then cancels and closes what it covers, and nothing else. While a run of the
+    incident goes on, this joins it.
+    """
     event = await event_id(request, caller, key, f"kill {scope} {body.model_dump_json()}")
     kills = context_of(request).kills
     kill = await kills.start(caller, scope, body.reason, accounts=body.accounts, event_id=event)
@@ -46,6 +48,7 @@ def _kill_body(kill: KillStatus) -> KillBody:
         incident_id=kill.incident_id,
         verdict=kill.verdict,
         scope=kill.scope,
+        covers=kill.covers,
         operator=kill.operator,
         source=kill.source,
         host=kill.host,

@@ -58,10 +58,13 @@ class ResetRequest(_Body):
 
 class KillRequest(_Body):
     reason: _Why = Field(examples=["Exchange reports fills that our engine never sent"])
-    acknowledge: Literal[True] = Field(description="All orders are cancelled and all positions closed.")
+    acknowledge: Literal[True] = Field(description="The scope's orders are cancelled, its positions closed.")
     confirm: Literal["FLATTEN"] = Field(description=f"The word {KILL_CONFIRMATION}.")
     accounts: list[Annotated[str, Field(min_length=1, max_length=64)]] | None = Field(
-        default=None, max_length=100, description="Only these accounts; all of them otherwise.", examples=[["ALPHA"]]
+        default=None,
+        max_length=100,
+        description="Only these of the scope's accounts; all of them otherwise.",
+        examples=[["ALPHA"]],
     )
 
 
@@ -197,7 +200,8 @@ class KillBody(BaseModel):
     verdict: Literal["RUNNING", "FLAT", "NOT FLAT", "DECLINED", "NOT KNOWN"] = Field(
         description="NOT KNOWN: a run of another process that nothing was heard of for ten seconds."
     )
-    scope: str
+    scope: str = Field(description="Of the breaker that it tripped.")
+    covers: str = Field(examples=["ALPHA"], description="What of which accounts it speaks of, and nothing else.")
     operator: str
     source: str = Field(examples=["cli"], description="The way in by which it was asked for.")
     host: str = Field(description="Where it runs, or ran.")

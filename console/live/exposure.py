@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal
 
-from breaker.orders import ZERO, Position
-from brokers.protocol import Broker, BrokerError
+from breaker.orders import ZERO, Order, Position
+from brokers.coverage import Coverage
+from brokers.protocol import Broker, BrokerError, Listed
 from brokers.registry import open_broker
 from configuration.settings import AccountSettings, ConfigurationError
 
@@ -26,6 +27,8 @@ class AccountExposure:
     profit: Decimal = ZERO
     """Of the open positions, not realised."""
     positions: tuple[Position, ...] = ()
+    """The largest first."""
+    open_orders: tuple[Order, ...] = ()
     problem: str = ""
 
     @property
@@ -66,24 +69,35 @@ class ExposureReader:
         except BrokerError as error:
             return AccountExposure(name, problem=str(error))
         problem = "; ".join(str(item) for item in (*orders.unreadable, *positions.unreadable))
-        return summarise(name, account.currency, account.equity, len(orders), positions.items, problem)
+        read = AccountExposure(name, account.currency, account.equity, problem=problem)
+        return _holding(read, orders.items, positions.items, len(orders))
 
 
-def summarise(
-    name: str, currency: str, equity: Decimal, orders: int, positions: Sequence[Position], problem: str = ""
+def covered_exposure(accounts: Sequence[AccountExposure], coverage: Coverage) -> tuple[AccountExposure, ...]:
+    """Of each account what a kill switch of that coverage would touch, and of no other account. Pure."""
+    concerned = [account for account in accounts if account.account in coverage.accounts]
+    if coverage.whole_accounts:
+        return tuple(concerned)
+    found = []
+    for account in concerned:
+        orders = coverage.of_orders(Listed(account.open_orders)).items
+        found.append(_holding(account, orders, coverage.of_positions(Listed(account.positions)).items, len(orders)))
+    return tuple(found)
+
+
+def _holding(
+    account: AccountExposure, orders: Sequence[Order], positions: Sequence[Position], open_orders: int
 ) -> AccountExposure:
-    """Pure: sums, and the positions with the largest first."""
+    """The account with what is given of its orders and positions, summed up."""
     held = sorted((position for position in positions if position.quantity), key=lambda p: p.notional, reverse=True)
-    return AccountExposure(
-        account=name,
-        currency=currency,
-        equity=equity,
-        orders=orders,
+    return replace(
+        account,
+        orders=open_orders,
+        open_orders=tuple(orders),
         long=sum((p.notional for p in held if p.quantity > 0), ZERO),
         short=sum((p.notional for p in held if p.quantity < 0), ZERO),
         profit=sum((profit_of(p) for p in held), ZERO),
         positions=tuple(held),
-        problem=problem,
     )
 
 

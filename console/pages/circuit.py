@@ -191,9 +191,15 @@ async def _reset(form: SubmittedForm) -> str:
     return _back(form.scope, "reset")
 
 
-async def _kill_values(context: ConsoleContext, _: str) -> dict[str, Any]:
-    exposure = markup(context.render.exposure(context.live.exposure.watch()))
-    return {"topics": ["exposure"], "exposure": exposure, "word": KILL_CONFIRMATION}
+async def _kill_values(context: ConsoleContext, scope: str) -> dict[str, Any]:
+    coverage = context.kills.coverage(scope)
+    exposure = markup(context.live.exposure_of(coverage))
+    return {
+        "topics": [f"exposure:{coverage.scope}"],
+        "exposure": exposure,
+        "coverage": coverage,
+        "word": KILL_CONFIRMATION,
+    }
 
 
 async def _kill(form: SubmittedForm) -> str:

@@ -9,6 +9,7 @@ from datetime import datetime
 from decimal import Decimal
 from typing import Any
 
+from brokers.coverage import Coverage
 from brokers.protocol import Broker
 from configuration.settings import KillSettings
 from tasks.kill.book import Book
@@ -119,6 +120,8 @@ class AccountRun:
     clock: RunClock
     observe: Callable[[str, Mapping[str, Any]], None]
     progress: AccountProgress
+    coverage: Coverage
+    """What of the account may be touched."""
     opening: OpeningBook = field(default_factory=OpeningBook)
     """What the cost of the exit is measured against."""
     currency: str = ""

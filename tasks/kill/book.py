@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal
 
 from breaker.orders import MarketClock, Order, Position, Unreadable
-from brokers.protocol import Broker, BrokerError
+from brokers.coverage import Coverage
+from brokers.protocol import Broker, BrokerError, Listed
 
 READING_SHARE = 0.5
 """Of the venue's rate limit, what readings may use up; the rest is for cancels and closes."""
@@ -28,6 +29,9 @@ class Book:
     orders: tuple[Order, ...]
     positions: tuple[Position, ...]
     unreadable: tuple[Unreadable, ...] = ()
+    beside: tuple[Position, ...] = ()
+    """Positions that are not covered: they stay, and with them whatever they may be covered by."""
+    unreadable_beside: tuple[Unreadable, ...] = ()
 
     @property
     def held(self) -> tuple[Position, ...]:
@@ -52,14 +56,25 @@ class Book:
     def without(self, dust: Mapping[str, Decimal]) -> Book:
         """The book but for the positions that are still what `dust` says of them."""
         rest = tuple(held for held in self.positions if dust.get(held.symbol) != held.quantity)
-        return Book(self.orders, rest, self.unreadable)
+        return replace(self, positions=rest)
 
 
-async def read_book(broker: Broker) -> Book:
-    """Raises `BrokerError`."""
+async def read_book(broker: Broker, coverage: Coverage) -> Book:
+    """What is covered of the account. Raises `BrokerError`."""
     orders = await broker.open_orders()
-    positions = await broker.positions()
-    return Book(orders.items, positions.items, (*orders.unreadable, *positions.unreadable))
+    return book_of(orders, await broker.positions(), coverage)
+
+
+def book_of(orders: Listed[Order], positions: Listed[Position], coverage: Coverage) -> Book:
+    """What is covered of what the venue lists."""
+    covered, held = coverage.of_orders(orders), coverage.of_positions(positions)
+    return Book(
+        covered.items,
+        held.items,
+        (*covered.unreadable, *held.unreadable),
+        tuple(position for position in positions.items if position not in held.items),
+        tuple(item for item in positions.unreadable if item not in held.unreadable),
+    )
 
 
 class MarketSession:

@@ -67,7 +67,7 @@ class Cancelling:
             return {}
         spared = [o for o in open_orders if o.cancel_id not in symbols and o.status is not OrderStatus.PENDING_CANCEL]
         fresh = [order_id for order_id in due if order_id not in self._asked or not self._asked[order_id].in_bulk]
-        in_bulk = in_bulk and self._broker.capabilities.bulk_cancel
+        in_bulk = in_bulk and self._may_cancel_all
         if in_bulk and len(fresh) >= BULK_CANCEL_FROM and not spared and not self._bulk_failed:
             results = await self._in_bulk(due, now)
         else:
@@ -78,9 +78,13 @@ class Cancelling:
 
     async def cancel_unseen(self) -> None:
         """The orders can't be read, but perhaps they can be cancelled all the same. Raises `BrokerError`."""
-        if self._broker.capabilities.bulk_cancel:
+        if self._may_cancel_all:
             results = await self._broker.cancel_all()
             self._run.record("ORDERS_CANCELED_UNSEEN", answers=len(results))
+
+    @property
+    def _may_cancel_all(self) -> bool:
+        return self._broker.capabilities.bulk_cancel and self._run.coverage.whole_accounts
 
     async def _in_bulk(self, due: Sequence[str], now: float) -> Sequence[CancelResult]:
         try:

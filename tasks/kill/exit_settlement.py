@@ -6,9 +6,10 @@ import asyncio
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 
+from brokers.coverage import Coverage
 from configuration.settings import Settings
 from tasks.kill.pending_exit_store import open_pending_exits
-from tasks.kill.pending_exits import AccountExits, PendingExit, begun, left_by, newer_than, over
+from tasks.kill.pending_exits import AccountExits, PendingExit, begun, is_covered, left_by, newer_than, over
 from tasks.kill.report import KillReport
 from tasks.kill.run import KillRun
 
@@ -28,7 +29,7 @@ async def settle_exits(run: KillRun, report: KillReport) -> KillReport:
     """
     if run.configuration is None:
         return report
-    settled = await asyncio.to_thread(_settle, run.configuration, report, run.scope)
+    settled = await asyncio.to_thread(_settle, run.configuration, report, run.coverage)
     for problem in settled.problems:
         run.record_missing(problem)
     for pending in settled.begun:
@@ -39,17 +40,20 @@ async def settle_exits(run: KillRun, report: KillReport) -> KillReport:
     return replace(report, pending_exits=tuple(settled.pending), missing=tuple(run.missing))
 
 
-def _settle(settings: Settings, report: KillReport, scope: str) -> _Settled:
+def _settle(settings: Settings, report: KillReport, coverage: Coverage) -> _Settled:
+    """What the run did not cover stays pending as it was, whatever became of the rest."""
     now, settled = datetime.now(UTC), _Settled()
     with open_pending_exits(settings) as store:
         reading = store.read()
         for progress in report.accounts:
-            before = reading.of(progress.account)
-            after = left_by(progress, before, incident_id=report.incident_id, scope=scope, now=now)
+            known = reading.of(progress.account)
+            before = tuple(pending for pending in known if is_covered(pending, coverage))
+            others = tuple(pending for pending in known if pending not in before)
+            after = left_by(progress, before, incident_id=report.incident_id, coverage=coverage, now=now)
             if not (before or after or reading.problems):
                 continue
             # What can't be read may hold an exit that is over; a place that is away need not be told of nothing.
-            problems = store.write(AccountExits(progress.account, newer_than(before, now), after))
+            problems = store.write(AccountExits(progress.account, newer_than(known, now), (*others, *after)))
             settled.problems += problems if before or after else []
             settled.pending += after
             settled.begun += begun(before, after)

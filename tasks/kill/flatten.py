@@ -13,7 +13,7 @@ from breaker.orders import ZERO, MarketClock, Order, OrderStatus, Position
 from brokers.protective import can_wait, protective_orders
 from brokers.protocol import BrokerError, BrokerRefused, CloseOrder, CloseOutcome, CloseResult, Listed, Refusal
 from tasks.kill.account import AccountRun, CloseRecord, StuckItem
-from tasks.kill.book import Book, MarketSession, ReadingAllowance, read_book
+from tasks.kill.book import Book, MarketSession, ReadingAllowance, book_of, read_book
 from tasks.kill.cancel import Cancelling, together
 from tasks.kill.ladder import Pace
 from tasks.kill.memory import SymbolMemory, attempt_of, may_close_again, refused, sent, unanswered, untried
@@ -52,6 +52,7 @@ class Flattening:
         self._run = run
         self._lift_lock = lift_lock
         self._broker = run.broker
+        self._coverage = run.coverage
         self._pace = Pace(
             escalate_after=run.settings.escalate_after,
             collars=run.settings.collars,
@@ -91,11 +92,11 @@ class Flattening:
         progressed = time.monotonic()
         while not self._run.overdue:
             try:
-                listed = await self._broker.open_orders()
+                listed = self._coverage.of_orders(await self._broker.open_orders())
                 self._understood()
                 self._run.opening.note_orders(listed.items, self._run.incident_id)
                 unwanted = await self._entries(listed)
-                unread = [item for item in listed.unreadable if item.id]
+                unread = [item for item in listed.unreadable if item.id and self._coverage.covers_unread(item)]
                 self._note_orders(Book(listed.items, (), listed.unreadable))
                 if not unwanted and not unread:
                     if not listed.items:
@@ -116,7 +117,7 @@ class Flattening:
     async def _entries(self, listed: Listed[Order]) -> list[Order]:
         """What goes before anything is closed; positions are read only where something may be protective."""
         ours = self._run.incident_id
-        if self._run.settings.cancel == "all" or self._protective_last is False:
+        if self._run.settings.cancel == "all" or self._protective_last is False or not self._coverage.positions_known:
             return [order for order in listed.items if attempt_of(order, ours) is None]
         positions: Listed[Position] = await self._broker.positions() if listed.items else Listed()
         if listed.items:
@@ -205,7 +206,7 @@ class Flattening:
         enough = len(book.positions) >= BULK_CLOSE_FROM and self._broker.capabilities.bulk_close
         equities = all(position.instrument.session is Session.EXTENDED for position in book.positions)
         alone = not book.orders and not book.unreadable
-        return enough and alone and equities and market is not None and market.is_open
+        return enough and alone and equities and market is not None and market.is_open and self._coverage.whole_accounts
 
     def _plan(self, book: Book, market: MarketClock | None) -> Plan:
         self._notice_delay()
@@ -222,6 +223,8 @@ class Flattening:
             time_is_up=self._run.overdue,
             unreadable=book.unreadable,
             protective_last=bool(self._protective_last),
+            beside=book.beside,
+            unreadable_beside=book.unreadable_beside,
         )
         self._memory = dict(plan.memory)
         return plan
@@ -235,7 +238,8 @@ class Flattening:
         try:
             # What a bulk request hits is not only what was read: no closes may have been sent since.
             in_bulk = not plan.closes
-            refusals = await self._cancelling.cancel(plan.cancels, book.orders, plan.cancel_unread, in_bulk=in_bulk)
+            unread = [item for item in plan.cancel_unread if self._coverage.covers_unread(item)]
+            refusals = await self._cancelling.cancel(plan.cancels, book.orders, unread, in_bulk=in_bulk)
         except BrokerError as error:
             await self._trouble(error)
             return
@@ -375,9 +379,8 @@ class Flattening:
     async def _read_book(self) -> Book:
         read, self._orders_read = self._orders_read, None
         if read is None or time.monotonic() - read[0] > READ_AHEAD:
-            return await read_book(self._broker)
-        positions = await self._broker.positions()
-        return Book(read[1].items, positions.items, (*read[1].unreadable, *positions.unreadable))
+            return await read_book(self._broker, self._coverage)
+        return book_of(read[1], await self._broker.positions(), self._coverage)
 
     def _understood(self) -> None:
         """The venue has let itself be read, so that its refusals before were none of the account."""

@@ -17,7 +17,7 @@ def kill_notifications(report: KillReport, link: str | None) -> list[Notificatio
         Notification(
             kind=NotificationKind.KILL_REPORT,
             incident_id=report.incident_id,
-            title=f"Kill switch: {verdict}",
+            title=f"Kill switch: {verdict}: {report.covers}",
             body="\n".join(lines),
             severity=_severity(report),
             link=link,

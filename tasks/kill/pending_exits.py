@@ -17,6 +17,7 @@ from pydantic import AwareDatetime, TypeAdapter
 
 from breaker.orders import ZERO
 from breaker.store_identity import StoreIdentity
+from brokers.coverage import Coverage
 from tasks.kill.account import AccountProgress
 
 OPENED_FOR = timedelta(seconds=3)
@@ -109,25 +110,36 @@ class Resumption:
         return min(pending.next_try for pending in self.exits)
 
 
+def is_covered(pending: PendingExit, coverage: Coverage) -> bool:
+    """Whether a kill switch that covers so much deals with the exit."""
+    if pending.symbol == WHOLE_ACCOUNT:
+        return coverage.whole_accounts
+    return coverage.covers_symbol(pending.symbol)
+
+
 def left_by(
-    progress: AccountProgress, before: Sequence[PendingExit], *, incident_id: str, scope: str, now: datetime
+    progress: AccountProgress, before: Sequence[PendingExit], *, incident_id: str, coverage: Coverage, now: datetime
 ) -> tuple[PendingExit, ...]:
     """What is pending in an account once a kill switch has ended; nothing when it is flat.
+
+    Nor where it can't be told which positions are covered: nothing would ever end that.
 
     Whatever was stuck is pending, whether a position or an order is left of it. Dust is not, as nobody can close it. An
     account that is not flat, of which nothing more is known, keeps what was pending `before`.
     """
-    if progress.flat:
+    if progress.flat or not coverage.positions_known:
         return ()
+    scope = coverage.scope
     known = {pending.symbol: pending for pending in before}
     if not progress.stuck:
         kept = tuple(_tried_in_vain(replace(pending, incident_id=incident_id, scope=scope), now) for pending in before)
         why = progress.note or f"{progress.phase}; it was not proven flat"
-        return kept or (PendingExit(progress.account, WHOLE_ACCOUNT, ZERO, why, incident_id, scope, now, now),)
+        left = coverage.symbol or WHOLE_ACCOUNT
+        return kept or (PendingExit(progress.account, left, ZERO, why, incident_id, scope, now, now),)
     found = []
     for item in progress.stuck:
         earlier = known.get(item.symbol)
-        left = PendingExit(
+        pending = PendingExit(
             account=progress.account,
             symbol=item.symbol,
             quantity=item.quantity,
@@ -138,9 +150,9 @@ def left_by(
             tried_at=now,
             resume_at=item.until if item.until is not None and item.until > now else None,
         )
-        if earlier is not None and left.resume_at is None and earlier.resume_at is None:
-            left = replace(left, tries=earlier.tries + 1)
-        found.append(left)
+        if earlier is not None and pending.resume_at is None and earlier.resume_at is None:
+            pending = replace(pending, tries=earlier.tries + 1)
+        found.append(pending)
     return tuple(found)
 
 

@@ -66,6 +66,8 @@ def plan_round(
     time_is_up: bool = False,
     unreadable: Sequence[Unreadable] = (),
     protective_last: bool = False,
+    beside: Sequence[Position] = (),
+    unreadable_beside: Sequence[Unreadable] = (),
 ) -> Plan:
     """Decide one round for one account.
 
@@ -78,11 +80,13 @@ def plan_round(
         time_is_up: nothing more will be tried, so that whatever is left is stuck.
         unreadable: what the venue lists and can't be understood.
         protective_last: whether stops and take-profits stay until the close of their position is about to be sent.
+        beside: the account's other positions, which stay, and which what is closed here may cover.
+        unreadable_beside: the same of what can't be understood.
     """
     held = {position.symbol: position for position in positions if position.quantity != ZERO}
     working = by_symbol(orders)
     blocked = {item.symbol: str(item) for item in unreadable if item.symbol}
-    covers = covering(held, unreadable)
+    covers = covering({p.symbol: p for p in (*beside, *held.values())}, (*unreadable, *unreadable_beside))
     cancels: list[Order] = []
     closes: list[CloseOrder] = []
     kept = {symbol: gone(memory[symbol], now) for symbol in memory}

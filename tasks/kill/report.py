@@ -53,6 +53,10 @@ class KillReport(AccountsTogether):
     incident_id: str
     reason: str
     operator: str
+    scope: str
+    """Of the breaker that was tripped."""
+    covers: str
+    """What of which accounts it speaks of, and nothing else."""
     started_at: datetime
     halted_after: float | None
     first_sweep_after: float | None
@@ -113,6 +117,8 @@ def markdown(report: KillReport) -> str:
     verdict = "FLAT" if report.flat else "NOT FLAT"
     lines = [
         f"# Kill switch: {verdict}",
+        "",
+        f"{_cell(report.covers)} (scope `{report.scope}`)",
         "",
         f"Incident `{report.incident_id}` · {report.started_at:%Y-%m-%d %H:%M:%S} UTC · by {_cell(report.operator)}",
         "",

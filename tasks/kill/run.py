@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from breaker.uuid7 import uuid7
+from brokers.coverage import Coverage
 from brokers.protocol import Broker
 from configuration.settings import KillSettings, Settings
 from tasks.kill.account import AccountProgress, AccountRun, Observer, RunClock
@@ -44,7 +45,7 @@ class KillRun:
     breaker: AsyncCircuitBreaker
     brokers: Mapping[str, Broker]
     settings: KillSettings
-    scope: str = "global"
+    coverage: Coverage
     source: str = "flow"
     """The way in by which it was asked for."""
     run_id: str = field(default_factory=uuid7)
@@ -87,12 +88,25 @@ class KillRun:
     def __post_init__(self) -> None:
         self.clock = RunClock(self.settings.deadline)
         self.accounts = {
-            name: AccountRun(broker, self.incident_id, self.settings, self.clock, self._observe, AccountProgress(name))
+            name: AccountRun(
+                broker,
+                self.incident_id,
+                self.settings,
+                self.clock,
+                self._observe,
+                AccountProgress(name),
+                self.coverage,
+            )
             for name, broker in self.brokers.items()
         }
         if self.configuration is not None:
             settings = self.configuration
             self.locks = {name: AccountLock(account, settings, self.scope) for name, account in self.accounts.items()}
+
+    @property
+    def scope(self) -> str:
+        """Of the breaker that it trips."""
+        return self.coverage.scope
 
     @property
     def progress(self) -> dict[str, AccountProgress]:
@@ -136,6 +150,8 @@ def make_report(run: KillRun) -> KillReport:
         incident_id=run.incident_id,
         reason=run.reason,
         operator=run.operator,
+        scope=run.scope,
+        covers=str(run.coverage),
         started_at=run.started_at,
         halted_after=run.halted_after,
         first_sweep_after=run.first_sweep_after,

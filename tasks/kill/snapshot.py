@@ -11,6 +11,7 @@ from typing import TypeVar
 
 from breaker.instruments import Session
 from breaker.orders import ZERO, Account, MarketClock, Position
+from brokers.coverage import Coverage
 from brokers.protective import can_wait, protective_orders
 from brokers.protocol import Broker, BrokerError, Capabilities
 from tasks.kill.book import Book, read_book
@@ -56,13 +57,13 @@ class Snapshot:
         return self.long_notional + self.short_notional
 
 
-async def take_snapshot(broker: Broker, *, lock_is_ours: bool = False) -> Snapshot:
-    """Read one account. Raises `BrokerError` when its book can't be read; the rest is done without.
+async def take_snapshot(broker: Broker, coverage: Coverage, *, lock_is_ours: bool = False) -> Snapshot:
+    """Read what is covered of one account. Raises `BrokerError` when the book can't be read; else does without.
 
     With `lock_is_ours` trading is suspended, if it is, by an earlier kill switch, and this one lifts that to close.
     """
     book, market, account = await asyncio.gather(
-        read_book(broker), _if_told(broker.clock()), _if_told(broker.account())
+        read_book(broker, coverage), _if_told(broker.clock()), _if_told(broker.account())
     )
     return Snapshot(
         account=broker.name,
@@ -74,7 +75,14 @@ async def take_snapshot(broker: Broker, *, lock_is_ours: bool = False) -> Snapsh
         equity=account.equity if account else None,
         book=book,
         market=market,
-        forecast=forecast(book, account, market, broker.capabilities, lock_is_ours=lock_is_ours),
+        forecast=forecast(
+            book,
+            account,
+            market,
+            broker.capabilities,
+            lock_is_ours=lock_is_ours,
+            in_bulk=coverage.whole_accounts,
+        ),
     )
 
 
@@ -94,14 +102,18 @@ def forecast(
     capabilities: Capabilities,
     *,
     lock_is_ours: bool = False,
+    in_bulk: bool = True,
 ) -> Forecast:
-    """Pure: the requests that an undisturbed run needs, and what it already knows it cannot close."""
+    """Pure: the requests that an undisturbed run needs, and what it already knows it cannot close.
+
+    `in_bulk` says whether the book is all of the account, so that bulk requests may be used.
+    """
     orders, positions = book.open_orders, book.open_positions
     protective = len(protective_orders(book.orders, book.positions))
     read = max(1, math.ceil(orders / capabilities.page_size)) + 1
-    cancels = 1 if capabilities.bulk_cancel and orders >= BULK_CANCEL_FROM and not protective else orders
+    cancels = 1 if in_bulk and capabilities.bulk_cancel and orders >= BULK_CANCEL_FROM and not protective else orders
     is_open = market is not None and market.is_open
-    closes = 1 if capabilities.bulk_close and is_open and positions >= BULK_CLOSE_FROM else positions
+    closes = 1 if in_bulk and capabilities.bulk_close and is_open and positions >= BULK_CLOSE_FROM else positions
     requests = read + cancels + read + closes + 2 * read
     limit = capabilities.requests_per_minute
     floor = 60.0 * ((requests - 1) // limit) if limit else 0.0

@@ -55,6 +55,8 @@ class KillStatus(AccountsTogether):
     halt_problem: str = ""
     unconfirmed: str | None = None
     """Why the trip is not known to outlive a crash of Redis."""
+    covers: str = ""
+    """What of which accounts it speaks of; empty of a run that did not tell."""
     silent_for: float = 0.0
     """Seconds for which nothing was heard of it."""
 
@@ -98,6 +100,7 @@ def kill_status(run: KillRun) -> KillStatus:
         accounts=tuple(replace(account, closes=account.closes[-CLOSES:]) for account in progress),
         missing=tuple(run.missing),
         reported=report is not None,
+        covers=str(run.coverage),
         over=False,
         declined=run.declined,
         costs=() if report is None else tuple(without_fills(cost, COST_LINES) for cost in report.costs),

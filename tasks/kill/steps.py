@@ -91,7 +91,7 @@ async def take_snapshot(account: str) -> dict[str, Any]:
     Tried once, beside the cancels: a venue that can't be read now must not keep anything waiting.
     """
     run = current_kill.get()
-    taken = await snapshot.take_snapshot(run.brokers[account])
+    taken = await snapshot.take_snapshot(run.brokers[account], run.coverage)
     _flattening(run, account).note_market(taken.market)
     run.accounts[account].note_book(taken.book)
     run.accounts[account].currency = taken.currency or run.accounts[account].currency
@@ -141,9 +141,10 @@ async def verify_flat(account: str) -> bool:
     """Two agreeing readings of the venue, then a watch for late fills."""
     run = current_kill.get()
     run.update(account, phase="verifying")
-    flat = await verify.verify_flat(run.accounts[account])
-    run.update(account, phase="flat" if flat else "not flat after all")
-    return flat
+    verified = await verify.verify_flat(run.accounts[account])
+    without_positions = "flat" if run.coverage.positions_known else "orders gone, positions not known"
+    run.update(account, phase=without_positions if verified else "not flat after all")
+    return verified
 
 
 @_step("Read what the exit cost", "read-cost-{account}", timeout=cost_reading.COST_WITHIN + 1, retries=0)

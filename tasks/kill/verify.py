@@ -7,6 +7,7 @@ import time
 from collections import Counter
 
 from breaker.orders import ZERO
+from brokers.coverage import POSITIONS_UNKNOWN
 from brokers.protocol import BrokerError
 from tasks.kill.account import AccountRun, StuckItem
 from tasks.kill.book import Book, read_book
@@ -28,7 +29,7 @@ def reappeared(book: Book) -> list[StuckItem]:
 
 
 async def verify_flat(run: AccountRun) -> bool:
-    """Whether the account is flat.
+    """Whether nothing is left of what the run covers of the account; it is flat then, where positions can be told.
 
     Two readings `settle` seconds apart must both show no order and no position; then the venue is read on for `guard`
     seconds, because a fill can be reported after its order was called cancelled. Anything that appears makes it False.
@@ -40,7 +41,7 @@ async def verify_flat(run: AccountRun) -> bool:
     dust = {item.symbol: item.quantity for item in run.progress.dust}
     while True:
         try:
-            read = await read_book(broker)
+            read = await read_book(broker, run.coverage)
             run.note_book(read)
             book = read.without(dust)
         except BrokerError as error:
@@ -63,6 +64,10 @@ async def verify_flat(run: AccountRun) -> bool:
         run.update(orders_open=0, positions_open=0)
         standing = time.monotonic() - since
         if readings >= 2 and standing >= settings.settle + settings.guard:
+            if not run.coverage.positions_known:
+                run.update(positions_at_start=None, positions_open=None, notional_at_start=None, note=POSITIONS_UNKNOWN)
+                run.record("ORDERS_GONE", after_seconds=round(flat_after, 3), readings=readings)
+                return True
             run.update(flat=True, flat_after=flat_after)
             run.record("ACCOUNT_FLAT", after_seconds=round(flat_after, 3), readings=readings)
             return True

@@ -8,6 +8,7 @@ from decimal import Decimal
 
 from breaker.orders import Side
 from brokers.alpaca import AlpacaBroker
+from brokers.coverage import coverage_of
 from brokers.protocol import CancelResult, CloseOrder
 from brokers.sweep import first_sweep
 from sandbox.exchange.scenario import parse
@@ -35,8 +36,9 @@ async def test_a_sweep_asks_every_account_and_says_what_each_answered() -> None:
             Broken("BROKEN", exchange.url, "key", "secret"),
             AlpacaBroker("HASTY", hung, "key", "secret", timeout=0.05),
         ]
+        covered = coverage_of("global", [broker.name for broker in brokers])
         with in_time(1.5):
-            swept = {result.account: result for result in await first_sweep(brokers, timeout=1.5)}
+            swept = {result.account: result for result in await first_sweep(brokers, 1.5, coverage=covered)}
         for broker in brokers:
             await broker.aclose()
         assert (swept["GOOD"].accepted, swept["GOOD"].refused, swept["GOOD"].problem) == (26, 4, "")
@@ -64,13 +66,16 @@ mode = "hold"
     with PaperExchangeThread(parse(book)) as exchange:
         broker = AlpacaBroker("GOOD", exchange.url, "key", "secret")
         await broker.close(CloseOrder("AAPL", Side.SELL, Decimal(10), "incident-AAPL-1"))
-        (swept,) = await first_sweep([broker], 1.5, is_close=lambda order: order.client_order_id == "incident-AAPL-1")
+        covered = coverage_of("global", ["GOOD"])
+        (swept,) = await first_sweep(
+            [broker], 1.5, is_close=lambda order: order.client_order_id == "incident-AAPL-1", coverage=covered
+        )
         (left,) = await broker.open_orders()
         assert (swept.accepted, left.client_order_id) == (1, "incident-AAPL-1")
-        (swept,) = await first_sweep([broker], 1.5)
+        (swept,) = await first_sweep([broker], 1.5, coverage=covered)
         assert swept.accepted == 1 and not await broker.open_orders()
         await broker.aclose()
 
 
 async def test_no_account_is_no_trouble() -> None:
-    assert await first_sweep([], timeout=0.1) == []
+    assert await first_sweep([], timeout=0.1, coverage=coverage_of("global", ())) == []

@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 
 from brokers.alpaca import AlpacaBroker
+from brokers.coverage import coverage_of
 from brokers.sweep import first_sweep
 from configuration.settings import KillSettings
 from sandbox.embedded_redis import EmbeddedRedis
@@ -321,7 +322,7 @@ def test_the_kill_switch_as_a_process(
 async def test_the_kill_switch(name: str, begin: Any, venue: PaperExchangeThread, redis_server: EmbeddedRedis) -> None:
     case = begin(name)
     broker = AlpacaBroker("PAPER", venue.url, "key", "secret", timeout=2.0)
-    await first_sweep([broker], timeout=2.0)
+    await first_sweep([broker], timeout=2.0, coverage=coverage_of("global", ["PAPER"]))
     await broker.aclose()
     settings = KillSettings(**{**PACE, **case.settings})
     report = await kill(venue, redis_server.url, settings=settings, timeout=2.0)

@@ -10,8 +10,9 @@ import redis
 from pydantic import SecretStr
 
 from breaker import CircuitBreaker
+from breaker.errors import InvalidInput
 from brokers.sweep import SweepResult
-from configuration.settings import AccountSettings, ConfigurationError, Settings
+from configuration.settings import AccountSettings, Settings
 from flows.kill_context import open_kill_run, record_sweep
 from sandbox.embedded_redis import EmbeddedRedis
 from tests.helpers import eventually
@@ -46,7 +47,7 @@ async def test_without_redis_a_run_has_an_incident_of_its_own(settings: Settings
 async def test_only_the_accounts_asked_for(settings: Settings) -> None:
     async with open_kill_run(reason="r", operator="o", accounts=["BETA"], settings=settings) as run:
         assert list(run.brokers) == list(run.progress) == ["BETA"]
-    with pytest.raises(ConfigurationError, match=r"no account GAMMA is configured .*ALPHA, BETA.*nothing was sent"):
+    with pytest.raises(InvalidInput, match=r"No account GAMMA is configured .*ALPHA, BETA.*nothing changed"):
         async with open_kill_run(reason="r", operator="o", accounts=["BETA", "GAMMA"], settings=settings):
             pytest.fail("it must not open")
 

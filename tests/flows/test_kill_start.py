@@ -14,6 +14,7 @@ from breaker import CircuitBreaker
 from breaker.pending_trips import PendingTrip, PendingTrips
 from breaker.state import Status
 from breaker.trip_reasons import TripReason
+from brokers.coverage import coverage_of
 from brokers.registry import open_brokers
 from brokers.sweep import SweepResult
 from configuration.breakers import async_breaker_of, make_or_store_trip, requested_trip
@@ -89,7 +90,7 @@ class Journal(KillDisplay):
 
 def start_of(settings: Settings) -> KillStart:
     trip = requested_trip(TripReason.KILL_SWITCH, operator="ada", why="drill", scope="global", source="cli")
-    return KillStart(trip=trip, reason="drill", accounts=tuple(settings.accounts))
+    return KillStart(trip=trip, reason="drill", coverage=coverage_of("global", settings.accounts))
 
 
 def way_of(settings: Settings) -> Callable[[PendingTrip], Awaitable[Status]]:

@@ -16,6 +16,7 @@ import redis.asyncio
 from breaker import AsyncCircuitBreaker
 from breaker.uuid7 import uuid7
 from brokers.alpaca import AlpacaBroker
+from brokers.coverage import Coverage, coverage_of
 from brokers.protocol import Broker
 from configuration.settings import KillSettings
 from flows.drivers import without_prefect
@@ -136,6 +137,7 @@ async def kill(
     secret: str = "secret",
     redis_timeout: float = 1.0,
     trip_event_id: str | None = None,
+    coverage: Coverage | None = None,
     through: Callable[[AlpacaBroker], Broker] = lambda broker: broker,
 ) -> KillReport:
     """One kill switch from its start to its report, on connections of its own, without an orchestrator."""
@@ -150,6 +152,7 @@ async def kill(
         breaker=AsyncCircuitBreaker(client, timeout=redis_timeout),
         brokers={"PAPER": through(broker)},
         settings=settings or kill_settings(),
+        coverage=coverage or coverage_of("global", ["PAPER"]),
         trip_event_id=trip_event_id,
     )
     token = current_kill.set(run)

@@ -15,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from breaker.store_identity import IDENTITY_KEY, StoreIdentity
+from brokers.coverage import coverage_of
 from sandbox.embedded_redis import EmbeddedRedis
 from tasks.checks.measurement import Colour
 from tasks.checks.pending_exits import judge_overdue, judge_pending_exits
@@ -38,6 +39,7 @@ from tasks.kill.pending_exits import (
     to_json,
 )
 
+EVERYTHING = coverage_of("global", ["ALPHA"])
 NOW = datetime(2026, 11, 24, 20, tzinfo=UTC)
 OPENS = NOW + timedelta(hours=18)
 MINUTE = timedelta(minutes=1)
@@ -52,7 +54,7 @@ def left(
     *items: StuckItem, before: tuple[PendingExit, ...] = (), now: datetime = NOW, flat: bool = False, note: str = ""
 ) -> tuple[PendingExit, ...]:
     progress = AccountProgress("ALPHA", phase="failed" if note else "flattening", stuck=items, flat=flat, note=note)
-    return left_by(progress, before, incident_id="incident", scope="global", now=now)
+    return left_by(progress, before, incident_id="incident", coverage=EVERYTHING, now=now)
 
 
 # --- What is pending, and when it is tried again ----------------------------------------------------------------------
@@ -62,7 +64,7 @@ def test_a_flat_account_leaves_nothing_and_dust_is_nothing() -> None:
     before = left(stuck())
     assert left(flat=True, before=before) == ()
     dusty = AccountProgress("ALPHA", dust=(stuck(quantity="0.000000005"),), flat=True)
-    assert left_by(dusty, (), incident_id="i", scope="global", now=NOW) == ()
+    assert left_by(dusty, (), incident_id="i", coverage=EVERYTHING, now=NOW) == ()
 
 
 def test_what_waits_for_the_open_is_tried_once_it_has_been_open_for_a_moment() -> None:
