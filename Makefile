@@ -60,7 +60,7 @@ circuit-init: $(READY) ## Write the first state               [SCOPE=…]
 circuit-history: $(READY) ## The latest transitions              [SCOPE=…]
 	@$(BIN)/breaker history --scope "$$SCOPE"
 
-kill-switch: $(READY) ## Halt, cancel, flatten, prove it     REASON="why" [YES=1 doesn't ask] [OPERATOR=you]
+kill-switch: $(READY) ## Halt, cancel, flatten, prove it     REASON="why" [YES=1 doesn't ask] [OPERATOR=you] [SCOPE=…]
 	@$(BIN)/breaker kill --scope "$$SCOPE" $(WHO) $(WHY) $(if $(YES),--yes)
 
 .PHONY: standby

@@ -61,7 +61,8 @@ def kill_by_console(
 def _coverage(scope: str, asked: Sequence[str]) -> Coverage:
     """What is asked for, as far as it can be told without knowing the console's accounts. Raises InvalidInput."""
     kind, _, name = scope.partition(":")
-    return coverage_of(scope, [name.upper()] if kind == "account" and name else [each.upper() for each in asked], asked)
+    named = [name.upper()] if kind == "account" and name else []
+    return coverage_of(scope, [*named, *(each.upper() for each in asked)], asked)
 
 
 def _follow(console: ConsoleClient, run: dict[str, Any], quiet: bool) -> dict[str, Any]:

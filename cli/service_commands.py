@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from brokers.coverage import coverage_of
 from cli.exit_codes import EPILOG
 from cli.options import ScopeOption
 from configuration.fingerprint import configuration_fingerprint
@@ -40,11 +41,13 @@ def renew(
     name: NameArgument,
     within: Annotated[float, typer.Option("--within", help="Seconds in which the next renewal must come.")],
     scope: ScopeOption = "global",
-    kill: Annotated[bool, typer.Option("--kill", help="Silence also flattens the scope's accounts.")] = False,
+    kill: Annotated[bool, typer.Option("--kill", help="Silence also flattens what the scope covers.")] = False,
 ) -> None:
     """Give a sign of life; the first one arms the switch."""
     from breaker.deadman import DeadMansSwitch  # noqa: PLC0415
 
+    if kill:
+        coverage_of(scope, ())  # refused now, and not when it has fallen silent
     with redis_client(load_settings()) as redis:
         DeadMansSwitch(redis, name, within, scope=scope, action="kill" if kill else "trip").renew()
     typer.echo(f"{name} is to be renewed within {within:g} s; silence {'kills' if kill else 'trips'} {scope}")

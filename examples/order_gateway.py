@@ -46,7 +46,12 @@ class NewOrder(BaseModel):
     normal_quantity: Decimal | None = None
     type: OrderType = OrderType.MARKET
     limit_price: Decimal | None = None
-    client_order_id: str = Field(default_factory=uuid7)
+    client_order_id: str = Field(default_factory=lambda order: _tagged(order.get("strategy")))
+
+
+def _tagged(strategy: str | None) -> str:
+    """A client order id that says whose the order is, so that a kill of `strategy:NAME` cancels it."""
+    return f"{strategy}:{uuid7()}" if strategy else uuid7()
 
 
 @dataclass(frozen=True, slots=True)

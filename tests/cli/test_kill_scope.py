@@ -4,109 +4,25 @@ from __future__ import annotations
 
 import json
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 import redis
+from pydantic import SecretStr
 
 from breaker import CircuitBreaker
+from configuration.settings import KillSettings, Settings
+from console.auth.permissions import Role
 from sandbox.embedded_redis import EmbeddedRedis
-from sandbox.exchange.scenario import parse
-from sandbox.exchange.server import PaperExchangeThread
 from tests.cli.conftest import ROOT, RunCli, WriteConfiguration
 from tests.cli.test_circuit_commands import state_of
 from tests.cli.test_kill_command import PACE, Terminal
+from tests.console.harness import Console
+from tests.two_accounts import EVERYTHING, NOTHING, WITHOUT_AAPL, WITHOUT_MEANREV, Venues
 
-CALL = "AAPL261218C00200000"
-BOOK = f"""
-rate_limit = 100000
-prices.AAPL = 200
-prices.MSFT = 400
-positions = [
-    {{ symbol = "AAPL", qty = 10 }}, {{ symbol = "MSFT", qty = 5 }}, {{ symbol = "{CALL}", qty = 2, price = 4 }},
-]
-[[orders]]
-symbol = "AAPL"
-qty = 1
-side = "buy"
-limit_price = 100
-client_order_id = "meanrev:1"
-[[orders]]
-symbol = "AAPL"
-qty = 1
-side = "buy"
-limit_price = 100
-client_order_id = "trend:1"
-[[orders]]
-symbol = "MSFT"
-qty = 1
-side = "buy"
-limit_price = 100
-client_order_id = "meanrev-2"
-[[orders]]
-symbol = "MSFT"
-qty = 1
-side = "buy"
-limit_price = 100
-client_order_id = "meanreversion:1"
-[[orders]]
-symbol = "{CALL}"
-qty = 1
-side = "buy"
-limit_price = 0.10
-client_order_id = "trend:2"
-"""
-POSITIONS = {"AAPL": "10", "MSFT": "5", CALL: "2"}
-ORDERS = {"meanrev:1", "trend:1", "meanrev-2", "meanreversion:1", "trend:2"}
-OF_AAPL = {"meanrev:1", "trend:1", "trend:2"}
-OF_MEANREV = {"meanrev:1", "meanrev-2"}
-NOTHING: tuple[dict[str, str], set[str]] = ({}, set())
-EVERYTHING = (POSITIONS, ORDERS)
-WITHOUT_AAPL = ({"MSFT": "5"}, ORDERS - OF_AAPL)
-WITHOUT_MEANREV = (POSITIONS, ORDERS - OF_MEANREV)
-
-
-class Venues:
-    """ALPHA and BETA, each at a venue of its own."""
-
-    def __init__(self) -> None:
-        self._running = {name: PaperExchangeThread(parse(BOOK)) for name in ("ALPHA", "BETA")}
-
-    def __enter__(self) -> Venues:
-        for venue in self._running.values():
-            venue.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for venue in self._running.values():
-            venue.stop()
-
-    def __getitem__(self, account: str) -> PaperExchangeThread:
-        return self._running[account]
-
-    def configuration(self, redis_url: str, *accounts: str) -> str:
-        sections = (
-            f'[accounts.{name}]\nbase_url = "{self[name].url}"\nkey_id = "key"\nsecret_key = "secret"\n'
-            for name in accounts or self._running
-        )
-        return f'redis_url = "{redis_url}"\n{PACE}' + "".join(sections)
-
-    def left(self, account: str) -> tuple[dict[str, str], set[str]]:
-        """Positions, and open orders by their client order ids, as the venue itself has them."""
-        venue = self[account]
-        keys = {"APCA-API-KEY-ID": "key", "APCA-API-SECRET-KEY": "secret"}
-        answer = httpx.get(f"{venue.url}/v2/orders", params={"status": "open", "limit": 500}, headers=keys)
-        report = venue.report()
-        assert report["violations"] == []
-        return report["positions"], {order["client_order_id"] for order in answer.raise_for_status().json()}
-
-    def untouched(self, account: str) -> bool:
-        """Nobody has so much as asked for an order, a cancel or a close there."""
-        requests: Mapping[str, int] = self[account].report()["requests"]
-        wrote = [route for route in requests if not route.startswith("GET")]
-        return wrote == [] and self.left(account) == EVERYTHING
+QUICK = KillSettings(settle=0.2, guard=0.2, poll_interval=0.05, record_wait=0.1, orchestrator_wait=0.5)
 
 
 @pytest.fixture
@@ -119,7 +35,7 @@ def venues() -> Iterator[Venues]:
 def two(
     venues: Venues, redis_server: EmbeddedRedis, configured: redis.Redis, write_configuration: WriteConfiguration
 ) -> redis.Redis:
-    write_configuration(venues.configuration(redis_server.url))
+    write_configuration(f'redis_url = "{redis_server.url}"\n{PACE}{venues.sections()}')
     return configured
 
 
@@ -268,3 +184,27 @@ def test_resuming_takes_whole_accounts(two: redis.Redis, venues: Venues, breaker
     assert venues.left("ALPHA") == NOTHING
     assert venues.untouched("BETA")
     assert state_of(two) != "TRIPPED"
+
+
+def test_a_console_is_asked_for_the_scope_and_says_what_was_made_flat(
+    two: redis.Redis,
+    venues: Venues,
+    redis_server: EmbeddedRedis,
+    environment: dict[str, str],
+    breaker_cli: RunCli,
+    tmp_path: Path,
+) -> None:
+    settings = Settings(
+        redis_url=SecretStr(redis_server.url), state_dir=tmp_path / "console", accounts=venues.settings(), kill=QUICK
+    )
+    with Console(settings) as console:
+        environment["BREAKER_URL"] = console.url
+        environment["BREAKER_TOKEN"] = console.api(Role.OPERATOR).headers["authorization"].removeprefix("Bearer ")
+        refused = breaker_cli("kill", "--scope", "account:ALPHA", "--account", "BETA")
+        assert refused.returncode == 2 and "BETA is outside of the scope account:ALPHA" in refused.stderr
+        assert tripped(two) == set()
+        killed = breaker_cli("kill", "--yes", "--scope", "symbol:AAPL", "--account", "BETA")
+    assert killed.returncode == 0, killed.stderr
+    assert killed.stdout.splitlines()[-1].endswith("s: AAPL and the options on it in BETA")
+    assert venues.untouched("ALPHA") and venues.left("BETA") == WITHOUT_AAPL
+    assert tripped(two) == {"symbol:AAPL"}

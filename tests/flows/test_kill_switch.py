@@ -6,6 +6,8 @@ import os
 import signal
 import socket
 import sqlite3
+import subprocess
+import sys
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -13,14 +15,18 @@ from typing import Any
 import httpx
 import psutil
 import pytest
+import redis
 
+from breaker import CircuitBreaker
 from breaker.uuid7 import uuid7
 from sandbox.child_process import free_port
+from sandbox.embedded_redis import EmbeddedRedis
 from sandbox.exchange.server import PaperExchange
 from sandbox.prefect_server import PrefectServer
 from tests.conftest import PrefectHome
 from tests.flows.conftest import Start
 from tests.helpers import BUSY, FULL, eventually
+from tests.two_accounts import NOTHING, Venues
 
 BOOK = "[book]\norders = 20\npositions = 8\n"
 SLOW = BOOK + "[fills]\ndelay = 1.5\n"
@@ -185,3 +191,28 @@ def test_killed_while_flattening_and_started_again_it_ends_flat_without_a_second
 
 def wait_for_closes(paper: PaperExchange, number: int) -> None:
     eventually(lambda: sum(paper.report()["closes"].values()) >= number, every=0.02)
+
+
+def test_a_deployments_scope_decides_what_is_touched(
+    prefect: PrefectServer, redis_server: EmbeddedRedis, redis_client: redis.Redis, tmp_path: Path
+) -> None:
+    with Venues() as venues:
+        configuration = tmp_path / "breaker.toml"
+        configuration.write_text(
+            f'redis_url = "{redis_server.url}"\nstate_dir = "{tmp_path / "state"}"\n'
+            f"[kill]\npoll_interval = 0.05\nsettle = 0.2\nguard = 0.4\n{venues.sections()}"
+        )
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("BREAKER_")}
+        environment |= {"BREAKER_CONFIG": str(configuration), "PREFECT_API_URL": prefect.api_url}
+        environment["PREFECT_HOME"] = str(tmp_path / "home")
+        incident = uuid7()
+        parameters = {"reason": "a test", "incident_id": incident, "scope": "account:BETA"}
+        code = f"import asyncio, flows.kill_switch as k; asyncio.run(k.kill_switch(**{parameters}, return_state=True))"
+        subprocess.run(
+            [sys.executable, "-c", code], cwd=Path(__file__).parents[2], env=environment, check=True, timeout=90
+        )
+        run = flow_run(prefect, incident, "COMPLETED")
+        assert run["state"]["message"].startswith("FLAT ") and run["state"]["message"].endswith(": BETA")
+        assert venues.untouched("ALPHA") and venues.left("BETA") == NOTHING
+    assert CircuitBreaker(redis_client, "account:BETA").get_state().value == "TRIPPED"
+    assert CircuitBreaker(redis_client).get_state().value != "TRIPPED"

@@ -79,6 +79,23 @@ def test_an_order_is_held_by_the_breakers_that_it_belongs_to(order: OrderIntent,
     assert bool(ask(order, GLOBAL_OPEN, view("account:ALPHA", ScopeState.TRIPPED))) is passes
 
 
+@pytest.mark.parametrize(
+    ("scope", "symbol", "passes"),
+    [
+        ("symbol:AAPL", "AAPL", False),
+        ("symbol:AAPL", "AAPL261218C00200000", False),
+        ("symbol:AAPL261218C00200000", "AAPL", True),
+        ("symbol:BTCUSD", "BTC/USD", False),
+        ("symbol:BRK.B", "BRKB261218P00400000", False),
+        ("symbol:AAPL", "AAP", True),
+    ],
+)
+def test_the_breaker_of_a_symbol_holds_every_spelling_of_it_and_the_options_on_it(
+    scope: str, symbol: str, passes: bool
+) -> None:
+    assert bool(ask(OrderIntent(symbol, "buy", 1), GLOBAL_OPEN, view(scope, ScopeState.TRIPPED))) is passes
+
+
 def test_the_strictest_scope_wins() -> None:
     quiet = view("strategy:s", ScopeState.QUIET_PERIOD, QuietPeriod(ends=100.0, length=100.0))
     order = OrderIntent("AAPL", "buy", 20, account="A", strategy="s")
