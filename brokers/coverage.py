@@ -35,6 +35,8 @@ class Coverage:
     """Canonical; only this one, with every option on it, unless empty."""
     strategy: str = ""
     """Only orders that carry its tag, unless empty. Positions carry none."""
+    every_account: bool = False
+    """All accounts that are configured are meant, and not only those that are named."""
 
     @property
     def whole_accounts(self) -> bool:
@@ -127,13 +129,13 @@ def coverage_of(scope: str, configured: Iterable[str], asked: Iterable[str] = ()
     narrowed = tuple(dict.fromkeys(name.upper() for name in asked))
     kind, _, name = scope.partition(":")
     if scope == GLOBAL:
-        covered = Coverage(scope, known)
+        covered = Coverage(scope, known, every_account=True)
     elif kind == "account" and name:
         covered = Coverage(f"account:{name.upper()}", (name.upper(),))
     elif kind == "symbol" and name:
-        covered = Coverage(f"symbol:{canonical_symbol(name)}", known, symbol=canonical_symbol(name))
+        covered = Coverage(f"symbol:{canonical_symbol(name)}", known, symbol=canonical_symbol(name), every_account=True)
     elif kind == "strategy" and name:
-        covered = Coverage(scope, known, strategy=name)
+        covered = Coverage(scope, known, strategy=name, every_account=True)
     else:
         raise InvalidInput(
             f"A kill switch can't tell what {scope} covers; nothing changed, not even halted. Name global, "
@@ -151,7 +153,7 @@ def coverage_of(scope: str, configured: Iterable[str], asked: Iterable[str] = ()
             f"The account {', '.join(outside)} is outside of the scope {covered.scope}; nothing changed, not even "
             "halted. Name a scope that covers it."
         )
-    return replace(covered, accounts=narrowed or covered.accounts)
+    return replace(covered, accounts=narrowed, every_account=False) if narrowed else covered
 
 
 def carries_tag(order: Order, strategy: str) -> bool:

@@ -11,6 +11,7 @@ from cli.exit_codes import EPILOG
 from cli.options import ScopeOption
 from configuration.fingerprint import configuration_fingerprint
 from configuration.redis_clients import redis_client
+from configuration.running import RunningConfiguration
 from configuration.settings import load_settings
 
 deadman_app = typer.Typer(
@@ -34,7 +35,8 @@ def standby() -> None:
     """Stay resident with everything open, so that a kill begins within milliseconds. Until SIGTERM or Ctrl-C."""
     from services.standby import stand_by  # noqa: PLC0415  everything slow is behind it
 
-    stand_by(load_settings(), configuration_fingerprint())
+    fingerprint = configuration_fingerprint()
+    stand_by(RunningConfiguration.load(), fingerprint)
 
 
 def renew(

@@ -16,7 +16,7 @@ from starlette.types import ASGIApp
 
 from breaker import BreakerError
 from breaker.errors import InvalidInput
-from configuration.settings import Settings
+from configuration.running import RunningConfiguration
 from console.actions.authorization import Denied
 from console.actions.recovery import NothingAsked
 from console.api.application import create_api
@@ -49,16 +49,16 @@ class Application:
     end_streams: Callable[[], None]
 
 
-def create_app(settings: Settings) -> Application:
+def create_app(running: RunningConfiguration) -> Application:
     """Everything is opened when the application starts and closed when it ends.
 
     The tables must be there: `console.serve.prepare`.
     """
-    api = create_api()
+    settings, api = running.settings, create_api()
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        context = ConsoleContext(settings)
+        context = ConsoleContext(running)
         app.state.context = api.state.context = context
         async with context.running():
             yield

@@ -12,7 +12,7 @@ from breaker import BreakerError
 from breaker.keys import GLOBAL
 from configuration.breakers import WaitingTrips, apply_pending_trips, waiting_trips
 from configuration.redis_clients import async_redis_client, redis_client
-from configuration.settings import Settings
+from configuration.running import RunningConfiguration
 from console.actions.authorization import Authorization
 from console.actions.idempotency import IdempotencyKeys
 from console.actions.kill_switch import KillSwitchRuns
@@ -44,8 +44,9 @@ _log = logging.getLogger(__name__)
 class ConsoleContext:
     """Made inside the event loop that it will live in."""
 
-    def __init__(self, settings: Settings) -> None:
-        self.settings = settings
+    def __init__(self, running: RunningConfiguration) -> None:
+        self.configuration = running
+        self.settings = settings = running.settings
         self.up_since = datetime.now(UTC)
         self.ledger = open_ready_ledger(settings)
         self._spool = open_spool(settings)
@@ -68,7 +69,7 @@ class ConsoleContext:
 
         self.authorization = Authorization(Recorder(self.ledger, self._spool))
         self.trip_reset = TripReset(settings, redis, self.authorization, self._transition_made)
-        self.kills = KillSwitchRuns(settings, redis, self.authorization, self.trip_reset)
+        self.kills = KillSwitchRuns(running, redis, self.authorization, self.trip_reset)
         self.recoveries = Recoveries(settings, redis, self.authorization, self.trip_reset)
         self.idempotency_keys = IdempotencyKeys(redis)
 

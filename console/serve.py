@@ -13,7 +13,8 @@ from breaker import BreakerError
 from configuration.addresses import is_loopback
 from configuration.console import ConsoleSettings
 from configuration.orchestrator import set_prefect_timeouts
-from configuration.settings import ConfigurationError, Settings, load_settings
+from configuration.running import RunningConfiguration
+from configuration.settings import ConfigurationError, Settings
 from console.app import Application, create_app
 from console.auth.identities import Identities
 from console.auth.passwords import random_password
@@ -21,6 +22,7 @@ from console.auth.permissions import Role
 from console.auth.schema import upgrade
 from ledger.configured import open_ready_ledger
 from ledger.errors import LedgerError
+from tasks.running_services import reported
 
 FIRST_ADMIN = "admin"
 SHUTDOWN = 3
@@ -70,9 +72,9 @@ class Server(uvicorn.Server):
         await super().shutdown(sockets)
 
 
-def server(settings: Settings) -> Server:
+def server(running: RunningConfiguration) -> Server:
     """A server for the configured address, not started."""
-    where, application = settings.console, create_app(settings)
+    where, application = running.settings.console, create_app(running)
     return Server(
         uvicorn.Config(
             application.asgi,
@@ -97,7 +99,8 @@ def main() -> int:
     """Serve until interrupted. Returns the exit status."""
     set_prefect_timeouts("service")
     try:
-        settings = load_settings()
+        running = RunningConfiguration.load()
+        settings = running.settings
         check_address(settings.console)
         password = prepare(settings)
     except (BreakerError, LedgerError) as error:
@@ -109,7 +112,8 @@ def main() -> int:
         sys.stderr.write(f"console: first start: sign in as {FIRST_ADMIN} with {password}  (shown this once)\n")
     sys.stderr.write(f"console: {scheme}://{where.host}:{where.port}\n")
     try:
-        asyncio.run(server(settings).serve())
+        with reported("console", running):
+            asyncio.run(server(running).serve())
     except KeyboardInterrupt:
         return 0
     return 0

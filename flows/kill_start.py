@@ -8,22 +8,23 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, asynccontextmanager, nullcontext
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Protocol
 
-from breaker.errors import BreakerError
+from breaker.errors import BreakerError, InvalidInput
 from breaker.pending_trips import PendingTrip
 from breaker.state import Status
 from breaker.uuid7 import uuid7
-from brokers.coverage import Coverage
+from brokers.coverage import Coverage, coverage_of
 from brokers.sweep import SweepResult, first_sweep
 from configuration.settings import Settings
 
 if TYPE_CHECKING:
     from brokers.protocol import Broker
+    from configuration.running import Present
     from tasks.kill.account import AccountProgress
     from tasks.kill.report import KillReport
     from tasks.kill.run import KillRun
@@ -40,10 +41,20 @@ class KillStart:
     reason: str
     coverage: Coverage
     """What is cancelled and closed; `trip` is of the scope that covers it."""
+    without: str = ""
+    """Why the configuration as it is now is not what it goes by; empty where it is. An account may be missing then."""
     started: float = field(default_factory=time.monotonic)
     """On the clock of `time.monotonic()`; the run's durations count from it."""
     started_at: datetime = field(default_factory=lambda: datetime.now(UTC))
     run_id: str = field(default_factory=uuid7)
+
+
+def coverage_now(present: Present, scope: str, asked: Iterable[str] = ()) -> Coverage:
+    """What a kill switch of a resident process covers. Raises InvalidInput, as `coverage_of`."""
+    try:
+        return coverage_of(scope, present.settings.accounts, asked)
+    except InvalidInput as error:
+        raise InvalidInput(f"{error} Not read: {present.problem}" if present.problem else str(error)) from None
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,6 +207,9 @@ async def _flatten(
     ) as run:
         run.run_id, run.started_at, run.clock.started = start.run_id, start.started_at, start.started
         run.halted_after = made.after
+        if start.without:
+            run.record_missing(start.without)
+            run.unknown = start.without if start.coverage.every_account else ""
         display.began(run)
         if await _confirmed(run, confirm):
             swept = swept or await _sweep(start, settings, brokers, display, run.incident_id)
@@ -255,15 +269,13 @@ async def _sweep(
 async def _brokers(
     settings: Settings, accounts: Sequence[str], opened: Mapping[str, Broker] | None
 ) -> AsyncIterator[Mapping[str, Broker]]:
-    """The accounts' brokers: those that are open already, or new ones that are closed at the end."""
-    if opened is not None:
-        yield {name: opened[name] for name in accounts}
-        return
+    """The accounts' brokers: those that are open already, and for the others new ones that are closed at the end."""
     from brokers.registry import open_brokers  # noqa: PLC0415  after the trip
 
-    own = open_brokers({name: settings.accounts[name] for name in accounts})
+    lent = opened or {}
+    own = open_brokers({name: settings.accounts[name] for name in accounts if name not in lent})
     try:
-        yield own
+        yield {name: lent[name] if name in lent else own[name] for name in accounts}
     finally:
         for broker in own.values():
             await broker.aclose()

@@ -333,7 +333,7 @@ def _what_is_left(report: KillReport) -> str:
             continue
         stuck = ", ".join(f"{item.symbol} ({item.reason})" for item in account.stuck)
         parts.append(f"{account.account}: {stuck or account.note or account.phase}")
-    return "; ".join(parts) or "no account is configured"
+    return "; ".join([*parts, *([report.unknown] if report.unknown else [])]) or "no account is configured"
 
 
 def _summary(report: KillReport) -> dict[str, Any]:

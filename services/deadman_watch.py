@@ -10,9 +10,9 @@ from breaker.deadman import KILL, OverdueSwitch, Renewal, overdue_switches, unre
 from breaker.errors import BreakerError, InvalidInput
 from breaker.pending_trips import PendingTrip
 from breaker.trip_reasons import TripReason
-from brokers.coverage import coverage_of
 from configuration.redis_clients import redis_client
-from configuration.settings import Settings
+from configuration.running import RunningConfiguration
+from flows.kill_start import coverage_now
 from services.kill_executor import KillExecutor
 from services.kill_request import KillRequest
 
@@ -20,10 +20,10 @@ log = structlog.get_logger(__name__)
 
 
 class DeadManWatch:
-    def __init__(self, settings: Settings, executor: KillExecutor) -> None:
-        self._settings = settings
+    def __init__(self, running: RunningConfiguration, executor: KillExecutor) -> None:
+        self._running = running
         self._executor = executor
-        self._redis = redis_client(settings, timeout=settings.redis_timeout)
+        self._redis = redis_client(running.settings, timeout=running.settings.redis_timeout)
 
     async def fire_overdue(self) -> None:
         """Raises BreakerUnavailable or RedisRefused: what could not be fired is overdue still."""
@@ -36,30 +36,29 @@ class DeadManWatch:
     async def _fire(self, overdue: OverdueSwitch) -> None:
         """Forgotten only when it is done: dying before means doing it again, with the same ids."""
         renewal, trip = overdue.renewal, _trip_of(overdue)
-        accounts = self._accounts(renewal) if renewal.action == KILL else ()
-        if accounts and not self._executor.claim(renewal.event_id):
+        kills = renewal.action == KILL and self._covers_something(renewal)
+        if kills and not self._executor.claim(renewal.event_id):
             return
         log.error("dead-man's switch fired", switch=renewal.name, scope=renewal.scope, action=renewal.action)
-        if accounts:
-            self._executor.begin(self._kill(overdue, trip, accounts))
+        if kills:
+            self._executor.begin(self._kill(overdue, trip))
         else:
             await trip.make(self._executor.breaker(renewal.scope, "rule"))
             await asyncio.to_thread(unregister_fired, self._redis, overdue)
 
-    def _accounts(self, renewal: Renewal) -> tuple[str, ...]:
-        """The accounts that the scope covers here; none where nobody can tell, so that its silence only trips."""
+    def _covers_something(self, renewal: Renewal) -> bool:
+        """Whether the scope covers any account here. Not where nobody can tell: then its silence only trips."""
         try:
-            return coverage_of(renewal.scope, self._settings.accounts).accounts
+            return bool(coverage_now(self._running.present(), renewal.scope).accounts)
         except InvalidInput as error:
             log.warning("a silent switch flattens nothing here", switch=renewal.name, why=str(error))
-            return ()
+            return False
 
-    async def _kill(self, overdue: OverdueSwitch, trip: PendingTrip, accounts: tuple[str, ...]) -> None:
+    async def _kill(self, overdue: OverdueSwitch, trip: PendingTrip) -> None:
         request = KillRequest(
             reason=f"{trip.tripped_by} was silent for {overdue.renewal.within:g} s",
             operator=trip.tripped_by,
             scope=trip.scope,
-            accounts=accounts,
             event_id=trip.event_id,
             incident_id=trip.incident_id,
         )

@@ -11,6 +11,7 @@ from typing import Any
 import structlog
 
 from brokers.protocol import Broker
+from configuration.running import RunningConfiguration
 from configuration.settings import Settings
 from tasks import orchestrator
 from tasks.kill.pending_exit_store import open_pending_exits
@@ -78,32 +79,34 @@ def _key(resumption: Resumption, now: datetime) -> str:
 class ResumeWatch:
     """Resumes in this process what has been due for `kill.resume_patience` seconds without anybody resuming it.
 
-    `begin` runs the work to its end, also when this stops looking.
+    `lent` gives the brokers that are open for accounts of such a configuration; `begin` runs the work to its end, also
+    when this stops looking.
     """
 
     def __init__(
         self,
-        settings: Settings,
-        brokers: Mapping[str, Broker],
+        running: RunningConfiguration,
+        lent: Callable[[Settings], Mapping[str, Broker]],
         begin: Callable[[Coroutine[Any, Any, None]], asyncio.Future[None]],
     ) -> None:
-        self._settings = settings
-        self._brokers = brokers
+        self._running = running
+        self._lent = lent
         self._begin = begin
-        self._patience = timedelta(seconds=settings.kill.resume_patience)
+        self._patience = timedelta(seconds=running.settings.kill.resume_patience)
 
     async def look(self) -> None:
         """Once; comes back when what is overdue has been resumed. Never raises: what goes wrong is said in the log."""
-        exits = await asyncio.to_thread(_pending, self._settings)
+        exits = await asyncio.to_thread(_pending, self._running.settings)
         if overdue(exits, datetime.now(UTC), self._patience):
             await self._begin(self._resume())
 
     async def _resume(self) -> None:
         from flows.resume import outcome, resume_exits  # noqa: PLC0415  Prefect is slow to import, and seldom needed
 
+        settings = self._running.present().settings
         try:
             resumed = await resume_exits(
-                self._settings, operator="standby", source="rule", due_for=self._patience, opened=self._brokers
+                settings, operator="standby", source="rule", due_for=self._patience, opened=self._lent(settings)
             )
         except Exception:  # a resident process outlives what goes wrong in one run, and says so
             log.exception("resuming failed")

@@ -12,12 +12,13 @@ import structlog
 
 from breaker import AsyncCircuitBreaker
 from breaker.pending_trips import PendingTrip
-from brokers.coverage import Coverage, coverage_of
+from brokers.coverage import Coverage
 from brokers.protocol import Broker
 from brokers.registry import open_brokers
 from configuration.breakers import async_breaker_of, make_or_store_trip
+from configuration.running import RunningConfiguration
 from configuration.settings import Settings
-from flows.kill_start import KillStart, halt, load_procedure, sweep_and_flatten
+from flows.kill_start import KillStart, coverage_now, halt, load_procedure, sweep_and_flatten
 from services.kill_messages import MessageDisplay
 from services.kill_request import KillRequest
 
@@ -29,19 +30,28 @@ Send = Callable[[Mapping[str, Any]], None]
 
 
 class KillExecutor:
-    """Opens the accounts' brokers, and each breaker when it is first needed; `close` closes them."""
+    """Opens the accounts' brokers, and each breaker when it is first needed; `close` closes them.
 
-    def __init__(self, settings: Settings) -> None:
-        self._settings = settings
+    What it does to accounts goes by what is configured then, also of an account that was added since it began.
+    """
+
+    def __init__(self, running: RunningConfiguration) -> None:
+        self._running = running
+        self._settings = settings = running.settings
         self.brokers: dict[str, Broker] = open_brokers(settings.accounts)
         self._breakers: dict[tuple[str, str], AsyncCircuitBreaker] = {}
-        self._running: set[asyncio.Task[None]] = set()
+        self._kills: set[asyncio.Task[None]] = set()
         self._claimed: set[str] = set()
         load_procedure()  # the slow import, before it is needed
 
     def coverage(self, request: KillRequest) -> Coverage:
         """What the request covers of this host's accounts. Raises InvalidInput, as `coverage_of`."""
-        return coverage_of(request.scope, self._settings.accounts, request.accounts)
+        return coverage_now(self._running.present(), request.scope, request.accounts)
+
+    def lent(self, settings: Settings) -> dict[str, Broker]:
+        """The open brokers of those accounts that are configured as they were when these were opened."""
+        ours = self._settings.accounts
+        return {name: broker for name, broker in self.brokers.items() if settings.accounts.get(name) == ours[name]}
 
     def claim(self, event_id: str) -> bool:
         """Whether this process has not begun to act on that event before; it has from now on."""
@@ -58,8 +68,8 @@ class KillExecutor:
     def begin(self, work: Coroutine[Any, Any, None]) -> asyncio.Future[None]:
         """Run it to its end, also when whoever waits for it goes away."""
         task = asyncio.create_task(work)
-        self._running.add(task)
-        task.add_done_callback(self._running.discard)
+        self._kills.add(task)
+        task.add_done_callback(self._kills.discard)
         return asyncio.shield(task)
 
     async def kill(self, request: KillRequest, source: str, send: Send, *, trip: PendingTrip | None = None) -> None:
@@ -70,15 +80,21 @@ class KillExecutor:
         now = time.monotonic()
         display = MessageDisplay(send)
         try:
-            coverage = self.coverage(request)
+            present = self._running.present()
+            coverage = coverage_now(present, request.scope, request.accounts)
             start = KillStart(
                 trip=trip or replace(request.trip(source), scope=coverage.scope),
                 reason=request.reason,
                 coverage=coverage,
+                without=present.problem,
                 started=request.started if request.started and 0 <= now - request.started <= OLDEST_START else now,
             )
             run = await sweep_and_flatten(
-                self._settings, start, halt(start, self._make_trip, display), display, opened=self.brokers
+                present.settings,
+                start,
+                halt(start, self._make_trip, display),
+                display,
+                opened=self.lent(present.settings),
             )
         except Exception as error:  # a resident process outlives what goes wrong in one run, and says so
             log.exception("kill failed", incident_id=request.incident_id)
@@ -89,7 +105,7 @@ class KillExecutor:
 
     async def finish(self) -> None:
         """Wait for what was begun; every run has a time limit of its own."""
-        await asyncio.gather(*self._running, return_exceptions=True)
+        await asyncio.gather(*self._kills, return_exceptions=True)
 
     async def close(self) -> None:
         for broker in self.brokers.values():

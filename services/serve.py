@@ -17,6 +17,7 @@ from prefect.settings import PREFECT_RUNNER_POLL_FREQUENCY, temporary_settings
 from prefect.types.entrypoint import EntrypointType
 
 from breaker.errors import BreakerError
+from configuration.running import RunningConfiguration
 from configuration.settings import load_settings
 from flows.drill import drill
 from flows.health_verification import health_verification
@@ -25,6 +26,7 @@ from flows.recovery import recovery
 from flows.resume import resume
 from services.reset_watch import ResetWatch
 from services.trip_watch import TripWatch
+from tasks.running_services import reported
 from tasks.trip_announcement import TRIPPED
 
 VERIFY_EVERY = 60
@@ -82,13 +84,14 @@ async def deployments() -> list[RunnerDeployment]:
 
 
 async def _serve() -> None:
-    watches = (TripWatch(load_settings()), ResetWatch(load_settings()))
+    running = RunningConfiguration.load()
+    watches = (TripWatch(running.settings), ResetWatch(running.settings))
     for watch in watches:
         watch.start()
     # A form that was answered, or a trip, should not wait ten seconds for the next look.
     pace = {} if "PREFECT_RUNNER_POLL_FREQUENCY" in os.environ else {PREFECT_RUNNER_POLL_FREQUENCY: 1}
     try:
-        with temporary_settings(updates=pace):
+        with temporary_settings(updates=pace), reported("serve", running):
             await aserve(*await deployments())
     finally:
         for watch in watches:

@@ -22,13 +22,15 @@ from breaker.errors import BreakerError
 from breaker.process_lock import process_lock
 from brokers.protocol import BrokerError
 from configuration.orchestrator import set_prefect_timeouts
-from configuration.settings import ConfigurationError, Settings
+from configuration.running import RunningConfiguration
+from configuration.settings import ConfigurationError
 from services.deadman_watch import DeadManWatch
 from services.exit_watch import LOOK_EVERY, ResumeWatch
 from services.kill_executor import KillExecutor
 from services.kill_intake import KillSocket, KillStream
 from services.outage_log import OutageLog
 from services.pending_trips import make_pending_trips
+from tasks.running_services import reported
 
 WATCH_EVERY = 0.25
 KEEP_WARM_EVERY = 20.0
@@ -45,19 +47,20 @@ class AlreadyStandingBy(BreakerError):
 class Standby:
     """Stands by until `stop`. `fingerprint` is compared with that of each request from the socket."""
 
-    def __init__(self, settings: Settings, fingerprint: Mapping[str, Any]) -> None:
-        self._settings = settings
+    def __init__(self, running: RunningConfiguration, fingerprint: Mapping[str, Any]) -> None:
+        self._running = running
+        self._settings = settings = running.settings
         self._outages = OutageLog("standby")
-        self._executor = KillExecutor(settings)
+        self._executor = KillExecutor(running)
         self._socket = KillSocket(settings, self._executor, fingerprint)
         self._stream = KillStream(settings, self._executor, self._outages)
-        self._deadmen = DeadManWatch(settings, self._executor)
-        self._exits = ResumeWatch(settings, self._executor.brokers, self._executor.begin)
+        self._deadmen = DeadManWatch(running, self._executor)
+        self._exits = ResumeWatch(running, self._executor.lent, self._executor.begin)
         self._stopping = asyncio.Event()
 
     async def run(self) -> None:
         """Raises AlreadyStandingBy, or OSError when the socket can't be made."""
-        with self._single_instance():
+        with self._single_instance(), reported("standby", self._running):
             await self._socket.listen()
             watchers = [
                 asyncio.create_task(self._repeat(watch, pause))
@@ -118,7 +121,7 @@ class Standby:
                 self._outages.note(f"venue of {broker.name}", error)
 
 
-def stand_by(settings: Settings, fingerprint: Mapping[str, Any]) -> None:
+def stand_by(running: RunningConfiguration, fingerprint: Mapping[str, Any]) -> None:
     """Until SIGTERM or SIGINT; a kill switch that has begun is brought to its end first.
 
     Raises AlreadyStandingBy; ConfigurationError when an adapter is missing, or the socket can't be made.
@@ -126,7 +129,7 @@ def stand_by(settings: Settings, fingerprint: Mapping[str, Any]) -> None:
     set_prefect_timeouts()
 
     async def run() -> None:
-        standby = Standby(settings, fingerprint)
+        standby = Standby(running, fingerprint)
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, standby.stop)
         await standby.run()

@@ -20,13 +20,14 @@ from redis.exceptions import RedisError
 from breaker.pending_trips import check_pending_trip
 from breaker.state import Status
 from breaker.trip_reasons import TripReason
-from brokers.coverage import Coverage, coverage_of
+from brokers.coverage import Coverage
 from configuration.reasons import checked_reason
+from configuration.running import RunningConfiguration
 from configuration.settings import Settings
 from console.actions.authorization import Authorization, Caller
 from console.actions.trip_reset import TripReset
 from console.auth.permissions import Permission
-from flows.kill_start import Halt, KillDisplay, KillStart, halt, sweep_and_flatten
+from flows.kill_start import Halt, KillDisplay, KillStart, coverage_now, halt, sweep_and_flatten
 from tasks.kill.run import KillRun
 from tasks.kill.status import KillStatus, kill_status
 from tasks.kill.status_feed import read_kill_statuses
@@ -114,8 +115,10 @@ class ConsoleKill(KillDisplay):
 class KillSwitchRuns:
     """The newest runs: this console's own as they are, and those that another process has told Redis of."""
 
-    def __init__(self, settings: Settings, redis: Redis, authorization: Authorization, trip_reset: TripReset) -> None:
-        self._settings = settings
+    def __init__(
+        self, running: RunningConfiguration, redis: Redis, authorization: Authorization, trip_reset: TripReset
+    ) -> None:
+        self._configuration = running
         self._redis = redis
         self._authorization = authorization
         self._trip_reset = trip_reset
@@ -165,22 +168,25 @@ class KillSwitchRuns:
         """
         await self._authorization.require(caller, Permission.KILL_SWITCH)
         why = checked_reason(reason, caller.shortest_reason)
-        coverage = self.coverage(scope, accounts or ())
+        present = await asyncio.to_thread(self._configuration.present)
+        coverage = coverage_now(present, scope, accounts or ())
         trip = self._trip_reset.requested_trip(caller, TripReason.KILL_SWITCH, coverage.scope, why, event_id)
         check_pending_trip(trip)
-        kill = ConsoleKill(KillStart(trip=trip, reason=why, coverage=coverage), trip.incident_id)
+        start = KillStart(trip=trip, reason=why, coverage=coverage, without=present.problem)
+        kill = ConsoleKill(start, trip.incident_id)
         halted = await halt(kill.start, self._trip_reset.make_trip, kill)
         if (same := self._joined(kill)) is not None:
             return same
         self._keep(kill)
-        task = asyncio.create_task(self._run(kill, halted))
+        task = asyncio.create_task(self._run(present.settings, kill, halted))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return kill.status
 
-    def coverage(self, scope: str, accounts: Sequence[str] = ()) -> Coverage:
-        """What a kill switch of that scope touches, of these accounts or of all. Raises InvalidInput."""
-        return coverage_of(scope, self._settings.accounts, accounts)
+    async def coverage(self, scope: str) -> Coverage:
+        """What a kill switch of that scope would touch by what is configured now. Raises InvalidInput."""
+        present = await asyncio.to_thread(self._configuration.present)
+        return coverage_now(present, scope)
 
     def _joined(self, asked: ConsoleKill) -> KillStatus | None:
         """The run that this request has started before, or one of ours in the incident that does what is asked for."""
@@ -206,9 +212,9 @@ class KillSwitchRuns:
         while len(self._kills) > _KEPT:
             self._kills.popitem(last=False)
 
-    async def _run(self, kill: ConsoleKill, halted: Halt) -> None:
+    async def _run(self, settings: Settings, kill: ConsoleKill, halted: Halt) -> None:
         try:
-            work = sweep_and_flatten(self._settings, kill.start, _known(halted), kill)
+            work = sweep_and_flatten(settings, kill.start, _known(halted), kill)
             await asyncio.get_running_loop().run_in_executor(self._threads, asyncio.run, work)
         except Exception as error:  # whatever it was, the page must say so instead of showing progress for ever
             kill.problem = f"The kill switch broke off ({type(error).__name__}: {error}). Run it again; it is safe to."

@@ -13,6 +13,11 @@ from brokers.protocol import Broker, BrokerError, Listed
 from brokers.registry import open_broker
 from configuration.settings import AccountSettings, ConfigurationError
 
+NOT_READ = (
+    "configured since this console began, which does not read it: restart the console. "
+    "The kill switch takes it all the same."
+)
+
 
 @dataclass(frozen=True, slots=True)
 class AccountExposure:
@@ -74,12 +79,17 @@ class ExposureReader:
 
 
 def covered_exposure(accounts: Sequence[AccountExposure], coverage: Coverage) -> tuple[AccountExposure, ...]:
-    """Of each account what a kill switch of that coverage would touch, and of no other account. Pure."""
-    concerned = [account for account in accounts if account.account in coverage.accounts]
-    if coverage.whole_accounts:
-        return tuple(concerned)
+    """Of each account what a kill switch of that coverage would touch, and of no other account. Pure.
+
+    One that is covered and not read, as it was configured after this process began, is named.
+    """
+    read = {account.account: account for account in accounts}
     found = []
-    for account in concerned:
+    for name in coverage.accounts:
+        account = read.get(name) or AccountExposure(name, problem=NOT_READ)
+        if coverage.whole_accounts or account.problem:
+            found.append(account)
+            continue
         orders = coverage.of_orders(Listed(account.open_orders)).items
         found.append(_holding(account, orders, coverage.of_positions(Listed(account.positions)).items, len(orders)))
     return tuple(found)

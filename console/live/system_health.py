@@ -14,6 +14,7 @@ from tasks.checks.measurement import Colour, Measurement
 from tasks.checks.probe import Probe
 from tasks.checks.system import measure_health
 from tasks.kill.report import seconds
+from tasks.running_services import measure_services
 
 
 async def measure_system(
@@ -33,8 +34,9 @@ async def measure_system(
         measure_http("exporter", exporter, "start it with `breaker metrics`"),
         *([measure_http("prefect", f"{api}/health", "flows wait; the kill switch runs without it")] if api else []),
     )
-    configured = await measure_health(settings)
+    configured, services = await asyncio.gather(measure_health(settings), measure_services(settings))
     return [
+        *services,
         *found,
         *([] if api else [_no_prefect()]),
         measure_gates(gates),

@@ -192,7 +192,7 @@ async def _reset(form: SubmittedForm) -> str:
 
 
 async def _kill_values(context: ConsoleContext, scope: str) -> dict[str, Any]:
-    coverage = context.kills.coverage(scope)
+    coverage = await context.kills.coverage(scope)
     exposure = markup(context.live.exposure_of(coverage))
     return {
         "topics": [f"exposure:{coverage.scope}"],

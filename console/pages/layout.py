@@ -38,6 +38,7 @@ def render_page(
         "topics": [],
         "refresh": False,
         "now": datetime.now(UTC),
+        "configuration_changed": identity is not None and context.configuration.changed,
         "query": "" if scope == GLOBAL else "?" + urlencode({"scope": scope}),
         "least": MIN_REASON,
         "most": MAX_REASON,

@@ -22,6 +22,7 @@ from breaker.gate.decision import Reason
 from breaker.gate.report import ReportedGates
 from services.exporter.redis_reading import ScopeReading
 from services.exporter.scrape import ChainReading, LedgerReading, Scrape
+from tasks.running_services import RunningService
 
 VERIFIED = 0.0
 FAILED = 999_999.0
@@ -66,6 +67,8 @@ def families(taken: Scrape) -> Iterator[Metric]:
         "Since the scheduled health verification last ran; left out when it never did.",
         taken.redis.verification_age,
     )
+    if taken.redis.services is not None:
+        yield _service_family(taken.redis.services)
     if taken.redis.gates is not None:
         yield from _gate_families(taken.redis.gates)
     if taken.pending_exits is not None:
@@ -120,6 +123,17 @@ def _state_families(scopes: Iterable[ScopeReading]) -> Iterator[Metric]:
             if value is not None:
                 family.add_metric(label, float(value))
     yield from (state, epoch, since, quiet, entries, lag, errors, drawdown, waiting)
+
+
+def _service_family(services: Iterable[RunningService]) -> Metric:
+    family = GaugeMetricFamily(
+        "cb_service_configuration_changed",
+        "1: the process runs by a configuration that has changed since it began; restart it.",
+        labels=["service", "host", "configuration"],
+    )
+    for service in services:
+        family.add_metric([service.service, service.host, service.configuration], float(service.changed))
+    return family
 
 
 def _gate_families(reported: ReportedGates) -> Iterator[Metric]:

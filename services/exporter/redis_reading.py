@@ -10,6 +10,8 @@ from datetime import datetime
 from decimal import Decimal, InvalidOperation
 from typing import TYPE_CHECKING, Any
 
+from redis.exceptions import RedisError
+
 from breaker import BreakerError, CircuitBreaker, State, Status
 from breaker.deadline_client import DeadlineClient
 from breaker.gate.report import ReportedGates, read_reports, reports_request
@@ -18,6 +20,7 @@ from breaker.requests import Request
 from breaker.rules import Limits
 from breaker.state import unknown_status
 from tasks.recovery.state import RecoveryState
+from tasks.running_services import RunningService, read_services
 from tasks.verification.last_result import KEY as VERIFICATION
 from tasks.verification.last_result import LastVerification
 
@@ -67,6 +70,8 @@ class RedisReading:
     """None when their reports can't be read, which says nothing about the states."""
     verification_age: float | None = None
     """Seconds since the scheduled verification last ran; None when it never did, or that can't be read."""
+    services: tuple[RunningService, ...] | None = None
+    """The resident processes that report; None when that can't be read."""
 
     @property
     def outbox_oldest(self) -> float | None:
@@ -103,7 +108,14 @@ def read_redis(redis: Redis, scopes: Iterable[str] = (GLOBAL,), *, timeout: floa
     if problem is not None or now is None:
         return RedisReading(tuple(found), latency, problem)
     gates, age = _reported_gates(redis, timeout), _verification_age(redis, now, timeout)
-    return RedisReading(tuple(found), latency, None, gates, age)
+    return RedisReading(tuple(found), latency, None, gates, age, _services(redis))
+
+
+def _services(redis: Redis) -> tuple[RunningService, ...] | None:
+    try:
+        return read_services(redis)
+    except (RedisError, OSError):
+        return None
 
 
 def _reported_gates(redis: Redis, timeout: float) -> ReportedGates | None:

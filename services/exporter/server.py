@@ -9,9 +9,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
 from breaker import BreakerError
-from configuration.settings import load_settings
+from configuration.running import RunningConfiguration
 from ledger.errors import LedgerError
 from services.exporter.exporter import Exporter
+from tasks.running_services import reported
 
 
 class MetricsServer:
@@ -64,9 +65,9 @@ def _handler(exporter: Exporter) -> type[BaseHTTPRequestHandler]:
 def main() -> int:
     """Serve the configured exporter until interrupted. Returns the exit status."""
     try:
-        settings = load_settings()
-        where = settings.console
-        server = MetricsServer(Exporter(settings), where.metrics_host, where.metrics_port)
+        running = RunningConfiguration.load()
+        where = running.settings.console
+        server = MetricsServer(Exporter(running.settings), where.metrics_host, where.metrics_port)
     except (BreakerError, LedgerError) as error:
         sys.stderr.write(f"metrics: {error}\n")
         return 2
@@ -78,7 +79,8 @@ def main() -> int:
         return 2
     sys.stderr.write(f"metrics: http://{where.metrics_host}:{server.port}/metrics\n")
     try:
-        server.serve()
+        with reported("metrics", running):
+            server.serve()
     except KeyboardInterrupt:
         return 0
     return 0

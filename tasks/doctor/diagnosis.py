@@ -30,6 +30,7 @@ from tasks.doctor.redis_server import measure_rate_limit, measure_redis_settings
 from tasks.doctor.stores import measure_pending_trips, measure_stores
 from tasks.doctor.venues import measure_venue, measure_venue_lock, no_account
 from tasks.kill.venue_lock_store import read_venue_locks
+from tasks.running_services import measure_services
 
 RESTS_ON = {
     "redis/settings": "redis",
@@ -64,8 +65,8 @@ async def diagnose(settings: Settings) -> list[Measurement]:
         measure_standby(settings),
     )
     venues = [measure_venue_lock(settings), *others] if settings.accounts else [no_account(), *others]
-    health = await measure_health(settings)
-    found = [configuration(), *stores, *states, chain, *venues, notifications(settings), *health]
+    services, health = await asyncio.gather(measure_services(settings), measure_health(settings))
+    found = [configuration(), *services, *stores, *states, chain, *venues, notifications(settings), *health]
     return _without_echoes(found)
 
 

@@ -24,11 +24,13 @@ class AccountsTogether:
 
     __slots__ = ()
     accounts: tuple[AccountProgress, ...]
+    unknown: str
+    """Why an account that is configured may be missing in `accounts`; empty where none is."""
 
     @property
     def every_account_flat(self) -> bool:
-        """Never true of a run without accounts."""
-        return bool(self.accounts) and all(account.flat for account in self.accounts)
+        """Never true of a run without accounts, nor where one may be missing."""
+        return bool(self.accounts) and not self.unknown and all(account.flat for account in self.accounts)
 
     @property
     def flat(self) -> bool:
@@ -67,6 +69,7 @@ class KillReport(AccountsTogether):
     """What is tried again by itself, in its accounts."""
     costs: tuple[ExitCost, ...] = ()
     """What the exit cost, by account. Read when the rest is known: until then there is none."""
+    unknown: str = ""
 
     def as_dict(self) -> dict[str, Any]:
         """JSON types only: decimals and times as strings."""

@@ -57,6 +57,8 @@ class KillRun:
     """Of the trip that began this run, made or not: confirming it is the same trip, and not another one."""
     resumes: tuple[PendingExit, ...] = ()
     """The pending exits that it was begun for; none for a kill switch that was asked for. It never trips a breaker."""
+    unknown: str = ""
+    """Why an account that is configured may be missing here, which keeps the rest from being called flat."""
     halted_after: float | None = None
     first_sweep_after: float | None = None
     started_at: datetime = field(default_factory=lambda: datetime.now(UTC))
@@ -158,4 +160,5 @@ def make_report(run: KillRun) -> KillReport:
         finished_after=run.elapsed,
         accounts=tuple(run.progress.values()),
         missing=tuple(run.missing),
+        unknown=run.unknown,
     )

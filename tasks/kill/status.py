@@ -57,6 +57,7 @@ class KillStatus(AccountsTogether):
     """Why the trip is not known to outlive a crash of Redis."""
     covers: str = ""
     """What of which accounts it speaks of; empty of a run that did not tell."""
+    unknown: str = ""
     silent_for: float = 0.0
     """Seconds for which nothing was heard of it."""
 
@@ -101,6 +102,7 @@ def kill_status(run: KillRun) -> KillStatus:
         missing=tuple(run.missing),
         reported=report is not None,
         covers=str(run.coverage),
+        unknown=run.unknown,
         over=False,
         declined=run.declined,
         costs=() if report is None else tuple(without_fills(cost, COST_LINES) for cost in report.costs),

@@ -19,6 +19,7 @@ from prefect.client.schemas.sorting import ArtifactSort
 from prefect.tasks import Task
 
 from configuration.settings import Settings
+from tasks import running_services
 from tasks.checks import conditions, pending_exits, system, venue_locks
 from tasks.checks.measurement import Colour, Measurement, worst
 from tasks.checks.stores import (
@@ -175,6 +176,11 @@ def markdown(measurements: Sequence[Measurement], started_at: datetime) -> str:
     return "\n".join(lines) + "\n"
 
 
+@_check("Every process runs by what is configured")
+async def verify_services() -> list[Measurement]:
+    return await running_services.measure_services(current_verification.get().settings)
+
+
 Check = Task[[], Any]
 SEQUENTIAL: tuple[Check, ...] = (
     apply_pending_trips,
@@ -188,4 +194,10 @@ SEQUENTIAL: tuple[Check, ...] = (
 )
 """Each finds what the one before left: a lock is needed for a trip that waited, only what is drained can be reconciled,
 and what isn't is a backlog."""
-CONCURRENT: tuple[Check, ...] = (verify_feeds, measure_conditions, verify_pending_exits, check_recoveries)
+CONCURRENT: tuple[Check, ...] = (
+    verify_feeds,
+    measure_conditions,
+    verify_pending_exits,
+    check_recoveries,
+    verify_services,
+)

@@ -16,6 +16,7 @@ import redis
 
 from breaker.deadline_client import DeadlineClient
 from breaker.gate.report import GateReport, report_request
+from configuration.running import RunningConfiguration
 from configuration.settings import Settings
 from console.auth.identities import Identities
 from console.auth.permissions import PERMISSIONS, Permission, Role
@@ -40,7 +41,7 @@ class Console:
         self._socket = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
         self._socket.bind(("127.0.0.1", port))
         self.port: int = self._socket.getsockname()[1]
-        self._server = server(settings)
+        self._server = server(RunningConfiguration(settings))
         self._thread = threading.Thread(target=self._serve, name="console")
 
     @property

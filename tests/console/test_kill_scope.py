@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import redis
 
 from breaker import CircuitBreaker, State
+from configuration.settings import load_settings
 from console.auth.permissions import Role
 from sandbox.embedded_redis import EmbeddedRedis
 from tests.console.conftest import MakeSettings
@@ -96,3 +98,39 @@ def test_what_would_widen_or_can_not_be_told_is_refused_with_nothing_done(
     assert venues.untouched("ALPHA") and venues.untouched("BETA")
     page = console.visitor(Role.OPERATOR).get("/circuit-breaker/kill", params={"scope": "venue:alpaca"})
     assert "tell what venue:alpaca covers" in page.text
+
+
+def test_an_account_that_was_added_since_is_flattened_and_shown_as_one_that_this_console_does_not_read(
+    redis_server: EmbeddedRedis,
+    redis_client: redis.Redis,
+    tmp_path: Path,
+    venues: Venues,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    CircuitBreaker(redis_client).initialize_state()
+    file = tmp_path / "breaker.toml"
+    pace = "[kill]\nsettle = 0.2\nguard = 0.2\npoll_interval = 0.05\nrecord_wait = 0.1\norchestrator_wait = 0.5\n"
+    file.write_text(
+        f'redis_url = "{redis_server.url}"\nstate_dir = "{tmp_path / "state"}"\n{pace}{venues.sections("ALPHA")}'
+    )
+    monkeypatch.setenv("BREAKER_CONFIG", str(file))
+    with Console(load_settings()) as console:
+        operator = console.visitor(Role.OPERATOR)
+        assert "The configuration has changed" not in operator.get("/circuit-breaker").text
+        with file.open("a") as more:
+            more.write(venues.sections("BETA"))
+        assert "The configuration has changed" in operator.get("/circuit-breaker").text
+        form = "/circuit-breaker/kill"
+        eventually(lambda: "ALPHA: 3 positions" in operator.get(form).text)
+        page = operator.get(form).text
+        assert "closed in ALPHA, BETA." in page and "BETA</td>" in page and "restart the console" in page
+        run = operator.submit(form, KILL)
+        eventually(lambda: "RUNNING" not in operator.get(run.url.path).text, within=60)
+        assert 'class="word">FLAT</strong><span class="meaning"><b>ALPHA, BETA</b>' in operator.get(run.url.path).text
+        assert venues.left("ALPHA") == venues.left("BETA") == NOTHING
+
+        file.write_text("[accounts")
+        broken = operator.submit(form, KILL)
+        eventually(lambda: "RUNNING" not in operator.get(broken.url.path).text, within=60)
+        after = operator.get(broken.url.path).text
+        assert 'class="word">NOT FLAT</strong>' in after and "not valid TOML" in after
