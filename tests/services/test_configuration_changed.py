@@ -15,6 +15,7 @@ from breaker import CircuitBreaker
 from breaker.deadman import DeadMansSwitch
 from configuration.running import BUILT_IN, RunningConfiguration
 from configuration.settings import load_settings
+from proofs.fork_server import ForkServer
 from sandbox.child_process import free_port
 from sandbox.embedded_redis import EmbeddedRedis
 from services.exporter.exporter import Exporter
@@ -33,10 +34,12 @@ def venues() -> Iterator[Venues]:
 
 
 @pytest.fixture
-def host(tmp_path: Path, redis_server: EmbeddedRedis, redis_client: redis.Redis, venues: Venues) -> Iterator[Host]:
+def host(
+    tmp_path: Path, redis_server: EmbeddedRedis, redis_client: redis.Redis, venues: Venues, fork_server: ForkServer
+) -> Iterator[Host]:
     """ALPHA is configured; BETA is not yet."""
     CircuitBreaker(redis_client).initialize_state()
-    machine = Host(tmp_path, redis_server.url, venues["ALPHA"].url)
+    machine = Host(tmp_path, redis_server.url, venues["ALPHA"].url, fork_server)
     yield machine
     machine.stop()
 

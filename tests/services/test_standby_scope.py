@@ -13,6 +13,7 @@ import redis
 from breaker import CircuitBreaker
 from breaker.deadman import DeadMansSwitch
 from breaker.uuid7 import uuid7
+from proofs.fork_server import ForkServer
 from sandbox.embedded_redis import EmbeddedRedis
 from tests.helpers import eventually
 from tests.services.test_standby import Host, trips
@@ -26,10 +27,12 @@ def venues() -> Iterator[Venues]:
 
 
 @pytest.fixture
-def warm(tmp_path: Path, redis_server: EmbeddedRedis, redis_client: redis.Redis, venues: Venues) -> Iterator[Host]:
+def warm(
+    tmp_path: Path, redis_server: EmbeddedRedis, redis_client: redis.Redis, venues: Venues, fork_server: ForkServer
+) -> Iterator[Host]:
     """A standby for both accounts."""
     CircuitBreaker(redis_client).initialize_state()
-    host = Host(tmp_path, redis_server.url, venues["ALPHA"].url)
+    host = Host(tmp_path, redis_server.url, venues["ALPHA"].url, fork_server)
     with (tmp_path / "breaker.toml").open("a") as configuration:
         configuration.write(venues.sections("BETA"))
     host.stand_by()
