@@ -151,6 +151,7 @@ async def test_each_check_is_a_task_with_a_name_that_reads(prefect: PrefectServe
         "Services, queues and latencies",
         "Resets were decided",
         "Recoveries are not forgotten",
+        "Every process runs by what is configured",
     }
 
     def told() -> set[str]:
