@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from breaker.errors import InvalidInput
 from breaker.instruments import canonical_symbol, concerns_symbol
 from breaker.keys import GLOBAL, check_scope
-from breaker.orders import Order, Position, Unreadable
+from breaker.orders import Fill, Order, Position, Unreadable
 from brokers.protocol import Listed
 
 TAG_ENDS = (":", "-")
@@ -112,6 +112,15 @@ class Coverage:
         return Listed(
             tuple(position for position in listed.items if self.covers_position(position)),
             tuple(item for item in listed.unreadable if self.may_cover_unread(item)),
+        )
+
+    def of_fills(self, listed: Listed[Fill]) -> Listed[Fill]:
+        """Those of the fills whose symbol is covered."""
+        if self.whole_accounts:
+            return listed
+        return Listed(
+            tuple(fill for fill in listed.items if self.covers_symbol(fill.symbol)),
+            tuple(item for item in listed.unreadable if self.positions_known and self.may_cover_unread(item)),
         )
 
 

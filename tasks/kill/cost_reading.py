@@ -53,7 +53,7 @@ class _Reading:
         await self._name_closes()
         wait = ASK_AGAIN
         while True:
-            self._fills = await self._broker.fills(self._began - CLOCKS_DIFFER)
+            self._fills = self._run.coverage.of_fills(await self._broker.fills(self._began - CLOCKS_DIFFER))
             if not unexplained(self._run.opening, self._fills, self._began):
                 break
             await asyncio.sleep(wait)

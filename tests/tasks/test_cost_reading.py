@@ -13,6 +13,7 @@ import pytest
 from breaker.orders import Fill
 from breaker.uuid7 import uuid7
 from brokers.alpaca import AlpacaBroker
+from brokers.coverage import coverage_of
 from brokers.protocol import Listed
 from brokers.sweep import first_sweep
 from configuration.settings import KillSettings
@@ -26,6 +27,7 @@ from tasks.kill.flatten import Flattening
 from tasks.kill.verify import verify_flat
 from tests.helpers import BUSY
 
+EVERYTHING = coverage_of("global", ["ALPHA"])
 PACE = KillSettings(settle=0.05, guard=0.1, poll_interval=0.02, deadline=20.0, escalate_after=1.0, stuck_after=4.0)
 PRICES = "rate_limit = 100000\nprices.AAPL = 200\nprices.MSFT = 400\nprices.NVDA = 120\n"
 AAPL = '[[positions]]\nsymbol = "AAPL"\nqty = 10\nprice = 150\n'
@@ -59,9 +61,9 @@ async def exit_of(venue: PaperExchangeThread, toml: str, broker: AlpacaBroker | 
     venue.restart(parse(PRICES + toml))
     broker = broker or AlpacaBroker("ALPHA", venue.url, "key", "secret", timeout=2.0)
     began = datetime.now(UTC)
-    run = AccountRun(broker, uuid7(), PACE, RunClock(20.0), lambda *_: None, AccountProgress("ALPHA"))
+    run = AccountRun(broker, uuid7(), PACE, RunClock(20.0), lambda *_: None, AccountProgress("ALPHA"), EVERYTHING)
     try:
-        (swept,) = await first_sweep([broker], timeout=2.0)
+        (swept,) = await first_sweep([broker], timeout=2.0, coverage=EVERYTHING)
         run.opening.note_sweep(swept.orders or (), swept.positions, run.elapsed)
         flattening = Flattening(run)
         await flattening.until_no_orders()
