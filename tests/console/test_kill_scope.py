@@ -130,7 +130,7 @@ def test_an_account_that_was_added_since_is_flattened_and_shown_as_one_that_this
         assert venues.left("ALPHA") == venues.left("BETA") == NOTHING
 
         file.write_text("[accounts")
-        broken = operator.submit(form, KILL)
+        broken = operator.submit("/circuit-breaker/kill?scope=symbol%3AAAPL", KILL)
         eventually(lambda: "RUNNING" not in operator.get(broken.url.path).text, within=60)
         after = operator.get(broken.url.path).text
         assert 'class="word">NOT FLAT</strong>' in after and "not valid TOML" in after
