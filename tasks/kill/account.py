@@ -126,8 +126,11 @@ class AccountRun:
     """What the cost of the exit is measured against."""
     currency: str = ""
     """The account's; empty until the venue has told."""
-    whole_account: bool = True
-    """Everything in the account is to be closed, and not a part of it."""
+
+    @property
+    def whole_account(self) -> bool:
+        """Everything in the account is to be closed, and not a part of it."""
+        return self.coverage.whole_accounts
 
     @property
     def name(self) -> str:

@@ -11,6 +11,7 @@ import pytest
 import redis
 
 from brokers.alpaca.adapter import AlpacaBroker
+from brokers.coverage import coverage_of
 from brokers.sweep import first_sweep
 from ledger.ledger import Ledger
 from ledger.queries import Filter
@@ -61,7 +62,7 @@ def test_every_order_and_position_is_in_the_ledger_and_the_report(
 async def test_what_was_cancelled_unseen_is_named_by_its_id() -> None:
     with PaperExchangeThread(parse(BOOK + '[[trouble]]\nkind = "503"\nroutes = ["GET /v2/positions"]\n')) as venue:
         broker = AlpacaBroker("ALPHA", venue.url, "key", "secret")
-        (swept,) = await first_sweep([broker], 10.0)
+        (swept,) = await first_sweep([broker], 10.0, coverage=coverage_of("global", ["ALPHA"]))
         await broker.aclose()
     assert swept.orders is None and len(swept.unseen) == swept.accepted > 0
     details: dict[str, Any] = {"account": "ALPHA", "orders": None, "unseen": list(swept.unseen)}

@@ -130,7 +130,7 @@ def test_the_verification_is_red_for_what_is_off_and_yellow_for_what_is_not_know
 def test_people_are_told_with_the_result_and_warned_where_it_failed() -> None:
     def told(result: LockResult | None) -> tuple[str, str]:
         account = AccountProgress("ALPHA", phase="flat", flat=True, flat_after=1.0, venue_lock=result)
-        report = KillReport("i", "why", "ada", NOW, 0.1, 0.2, 1.0, (account,), ())
+        report = KillReport("i", "why", "ada", "global", "ALPHA", NOW, 0.1, 0.2, 1.0, (account,), ())
         (note,) = kill_notifications(report, None)
         return note.severity, note.body
 
