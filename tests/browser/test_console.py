@@ -45,10 +45,12 @@ def test_the_runbooks_trip_and_reset(sign_in: SignIn, breaker: CircuitBreaker, j
     page.get_by_role("button", name="Confirm Trip").click()
     expect(page.locator(".panel.state .word:visible")).to_have_text("TRIPPED")
     assert breaker.get_state() is State.TRIPPED
+    page = sign_in(Role.RISK_MANAGER, java_script_enabled=javascript)  # whoever tripped does not reset
     page.get_by_role("link", name="Reset Circuit Breaker").click()
     expect(page.locator(".measurements li", has_text="postgresql")).to_be_visible()
     page.get_by_label("Reason").fill("Market conditions normalized, resuming trading")
     page.get_by_label("The cause is understood").check()
+    page.get_by_label("Override").fill("The orders that are working are the desk's own")
     page.get_by_role("button", name="Confirm Reset").click()
     expect(page.locator(".panel.state .word:visible")).to_have_text("QUIET PERIOD")
     assert breaker.get_state() is State.QUIET_PERIOD

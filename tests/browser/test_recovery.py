@@ -76,6 +76,7 @@ def approve(page: Page) -> None:
     page.goto("/".join([*page.url.split("/")[:3], "recovery", "answer"]))
     page.get_by_label("Reason").fill("Feed pinned, data checked, book is flat")
     page.get_by_label("I understand the cause").check()
+    page.get_by_label("Override").fill("The orders that are working are the desk's own")
     page.get_by_role("button", name="Approve the Reset").click()
 
 
