@@ -110,8 +110,7 @@ def waiting_incident(settings: Settings, scope: str) -> str | None:
 
     Kill switches of one incident know each other's closes, also while Redis can't say that it is one incident.
     """
-    waiting = waiting_trips(settings).here
-    return next((trip.incident_id for trip in waiting if trip.scope == scope), None)
+    return PendingTrips(settings.pending_trips_dir).incident_of(scope, configured_identity(settings))
 
 
 async def make_or_store_trip(settings: Settings, trip: PendingTrip, breaker: AsyncCircuitBreaker) -> Status:

@@ -16,6 +16,7 @@ from breaker.errors import BreakerError, InvalidInput
 from breaker.state import State, Status
 from breaker.trip_reasons import TripReason
 from configuration.breakers import apply_pending_trips, breaker_of
+from configuration.login import login_name
 from configuration.reasons import MIN_REASON, checked_reason
 from configuration.redis_clients import redis_client
 from ledger.configured import open_ready_ledger, open_recorder
@@ -170,7 +171,12 @@ def _answer_for_it(
             source=source,
             user_id=by,
             scope=scope,
-            details={"reason": reason, "second_person": said.second_person, "ledger": str(error)},
+            details={
+                "reason": reason,
+                "login": login_name(),
+                "second_person": said.second_person,
+                "ledger": str(error),
+            },
         )
     )
 
@@ -180,7 +186,7 @@ def _check_second_person(settings: Settings, by: str, second: str | None) -> Non
         raise InvalidInput(
             "two persons answer for this (recovery.two_person): name the other one, --second-person NAME"
         )
-    if second == by:
+    if second in (by, login_name()):
         raise InvalidInput(f"{second} can't be both persons: somebody else must answer for it too; nothing changed")
     if "RESET_CIRCUIT" not in settings.recovery.people.get(second, ()):
         raise InvalidInput(
