@@ -9,8 +9,13 @@ PACKAGES := breaker brokers cli configuration console deployments flows ledger s
 SCOPE ?= global
 # Read through the environment, so that no reason, however quoted, is ever parsed by a shell.
 export REASON OPERATOR SCOPE OVERRIDE
-# Where a running `make up` says how to reach it.
--include .breaker/up.mk
+# A `make up` of this folder is acted on while it runs, and only where nothing else is configured.
+ifneq ($(wildcard .breaker/up.mk .breaker/up.pid),)
+RUNNING_UP := $(shell $(PYTHON) -IS deployments/up_files.py settings)
+ifeq ($(filter BREAKER_%,$(.VARIABLES))$(wildcard breaker.toml),)
+-include $(RUNNING_UP)
+endif
+endif
 
 .PHONY: help install
 help: ## What can be made
@@ -67,7 +72,7 @@ kill-switch: $(READY) ## Halt, cancel, flatten, prove it     REASON="why" [YES=1
 standby: $(READY) ## Stay resident, so that `make kill-switch YES=1` begins within milliseconds
 	@$(BIN)/breaker standby
 
-.PHONY: recover audit drill up console metrics down
+.PHONY: recover audit drill up console metrics down clean
 recover: $(READY) ## The recovery checklist, live; answer its forms with: .venv/bin/breaker recover answer
 	@$(BIN)/breaker recover --watch
 
@@ -87,7 +92,10 @@ metrics: $(READY) ## The exporter on http://127.0.0.1:8503/metrics
 	@$(BIN)/breaker metrics
 
 down: ## Stop what `make up` started
-	@if [ -f .breaker/up.pid ]; then kill -TERM "$$(cat .breaker/up.pid)"; else echo "nothing is up"; fi
+	@$(PYTHON) -IS deployments/up_files.py down
+
+clean: ## Remove what `make up` kept in .breaker
+	@$(PYTHON) -IS deployments/up_files.py clean
 
 # --- seeing and checking it -------------------------------------------------------------------------------------------
 .PHONY: demo test flaky lint format bench soak docs

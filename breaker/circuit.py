@@ -92,6 +92,8 @@ class CircuitBreaker(_CircuitBreakerBase):
         source: Which way in this is, for the audit log: one of `breaker.requests.SOURCES`.
         durability: How far each trip is followed. One that is not confirmed in time is a trip all the same, and the
             status says so in `unconfirmed`.
+        refusal_patience: Seconds after which a Redis that only refuses connections is not asked again; until `timeout`,
+            unless given.
 
     Raises:
         InvalidInput: a setting or the scope makes no sense, or `redis` is no plain Redis client.
@@ -121,9 +123,10 @@ class CircuitBreaker(_CircuitBreakerBase):
         reset_interval: float = 60.0,
         source: str = "library",
         durability: Durability = DEFAULT_DURABILITY,
+        refusal_patience: float = float("inf"),
     ) -> None:
         super().__init__(scope, timeout, quiet_period, reset_interval, source, durability)
-        self._client = DeadlineClient(redis, self.timeout)
+        self._client = DeadlineClient(redis, self.timeout, refusal_patience)
 
     def trip(
         self,
@@ -332,6 +335,7 @@ class AsyncCircuitBreaker(_CircuitBreakerBase):
         reset_interval: Seconds between two resets of any scope.
         source: Which way in this is, for the audit log.
         durability: How far each trip is followed.
+        refusal_patience: As for `CircuitBreaker`.
 
     Raises:
         InvalidInput: a setting or the scope makes no sense, or `redis` is no plain Redis client.
@@ -359,9 +363,10 @@ class AsyncCircuitBreaker(_CircuitBreakerBase):
         reset_interval: float = 60.0,
         source: str = "library",
         durability: Durability = DEFAULT_DURABILITY,
+        refusal_patience: float = float("inf"),
     ) -> None:
         super().__init__(scope, timeout, quiet_period, reset_interval, source, durability)
-        self._client = AsyncDeadlineClient(redis, self.timeout)
+        self._client = AsyncDeadlineClient(redis, self.timeout, refusal_patience)
 
     async def trip(
         self,

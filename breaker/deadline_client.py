@@ -81,6 +81,9 @@ class RequestAttempts:
     address: str
     deadline: float
     timeout: float
+    refusals_until: float = float("inf")
+    """When a server that has done nothing but refuse connections is no longer asked."""
+    only_refused: bool = True
     script_unknown: bool = False
     may_have_happened: bool = False
     count: int = 0
@@ -110,6 +113,9 @@ class RequestAttempts:
             raise self.refusal(cause)
         if not isinstance(cause, TimeoutError | RedisTimeoutError):
             self.last_error = one_line(cause)
+        self.only_refused = self.only_refused and isinstance(cause.__context__, ConnectionRefusedError)
+        if self.only_refused and now >= self.refusals_until:
+            raise self.unavailable(f"refused every connection for {self.timeout - (self.deadline - now):.1f} s")
         return self._backoff(now)
 
     def delay_after_replies(self, replies: Sequence[Any], now: float) -> float | None:
@@ -132,10 +138,11 @@ class RequestAttempts:
             f"{self._state_afterwards()} {_advice(error)}"
         )
 
-    def unavailable(self) -> BreakerUnavailable:
+    def unavailable(self, what: str = "") -> BreakerUnavailable:
         """What to raise when the time is over."""
+        what = what or f"gave no answer within {self.timeout:g} s"
         return BreakerUnavailable(
-            f"Redis at {self.address} gave no answer within {self.timeout:g} s when asked to {self.request.purpose} "
+            f"Redis at {self.address} {what} when asked to {self.request.purpose} "
             f"({self.count} attempts: {self.last_error}). {self._state_afterwards()} "
             "Check that it is up and reachable, then try again.",
             may_have_happened=self.may_have_happened,
@@ -217,9 +224,10 @@ class DeadlineClient:
     `timeout`: seconds after which each request has ended. Raises InvalidInput if `client` is no plain Redis client.
     """
 
-    def __init__(self, client: Redis, timeout: float) -> None:
+    def __init__(self, client: Redis, timeout: float, refusal_patience: float = float("inf")) -> None:
         self.address = address_of(client)
         self._timeout = timeout
+        self._refusal_patience = refusal_patience
         self._pool = client.connection_pool
         self._idle: deque[Any] = deque()
         self._pid = os.getpid()
@@ -230,7 +238,9 @@ class DeadlineClient:
         `by`: the monotonic time to give up at instead, for a request that is part of a longer call.
         """
         deadline = time.monotonic() + self._timeout if by is None else by
-        attempts = RequestAttempts(request, self.address, deadline, self._timeout)
+        attempts = RequestAttempts(
+            request, self.address, deadline, self._timeout, time.monotonic() + self._refusal_patience
+        )
         while True:
             commands, until = attempts.next_attempt(time.monotonic())
             try:
@@ -348,9 +358,10 @@ def _seconds_left(until: float) -> float:
 class AsyncDeadlineClient:
     """`DeadlineClient` for asyncio. Connections belong to the event loop that made them; another loop starts afresh."""
 
-    def __init__(self, client: AsyncRedis, timeout: float) -> None:
+    def __init__(self, client: AsyncRedis, timeout: float, refusal_patience: float = float("inf")) -> None:
         self.address = address_of(client)
         self._timeout = timeout
+        self._refusal_patience = refusal_patience
         self._pool = client.connection_pool
         self._idle: deque[Any] = deque()
         self._owner: tuple[int, object] | None = None
@@ -358,7 +369,9 @@ class AsyncDeadlineClient:
     async def execute(self, request: Request, *, by: float | None = None) -> Sequence[Any]:
         """The replies to `request`; see DeadlineClient."""
         deadline = time.monotonic() + self._timeout if by is None else by
-        attempts = RequestAttempts(request, self.address, deadline, self._timeout)
+        attempts = RequestAttempts(
+            request, self.address, deadline, self._timeout, time.monotonic() + self._refusal_patience
+        )
         while True:
             commands, until = attempts.next_attempt(time.monotonic())
             try:

@@ -15,6 +15,12 @@ from tasks.kill.venue_lock_store import LockReading
 class Circuit(Protocol):
     """Its methods raise what `breaker.CircuitBreaker` raises, and NotHalted where a trip waits on the disk."""
 
+    def target(self) -> str:
+        """Environment, Redis and accounts, or the console; one line."""
+
+    def say_what_is_acted_on(self) -> None:
+        """On standard error, before anything is done."""
+
     def status(self, scope: str) -> Status:
         """Read afresh."""
 

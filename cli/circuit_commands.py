@@ -11,6 +11,7 @@ import typer
 from breaker.errors import InvalidInput
 from breaker.state import State, Status
 from cli import circuit_view
+from cli.acting_on import say_what_is_acted_on
 from cli.circuit import Circuit, open_circuit
 from cli.exit_codes import EPILOG, Exit
 from cli.options import (
@@ -46,6 +47,7 @@ def trip(
     why = checked_reason(reason, at_least=1)
     checked_scope(scope)
     circuit = open_circuit()
+    circuit.say_what_is_acted_on()
     after = circuit.trip(scope, why, operator)
     if after.unconfirmed:
         sys.stderr.write(f"breaker: tripped, but not known to outlive a crash of Redis: {after.unconfirmed}\n")
@@ -62,9 +64,11 @@ def status(scope: ScopeOption = "global", as_json: JsonOption = False) -> None:
     if as_json:
         exits = [as_dict(each) for each in pending.exits]
         held = [venue_lock.as_dict(lock) for lock in locks.held]
-        typer.echo(json.dumps({"scope": scope, **now, "pending_exits": exits, "venue_locks": held}))
+        typer.echo(
+            json.dumps({"scope": scope, "target": circuit.target(), **now, "pending_exits": exits, "venue_locks": held})
+        )
     else:
-        circuit_view.show_status(now, scope)
+        circuit_view.show_status(now, scope, circuit.target())
         circuit_view.show_pending_exits(circuit_view.console(), pending.exits)
         circuit_view.show_venue_locks(circuit_view.console(), locks.held)
     if now.state is State.UNKNOWN:
@@ -95,6 +99,7 @@ def reset(
     """
     why, why_override = checked_reason(reason), checked_reason(override) if override else ""
     circuit = open_circuit()
+    circuit.say_what_is_acted_on()
     before = circuit.status(scope)
     if drop_pending:
         _drop_pending(circuit, before, scope, checked_reason(drop_pending), operator)
@@ -151,6 +156,7 @@ def init(
             "it says why a state is written without the ledger: give --force too", param_hint="--reason"
         )
     answer = WithoutLedger(checked_reason(reason), second_person) if reason else None
+    say_what_is_acted_on(settings)
     make_pending_trips(settings)
     after = initialize(settings, scope, by=operator or login_name(), source="cli", force=force, without_ledger=answer)
     _show(after, scope, as_json)

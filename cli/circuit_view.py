@@ -34,12 +34,12 @@ def console(*, stderr: bool = False) -> Console:
     return out if out.is_terminal else Console(stderr=stderr, highlight=False, width=WIDTH_ELSEWHERE)
 
 
-def show_status(status: Status, scope: str) -> None:
+def show_status(status: Status, scope: str, target: str = "") -> None:
     label, colour = STATE_LABELS[status.state], _COLOURS[status.state]
     facts = Table.grid(padding=(0, 2))
     facts.add_column(style="dim", no_wrap=True)
     facts.add_column(overflow="fold")
-    for name, value in _facts(status):
+    for name, value in [*_facts(status), ("of", target)]:
         if value:
             facts.add_row(name, Text(value))
     title = Text.assemble(

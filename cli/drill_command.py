@@ -35,7 +35,10 @@ def drill(operator: OperatorOption = None, as_json: JsonOption = False) -> None:
     settings = load_settings()
     set_prefect_timeouts()
     if not as_json:
-        sys.stderr.write("breaker: a drill on a paper account of its own; production is left as it is …\n")
+        sys.stderr.write(
+            "breaker: a drill on a paper account of its own; "
+            f"environment {settings.environment_name} is left as it is, and keeps the figures …\n"
+        )
     from flows.drill import run_drill  # noqa: PLC0415  slow to import
 
     result, undelivered = asyncio.run(run_drill(settings, by=operator or login_name(), source="cli"))

@@ -20,6 +20,7 @@ from breaker.errors import InvalidInput
 from breaker.trip_reasons import TripReason
 from brokers.coverage import coverage_of
 from cli import kill_handover, kill_view
+from cli.acting_on import say_what_is_acted_on
 from cli.environment import URL, through_console
 from cli.exit_codes import EPILOG, Exit
 from cli.options import JsonOption, KillScopeOption, OperatorOrTokenOption, TripReasonOption, checked_scope, on_terminal
@@ -74,6 +75,7 @@ def kill(
     settings = load_settings()
     coverage = coverage_of(scope, settings.accounts, account or ())
     scope = coverage.scope
+    say_what_is_acted_on(settings, coverage.accounts)
     view = kill_view.KillView(quiet=as_json)
     if resume:
         from cli.kill_resume import resume_by_hand  # noqa: PLC0415  halting doesn't pay for it

@@ -14,9 +14,11 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 import typer
 from rich.live import Live
 
+from cli.acting_on import say_what_is_acted_on
 from cli.circuit_view import console
 from cli.exit_codes import EPILOG, Exit
 from cli.options import ClaimedOption, JsonOption, ScopeOption, on_terminal
+from cli.paste import pastable
 from cli.person import Person, acting_person
 from cli.recovery_view import changes, checklist, print_next_step
 from cli.transitions import open_breaker
@@ -74,6 +76,7 @@ def show(
 def start(scope: ScopeOption = "global") -> None:
     """Start the recovery of the present incident by hand; usually the trip has done so."""
     settings = load_settings()
+    say_what_is_acted_on(settings)
     status = open_breaker(settings, scope).get_status()
     if status.incident_id is None or status.state.value not in ("TRIPPED", "QUIET_PERIOD"):
         raise typer.BadParameter(f"{scope} is {status.state.value}: there is nothing to recover from")
@@ -84,7 +87,7 @@ def start(scope: ScopeOption = "global") -> None:
     except orchestrator.NotStarted as error:
         typer.echo(f"breaker: no recovery was started: {error}; trading stays halted", err=True)
         raise typer.Exit(Exit.REFUSED) from None
-    typer.echo(f"started flow run {run_id}; follow it with: breaker recover --watch")
+    typer.echo(f"started flow run {run_id}; follow it with: {pastable('recover --watch')}")
 
 
 def evidence(
@@ -117,6 +120,7 @@ def answer(
 ) -> None:
     """Answer what the recovery waits for: its root cause, or the approval of its reset. Asks for what is not given."""
     settings = load_settings()
+    say_what_is_acted_on(settings)
     state = _read(settings, scope)
     if state is None or not state.waiting_for:
         typer.echo("breaker: no recovery waits for a person; nothing was done", err=True)
@@ -147,7 +151,7 @@ def answer(
         _from_redis(settings, partial(_attest, state=state, answer=given, person=person))
         asyncio.run(submit_answer(state, given))
     except AnswerNotTaken as error:
-        typer.echo(f"breaker: {error}; look with: breaker recover", err=True)
+        typer.echo(f"breaker: {error}; look with: {pastable('recover')}", err=True)
         raise typer.Exit(Exit.REFUSED) from None
     _tell_what_became_of_it(settings, state)
 
@@ -161,10 +165,12 @@ def _tell_what_became_of_it(settings: Settings, asked: RecoveryState) -> None:
             typer.echo(f"breaker: refused: {now.problem}; nothing changed, the recovery still waits", err=True)
             raise typer.Exit(Exit.REFUSED)
         if now.question != asked.question and _is_taken(asked, now):
-            typer.echo(f"answered {asked.waiting_for}; follow it with: breaker recover --watch")
+            typer.echo(f"answered {asked.waiting_for}; follow it with: {pastable('recover --watch')}")
             return
         time.sleep(POLL)
-    typer.echo(f"the answer to {asked.waiting_for} was handed over, and not taken yet; look with: breaker recover")
+    typer.echo(
+        f"the answer to {asked.waiting_for} was handed over, and not taken yet; look with: {pastable('recover')}"
+    )
 
 
 def _is_taken(asked: RecoveryState, now: RecoveryState) -> bool:

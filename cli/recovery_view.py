@@ -7,7 +7,9 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from breaker.keys import GLOBAL
 from cli.circuit_view import console
+from cli.paste import pastable
 from tasks.recovery.checklist import CHECKLIST, Item, Section
 from tasks.recovery.state import ItemState, RecoveryState, Tick
 
@@ -87,8 +89,11 @@ def changes(before: RecoveryState | None, now: RecoveryState) -> list[str]:
 def print_next_step(state: RecoveryState) -> None:
     """What whoever looks can do now."""
     if state.waiting_for:
-        first = "breaker recover evidence, then " if state.waiting_for == "root-cause" else ""
-        console().print(Text.assemble(("next: ", "dim"), f"{first}breaker recover answer   ({state.waiting_for})"))
+        commands = ["recover evidence"] if state.waiting_for == "root-cause" else []
+        scope = "" if state.scope == GLOBAL else f" --scope {state.scope}"
+        console().print(Text(f"next, for the {state.waiting_for}:", "dim"))
+        for command in [*commands, "recover answer"]:
+            console().print(Text(f"  {pastable(command + scope)}"), soft_wrap=True)
     elif state.report_path and state.done:
         console().print(Text.assemble(("report: ", "dim"), state.report_path))
 

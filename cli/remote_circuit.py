@@ -30,6 +30,12 @@ class RemoteCircuit:
         """Raises InvalidInput for an address or a token that can't be used."""
         return cls(ConsoleClient.from_environment())
 
+    def target(self) -> str:
+        return f"the console at {self.console.url}"
+
+    def say_what_is_acted_on(self) -> None:
+        typer.echo(f"breaker: through {self.target()}", err=True)
+
     def status(self, scope: str) -> Status:
         return self.console.status(scope)
 

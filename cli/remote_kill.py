@@ -14,7 +14,7 @@ from brokers.coverage import Coverage, coverage_of
 from cli import circuit_view
 from cli.console_client import ConsoleClient
 from cli.exit_codes import Exit
-from cli.remote_circuit import say_who_acts
+from cli.remote_circuit import RemoteCircuit, say_who_acts
 from configuration.reasons import KILL_CONFIRMATION
 from tasks.kill import cost_text
 from tasks.kill.report import cost_of_record, count
@@ -34,6 +34,7 @@ def kill_by_console(
     scope = coverage.scope
     say_who_acts(operator)
     console = ConsoleClient.from_environment()
+    RemoteCircuit(console).say_what_is_acted_on()
     if not yes:
         halted = console.trip(scope, reason)
         circuit_view.ask_for(

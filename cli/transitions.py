@@ -12,9 +12,12 @@ from breaker.keys import GLOBAL
 from breaker.pending_trips import PendingTrip
 from breaker.state import Status
 from breaker.trip_reasons import TripReason
+from cli.acting_on import say_what_is_acted_on, target_of
 from cli.options import ResetOptions
+from cli.paste import pastable
 from cli.pending_exits import drop_pending_exits
 from configuration.breakers import (
+    REFUSAL_PATIENCE,
     apply_pending_trips,
     breaker_of,
     requested_trip,
@@ -35,6 +38,12 @@ class LocalCircuit:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
+
+    def target(self) -> str:
+        return target_of(self._settings)
+
+    def say_what_is_acted_on(self) -> None:
+        say_what_is_acted_on(self._settings)
 
     def status(self, scope: str) -> Status:
         say_what_waits(self._settings)
@@ -91,7 +100,8 @@ def make_trip(settings: Settings, trip: PendingTrip) -> Status:
     Raises NotHalted, whose line says whether the trip is kept and made later.
     """
     try:
-        status = trip.make(breaker_of(settings, trip.scope, source=trip.source))
+        breaker = breaker_of(settings, trip.scope, source=trip.source, refusal_patience=REFUSAL_PATIENCE)
+        status = trip.make(breaker)
     except (BreakerUnavailable, RedisRefused) as error:
         raise store_undelivered(settings, trip, error) from None
     try:
@@ -121,7 +131,7 @@ def say_what_waits(settings: Settings) -> None:
     for trip in waiting.here:
         sys.stderr.write(
             f"breaker: a trip waits on this host until Redis is told: {_waiting(trip)}; any service here makes it, or "
-            "breaker audit drain\n"
+            f"{pastable('audit drain')}\n"
         )
     for trip in waiting.elsewhere:
         sys.stderr.write(

@@ -15,6 +15,9 @@ from breaker.uuid7 import uuid7
 from configuration.identity import configured_identity
 from configuration.redis_clients import async_redis_client, redis_client
 
+REFUSAL_PATIENCE = 0.3
+"""Seconds for which a trip is tried on a Redis that refuses connections, before it waits on this host's disk."""
+
 if TYPE_CHECKING:
     from redis import Redis
     from redis.asyncio import Redis as AsyncRedis
@@ -25,7 +28,12 @@ if TYPE_CHECKING:
 
 
 def breaker_of(
-    settings: Settings, scope: str = GLOBAL, *, source: str = "library", redis: Redis | None = None
+    settings: Settings,
+    scope: str = GLOBAL,
+    *,
+    source: str = "library",
+    redis: Redis | None = None,
+    refusal_patience: float = float("inf"),
 ) -> CircuitBreaker:
     """The configured breaker of `scope`, on `redis` or on a client of its own; trips that wait on this host still wait.
 
@@ -38,11 +46,17 @@ def breaker_of(
         quiet_period=settings.quiet_period,
         source=source,
         durability=_durability(settings),
+        refusal_patience=refusal_patience,
     )
 
 
 def async_breaker_of(
-    settings: Settings, scope: str = GLOBAL, *, source: str = "flow", redis: AsyncRedis | None = None
+    settings: Settings,
+    scope: str = GLOBAL,
+    *,
+    source: str = "flow",
+    redis: AsyncRedis | None = None,
+    refusal_patience: float = float("inf"),
 ) -> AsyncCircuitBreaker:
     """`breaker_of` for coroutines."""
     return AsyncCircuitBreaker(
@@ -52,6 +66,7 @@ def async_breaker_of(
         quiet_period=settings.quiet_period,
         source=source,
         durability=_durability(settings),
+        refusal_patience=refusal_patience,
     )
 
 

@@ -8,6 +8,9 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+LACKING = "MAKE_UP_EXPORTS"
+"""The variable in which a running `make up` names those that it gives to `make`, and that a shell doesn't have."""
+
 
 def configuration_file() -> Path:
     """The file that is read: `BREAKER_CONFIG`, else `breaker.toml` in the working directory."""

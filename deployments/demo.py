@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import io
-import os
+import shlex
 import subprocess
 import sys
 import tempfile
@@ -64,10 +64,9 @@ def _demo(arguments: argparse.Namespace, started: ExitStack, out: Console) -> in
     out.print(Text(f"… up in {time.monotonic() - begun:.0f} s.", "dim"))
     _show_stack(stack, out)
 
-    environment = {**os.environ, **stack.environment}
     command = [sys.executable, "-m", "cli", "kill", "--yes", "--operator", "demo", "--reason", "demonstration"]
     out.print(Text.assemble(("\n$ ", "dim"), ("breaker kill --yes --reason demonstration", "bold")))
-    outcome = subprocess.run(command, env=environment, check=False, cwd=Path(__file__).parents[1])
+    outcome = subprocess.run(command, env=stack.process_environment, check=False, cwd=Path(__file__).parents[1])
 
     report = stack.exchange.report()
     _show_verdict(report, out)
@@ -110,7 +109,9 @@ def _keep(stack: LocalStack, out: Console) -> None:
     out.print(f"Prefect UI  {stack.prefect.ui_url}/runs")
     out.print(f"Exchange    {stack.exchange.url}/_paper/report")
     out.print("In another terminal:")
-    out.print(f"  export BREAKER_CONFIG={stack.configuration} PREFECT_API_URL={stack.prefect.api_url}", soft_wrap=True)
+    exported = " ".join(f"{name}={shlex.quote(value)}" for name, value in stack.environment.items())
+    out.print(f"  cd {shlex.quote(str(Path.cwd()))}", soft_wrap=True, markup=False)
+    out.print(f"  export {exported}", soft_wrap=True, markup=False)
     out.print("  make circuit-status")
     out.print("Ctrl-C stops everything.")
     while True:

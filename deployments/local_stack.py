@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tomllib
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from tasks.initialization import initialize
 
 SCENARIO = Path(__file__).with_name("demo_scenario.toml")
 CONFIGURATION = """\
+environment = "demo"
 redis_url = "{redis}"
 state_dir = "{state}"
 {keys}
@@ -44,6 +46,12 @@ class LocalStack:
     def environment(self) -> dict[str, str]:
         """What a command needs to act on it."""
         return {"BREAKER_CONFIG": str(self.configuration), **self.prefect.environment}
+
+    @property
+    def process_environment(self) -> dict[str, str]:
+        """For a process of the stack: nothing that is configured elsewhere, such as another account, reaches it."""
+        kept = {name: value for name, value in os.environ.items() if not name.startswith(("BREAKER_", "PREFECT_"))}
+        return {**kept, **self.environment}
 
     def configure(self, keys: str = "", sections: str = "") -> None:
         """Write the configuration, with these top-level keys and these sections beside its own."""

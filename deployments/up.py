@@ -1,13 +1,13 @@
 """Run `make up`: the whole stack on this machine, in the foreground, until Ctrl-C.
 
 A Redis-protocol server, the paper exchange with a book, a Prefect server with its UI, and every deployment served.
-While it runs, `make` in another terminal acts on it: the settings that make it so are in `.breaker/up.mk`.
+While it runs, `make` in another terminal acts on it where nothing else is configured: by `.breaker/up.mk`.
 """
 
 from __future__ import annotations
 
 import argparse
-import os
+import shlex
 import subprocess
 import sys
 import time
@@ -20,15 +20,17 @@ from rich.table import Table
 from rich.text import Text
 
 from breaker import BreakerError
+from breaker.atomic_file import write_atomically
+from configuration.locations import LACKING
 from configuration.login import login_name
 from deployments.interrupt import end_on_signals
 from deployments.local_stack import SCENARIO, LocalStack, start_stack
+from deployments.up_files import CONFIGURATION, HOME, SETTINGS, hold_pid_file
 from ledger.errors import LedgerError
 from sandbox.child_process import free_port, listens, spawn
 from sandbox.exchange import scenario
 from sandbox.exchange.server import PaperExchangeFailed
 
-HOME = Path(".breaker")
 PREFECT_PORT = 4200
 REDIS_PORT = 6379
 KEYS = "# Written by `make up`; gone when it ends.\nquiet_period = {watch}\n"
@@ -70,8 +72,8 @@ def _arguments() -> argparse.Namespace:
 
 def _up(arguments: argparse.Namespace, started: ExitStack, out: Console) -> None:
     home = HOME.absolute()
-    home.mkdir(exist_ok=True, mode=0o700)
-    _hold_pid_file(home / "up.pid", started)
+    if not started.enter_context(hold_pid_file(home)):
+        raise AlreadyUp("it runs already; make down stops it")
     end_on_signals()
     out.print(Text("Starting …", "dim"))
     stack = start_stack(
@@ -82,12 +84,10 @@ def _up(arguments: argparse.Namespace, started: ExitStack, out: Console) -> None
         prefect_port=_port(PREFECT_PORT),
     )
     stack.configure(KEYS.format(watch=arguments.watch), SECTIONS.format(watch=arguments.watch, person=login_name()))
-    started.callback(stack.configuration.unlink, missing_ok=True)
     stack.initialize("make up")
-    _tell_make(home / "up.mk", stack.environment, started)
-    environment = {**os.environ, **stack.environment}
+    _tell_make(home / SETTINGS, stack.environment)
     with (home / "serve.log").open("ab") as log:
-        serving = spawn([sys.executable, "-m", "services.serve"], env=environment, output=log)
+        serving = spawn([sys.executable, "-m", "services.serve"], env=stack.process_environment, output=log)
     started.callback(_end, serving)
     _show(out, stack)
     while serving.poll() is None:
@@ -95,24 +95,14 @@ def _up(arguments: argparse.Namespace, started: ExitStack, out: Console) -> None
     raise BreakerError(f"the served deployments ended by themselves; see {home / 'serve.log'}")
 
 
-def _hold_pid_file(path: Path, started: ExitStack) -> None:
-    """So that `make down` finds us, and a second `make up` says so instead of fighting over ports and files."""
-    try:
-        os.kill(int(path.read_text()), 0)
-    except (FileNotFoundError, ValueError, ProcessLookupError):
-        path.write_text(str(os.getpid()))
-        started.callback(path.unlink, missing_ok=True)
-    else:
-        raise AlreadyUp(f"it runs already, as process {path.read_text().strip()}; make down stops it")
-
-
 def _port(usual: int) -> int:
     return free_port() if listens(usual) else usual
 
 
-def _tell_make(path: Path, environment: dict[str, str], started: ExitStack) -> None:
-    path.write_text("".join(f"export {name} := {value}\n" for name, value in environment.items()), encoding="utf-8")
-    started.callback(path.unlink, missing_ok=True)
+def _tell_make(path: Path, environment: dict[str, str]) -> None:
+    """So that `make` in another terminal acts on it; and what a shell lacks that is to paste what a command prints."""
+    lines = [f"export {name} := {value}\n" for name, value in environment.items()]
+    write_atomically(path, "".join([*lines, f"export {LACKING} := {' '.join(environment)}\n"]))
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
@@ -131,10 +121,24 @@ def _show(out: Console, stack: LocalStack) -> None:
     table.add_row("paper exchange", f"{stack.exchange.url}/_paper/report")
     table.add_row("log of the deployments", str(stack.home / "serve.log"))
     out.print(table)
-    out.print("In another terminal, here:")
-    out.print("  make circuit-status")
-    out.print('  make kill-switch YES=1 REASON="trying it out"   then: make recover')
+    out.print("In another terminal:")
+    for line in pasted(stack, Path.cwd()):
+        out.print(f"  {line}", soft_wrap=True, markup=False)
+    if Path(CONFIGURATION).exists():
+        out.print(Text(f"Without that export, make here acts on {CONFIGURATION}, not on this.", "yellow"))
     out.print("Ctrl-C stops everything.")
+
+
+def pasted(stack: LocalStack, folder: Path) -> list[str]:
+    """What another terminal needs to act on it, and what to try, as they can be pasted."""
+    exported = " ".join(f"{name}={shlex.quote(value)}" for name, value in stack.environment.items())
+    return [
+        f"cd {shlex.quote(str(folder))}",
+        f"export {exported}",
+        "make circuit-status",
+        'make kill-switch YES=1 REASON="trying it out"',
+        "make recover",
+    ]
 
 
 if __name__ == "__main__":

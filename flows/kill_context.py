@@ -13,7 +13,7 @@ from breaker.keys import GLOBAL
 from breaker.uuid7 import uuid7
 from brokers.coverage import coverage_of
 from brokers.registry import open_brokers
-from configuration.breakers import async_breaker_of
+from configuration.breakers import REFUSAL_PATIENCE, async_breaker_of
 from configuration.redis_clients import redis_client
 from configuration.settings import Settings, load_settings
 from ledger.spool import Spool
@@ -63,7 +63,7 @@ async def open_kill_run(
     lent = {name: broker for name, broker in (opened or {}).items() if name in wanted}
     own = open_brokers({name: settings.accounts[name] for name in wanted if name not in lent})
     brokers = {name: (lent | own)[name] for name in wanted}
-    breaker = async_breaker_of(settings, scope)
+    breaker = async_breaker_of(settings, scope, refusal_patience=REFUSAL_PATIENCE)
     incident = await _incident_under_way(breaker) if incident_id == "new" else incident_id
     trail = AuditTrail(
         Spool(settings.state_dir / "spool"),

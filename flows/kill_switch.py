@@ -24,6 +24,7 @@ from breaker.keys import GLOBAL
 from brokers.protocol import BrokerError
 from flows.drivers import RunStep, with_prefect, without_prefect
 from flows.kill_context import open_kill_run
+from flows.run_names import environment_tag
 from tasks.kill import cost_reading, steps
 from tasks.kill.account import LockResult
 from tasks.kill.artifacts import live_progress
@@ -301,7 +302,8 @@ async def _refuses_connections(api: str) -> bool:
 
 
 async def _start_flow(run: KillRun) -> None:
-    with tags("kill-switch"):
+    environment = [] if run.configuration is None else [environment_tag(run.configuration)]
+    with tags("kill-switch", *environment):
         await kill_switch(
             reason=run.reason,
             operator=run.operator,

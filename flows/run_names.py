@@ -6,6 +6,8 @@ import logging
 from collections.abc import Callable
 from datetime import UTC, datetime
 
+from configuration.settings import Settings
+
 
 def run_name(what: str) -> Callable[[], str]:
     """For `flow_run_name`: a list of runs then says which was when, in UTC."""
@@ -14,6 +16,11 @@ def run_name(what: str) -> Callable[[], str]:
         return f"{what} {datetime.now(UTC):%Y-%m-%d %H:%M:%S}"
 
     return name
+
+
+def environment_tag(settings: Settings) -> str:
+    """On every flow run: which environment it acts on."""
+    return f"environment:{settings.environment_name}"
 
 
 class PausesAreNoErrors(logging.Filter):

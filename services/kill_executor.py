@@ -15,7 +15,7 @@ from breaker.pending_trips import PendingTrip
 from brokers.coverage import Coverage
 from brokers.protocol import Broker
 from brokers.registry import open_brokers
-from configuration.breakers import async_breaker_of, make_or_store_trip
+from configuration.breakers import REFUSAL_PATIENCE, async_breaker_of, make_or_store_trip
 from configuration.running import RunningConfiguration
 from configuration.settings import Settings
 from flows.kill_start import KillStart, coverage_now, halt, load_procedure, sweep_and_flatten
@@ -62,7 +62,9 @@ class KillExecutor:
 
     def breaker(self, scope: str, source: str) -> AsyncCircuitBreaker:
         if (scope, source) not in self._breakers:
-            self._breakers[scope, source] = async_breaker_of(self._settings, scope, source=source)
+            self._breakers[scope, source] = async_breaker_of(
+                self._settings, scope, source=source, refusal_patience=REFUSAL_PATIENCE
+            )
         return self._breakers[scope, source]
 
     def begin(self, work: Coroutine[Any, Any, None]) -> asyncio.Future[None]:

@@ -24,6 +24,7 @@ from flows.health_verification import health_verification
 from flows.kill_switch import kill_switch
 from flows.recovery import recovery
 from flows.resume import resume
+from flows.run_names import environment_tag
 from services.reset_watch import ResetWatch
 from services.trip_watch import TripWatch
 from tasks.running_services import reported
@@ -36,16 +37,18 @@ VERIFY_EVERY = 60
 async def deployments() -> list[RunnerDeployment]:
     """What is served, with schedules, triggers and descriptions."""
     module = EntrypointType.MODULE_PATH
+    settings = load_settings()
+    environment = environment_tag(settings)
     return [
         await kill_switch.ato_deployment(
             "kill-switch",
-            tags=["kill-switch"],
+            tags=["kill-switch", environment],
             description="Halt, cancel every open order, flatten every position, prove it. For emergencies.",
             entrypoint_type=module,
         ),
         await recovery.ato_deployment(
             "recovery",
-            tags=["recovery"],
+            tags=["recovery", environment],
             description="The runbook's recovery checklist. Started by a trip; waits for people.",
             triggers=[
                 DeploymentEventTrigger(
@@ -62,22 +65,22 @@ async def deployments() -> list[RunnerDeployment]:
         ),
         await health_verification.ato_deployment(
             "health-verification",
-            tags=["verification"],
+            tags=["verification", environment],
             description="Every minute: state, ledger, chain, outbox, feeds, conditions, services.",
             interval=VERIFY_EVERY,
             entrypoint_type=module,
         ),
         await resume.ato_deployment(
             "resume",
-            tags=["kill-switch"],
+            tags=["kill-switch", environment],
             description="What a kill switch could not close, in its own incident; scheduled for when it can be.",
             entrypoint_type=module,
         ),
         await drill.ato_deployment(
             "drill",
-            tags=["drill"],
+            tags=["drill", environment],
             description="The whole circle, from the trip to OPEN again, on a paper account of its own.",
-            interval=load_settings().drill.every,
+            interval=settings.drill.every,
             entrypoint_type=module,
         ),
     ]

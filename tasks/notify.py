@@ -58,7 +58,8 @@ async def notify(settings: Settings, notification: Notification) -> list[Deliver
     as NOTIFICATION_FAILED.
     """
     secrets = configured_secrets(settings)
-    clean = replace(notification, title=redact(notification.title, secrets), body=redact(notification.body, secrets))
+    title = f"[{settings.environment}] {notification.title}" if settings.environment else notification.title
+    clean = replace(notification, title=redact(title, secrets), body=redact(notification.body, secrets))
     limit = settings.notifications.timeout
     sending = [_deliver(channel, send, limit) for channel, send in _channels(settings.notifications, clean)]
     results = await asyncio.gather(*sending)

@@ -33,6 +33,7 @@ def render_page(
     scope = values.get("scope", GLOBAL)
     shown = {
         "identity": identity,
+        "environment": context.settings.environment_name,
         "pages": PAGES,
         "current": request.url.path,
         "topics": [],

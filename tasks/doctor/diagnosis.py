@@ -66,7 +66,7 @@ async def diagnose(settings: Settings) -> list[Measurement]:
     )
     venues = [measure_venue_lock(settings), *others] if settings.accounts else [no_account(), *others]
     services, health = await asyncio.gather(measure_services(settings), measure_health(settings))
-    found = [configuration(), *services, *stores, *states, chain, *venues, notifications(settings), *health]
+    found = [configuration(settings), *services, *stores, *states, chain, *venues, notifications(settings), *health]
     return _without_echoes(found)
 
 
@@ -87,11 +87,11 @@ def _without_echoes(found: Sequence[Measurement]) -> list[Measurement]:
     ]
 
 
-def configuration() -> Measurement:
+def configuration(settings: Settings) -> Measurement:
     """That it could be read is known by now; this says which one it was."""
     file = configuration_file()
     probe = Probe("configuration", "readable", "breaker.toml, or what BREAKER_CONFIG names, and BREAKER_* variables")
     if file.is_file():
-        return probe.measured(str(file.absolute()))
+        return probe.measured(f"{file.absolute()}, environment {settings.environment_name}")
     problem = f"There is no {file.absolute()}, so all is as built in: run this where breaker.toml is, or write one."
     return probe.measured("none", Colour.YELLOW, problem)

@@ -49,6 +49,7 @@ def open_drill_environment(production: Settings) -> Iterator[DrillEnvironment]:
 def _settings(production: Settings, home: Path, redis: str, venue: str, account: Account) -> Settings:
     watch = production.drill.watch
     return GivenSettings(
+        environment="drill",
         redis_url=SecretStr(redis),
         state_dir=home / "state",
         quiet_period=watch,

@@ -107,7 +107,7 @@ def test_a_ledger_that_cannot_be_asked_refuses_and_says_what_would_do_it(
         outcome = breaker_cli("init", *arguments)
         assert outcome.returncode == 1
         assert "the ledger can't be asked" in outcome.stderr and "--second-person NAME" in outcome.stderr
-        assert outcome.stderr.count("\n") == 1 and "Traceback" not in outcome.stderr
+        assert outcome.stderr.count("\n") == 2 and "Traceback" not in outcome.stderr
     assert redis_client.get("circuit_breaker:state") is None
 
 

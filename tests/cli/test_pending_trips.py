@@ -40,7 +40,7 @@ def test_a_trip_without_redis_is_kept_said_and_made_by_the_next_command_once(
 ) -> None:
     outcome = breaker_cli("trip", "--reason", "prices are wrong", "--operator", "ada")
     assert outcome.returncode == 4
-    assert "The trip is kept in" in outcome.stderr and outcome.stderr.count("\n") == 1
+    assert "The trip is kept in" in outcome.stderr and outcome.stderr.count("\n") == 2
     [file] = kept(tmp_path)
     event_id = json.loads(file.read_text())["event_id"]
 

@@ -117,7 +117,8 @@ def test_the_kill_switch_is_followed_to_flat(
     assert cost.startswith("ALPHA: slippage 0.00 USD (0.0 bp of ")
     assert "0 of 12 positions" in killed.stdout
     assert exchange.report()["is_flat"]
-    assert len(killed.stderr.splitlines()) == 1 and "--operator is not used" in killed.stderr
+    assert len(killed.stderr.splitlines()) == 2 and "--operator is not used" in killed.stderr
+    assert "breaker: through the console at http" in killed.stderr
     assert CircuitBreaker(redis_client).get_status().tripped_by == "the_operator"
 
 
@@ -183,7 +184,8 @@ def test_a_console_that_falls_silent_may_have_done_it(environment: dict[str, str
         environment |= {"BREAKER_URL": f"http://127.0.0.1:{listening.getsockname()[1]}", "BREAKER_TOKEN": "t"}
         outcome = breaker_cli("trip")
         taken.join(10)
-    assert (outcome.returncode, outcome.stdout, len(outcome.stderr.splitlines())) == (4, "", 1)
+    assert (outcome.returncode, outcome.stdout, len(outcome.stderr.splitlines())) == (4, "", 2)
+    assert outcome.stderr.startswith("breaker: through the console at http://127.0.0.1:")
     assert "may have done it" in outcome.stderr and "nothing was asked" not in outcome.stderr
 
 

@@ -16,6 +16,7 @@ from tests.conftest import PrefectHome
 from tests.helpers import eventually
 
 ROOT = Path(__file__).parents[2]
+BIN = Path(sys.executable).parent
 
 
 @pytest.fixture
@@ -40,6 +41,17 @@ def up(tmp_path: Path, environment: dict[str, str], prefect_home: PrefectHome) -
     yield process
     process.kill()
     process.wait()
+
+
+def paste(command: str, before: list[str], environment: dict[str, str]) -> None:
+    """As a person does, into a shell that knows nothing else; the Makefile is this checkout's."""
+    script = "\n".join([*before, command.replace("make ", f"make -s -f {ROOT}/Makefile -o .venv/.ready BIN={BIN} ")])
+    done = subprocess.run(
+        ["bash", "-c", script], env=environment, capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode == 0, (command, done.stdout, done.stderr)
+    if "kill-switch" in command:
+        assert "environment demo" in done.stderr and "accounts PAPER" in done.stderr and "FLAT" in done.stderr
 
 
 def test_other_terminals_act_on_it_and_down_leaves_nothing(
@@ -71,6 +83,12 @@ def test_other_terminals_act_on_it_and_down_leaves_nothing(
     )
     assert second.returncode == 1
     assert "make down stops it" in second.stdout
+
+    shown = [line.strip() for line in log.read_text().splitlines()]
+    pasted = shown[shown.index("In another terminal:") + 1 : shown.index("Ctrl-C stops everything.")]
+    assert pasted[0] == f"cd {tmp_path}" and pasted[1].startswith("export BREAKER_CONFIG=")
+    for command in pasted[2:]:
+        paste(command, pasted[:2], environment)
 
     children = psutil.Process(up.pid).children(recursive=True)
     os.kill(int((tmp_path / ".breaker" / "up.pid").read_text()), signal.SIGTERM)

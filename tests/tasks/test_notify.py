@@ -69,6 +69,17 @@ async def test_slack_receives_its_own_format(web: Web, tmp_path: Path) -> None:
     assert INCIDENT in context["elements"][0]["text"] and "<http://console/|Open>" in context["elements"][0]["text"]
 
 
+async def test_the_environment_comes_first_where_it_has_a_name(web: Web, tmp_path: Path) -> None:
+    settings = configured(
+        tmp_path, slack=f"{web.url}/services/hook", pagerduty=ROUTING_KEY, pagerduty_url=f"{web.url}/v2"
+    )
+    named = settings.model_copy(update={"environment": "production"})
+    assert await notify(named, note(NotificationKind.TRIPPED)) == []
+    said = {asked.path: asked.json for asked in web.asked}
+    assert said["/v2"]["payload"]["summary"] == "[production] Trading halted"
+    assert "[production] Trading halted" in said["/services/hook"]["text"]
+
+
 async def test_one_pagerduty_incident_is_opened_told_more_and_resolved(web: Web, tmp_path: Path) -> None:
     settings = configured(tmp_path, pagerduty=ROUTING_KEY, pagerduty_url=f"{web.url}/v2/enqueue")
     course = (

@@ -1,0 +1,25 @@
+"""Say on standard error what a command is about to act on, before it does: environment, Redis and accounts."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Collection
+
+from configuration.identity import configured_identity
+from configuration.settings import Settings
+
+NAMED = 12
+
+
+def say_what_is_acted_on(settings: Settings, accounts: Collection[str] | None = None) -> None:
+    """`accounts` are all that are configured unless given."""
+    sys.stderr.write(f"breaker: {target_of(settings, accounts)}\n")
+
+
+def target_of(settings: Settings, accounts: Collection[str] | None = None) -> str:
+    """Environment, Redis and accounts, on one line and without secrets."""
+    names = sorted(settings.accounts if accounts is None else accounts)
+    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+    which = f"{', '.join(names[:NAMED])}{more}" or "none"
+    address = configured_identity(settings).address
+    return f"environment {settings.environment_name} · Redis {address} · accounts {which}"
