@@ -370,3 +370,15 @@ def test_a_page_is_light(console: Console, breaker: CircuitBreaker) -> None:
     loaded = [part.split('"')[0] for part in page.text.replace('href="/static', 'src="/static').split('src="')[1:]]
     assert len(loaded) == 3
     assert len(page.content) + sum(len(visitor.get(path).content) for path in loaded) < 60_000
+
+
+@pytest.mark.parametrize("name", ["", "production"])
+def test_every_page_names_the_environment_in_header_and_title(
+    make_settings: MakeSettings, redis_server: EmbeddedRedis, breaker: CircuitBreaker, name: str
+) -> None:
+    with Console(make_settings(redis_server.url, environment=name)) as console:
+        visitor = console.visitor(Role.ADMIN)
+        shown = name or "unnamed"
+        for path in ("/circuit-breaker", "/recovery", "/audit", "/system-health", "/circuit-breaker/kill"):
+            page = visitor.get(path).text
+            assert f">{shown}</div>" in page and f" · {shown} · Circuit Breaker</title>" in page, path
