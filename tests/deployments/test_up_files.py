@@ -10,9 +10,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import redis
 
+from configuration.locations import LACKING
 from deployments.up_files import hold_pid_file, is_running
 from sandbox.child_process import free_port
+from sandbox.embedded_redis import EmbeddedRedis
+from tasks.recovery.state import RecoveryState, state_key
 from tests.helpers import eventually
 
 ROOT = Path(__file__).parents[2]
@@ -139,6 +143,26 @@ def test_down_ends_it_and_clean_removes_what_it_kept(make: Make, up: subprocess.
     assert [path.name for path in (folder / ".breaker").iterdir()] == ["kept"]
     assert "nothing is up" in make("down").stdout
     assert make("clean").returncode == 0 and not (folder / ".breaker").exists()
+
+
+def test_what_a_recovery_says_next_can_be_pasted_into_a_plain_shell(
+    make: Make, up: subprocess.Popen[str], folder: Path, redis_server: EmbeddedRedis, redis_client: redis.Redis
+) -> None:
+    (folder / ".breaker" / "breaker.toml").write_text(f'environment = "demo"\nredis_url = "{redis_server.url}"\n')
+    with (folder / ".breaker" / "up.mk").open("a") as told:
+        told.write(f"export {LACKING} := BREAKER_CONFIG\n")
+    waiting = RecoveryState("an incident", "global", "a run", waiting_for="root-cause", question="root-cause-1-1")
+    redis_client.set(state_key("global"), waiting.to_json())
+    shown = make("recover").stdout.splitlines()
+    commands = [line.strip() for line in shown[shown.index("next, for the root-cause:") + 1 :]]
+    assert [command.split()[-1] for command in commands] == ["evidence", "answer"]
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("BREAKER_", "PREFECT_", "MAKE"))}
+    for command in commands:
+        pasted = subprocess.run(
+            ["bash", "-c", command], cwd=folder, env=kept, capture_output=True, text=True, timeout=60, check=False
+        )
+        assert "no recovery" not in pasted.stderr and "not found" not in pasted.stderr, (command, pasted.stderr)
+        assert ("an incident" if "evidence" in command else "environment demo") in pasted.stderr
 
 
 def test_only_one_has_the_folder(tmp_path: Path) -> None:
