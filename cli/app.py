@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from breaker.errors import BreakerError, BreakerUnavailable, InvalidInput, NotHalted, RedisRefused
-from cli import circuit_commands, kill_command
+from cli import circuit_commands, kill_command, notices
 from cli.environment import URL, through_console
 from cli.exit_codes import EPILOG, Exit
 from configuration.settings import ConfigurationError
@@ -76,6 +76,13 @@ def _refuse(context: typer.Context) -> None:
 
 def run() -> int:
     """Run the command line; returns the exit status of an error, leaves with it otherwise."""
+    try:
+        return _run_command()
+    finally:
+        notices.finish()
+
+
+def _run_command() -> int:
     try:
         command_line(*sys.argv[1:2])()
     except (ConfigurationError, InvalidInput) as error:

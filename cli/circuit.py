@@ -44,6 +44,9 @@ class Circuit(Protocol):
     def drop_pending_exits(self, scope: str, reason: str, operator: str | None) -> None:
         """Give up what is pending for the breaker of `scope`, on record. Raises LedgerError: nothing is dropped."""
 
+    def tell(self, scope: str) -> None:
+        """See to it that people are told; called once it has been shown, and holds nothing up."""
+
     def record(self, scope: str) -> None:
         """See to it that what was done is in the audit log; called once it has been shown."""
 

@@ -52,6 +52,7 @@ def trip(
     if after.unconfirmed:
         sys.stderr.write(f"breaker: tripped, but not known to outlive a crash of Redis: {after.unconfirmed}\n")
     _show(after, scope, as_json)
+    circuit.tell(scope)
     circuit.record(scope)
     if not as_json:
         circuit_view.next_step("open orders and positions are untouched; to close them: make kill-switch")
@@ -116,6 +117,7 @@ def reset(
     # What was looked at is what is reset: a trip that came in the meantime is not undone.
     expected = before.epoch if before.state is State.TRIPPED else None
     _show(circuit.reset(ResetOptions(scope, why, why_override, operator, expected)), scope, as_json)
+    circuit.tell(scope)
     circuit.record(scope)
     if not as_json:
         circuit_view.next_step("watch for five minutes; if anything looks wrong: make circuit-trip")

@@ -19,7 +19,7 @@ from breaker import BreakerError
 from breaker.errors import InvalidInput
 from breaker.trip_reasons import TripReason
 from brokers.coverage import coverage_of
-from cli import kill_handover, kill_view
+from cli import kill_handover, kill_view, notices
 from cli.acting_on import say_what_is_acted_on
 from cli.environment import URL, through_console
 from cli.exit_codes import EPILOG, Exit
@@ -101,6 +101,8 @@ def kill(
         trip = replace(trip, event_id=session.event_id, incident_id=session.incident_id)
     start = KillStart(trip=trip, reason=why, coverage=coverage, started=started)
     halted, report = asyncio.run(_kill(settings, start, view, yes))
+    if report is None:  # the procedure, which tells of its start, did not run
+        _tell_of_halt(settings, start, halted)
     _leave(halted.status is not None or _halted_meanwhile(settings, report, view), report, halted.after, as_json)
 
 
@@ -139,6 +141,13 @@ async def _confirm(view: kill_view.KillView, run: KillRun) -> bool:
     return confirmed
 
 
+def _tell_of_halt(settings: Settings, start: KillStart, halted: Halt) -> None:
+    if halted.status is not None:
+        notices.tell_transitions(settings, start.trip.scope)
+    else:
+        notices.tell_undelivered_trip(settings, start.trip, "Nothing was cancelled or flattened either.")
+
+
 def _halted_meanwhile(settings: Settings, report: KillReport | None, view: kill_view.KillView) -> bool:
     """Whether the run found Redis back and made the trip; then it need not wait on the disk any longer."""
     if report is None or report.halted_after is None:
@@ -164,6 +173,7 @@ def _leave(halted: bool, report: KillReport | None, halted_after: float | None, 
 
 def _exit(status: Exit) -> NoReturn:
     """Leave normally, so that what was started is stopped; but leave."""
+    notices.finish()
 
     def force() -> None:
         time.sleep(EXIT_WITHIN)

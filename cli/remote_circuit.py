@@ -69,6 +69,9 @@ class RemoteCircuit:
             "position-sizes/pending-exits (reset --override) drops what is pending"
         )
 
+    def tell(self, scope: str) -> None:
+        """The console's hosts do so."""
+
     def record(self, scope: str) -> None:
         """The console has done so."""
 

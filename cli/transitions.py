@@ -6,13 +6,14 @@ import sys
 from dataclasses import replace
 
 from breaker import CircuitBreaker
-from breaker.errors import BreakerError, BreakerUnavailable, RedisRefused, StateConflict
+from breaker.errors import BreakerError, BreakerUnavailable, NotHalted, RedisRefused, StateConflict
 from breaker.events import History, read_history
 from breaker.keys import GLOBAL
 from breaker.pending_trips import PendingTrip
 from breaker.state import Status
 from breaker.trip_reasons import TripReason
 from cli.acting_on import say_what_is_acted_on, target_of
+from cli import notices
 from cli.options import ResetOptions
 from cli.paste import pastable
 from cli.pending_exits import drop_pending_exits
@@ -66,7 +67,11 @@ class LocalCircuit:
             source="cli",
             incident_id=waiting_incident(self._settings, scope),
         )
-        return make_trip(self._settings, trip)
+        try:
+            return make_trip(self._settings, trip)
+        except NotHalted as error:
+            notices.tell_undelivered_trip(self._settings, trip, str(error))
+            raise
 
     def reset(self, ask: ResetOptions) -> Status:
         from cli.reset import reset_here  # noqa: PLC0415  what it measures with is slow to import
@@ -77,7 +82,10 @@ class LocalCircuit:
     def watch(self, scope: str) -> None:
         from cli.reset import watch_here  # noqa: PLC0415
 
-        watch_here(self._settings, scope)
+        try:
+            watch_here(self._settings, scope)
+        finally:
+            notices.tell_transitions(self._settings, scope)
 
     def pending_exits(self, scope: str) -> Reading:
         reading = read_pending_exits(self._settings)
@@ -89,6 +97,9 @@ class LocalCircuit:
 
     def drop_pending_exits(self, scope: str, reason: str, operator: str | None) -> None:
         drop_pending_exits(self._settings, scope, reason, operator or login_name())
+
+    def tell(self, scope: str) -> None:
+        notices.tell_transitions(self._settings, scope)
 
     def record(self, scope: str) -> None:
         record_transitions(self._settings, scope)

@@ -20,8 +20,12 @@ from prefect.runtime import flow_run as this_flow_run
 from prefect.settings import get_current_settings
 from prefect.states import Completed, Failed
 
+from breaker.errors import BreakerError
 from breaker.keys import GLOBAL
+from breaker.pending_trips import PendingTrip
+from breaker.trip_reasons import TripReason
 from brokers.protocol import BrokerError
+from configuration.settings import Settings
 from flows.drivers import RunStep, with_prefect, without_prefect
 from flows.kill_context import open_kill_run
 from flows.run_names import environment_tag
@@ -32,6 +36,7 @@ from tasks.kill.cost import ExitCost
 from tasks.kill.exit_settlement import settle_exits
 from tasks.kill.report import KillReport, cost_record, seconds
 from tasks.kill.run import KillRun, current_kill, make_report
+from tasks.transition_notices import Told, longest, tell_transitions, tell_undelivered_trip
 
 CONFIRMATION_WAIT = 2.0
 """Seconds after which flattening no longer waits for a trip that this run makes first; confirming goes on beside it."""
@@ -48,6 +53,8 @@ FINAL_STATE_WAIT = 3.0
 async def halt_and_flatten(run: KillRun, do: RunStep) -> KillReport:
     """The procedure. Accounts go in parallel, and none waits for another one's trouble."""
     confirmation = asyncio.create_task(_confirm_trip(run, do))
+    if run.telling_of_start is None and not run.resumes:
+        run.telling_of_start = asyncio.create_task(_tell_of_start(run, confirmation))
     if not run.trip_requested:
         await asyncio.wait({confirmation}, timeout=CONFIRMATION_WAIT)
     await asyncio.gather(*(_close_account(run, do, account) for account in run.brokers))
@@ -55,6 +62,43 @@ async def halt_and_flatten(run: KillRun, do: RunStep) -> KillReport:
     report = await settle_exits(run, make_report(run))
     run.record("KILL_SWITCH_FINISHED", **_summary(report))
     return report
+
+
+async def _tell_of_start(run: KillRun, confirmation: asyncio.Task[None]) -> None:
+    """On a thread with a loop of its own: opening connections to tell people must not hold up a cancel."""
+    settings = run.configuration
+    if settings is None or not settings.notifications.any_channel:
+        return
+    await asyncio.wait({confirmation}, timeout=CONFIRMATION_WAIT)
+    try:
+        async with asyncio.timeout(longest(settings) + NOTIFY_WAIT):
+            told = await asyncio.to_thread(lambda: asyncio.run(_tell_of_trip(settings, _trip_of(run))))
+    except Exception as error:  # people not being told must not change what is done
+        run.record_missing(f"notifications of the start ({type(error).__name__})")
+        return
+    for failure in (failure for each in told for failure in each.failures):
+        run.record_missing(f"{failure.channel}, for the note of the start ({failure.problem})")
+
+
+async def _tell_of_trip(settings: Settings, trip: PendingTrip) -> list[Told]:
+    """What the breaker's history says of it; what was asked for, if Redis can't be read."""
+    try:
+        return await tell_transitions(settings, trip.scope)
+    except BreakerError as error:
+        told = await tell_undelivered_trip(settings, trip, str(error))
+        return [] if told is None else [told]
+
+
+def _trip_of(run: KillRun) -> PendingTrip:
+    return PendingTrip(
+        reason=TripReason.KILL_SWITCH,
+        details={"operator": run.operator, "reason": run.reason},
+        tripped_by=run.operator,
+        scope=run.scope,
+        source=run.source,
+        event_id=run.trip_event_id or run.run_id,
+        incident_id=run.incident_id,
+    )
 
 
 async def _confirm_trip(run: KillRun, do: RunStep) -> None:
@@ -226,6 +270,8 @@ async def _notify_people(run: KillRun, do: RunStep, report: KillReport) -> None:
         if run.notified:
             return
         run.notified = True
+        if run.telling_of_start is not None:  # the end is not told before the start
+            await asyncio.wait({run.telling_of_start}, timeout=settings.notifications.timeout)
         try:
             async with asyncio.timeout(settings.notifications.timeout + NOTIFY_WAIT):
                 await do(steps.notify_people, incident_id=run.incident_id, report=report)

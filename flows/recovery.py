@@ -97,12 +97,9 @@ async def walk_checklist(context: RecoveryContext, round_: int, do: RunStep, ask
     """The checklist, once. False when the watch tripped the breaker again: then it is begun anew."""
     section_1, section_2, section_3 = CHECKLIST[:3]
     trip = dict(await context.breaker.get_status())
-    tell = partial(do, steps.notify_people, round_=round_)
+    await do(steps.tell_transitions, round_=round_, what="the trip")
     gathered: dict[str, str] = await do(steps.gather_evidence, round_=round_)
     evidence = gathered["markdown"]
-    if round_ == 1:
-        by_whom = f"{trip.get('trip_reason', 'unknown reason')}, by {trip.get('tripped_by', 'nobody named')}"
-        await tell(kind="TRIPPED", title=f"{context.state.scope} was tripped", body=by_whom, critical=True)
     cause = await _root_cause(context, round_, evidence, do, ask)
     root_cause = asdict(cause.answer())
     context.state = replace(context.state, author=cause.author)
@@ -120,7 +117,7 @@ async def walk_checklist(context: RecoveryContext, round_: int, do: RunStep, ask
     await do(steps.measure_health, round_=round_)
     await _verify_items(section_3, round_, do)
 
-    await tell(kind="WAITING", title="A reset waits for approval", body=f"Root cause: {cause.root_cause}")
+    await do(steps.tell_of_approval, round_=round_, root_cause=cause.root_cause)
     write_report = partial(do, steps.write_report, round_=round_, trip=trip, root_cause=root_cause, evidence=evidence)
     await write_report(stage="before the reset")
     await do(steps.look_for_conflicts, round_=round_)
@@ -129,17 +126,16 @@ async def walk_checklist(context: RecoveryContext, round_: int, do: RunStep, ask
     epoch = int(done["epoch"])
     await do(steps.verify_state, round_=round_, epoch=epoch)
     await do(steps.find_ledger_row, round_=round_, epoch=epoch)
-    await tell(kind="RESET", title="The breaker was reset", body=f"By {done['by']}; the watch has begun")
+    await do(steps.tell_transitions, round_=round_, what="the reset")
     why = await do(steps.watch, round_=round_, minutes=context.settings.recovery.watch / 60, epoch=epoch)
+    await do(steps.tell_transitions, round_=round_, what="how the watch ended")
     if why is not None:
-        await tell(kind="RETRIPPED", title="The watch tripped the breaker again", body=why, critical=True)
         await do(steps.reopen, round_=round_, why=why)
         return False
     await context.update(phase="recovered: OPEN", problem="")
     await context.record("RECOVERY_FINISHED", {"rounds": round_}, once="finished")
     await write_report(stage="at the end")
     await context.update(done=True)
-    await tell(kind="RECOVERED", title="Recovered", body="The watch ended well; trading is OPEN again")
     return True
 
 

@@ -2,6 +2,7 @@
 
 `python -m services.serve`. A trip from any place starts its recovery: the trip watch in here announces it, and the
 recovery's deployment is triggered by that event. A reset from any place is watched, here unless its recovery does.
+People are told of either from here, unless whoever made it has told them.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from flows.kill_switch import kill_switch
 from flows.recovery import recovery
 from flows.resume import resume
 from flows.run_names import environment_tag
+from services.notification_watch import NotificationWatch
 from services.reset_watch import ResetWatch
 from services.trip_watch import TripWatch
 from tasks.running_services import reported
@@ -88,7 +90,8 @@ async def deployments() -> list[RunnerDeployment]:
 
 async def _serve() -> None:
     running = RunningConfiguration.load()
-    watches = (TripWatch(running.settings), ResetWatch(running.settings))
+    settings = running.settings
+    watches = (TripWatch(settings), ResetWatch(settings), NotificationWatch(settings))
     for watch in watches:
         watch.start()
     # A form that was answered, or a trip, should not wait ten seconds for the next look.

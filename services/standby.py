@@ -2,7 +2,7 @@
 
 It takes requests from a socket in the state directory (its owner only) and from the stream `circuit_breaker:
 kill_requests`; it makes trips that wait on this host as soon as Redis is back, watches the dead-man's switches, and
-resumes pending exits that nobody else resumes.
+resumes pending exits that nobody else resumes. It tells people of transitions that nobody else has told.
 Nothing depends on it: `breaker kill` does it all itself when nobody acknowledges. Both at once are harmless, as both
 use the event and incident ids of the request. A second standby on the host refuses to start; on other hosts any
 number may run.
@@ -28,6 +28,7 @@ from services.deadman_watch import DeadManWatch
 from services.exit_watch import LOOK_EVERY, ResumeWatch
 from services.kill_executor import KillExecutor
 from services.kill_intake import KillSocket, KillStream
+from services.notification_watch import NotificationWatch
 from services.outage_log import OutageLog
 from services.pending_trips import make_pending_trips
 from tasks.running_services import reported
@@ -56,6 +57,7 @@ class Standby:
         self._stream = KillStream(settings, self._executor, self._outages)
         self._deadmen = DeadManWatch(running, self._executor)
         self._exits = ResumeWatch(running, self._executor.lent, self._executor.begin)
+        self._notifications = NotificationWatch(settings)
         self._stopping = asyncio.Event()
 
     async def run(self) -> None:
@@ -71,11 +73,13 @@ class Standby:
                     (self._keep_warm, KEEP_WARM_EVERY),
                 )
             ]
+            self._notifications.start()
             log.info("standing by", socket=str(self._socket.path), accounts=sorted(self._executor.brokers))
             try:
                 await self._stopping.wait()
             finally:
                 self._socket.close()
+                await asyncio.to_thread(self._notifications.stop)
                 for watcher in watchers:
                     watcher.cancel()
                 # A client library may swallow a cancellation; the loops look for themselves whether to go on.

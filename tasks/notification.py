@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Literal
+from urllib.parse import urlencode
+
+from breaker.keys import GLOBAL
 
 if TYPE_CHECKING:
     from apprise import NotifyType
@@ -14,6 +17,9 @@ class NotificationKind(StrEnum):
     """What happened."""
 
     TRIPPED = "TRIPPED"
+    NOT_TRIPPED = "NOT_TRIPPED"
+    """A trip was asked for, and Redis could not be told."""
+    KILL_STARTED = "KILL_STARTED"
     KILL_REPORT = "KILL_REPORT"
     STUCK = "STUCK"
     WAITING = "WAITING"
@@ -21,6 +27,8 @@ class NotificationKind(StrEnum):
     RESET = "RESET"
     RETRIPPED = "RETRIPPED"
     RECOVERED = "RECOVERED"
+    RECOVERY_CANCELLED = "RECOVERY_CANCELLED"
+    """Somebody cancelled its run in Prefect, so that nothing takes an answer any more."""
     VERIFICATION_FAILED = "VERIFICATION_FAILED"
     VERIFICATION_RECOVERED = "VERIFICATION_RECOVERED"
     DRILL_FAILED = "DRILL_FAILED"
@@ -47,6 +55,14 @@ class Notification:
     body: str
     severity: Severity
     link: str | None = None
+
+
+def console_page(console_url: str | None, path: str, scope: str = GLOBAL) -> str | None:
+    """The page of the console about this breaker, such as `circuit-breaker`; None where no console is configured."""
+    if console_url is None:
+        return None
+    query = "" if scope == GLOBAL else f"?{urlencode({'scope': scope})}"
+    return f"{console_url.rstrip('/')}/{path}{query}"
 
 
 _RESOLVES = frozenset(

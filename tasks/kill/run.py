@@ -79,6 +79,8 @@ class KillRun:
     reported: asyncio.Event = field(default_factory=asyncio.Event)
     pricing: asyncio.Lock = field(default_factory=asyncio.Lock)
     """Held by whoever reads what the exit cost."""
+    telling_of_start: asyncio.Task[None] | None = None
+    """Tells people that it has begun, beside everything else."""
     notifying: asyncio.Lock = field(default_factory=asyncio.Lock)
     notified: bool = False
     declined: bool = False

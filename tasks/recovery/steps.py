@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
@@ -26,10 +26,10 @@ from ledger.ledger import Ledger
 from ledger.outbox import drain_outbox
 from ledger.queries import Filter
 from ledger.record import DENIED, FAILED, AuditRow, derived_id
+from tasks import transition_notices
 from tasks.checks import conditions, system
 from tasks.checks.measurement import Colour, Measurement, worst
-from tasks.kill.pending_exit_store import read_pending_exits
-from tasks.notification import Notification, NotificationKind
+from tasks.notification import Notification, NotificationKind, console_page
 from tasks.notify import notify
 from tasks.recovery.approval_rules import Approval, RootCause, refuse_root_cause
 from tasks.recovery.attestation import question_id
@@ -148,43 +148,33 @@ async def verify(key: str, words: str, round_: int) -> str:
     return item.tick.value
 
 
-@_step("Notify", run_name="Notify: {title}, round {round_}")
-async def notify_people(round_: int, kind: str, title: str, body: str, critical: bool = False) -> str:
+@_step("Notify", run_name="Notify: {what}, round {round_}")
+async def tell_transitions(round_: int, what: str) -> str:
+    """Tell what nobody else has told of the breaker yet. Returns what could not be delivered, as text."""
+    context = current_recovery.get()
+    told = await transition_notices.tell_transitions(context.settings, context.state.scope)
+    return "; ".join(str(failure) for each in told for failure in each.failures)
+
+
+@_step("Notify", run_name="Notify: a reset waits for approval, round {round_}")
+async def tell_of_approval(round_: int, root_cause: str) -> str:
     """Returns what could not be delivered, as text."""
     context = current_recovery.get()
-    link = context.settings.recovery.console_url
+    recovery, status = context.settings.recovery, await context.breaker.get_status()
     note = Notification(
-        kind=NotificationKind(kind),
+        # What was reset past the recovery is no alarm any more: it would open the incident at PagerDuty again.
+        kind=NotificationKind.WAITING if status.is_tripped else NotificationKind.RESET,
         incident_id=context.state.incident_id,
-        title=title,
-        body=body,
-        severity="critical" if critical else "info",
-        link=link,
+        title="A reset waits for approval" if status.is_tripped else "A reset that was made waits for its approval",
+        body=f"Root cause: {root_cause}",
+        severity="info",
+        link=console_page(recovery.console_url, "recovery", context.state.scope),
     )
-    if note.kind is NotificationKind.RECOVERED:
-        note = await _not_over_while_pending(context, note)
     undelivered = "; ".join(str(failure) for failure in await notify(context.settings, note))
-    if note.kind is NotificationKind.WAITING:
-        told = context.settings.notifications.any_channel
-        missing = undelivered or ("" if told else "no channel is configured in [notifications]: tell people yourself")
-        await context.tick("notify", Tick.YELLOW if missing else Tick.GREEN, missing or "delivered")
+    told = context.settings.notifications.any_channel
+    missing = undelivered or ("" if told else "no channel is configured in [notifications]: tell people yourself")
+    await context.tick("notify", Tick.YELLOW if missing else Tick.GREEN, missing or "delivered")
     return undelivered
-
-
-async def _not_over_while_pending(context: RecoveryContext, recovered: Notification) -> Notification:
-    """Trading may go on with something still to be closed, of another breaker say; the page stays open then."""
-    left = await asyncio.to_thread(read_pending_exits, context.settings)
-    open_ = [each.what for each in left.exits if each.incident_id == recovered.incident_id]
-    if not open_ and not left.problems:
-        return recovered
-    what = "; ".join([*open_, *left.problems])
-    return replace(
-        recovered,
-        kind=NotificationKind.STUCK,
-        title="Recovered, but not everything is closed",
-        body=f"{recovered.body}. Still to be closed: {what}. Resolve this yourself when it is.",
-        severity="critical",
-    )
 
 
 @_step("Write the incident report", run_name="4.2 Document root cause in incident report, round {round_}, {stage}")

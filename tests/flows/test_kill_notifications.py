@@ -1,4 +1,4 @@
-"""People are told of a kill switch's end, with Prefect and without, once, and never before the result is announced."""
+"""People are told of a kill switch's start and end, with Prefect and without, once each; neither holds up anything."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Any
 
 import httpx
 import pytest
+import redis
 from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 
 from breaker.uuid7 import uuid7
@@ -36,7 +37,9 @@ def web() -> Iterator[Web]:
 
 
 @pytest.fixture
-def settings(redis_server: EmbeddedRedis, paper: PaperExchange, web: Web, tmp_path: Path) -> Settings:
+def settings(
+    redis_server: EmbeddedRedis, redis_client: redis.Redis, paper: PaperExchange, web: Web, tmp_path: Path
+) -> Settings:
     return Settings.model_validate(
         {
             "redis_url": redis_server.url,
@@ -64,14 +67,16 @@ def events(web: Web) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("with_prefect", [True, False])
-async def test_the_report_is_sent_once(
+async def test_start_and_report_are_sent_once_each(
     prefect: PrefectServer, paper: PaperExchange, settings: Settings, web: Web, with_prefect: bool
 ) -> None:
     paper.restart(parse(FLAT))
     incident = uuid7()
     api = prefect.api_url if with_prefect else f"http://127.0.0.1:{free_port()}/api"
     report, _, _, _ = await kill(settings, api, incident)
-    (event,) = events(web)
+    start, event = events(web)
+    assert start["payload"]["class"] == "kill started" and start["dedup_key"] == report.incident_id
+    assert "Reason: a test" in start["payload"]["custom_details"]["text"]
     assert event["dedup_key"] == report.incident_id
     assert event["payload"]["summary"].startswith("Kill switch: FLAT after")
     assert event["payload"]["severity"] == "info"
@@ -90,7 +95,7 @@ async def test_what_is_stuck_is_told_apart_and_pages(paper: PaperExchange, setti
     paper.restart(parse("[book]\norders = 0\npositions = 2\n[[halts]]\ncount = 1\n"))
     report, _, _, _ = await kill(settings, f"http://127.0.0.1:{free_port()}/api", uuid7())
     assert not report.flat
-    assert {event["payload"]["class"] for event in events(web)} == {"kill report", "stuck"}
+    assert {event["payload"]["class"] for event in events(web)} == {"kill started", "kill report", "stuck"}
     assert {event["payload"]["severity"] for event in events(web)} == {"critical"}
     assert len({event["dedup_key"] for event in events(web)}) == 1
 

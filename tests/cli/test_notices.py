@@ -1,0 +1,74 @@
+"""With neither Prefect nor a service up, a command itself tells people what it did, once it is done, and says so."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+
+import pytest
+import redis
+
+from sandbox.child_process import free_port
+from sandbox.embedded_redis import EmbeddedRedis
+from tests.cli.conftest import MAY_RESET, RunCli, WriteConfiguration
+from tests.cli.test_circuit_commands import GOOD_REASON
+from tests.tasks.web import Answer, Web
+
+Configure = Callable[[str], None]
+
+
+@pytest.fixture
+def web() -> Iterator[Web]:
+    with Web(lambda _: Answer(202)) as server:
+        yield server
+
+
+@pytest.fixture
+def configure(web: Web, write_configuration: WriteConfiguration, no_orchestrator: None) -> Configure:
+    def write(redis_url: str) -> None:
+        write_configuration(
+            f'redis_url = "{redis_url}"\nredis_timeout = 2\n{MAY_RESET}\n'
+            f'[notifications]\npagerduty = "KEY"\npagerduty_url = "{web.url}/enqueue"\ntimeout = 1\n'
+        )
+
+    return write
+
+
+def actions(web: Web) -> list[str]:
+    return [asked.json.get("payload", {}).get("class", asked.json["event_action"]) for asked in web.asked]
+
+
+def test_a_trip_and_the_end_of_its_reset_are_told_by_the_commands(
+    configure: Configure, redis_server: EmbeddedRedis, redis_client: redis.Redis, breaker_cli: RunCli, web: Web
+) -> None:
+    configure(redis_server.url)
+    breaker_cli("init")
+    tripped = breaker_cli("trip", "--reason", "the feed repeats itself")
+    assert tripped.returncode == 0
+    assert "people are told: global was tripped: MANUAL" in tripped.stderr
+    assert "Reason: the feed repeats itself" in str(web.asked[0].json)
+    done = breaker_cli("reset", "--reason", GOOD_REASON, "--acknowledge")
+    assert done.returncode == 0, done.stderr
+    assert actions(web) == ["tripped", "resolve"]
+    assert len({asked.json["dedup_key"] for asked in web.asked}) == 1
+
+
+def test_a_channel_that_hangs_changes_nothing_of_the_trip(
+    configure: Configure, redis_server: EmbeddedRedis, redis_client: redis.Redis, breaker_cli: RunCli, web: Web
+) -> None:
+    configure(redis_server.url)
+    breaker_cli("init")
+    web.answering = lambda _: Answer(wait=threading.Event())
+    tripped = breaker_cli("trip", "--reason", "the feed repeats itself")
+    assert tripped.returncode == 0 and "TRIPPED" in tripped.stdout
+    assert "nobody could be told (pagerduty not delivered within 1 s" in tripped.stderr
+
+
+def test_a_trip_that_redis_is_not_told_of_is_told_to_people(
+    configure: Configure, redis_client: redis.Redis, breaker_cli: RunCli, web: Web
+) -> None:
+    configure(f"redis://127.0.0.1:{free_port()}/0")
+    assert breaker_cli("trip", "--reason", "the feed repeats itself").returncode != 0
+    assert actions(web) == ["not tripped"]
+    assert breaker_cli("kill", "--yes", "--reason", "all out").returncode != 0
+    assert actions(web) == ["not tripped", "kill started"]
