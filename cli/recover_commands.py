@@ -22,13 +22,16 @@ from cli.paste import pastable
 from cli.person import Person, acting_person
 from cli.recovery_view import changes, checklist, print_next_step
 from cli.transitions import open_breaker
+from configuration.reasons import MIN_REASON, checked_reason
 from configuration.redis_clients import async_redis_client
 from configuration.settings import Settings, load_settings
+from tasks.checks.probe import redis_reader
 from tasks.recovery.answers import AnswerNotTaken, refusal_of, refusal_record, submit_answer
 from tasks.recovery.approval_rules import CATEGORIES, MIN_TEXT, Approval, ApprovalRules, RootCause, trippers_of
 from tasks.recovery.attestation import attest
+from tasks.recovery.cancellation import BEGUN_AGAIN, ENDED, end_recovery, person_record
 from tasks.recovery.evidence_store import read_evidence
-from tasks.recovery.state import RecoveryState, read_state
+from tasks.recovery.state import CANCELLED, RecoveryState, read_state
 
 if TYPE_CHECKING:
     from redis.asyncio import Redis as AsyncRedis
@@ -48,6 +51,7 @@ def register(app: typer.Typer) -> None:
     recover_app.command(epilog=EPILOG)(start)
     recover_app.command(epilog=EPILOG)(evidence)
     recover_app.command(epilog=EPILOG)(answer)
+    recover_app.command(epilog=EPILOG)(end)
     app.add_typer(recover_app, name="recover")
 
 
@@ -79,6 +83,10 @@ def start(scope: ScopeOption = "global") -> None:
     say_what_is_acted_on(settings)
     status = open_breaker(settings, scope).get_status()
     if status.incident_id is None or status.state.value not in ("TRIPPED", "QUIET_PERIOD"):
+    status, before = open_breaker(settings, scope).get_status(), _read(settings, scope)
+    # What was reset past a recovery that was cancelled is OPEN, and its cause is yet to be told.
+    again = before is not None and before.is_cancelled and before.incident_id == status.incident_id
+    if status.incident_id is None or not (again or status.state.value in ("TRIPPED", "QUIET_PERIOD")):
         raise typer.BadParameter(f"{scope} is {status.state.value}: there is nothing to recover from")
     from tasks import orchestrator  # noqa: PLC0415  slow to import
 
@@ -88,6 +96,31 @@ def start(scope: ScopeOption = "global") -> None:
         typer.echo(f"breaker: no recovery was started: {error}; trading stays halted", err=True)
         raise typer.Exit(Exit.REFUSED) from None
     typer.echo(f"started flow run {run_id}; follow it with: {pastable('recover --watch')}")
+    if again and before is not None:  # the run takes the claim over from the one that was cancelled
+        person = acting_person(settings, None)
+        _record(settings, person_record(BEGUN_AGAIN, before, person.name, f"flow run {run_id}"))
+    typer.echo(f"started flow run {run_id}; follow it with: breaker recover --watch")
+
+
+def end(
+    reason: Annotated[str, typer.Option("--reason", help=f"Why it is given up, {MIN_REASON} characters or more.")],
+    operator: ClaimedOption = None,
+    scope: ScopeOption = "global",
+) -> None:
+    """End a recovery whose run was cancelled in Prefect, on record. The breaker stays as it is."""
+    why, settings = checked_reason(reason), load_settings()
+    person = acting_person(settings, operator)
+    if "APPROVE_RECOVERY" not in person.permissions:
+        typer.echo(f"breaker: {person.name} has no APPROVE_RECOVERY permission; nothing changed", err=True)
+        raise typer.Exit(Exit.REFUSED)
+
+    async def once() -> RecoveryState:
+        async with redis_reader(settings) as redis:
+            return await end_recovery(redis, scope, person.name, why)
+
+    ended = asyncio.run(once())
+    _record(settings, person_record(ENDED, ended, person.name, why, claimed=person.claimed))
+    typer.echo(f"ended the recovery of incident {ended.incident_id}; the breaker stays as it is: breaker status")
 
 
 def evidence(
@@ -122,6 +155,9 @@ def answer(
     settings = load_settings()
     say_what_is_acted_on(settings)
     state = _read(settings, scope)
+    if state is not None and state.is_cancelled:
+        typer.echo(f"breaker: the recovery takes no answer. {CANCELLED}; nothing changed", err=True)
+        raise typer.Exit(Exit.REFUSED)
     if state is None or not state.waiting_for:
         typer.echo("breaker: no recovery waits for a person; nothing was done", err=True)
         raise typer.Exit(Exit.REFUSED)
@@ -144,7 +180,7 @@ def answer(
         )
     refusal = asyncio.run(refusal_of(given, rules, settings, state))
     if refusal is not None:
-        _record_refusal(settings, refusal_record(state, who, refusal, "cli", claimed=person.claimed))
+        _record(settings, refusal_record(state, who, refusal, "cli", claimed=person.claimed))
         typer.echo(f"breaker: refused: {refusal}; nothing changed, the recovery still waits", err=True)
         raise typer.Exit(Exit.REFUSED)
     try:
@@ -205,7 +241,7 @@ def _ask_acknowledgement() -> bool:
     return on_terminal() and typer.confirm("The cause is understood, conditions are normal, trading resumes?", err=True)
 
 
-def _record_refusal(settings: Settings, record: AuditRecord) -> None:
+def _record(settings: Settings, record: AuditRecord) -> None:
     from ledger.configured import open_ready_ledger, open_spool  # noqa: PLC0415  slow to import
     from ledger.recorder import Recorder  # noqa: PLC0415
 
@@ -241,7 +277,7 @@ def _follow(settings: Settings, state: RecoveryState) -> None:
             else:
                 for line in changes(seen, state):
                     typer.echo(line)
-            if state.done or state.waiting_for:
+            if state.done or state.waiting_for or state.is_cancelled:
                 break
             time.sleep(POLL)
             seen, state = state, _read(settings, state.scope) or state

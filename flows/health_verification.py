@@ -21,7 +21,7 @@ from configuration.settings import Settings, load_settings
 from flows.run_names import run_name
 from ledger.configured import open_checkpoints
 from tasks.checks.measurement import Colour, Measurement, names_of
-from tasks.checks.probe import Probe, describe_error
+from tasks.checks.probe import NOT_MEASURED, Probe, describe_error
 from tasks.checks.stores import open_stores
 from tasks.notification import Notification, NotificationKind
 from tasks.notify import notify
@@ -61,7 +61,7 @@ async def health_verification() -> State[Any]:
         await asyncio.gather(steps.publish(measurements, started_at), _conclude(run, measurements))
     red = [found for found in measurements if found.colour is Colour.RED]
     if red:
-        return Failed(message="RED: " + "; ".join(f"{found.name}: {found.problem}" for found in red))
+        return Failed(message="RED: " + "; ".join(causes(red)))
     yellow = names_of(measurements, Colour.YELLOW)
     return Completed(message=f"GREEN, yellow: {', '.join(yellow)}" if yellow else "GREEN")
 
@@ -130,6 +130,25 @@ def checkpoint_notification(settings: Settings) -> Notification:
     )
 
 
+def causes(red: Sequence[Measurement], *, values: bool = False) -> list[str]:
+    """Each cause once, after the names of all that it made red: one outage is one line, not five."""
+    groups: dict[str, list[Measurement]] = {}
+    for found in red:
+        groups.setdefault(_cause(found.problem), []).append(found)
+    lines = []
+    for group in groups.values():
+        names = ", ".join(dict.fromkeys(found.name for found in group))
+        seen = dict.fromkeys(found.value for found in group if found.value != NOT_MEASURED)
+        told = f"{'; '.join(seen)}. " if values and seen else ""
+        lines.append(f"{names}: {told}{group[0].problem}")
+    return lines
+
+
+def _cause(problem: str) -> str:
+    """What a problem has in common with others of the same outage: not what was asked just then, and how often."""
+    return problem.partition(" when asked to ")[0]
+
+
 def change_notification(
     before: Sequence[str], measurements: Sequence[Measurement], link: str | None
 ) -> Notification | None:
@@ -138,7 +157,7 @@ def change_notification(
     match change_since(before, [found.name for found in red]):
         case Change.FAILED:
             names = ", ".join(sorted({found.name for found in red}))
-            body = "\n".join(f"{found.name}: {found.value}. {found.problem}" for found in red)
+            body = "\n".join(causes(red, values=True))
             title = f"Health verification failed: {names}"
             return Notification(NotificationKind.VERIFICATION_FAILED, DEDUPLICATION_KEY, title, body, "critical", link)
         case Change.RECOVERED:

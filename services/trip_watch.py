@@ -28,6 +28,7 @@ from services.exit_watch import ResumeScheduler
 from services.outage_log import OutageLog
 from services.pending_trips import make_pending_trips
 from tasks import orchestrator
+from tasks.recovery.cancellation import look_for_cancellation
 from tasks.recovery.state import RecoveryState, claim_key, state_key
 from tasks.trip_announcement import announce_trips
 
@@ -75,7 +76,7 @@ class TripWatch(threading.Thread):
                 self._outages.note("announcement", None)
             except (BreakerError, RedisError) as error:
                 self._outages.note("announcement", error)
-            self._look_after_recoveries(redis)
+            self._look_after_recoveries(redis, ledger)
             self._schedule_resumptions()
 
     def _make_pending_trips(self) -> None:
@@ -100,24 +101,29 @@ class TripWatch(threading.Thread):
             look_up_identity(self._settings, redis)  # for the trips that this host keeps once Redis is away
             self._scopes_read = time.monotonic()
 
-    def _look_after_recoveries(self, redis: Redis) -> None:
+    def _look_after_recoveries(self, redis: Redis, ledger: Ledger | None) -> None:
         if time.monotonic() - self._recoveries_read < RECOVERIES_EVERY:
             return
         self._recoveries_read = time.monotonic()
-        try:
-            for scope in self._scopes:
+        for scope in self._scopes:
+            try:
                 for flow_run_id in self._unfinished(redis, scope):
                     if asyncio.run(orchestrator.reschedule_if_failed(UUID(flow_run_id))):
                         log.warning("recovery had broken off, started again", scope=scope, flow_run_id=flow_run_id)
-            self._outages.note("recoveries", None)
-        except Exception as error:  # whatever the orchestrator's client raises must not end the watch over trips
-            self._outages.note("recoveries", error)
+                if ledger is not None and asyncio.run(look_for_cancellation(self._settings, ledger, scope)):
+                    log.warning("recovery was cancelled in Prefect", scope=scope)
+                self._outages.note(f"recovery of {scope}", None)
+            except Exception as error:  # whatever one fails with must end neither this nor the watch over trips
+                self._outages.note(f"recovery of {scope}", error)
 
     def _unfinished(self, redis: Redis, scope: str) -> set[str]:
         """Flow runs: the one that shows its picture, and the tripped incident's, which may have failed before that."""
         raw = redis.get(state_key(scope))
-        state = RecoveryState.from_json(raw) if isinstance(raw, bytes) else None
-        found = {state.flow_run_id} if state is not None and not state.done else set()
+        try:
+            state = RecoveryState.from_json(raw) if isinstance(raw, bytes) else None
+        except (ValueError, TypeError, KeyError, AttributeError):
+            state = None  # the health verification says so; the incident's own run is looked after all the same
+        found = {state.flow_run_id} if state is not None and not (state.done or state.cancelled_at) else set()
         breaker = breaker_of(self._settings, scope, redis=redis)
         status = breaker.get_status()
         breaker.close()

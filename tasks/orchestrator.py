@@ -91,6 +91,18 @@ async def cancel_suspended(flow_run_id: UUID, why: str) -> bool:
     return True
 
 
+async def how_cancelled(flow_run_id: UUID) -> str:
+    """`cancelled` or `deleted`, if somebody has put an end to the run; empty if nobody has."""
+    from prefect.exceptions import ObjectNotFound  # noqa: PLC0415
+
+    async with _client() as client:
+        try:
+            run = await client.read_flow_run(flow_run_id)
+        except ObjectNotFound:
+            return "deleted"
+    return "cancelled" if run.state is not None and (run.state.is_cancelled() or run.state.is_cancelling()) else ""
+
+
 async def _runs_of(flow_name: str, *types: StateType) -> list[FlowRun]:
     from prefect.client.schemas.filters import (  # noqa: PLC0415
         FlowFilter,

@@ -30,6 +30,7 @@ from tasks.kill.notifications import kill_notifications
 from tasks.kill.pending_exits import is_news
 from tasks.kill.report import KillReport
 from tasks.kill.run import KillRun, UnorchestratedStep, current_kill
+from tasks.notification import console_page
 from tasks.notify import notify
 
 _P = ParamSpec("_P")
@@ -175,7 +176,9 @@ async def notify_people(incident_id: str, report: KillReport) -> None:
     run = current_kill.get()
     if run.configuration is None or (run.resumes and not is_news(run.resumes, report.pending_exits)):
         return
-    notifications = kill_notifications(report, run.configuration.recovery.console_url)
+    notifications = kill_notifications(
+        report, console_page(run.configuration.recovery.console_url, f"kill/{report.incident_id}")
+    )
     undelivered = await asyncio.gather(*(notify(run.configuration, each) for each in notifications))
     for notification, failures in zip(notifications, undelivered, strict=True):
         for failure in failures:

@@ -18,9 +18,11 @@ from tasks.recovery.approval_rules import (
     refuse_root_cause,
 )
 from tasks.recovery.reset import measure_for_reset
-from tasks.recovery.state import RecoveryState
+from tasks.recovery.state import CANCELLED, RecoveryState
 
 if TYPE_CHECKING:
+    from uuid import UUID
+
     from prefect.input import RunInput
 
 DEADLINE = 30.0
@@ -78,14 +80,27 @@ async def submit_answer(state: RecoveryState, answer: RootCause | Approval) -> N
     try:
         async with asyncio.timeout(DEADLINE):
             await aresume_flow_run(UUID(state.flow_run_id), run_input=_form(answer).model_dump(mode="json"))
-    except (NotPausedError, FlowPauseTimeout, ObjectNotFound, RuntimeError) as error:
-        raise AnswerNotTaken(f"the recovery's run takes no answer now ({error})") from None
+    except (NotPausedError, FlowPauseTimeout, ObjectNotFound, RuntimeError):
+        raise AnswerNotTaken(await _why_not_taken(UUID(state.flow_run_id))) from None
     except (httpx.HTTPError, TimeoutError) as error:
         raise AnswerNotTaken(
             f"the orchestrator did not confirm the answer ({type(error).__name__}: {error}); "
             "look whether the recovery still waits",
             may_have_happened=True,
         ) from None
+
+
+async def _why_not_taken(flow_run_id: UUID) -> str:
+    """In our own words: the orchestrator's tell nobody what to do."""
+    import httpx  # noqa: PLC0415
+    from prefect.exceptions import PrefectException  # noqa: PLC0415
+
+    try:
+        if await orchestrator.how_cancelled(flow_run_id):
+            return CANCELLED
+    except (httpx.HTTPError, TimeoutError, PrefectException):
+        pass  # it answered a moment ago, so what holds of most runs that take no answer is said
+    return "the recovery's run does not wait for an answer now: somebody else may have given it, or it is at work"
 
 
 def _form(answer: RootCause | Approval) -> RunInput:

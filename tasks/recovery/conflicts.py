@@ -13,7 +13,7 @@ from configuration.settings import AccountSettings, KillSettings, Settings
 from tasks import orchestrator
 from tasks.checks.measurement import Colour, Measurement
 from tasks.checks.probe import Probe, describe_error, redis_reader
-from tasks.recovery.state import RecoveryState, state_key
+from tasks.recovery.state import CANCELLED, RecoveryState, state_key
 
 if TYPE_CHECKING:
     from ledger.record import AuditRecord, AuditRow
@@ -114,6 +114,8 @@ async def _other_recoveries(settings: Settings, scope: str, incident_id: str, fl
         # Past its recovery: what remains to be done there is the reset itself (runbook, *Reset via UI or CLI*).
         if other.waiting_for == "approval":
             return []
+        if other.cancelled_at:
+            return [f"the recovery of this incident was cancelled. {CANCELLED}"]
         return [f"the recovery of this incident is not that far ({other.phase}): answer it (breaker recover)"]
     return [f"the recovery of incident {other.incident_id} is under way ({other.phase}, flow run {other.flow_run_id})"]
 

@@ -66,9 +66,11 @@ class RecoveryContext:
     async def record(
         self, action: str, details: Mapping[str, Any], *, by: str | None = None, outcome: str = OK, once: str = ""
     ) -> None:
-        """Put an action on record. With `once`, doing it again after a crash does not record it again."""
+        """Put an action on record. With `once`, doing it again after a crash does not record it again; another run of
+        the same incident, begun after this one was cancelled, records its own.
+        """
         state = self.state
-        identity = {"id": derived_id(action, state.incident_id, once)} if once else {}
+        identity = {"id": derived_id(action, state.incident_id, state.flow_run_id, once)} if once else {}
         record = AuditRecord(
             action=action,
             source="flow",

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any
@@ -19,6 +19,10 @@ from breaker.keys import Keys
 from tasks.recovery.checklist import CHECKLIST, ITEMS
 
 CLAIM_SECONDS = 30 * 86_400
+CANCELLED = (
+    "Its run was cancelled in Prefect, so nothing takes an answer. Begin it again: breaker recover start; "
+    "or end it: breaker recover end --reason WHY"
+)
 
 
 class Tick(StrEnum):
@@ -70,6 +74,13 @@ class RecoveryState:
     artifacts: Mapping[str, str] = field(default_factory=dict)
     items: Mapping[str, ItemState] = field(default_factory=dict)
     done: bool = False
+    cancelled_at: str = ""
+    """When it was seen that its run had been cancelled in Prefect; somebody begins it again, or ends it."""
+
+    @property
+    def is_cancelled(self) -> bool:
+        """Cancelled in Prefect, and neither begun again nor ended."""
+        return bool(self.cancelled_at) and not self.done
 
     def item(self, key: str) -> ItemState:
         return self.items.get(key, ItemState())
@@ -89,9 +100,13 @@ class RecoveryState:
 
     @classmethod
     def from_json(cls, raw: str | bytes) -> RecoveryState:
-        fields: dict[str, Any] = json.loads(raw)
-        items = {key: ItemState(**{**item, "tick": Tick(item["tick"])}) for key, item in fields.pop("items").items()}
-        return cls(**fields, items=items)
+        """Raises ValueError, TypeError, KeyError or AttributeError for what is no picture. What a newer version has
+        added is left out.
+        """
+        found: dict[str, Any] = json.loads(raw)
+        items = {key: ItemState(**{**item, "tick": Tick(item["tick"])}) for key, item in found.pop("items").items()}
+        known = {each.name for each in fields(cls)}
+        return cls(**{name: value for name, value in found.items() if name in known}, items=items)
 
     def as_text(self) -> str:
         """The same as `as_markdown`, with marks in place of boxes: a form would show those as boxes of its own."""

@@ -224,10 +224,10 @@ async def reset(round_: int, attempt: int, answer: dict[str, Any]) -> dict[str, 
         answer=approval,
         permissions=rules.people[approval.approver],
         source="flow",
-        event_id=derived_id("reset", incident, str(round_), str(attempt)),
+        event_id=derived_id("reset", incident, context.state.flow_run_id, str(round_), str(attempt)),
         incident_id=incident,
         flow_run_id=context.state.flow_run_id,
-        once=f"{round_}-{attempt}",
+        once=f"{context.state.flow_run_id}-{round_}-{attempt}",
     )
 
     async def measure(of: str, flow_run_id: str | None) -> list[Measurement]:

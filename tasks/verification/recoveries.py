@@ -7,7 +7,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping
 from contextlib import closing
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
@@ -16,20 +16,24 @@ from breaker.keys import GLOBAL
 from configuration.settings import Settings
 from tasks import orchestrator
 from tasks.checks.measurement import Colour, Measurement
-from tasks.checks.probe import Probe, RedisReader, redis_reader
+from tasks.checks.probe import Probe, RedisReader, describe_error, redis_reader
 from tasks.checks.stores import Stores
-from tasks.notification import Notification, NotificationKind
+from tasks.notification import Notification, NotificationKind, console_page
 from tasks.notify import DeliveryFailure, notify
-from tasks.recovery.state import RecoveryState, state_key
+from tasks.recovery.cancellation import (
+    WRITE_IF_UNCHANGED,
+    is_of_present_incident,
+    note_cancellation,
+    recorder_of,
+)
+from tasks.recovery.state import CANCELLED, RecoveryState, state_key
 
 SILENT_AFTER = timedelta(seconds=60)
 """A recovery at work shows a sign of life more often than this."""
 
-_WRITE_IF_UNCHANGED = "if redis.call('GET', KEYS[1]) == ARGV[1] then redis.call('SET', KEYS[1], ARGV[2]) return 1 end"
-
 
 async def check_recoveries(stores: Stores) -> Measurement:
-    """Remind, restart and end where it is due. Raises what Redis and the orchestrator raise."""
+    """Remind, restart and end where it is due; one recovery's trouble hides no other. Raises what Redis raises."""
     settings = stores.settings
     probe = Probe("recoveries", "none forgotten", "the recoveries' states in Redis")
     found, colour, problems = [], Colour.GREEN, []
@@ -39,26 +43,55 @@ async def check_recoveries(stores: Stores) -> Measurement:
             (raw,) = await redis.ask(f"read {state_key(scope)}", ("GET", state_key(scope)))
             if raw is None:
                 continue
-            state = RecoveryState.from_json(raw)
-            if state.done:
-                continue
-            found.append(f"{state.incident_id}: {state.phase}")
-            now = datetime.now(UTC)
-            if is_silent(state, now) and (problem := await _reschedule_lost(state)):
-                colour = Colour.YELLOW
-                problems.append(problem)
-            if reminder_is_due(state, now, settings.recovery.remind_after):
-                failures = await _remind(settings, redis, state, raw, now, halted=status.is_tripped)
-                if failures:
-                    colour = Colour.YELLOW
-                    problems.append(f"The reminder did not reach {', '.join(failure.channel for failure in failures)}.")
+            try:
+                seen = await _look_after(stores, redis, raw, status)
+            except (ValueError, TypeError, KeyError, AttributeError):
+                seen = _Seen(
+                    f"{scope}: unreadable",
+                    Colour.RED,
+                    f"What {state_key(scope)} holds is no recovery's state: nobody is reminded of it, and nothing "
+                    "restarts it. Look at its run in Prefect, then begin it again (breaker recover start).",
+                )
+            except Exception as error:  # the other breakers' recoveries are looked after all the same
+                seen = _Seen(scope, Colour.YELLOW, f"That of {scope} can't be looked after: {describe_error(error)}")
+            if seen is not None:
+                found.append(seen.what)
+                colour = max(colour, seen.colour, key=list(Colour).index)
+                problems += [seen.problem] if seen.problem else []
     if orchestrator.is_configured():
         try:
             found += await _cancel_superseded(statuses)
         except Exception as error:  # they do no harm while they wait
-            colour = Colour.YELLOW
+            colour = max(colour, Colour.YELLOW, key=list(Colour).index)
             problems.append(f"Prefect could not be asked which recoveries wait ({type(error).__name__}).")
     return probe.measured("; ".join(found) or "none under way", colour, " ".join(problems))
+
+
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    what: str
+    colour: Colour = Colour.GREEN
+    problem: str = ""
+
+
+async def _look_after(stores: Stores, redis: RedisReader, raw: bytes, status: Status) -> _Seen | None:
+    """None for one that is over. Raises what reading its state, Redis and the orchestrator raise."""
+    settings, state, now = stores.settings, RecoveryState.from_json(raw), datetime.now(UTC)
+    if state.done:
+        return None
+    what, problems = f"{state.incident_id}: {state.phase}", []
+    asked = orchestrator.is_configured() and is_of_present_incident(state, status)
+    record = recorder_of(settings, stores.ledger)
+    if state.cancelled_at or (asked and await note_cancellation(settings, redis, state, raw, record)):
+        return _Seen(f"{state.incident_id}: cancelled", Colour.YELLOW, CANCELLED + ".")
+    if is_silent(state, now) and (problem := await _reschedule_lost(state)):
+        problems.append(problem)
+    # What was reset past its recovery still waits for its cause, but holds up nobody: it is shown, and not called for.
+    if status.is_tripped and reminder_is_due(state, now, settings.recovery.remind_after):
+        failures = await _remind(settings, redis, state, raw, now)
+        if failures:
+            problems.append(f"The reminder did not reach {', '.join(failure.channel for failure in failures)}.")
+    return _Seen(what, Colour.YELLOW if problems else Colour.GREEN, " ".join(problems))
 
 
 def is_silent(state: RecoveryState, now: datetime) -> bool:
@@ -111,11 +144,11 @@ async def _reschedule_lost(state: RecoveryState) -> str:
 
 
 async def _remind(
-    settings: Settings, redis: RedisReader, state: RecoveryState, raw: bytes, now: datetime, *, halted: bool
+    settings: Settings, redis: RedisReader, state: RecoveryState, raw: bytes, now: datetime
 ) -> list[DeliveryFailure]:
     """Note the reminder first, and only if nothing moved meanwhile, so that nobody is reminded twice or for nothing."""
     key, reminded = state_key(state.scope), replace(state, reminded_at=now.isoformat())
-    write = ("EVAL", _WRITE_IF_UNCHANGED, 1, key, raw, reminded.to_json())
+    write = ("EVAL", WRITE_IF_UNCHANGED, 1, key, raw, reminded.to_json())
     (written,) = await redis.ask(f"note a reminder in {key}", write)
     if not written:
         return []
@@ -125,9 +158,9 @@ async def _remind(
         incident_id=state.incident_id,
         title=f"Recovery waits for a person: {state.waiting_for}",
         body=f"For {minutes:.0f} minutes nobody has answered. "
-        f"{'Trading stays halted' if halted else 'The incident stays open'} until somebody does: "
-        f"in the console, in Prefect, or with breaker recover.",
+        f"Trading stays halted until somebody does: in the console, in Prefect, or with breaker recover.",
         severity="warning",
-        link=settings.recovery.console_url or orchestrator.flow_run_url(state.flow_run_id),
+        link=console_page(settings.recovery.console_url, "recovery", state.scope)
+        or orchestrator.flow_run_url(state.flow_run_id),
     )
     return await notify(settings, note)

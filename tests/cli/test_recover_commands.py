@@ -12,10 +12,12 @@ from rich.console import Console
 
 from breaker.uuid7 import uuid7
 from cli.recovery_view import checklist
+from configuration.login import login_name
 from tasks.recovery.checklist import ITEMS
 from tasks.recovery.evidence_store import evidence_key
-from tasks.recovery.state import ItemState, RecoveryState, Tick, now_iso, state_key
+from tasks.recovery.state import CANCELLED, ItemState, RecoveryState, Tick, now_iso, state_key
 from tests.cli.conftest import RunCli
+from tests.cli.test_audit_commands import rows
 from tests.helpers import eventually
 
 
@@ -81,3 +83,23 @@ def test_on_a_small_terminal_what_is_being_worked_on_is_always_seen(done: int) -
     lines = screen.file.getvalue().splitlines()
     assert len(lines) < 24 and max(map(len, lines)) <= 80
     assert any(f"… {ITEMS[current].words} [working]" in line for line in lines), lines
+
+
+def test_a_recovery_that_was_cancelled_in_prefect_is_ended_by_a_choice_that_is_on_record(
+    configured: redis.Redis, breaker_cli: RunCli
+) -> None:
+    breaker_cli("init")
+    assert breaker_cli("recover", "end", "--reason", "there is none that was cancelled").returncode == 1
+    state = RecoveryState(
+        uuid7(), "global", "a run", phase="cancelled in Prefect", problem=CANCELLED, cancelled_at=now_iso()
+    )
+    configured.set(state_key("global"), state.to_json())
+    shown = breaker_cli("recover")
+    assert "cancelled in Prefect" in shown.stdout and "breaker recover start, or breaker recover end" in shown.stdout
+    answered = breaker_cli("recover", "answer", "--root-cause", "the feed repeated itself")
+    assert answered.returncode == 1 and "Begin it again: breaker recover start" in answered.stderr
+    ended = breaker_cli("recover", "end", "--reason", "its cause is known from the incident before")
+    assert ended.returncode == 0, ended.stderr
+    (row,) = rows(breaker_cli, "--action", "RECOVERY_ENDED")
+    assert row["incident_id"] == state.incident_id and row["user_id"] == login_name()
+    assert breaker_cli("recover", "end", "--reason", "its cause is known from the incident before").returncode == 1

@@ -32,7 +32,7 @@ from breaker import CircuitBreaker
 from breaker.pending_trips import PendingTrip, PendingTrips
 from breaker.uuid7 import uuid7
 from configuration.settings import load_settings
-from flows.health_verification import health_verification
+from flows.health_verification import change_notification, health_verification
 from ledger.configured import open_ready_ledger
 from ledger.record import AuditRecord
 from proofs.fork_server import Forked, ForkServer
@@ -41,7 +41,7 @@ from sandbox.embedded_redis import EmbeddedRedis
 from sandbox.exchange.server import PaperExchangeThread
 from sandbox.prefect_server import PrefectServer
 from tasks import orchestrator
-from tasks.checks.measurement import Colour
+from tasks.checks.measurement import Colour, Measurement
 from tasks.kill.pending_exit_store import open_pending_exits
 from tasks.kill.pending_exits import AccountExits, PendingExit
 from tasks.kill.venue_lock import Phase, begun, in_phase
@@ -271,7 +271,8 @@ async def test_what_can_be_checked_is_checked_when_the_ledger_is_down(
     configure(FEEDS, database_url=f"postgresql://x:hunter2222@127.0.0.1:{free_port()}/x")
     redis_client.set("circuit_breaker:heartbeat:quotes", datetime.now(UTC).isoformat())
     state = await verify(prefect)
-    red = {part.split(":")[0] for part in str(state.message).removeprefix("RED: ").split("; ") if ":" in part}
+    causes = str(state.message).removeprefix("RED: ").split("; ")
+    red = {name for cause in causes if ":" in cause for name in cause.split(":")[0].split(", ")}
     assert {"drain", "postgresql", "Ledger and Redis agree", "Chain is unbroken"} <= red
     assert "feeds" not in red and "redis" not in red
     assert "hunter2222" not in str(state.message) + str(told(web))
@@ -339,6 +340,19 @@ async def test_once_a_day_the_audit_logs_checkpoint_leaves_the_host(
     assert f"audit checkpoint {head[0]}:{head[1]}" in str(checkpoint)
 
 
+def test_one_outage_is_told_once_with_all_that_it_made_red() -> None:
+    def red(name: str, value: str, problem: str) -> Measurement:
+        return Measurement(name, Colour.RED, value, "", "", datetime.now(UTC), problem)
+
+    away = "Redis at r:6379 gave no answer within 0.5 s when asked to {} (2 attempts: refused). Try again."
+    found = [red(name, "not measured", away.format(f"read {name}")) for name in ("state", "outbox", "feeds")]
+    note = change_notification([], [*found, red("chain", "row 3", "It was tampered with.")], None)
+    assert note is not None
+    first, second = note.body.splitlines()
+    assert first.startswith("state, outbox, feeds: Redis at r:6379 gave no answer") and first.count("Redis at") == 1
+    assert second == "chain: row 3. It was tampered with."
+
+
 # --- recoveries
 
 
@@ -351,11 +365,16 @@ async def test_who_is_waited_for_is_reminded_but_not_every_minute(
         uuid7(), "global", str(uuid7()), waiting_for="approval", waiting_since=since.isoformat(), phase="waiting"
     )
     redis_client.set(state_key("global"), state.to_json())
+    assert (await verify(prefect)).is_completed()
+    assert told(web) == [], "trading is OPEN: nobody is held up"
+    with closing(CircuitBreaker(redis_client)) as breaker:
+        breaker.trip("MANUAL", tripped_by="test", incident_id=state.incident_id)
+    web.asked.clear()
     for _ in range(2):
-        assert (await verify(prefect)).is_completed()
-    (text,) = told(web)
+        await verify(prefect)
+    (text,) = [words for words in told(web) if "waits" in words]
     assert "Recovery waits for a person: approval" in text
-    assert "The incident stays open until somebody does" in str(web.asked[0].json["blocks"])
+    assert "Trading stays halted until somebody does" in str(web.asked[0].json["blocks"])
     assert state.incident_id in str(web.asked[0].json["blocks"])
     assert f"/runs/flow-run/{state.flow_run_id}" in str(web.asked[0].json["blocks"])
 
