@@ -11,10 +11,11 @@ import asyncio
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 
-from breaker.errors import BreakerError
+from breaker.errors import BreakerError, InvalidInput
 from breaker.events import Transition, TransitionEvent
 from breaker.pending_trips import PendingTrip
 from breaker.trip_reasons import TripReason
+from brokers.coverage import coverage_of
 from configuration.breakers import async_breaker_of
 from configuration.settings import Settings
 from tasks import exposure
@@ -125,8 +126,11 @@ async def _tell(settings: Settings, notification: Notification) -> Told:
 async def _exposed(settings: Settings, scope: str, reason: str) -> str:
     if reason == TripReason.KILL_SWITCH:  # it needs the venues' rate limits itself
         return _KILL_READS
-    own = scope.removeprefix("account:")
-    return await exposure.exposure_in_words(settings, [own] if own in settings.accounts else list(settings.accounts))
+    try:
+        accounts = coverage_of(scope, settings.accounts).accounts
+    except InvalidInput:  # a breaker of some engine's own: any account may be meant
+        accounts = tuple(settings.accounts)
+    return await exposure.exposure_in_words(settings, accounts)
 
 
 async def _open_while_pending(settings: Settings, notification: Notification) -> Notification:
