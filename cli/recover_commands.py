@@ -29,7 +29,7 @@ from tasks.checks.probe import redis_reader
 from tasks.recovery.answers import AnswerNotTaken, refusal_of, refusal_record, submit_answer
 from tasks.recovery.approval_rules import CATEGORIES, MIN_TEXT, Approval, ApprovalRules, RootCause, trippers_of
 from tasks.recovery.attestation import attest
-from tasks.recovery.cancellation import BEGUN_AGAIN, ENDED, end_recovery, person_record
+from tasks.recovery.cancellation import begun_again_record, end_recovery, ended_record
 from tasks.recovery.evidence_store import read_evidence
 from tasks.recovery.state import CANCELLED, RecoveryState, read_state
 
@@ -98,7 +98,7 @@ def start(scope: ScopeOption = "global") -> None:
     typer.echo(f"started flow run {run_id}; follow it with: {pastable('recover --watch')}")
     if again and before is not None:  # the run takes the claim over from the one that was cancelled
         person = acting_person(settings, None)
-        _record(settings, person_record(BEGUN_AGAIN, before, person.name, f"flow run {run_id}"))
+        _record(settings, begun_again_record(before, person.name, run_id))
     typer.echo(f"started flow run {run_id}; follow it with: breaker recover --watch")
 
 
@@ -119,7 +119,7 @@ def end(
             return await end_recovery(redis, scope, person.name, why)
 
     ended = asyncio.run(once())
-    _record(settings, person_record(ENDED, ended, person.name, why, claimed=person.claimed))
+    _record(settings, ended_record(ended, person.name, why, claimed=person.claimed))
     typer.echo(f"ended the recovery of incident {ended.incident_id}; the breaker stays as it is: breaker status")
 
 

@@ -117,11 +117,24 @@ def recorder_of(settings: Settings, ledger: Ledger) -> Record:
     return record
 
 
-def person_record(action: str, state: RecoveryState, who: str, reason: str, *, claimed: str = "") -> AuditRecord:
-    """What the ledger keeps of somebody's choice: BEGUN_AGAIN or ENDED."""
+def begun_again_record(state: RecoveryState, who: str, flow_run_id: str) -> AuditRecord:
+    """Somebody began the cancelled recovery again, as this flow run."""
+    return AuditRecord(
+        action=BEGUN_AGAIN,
+        source="cli",
+        user_id=who,
+        details={"cancelled_run": state.flow_run_id},
+        incident_id=state.incident_id,
+        scope=state.scope,
+        flow_run_id=flow_run_id,
+    )
+
+
+def ended_record(state: RecoveryState, who: str, reason: str, *, claimed: str = "") -> AuditRecord:
+    """Somebody gave the cancelled recovery up. `claimed` is a name that was only typed."""
     said = {"claimed": claimed} if claimed else {}
     return AuditRecord(
-        action=action,
+        action=ENDED,
         source="cli",
         user_id=who,
         details={"reason": reason, "cancelled_run": state.flow_run_id, **said},

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import io
+import json
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import replace
 
 import pytest
 import redis
 from rich.console import Console
 
+from breaker import CircuitBreaker
 from breaker.uuid7 import uuid7
+from cli import recover_commands
 from cli.recovery_view import checklist
 from configuration.login import login_name
+from tasks import orchestrator
 from tasks.recovery.checklist import ITEMS
 from tasks.recovery.evidence_store import evidence_key
 from tasks.recovery.state import CANCELLED, ItemState, RecoveryState, Tick, now_iso, state_key
@@ -103,3 +108,26 @@ def test_a_recovery_that_was_cancelled_in_prefect_is_ended_by_a_choice_that_is_o
     (row,) = rows(breaker_cli, "--action", "RECOVERY_ENDED")
     assert row["incident_id"] == state.incident_id and row["user_id"] == login_name()
     assert breaker_cli("recover", "end", "--reason", "its cause is known from the incident before").returncode == 1
+
+
+def test_a_recovery_that_was_cancelled_is_begun_again_on_record_also_where_its_breaker_is_open(
+    configured: redis.Redis, breaker_cli: RunCli, environment: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    breaker_cli("init")
+    incident = json.loads(breaker_cli("trip", "--json").stdout)["incident_id"]
+    with closing(CircuitBreaker(configured)) as breaker:
+        epoch = breaker.reset("ben", "straight from the library").epoch
+        breaker.end_quiet_period(expected_epoch=int(epoch or 0), by="test")
+    state = RecoveryState(incident, "global", "the first run", cancelled_at=now_iso(), problem=CANCELLED)
+    configured.set(state_key("global"), state.to_json())
+    for name in ("BREAKER_CONFIG", "HOME", "XDG_STATE_HOME"):
+        monkeypatch.setenv(name, environment[name])
+
+    async def started(deployment: str, **parameters: str) -> str:
+        assert (deployment, parameters["incident_id"]) == ("recovery/recovery", incident)
+        return "019d0000-0000-7000-8000-000000000000"
+
+    monkeypatch.setattr(orchestrator, "start", started)  # Prefect with what is served would take a minute
+    recover_commands.start("global")
+    (row,) = rows(breaker_cli, "--action", "RECOVERY_BEGUN_AGAIN")
+    assert row["incident_id"] == incident and "the first run" in str(row["details"])
