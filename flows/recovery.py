@@ -225,6 +225,8 @@ async def open_recovery(
     shown = await read_state(redis, scope)
     if shown is None or shown.incident_id != incident_id or shown.flow_run_id != flow_run_id:
         shown = RecoveryState(incident_id=incident_id, scope=scope, flow_run_id=flow_run_id)
+    if shown.is_cancelled:  # somebody forced it back on schedule in Prefect, or asked a Prefect that doesn't know it
+        shown = replace(shown, cancelled_at="", problem="")
     status = await breaker.get_status()
     context = RecoveryContext(settings, redis, breaker, recorder, shown, trippers_of(status))
     try:

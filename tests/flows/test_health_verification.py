@@ -360,9 +360,16 @@ async def test_who_is_waited_for_is_reminded_but_not_every_minute(
     prefect: PrefectServer, configure: Configure, redis_client: redis.Redis, web: Web
 ) -> None:
     configure("[recovery]\nremind_after = 600\n")
+
+    @flow(name="recovery")
+    async def recovery() -> None: ...
+
+    with temporary_settings(updates={PREFECT_API_URL: prefect.api_url}):
+        async with get_client() as client:
+            run = await client.create_flow_run(recovery, state=Suspended())
     since = datetime.now(UTC) - timedelta(minutes=11)
     state = RecoveryState(
-        uuid7(), "global", str(uuid7()), waiting_for="approval", waiting_since=since.isoformat(), phase="waiting"
+        uuid7(), "global", str(run.id), waiting_for="approval", waiting_since=since.isoformat(), phase="waiting"
     )
     redis_client.set(state_key("global"), state.to_json())
     assert (await verify(prefect)).is_completed()
