@@ -81,8 +81,6 @@ def start(scope: ScopeOption = "global") -> None:
     """Start the recovery of the present incident by hand; usually the trip has done so."""
     settings = load_settings()
     say_what_is_acted_on(settings)
-    status = open_breaker(settings, scope).get_status()
-    if status.incident_id is None or status.state.value not in ("TRIPPED", "QUIET_PERIOD"):
     status, before = open_breaker(settings, scope).get_status(), _read(settings, scope)
     # What was reset past a recovery that was cancelled is OPEN, and its cause is yet to be told.
     again = before is not None and before.is_cancelled and before.incident_id == status.incident_id
@@ -95,11 +93,10 @@ def start(scope: ScopeOption = "global") -> None:
     except orchestrator.NotStarted as error:
         typer.echo(f"breaker: no recovery was started: {error}; trading stays halted", err=True)
         raise typer.Exit(Exit.REFUSED) from None
-    typer.echo(f"started flow run {run_id}; follow it with: {pastable('recover --watch')}")
     if again and before is not None:  # the run takes the claim over from the one that was cancelled
         person = acting_person(settings, None)
         _record(settings, begun_again_record(before, person.name, run_id))
-    typer.echo(f"started flow run {run_id}; follow it with: breaker recover --watch")
+    typer.echo(f"started flow run {run_id}; follow it with: {pastable('recover --watch')}")
 
 
 def end(
@@ -109,6 +106,7 @@ def end(
 ) -> None:
     """End a recovery whose run was cancelled in Prefect, on record. The breaker stays as it is."""
     why, settings = checked_reason(reason), load_settings()
+    say_what_is_acted_on(settings)
     person = acting_person(settings, operator)
     if "APPROVE_RECOVERY" not in person.permissions:
         typer.echo(f"breaker: {person.name} has no APPROVE_RECOVERY permission; nothing changed", err=True)

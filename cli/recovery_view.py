@@ -94,10 +94,10 @@ def print_next_step(state: RecoveryState) -> None:
         console().print(Text(f"next, for the {state.waiting_for}:", "dim"))
         for command in [*commands, "recover answer"]:
             console().print(Text(f"  {pastable(command + scope)}"), soft_wrap=True)
-        first = "breaker recover evidence, then " if state.waiting_for == "root-cause" else ""
-        console().print(Text.assemble(("next: ", "dim"), f"{first}breaker recover answer   ({state.waiting_for})"))
     elif state.is_cancelled:
-        console().print(Text.assemble(("next: ", "dim"), "breaker recover start, or breaker recover end --reason WHY"))
+        console().print(Text("next, one of:", "dim"))
+        for command in ("recover start", "recover end --reason WHY"):
+            console().print(Text(f"  {pastable(command + scope)}"), soft_wrap=True)
     elif state.report_path and state.done:
         console().print(Text.assemble(("report: ", "dim"), state.report_path))
 

@@ -12,8 +12,8 @@ from breaker.keys import GLOBAL
 from breaker.pending_trips import PendingTrip
 from breaker.state import Status
 from breaker.trip_reasons import TripReason
-from cli.acting_on import say_what_is_acted_on, target_of
 from cli import notices
+from cli.acting_on import say_what_is_acted_on, target_of
 from cli.options import ResetOptions
 from cli.paste import pastable
 from cli.pending_exits import drop_pending_exits

@@ -95,7 +95,6 @@ async def tell_undelivered_trip(settings: Settings, trip: PendingTrip, why: str)
             trip,
             why,
             exposed=exposed,
-            environment=settings.environment,
             console_url=settings.recovery.console_url,
         ),
     )
@@ -112,9 +111,7 @@ async def tell_once(settings: Settings, identity: str, notification: Notificatio
 
 
 def _of(settings: Settings, event: TransitionEvent, exposed: str) -> Notification | None:
-    return transition_notification(
-        event, exposed=exposed, environment=settings.environment, console_url=settings.recovery.console_url
-    )
+    return transition_notification(event, exposed=exposed, console_url=settings.recovery.console_url)
 
 
 async def _tell(settings: Settings, notification: Notification) -> Told:

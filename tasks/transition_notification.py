@@ -18,7 +18,7 @@ _SHOWN = 500
 
 
 def transition_notification(
-    event: TransitionEvent, *, exposed: str, environment: str = "", console_url: str | None = None
+    event: TransitionEvent, *, exposed: str, console_url: str | None = None
 ) -> Notification | None:
     """What people are told of it; None for what is nobody's news: a first OPEN state, a rule that trips once more.
 
@@ -49,8 +49,6 @@ def transition_notification(
             kind, severity = NotificationKind.RECOVERED, "info"
             title = f"{event.scope} is OPEN again"
             lines = [f"The quiet period ended well ({event.by})."]
-    if environment:
-        lines.append(f"Environment: {environment}")
     page = console_page(console_url, "circuit-breaker", event.scope)
     # What was made by an older library, or by hand, belongs to no incident: it is one of its own.
     return Notification(
@@ -64,7 +62,7 @@ def transition_notification(
 
 
 def undelivered_trip_notification(
-    trip: PendingTrip, why: str, *, exposed: str, environment: str = "", console_url: str | None = None
+    trip: PendingTrip, why: str, *, exposed: str, console_url: str | None = None
 ) -> Notification:
     """A trip that Redis could not be told of. The state is not known then, and gates close by their own leases."""
     lines = [
@@ -72,7 +70,6 @@ def undelivered_trip_notification(
         _by(trip.tripped_by, trip.source),
         f"Exposed: {exposed}",
         why,
-        *([f"Environment: {environment}"] if environment else []),
     ]
     kill = trip.reason == TripReason.KILL_SWITCH
     title = f"{trip.scope} could not be tripped: Redis was not told"

@@ -76,11 +76,10 @@ async def test_a_trip_says_why_by_whom_what_is_exposed_where_and_links_its_page(
         )
         breaker.trip("MANUAL", details=SAID, tripped_by="ada")
         (told,) = await tell_transitions(settings, "global")
-    assert told.delivered and titles(web) == ["global was tripped: MANUAL"]
+    assert told.delivered and titles(web) == ["[paper floor] global was tripped: MANUAL"]
     assert "Reason: fills that no engine of ours sent" in text(web) and "By: ada" in text(web)
     assert "A: 4 open orders, 3 positions (" in text(web), text(web)
     assert "B: not read (" in text(web)
-    assert "Environment: paper floor" in text(web)
     assert web.asked[0].json["links"][0]["href"] == "https://console.example/circuit-breaker"
 
 
