@@ -88,9 +88,9 @@ def changes(before: RecoveryState | None, now: RecoveryState) -> list[str]:
 
 def print_next_step(state: RecoveryState) -> None:
     """What whoever looks can do now."""
+    scope = "" if state.scope == GLOBAL else f" --scope {state.scope}"
     if state.waiting_for:
         commands = ["recover evidence"] if state.waiting_for == "root-cause" else []
-        scope = "" if state.scope == GLOBAL else f" --scope {state.scope}"
         console().print(Text(f"next, for the {state.waiting_for}:", "dim"))
         for command in [*commands, "recover answer"]:
             console().print(Text(f"  {pastable(command + scope)}"), soft_wrap=True)
