@@ -19,6 +19,7 @@ import redis
 from breaker import CircuitBreaker
 from breaker.keys import Keys
 from breaker.pending_trips import PendingTrip, PendingTrips
+from configuration.login import login_name
 from ledger.errors import LedgerError
 from ledger.ledger import Ledger
 from ledger.record import COLUMNS, AuditRecord
@@ -85,6 +86,12 @@ base_url = "{exchange}"
 key_id = "key"
 secret_key = "secret"
 request_timeout = 2.0
+[recovery]
+two_person = false
+watch = 0.3
+watch_interval = 0.1
+[recovery.people]
+"{login}" = ["RESET_CIRCUIT", "APPROVE_RECOVERY"]
 """
 LAST_RESORT_PACE = {
     "deadline": 30,
@@ -284,6 +291,7 @@ class Case:
                 database=f'database_url = "{self._database}"' if self._database else "",
                 orchestrator_wait=10.0 if self._procedure.under_prefect else 0.05,
                 exchange=self._environment.exchange.url,
+                login=login_name(),
             )
         )
         ended = self._environment.forks.run(

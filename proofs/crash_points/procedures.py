@@ -23,7 +23,7 @@ class Procedure:
     tripped_before: bool = False
     pending_before: bool = False
     """A trip waits on the host's disk."""
-    state_after: str = "TRIPPED"
+    states_after: tuple[str, ...] = ("TRIPPED",)
     redis_up: bool = True
     flattens: bool = False
     last_resort: bool = False
@@ -77,19 +77,20 @@ KILL_WITHOUT_REDIS = Procedure(
     only=("venue", "mkdir pending", "open pending", "fsync pending", "rename pending"),
 )
 TRIP = Procedure(name="trip", arguments=("trip", "--reason", "a reason", "--operator", "ada"))
+_MENDED = "the cause was found and mended"
 RESET = Procedure(
     name="reset",
-    arguments=("reset", "--acknowledge", "--reason", "the cause was found and mended", "--operator", "ada"),
+    arguments=("reset", "--acknowledge", "--reason", _MENDED, "--override", _MENDED, "--operator", "ada"),
     tripped_before=True,
-    state_after="QUIET_PERIOD",
+    states_after=("QUIET_PERIOD", "OPEN"),  # OPEN where the watch has ended before it died
     statuses=(0, 1),  # refused when the killed one has already done it
 )
 DRAIN = Procedure(name="audit drain", arguments=("audit", "drain"), tripped_before=True, records_itself=True)
-PENDING = Procedure(name="pending trip", arguments=("status",), pending_before=True)
+PENDING = Procedure(name="pending trip", arguments=("audit", "drain"), pending_before=True, records_itself=True)
 LAST_RESORT = Procedure(
     name="last resort",
     arguments=("--yes", "--reason", "a reason", "--operator", "ada"),
-    state_after="OPEN",
+    states_after=("OPEN",),
     flattens=True,
     last_resort=True,
 )

@@ -57,13 +57,13 @@ def _at_the_venue(procedure: Procedure, evidence: Evidence) -> list[str]:
 
 def _in_redis(procedure: Procedure, evidence: Evidence) -> list[str]:
     found = []
-    if evidence.state != procedure.state_after:
-        found.append(f"the breaker is {evidence.state}, not {procedure.state_after}")
+    if evidence.state not in procedure.states_after:
+        found.append(f"the breaker is {evidence.state}, not {' or '.join(procedure.states_after)}")
     epochs = [transition["epoch"] for transition in evidence.transitions]
     if epochs != list(range(epochs[0], epochs[0] + len(epochs))):
         found.append(f"epochs with a gap: {epochs}")
     made = Counter(transition["transition"] for transition in evidence.transitions)
-    if procedure.state_after == "QUIET_PERIOD" and made["RESET"] != 1:
+    if "QUIET_PERIOD" in procedure.states_after and made["RESET"] != 1:
         found.append(f"{made['RESET']} resets")
     if procedure.pending_before and made["TRIP"] != 1:
         found.append(f"the pending trip was made {made['TRIP']} times")

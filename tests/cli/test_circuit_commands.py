@@ -97,7 +97,7 @@ def test_a_second_reset_within_a_minute_is_refused(configured: redis.Redis, brea
         (("reset", "--reason", GOOD_REASON), "--acknowledge (make: YES=1): not acknowledged"),
         (("reset", "--reason", GOOD_REASON, "--acknowledge", "--override", "short"), "20 to 500 characters"),
         (("kill", "--reason", " "), "1 to 500 characters"),
-        (("kill", "--account", "nobody"), "no account NOBODY"),
+        (("kill", "--account", "nobody"), "No account NOBODY"),
         (("history", "--limit", "0"), "limit"),
         (("no-such-command",), "no-such-command"),
     ],

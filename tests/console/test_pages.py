@@ -252,6 +252,12 @@ def test_a_scope_of_its_own(console: Console, breaker: CircuitBreaker) -> None:
     assert operator.get("/circuit-breaker?scope=../etc").status_code == 422
 
 
+@pytest.fixture
+def quick_to_find_breakers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("console.context.SCOPES_EVERY", 0.2)
+
+
+@pytest.mark.usefixtures("quick_to_find_breakers")
 def test_the_worst_state_of_all_breakers_is_on_top_of_every_page(
     console: Console, breaker: CircuitBreaker, redis_client: redis.Redis
 ) -> None:

@@ -286,16 +286,18 @@ def test_a_kill_switch_shows_how_it_ended_and_how_long_it_took(settings: Setting
 
 
 def test_what_a_kill_switch_left_is_counted_by_account_also_with_redis_away(
-    redis_server: EmbeddedRedis, redis_client: redis.Redis, make_settings: MakeSettings
+    own_server: EmbeddedRedis, make_settings: MakeSettings
 ) -> None:
     account = {"base_url": "http://127.0.0.1:1", "key_id": "k", "secret_key": "s"}
     accounts = {"accounts": {"ALPHA": account, "BETA": account}}
     now = datetime.now(UTC)
     pending = PendingExit("ALPHA", "AAPL", Decimal(10), "market closed", "incident", "global", now, now)
-    with open_pending_exits(make_settings(redis_server.url)) as store:
+    with open_pending_exits(make_settings(own_server.url)) as store:
         store.write(AccountExits("ALPHA", now, (pending,)))
-    for url in (redis_server.url, "redis://127.0.0.1:1/0"):
-        exporter = Exporter(make_settings(url, **accounts))
+    for away in (False, True):
+        if away:
+            own_server.stop()
+        exporter = Exporter(make_settings(own_server.url, **accounts))
         values = parse(exporter.scrape().decode())
         exporter.close()
         assert (values["cb_pending_exits", "ALPHA"], values["cb_pending_exits", "BETA"]) == (1, 0)
