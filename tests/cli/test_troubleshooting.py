@@ -59,6 +59,8 @@ class Desk:
             recovery__people=json.dumps({login_name(): ["RESET_CIRCUIT"]}),
             recovery__watch="0.3",
             recovery__watch_interval="0.1",
+            recovery__redis_latency="30",  # a busy machine's is not what is tried here
+            recovery__database_latency="30",
         )
 
     def configure(self, **values: object) -> None:

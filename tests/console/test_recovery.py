@@ -189,7 +189,7 @@ async def test_a_run_that_takes_no_answer_leaves_no_voucher(
     waiting_for(redis_client, "root-cause", incident)
     run.paused = False
     sent = console.visitor(Role.RISK_MANAGER).submit("/recovery/answer", CAUSE)
-    assert sent.status_code == 409 and "takes no answer now" in sent.text
+    assert sent.status_code == 409 and "does not wait for an answer now" in sent.text
     answer = RootCause(author="the_risk_manager", **CAUSE)
     assert await permissions_told(console, "root-cause-1-1", answer) == ()
 
