@@ -52,7 +52,7 @@ class Desk:
         self._closing: list[Callable[[], None]] = []
         self.configure(
             redis_url=redis_url,
-            redis_timeout="0.3",
+            redis_timeout="2",
             state_dir=str(directory / "state"),
             console__metrics_port=free_port(),
             recovery__two_person="false",

@@ -67,7 +67,13 @@ def make(folder: Path) -> Make:
 def up(folder: Path) -> Iterator[subprocess.Popen[str]]:
     """What `make up` does with its files; its Redis refuses."""
     program = HOLD.format(root=str(ROOT), port=free_port(), folder=folder)
-    process = subprocess.Popen([sys.executable, "-c", program], cwd=folder, stdout=subprocess.PIPE, text=True)
+    # Whatever runs the tests may have been told to ignore that its terminal closed.
+    process = subprocess.Popen(
+        ["env", "--default-signal=HUP", sys.executable, "-c", program],
+        cwd=folder,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
     assert process.stdout is not None and process.stdout.readline() == "up\n"
     yield process
     process.kill()
