@@ -10,6 +10,11 @@ def cell(text: str) -> str:
     return text.replace("|", "\\|").replace("<", "&lt;").replace("\n", " ")
 
 
+def inert(value: object) -> str:
+    """Somebody's words, on one line and without markup of theirs; a dash for nothing."""
+    return cell(" ".join(str(value or "—").split()))
+
+
 def fenced(text: str, language: str = "") -> str:
     """A code block that nothing in `text` can end."""
     longest = max((len(run) for run in re.findall(r"`+", text)), default=0)

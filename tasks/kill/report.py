@@ -14,6 +14,7 @@ from tasks.kill import cost_text
 from tasks.kill.account import AccountProgress
 from tasks.kill.cost import ExitCost, without_fills
 from tasks.kill.pending_exits import PendingExit, as_dict
+from tasks.markdown import cell
 
 if TYPE_CHECKING:
     from pydantic import TypeAdapter
@@ -121,11 +122,11 @@ def markdown(report: KillReport) -> str:
     lines = [
         f"# Kill switch: {verdict}",
         "",
-        f"{_cell(report.covers)} (scope `{report.scope}`)",
+        f"{cell(report.covers)} (scope `{report.scope}`)",
         "",
-        f"Incident `{report.incident_id}` · {report.started_at:%Y-%m-%d %H:%M:%S} UTC · by {_cell(report.operator)}",
+        f"Incident `{report.incident_id}` · {report.started_at:%Y-%m-%d %H:%M:%S} UTC · by {cell(report.operator)}",
         "",
-        f"Reason: {_cell(report.reason)}",
+        f"Reason: {cell(report.reason)}",
         "",
         "| halted | first sweep | no open orders | flat | finished |",
         "| --- | --- | --- | --- | --- |",
@@ -150,11 +151,11 @@ def markdown(report: KillReport) -> str:
             "| --- | --- | --- | --- | --- |",
         ]
         lines += [
-            f"| {account.account} | {item.symbol} | {item.quantity:f} | {item.open_orders} | {_cell(item.reason)} |"
+            f"| {account.account} | {item.symbol} | {item.quantity:f} | {item.open_orders} | {cell(item.reason)} |"
             for account, item in stuck
         ]
         lines += ["", RESUMED_BY if report.pending_exits else NOT_RESUMED]
-        lines += [f"- {_cell(str(pending))}" for pending in report.pending_exits]
+        lines += [f"- {cell(str(pending))}" for pending in report.pending_exits]
     if report.costs:
         shown = [without_fills(cost, RECORDED_LINES) for cost in report.costs]
         lines += ["", "## What the exit cost", "", *cost_text.markdown(shown)]
@@ -164,16 +165,16 @@ def markdown(report: KillReport) -> str:
             "",
             "## Dust",
             "",
-            *(f"- {account.account} {item.symbol}: {_cell(item.reason)}" for account, item in dust),
+            *(f"- {account.account} {item.symbol}: {cell(item.reason)}" for account, item in dust),
         ]
     locks = [(account.account, account.venue_lock) for account in report.accounts if account.venue_lock]
     if locks:
-        lines += ["", "## Lock at the venue", "", *(f"- {name}: {_cell(lock.said)}" for name, lock in locks)]
-    notes = [f"- {account.account}: {_cell(account.note)}" for account in report.accounts if account.note]
+        lines += ["", "## Lock at the venue", "", *(f"- {name}: {cell(lock.said)}" for name, lock in locks)]
+    notes = [f"- {account.account}: {cell(account.note)}" for account in report.accounts if account.note]
     if notes:
         lines += ["", "## Notes", "", *notes]
     if report.missing:
-        lines += ["", "## Done without", "", *(f"- {_cell(item)}" for item in report.missing)]
+        lines += ["", "## Done without", "", *(f"- {cell(item)}" for item in report.missing)]
     return "\n".join(lines) + "\n"
 
 
@@ -184,11 +185,6 @@ def close_rows(report: KillReport) -> list[dict[str, Any]]:
         for account in report.accounts
         for close in account.closes
     ]
-
-
-def _cell(text: str) -> str:
-    """Text from outside, harmless inside a Markdown table."""
-    return text.replace("|", "\\|").replace("<", "&lt;").replace("\n", " ")
 
 
 def _latest(moments: Iterable[float | None]) -> float | None:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from ledger.record import AuditRow
-from tasks.recovery.markdown_text import inert
+from tasks.markdown import inert
 
 BOOK_ACTIONS = ("FIRST_SWEEP", "SNAPSHOT_TAKEN")
 

@@ -9,8 +9,8 @@ from typing import Any
 from ledger.record import AuditRow
 from tasks.kill import cost_text
 from tasks.kill.report import cost_of_record
+from tasks.markdown import inert
 from tasks.recovery.book_at_trip import book_at_trip
-from tasks.recovery.markdown_text import inert
 from tasks.recovery.state import RecoveryState
 
 
