@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -37,7 +37,7 @@ def eventually(
     return found
 
 
-@contextmanager
+@contextlib.contextmanager
 def in_time(limit: float) -> Iterator[None]:
     """Fails when what is done meanwhile takes longer than its own limit and what a busy machine may add to it."""
     begun = time.monotonic()
@@ -59,3 +59,13 @@ def seconds_of(call: Callable[[], object]) -> float:
     begun = time.monotonic()
     call()
     return time.monotonic() - begun
+
+
+def shown_on(keyboard: int) -> str:
+    """All that a terminal's programs show until the last of them has gone; closes it. `keyboard` is our end of it."""
+    screen = b""
+    with contextlib.suppress(OSError):  # what a terminal says when its last process has gone
+        while shown := os.read(keyboard, 65536):
+            screen += shown
+    os.close(keyboard)
+    return screen.decode()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import re
@@ -19,6 +18,7 @@ from sandbox.embedded_redis import EmbeddedRedis
 from sandbox.exchange.server import PaperExchangeThread
 from tests.cli.conftest import RunCli, WriteConfiguration
 from tests.cli.test_kill_command import PACE, account
+from tests.helpers import shown_on
 
 
 @pytest.fixture
@@ -118,13 +118,9 @@ def test_what_is_shown_fits_a_terminal_of_80_columns_and_names_what_to_type(
     environment = {name: value for name, value in environment.items() if name != "COLUMNS"}
     process = subprocess.Popen(command, env=environment, stdin=terminal, stdout=terminal, stderr=terminal)
     os.close(terminal)
-    screen = b""
-    with contextlib.suppress(OSError):  # what a terminal says when its last process has gone
-        while shown := os.read(keyboard, 65536):
-            screen += shown
-    os.close(keyboard)
+    screen = shown_on(keyboard)
     assert process.wait(timeout=60) == 0
-    lines = re.sub(r"\x1b\[[0-9;]*m", "", screen.decode()).splitlines()
+    lines = re.sub(r"\x1b\[[0-9;]*m", "", screen).splitlines()
     assert max(map(len, lines)) <= 80
     entries = [line for line in lines if re.match(r"\d\d:\d\d:\d\d  [A-Z_]+ +\S+ by \w+", line)]
     assert len(entries) == len(rows(breaker_cli)) and len(lines) <= 3 * len(entries) + 4

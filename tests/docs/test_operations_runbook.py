@@ -24,6 +24,7 @@ from sandbox.embedded_redis import EmbeddedRedis
 from sandbox.exchange.scenario import parse
 from sandbox.exchange.server import PaperExchangeThread
 from tests.docs.runbook_lines import lines_of
+from tests.helpers import shown_on
 
 ROOT = Path(__file__).parents[2]
 RUNBOOK = ROOT / "docs" / "evidence" / "operations-runbook.md"
@@ -68,13 +69,9 @@ class Desk:
         os.close(terminal)
         for answer in answers:
             os.write(keyboard, f"{answer}\n".encode())
-        screen = b""
-        with contextlib.suppress(OSError):  # what a terminal says when its last process has gone
-            while shown := os.read(keyboard, 65536):
-                screen += shown
-        os.close(keyboard)
+        screen = shown_on(keyboard)
         self.status = process.wait(timeout=60)
-        return screen.decode().replace("\r\n", "\n")
+        return screen.replace("\r\n", "\n")
 
 
 @pytest.fixture
