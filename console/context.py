@@ -93,6 +93,7 @@ class ConsoleContext:
         for work in (self._find_scopes(), self._drain_when_wanted(), self._make_pending_trips()):
             self._tasks.start(work)
         try:
+            await self.live.watcher.first_round()
             yield
         finally:
             self.broadcast.close()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -46,6 +47,7 @@ class StateWatcher:
         self._breakers: dict[str, AsyncCircuitBreaker] = {}
         self._readings: dict[str, WatchedState] = {}
         self._woken = asyncio.Event()
+        self._round_read = asyncio.Event()
         self._always: set[str] = set()
         self.watch_always([GLOBAL])
 
@@ -81,8 +83,17 @@ class StateWatcher:
         return [self.latest(scope) for scope in self.scopes]
 
     def existing(self) -> list[WatchedState]:
-        """The last reading of each breaker that exists: what somebody only asked for is not among them."""
-        return [self.latest(scope) for scope in self.scopes if scope in self._always]
+        """The last reading of each breaker that exists.
+
+        What somebody only asked for is not among them, nor one found so lately that it has not been read.
+        """
+        return [self.latest(scope) for scope in self.scopes if scope in self._always and scope in self._readings]
+
+    async def first_round(self) -> None:
+        """Wait until each breaker known at the start was read, or couldn't be: pages before that know nothing."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(2 * TIMEOUT):
+                await self._round_read.wait()
 
     async def read(self, scope: str) -> WatchedState:
         """Read now; other pages learn of it by the next round."""
@@ -99,6 +110,7 @@ class StateWatcher:
             found = await asyncio.gather(*(self._read(*item) for item in list(self._breakers.items())))
             changed = [reading for reading in found if self._has_changed(reading)]
             self._readings.update((reading.scope, reading) for reading in found if reading.scope in self._breakers)
+            self._round_read.set()
             if changed:
                 self._publish(changed)
             try:
