@@ -55,9 +55,9 @@ circuit-trip: $(READY) ## Halt trading                        REASON="why" [OPER
 circuit-status: $(READY) ## The breaker's state                 [SCOPE=…]
 	@$(BIN)/breaker status --scope "$$SCOPE"
 
-circuit-reset: $(READY) ## End a trip, one a minute            REASON="20 characters or more" YES=1 [OVERRIDE="why, though red"]
+circuit-reset: $(READY) ## End a trip, one a minute            REASON="20 characters or more" YES=1 [OVERRIDE="why, though red"] [REBASE=1]
 	@$(BIN)/breaker reset --scope "$$SCOPE" $(WHO) --reason "$$REASON" $(if $(YES),--acknowledge) \
-	    $(if $(OVERRIDE),--override "$$OVERRIDE")
+	    $(if $(OVERRIDE),--override "$$OVERRIDE") $(if $(REBASE),--rebase-equity)
 
 circuit-init: $(READY) ## Write the first state               [SCOPE=…]
 	@$(BIN)/breaker init --scope "$$SCOPE" $(WHO)

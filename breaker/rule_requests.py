@@ -113,7 +113,7 @@ class RuleRequests:
     def order_accepted(self) -> Request:
         return self._rejection("")
 
-    def equity(self, value: object, at: datetime | None, *, rebase: bool) -> Request:
+    def equity(self, value: object, at: datetime | None) -> Request:
         limits = self.limits
         arguments = (
             decimal_text(value),
@@ -121,9 +121,14 @@ class RuleRequests:
             limits.drawdown or 0,
             limits.mode(Rule.DAILY_LOSS, limits.daily_loss),
             limits.daily_loss or 0,
-            "rebase" if rebase else "",
         )
         return self._request("record_equity", Rule.DRAWDOWN, limits.drawdown, "equity", arguments)
+
+    def rebase(self, value: object, event_id: str | None) -> Request:
+        """`value` is None for the last equity that was measured."""
+        text = "" if value is None else decimal_text(value)
+        limit = self.limits.drawdown
+        return self._request("rebase_equity", Rule.DRAWDOWN, limit, "equity", (text,), event_id=event_id)
 
     def heartbeat(self, feed: str, at: datetime | None) -> Request:
         measurement = f"heartbeat:{checked_feed(feed)}"
@@ -158,10 +163,11 @@ class RuleRequests:
         measurement: str,
         arguments: Sequence[object],
         further_keys: tuple[str, ...] = (),
+        event_id: str | None = None,
     ) -> Request:
         keys = self.keys
         names = (*keys.of_transition, *(keys.key(name) for name in (measurement, *_OF_EVERY_RULE)), *further_keys)
-        event_id = uuid7()
+        event_id = event_id or uuid7()
         # What a trip is recorded with; the script gives its reason and details.
         transition = (event_id, json.dumps(keys.scope), '"rule"', '""', "{}", '"rule"', "null", uuid7())
         judged_by = (self.limits.mode(rule, limit), self.limits.confirmations.get(rule, 1))

@@ -165,21 +165,24 @@ class Rules:
             InvalidInput: `at` has no zone.
             BreakerUnavailable, RedisRefused: as for `record_api_error`.
         """
-        return self._record(self._requests.equity(value, at, rebase=False))
+        return self._record(self._requests.equity(value, at))
 
-    def rebase_equity(self, value: Decimal | float | str) -> Outcome:
-        """Begin anew, as high-water mark and as the day's first equity: after a deposit or a withdrawal.
+    def rebase_equity(self, value: Decimal | float | str | None = None, *, event_id: str | None = None) -> Outcome:
+        """Begin anew, as high-water mark and as the day's first equity: after a deposit, a withdrawal or a drawdown.
+
+        `breaker equity rebase` and a reset do so for people, by permission and on record. This is the bare step.
 
         Args:
-            value: The equity from now on, in the account's currency.
+            value: The equity from now on, in the account's currency; None for the last that was measured.
+            event_id: An id (UUID) of the caller's own, so that doing it once more changes nothing.
 
         Returns:
-            WITHIN, or REFUSED for what is no equity.
+            WITHIN, whose details have what there was before; or REFUSED for what is no equity.
 
         Raises:
             BreakerUnavailable, RedisRefused: as for `record_api_error`.
         """
-        return self._record(self._requests.equity(value, None, rebase=True))
+        return self._record(self._requests.rebase(value, event_id))
 
     def heartbeat(self, feed: str, at: datetime | None = None) -> Outcome:
         """A feed has delivered data.
@@ -314,11 +317,13 @@ class AsyncRules:
 
     async def record_equity(self, value: Decimal | float | str, at: datetime | None = None) -> Outcome:
         """See `Rules.record_equity`."""
-        return await self._record(self._requests.equity(value, at, rebase=False))
+        return await self._record(self._requests.equity(value, at))
 
-    async def rebase_equity(self, value: Decimal | float | str) -> Outcome:
+    async def rebase_equity(
+        self, value: Decimal | float | str | None = None, *, event_id: str | None = None
+    ) -> Outcome:
         """See `Rules.rebase_equity`."""
-        return await self._record(self._requests.equity(value, None, rebase=True))
+        return await self._record(self._requests.rebase(value, event_id))
 
     async def heartbeat(self, feed: str, at: datetime | None = None) -> Outcome:
         """See `Rules.heartbeat`."""

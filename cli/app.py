@@ -14,7 +14,7 @@ from cli.exit_codes import EPILOG, Exit
 from configuration.settings import ConfigurationError
 from ledger.errors import LedgerError
 
-LOCAL_ONLY = ("init", "recover", "audit", "drill", "deadman", "user", "token")
+LOCAL_ONLY = ("init", "recover", "audit", "drill", "equity", "deadman", "user", "token")
 """What acts by this host's configuration. Not `doctor` and what serves: those are about this host in any case."""
 
 
@@ -40,6 +40,7 @@ def command_line(first: str = "") -> typer.Typer:
             audit_commands,
             doctor_command,
             drill_command,
+            equity_commands,
             recover_commands,
             service_commands,
             user_commands,
@@ -50,6 +51,7 @@ def command_line(first: str = "") -> typer.Typer:
             audit_commands,
             doctor_command,
             drill_command,
+            equity_commands,
             service_commands,
             user_commands,
         ):

@@ -30,7 +30,10 @@ class Circuit(Protocol):
     def trip(self, scope: str, reason: str, operator: str | None) -> Status: ...
 
     def reset(self, ask: ResetOptions) -> Status:
-        """Raises ResetRefused too, or what a console says of it."""
+        """Says on standard error what became of the equity. Raises ResetRefused too, or what a console says of it."""
+
+    def foreseen_trip(self, scope: str) -> str:
+        """That the next measurement of equity trips again, with the figures; empty where none would or nobody knows."""
 
     def watch(self, scope: str) -> None:
         """See to it that the reset is watched; called once it is shown and in the audit log."""

@@ -19,10 +19,12 @@ from cli.options import (
     JsonOption,
     OperatorOption,
     OperatorOrTokenOption,
+    RebaseOption,
     ResetOptions,
     ScopeOption,
     TripReasonOption,
     checked_scope,
+    on_terminal,
 )
 from cli.transitions import make_pending_trips, record_transitions
 from configuration.login import login_name
@@ -87,6 +89,7 @@ def reset(
         str,
         typer.Option("--override", help="Why to reset although something is red; what is pending is given up then."),
     ] = "",
+    rebase_equity: RebaseOption = False,
     drop_pending: Annotated[
         str, typer.Option("--drop-pending", help="Where nothing is tripped: why pending exits are given up.")
     ] = "",
@@ -105,6 +108,11 @@ def reset(
     if drop_pending:
         _drop_pending(circuit, before, scope, checked_reason(drop_pending), operator)
         return
+    foreseen = "" if rebase_equity else circuit.foreseen_trip(scope)
+    if foreseen:
+        typer.echo(f"breaker: {foreseen}", err=True)
+    if foreseen and not acknowledge and on_terminal():
+        rebase_equity = typer.confirm("Begin the high-water mark anew (re-base)?", err=True)
     if not acknowledge:
         circuit_view.ask_for(
             "RESET",
@@ -116,7 +124,8 @@ def reset(
         )
     # What was looked at is what is reset: a trip that came in the meantime is not undone.
     expected = before.epoch if before.state is State.TRIPPED else None
-    _show(circuit.reset(ResetOptions(scope, why, why_override, operator, expected)), scope, as_json)
+    asked = ResetOptions(scope, why, why_override, operator, expected, rebase_equity)
+    _show(circuit.reset(asked), scope, as_json)
     circuit.tell(scope)
     circuit.record(scope)
     if not as_json:

@@ -62,6 +62,15 @@ class _Https(HTTPSHandler):
 
 
 @dataclass(frozen=True, slots=True)
+class ResetAnswer:
+    """What came of a reset; the two sentences are empty for nothing."""
+
+    status: Status
+    rebased: str
+    equity_warning: str
+
+
+@dataclass(frozen=True, slots=True)
 class ConsoleClient:
     """Its methods raise InvalidInput (nothing changed), BreakerError where the console refuses (nothing changed), and
     BreakerUnavailable where it can't be asked or can't do it.
@@ -97,9 +106,28 @@ class ConsoleClient:
     def trip(self, scope: str, reason: str) -> Status:
         return _status(self._post("circuit-breaker/trip", scope, {"reason": reason}))
 
-    def reset(self, scope: str, reason: str, override_reason: str, expected_epoch: int | None) -> Status:
-        body = {"reason": reason, "override_reason": override_reason, "expected_epoch": expected_epoch}
-        return _status(self._post("circuit-breaker/reset", scope, body, within=MEASURED_WITHIN))
+    def reset(
+        self,
+        scope: str,
+        reason: str,
+        override_reason: str,
+        expected_epoch: int | None,
+        *,
+        rebase_equity: bool = False,
+    ) -> ResetAnswer:
+        body: dict[str, Any] = {
+            "reason": reason,
+            "override_reason": override_reason,
+            "expected_epoch": expected_epoch,
+            **({"rebase_equity": True} if rebase_equity else {}),  # which an older console does not know
+        }
+        found = self._post("circuit-breaker/reset", scope, body, within=MEASURED_WITHIN)
+        rebased, warning = found.get("equity_rebased") or "", found.get("equity_warning") or ""
+        return ResetAnswer(_status(found), rebased, warning)
+
+    def foreseen_trip(self, scope: str) -> str:
+        """That the next measurement of equity trips again, with the figures; empty where none would."""
+        return self._get("circuit-breaker", scope=scope).get("equity_warning") or ""
 
     def start_kill(self, scope: str, reason: str, accounts: Sequence[str] | None) -> dict[str, Any]:
         """The run as it stands right after its halt. `accounts`: only these; all of the console's if there are none."""
@@ -147,7 +175,8 @@ class ConsoleClient:
 
 
 def _status(body: dict[str, Any]) -> Status:
-    beside = {name: body.pop(name, None) for name in ("scope", "as_of", "problem", "unconfirmed")}
+    names = ("scope", "as_of", "problem", "unconfirmed", "equity_warning", "equity_rebased")
+    beside = {name: body.pop(name, None) for name in names}
     return Status(State(body["state"]), body, problem=beside["problem"], unconfirmed=beside["unconfirmed"])
 
 

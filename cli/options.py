@@ -39,6 +39,13 @@ ClaimedOption = Annotated[
         show_default=False,
     ),
 ]
+RebaseOption = Annotated[
+    bool,
+    typer.Option(
+        "--rebase-equity",
+        help="Begin the high-water mark and the day's first equity anew with the reset: a drawdown trips again otherwise.",
+    ),
+]
 TripReasonOption = Annotated[str, typer.Option("--reason", help="Why, in a sentence.")]
 
 
@@ -51,6 +58,7 @@ class ResetOptions:
     override: str
     operator: str | None
     expected_epoch: int | None
+    rebase_equity: bool = False
 
 
 def checked_scope(scope: str) -> str:

@@ -17,7 +17,7 @@ from rich.live import Live
 from cli.acting_on import say_what_is_acted_on
 from cli.circuit_view import console
 from cli.exit_codes import EPILOG, Exit
-from cli.options import ClaimedOption, JsonOption, ScopeOption, on_terminal
+from cli.options import ClaimedOption, JsonOption, RebaseOption, ScopeOption, on_terminal
 from cli.paste import pastable
 from cli.person import Person, acting_person
 from cli.recovery_view import changes, checklist, print_next_step
@@ -25,6 +25,7 @@ from cli.transitions import open_breaker
 from configuration.reasons import MIN_REASON, checked_reason
 from configuration.redis_clients import async_redis_client
 from configuration.settings import Settings, load_settings
+from tasks.checks.equity import trips_again_of
 from tasks.checks.probe import redis_reader
 from tasks.recovery.answers import AnswerNotTaken, refusal_of, refusal_record, submit_answer
 from tasks.recovery.approval_rules import CATEGORIES, MIN_TEXT, Approval, ApprovalRules, RootCause, trippers_of
@@ -146,6 +147,7 @@ def answer(
         bool, typer.Option("--acknowledge", help="Approval: the cause is understood, conditions are normal.")
     ] = False,
     override: Annotated[str, typer.Option("--override", help="Approval: why to go on although something is red.")] = "",
+    rebase_equity: RebaseOption = False,
     operator: ClaimedOption = None,
     scope: ScopeOption = "global",
 ) -> None:
@@ -173,9 +175,9 @@ def answer(
             _ask_unless_given("Corrective action", corrective_action),
         )
     else:
-        given = Approval(
-            who, _ask_unless_given("Why may trading resume", reason), acknowledge or _ask_acknowledgement(), override
-        )
+        rebase_equity = rebase_equity or _ask_to_rebase(settings, scope, acknowledge)
+        why = _ask_unless_given("Why may trading resume", reason)
+        given = Approval(who, why, acknowledge or _ask_acknowledgement(), override, rebase_equity)
     refusal = asyncio.run(refusal_of(given, rules, settings, state))
     if refusal is not None:
         _record(settings, refusal_record(state, who, refusal, "cli", claimed=person.claimed))
@@ -233,6 +235,19 @@ def _ask_unless_given(what: str, given: str) -> str:
     if given.strip() or not on_terminal():
         return given.strip()
     return str(typer.prompt(f"{what} ({MIN_TEXT} characters or more)", err=True)).strip()
+
+
+def _ask_to_rebase(settings: Settings, scope: str, acknowledge: bool) -> bool:
+    """Tell of an equity that would trip again, and ask about it unless everything was given on the command line."""
+    foreseen = asyncio.run(trips_again_of(settings, scope))
+    if foreseen:
+        typer.echo(f"breaker: {foreseen}", err=True)
+    return (
+        bool(foreseen)
+        and not acknowledge
+        and on_terminal()
+        and typer.confirm("Begin the high-water mark anew (re-base)?", err=True)
+    )
 
 
 def _ask_acknowledgement() -> bool:

@@ -49,7 +49,17 @@ class RemoteCircuit:
     def reset(self, ask: ResetOptions) -> Status:
         """The console judges it, by the rules of every way in."""
         say_who_acts(ask.operator)
-        return self.console.reset(ask.scope, ask.reason, ask.override, ask.expected_epoch)
+        answer = self.console.reset(
+            ask.scope, ask.reason, ask.override, ask.expected_epoch, rebase_equity=ask.rebase_equity
+        )
+        if answer.rebased:
+            typer.echo(f"breaker: {answer.rebased}", err=True)
+        if answer.equity_warning:
+            typer.echo(f"breaker: reset, but {answer.equity_warning}", err=True)
+        return answer.status
+
+    def foreseen_trip(self, scope: str) -> str:
+        return self.console.foreseen_trip(scope)
 
     def watch(self, scope: str) -> None:
         """The services of the console's hosts do so."""

@@ -7,6 +7,8 @@ import os
 import socket
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import typer
 
@@ -24,7 +26,7 @@ from ledger.record import AuditRecord
 from ledger.recorder import Recorder
 from tasks.checks.measurement import Measurement
 from tasks.recovery.approval_rules import Approval
-from tasks.recovery.reset import ResetOutcome, ResetRequest, measure_for_reset, reset_breaker
+from tasks.recovery.reset import Record, ResetOutcome, ResetRequest, measure_for_reset, reset_breaker
 from tasks.recovery.watch import WatchEnd, Watcher, needs_a_watcher, reset_to_watch, watch_reset
 
 WATCHED_WITHIN = 3.0
@@ -40,11 +42,12 @@ def reset_here(settings: Settings, ask: ResetOptions) -> Status:
     `tasks.recovery.reset.reset_breaker` raises.
     """
     person = acting_person(settings, ask.operator)
-    ledger = _ledger(settings)
-    try:
-        outcome = asyncio.run(_reset(settings, ask, person, Recorder(ledger, open_spool(settings))))
-    finally:
-        ledger.close()
+    with recording(settings) as record:
+        outcome = asyncio.run(_reset(settings, ask, person, record))
+    if outcome.rebased:
+        sys.stderr.write(f"breaker: {outcome.rebased}\n")
+    if outcome.equity_warning:
+        sys.stderr.write(f"breaker: reset, but {outcome.equity_warning}\n")
     if outcome.undropped:
         sys.stderr.write(f"breaker: reset, but pending exits are not dropped: {outcome.undropped}\n")
     for problem in outcome.locked:
@@ -52,10 +55,30 @@ def reset_here(settings: Settings, ask: ResetOptions) -> Status:
     return outcome.status
 
 
-async def _reset(settings: Settings, ask: ResetOptions, person: Person, recorder: Recorder) -> ResetOutcome:
+@contextmanager
+def recording(settings: Settings) -> Iterator[Record]:
+    """Record in the audit log, or on this host's disk. What neither takes is said: what was decided stands."""
+    ledger = _ledger(settings)
+    recorder = Recorder(ledger, open_spool(settings))
+
+    async def record(made: AuditRecord) -> None:
+        try:
+            await asyncio.to_thread(recorder.record, made)
+        except LedgerError as error:  # it says what to note by hand
+            sys.stderr.write(f"breaker: not in the audit log: {error}\n")
+
+    try:
+        yield record
+    finally:
+        ledger.close()
+
+
+async def _reset(settings: Settings, ask: ResetOptions, person: Person, record: Record) -> ResetOutcome:
     request = ResetRequest(
         scope=ask.scope,
-        answer=Approval(person.name, ask.reason, acknowledge=True, override_reason=ask.override),
+        answer=Approval(
+            person.name, ask.reason, acknowledge=True, override_reason=ask.override, rebase_equity=ask.rebase_equity
+        ),
         permissions=person.permissions,
         source="cli",
         claimed=person.claimed,
@@ -64,12 +87,6 @@ async def _reset(settings: Settings, ask: ResetOptions, person: Person, recorder
 
     async def measure(incident_id: str, flow_run_id: str | None) -> list[Measurement]:
         return await measure_for_reset(settings, ask.scope, incident_id, flow_run_id)
-
-    async def record(made: AuditRecord) -> None:
-        try:
-            await asyncio.to_thread(recorder.record, made)
-        except LedgerError as error:  # it says what to note by hand; what was decided stands
-            sys.stderr.write(f"breaker: not in the audit log: {error}\n")
 
     breaker = async_breaker_of(settings, ask.scope, source="cli")
     try:

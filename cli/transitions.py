@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import sys
 from dataclasses import replace
 
@@ -78,6 +79,11 @@ class LocalCircuit:
 
         make_pending_trips(self._settings)
         return reset_here(self._settings, ask)
+
+    def foreseen_trip(self, scope: str) -> str:
+        from tasks.checks.equity import trips_again_of  # noqa: PLC0415  only a reset asks
+
+        return asyncio.run(trips_again_of(self._settings, scope))
 
     def watch(self, scope: str) -> None:
         from cli.reset import watch_here  # noqa: PLC0415

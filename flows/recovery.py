@@ -32,6 +32,7 @@ from flows.drivers import RunStep, with_prefect
 from flows.run_names import log_pauses_as_information
 from ledger.configured import open_ready_ledger, open_spool
 from ledger.recorder import Recorder
+from tasks.checks.equity import trips_again_of
 from tasks.recovery import steps
 from tasks.recovery.approval_rules import trippers_of
 from tasks.recovery.artifacts import live_artifacts, update_artifacts
@@ -154,7 +155,8 @@ async def _root_cause(context: RecoveryContext, round_: int, evidence: str, do: 
 async def _approved_reset(context: RecoveryContext, round_: int, do: RunStep, ask: AskForm) -> dict[str, Any]:
     for attempt in itertools.count(1):
         question = question_id("approval", round_, attempt)
-        form = await ask(context, ApprovalForm, "approval", question, f"{_refusal(context)}{context.state.as_text()}")
+        description = f"{_refusal(context)}{await _foreseen_trip(context)}{context.state.as_text()}"
+        form = await ask(context, ApprovalForm, "approval", question, description)
         done: dict[str, Any] = await do(steps.reset, round_=round_, attempt=attempt, answer=asdict(form.answer()))
         context.state = replace(context.state, problem=done.get("refused", ""))
         if "refused" not in done:
@@ -183,6 +185,12 @@ async def _ask_by_suspending(
 
 def _refusal(context: RecoveryContext) -> str:
     return f"**The last answer was refused: {context.state.problem}**\n\n" if context.state.problem else ""
+
+
+async def _foreseen_trip(context: RecoveryContext) -> str:
+    """What whoever approves has to know of an equity that would trip again."""
+    foreseen = await trips_again_of(context.settings, context.state.scope)
+    return f"**Re-base? {foreseen[:1].upper()}{foreseen[1:]}.**\n\n" if foreseen else ""
 
 
 async def _verify_items(section: Section, round_: int, do: RunStep) -> None:

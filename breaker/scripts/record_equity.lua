@@ -1,9 +1,9 @@
 #!lua flags=allow-oom
 -- ARGV[11]: equity as text, [12]: Unix microseconds at which it was measured or '', [13]: drawdown limit, a fraction,
--- [14]: mode, [15]: limit of the daily loss; [16]: 'rebase' to begin anew at this equity.
+-- [14]: mode, [15]: limit of the daily loss.
 -- ARGV[9] is the mode of DRAWDOWN. Both rules share the measurement.
 local text, at, limit = ARGV[11], ARGV[12] == '' and now or tonumber(ARGV[12]), tonumber(ARGV[13])
-local daily_mode, daily_limit, rebase = ARGV[14], tonumber(ARGV[15]), ARGV[16] == 'rebase'
+local daily_mode, daily_limit = ARGV[14], tonumber(ARGV[15])
 local ROUNDING = 1e-12 -- of a double: exactly at the limit is not beyond it
 expect_type(MEASUREMENTS, 'hash')
 
@@ -26,7 +26,7 @@ end
 local today = number(math.floor(at / DAY))
 local high, high_text = stored('high_water'), redis.call('HGET', MEASUREMENTS, 'high_water')
 local rising, lowest_rise = stored('rising') or 0, stored('lowest_rise')
-if rebase or not high then
+if not high then
   high, high_text, rising = equity, text, 0
 elseif equity > high then
   -- A single high tick would make the next ordinary one a drawdown, so the mark rises only when it is confirmed, and
@@ -43,9 +43,9 @@ else
   rising = 0
 end
 local day_start, day_text = stored('day_start'), redis.call('HGET', MEASUREMENTS, 'day_start')
-if rebase or not day_start or redis.call('HGET', MEASUREMENTS, 'day') ~= today then
+if not day_start or redis.call('HGET', MEASUREMENTS, 'day') ~= today then
   -- The day begins with the last equity of the day before, so that a gap at the open counts.
-  local before = not rebase and stored('equity') and redis.call('HGET', MEASUREMENTS, 'equity') or text
+  local before = stored('equity') and redis.call('HGET', MEASUREMENTS, 'equity') or text
   day_start, day_text = tonumber(before), before
 end
 redis.call('HSET', MEASUREMENTS, 'equity', text, 'measured_at', number(at), 'high_water', high_text, 'rising',

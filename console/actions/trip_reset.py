@@ -18,7 +18,7 @@ from console.actions.authorization import Authorization, Caller
 from console.auth.permissions import Permission
 from tasks.checks.measurement import Measurement
 from tasks.recovery.approval_rules import Approval
-from tasks.recovery.reset import ResetRequest, measure_for_reset, reset_breaker
+from tasks.recovery.reset import ResetOutcome, ResetRequest, measure_for_reset, reset_breaker
 
 _log = logging.getLogger(__name__)
 
@@ -79,9 +79,10 @@ class TripReset:
         *,
         acknowledge: bool,
         override_reason: str = "",
+        rebase_equity: bool = False,
         expected_epoch: int | None = None,
         event_id: str | None = None,
-    ) -> Status:
+    ) -> ResetOutcome:
         """Let trading resume, by the same rules as everywhere.
 
         Raises InvalidInput, Denied while the database can't confirm the caller, and what
@@ -93,7 +94,7 @@ class TripReset:
         override = checked_reason(override_reason) if override_reason.strip() else ""
         request = ResetRequest(
             scope=scope,
-            answer=Approval(caller.user, why, acknowledge, override),
+            answer=Approval(caller.user, why, acknowledge, override, rebase_equity),
             permissions=caller.identity.permissions,
             source=caller.source,
             ip_address=caller.address,
@@ -115,4 +116,6 @@ class TripReset:
             _log.error("pending exits are not dropped: %s", outcome.undropped)
         for problem in outcome.locked:
             _log.error("reset, but %s", problem)
-        return outcome.status
+        if outcome.unrebased:
+            _log.error("reset, but %s", outcome.unrebased)
+        return outcome

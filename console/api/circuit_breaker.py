@@ -8,9 +8,9 @@ from typing import Annotated
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import StreamingResponse
 
-from breaker import Status
+from breaker import State, Status
 from breaker.keys import GLOBAL
-from console.api.models import EventBody, History, ResetRequest, StatusBody, TripRequest, UnreadableBody
+from console.api.models import EventBody, History, ResetBody, ResetRequest, StatusBody, TripRequest, UnreadableBody
 from console.api.parameters import (
     AnyCaller,
     IdempotencyKey,
@@ -22,6 +22,7 @@ from console.api.parameters import (
 )
 from console.api.problems import ApiProblem
 from console.request import context_of
+from tasks.checks.equity import trips_again_of
 
 RECHECK_TOKEN = 10.0
 
@@ -31,7 +32,10 @@ router = APIRouter(tags=["circuit breaker"])
 @router.get("/circuit-breaker", responses=problems(), summary="The state (VIEW_CIRCUIT)")
 async def get_status(request: Request, caller: Viewer, scope: ScopeQuery = GLOBAL) -> StatusBody:
     """Read afresh. A state that can't be read is UNKNOWN, to be treated as TRIPPED, and is no error."""
-    return _status_body(scope, await context_of(request).trip_reset.breaker(scope, caller.source).get_status())
+    context = context_of(request)
+    status = await context.trip_reset.breaker(scope, caller.source).get_status()
+    foreseen = await trips_again_of(context.settings, scope) if status.state is State.TRIPPED else ""
+    return _status_body(scope, status).model_copy(update={"equity_warning": foreseen or None})
 
 
 @router.post("/circuit-breaker/trip", responses=problems(), summary="Halt trading (TRIP_CIRCUIT)")
@@ -46,20 +50,25 @@ async def trip(
 @router.post("/circuit-breaker/reset", responses=problems(409, 429), summary="Let trading resume (RESET_CIRCUIT)")
 async def reset(
     request: Request, caller: AnyCaller, body: ResetRequest, scope: ScopeQuery = GLOBAL, key: IdempotencyKey = None
-) -> StatusBody:
+) -> ResetBody:
     """Only from TRIPPED, with nothing red, by somebody else than who tripped (`recovery.two_person`), and once a minute
     over all scopes. A quiet period follows."""
     event = await event_id(request, caller, key, f"reset {scope} {body.model_dump_json()}")
-    after = await context_of(request).trip_reset.reset(
+    outcome = await context_of(request).trip_reset.reset(
         caller,
         scope,
         body.reason,
         acknowledge=body.acknowledge,
         override_reason=body.override_reason,
+        rebase_equity=body.rebase_equity,
         expected_epoch=body.expected_epoch,
         event_id=event,
     )
-    return _status_body(scope, after)
+    return ResetBody(
+        **_status_body(scope, outcome.status).model_dump(exclude={"equity_warning"}),
+        equity_warning=outcome.equity_warning or None,
+        equity_rebased=str(outcome.rebased) if outcome.rebased else None,
+    )
 
 
 @router.get("/circuit-breaker/history", responses=problems(), summary="The latest transitions (VIEW_CIRCUIT)")

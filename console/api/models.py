@@ -54,6 +54,11 @@ class ResetRequest(_Body):
         description=f"Why to reset although something is red: {MIN_REASON} characters or more. It needs "
         "APPROVE_RECOVERY too, and is recorded.",
     )
+    rebase_equity: bool = Field(
+        default=False,
+        description="Begin the high-water mark and the day's first equity anew at the last equity, right after the "
+        "reset: a drawdown trips again otherwise. Recorded.",
+    )
 
 
 class KillRequest(_Body):
@@ -110,6 +115,9 @@ class ApprovalAnswer(_Answer):
     override_reason: str = Field(
         default="", max_length=MAX_LENGTH, description="Why to go on although something is red. Recorded."
     )
+    rebase_equity: bool = Field(
+        default=False, description="Begin the high-water mark anew with the reset, as for the reset itself."
+    )
 
 
 RecoveryAnswer = Annotated[RootCauseAnswer | ApprovalAnswer, Field(discriminator="form")]
@@ -160,6 +168,20 @@ class StatusBody(BaseModel):
     problem: str | None = Field(default=None, description="Why the state is UNKNOWN.")
     unconfirmed: str | None = Field(
         default=None, description="Why the trip is not known to outlive a crash of Redis (`trip_durability`)."
+    )
+    equity_warning: str | None = Field(
+        default=None,
+        description="While it is TRIPPED, and after a reset: that the next measurement of equity trips again, with the "
+        "figures; or why the high-water mark did not begin anew.",
+    )
+
+
+class ResetBody(StatusBody):
+    """The state after a reset."""
+
+    equity_rebased: str | None = Field(
+        default=None,
+        description="What the high-water mark was and is, where it began anew; null for a request that is repeated.",
     )
 
 

@@ -41,7 +41,8 @@ async def answer_recovery(
         cause, action = body.root_cause.strip(), body.corrective_action.strip()
         answer: RootCause | Approval = RootCause(caller.user, body.category, cause, action)
     else:
-        answer = Approval(caller.user, body.reason.strip(), body.acknowledge, body.override_reason.strip())
+        reason, override = body.reason.strip(), body.override_reason.strip()
+        answer = Approval(caller.user, reason, body.acknowledge, override, body.rebase_equity)
     return _recovery_body(await context_of(request).recoveries.answer(caller, scope, answer, body.question))
 
 

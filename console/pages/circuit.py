@@ -21,6 +21,7 @@ from console.auth.permissions import Permission
 from console.context import ConsoleContext
 from console.pages.layout import markup, message_page, render_page, submitted_form
 from console.request import caller_of, context_of
+from tasks.checks.equity import trips_again_of
 from tasks.checks.measurement import Colour
 from tasks.recovery.approval_rules import Rule
 from tasks.recovery.reset import ResetRefused
@@ -34,6 +35,11 @@ _DONE = {
     ),
     "pending": ("bad", "Not told to Redis, which is away. The trip is kept here and made as soon as Redis is back."),
     "reset": ("good", "Reset. A quiet period has begun; watch for five minutes."),
+    "rebased": (
+        "good",
+        "Reset; the high-water mark begins anew at the last equity. A quiet period has begun; watch for five minutes.",
+    ),
+    "unrebased": ("bad", "Reset, but the high-water mark did not begin anew: the audit log says why."),
 }
 
 router = APIRouter(include_in_schema=False)
@@ -49,6 +55,9 @@ async def circuit(request: Request, scope: str = GLOBAL, done: str = "") -> Resp
     caller = await caller_of(request, Permission.VIEW_CIRCUIT)
     context = context_of(request)
     check_scope(scope)
+    told = _DONE.get(done)
+    if done in ("reset", "unrebased") and (foreseen := await trips_again_of(context.settings, scope)):
+        told = ("warn", f"{_DONE[done][1]} But {foreseen}.")
     watched, history, exits, locks = await asyncio.gather(
         context.live.watcher.read(scope),
         context.live.history(scope),
@@ -62,7 +71,7 @@ async def circuit(request: Request, scope: str = GLOBAL, done: str = "") -> Resp
         title="Circuit Breaker",
         scope=scope,
         watched=watched,
-        done=_DONE.get(done),
+        done=told,
         refresh=True,
         pending=markup(context.render.pending(context.waiting_trips())),
         pending_exits=markup(context.render.pending_exits(exits)),
@@ -166,9 +175,12 @@ async def _trip(form: SubmittedForm) -> str:
 async def _reset_values(context: ConsoleContext, scope: str) -> dict[str, Any]:
     poller = context.live.conditions(scope)
     poller.watch()
-    watched, sample = await asyncio.gather(context.live.watcher.read(scope), poller.sample())
+    watched, sample, foreseen = await asyncio.gather(
+        context.live.watcher.read(scope), poller.sample(), trips_again_of(context.settings, scope)
+    )
     return {
         "watched": watched,
+        "foreseen": foreseen,
         "topics": [f"conditions:{scope}"],
         "conditions": markup(context.render.measurements(sample)),
         "red": [found.name for found in sample.value if found.colour is Colour.RED],
@@ -178,17 +190,18 @@ async def _reset_values(context: ConsoleContext, scope: str) -> dict[str, Any]:
 
 async def _reset(form: SubmittedForm) -> str:
     epoch = form.fields.get("epoch", "")
-    await form.context.trip_reset.reset(
+    outcome = await form.context.trip_reset.reset(
         form.caller,
         form.scope,
         form.reason,
         acknowledge=True,
         override_reason=form.fields.get("override_reason", ""),
+        rebase_equity=form.fields.get("rebase_equity") == "yes",
         # What was looked at is what is reset: a trip that came in the meantime is not undone.
         expected_epoch=int(epoch) if epoch.isascii() and epoch.isdigit() and len(epoch) < 17 else None,
         event_id=form.event_id,
     )
-    return _back(form.scope, "reset")
+    return _back(form.scope, "rebased" if outcome.rebased else "unrebased" if outcome.unrebased else "reset")
 
 
 async def _kill_values(context: ConsoleContext, scope: str) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from console.context import ConsoleContext
 from console.pages.layout import markup, message_page, render_page, submitted_form
 from console.request import caller_of, context_of
 from tasks import orchestrator
+from tasks.checks.equity import trips_again_of
 from tasks.recovery.approval_rules import CATEGORIES, MAX_CAUSE, MAX_REASON, Approval, RootCause
 from tasks.recovery.state import RecoveryState, Tick
 
@@ -108,7 +109,9 @@ async def _answer_page(
     await context.authorization.require(caller, NEEDED[state.waiting_for])
     poller = context.live.recovery(scope)
     poller.watch()
-    sample, watched = await asyncio.gather(poller.sample(), context.live.watcher.read(scope))
+    sample, watched, foreseen = await asyncio.gather(
+        poller.sample(), context.live.watcher.read(scope), trips_again_of(context.settings, scope)
+    )
     return render_page(
         request,
         f"answer_{state.waiting_for.replace('-', '_')}.html",
@@ -117,6 +120,7 @@ async def _answer_page(
         title="Root Cause" if state.waiting_for == "root-cause" else "Approve the Reset",
         scope=scope,
         watched=watched,
+        foreseen=foreseen,
         state=state,
         form=form or {},
         problem=problem,
@@ -153,4 +157,10 @@ def _answer_in(form: dict[str, str], who: str) -> RootCause | Approval:
 
     if form.get("form") == "root-cause":
         return RootCause(who, text("category"), text("root_cause"), text("corrective_action"))
-    return Approval(who, text("reason"), form.get("acknowledge") == "yes", text("override_reason"))
+    return Approval(
+        who,
+        text("reason"),
+        form.get("acknowledge") == "yes",
+        text("override_reason"),
+        form.get("rebase_equity") == "yes",
+    )

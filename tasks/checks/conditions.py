@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal
 from statistics import median
 from time import perf_counter
 from typing import Any
@@ -21,6 +21,7 @@ from brokers.protocol import Listed
 from brokers.registry import open_broker
 from configuration.breakers import limits_from
 from configuration.settings import AccountSettings, RecoverySettings, Settings
+from tasks.checks.equity import equity_of, least_within, texts
 from tasks.checks.measurement import Colour, Measurement, worst
 from tasks.checks.pending_exits import measure_pending_exits
 from tasks.checks.probe import NEAR, Probe, RedisReader, judge, measure_within, redis_reader
@@ -63,30 +64,35 @@ async def measure_drawdown(settings: Settings, scope: str = GLOBAL) -> Measureme
         async with redis_reader(settings) as redis:
             now = await redis.now()
             (stored,) = await redis.ask(f"read {key}", ("HGETALL", key))
-        return judge_drawdown(probe, _texts(stored), now, limits)
+        return judge_drawdown(probe, texts(stored), now, limits)
 
     return await measure_within(probe, settings.redis_timeout + 1, measure())
 
 
 def judge_drawdown(probe: Probe, stored: Mapping[str, str], now: int, limits: Limits) -> Measurement:
     """`stored` is what the drawdown rule keeps; `now` is Redis's time in Unix microseconds."""
-    if not stored:
+    try:
+        held = equity_of(stored, now)
+    except ValueError:
+        return probe.failed("What is stored is no equity: see what wrote to the key, or breaker equity rebase --to.")
+    if held is None:
         return probe.measured(
             "no equity is recorded",
             Colour.YELLOW,
             "No equity is recorded, so no drawdown can be told: look at the account, and let the engine record_equity.",
         )
-    try:
-        equity, high = Decimal(stored["equity"]), Decimal(stored["high_water"])
-        age = (now - float(stored["measured_at"])) / 1_000_000
-        fallen = max((high - equity) / high, Decimal(0))
-    except (KeyError, ValueError, InvalidOperation, ZeroDivisionError):
-        return probe.failed("What is stored is no equity: see what wrote to the key, or rebase_equity.")
-    value = f"{fallen:.2%} below {high} (equity {equity}, {age:.0f} s old)"
+    fallen, age = held.drawdown, held.age
+    value = f"{fallen:.2%} below {held.high_water} (equity {held.equity}, {age:.0f} s old)"
     if limits.drawdown is None:
         return probe.measured(value, Colour.YELLOW, "The rule DRAWDOWN is off, so nothing judges this: do so yourself.")
     if fallen > limits.drawdown:
-        return probe.measured(value, Colour.RED, f"The account is down {fallen:.2%}, more than {probe.limit}.")
+        enough = least_within(held.high_water, limits.drawdown)
+        problem = (
+            f"Equity {held.equity} is {fallen:.2%} below its high-water mark {held.high_water}, more than "
+            f"{probe.limit}, and every measurement that low trips again: re-base in the approval or the reset (the "
+            f"high-water mark begins anew), or wait for equity of {enough} or more."
+        )
+        return probe.measured(value, Colour.RED, problem)
     if age > (limits.data_age or _OLD_EQUITY):
         return probe.measured(value, Colour.YELLOW, f"The last equity is {age:.0f} s old and says little of now.")
     if fallen > limits.drawdown * Decimal(str(NEAR)):
@@ -308,11 +314,6 @@ def _migration(revision: str | None, newest: str) -> _Part:
 
 def _ms(seconds: float) -> str:
     return f"{seconds * 1000:.3g} ms"
-
-
-def _texts(reply: Sequence[bytes]) -> dict[str, str]:
-    words = [word.decode("utf-8", "replace") for word in reply]
-    return dict(zip(words[::2], words[1::2], strict=True))
 
 
 def _info(reply: bytes) -> dict[str, str]:

@@ -79,7 +79,9 @@ async def submit_answer(state: RecoveryState, answer: RootCause | Approval) -> N
 
     try:
         async with asyncio.timeout(DEADLINE):
-            await aresume_flow_run(UUID(state.flow_run_id), run_input=_form(answer).model_dump(mode="json"))
+            # Without what is left at its default: a run that asked before an upgrade knows no newer question.
+            given = _form(answer).model_dump(mode="json", exclude_defaults=True)
+            await aresume_flow_run(UUID(state.flow_run_id), run_input=given)
     except (NotPausedError, FlowPauseTimeout, ObjectNotFound, RuntimeError):
         raise AnswerNotTaken(await _why_not_taken(UUID(state.flow_run_id))) from None
     except (httpx.HTTPError, TimeoutError) as error:
@@ -118,4 +120,5 @@ def _form(answer: RootCause | Approval) -> RunInput:
         reason=answer.reason,
         acknowledge=answer.acknowledge,
         override_reason=answer.override_reason,
+        rebase_equity=answer.rebase_equity,
     )

@@ -39,6 +39,8 @@ class Approval:
     acknowledge: bool
     override_reason: str = ""
     """Given when conditions are red and trading is to resume all the same."""
+    rebase_equity: bool = False
+    """Begin the high-water mark anew with the reset, since otherwise a drawdown that has ended trips again at once."""
 
     @property
     def by(self) -> str:

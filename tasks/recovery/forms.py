@@ -35,6 +35,17 @@ class ApprovalForm(RunInput):
     override_reason: str = Field(
         default="", max_length=MAX_REASON, title="Only to go on although a condition is red: why"
     )
+    rebase_equity: bool = Field(
+        default=False,
+        title="Begin the high-water mark and the day's first equity anew at the last equity (re-base): a drawdown that "
+        "is left as it is trips again at the next measurement",
+    )
 
     def answer(self) -> Approval:
-        return Approval(self.approver.strip(), self.reason.strip(), self.acknowledge, self.override_reason.strip())
+        return Approval(
+            self.approver.strip(),
+            self.reason.strip(),
+            self.acknowledge,
+            self.override_reason.strip(),
+            self.rebase_equity,
+        )

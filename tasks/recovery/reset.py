@@ -17,20 +17,12 @@ from breaker.events import Transition
 from breaker.state import State, Status
 from configuration.settings import Settings
 from ledger.errors import LedgerError
-from ledger.record import DENIED, AuditRecord, derived_id
+from ledger.record import DENIED, FAILED, AuditRecord, derived_id
+from tasks.checks.equity import trips_again_of
 from tasks.checks.measurement import Measurement
-from tasks.checks.probe import redis_reader
-from tasks.recovery.approval_rules import (
-    Approval,
-    ApprovalRules,
-    Refusal,
-    Rule,
-    in_words,
-    red_of,
-    refusals_of_reset,
-    trippers_of,
-)
-from tasks.recovery.state import RecoveryState, state_key
+from tasks.recovery.approval_rules import Approval, Refusal, Rule, in_words, red_of, refusals_of_reset
+from tasks.recovery.rebase import REBASE_REFUSED, REBASED, Rebased, begin_anew
+from tasks.recovery.rules_in_force import rules_in_force
 
 if TYPE_CHECKING:
     from breaker import AsyncCircuitBreaker
@@ -96,6 +88,17 @@ class ResetOutcome:
     """Why pending exits that the override gives up are still pending."""
     locked: tuple[str, ...] = ()
     """Why accounts are still locked at their venues, each as a sentence; the watch tries again."""
+    rebased: Rebased | None = None
+    """What the high-water mark was and is, where the answer asked that it begin anew."""
+    unrebased: str = ""
+    """Why it did not begin anew although the answer asked for that."""
+    trips_again: str = ""
+    """That the next measurement of equity trips again, with the figures; empty where none would."""
+
+    @property
+    def equity_warning(self) -> str:
+        """What whoever has reset must be told of the equity; empty for nothing."""
+        return "; ".join(part for part in (self.unrebased, self.trips_again) if part)
 
 
 async def measure_for_reset(
@@ -128,21 +131,25 @@ async def reset_breaker(
         BreakerUnavailable, RedisRefused: as for the breaker's own `reset`.
     """
     before = await breaker.get_status()
-    rules = await _rules(settings, request, before)
+    rules = await rules_in_force(settings, request.scope, request.answer.approver, request.permissions, before)
     try:
         # Who may not reset at all learns nothing else, and keeps nobody's venue busy with measurements.
         _raise_if_any(refusals_of_reset(request.answer, rules, []))
         if not _is_meant(request, before):
-            return ResetOutcome(
-                await _transition(breaker, request, request.expected_epoch or before.epoch or 0, _UNREAD)
-            )
+            repeated = await _transition(breaker, request, request.expected_epoch or before.epoch or 0, _UNREAD)
+            return ResetOutcome(repeated, trips_again=await trips_again_of(settings, request.scope))
         measured = await measure(before.incident_id or request.incident_id, request.flow_run_id)
         red = tuple(red_of(measured))
         _raise_if_any(refusals_of_reset(request.answer, rules, measured), red)
-        outcome = await _reset_or_adopt(breaker, request, before, red)
+        foreseen = "" if request.answer.rebase_equity else await trips_again_of(settings, request.scope)
+        outcome = replace(await _reset_or_adopt(breaker, request, before, red, foreseen), trips_again=foreseen)
     except (ResetRefused, NotTripped, ResetRateLimited, StateConflict) as error:
         await record(_row(REFUSED, request, before, {"refused": str(error)}, outcome=DENIED))
         raise
+    # After the reset, so that one that is refused re-bases nothing; at once, as a measurement in between trips again.
+    # So does the next one after a crash here, which leaves the old mark.
+    if request.answer.rebase_equity:
+        outcome = await _rebase(settings, request, before, outcome, record)
     if red:
         details = {
             "red": [measurement.as_dict() for measurement in red],
@@ -168,34 +175,27 @@ def _may_adopt(request: ResetRequest, status: Status) -> bool:
     return bool(request.incident_id) and reset and status.incident_id == request.incident_id
 
 
-async def _rules(settings: Settings, request: ResetRequest, before: Status) -> ApprovalRules:
-    people = {request.answer.approver: tuple(request.permissions)}
-    author = await _author(settings, request.scope, before.incident_id)
-    return ApprovalRules(people, settings.recovery.two_person, trippers_of(before), author)
-
-
-async def _author(settings: Settings, scope: str, incident_id: str | None) -> str:
-    """Who wrote the root cause. Where that can't be read there is no author here, but a red conflict at measuring."""
-    try:
-        async with redis_reader(settings) as redis:
-            (raw,) = await redis.ask(f"read {state_key(scope)}", ("GET", state_key(scope)))
-        state = RecoveryState.from_json(raw) if raw else None
-    except (BreakerError, ValueError, TypeError, KeyError, AttributeError):
-        return ""
-    return state.author if state is not None and state.incident_id == incident_id else ""
-
-
 def _raise_if_any(refusals: Sequence[Refusal], red: Sequence[Measurement] = ()) -> None:
     if refusals:
         raise ResetRefused(refusals, red)
 
 
 async def _reset_or_adopt(
-    breaker: AsyncCircuitBreaker, request: ResetRequest, before: Status, red: tuple[Measurement, ...]
+    breaker: AsyncCircuitBreaker,
+    request: ResetRequest,
+    before: Status,
+    red: tuple[Measurement, ...],
+    trips_again: str,
 ) -> ResetOutcome:
     try:
         epoch = request.expected_epoch if request.expected_epoch is not None else before.epoch
-        details = {"red": [m.name for m in red], "override_reason": request.answer.override_reason} if red else {}
+        details: dict[str, Any] = (
+            {"red": [m.name for m in red], "override_reason": request.answer.override_reason} if red else {}
+        )
+        if request.answer.rebase_equity:
+            details["rebase_equity"] = True
+        elif trips_again:  # which the person was told
+            details["trips_again"] = trips_again
         status = await _transition(breaker, request, epoch, request.incident_id or None, details)
     except NotTripped:
         status = await breaker.get_status()
@@ -231,6 +231,20 @@ async def _transition(
         details={**said, **(details or {})},
         ip_address=request.ip_address,
     )
+
+
+async def _rebase(
+    settings: Settings, request: ResetRequest, before: Status, outcome: ResetOutcome, record: Record
+) -> ResetOutcome:
+    """Begin the high-water mark anew. What keeps it from that is told: the reset is made."""
+    once = derived_id(REBASED, request.event_id) if request.event_id else None
+    try:
+        rebased = await begin_anew(settings, request.scope, event_id=once)
+    except BreakerError as error:
+        await record(_row(REBASE_REFUSED, request, before, {"refused": str(error)}, outcome=FAILED))
+        return replace(outcome, unrebased=str(error), trips_again=await trips_again_of(settings, request.scope))
+    await record(_row(REBASED, request, before, rebased.as_details()))
+    return replace(outcome, rebased=rebased, trips_again=await trips_again_of(settings, request.scope))
 
 
 async def _drop_exits(settings: Settings, request: ResetRequest, outcome: ResetOutcome) -> ResetOutcome:

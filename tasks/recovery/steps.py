@@ -250,7 +250,9 @@ async def reset(round_: int, attempt: int, answer: dict[str, Any]) -> dict[str, 
     told = f"{why} (epoch {outcome.epoch}, {until})"
     if outcome.adopted:
         told += f"; made past this recovery, taken as its own by {approval.approver}"
-    told = "; ".join([told, *outcome.locked])
+    equity = [str(outcome.rebased)] if outcome.rebased else []
+    equity += [outcome.equity_warning] if outcome.equity_warning else []
+    told = "; ".join([told, *equity, *outcome.locked])
     await context.tick("reset", Tick.GREEN, told, by, at=status.reset_at)
     return {"epoch": outcome.epoch, "by": by}
 

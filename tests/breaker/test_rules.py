@@ -26,6 +26,7 @@ from breaker.gate.staleness_watch import StalenessWatch
 from breaker.keys import Keys
 from breaker.rule_requests import RuleRequests, read_outcome
 from breaker.rules import AsyncRules, Limits, Rule, Rules, Verdict
+from breaker.uuid7 import uuid7
 from configuration.breakers import limits_from
 from configuration.settings import Settings, load_settings
 from proofs.fork_server import ForkServer
@@ -221,6 +222,27 @@ def test_a_deposit_or_withdrawal_moves_the_mark_when_told(breaker: CircuitBreake
     rules.rebase_equity(50)
     assert rules.record_equity(48).verdict is Verdict.WITHIN
     assert breaker.get_state() is State.OPEN
+
+
+def test_a_mark_begins_anew_at_the_last_equity_which_is_no_younger_for_that(
+    breaker: CircuitBreaker, redis_client: redis.Redis
+) -> None:
+    rules = Rules(redis_client, limits=ALL)
+    assert rules.rebase_equity().verdict is Verdict.REFUSED, "there is none yet"
+    rules.record_equity(100, datetime.now(UTC) - timedelta(hours=1))
+    rules.record_equity(90, datetime.now(UTC) - timedelta(minutes=30))
+    breaker.reset(reset_by="me")
+    before = redis_client.hget("circuit_breaker:equity", "measured_at")
+    event_id = uuid7()
+    first = rules.rebase_equity(event_id=event_id)
+    assert (first.verdict, first.details["high_water_before"]) == (Verdict.WITHIN, "100")
+    assert redis_client.hget("circuit_breaker:equity", "measured_at") == before
+    assert rules.record_equity(89).verdict is Verdict.WITHIN, "neither a drawdown nor a daily loss"
+    assert rules.rebase_equity(event_id=event_id) == first
+    assert redis_client.hget("circuit_breaker:equity", "high_water") == b"90", "the same event does it once"
+    assert rules.rebase_equity("nonsense").verdict is Verdict.REFUSED
+    assert rules.refused_measurements() == {"EQUITY": 1}
+    assert rules.record_equity(80).verdict is Verdict.TRIPPED
 
 
 def test_confirmations_guard_against_phantom_ticks_both_ways(

@@ -66,8 +66,11 @@ def test_promise_9_make_circuit_reset_keeps_every_rule(
     assert "YES=1" in unasked.stderr and "--acknowledge" in unasked.stderr
     denied = rows(breaker_cli, "--action", "RESET_REFUSED")
     assert [(row["user_id"], row["outcome"]) for row in denied] == [(login_name(), "DENIED")] * 3
-    done = make_reset(environment, tmp_path, *MAKE_RESET, "OVERRIDE=it's booked, the limit is raised")
+    assert "the next measurement below 95 trips again" in refused.stderr, "said before it is tried"
+    done = make_reset(environment, tmp_path, *MAKE_RESET, "OVERRIDE=it's booked, the limit is raised", "REBASE=1")
     assert done.returncode == 0, done.stderr
+    assert "the high-water mark begins anew at 94 (before it was 100, drawdown 6.00%)" in done.stderr
+    assert configured.hget("circuit_breaker:equity", "high_water") == b"94"
     assert "QUIET_PERIOD" in done.stdout and state_of(configured) == "OPEN"
 
 

@@ -150,8 +150,11 @@ def test_red_conditions_are_listed(console: Console, breaker: CircuitBreaker, re
     redis_client.hset("circuit_breaker:equity", mapping={"equity": "90", "high_water": "100", "measured_at": 9e15})
     body = problem(console.api().post("/circuit-breaker/reset", json=TRIP), 409, "conditions-red")
     assert [found["name"] for found in body["conditions"]] == ["drawdown"]
+    foreseen = "equity 90 is 10.00% below the high-water mark 100 (limit 5.0%): the next measurement below 95 trips"
+    assert foreseen in console.api().get("/circuit-breaker").json()["equity_warning"]
     after = console.api().post("/circuit-breaker/reset", json={**TRIP, "override_reason": "the loss is booked by now"})
     assert after.json()["state"] == "QUIET_PERIOD"
+    assert foreseen in after.json()["equity_warning"] and after.json()["equity_rebased"] is None
 
 
 def test_the_same_key_does_it_once(console: Console, breaker: CircuitBreaker) -> None:

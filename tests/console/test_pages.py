@@ -142,6 +142,26 @@ def test_red_conditions_need_an_override_that_is_recorded(
 
 
 @pytest.mark.usefixtures("no_orchestrator")
+def test_whoever_resets_is_told_before_and_after_that_a_drawdown_trips_again(
+    console: Console, breaker: CircuitBreaker, redis_client: redis.Redis
+) -> None:
+    breaker.trip("MANUAL")
+    redis_client.hset("circuit_breaker:equity", mapping={"equity": "94", "high_water": "100", "measured_at": 9e15})
+    manager = console.visitor(Role.RISK_MANAGER)
+    told = "quity 94 is 6.00% below the high-water mark 100 (limit 5.0%): the next measurement below 95 trips again"
+    form = manager.get("/circuit-breaker/reset").text
+    assert told in form and "wait for equity of 95 or more" in form and 'name="rebase_equity"' in form
+    refused = manager.submit("/circuit-breaker/reset", {**TRIP, "rebase_equity": "yes"}).text
+    assert 'name="rebase_equity" value="yes" checked' in refused, "what was chosen stays chosen"
+    done = manager.submit("/circuit-breaker/reset", {**TRIP, "override_reason": WHY})
+    assert breaker.get_state() is State.QUIET_PERIOD and told in done.text
+    breaker.trip("MANUAL")
+    redis_client.delete("circuit_breaker:reset_rate_limit")
+    done = manager.submit("/circuit-breaker/reset", {**TRIP, "override_reason": WHY, "rebase_equity": "yes"})
+    assert "the high-water mark begins anew" in done.text and told not in done.text
+
+
+@pytest.mark.usefixtures("no_orchestrator")
 def test_what_a_kill_switch_could_not_close_is_shown_and_an_override_drops_it(
     console: Console, breaker: CircuitBreaker
 ) -> None:

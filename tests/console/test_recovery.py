@@ -165,8 +165,9 @@ def test_red_needs_an_override_with_its_own_reason(
     refused = manager.submit("/recovery/answer", APPROVAL)
     assert refused.status_code == 422 and "drawdown is 10" in refused.text
     why = "the loss is booked and the limit will be raised"
-    manager.submit("/recovery/answer", {**APPROVAL, "override_reason": why})
-    assert [answer["override_reason"] for answer in run.answers] == [why]
+    assert "the next measurement below 95 trips again" in manager.get("/recovery/answer").text
+    manager.submit("/recovery/answer", {**APPROVAL, "override_reason": why, "rebase_equity": "yes"})
+    assert [(answer["override_reason"], answer["rebase_equity"]) for answer in run.answers] == [(why, True)]
 
 
 def test_what_was_looked_at_is_what_is_answered(

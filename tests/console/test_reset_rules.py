@@ -34,6 +34,7 @@ from ledger.recorder import Recorder
 from sandbox.embedded_redis import EmbeddedRedis
 from tasks.recovery import steps
 from tasks.recovery.context import RecoveryContext, current_recovery
+from tasks.recovery.rebase import REBASED
 from tasks.recovery.reset import ADOPTED, OVERRIDDEN, REFUSED, measure_for_reset
 from tasks.recovery.state import RecoveryState, state_key
 from tests.console.conftest import MakeSettings
@@ -57,6 +58,8 @@ class Ways:
         self.client = client
         self.epoch: int | None = None
         """What the person has looked at; None for the present state."""
+        self.rebase = False
+        """Whether the high-water mark is to begin anew with the reset."""
 
     def all(self) -> dict[str, Callable[[Role, str], object]]:
         return {
@@ -82,6 +85,8 @@ class Ways:
         visitor = self.console.visitor(role)
         csrf = visitor.get("/circuit-breaker").text.split('name="csrf" value="')[1].split('"')[0]
         fields = {"reason": REASON, "acknowledge": "yes", "override_reason": override, "csrf": csrf}
+        if self.rebase:
+            fields["rebase_equity"] = "yes"
         if self.epoch is not None:
             fields["epoch"] = str(self.epoch)
         answer = visitor.post("/circuit-breaker/reset", data=fields)
@@ -93,13 +98,14 @@ class Ways:
 
     def api(self, role: Role, override: str) -> str | None:
         body = {"reason": REASON, "acknowledge": True, "override_reason": override, "expected_epoch": self.epoch}
+        body["rebase_equity"] = self.rebase
         with self.console.api(role) as api:
             answer = api.post("/circuit-breaker/reset", json=body, timeout=30)
         return None if answer.is_success else str(answer.json()["detail"])
 
     def through_console(self, role: Role, override: str) -> None:
         token = self.console.api(role).headers["authorization"].removeprefix("Bearer ")
-        ConsoleClient(self.console.url, token).reset("global", REASON, override, self.epoch)
+        ConsoleClient(self.console.url, token).reset("global", REASON, override, self.epoch, rebase_equity=self.rebase)
 
     def settings_for(self, role: Role) -> Settings:
         settings = self.console.settings
@@ -107,7 +113,7 @@ class Ways:
         return settings.model_copy(update={"recovery": settings.recovery.model_copy(update={"people": people})})
 
     async def here(self, role: Role, override: str) -> None:
-        options = ResetOptions("global", REASON, override, "somebody", self.epoch)
+        options = ResetOptions("global", REASON, override, "somebody", self.epoch, self.rebase)
         await asyncio.to_thread(reset_here, self.settings_for(role), options)
 
     async def flow(self, role: Role, override: str) -> str | None:
@@ -130,6 +136,7 @@ class Ways:
                 return measured
 
             answer = {"approver": login_name(), "reason": REASON, "acknowledge": True, "override_reason": override}
+            answer["rebase_equity"] = self.rebase
             try:
                 with mock.patch.object(steps, "measure_for_reset", measure):
                     done = await steps.reset.fn(1, int(self.client.incr("attempt")), answer)
@@ -232,7 +239,9 @@ async def test_promise_9_an_override_has_a_reason_of_its_own_and_is_on_record(
     ways: Ways, console: Console, redis_client: redis.Redis, way: str
 ) -> None:
     condition_red(ways, redis_client)
+    ways.rebase = True
     assert "at least 20" in str(await ways.attempt(way, Role.RISK_MANAGER))
+    assert redis_client.hget("circuit_breaker:equity", "high_water") == b"100", "nothing refused re-bases"
     assert await ways.attempt(way, Role.RISK_MANAGER, WHY) is None
     status = CircuitBreaker(redis_client).get_status()
     assert (status.state, status.reset_by) == (State.QUIET_PERIOD, ways.name(way, Role.RISK_MANAGER))
@@ -241,6 +250,9 @@ async def test_promise_9_an_override_has_a_reason_of_its_own_and_is_on_record(
     assert [found["name"] for found in row.details["red"]] == ["drawdown"]
     (event,) = CircuitBreaker(redis_client).get_history(1)
     assert (event.details["override_reason"], event.details["red"]) == (WHY, ["drawdown"])
+    assert redis_client.hget("circuit_breaker:equity", "high_water") == b"94", "which every way can ask for"
+    (rebased,) = console.ledger.query(Filter(actions=(REBASED,))).rows
+    assert (rebased.user_id, rebased.details["high_water_before"]) == (ways.name(way, Role.RISK_MANAGER), "100")
     assert event.details.get("claimed") == ("somebody" if way == "command line" else None)
 
 

@@ -1,0 +1,150 @@
+"""Run `breaker equity`: show what a drawdown is judged from, and begin it anew."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from decimal import Decimal, InvalidOperation
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from breaker.errors import InvalidInput
+from breaker.limits import Limits
+from cli.acting_on import say_what_is_acted_on
+from cli.exit_codes import EPILOG, Exit
+from cli.options import ClaimedOption, JsonOption, ScopeOption, checked_scope
+from cli.person import Person, acting_person
+from configuration.breakers import async_breaker_of, limits_from
+from configuration.reasons import MIN_REASON, checked_reason
+from configuration.settings import Settings, load_settings
+from console.value_format import duration
+from tasks.checks.equity import Equity, read_equity, trips_again
+
+if TYPE_CHECKING:
+    from tasks.recovery.rebase import Rebased
+
+equity_app = typer.Typer(
+    help="The account's equity, as the rules DRAWDOWN and DAILY_LOSS know it.", epilog=EPILOG, no_args_is_help=True
+)
+
+
+def register(app: typer.Typer) -> None:
+    equity_app.command(epilog=EPILOG)(show)
+    equity_app.command(epilog=EPILOG)(rebase)
+    app.add_typer(equity_app, name="equity")
+
+
+def show(scope: ScopeOption = "global", as_json: JsonOption = False) -> None:
+    """Equity, high-water mark and the day's first, and whether the next measurement trips."""
+    settings = load_settings()
+    held = _read(settings, checked_scope(scope))
+    limits = limits_from(settings, scope)
+    if as_json:
+        typer.echo(json.dumps(_as_dict(scope, held, limits)))
+        return
+    if held is None:
+        typer.echo(f"No equity of {scope} is recorded; the engine's record_equity does so.")
+        return
+    since = f"{held.day_start}, down {held.daily_loss:.2%}" if held.day_start is not None else "none yet"
+    typer.echo(
+        f"equity {held.equity}, measured {duration(held.age)} ago\n"
+        f"high-water mark {held.high_water}, down {held.drawdown:.2%} (limit {_limit(limits.drawdown)})\n"
+        f"the day's first {since} (limit {_limit(limits.daily_loss)})"
+    )
+    if foreseen := trips_again(held, limits):
+        typer.echo(f"breaker: {foreseen}", err=True)
+
+
+def rebase(
+    reason: Annotated[str, typer.Option("--reason", help=f"Why, {MIN_REASON} characters or more.")],
+    to: Annotated[
+        str, typer.Option("--to", help="The equity to begin at; the last that was measured unless given.")
+    ] = "",
+    operator: ClaimedOption = None,
+    scope: ScopeOption = "global",
+    as_json: JsonOption = False,
+) -> None:
+    """Begin the high-water mark and the day's first equity anew, on record. The breaker stays as it is.
+
+    It takes what a reset takes: RESET_CIRCUIT, and somebody who has not tripped it (recovery.two_person); while the
+    drawdown is red APPROVE_RECOVERY too.
+    """
+    why, value = checked_reason(reason), _amount(to) if to else None
+    settings = load_settings()
+    checked_scope(scope)
+    say_what_is_acted_on(settings)
+    person = acting_person(settings, operator)
+    rebased = asyncio.run(_rebase(settings, scope, person, why, value))
+    if as_json:
+        typer.echo(json.dumps({"scope": scope, **rebased.as_details()}))
+    else:
+        typer.echo(f"{scope}: {rebased}")
+
+
+async def _rebase(settings: Settings, scope: str, person: Person, why: str, value: Decimal | None) -> Rebased:
+    from cli.reset import recording  # noqa: PLC0415  what it measures with is slow to import
+    from tasks.recovery.rebase import RebaseRequest, rebase_equity  # noqa: PLC0415
+
+    request = RebaseRequest(
+        scope=scope,
+        person=person.name,
+        permissions=person.permissions,
+        reason=why,
+        source="cli",
+        value=value,
+        claimed=person.claimed,
+    )
+    breaker = async_breaker_of(settings, scope, source="cli")
+    try:
+        with recording(settings) as record:
+            return await rebase_equity(settings, breaker, request, record)
+    finally:
+        await breaker.close()
+
+
+def _read(settings: Settings, scope: str) -> Equity | None:
+    try:
+        return asyncio.run(read_equity(settings, scope))
+    except ValueError as error:
+        typer.echo(f"breaker: {error}: see what wrote to it, or begin anew with: breaker equity rebase --to", err=True)
+        raise typer.Exit(Exit.REFUSED) from None
+
+
+def _as_dict(scope: str, held: Equity | None, limits: Limits) -> dict[str, str | float | None]:
+    known = {
+        "drawdown_limit": _text(limits.drawdown),
+        "daily_loss_limit": _text(limits.daily_loss),
+    }
+    if held is None:
+        return {"scope": scope, "equity": None, **known}
+    return {
+        "scope": scope,
+        "equity": str(held.equity),
+        "high_water": str(held.high_water),
+        "day_start": _text(held.day_start),
+        "age": held.age,
+        "drawdown": f"{held.drawdown:.6f}",
+        "daily_loss": f"{held.daily_loss:.6f}",
+        **known,
+        "trips_again": trips_again(held, limits) or None,
+    }
+
+
+def _text(value: Decimal | None) -> str | None:
+    return None if value is None else str(value)
+
+
+def _limit(limit: Decimal | None) -> str:
+    return "none: the rule is off" if limit is None else f"{limit:.1%}"
+
+
+def _amount(text: str) -> Decimal:
+    """Raises InvalidInput for what is no equity."""
+    try:
+        value = Decimal(text)
+    except InvalidOperation:
+        value = Decimal(0)
+    if not value.is_finite() or value <= 0:
+        raise InvalidInput(f"--to {text!r} is no equity: it has to be a positive number; nothing changed")
+    return value

@@ -1,0 +1,163 @@
+"""Begin an account's high-water mark and day anew, for a person and on record.
+
+Source: runbook, *Automatic Trips*. A drawdown is still there when its trip has been recovered from: unless somebody
+says that what is held now is what is judged from, the next measurement trips again. Whoever may reset may say so; while
+the drawdown is red it takes what overriding it takes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Collection
+from dataclasses import dataclass, replace
+from decimal import Decimal, InvalidOperation
+from typing import TYPE_CHECKING, Any
+
+from breaker.errors import BreakerError
+from breaker.rules import AsyncRules, Verdict
+from breaker.state import State
+from configuration.breakers import limits_from
+from configuration.redis_clients import async_redis_client
+from configuration.settings import Settings
+from ledger.record import DENIED, AuditRecord
+from tasks.recovery.approval_rules import Approval, Refusal, in_words, refusals_of_reset
+from tasks.recovery.rules_in_force import rules_in_force
+
+if TYPE_CHECKING:
+    from breaker import AsyncCircuitBreaker
+
+REBASED = "EQUITY_REBASED"
+REBASE_REFUSED = "EQUITY_REBASE_REFUSED"
+
+
+class NotRebased(BreakerError):
+    """There is no equity at which it could begin anew, or what was given is none. Nothing changed."""
+
+
+class RebaseRefused(BreakerError):
+    """A rule refuses it. On record; nothing changed."""
+
+    def __init__(self, refusals: Collection[Refusal]) -> None:
+        super().__init__(f"Not re-based: {in_words(list(refusals))}. Nothing changed.")
+
+
+@dataclass(frozen=True, slots=True)
+class Rebased:
+    """What was judged from, and what is now. Text, in the account's currency; empty for what there was not."""
+
+    equity: str
+    """The high-water mark and the day's first from now on."""
+    high_water_before: str
+    day_start_before: str
+    equity_before: str
+
+    def __str__(self) -> str:
+        before = f"before it was {self.high_water_before}" if self.high_water_before else "before there was none"
+        drawdown = f", drawdown {self.drawdown_before}" if self.drawdown_before else ""
+        return f"the high-water mark begins anew at {self.equity} ({before}{drawdown})"
+
+    @property
+    def drawdown_before(self) -> str:
+        return _fallen(self.high_water_before, self.equity_before)
+
+    def as_details(self) -> dict[str, str]:
+        """For the ledger."""
+        return {
+            "high_water_before": self.high_water_before,
+            "high_water_after": self.equity,
+            "day_start_before": self.day_start_before,
+            "day_start_after": self.equity,
+            "equity_before": self.equity_before,
+            "equity_after": self.equity,
+            "drawdown_before": self.drawdown_before,
+            "daily_loss_before": _fallen(self.day_start_before, self.equity_before),
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RebaseRequest:
+    """Who asks for it, by which way in, and why. `value` is None for the last equity that was measured."""
+
+    scope: str
+    person: str
+    permissions: Collection[str]
+    reason: str
+    source: str
+    value: Decimal | None = None
+    claimed: str = ""
+    """A name that was only typed. Kept, and nothing is decided by it."""
+
+
+async def begin_anew(
+    settings: Settings, scope: str, value: Decimal | None = None, event_id: str | None = None
+) -> Rebased:
+    """The bare step, which whoever calls it has judged and records. Of the same `event_id` it is done once.
+
+    Raises NotRebased, and BreakerUnavailable or RedisRefused as for a measurement.
+    """
+    limits = limits_from(settings, scope)
+    rules = AsyncRules(async_redis_client(settings), scope, limits=limits, timeout=settings.redis_timeout)
+    try:
+        outcome = await rules.rebase_equity(value, event_id=event_id)
+    finally:
+        await rules.close()
+    told = outcome.details
+    if outcome.verdict is Verdict.REFUSED:
+        raise NotRebased(f"Not re-based: {told['problem']}. The high-water mark of {scope} is as it was.")
+    return Rebased(told["equity"], told["high_water_before"], told["day_start_before"], told["equity_before"])
+
+
+async def rebase_equity(
+    settings: Settings,
+    breaker: AsyncCircuitBreaker,
+    request: RebaseRequest,
+    record: Callable[[AuditRecord], Awaitable[None]],
+) -> Rebased:
+    """Begin anew, if the rules of a reset allow it.
+
+    Raises:
+        RebaseRefused: they don't. NotRebased: there is nothing to begin at. Both are on record, in one row.
+        BreakerUnavailable, RedisRefused: Redis can't be asked.
+    """
+    from tasks.checks.conditions import measure_drawdown  # noqa: PLC0415  slow to import
+
+    status = await breaker.get_status()
+    rules = await rules_in_force(settings, request.scope, request.person, request.permissions, status)
+    if status.state is State.OPEN:  # whose incident is over
+        rules = replace(rules, tripped_by=(), author="")
+    answer = Approval(request.person, request.reason, acknowledge=True, override_reason=request.reason)
+    incident = status.incident_id if status.state is not State.OPEN else None
+    try:
+        if refusals := refusals_of_reset(answer, rules, []):
+            raise RebaseRefused(refusals)  # noqa: TRY301
+        if refusals := refusals_of_reset(answer, rules, [await measure_drawdown(settings, request.scope)]):
+            raise RebaseRefused(refusals)  # noqa: TRY301
+        rebased = await begin_anew(settings, request.scope, request.value)
+    except (RebaseRefused, NotRebased) as error:
+        await record(_row(REBASE_REFUSED, request, incident, {"refused": str(error)}, DENIED))
+        raise
+    await record(_row(REBASED, request, incident, rebased.as_details()))
+    return rebased
+
+
+def _row(
+    action: str, request: RebaseRequest, incident: str | None, details: dict[str, Any], outcome: str = "OK"
+) -> AuditRecord:
+    said = {"reason": request.reason, **({"claimed": request.claimed} if request.claimed else {})}
+    return AuditRecord(
+        action=action,
+        source=request.source,
+        user_id=request.person,
+        details={**said, **details},
+        scope=request.scope,
+        incident_id=incident,
+        outcome=outcome,
+    )
+
+
+def _fallen(reference: str, equity: str) -> str:
+    """How far `equity` was below `reference`, in percent; empty for what is no number."""
+    try:
+        fallen = (Decimal(reference) - Decimal(equity)) / Decimal(reference)
+        return f"{max(fallen, Decimal(0)):.2%}"
+    except (InvalidOperation, ZeroDivisionError):
+        return ""
