@@ -43,7 +43,8 @@ RebaseOption = Annotated[
     bool,
     typer.Option(
         "--rebase-equity",
-        help="Begin the high-water mark and the day's first equity anew with the reset: a drawdown trips again otherwise.",
+        help="Begin the high-water mark and the day's first equity anew with the reset: a drawdown that is left as it "
+        "is trips again.",
     ),
 ]
 TripReasonOption = Annotated[str, typer.Option("--reason", help="Why, in a sentence.")]

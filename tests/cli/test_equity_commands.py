@@ -6,11 +6,17 @@ import json
 
 import pytest
 import redis
+from prefect.settings import PREFECT_API_URL, temporary_settings
+from typer.testing import CliRunner
 
-from breaker import CircuitBreaker
-from breaker.rules import Rules
+from breaker import CircuitBreaker, State
+from breaker.rules import Rules, Verdict
+from breaker.uuid7 import uuid7
+from cli import circuit_commands, circuit_view
+from cli.app import command_line
 from configuration.login import login_name
 from sandbox.embedded_redis import EmbeddedRedis
+from tasks.recovery.state import RecoveryState, state_key
 from tests.cli.conftest import MAY_RESET, RunCli, WriteConfiguration
 from tests.cli.test_audit_commands import rows
 
@@ -63,6 +69,38 @@ def test_through_a_console_it_says_where_it_can_be_done(breaker_cli: RunCli, env
     assert refused.returncode == 2 and "local only" in refused.stderr
 
 
-def test_a_recovery_takes_the_rebase_with_the_approval(configured: redis.Redis, breaker_cli: RunCli) -> None:
-    CircuitBreaker(configured).trip("MANUAL")
-    assert "--rebase-equity" in breaker_cli("recover", "answer", "--help").stdout
+def test_a_reset_at_a_terminal_asks_about_it(
+    configured: redis.Redis, environment: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("BREAKER_CONFIG", "XDG_STATE_HOME"):
+        monkeypatch.setenv(name, environment[name])
+    for asking in (circuit_commands, circuit_view):
+        monkeypatch.setattr(asking, "on_terminal", lambda: True)
+    monkeypatch.setattr("cli.reset.WATCHED_WITHIN", 0.0)
+    breaker, rules = CircuitBreaker(configured), Rules(configured)
+    breaker.initialize_state()
+    rules.record_equity("100000")
+    rules.record_equity("94000")
+    reset = ("reset", "--reason", WHY, "--override", WHY)
+    with temporary_settings(updates={PREFECT_API_URL: None}):
+        declined = CliRunner().invoke(command_line(), reset, input="y\nno\n")
+        assert configured.hget("circuit_breaker:equity", "high_water") == b"100000", "it is not acknowledged"
+        done = CliRunner().invoke(command_line(), reset, input="y\nRESET\n")
+    assert declined.exit_code == 1 and "the next measurement below 95000 trips again" in declined.stderr
+    assert "Begin the high-water mark anew (re-base)?" in declined.stderr
+    assert done.exit_code == 0 and "the high-water mark begins anew at 94000" in done.stderr
+    assert rules.record_equity("94000").verdict is Verdict.WITHIN
+    assert breaker.get_state() is State.OPEN
+
+
+@pytest.mark.usefixtures("no_orchestrator")
+def test_an_answer_is_told_that_a_drawdown_trips_again(configured: redis.Redis, breaker_cli: RunCli) -> None:
+    incident = str(CircuitBreaker(configured).trip("MANUAL", tripped_by="gus").incident_id)
+    state = RecoveryState(incident, "global", uuid7(), waiting_for="approval", question="approval-1-1")
+    configured.set(state_key("global"), state.to_json())
+    configured.hset("circuit_breaker:equity", mapping={"equity": "94", "high_water": "100", "measured_at": 9e15})
+    answer = ("recover", "answer", "--reason", WHY, "--acknowledge")
+    told = breaker_cli(*answer)
+    assert told.returncode == 1 and "equity 94 is 6.00% below the high-water mark 100" in told.stderr
+    asked = breaker_cli(*answer, "--rebase-equity")
+    assert "trips again, unless" not in asked.stderr and "red: drawdown" in asked.stderr, "which is still to override"
