@@ -47,7 +47,7 @@ def reset_here(settings: Settings, ask: ResetOptions) -> Status:
     if outcome.rebased:
         sys.stderr.write(f"breaker: {outcome.rebased}\n")
     if outcome.equity_warning:
-        sys.stderr.write(f"breaker: reset, but {outcome.equity_warning}\n")
+        sys.stderr.write(f"breaker: reset, but {outcome.equity_warning}; `breaker equity rebase` does so now\n")
     if outcome.undropped:
         sys.stderr.write(f"breaker: reset, but pending exits are not dropped: {outcome.undropped}\n")
     for problem in outcome.locked:
