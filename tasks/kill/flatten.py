@@ -167,10 +167,9 @@ class Flattening:
         read_at = time.monotonic()
         plan = self._plan(book, market)
         self._note_stuck(plan, book)
-        counts = self._run.settings.dust == "fail"
         if not plan.remaining and plan.dust:
-            return not counts
-        if self._run.overdue or plan.remaining | ({*plan.dust} if counts else set()) == {*plan.stuck, *plan.dust}:
+            return self._run.settings.dust != "fail"
+        if self._run.overdue or plan.remaining == {*plan.stuck}:
             await self._cancel(plan, book)
             return False
         await self._carry_out(plan, book, read_at)

@@ -55,7 +55,6 @@ def scale_time(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(flatten, "FRESH_FOR", 0.3)  # not by the whole factor: our own requests don't get faster
     monkeypatch.setattr(flatten, "READ_AHEAD", 0.05)
     monkeypatch.setattr(book, "MARKET_CLOCK_AGE", book.MARKET_CLOCK_AGE / FASTER)
-    monkeypatch.setattr(flatten, "CANCEL_SETTLES", flatten.CANCEL_SETTLES / FASTER)
     monkeypatch.setattr(cancel, "ASK_AGAIN_AFTER", cancel.ASK_AGAIN_AFTER / FASTER)
 
 

@@ -13,8 +13,6 @@ from typing import Any
 
 import pytest
 
-from breaker.uuid7 import uuid7
-from sandbox.exchange.scenario import Scenario
 from sandbox.exchange.server import PaperExchange
 from tests.tasks.campaign import FASTER
 
@@ -53,12 +51,11 @@ class LastResort:
     venue: dict[str, Any]
 
     @classmethod
-    def run(cls, emergency: ModuleType, exchange: PaperExchange, scenario: Scenario) -> LastResort:
-        """On a fresh exchange of this scenario."""
-        exchange.restart(scenario)
+    def run(cls, emergency: ModuleType, exchange: PaperExchange, incident_id: str) -> LastResort:
+        """From its first request to its verdict."""
         pace = emergency.Pace(**{name: value / FASTER for name, value in PACE.items()}, request_timeout=0.5)
         credentials = emergency.Credentials("PAPER", exchange.url, "key", "secret", Path(), pace)
-        flattening = emergency.Flattening(emergency.Venue(credentials), _NoSpool(), uuid7(), pace)
+        flattening = emergency.Flattening(emergency.Venue(credentials), _NoSpool(), incident_id, pace)
         try:
             flattening.sweep()
             stuck = flattening.until_flat()

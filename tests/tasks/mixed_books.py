@@ -22,6 +22,8 @@ class MixedBook:
     """Whether the venue's clock always answers."""
     whole_shares: bool
     """Whether the venue takes no fractions outside its session."""
+    opens_soon: bool
+    """Whether the market opens while the book is being closed or a moment later."""
 
     def may_break(self) -> set[str]:
         """Rules that an order may break for want of knowing better: the minimum, a pair's step, and the session's."""
@@ -47,7 +49,7 @@ def mixed_book(seed: int) -> MixedBook:
         toml += _trouble(random, "GET /v2/clock", random.choice([0.3, 0.7, 1.0]))
     for route in ("GET /v2/account", "GET /v2/assets*"):
         toml += _trouble(random, route, random.choice([0.0, 0.5, 1.0]))
-    return MixedBook(toml + _beside(random), session_is_told, whole_shares)
+    return MixedBook(toml + _beside(random), session_is_told, whole_shares, "opens_after" in toml)
 
 
 def _book(random: Random) -> str:

@@ -187,3 +187,16 @@ async def test_letting_many_stops_go_takes_no_close_back_that_was_just_sent(
     assert outcome.faults() == [] and outcome.report.flat
     assert set(outcome.venue["closes"].values()) == {1}
     assert len(outcome.venue["unprotected"]) == len(held) - 4, "each was without stop and close once, for a moment"
+
+
+async def test_dust_beside_what_is_stuck_keeps_nobody_waiting_for_the_deadline(
+    exchange: PaperExchange, redis_server: EmbeddedRedis
+) -> None:
+    book = (
+        'positions = [{ symbol = "AAPL", qty = 10, price = 100 }, '
+        '{ symbol = "BTCUSD", qty = "0.000000005", price = 95000 }]\n[[halts]]\nsymbol = "AAPL"\n'
+    )
+    run = kill(exchange, redis_server.url, settings=kill_settings(deadline=4_000, stuck_after=8))
+    async with asyncio.timeout(60):
+        outcome = await judge(exchange, scaled(book), [run])
+    assert set(outcome.stuck) == {"AAPL"} and outcome.dust == {"BTCUSD"}
