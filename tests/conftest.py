@@ -55,10 +55,22 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: place.get(item.nodeid.split("::")[0], len(place)))
 
 
+_started = pytest.StashKey[EmbeddedRedis]()
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Each test finds the session's Redis empty, whoever used it before."""
+    server = item.session.stash.get(_started, None)
+    if server is not None and "redis_server" in getattr(item, "fixturenames", ()):
+        with redis.Redis.from_url(server.url) as client:
+            client.flushall()
+
+
 @pytest.fixture(scope="session")
-def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedRedis]:
+def redis_server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedRedis]:
     """One server for the session. Tests that stop, stall or misconfigure a server start one of their own."""
     with EmbeddedRedis(tmp_path_factory.mktemp("redis")) as server:
+        request.session.stash[_started] = server
         yield server
 
 
@@ -66,7 +78,6 @@ def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedR
 def redis_client(redis_server: EmbeddedRedis) -> Iterator[redis.Redis]:
     """A client on an empty database 0."""
     client = redis.Redis.from_url(redis_server.url)
-    client.flushall()
     yield client
     client.close()
 
