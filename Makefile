@@ -7,6 +7,8 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 PACKAGES := breaker brokers cli configuration console deployments flows ledger sandbox services tasks
 SCOPE ?= global
+# What is compiled is kept, whatever the shell says: every command here is a Python that starts.
+unexport PYTHONDONTWRITEBYTECODE
 # Read through the environment, so that no reason, however quoted, is ever parsed by a shell.
 export REASON OPERATOR SCOPE OVERRIDE
 # A `make up` of this folder is acted on while it runs, and only where nothing else is configured.
@@ -103,7 +105,7 @@ demo: $(READY) ## A real book, halted and flattened   [KEEP=1 leaves it running]
 	@$(BIN)/python -m deployments.demo $(if $(KEEP),--keep) $(if $(ORDERS),--orders $(ORDERS)) \
 	    $(if $(POSITIONS),--positions $(POSITIONS))
 
-SUITE := -n 3 --dist loadfile --no-loadscope-reorder
+SUITE := -n 4 --dist loadfile --no-loadscope-reorder
 test: $(READY) ## All tests
 	@$(BIN)/pytest $(SUITE)
 

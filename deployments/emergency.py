@@ -697,6 +697,9 @@ class Flattening:
             memory.coarser += coarser
             memory.dust = _is_minimum(reason) and close.quantity == memory.quantity
             self._refused(memory, reason, now, same_rung=fraction or coarser)
+        elif outcome == "not authorized":
+            # It comes now and then with good keys, and is no word about this order: it doesn't wait ever longer.
+            memory.retry_at, memory.reason = now + self._pace.retry_backoff, reason
         elif outcome == "unknown":
             memory.last_close, memory.sent_against = close.client_order_id, memory.quantity
             memory.ended_at, memory.reason = None, reason
@@ -722,7 +725,8 @@ class Flattening:
             return ("accepted", "") if found else ("unknown", f"{lost}; the venue does not know the order (yet)")
         if status in (200, 201):
             return "accepted", ""
-        return _refusal(body)
+        outcome, reason = _refusal(body)
+        return ("not authorized" if status == 401 else outcome), reason
 
     def _may_close(self, memory: Memory, close: Close) -> bool:
         """Whether it is known what became of the last close, and the position can be believed."""

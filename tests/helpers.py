@@ -22,7 +22,7 @@ def eventually(
     what: str | Callable[[], object] = "it never happened",
     *,
     within: float = PATIENCE,
-    every: float = 0.01,
+    every: float = 0.03,
 ) -> T:
     """The first answer of `holds` that is true; fails, saying `what`, when there is none `within` that many seconds.
 

@@ -36,6 +36,7 @@ from proofs.models.breaker_rules import (
     apply,
 )
 from sandbox.embedded_redis import EmbeddedRedis
+from tests.helpers import FULL
 
 KEYS = Keys.of()
 SECOND = 1_000_000
@@ -227,6 +228,9 @@ def test_promises_1_2_and_4_hold_for_any_sequence_of_events(
     run_state_machine_as_test(
         Breaker,
         settings=settings(
-            max_examples=60, stateful_step_count=30, deadline=None, suppress_health_check=list(HealthCheck)
+            max_examples=500 if FULL else 30,
+            stateful_step_count=30,
+            deadline=None,
+            suppress_health_check=list(HealthCheck),
         ),
     )

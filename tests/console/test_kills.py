@@ -97,7 +97,7 @@ def test_of_a_run_that_is_over_only_its_status_stays_in_memory(console: Console)
         return sum(type(kept) is KillRun and kept.incident_id == incident for kept in gc.get_objects())
 
     eventually(lambda: runs() == 1)
-    eventually(lambda: runs() == 0, within=60)
+    eventually(lambda: runs() == 0, within=60, every=0.5)  # each look costs as much as the run itself
     said = api.get(f"/kill-switch/{incident}").json()
     assert (said["verdict"], said["accounts"][0]["positions_at_start"]) == ("FLAT", 6)
 

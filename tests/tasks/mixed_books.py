@@ -106,7 +106,7 @@ def _beside(random: Random) -> str:
     """Trouble on the ways that are needed, each for a while."""
     toml = ""
     if random.random() < 0.3:
-        toml += '[[trouble]]\nkind = "401"\nprobability = 0.2\nuntil = 20\n'
+        toml += '[[trouble]]\nkind = "401"\nprobability = 0.2\nuntil = 12\n'
     if random.random() < 0.2:
         toml += '[[trouble]]\nkind = "403"\nroutes = ["DELETE /v2/orders"]\n'
     if random.random() < 0.3:
