@@ -133,6 +133,33 @@ def judge_service(service: RunningService) -> Measurement:
     return probe.measured(service.configuration)
 
 
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """One process's configuration beside the file that is configured here; `advice` says what to do, if anything."""
+
+    service: RunningService
+    same: bool
+    advice: str = ""
+
+
+def compare_configuration(service: RunningService, here: str, this_host: str) -> Comparison:
+    """Pure. `here` is the hash of the file that is configured here.
+
+    Only hashes of files are known of another process, so that two that differ have to be read where they are.
+    """
+    if service.changed:
+        return Comparison(service, False, "its file has changed since it was started: restart it")
+    if service.configuration == here:
+        return Comparison(service, True)
+    if service.host == this_host:
+        return Comparison(
+            service, False, "it has read another file than this command: see its BREAKER_CONFIG, correct or restart it"
+        )
+    return Comparison(
+        service, False, f"what differs is not known here, only that it does: run `breaker config` on {service.host}"
+    )
+
+
 def _read_all(redis: Redis) -> tuple[float, list[RunningService]]:
     """Redis's time, and everything that was said and can be understood."""
     second, microsecond = redis.time()
