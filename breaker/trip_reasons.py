@@ -39,6 +39,8 @@ class TripReason(StrEnum):
     """Redis opened what the ledger knows to be tripped, without a reset: a lost trip, a restored backup, a raw SET."""
     STATE_LOST = "STATE_LOST"
     """Redis had lost the state when it was initialised, and the ledger's last word was a trip or a quiet period."""
+    RESTORED = "RESTORED"
+    """A backup was restored: what it says may have been overtaken, so a person decides before anything trades."""
     WATCH_FAILED = "WATCH_FAILED"
     """A condition turned red during the watch after a reset."""
     PENDING_TRIP_UNREADABLE = "PENDING_TRIP_UNREADABLE"

@@ -14,7 +14,19 @@ from cli.exit_codes import EPILOG, Exit
 from configuration.settings import ConfigurationError
 from ledger.errors import LedgerError
 
-LOCAL_ONLY = ("init", "recover", "audit", "drill", "equity", "deadman", "user", "token", "config")
+LOCAL_ONLY = (
+    "init",
+    "recover",
+    "audit",
+    "drill",
+    "equity",
+    "deadman",
+    "user",
+    "token",
+    "config",
+    "backup",
+    "restore",
+)
 """What acts by this host's configuration. Not `doctor` and what serves: those are about this host in any case."""
 
 
@@ -38,6 +50,7 @@ def command_line(first: str = "") -> typer.Typer:
     if first not in ("kill", "--version"):
         from cli import (  # noqa: PLC0415
             audit_commands,
+            backup_commands,
             config_command,
             doctor_command,
             drill_command,
@@ -50,6 +63,7 @@ def command_line(first: str = "") -> typer.Typer:
         for commands in (
             recover_commands,
             audit_commands,
+            backup_commands,
             config_command,
             doctor_command,
             drill_command,

@@ -15,6 +15,10 @@ class LedgerNotReady(LedgerError):
     """The database answers but has no audit log of the expected form: it has to be migrated first."""
 
 
+class LedgerNotEmpty(LedgerError):
+    """A ledger that was to be filled has rows already."""
+
+
 class InvalidRecord(LedgerError, ValueError):
     """A record that the ledger can't keep, refused before anything was written."""
 

@@ -20,6 +20,7 @@ from sqlalchemy import Connection, Engine, insert, select, text
 from sqlalchemy.exc import DBAPIError, IntegrityError
 
 from ledger.engine import autocommit, explained, open_engine, time_limit
+from ledger.errors import LedgerNotEmpty
 from ledger.models import IS_STATE, audit_log, raw_columns
 from ledger.queries import Filter, Page, rows_after
 from ledger.record import COLUMNS, GENESIS, AuditRecord, AuditRow, RawRow, chain, key_bytes
@@ -131,6 +132,41 @@ class Ledger:
             return self._append(connection, decide(Tail(connection, self.engine.dialect.name)))
 
         return self._write(work)
+
+    def fill(self, batches: Iterable[Sequence[RawRow]]) -> int:
+        """Write rows as they once were, places and hashes included, into a ledger that has none; returns how many.
+
+        All or none, while nobody else can append. That they are a whole chain is for the caller to verify first.
+
+        Raises:
+            LedgerNotEmpty: it has rows; nothing was written.
+            LedgerUnavailable, LedgerNotReady: as `append` does.
+        """
+        written = 0
+        with (
+            self.explained(),
+            self.engine.connect() as connection,
+            connection.execution_options(ledger_write=True).begin(),
+        ):
+            with time_limit(connection, self.timeout):
+                head, _ = self._locked_head(connection, ())
+            if head[0] != 0:
+                raise LedgerNotEmpty(f"{self} has {head[0]} rows already; nothing was written: name an empty one")
+            for batch in batches:
+                with time_limit(connection, self.timeout):
+                    connection.execute(insert(audit_log), [dict(zip(COLUMNS, row, strict=True)) for row in batch])
+                written += len(batch)
+        return written
+
+    def row_at(self, seq: int) -> RawRow | None:
+        """The row of that number as it is hashed, or None."""
+        rows = select(*self._columns).where(audit_log.c.seq == seq)
+
+        def work(connection: Connection) -> RawRow | None:
+            found = connection.execute(rows).first()
+            return None if found is None else tuple(found)
+
+        return self._read(work)
 
     def head(self) -> tuple[int, str]:
         """`seq` and hash of the last row; of an empty ledger, 0 and the hash that the first row will follow."""

@@ -75,7 +75,7 @@ def reconcile(redis: Redis, ledger: Ledger, scope: str = GLOBAL, *, timeout: flo
             if seen.outbox_length:
                 found = replace(found, drained=found.drained + drain_outbox(redis, ledger, [scope], timeout=timeout))
                 continue
-            if recovered := _recover(ledger, scope, seen.history, before):
+            if recovered := record_vanished(ledger, scope, seen.history, before):
                 found = replace(found, recovered=found.recovered + recovered)
                 continue
             settled = _settle(ledger, scope, before, seen.stored, found)
@@ -117,8 +117,11 @@ def _trip_if_opened(
     return replace(found, tripped=True, drained=found.drained + drained)
 
 
-def _recover(ledger: Ledger, scope: str, history: Sequence[bytes], before: RecordedState) -> int:
-    """Record transitions that the breaker's history has and the ledger hasn't: the outbox was lost or cut."""
+def record_vanished(ledger: Ledger, scope: str, history: Sequence[bytes], before: RecordedState) -> int:
+    """Record transitions that the breaker's history has and the ledger hasn't: the outbox was lost or cut.
+
+    `before` is the ledger's last word on the breaker; what happened before it is recorded as late. Returns how many.
+    """
     read = [record for raw in history if (record := _transition(raw, scope)) is not None]
     records = {record.id: record for record in with_distinct_ids(ledger, read)}
     missing = [records[record_id] for record_id in records.keys() - ledger.known(records)]
