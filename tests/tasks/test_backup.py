@@ -32,6 +32,7 @@ from ledger.errors import LedgerUnavailable
 from ledger.ledger import Ledger
 from ledger.outbox import drain_outbox
 from ledger.queries import Filter
+from ledger.reconcile import reconcile
 from ledger.record import AuditRecord, AuditRow
 from ledger.schema import upgrade as upgrade_log
 from ledger.verify import verify
@@ -193,7 +194,14 @@ def test_what_is_restored_is_tripped_whole_and_acts_on_nothing(live: Desk, backu
     assert "engine-1" in told and "ALPHA:NVDA" in told and "requests to kill" in told
 
     assert initialize(elsewhere.settings, "global", by="eve", source="cli", force=False).state is State.TRIPPED
-    assert len(elsewhere.breaker().get_history(50)) == 2, "its initialisation, from the backup, and the restore's trip"
+    with closing(elsewhere.ledger()) as ledger:
+        for scope in ("global", "account:ALPHA"):
+            found = reconcile(elsewhere.redis, ledger, scope)
+            assert found.settled and found.override is None and not found.tripped, "the next verification is content"
+    assert elsewhere.breaker().reset("bob", GOOD_REASON).state is State.QUIET_PERIOD, "a person may open it"
+    assert len(elsewhere.breaker().get_history(50)) == 3, (
+        "its initialisation, from the backup, the restore's trip, and the reset"
+    )
 
 
 def test_transitions_that_only_redis_had_are_recorded_when_it_is_restored(
