@@ -139,9 +139,9 @@ class _Restore:
     def _still_tripped(self, redis: Redis, stored: StoredKey) -> dict[str, Any]:
         """The trip that stood, with its incident. Its epoch is raised: gates may have seen later ones since."""
         fields = json.loads(stored.value)
-        second, _ = redis.time()
+        second, microsecond = redis.time()
         epoch = fields.get("epoch")
-        return {**fields, "epoch": max(epoch if isinstance(epoch, int) else 0, second * 1_000)}
+        return {**fields, "epoch": max(epoch if isinstance(epoch, int) else 0, second * 1_000 + microsecond // 1_000)}
 
     def _why(self, then: BreakerAtBackup) -> dict[str, str]:
         made_at = self._backup.manifest.made_at

@@ -162,6 +162,8 @@ def test_what_is_restored_is_tripped_whole_and_acts_on_nothing(live: Desk, backu
     live.breaker().trip("DRAWDOWN", tripped_by="risk")
     seen_by_gates = live.breaker().reset("bob", GOOD_REASON).epoch
     before = live.breaker("account:ALPHA").get_status()
+    for _ in range(3):
+        alpha_seen_by_gates = live.breaker("account:ALPHA").trip("DRAWDOWN", tripped_by="risk").epoch
     restore(elsewhere, backup)
 
     status = elsewhere.breaker().get_status()
@@ -170,7 +172,7 @@ def test_what_is_restored_is_tripped_whole_and_acts_on_nothing(live: Desk, backu
     assert seen_by_gates is not None and status.epoch is not None and status.epoch > seen_by_gates
     alpha = elsewhere.breaker("account:ALPHA").get_status()
     assert (alpha.state, alpha.trip_reason, alpha.tripped_by) == (State.TRIPPED, "MANUAL", "ada")
-    assert alpha.incident_id == before.incident_id and (alpha.epoch or 0) > (before.epoch or 0)
+    assert alpha.incident_id == before.incident_id and (alpha.epoch or 0) > (alpha_seen_by_gates or 0)
 
     with closing(elsewhere.ledger()) as ledger:
         assert verify(ledger).whole
@@ -354,6 +356,19 @@ def test_a_row_that_was_changed_in_the_archive_is_found_whatever_its_manifest_sa
     with pytest.raises(NotRestored, match="nothing was changed"):
         restore_backup(elsewhere.settings, path, by="grace", prepare=upgrade_console)
     assert not names_of(elsewhere)
+
+
+def test_a_member_that_is_not_what_the_manifest_says_is_refused(
+    backup: Backup, elsewhere: Desk, tmp_path: Path
+) -> None:
+    path = tmp_path / "changed.tar.gz"
+    with tarfile.open(backup.path) as source, tarfile.open(path, "w:gz") as target:
+        for entry in source:
+            content = source.extractfile(entry).read()  # type: ignore[union-attr]
+            changed = content.replace(b"venue", b"Venue") if entry.name.endswith("report.md") else content
+            target.addfile(entry, io.BytesIO(changed))
+    with pytest.raises(BackupUnusable, match=r"report\.md is not what the manifest says"):
+        check_backup(elsewhere.settings, path)
 
 
 def test_a_chain_that_was_written_anew_is_found_by_a_hosts_checkpoints(
