@@ -45,6 +45,7 @@ from tasks.backup.restoring import NotRestored, restore_backup
 from tasks.initialization import initialize
 from tasks.running_services import KEY as SERVICES
 from tasks.running_services import RunningService
+from tests.ledger.servers import Postgres
 
 GOOD_REASON = "the venue has answered again for an hour"
 Change = Callable[[Path], None]
@@ -232,16 +233,25 @@ def test_a_backup_of_one_environment_is_a_copy_in_another(
     assert rehearsal.breaker().get_state() is State.TRIPPED
 
 
-def test_an_archive_made_on_one_kind_of_database_fills_the_other(
-    live: Desk, backup: Backup, postgres_url: str, redis_server: EmbeddedRedis, tmp_path: Path
+def test_an_archive_of_any_database_fills_postgresql_as_a_user_who_owns_nothing(
+    backup: Backup, postgres: Postgres, postgres_url: str, redis_server: EmbeddedRedis, tmp_path: Path
 ) -> None:
-    there = desk_of(redis_server.url.removesuffix("/0") + "/3", tmp_path / "there", postgres_url)
-    with closing(there.ledger()) as ledger:
-        upgrade_log(ledger)
-    restore(there, backup)
-    with closing(there.ledger()) as ledger:
-        assert verify(ledger).whole
-        assert {"olga", "rolf"} <= {user.name for user in Identities(ledger).users.all()}
+    database = postgres_url.rsplit("/", maxsplit=1)[-1]
+    with closing(Ledger.connect(postgres_url)) as owned:
+        upgrade_log(owned)
+        upgrade_console(owned)
+    user = f"service_{database}"
+    postgres.execute(database, f"CREATE USER {user} IN ROLE breaker_audit, breaker_console")
+    modest = postgres_url.replace("postgres@", f"{user}@")
+    there = desk_of(redis_server.url.removesuffix("/0") + "/3", tmp_path / "there", modest)
+    try:
+        restore(there, backup)
+        with closing(there.ledger()) as ledger:
+            assert verify(ledger).whole
+            assert {"olga", "rolf"} <= {user.name for user in Identities(ledger).users.all()}
+        assert make_backup(there.settings, tmp_path / "again.tar.gz").manifest.rows > backup.manifest.rows
+    finally:
+        postgres.execute(database, f"DROP ROLE {user}")
 
 
 @pytest.mark.parametrize(
