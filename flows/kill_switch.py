@@ -402,5 +402,14 @@ def _milliseconds(value: float | None) -> float | None:
     return None if value is None else round(value, 3)
 
 
+LONGEST_LOGGED = 400
+"""Characters of one detail in a log line. A whole book is longer: it is read in the audit log, where all of it is."""
+
+
 def _one_line(details: Mapping[str, Any]) -> str:
-    return " ".join(f"{key}={value}" for key, value in details.items() if value not in ("", None))
+    return " ".join(f"{key}={_brief(value)}" for key, value in details.items() if value not in ("", None))
+
+
+def _brief(value: object) -> str:
+    text = str(value)
+    return text if isinstance(value, str) or len(text) <= LONGEST_LOGGED else "(see the audit log)"

@@ -86,6 +86,12 @@ def test_a_run_is_told_in_prefects_ui_and_a_second_one_acts_again(
     assert artifacts["kill-switch-closes"]["data"].count("accepted") == 8
     assert "## What the exit cost\n\n**PAPER**: slippage 0.00 USD" in artifacts["kill-switch-report"]["data"]
 
+    of_this_run = {"logs": {"flow_run_id": {"any_": [run["id"]]}}}
+    logged = eventually(
+        lambda: [log["message"] for log in asked(prefect, "logs", of_this_run) if "SNAPSHOT_TAKEN" in log["message"]]
+    )
+    assert "book=(see the audit log)" in logged[0]
+
     for symbol in ("AAPL", "MSFT"):
         paper.control("late-fill", {"symbol": symbol, "side": "buy", "qty": "3"})
     again = start_kill(incident, api=prefect.api_url, wait=15)
