@@ -27,12 +27,14 @@ async def with_prefect(step: Task[..., Any], **arguments: Any) -> Any:
 async def without_prefect(step: Task[..., Any], **arguments: Any) -> Any:
     """Run a step of the kill switch directly, and note in its run what there is to tell the orchestrator later."""
     run, begun = current_kill.get(), datetime.now(UTC)
+    run_name = str(step.task_run_name).format(**arguments)
     try:
         result = await run_directly(step, **arguments)
     except Exception as error:
-        run.unorchestrated_steps.append(UnorchestratedStep(step.name, arguments, begun, datetime.now(UTC), str(error)))
+        done = UnorchestratedStep(step.name, run_name, begun, datetime.now(UTC), str(error))
+        run.unorchestrated_steps.append(done)
         raise
-    run.unorchestrated_steps.append(UnorchestratedStep(step.name, arguments, begun, datetime.now(UTC)))
+    run.unorchestrated_steps.append(UnorchestratedStep(step.name, run_name, begun, datetime.now(UTC)))
     return result
 
 

@@ -226,8 +226,7 @@ async def _record_late(run: KillRun) -> None:
     """The orchestrator answered after the procedure had begun without it: show there what was done."""
     report = None if run.report is None else await _read_costs(run, without_prefect, run.report)
     for step in run.unorchestrated_steps:
-        name = " ".join([step.name, *(str(value) for value in step.arguments.values() if isinstance(value, str))])
-        recorded = steps.record_unorchestrated_step.with_options(name=step.name, task_run_name=name)
+        recorded = steps.record_unorchestrated_step.with_options(name=step.name, task_run_name=step.run_name)
         with suppress(RuntimeError):  # how a recorded failure shows as one; it was reported when it happened
             await recorded(step)
     if report is not None:

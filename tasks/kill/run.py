@@ -31,7 +31,8 @@ if TYPE_CHECKING:
 @dataclass(frozen=True, slots=True)
 class UnorchestratedStep:
     name: str
-    arguments: Mapping[str, Any]
+    run_name: str
+    """What its task run would have been called."""
     begun_at: datetime
     ended_at: datetime
     error: str = ""

@@ -158,7 +158,7 @@ def test_without_a_prefect_configured_it_starts_at_once_and_tells_a_temporary_on
         (state,) = database.execute("SELECT state_type FROM flow_run WHERE name = ?", [f"kill-switch-{incident}"])
         steps = {name for (name,) in database.execute("SELECT name FROM task_run")}
     assert state == ("COMPLETED",)
-    assert {"Flatten positions PAPER", "Verify that the book is flat PAPER"} <= steps
+    assert {"flatten-positions-PAPER", "verify-flat-PAPER"} <= steps
 
 
 def test_promise_10_with_prefect_and_redis_hanging_the_book_is_flat_and_both_are_named(
