@@ -274,11 +274,11 @@ async def _saves(redis: RedisReader) -> bool:
 
 
 async def measure_database(settings: Settings) -> Measurement:
-    """Round trip, writes and version of the ledger's database. One name for both kinds of database that it may be."""
+    """Round trip, writes and version of the ledger's database; the value begins with which of the two kinds it is."""
     embedded = settings.database_url is None or settings.database_url.get_secret_value().startswith("sqlite")
     kind = "SQLite" if embedded else "PostgreSQL"
     probe = Probe(
-        "postgresql",
+        "ledger",
         f"round trip {_ms(settings.recovery.database_latency)}, newest migration",
         f"a query, a row written and taken back, and the migration of the ledger's {kind} database",
     )
@@ -296,7 +296,7 @@ def _check_database(settings: Settings, probe: Probe, kind: str) -> Measurement:
         ledger.close()
     slow = judge(health.round_trip, settings.recovery.database_latency)
     parts = [
-        _part(f"round trip {_ms(health.round_trip)}", slow, "it answers slowly"),
+        _part(f"{kind}, round trip {_ms(health.round_trip)}", slow, "it answers slowly"),
         _part("takes rows", Colour.GREEN, ""),
         _migration(health.revision, health.newest_revision),
     ]

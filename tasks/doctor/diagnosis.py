@@ -36,8 +36,8 @@ RESTS_ON = {
     "redis/settings": "redis",
     "reset-rate-limit": "redis",
     "queues/outbox": "redis",
-    "chain": "postgresql",
-    "epoch": "postgresql",
+    "chain": "ledger",
+    "epoch": "ledger",
 }
 """What can be looked at only where something else answers."""
 

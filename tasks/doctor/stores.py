@@ -29,7 +29,7 @@ async def measure_stores(settings: Settings) -> tuple[list[Measurement], Measure
         async with asyncio.timeout(_STORES_LIMIT):
             return await asyncio.to_thread(_look_at_stores, settings, chain)
     except TimeoutError:
-        late = f"There was no answer within {_STORES_LIMIT:g} s; see redis and postgresql."
+        late = f"There was no answer within {_STORES_LIMIT:g} s; see redis and ledger."
         return [state.failed(late)], chain.failed(late)
     except Exception as error:  # a doctor who falls over helps nobody
         return [state.failed(describe_error(error))], chain.failed(describe_error(error))

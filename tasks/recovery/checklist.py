@@ -51,7 +51,7 @@ CHECKLIST: tuple[Section, ...] = (
             Item("position-sizes", "Position sizes within limits", Verified.BY_TASK),
             Item("api-errors", "No API errors in last 5 minutes", Verified.BY_TASK),
             Item("redis", "Redis connectivity healthy", Verified.BY_TASK),
-            Item("postgresql", "PostgreSQL connectivity healthy", Verified.BY_TASK),
+            Item("ledger", "PostgreSQL connectivity healthy", Verified.BY_TASK),
         ),
     ),
     Section(

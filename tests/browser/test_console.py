@@ -47,7 +47,7 @@ def test_the_runbooks_trip_and_reset(sign_in: SignIn, breaker: CircuitBreaker, j
     assert breaker.get_state() is State.TRIPPED
     page = sign_in(Role.RISK_MANAGER, java_script_enabled=javascript)  # whoever tripped does not reset
     page.get_by_role("link", name="Reset Circuit Breaker").click()
-    expect(page.locator(".measurements li", has_text="postgresql")).to_be_visible()
+    expect(page.locator(".measurements .name").get_by_text("ledger", exact=True)).to_be_visible()
     page.get_by_label("Reason").fill("Market conditions normalized, resuming trading")
     page.get_by_label("The cause is understood").check()
     page.get_by_label("Override").fill("The orders that are working are the desk's own")

@@ -309,14 +309,14 @@ def test_a_trip_that_redis_was_not_told_of(desk: Desk, breaker: CircuitBreaker) 
 def test_a_database_that_is_away(desk: Desk, breaker: CircuitBreaker) -> None:
     desk.configure(database_url=f"postgresql://nobody@127.0.0.1:{free_port()}/audit")
     found = desk.doctor()
-    holds("the audit log's database is away", found["postgresql"])
-    assert found["chain"] == "Not looked at, as postgresql is away: mend that first."
+    holds("the audit log's database is away", found["ledger"])
+    assert found["chain"] == "Not looked at, as ledger is away: mend that first."
     assert "state" not in found, "the state itself was read"
 
 
 def test_a_database_of_another_version(desk: Desk, breaker: CircuitBreaker) -> None:
     desk.configure(database_url=f"sqlite:///{desk.directory / 'new.db'}")
-    holds("the audit log's database is of another version", desk.doctor()["postgresql"])
+    holds("the audit log's database is of another version", desk.doctor()["ledger"])
 
 
 def test_records_that_wait_on_this_host(desk: Desk, breaker: CircuitBreaker) -> None:

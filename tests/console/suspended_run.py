@@ -31,7 +31,7 @@ EVIDENCE = {
     "position-sizes": "14 positions, largest 48,112.50 USD (limit none configured; the venues' lists)",
     "api-errors": "3 (limit 10 in 5 minutes; what gateways reported)",
     "redis": "0.4 ms (limit 50 ms; PING)",
-    "postgresql": "2.1 ms (limit 250 ms; SELECT 1)",
+    "ledger": "2.1 ms (limit 250 ms; SELECT 1)",
     "queues": "outbox: 0 waiting (limit 0 older than 120 s; XLEN)",
     "latencies": "orders: 18 ms (limit 250 ms; Prometheus)",
     "notify": "delivered",

@@ -65,7 +65,7 @@ def test_the_runbooks_reset(console: Console, breaker: CircuitBreaker) -> None:
     breaker.trip("MANUAL")
     manager = console.visitor(Role.RISK_MANAGER)
     page = manager.get("/circuit-breaker/reset").text
-    assert "Conditions" in page and "redis" in page and "postgresql" in page and "api-errors" in page
+    assert "Conditions" in page and "redis" in page and ">ledger<" in page and "api-errors" in page
     after = manager.submit("/circuit-breaker/reset", TRIP)
     assert "QUIET PERIOD" in after.text
     status = breaker.get_status()
@@ -342,7 +342,7 @@ def test_the_export_can_be_verified_elsewhere(console: Console, breaker: Circuit
 
 def test_system_health_names_what_is_there(console: Console, breaker: CircuitBreaker) -> None:
     visitor = console.visitor(Role.VIEWER)
-    eventually(lambda: "postgresql" in visitor.get("/system-health").text)
+    eventually(lambda: ">ledger<" in visitor.get("/system-health").text)
     page = visitor.get("/system-health").text
     for name in ("redis", "exporter", "prefect", "queues/outbox"):
         assert name in page

@@ -250,7 +250,7 @@ def test_the_installed_doctor_names_what_is_missing_on_an_empty_machine(tools: P
     assert checks["state"]["colour"] == checks["redis"]["colour"] == "red"
     assert all(check["problem"] for check in checks.values() if check["colour"] == "red")
     # The audit log's migrations came with it.
-    assert checks["postgresql"]["colour"] == "green", checks["postgresql"]
+    assert checks["ledger"]["colour"] == "green", checks["ledger"]
 
 
 def test_the_installed_command_halts_and_flattens_a_book(tools: Path, tmp_path: Path) -> None:

@@ -273,7 +273,7 @@ async def test_what_can_be_checked_is_checked_when_the_ledger_is_down(
     state = await verify(prefect)
     causes = str(state.message).removeprefix("RED: ").split("; ")
     red = {name for cause in causes if ":" in cause for name in cause.split(":")[0].split(", ")}
-    assert {"drain", "postgresql", "Ledger and Redis agree", "Chain is unbroken"} <= red
+    assert {"drain", "ledger", "Ledger and Redis agree", "Chain is unbroken"} <= red
     assert "feeds" not in red and "redis" not in red
     assert "hunter2222" not in str(state.message) + str(told(web))
 

@@ -280,7 +280,7 @@ async def test_a_frozen_redis_is_red_within_its_deadline(own_server: EmbeddedRed
         "api-errors",
         "redis",
     }
-    assert measured["postgresql"].colour is Colour.GREEN
+    assert measured["ledger"].colour is Colour.GREEN
 
 
 # --- the ledger's database
@@ -299,8 +299,9 @@ async def test_a_migrated_database_is_green_and_keeps_no_trace_of_the_check(sett
     head = ledger.head()
     measured = await measure_database(settings)
     assert measured.colour is Colour.GREEN, measured
-    assert measured.name == "postgresql"
-    assert ("SQLite" in measured.how) == ledger.engine.dialect.name.startswith("sqlite")
+    assert measured.name == "ledger"
+    kind = {"sqlite": "SQLite", "postgresql": "PostgreSQL"}[ledger.engine.dialect.name]
+    assert measured.value.startswith(f"{kind}, round trip") and kind in measured.how
     assert ledger.head() == head
     assert verify(ledger).whole
     ledger.close()
@@ -378,7 +379,7 @@ async def test_every_item_of_the_section_is_measured_also_when_nothing_can_be_re
     measured = await measure_conditions(settings)
     assert {"position-sizes/ALPHA", "position-sizes/pending-exits"} <= {found.name for found in measured}
     items = list(dict.fromkeys(found.name.partition("/")[0] for found in measured))
-    assert items == ["drawdown", "position-sizes", "api-errors", "redis", "postgresql"]
+    assert items == ["drawdown", "position-sizes", "api-errors", "redis", "ledger"]
     assert set(items) <= set(ITEMS)
     assert all(found.colour is Colour.RED and found.problem for found in measured)
     assert not any("hunter2222" in found.problem for found in measured)
