@@ -129,7 +129,7 @@ def reset(
     circuit.tell(scope)
     circuit.record(scope)
     if not as_json:
-        circuit_view.next_step("watch for five minutes; if anything looks wrong: make circuit-trip")
+        circuit_view.next_step("if anything looks wrong: make circuit-trip")
     circuit.watch(scope)
 
 

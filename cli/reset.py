@@ -126,7 +126,8 @@ async def _watch(settings: Settings, scope: str) -> WatchEnd | None:
                 holder = f"{login_name()} on {socket.gethostname()}, process {os.getpid()}"
                 return await watch_reset(settings, breaker, reset, holder, record, Watcher())
             await asyncio.sleep(0.2)
-        typer.echo("breaker: the reset is watched by the services; anything red trips again", err=True)
+        seconds = f"{settings.recovery.watch:g} s"
+        typer.echo(f"breaker: the reset is watched by the services for {seconds}; anything red trips again", err=True)
         return None
     finally:
         await breaker.close()

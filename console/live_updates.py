@@ -24,6 +24,7 @@ from console.live.broadcast import Broadcast
 from console.live.exposure import AccountExposure, ExposureReader, covered_exposure
 from console.live.gates import read_gates
 from console.live.poller import Poller, Sample
+from console.live.reset_watch import read_reset_watch, reset_watched
 from console.live.state_watcher import TIMEOUT, StateWatcher, WatchedState
 from console.live.system_health import measure_system
 from console.render import Renderer
@@ -33,12 +34,14 @@ from tasks.kill.pending_exit_store import Reading, read_pending_exits
 from tasks.kill.status import KillStatus
 from tasks.kill.venue_lock_store import LockReading, read_venue_locks
 from tasks.recovery.state import RecoveryState
+from tasks.recovery.watch import WatchRecord
 
 HISTORY = 12
 """Transitions shown on the Circuit Breaker page."""
 CONDITIONS_EVERY = 10.0
 GATES_EVERY = 2.0
 RECOVERY_EVERY = 0.5
+WATCH_EVERY = 1.0
 KILLS_EVERY = 0.2
 EXITS_EVERY = 1.0
 BEAT = 1.0
@@ -81,6 +84,7 @@ class LiveUpdates:
         self._part_published: dict[Coverage, str] = {}
         self._conditions: dict[str, Poller[list[Measurement]]] = {}
         self._recovery: dict[str, Poller[RecoveryState | str | None]] = {}
+        self._reset_watch: dict[str, Poller[WatchRecord | str | None]] = {}
 
     def start(self) -> None:
         for work in (
@@ -124,6 +128,25 @@ class LiveUpdates:
             )
             self._tasks.start(self._recovery[scope].run())
         return self._recovery[scope]
+
+    def reset_watch(self, scope: str) -> Poller[WatchRecord | str | None]:
+        """Who watches the newest reset of one scope, or why that can't be told."""
+        if scope not in self._reset_watch:
+            self._reset_watch[scope] = self._poller(
+                f"reset_watch:{scope}",
+                lambda: read_reset_watch(self._redis, scope, self._settings.redis_timeout),
+                WATCH_EVERY,
+                lambda sample: self.render_reset_watch(self.watcher.latest(scope), sample),
+            )
+            self._tasks.start(self._reset_watch[scope].run())
+        return self._reset_watch[scope]
+
+    def render_reset_watch(self, watched: WatchedState, sample: Sample[WatchRecord | str | None]) -> str:
+        """As it belongs beside that state."""
+        watch = sample.value
+        if not isinstance(watch, str):
+            watch = reset_watched(watched.status, watch, self._settings.recovery.watch)
+        return self._render.reset_watch(watch)
 
     async def history(self, scope: str) -> History | str:
         """The newest transitions, or why they can't be read."""

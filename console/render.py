@@ -24,6 +24,7 @@ from console.labels import COLOUR_SHAPES, STATE_LABELS
 from console.live.exposure import AccountExposure, profit_of
 from console.live.gates import gate_label
 from console.live.poller import Sample
+from console.live.reset_watch import ResetWatched
 from console.live.state_watcher import WatchedState
 from tasks.checks.measurement import Measurement
 from tasks.kill import cost_text
@@ -90,6 +91,10 @@ class Renderer:
 
     def state(self, state: WatchedState) -> str:
         return self.page("_state.html", watched=state)
+
+    def reset_watch(self, watch: ResetWatched | str | None) -> str:
+        """Whether the reset is watched, or why that can't be told."""
+        return self.page("_reset_watch.html", watch=watch)
 
     def scopes(self, states: Sequence[WatchedState]) -> str:
         return self.page("_scopes.html", states=states)

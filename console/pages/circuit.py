@@ -11,7 +11,7 @@ from urllib.parse import urlencode
 from fastapi import APIRouter, Request
 from fastapi.responses import RedirectResponse, Response
 
-from breaker import BreakerError
+from breaker import BreakerError, State
 from breaker.errors import InvalidInput, NotHalted
 from breaker.keys import GLOBAL, check_scope
 from configuration.reasons import KILL_CONFIRMATION
@@ -27,20 +27,31 @@ from tasks.recovery.approval_rules import Rule
 from tasks.recovery.reset import ResetRefused
 
 _DONE = {
-    "trip": ("good", "Tripped. Only orders that reduce risk pass from now on."),
+    "trip": (State.TRIPPED, "good", "Tripped. Only orders that reduce risk pass from now on."),
     "unconfirmed": (
+        State.TRIPPED,
         "warn",
         "Tripped. Only orders that reduce risk pass from now on; but Redis has not confirmed in time that the trip "
         "outlives a crash of its own (trip_durability).",
     ),
-    "pending": ("bad", "Not told to Redis, which is away. The trip is kept here and made as soon as Redis is back."),
-    "reset": ("good", "Reset. A quiet period has begun; watch for five minutes."),
-    "rebased": (
-        "good",
-        "Reset; the high-water mark begins anew at the last equity. A quiet period has begun; watch for five minutes.",
+    "pending": (
+        State.UNKNOWN,
+        "bad",
+        "Not told to Redis, which is away. The trip is kept here and made as soon as Redis is back.",
     ),
-    "unrebased": ("bad", "Reset, but the high-water mark did not begin anew: the audit log says why."),
+    "reset": (State.QUIET_PERIOD, "good", "Reset. A quiet period has begun."),
+    "rebased": (
+        State.QUIET_PERIOD,
+        "good",
+        "Reset; the high-water mark begins anew at the last equity. A quiet period has begun.",
+    ),
+    "unrebased": (
+        State.QUIET_PERIOD,
+        "bad",
+        "Reset, but the high-water mark did not begin anew: the audit log says why.",
+    ),
 }
+"""What has just been done, said for as long as the breaker is in the state that this led to."""
 
 router = APIRouter(include_in_schema=False)
 
@@ -57,9 +68,13 @@ async def circuit(request: Request, scope: str = GLOBAL, done: str = "") -> Resp
     check_scope(scope)
     told = _DONE.get(done)
     if done in ("reset", "unrebased") and (foreseen := await trips_again_of(context.settings, scope)):
-        told = ("warn", f"{_DONE[done][1]} But {foreseen}.")
-    watched, history, exits, locks = await asyncio.gather(
+        state, _, words = _DONE[done]
+        told = (state, "warn", f"{words} But {foreseen}.")
+    reset_watch = context.live.reset_watch(scope)
+    reset_watch.watch()
+    watched, watch, history, exits, locks = await asyncio.gather(
         context.live.watcher.read(scope),
+        reset_watch.sample(),
         context.live.history(scope),
         context.live.pending_exits(),
         context.live.venue_locks(),
@@ -73,6 +88,7 @@ async def circuit(request: Request, scope: str = GLOBAL, done: str = "") -> Resp
         watched=watched,
         done=told,
         refresh=True,
+        reset_watch=markup(context.live.render_reset_watch(watched, watch)),
         pending=markup(context.render.pending(context.waiting_trips())),
         pending_exits=markup(context.render.pending_exits(exits)),
         venue_locks=markup(context.render.venue_locks(locks)),
@@ -82,6 +98,7 @@ async def circuit(request: Request, scope: str = GLOBAL, done: str = "") -> Resp
             "venue_locks",
             "kills",
             f"state:{scope}",
+            f"reset_watch:{scope}",
             f"conditions:{scope}",
             "exposure",
             f"history:{scope}",

@@ -117,15 +117,41 @@ async def reset_to_watch(breaker: AsyncCircuitBreaker, now: datetime | None = No
     return WatchedReset.of(events[0]) if age < LATE else None
 
 
+@dataclass(frozen=True, slots=True)
+class WatchRecord:
+    """Who watches the reset of `epoch`, as Redis has it, by Redis's clock."""
+
+    epoch: int
+    holder: str
+    began: datetime
+    seen: datetime
+    ended: datetime | None
+    now: datetime
+
+    @property
+    def is_abandoned(self) -> bool:
+        """Not ended, and nobody is at it any more."""
+        return self.ended is None and (self.now - self.seen).total_seconds() >= HOLE
+
+
+async def read_watch(redis: RedisReader, scope: str) -> WatchRecord | None:
+    """The watch of the newest reset that was watched. Raises what Redis's does, and ValueError for what is none."""
+    key = Keys.of(scope).key("reset_watch")
+    now = datetime.fromtimestamp(await redis.now() / 1_000_000, UTC)
+    fields = ("HMGET", key, "epoch", "holder", "began", "seen", "ended")
+    ((epoch, holder, began, seen, ended),) = await redis.ask(f"read {key}", fields)
+    if None in (epoch, holder, began, seen):
+        return None
+    return WatchRecord(
+        int(epoch), holder.decode(), _moment(began), _moment(seen), _moment(ended) if ended else None, now
+    )
+
+
 async def needs_a_watcher(settings: Settings, reset: WatchedReset) -> bool:
     """Whether nobody watches it, nor has. Raises what Redis's does."""
-    key = Keys.of(reset.scope).key("reset_watch")
     async with redis_reader(settings) as redis:
-        now = await redis.now() // 1000
-        ((epoch, seen, ended),) = await redis.ask(f"read {key}", ("HMGET", key, "epoch", "seen", "ended"))
-    if epoch is None or int(epoch) != reset.epoch:
-        return True
-    return not ended and now - int(seen) >= HOLE * 1000
+        watch = await read_watch(redis, reset.scope)
+    return watch is None or watch.epoch != reset.epoch or watch.is_abandoned
 
 
 async def reset_at_epoch(breaker: AsyncCircuitBreaker, epoch: int) -> WatchedReset | None:

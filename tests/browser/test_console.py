@@ -53,7 +53,12 @@ def test_the_runbooks_trip_and_reset(sign_in: SignIn, breaker: CircuitBreaker, j
     page.get_by_label("Override").fill("The orders that are working are the desk's own")
     page.get_by_role("button", name="Confirm Reset").click()
     expect(page.locator(".panel.state .word:visible")).to_have_text("QUIET PERIOD")
-    assert breaker.get_state() is State.QUIET_PERIOD
+    expect(page.get_by_text("A quiet period has begun")).to_be_visible()
+    status = breaker.get_status()
+    assert status.state is State.QUIET_PERIOD
+    if javascript:
+        breaker.end_quiet_period(expected_epoch=status.epoch or 0, by="recovery watch")
+        expect(page.get_by_text("A quiet period has begun")).to_be_hidden()
 
 
 def test_a_short_reason_is_counted_as_it_is_typed_and_not_sent(sign_in: SignIn, breaker: CircuitBreaker) -> None:

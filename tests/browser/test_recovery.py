@@ -65,6 +65,7 @@ def test_two_people_walk_a_recovery(
 
     approve(admin)
     expect(headline(viewer)).to_have_text("RECOVERED")
+    expect(viewer.get_by_role("link", name="Answer what it waits for …")).to_be_hidden()
     assert breaker.get_state() is State.QUIET_PERIOD
     assert [answer.get("author", answer.get("approver")) for answer in recovery.answers] == [
         "the_risk_manager",

@@ -7,6 +7,7 @@ import os
 import re
 import signal
 import socket
+import time
 import zipfile
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -70,6 +71,33 @@ def test_the_runbooks_reset(console: Console, breaker: CircuitBreaker) -> None:
     assert "QUIET PERIOD" in after.text
     status = breaker.get_status()
     assert (status.state, status.reset_by, status.reset_reason) == (State.QUIET_PERIOD, "the_risk_manager", REASON)
+
+
+def test_what_a_page_says_of_the_watch_is_so(
+    console: Console, breaker: CircuitBreaker, redis_client: redis.Redis
+) -> None:
+    visitor = console.visitor(Role.VIEWER)
+
+    def said() -> str:
+        text = visitor.get("/circuit-breaker").text
+        return text.partition('data-topic="reset_watch:global">')[2].partition("</div>")[0].strip()
+
+    assert said() == ""
+    breaker.trip("MANUAL")
+    epoch = breaker.reset("ada", "the feed was repaired and checked").epoch
+    assert "Nobody watches the reset yet" in said()
+    began = int(time.time() * 1000)
+    watch = {"epoch": str(epoch), "holder": "services on a", "began": str(began), "seen": str(began), "ended": ""}
+    redis_client.hset("circuit_breaker:reset_watch", mapping=watch)
+    assert "is watched by services on a" in said() and "(in 4 min)" in said()
+    redis_client.hset("circuit_breaker:reset_watch", "seen", str(began - 60_000))
+    assert "Nobody watches the reset yet" in said()
+    breaker.end_quiet_period(expected_epoch=epoch or 0, by="recovery watch")
+    redis_client.hset("circuit_breaker:reset_watch", "ended", str(began + 1000))
+    ended = f"{datetime.fromtimestamp(began // 1000 + 1, UTC):%Y-%m-%d %H:%M:%S} UTC"
+    assert f"ended at {ended}, nothing red" in said() and "notice" not in said()
+    breaker.trip("MANUAL")
+    assert said() == ""
 
 
 @pytest.mark.parametrize("action", ["trip", "reset", "kill"])
