@@ -68,7 +68,7 @@ class _CircuitBreakerBase:
 
     def _read_status(self, replies: Sequence[Any], seen: Status | None) -> Status:
         """`seen` is the newest known before the request was sent; the answer can't be older by rights."""
-        return self._seen(reject_older(read_status_replies(replies, self.keys), seen))
+        return self._seen(reject_older(read_status_replies(replies, self.keys), seen, self.keys.scope))
 
     def _seen(self, status: Status) -> Status:
         if status.epoch is not None and (self._newest_seen is None or not is_older(status, self._newest_seen)):

@@ -50,6 +50,16 @@ class Keys:
         )
 
 
+def of_scope(scope: str) -> str:
+    """The option that names a breaker to a command; nothing for the one that commands act on unless told."""
+    return "" if scope == GLOBAL else f" --scope {scope}"
+
+
+def scope_of_state(key: str) -> str:
+    """Whose state that key holds."""
+    return key.removeprefix("circuit_breaker:state").removeprefix(":") or GLOBAL
+
+
 def check_scope(scope: str) -> None:
     """Raise InvalidInput unless `scope` is a word or `kind:name`, at most 64 characters of A-Z a-z 0-9 _ . -."""
     if not isinstance(scope, str) or len(scope) > _SCOPE_LENGTH or not _SCOPE.fullmatch(scope):

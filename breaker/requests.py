@@ -27,7 +27,7 @@ from breaker.errors import (
     StateConflict,
 )
 from breaker.events import History, read_history
-from breaker.keys import Keys
+from breaker.keys import Keys, of_scope
 from breaker.redis_time import microseconds_of
 from breaker.state import Status, read_status, wrong_type_status
 from breaker.uuid7 import uuid7
@@ -271,7 +271,7 @@ def read_transition_reply(reply: Any, keys: Keys) -> Status:
 def _refusal(outcome: str, extra: str, status: Status, keys: Keys) -> BreakerError:
     now = f"{keys.state} is {status.state}" + (f", epoch {status.epoch}" if status.epoch is not None else "")
     if outcome == "NOT_TRIPPED":
-        return NotTripped(f"Not TRIPPED: {now}. Nothing was changed; {_alternative_to_reset(extra)}.")
+        return NotTripped(f"Not TRIPPED: {now}. Nothing was changed; {_alternative_to_reset(extra, keys)}.")
     if outcome == "RATE_LIMITED":
         return _rate_limited(int(extra), keys)
     refusals: dict[str, BreakerError] = {
@@ -297,10 +297,11 @@ def _refusal(outcome: str, extra: str, status: Status, keys: Keys) -> BreakerErr
     return refusals[outcome]
 
 
-def _alternative_to_reset(state: str) -> str:
+def _alternative_to_reset(state: str, keys: Keys) -> str:
     if state in ("OPEN", "QUIET_PERIOD"):
         return "no reset is needed"
-    return "trip it, or initialise it with `breaker init`" + (" --force" if state == "UNKNOWN" else "")
+    force = " --force" if state == "UNKNOWN" else ""
+    return f"trip it, or initialise it with `breaker init{force}{of_scope(keys.scope)}`"
 
 
 def _rate_limited(milliseconds: int, keys: Keys) -> ResetRateLimited:

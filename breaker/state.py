@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any
 
+from breaker.keys import GLOBAL, of_scope, scope_of_state
 from breaker.redis_time import to_datetime, to_microseconds
 
 _DAY = 86_400_000_000
@@ -224,7 +225,8 @@ def read_status(raw: bytes | None, now: int, *, key: str = "circuit_breaker:stat
     as_of = to_datetime(now)
     if raw is None:
         return unknown_status(
-            f"{key} is missing in Redis: never initialised, or flushed. Find out which, then run `breaker init`.",
+            f"{key} is missing in Redis: never initialised, or flushed. Find out which, then run "
+            f"`breaker init{of_scope(scope_of_state(key))}`.",
             as_of=as_of,
         )
     fields = _decode(raw)
@@ -277,20 +279,23 @@ def _rank(status: Status) -> tuple[int, bool]:
     return (-1 if status.epoch is None else status.epoch), status.state is State.TRIPPED
 
 
-def reject_older(status: Status, seen: Status | None) -> Status:
+def reject_older(status: Status, seen: Status | None, scope: str = GLOBAL) -> Status:
     """`status`, or UNKNOWN if it is older than one seen before: an older copy of the data is being served."""
     if seen is None or status.epoch is None or not is_older(status, seen):
         return status
     return unknown_status(
         f"The breaker was {seen.state} in epoch {seen.epoch} and now says {status.state} in epoch {status.epoch}: "
         "Redis serves an older copy of its data. "
-        "Check for a failover or a restored backup, then trip, reset and run `breaker init --force`.",
+        "Check for a failover or a restored backup, then trip, reset and run "
+        f"`breaker init --force{of_scope(scope)}`.",
         as_of=status.as_of,
     )
 
 
 def _garbage(key: str, what: str) -> str:
-    return f"{key} {what}. Trip the breaker, or look at it and run `breaker init --force`."
+    return (
+        f"{key} {what}. Trip the breaker, or look at it and run `breaker init --force{of_scope(scope_of_state(key))}`."
+    )
 
 
 def _decode(raw: bytes) -> dict[str, Any] | None:

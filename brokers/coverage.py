@@ -148,7 +148,7 @@ def coverage_of(scope: str, configured: Iterable[str], asked: Iterable[str] = ()
     else:
         raise InvalidInput(
             f"A kill switch can't tell what {scope} covers; nothing changed, not even halted. Name global, "
-            f"account:NAME, symbol:NAME or strategy:NAME; breaker trip --scope {scope} only halts."
+            f"account:NAME, symbol:NAME or strategy:NAME; `breaker trip --scope {scope}` only halts."
         )
     if not known and not narrowed:
         return replace(covered, accounts=())

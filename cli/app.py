@@ -11,6 +11,7 @@ from breaker.errors import BreakerError, BreakerUnavailable, InvalidInput, NotHa
 from cli import circuit_commands, kill_command, notices
 from cli.environment import URL, through_console
 from cli.exit_codes import EPILOG, Exit
+from cli.messages import say
 from configuration.settings import ConfigurationError
 from ledger.errors import LedgerError
 
@@ -129,5 +130,5 @@ def _options(
 
 
 def _fail(error: Exception, status: Exit) -> int:
-    sys.stderr.write(f"breaker: {error}\n")
+    say(error)
     return status

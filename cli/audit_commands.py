@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import sys
+import shlex
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -14,12 +14,15 @@ from rich.text import Text
 from cli.audit_view import show_rows
 from cli.circuit_view import console
 from cli.exit_codes import EPILOG, Exit
+from cli.messages import say
 from cli.options import JsonOption
 from cli.transitions import make_pending_trips
+from configuration.printed_commands import pastable
 from configuration.redis_clients import redis_client
 from configuration.settings import load_settings
 
 if TYPE_CHECKING:
+    from ledger.queries import Filter
     from ledger.record import AuditRow
 
 audit_app = typer.Typer(
@@ -66,7 +69,21 @@ def list_rows(
         return
     show_rows(page.rows)
     if page.next:
-        console().print(Text(f"more: breaker audit --after '{page.next}'", "dim"))
+        more = pastable(" ".join(["breaker audit", *_asked(wanted, limit), f"--after '{page.next}'"]))
+        console().print(Text(f"more: {more}", "dim"), soft_wrap=True)
+
+
+def _asked(wanted: Filter, limit: int) -> list[str]:
+    """The options that ask for these rows again."""
+    given = [
+        *(("action", action) for action in wanted.actions),
+        ("user", wanted.user_id),
+        ("since", wanted.since and f"{wanted.since:%Y-%m-%dT%H:%M:%S}"),
+        ("until", wanted.until and f"{wanted.until:%Y-%m-%dT%H:%M:%S}"),
+        ("incident", wanted.incident_id),
+        ("limit", str(limit)),
+    ]
+    return [f"--{name} {shlex.quote(value)}" for name, value in given if value]
 
 
 def verify() -> None:
@@ -121,7 +138,7 @@ def drain() -> None:
     done = audit.drain(redis, ledger, open_spool(settings), known_scopes(redis, ledger), timeout=settings.redis_timeout)
     typer.echo(f"{done.spool.moved} records from the spool, {done.outbox.moved} transitions from Redis")
     for problem in done.problems:
-        sys.stderr.write(f"breaker: {problem}\n")
+        say(problem)
     if done.problems:
         raise typer.Exit(Exit.REFUSED)
 

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import json
-import sys
 from typing import Annotated
 
 import typer
 
 from breaker.errors import InvalidInput
+from breaker.keys import of_scope
 from breaker.state import State, Status
 from cli import circuit_view
 from cli.acting_on import say_what_is_acted_on
 from cli.circuit import Circuit, open_circuit
 from cli.exit_codes import EPILOG, Exit
+from cli.messages import say
 from cli.options import (
     ClaimedOption,
     JsonOption,
@@ -52,12 +53,14 @@ def trip(
     circuit.say_what_is_acted_on()
     after = circuit.trip(scope, why, operator)
     if after.unconfirmed:
-        sys.stderr.write(f"breaker: tripped, but not known to outlive a crash of Redis: {after.unconfirmed}\n")
+        say(f"tripped, but not known to outlive a crash of Redis: {after.unconfirmed}")
     _show(after, scope, as_json)
     circuit.tell(scope)
     circuit.record(scope)
     if not as_json:
-        circuit_view.next_step("open orders and positions are untouched; to close them: make kill-switch")
+        circuit_view.next_step(
+            f"open orders and positions are untouched; to close them: `breaker kill{of_scope(scope)}`"
+        )
 
 
 def status(scope: ScopeOption = "global", as_json: JsonOption = False) -> None:
@@ -77,7 +80,7 @@ def status(scope: ScopeOption = "global", as_json: JsonOption = False) -> None:
     if now.state is State.UNKNOWN:
         raise typer.Exit(Exit.NOT_HALTED)
     for problem in (*pending.problems, *pending.elsewhere, *locks.problems):
-        typer.echo(f"breaker: {problem}", err=True)
+        say(problem)
 
 
 def reset(
@@ -129,7 +132,7 @@ def reset(
     circuit.tell(scope)
     circuit.record(scope)
     if not as_json:
-        circuit_view.next_step("if anything looks wrong: make circuit-trip")
+        circuit_view.next_step(f"if anything looks wrong: `breaker trip{of_scope(scope)}`")
     circuit.watch(scope)
 
 
@@ -173,7 +176,7 @@ def init(
     _show(after, scope, as_json)
     record_transitions(settings, scope)
     if after.state is State.TRIPPED and not as_json:
-        circuit_view.next_step("trading stays halted; make recover walks back to it")
+        circuit_view.next_step(f"trading stays halted; `breaker recover --watch{of_scope(scope)}` walks back to it")
 
 
 def history(
@@ -189,7 +192,7 @@ def history(
     else:
         circuit_view.show_history(events, scope)
     if events.unreadable:
-        typer.echo(f"breaker: {circuit_view.unreadable_sentence(events.unreadable)}", err=True)
+        say(circuit_view.unreadable_sentence(events.unreadable))
 
 
 def _show(status: Status, scope: str, as_json: bool) -> None:

@@ -15,7 +15,9 @@ from rich.text import Text
 from breaker.events import TransitionEvent, UnreadableEvent
 from breaker.state import State, Status
 from cli.exit_codes import Exit
+from cli.messages import say
 from cli.options import on_terminal
+from configuration.printed_commands import with_pastable
 from console.labels import STATE_LABELS
 from console.value_format import duration
 from tasks.kill.pending_exits import PendingExit
@@ -58,7 +60,7 @@ def _facts(status: Status) -> list[tuple[str, str]]:
     reason = details.pop("reason", "")
     tripped = status.state is State.TRIPPED
     return [
-        ("problem", status.problem or ""),
+        ("problem", with_pastable(status.problem or "")),
         ("tripped" if tripped else "last trip", _when(status.tripped_at, status.as_of, status.tripped_by)),
         ("why", " · ".join(part for part in (status.trip_reason, reason) if part)),
         ("details", ", ".join(f"{name}={value}" for name, value in details.items() if name != "operator")),
@@ -74,7 +76,7 @@ def _facts(status: Status) -> list[tuple[str, str]]:
 def show_pending_exits(out: Console, exits: Sequence[PendingExit]) -> None:
     """What a kill switch could not close, why, and when it is tried again."""
     for pending in exits[:SHOWN_EXITS]:
-        held = f"; {pending.held}" if pending.held else ""
+        held = f"; {with_pastable(pending.held)}" if pending.held else ""
         out.print(
             Text.assemble(
                 ("  ◷ pending  ", "yellow"),
@@ -131,12 +133,12 @@ def ask_for(word: str, statement: str, status: Status, scope: str, *, option: st
         raise typer.BadParameter(otherwise, param_hint=option)
     show_status(status, scope)
     if typer.prompt(f"{statement} Type {word} to go on", err=True).strip() != word:
-        typer.echo(f"breaker: {otherwise}", err=True)
+        say(otherwise)
         raise typer.Exit(Exit.REFUSED)
 
 
 def next_step(text: str) -> None:
-    console().print(Text.assemble(("next: ", "dim"), text))
+    console().print(Text.assemble(("next: ", "dim"), with_pastable(text)), soft_wrap=True)
 
 
 def _when(moment: datetime | None, now: datetime | None, who: str | None) -> str:

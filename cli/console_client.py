@@ -91,7 +91,10 @@ class ConsoleClient:
                 f"{URL} has to be https: over http everybody on the way reads the token; nothing changed"
             )
         if not token.isascii() or not token.strip():
-            raise InvalidInput(f"{TOKEN} holds no token; make one with `breaker token create`; nothing changed")
+            raise InvalidInput(
+                f"{TOKEN} holds no token; make one with `breaker token create NAME --label WHAT --permission "
+                "TRIP_CIRCUIT`; nothing changed"
+            )
         return cls(url, token.strip())
 
     def status(self, scope: str) -> Status:

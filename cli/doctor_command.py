@@ -15,6 +15,7 @@ from rich.text import Text
 from cli.circuit_view import console
 from cli.exit_codes import EPILOG, Exit
 from cli.options import JsonOption
+from configuration.printed_commands import COMMAND, pastable
 from configuration.settings import load_settings
 
 if TYPE_CHECKING:
@@ -61,5 +62,8 @@ def _show(found: Sequence[Measurement]) -> None:
             Text(measurement.problem, "" if measurement.colour == "red" else "dim"),
         )
     console().print(table)
+    commands = dict.fromkeys(named for measurement in found for named in COMMAND.findall(measurement.problem))
+    for command in commands:  # a cell of the table may have cut it
+        console().print(Text.assemble(("run: ", "dim"), pastable(command)), soft_wrap=True)
     counts = [sum(measurement.colour == colour for measurement in found) for colour in ("red", "yellow", "green")]
     console().print("{} red, {} yellow, {} green".format(*counts))

@@ -137,7 +137,7 @@ async def _confirm(view: kill_view.KillView, run: KillRun) -> bool:
     await view.show_book(run)
     confirmed = await view.confirmed()
     if not confirmed:
-        view.declined()
+        view.declined(run.scope)
     return confirmed
 
 

@@ -11,6 +11,7 @@ from breaker.errors import InvalidInput
 from brokers.coverage import Coverage
 from cli.exit_codes import Exit
 from cli.kill_view import KillView
+from cli.messages import say
 from configuration.orchestrator import set_prefect_timeouts
 from configuration.settings import Settings
 from tasks.kill.pending_exit_store import read_pending_exits
@@ -31,7 +32,7 @@ def resume_by_hand(settings: Settings, operator: str, coverage: Coverage, view: 
     reading = read_pending_exits(settings)
     pending = [each for each in reading.exits if each.account in accounts]
     for problem in (*reading.problems, *reading.elsewhere):
-        typer.echo(f"breaker: {problem}", err=True)
+        say(problem)
     if not pending:
         if as_json:
             typer.echo(json.dumps([]))
@@ -57,9 +58,9 @@ def resume_by_hand(settings: Settings, operator: str, coverage: Coverage, view: 
         typer.echo(json.dumps([each.report.as_dict() if each.report else {"held": each.held} for each in resumed]))
     for each in resumed:
         if each.report is None:
-            typer.echo(f"breaker: {outcome(each)}", err=True)
+            say(outcome(each))
     if not any(each.report for each in resumed):
         if not resumed:
-            typer.echo("breaker: somebody else is resuming this just now; nothing was done here", err=True)
+            say("somebody else is resuming this just now; nothing was done here")
         return Exit.REFUSED
     return Exit.OK if all(each.report and each.report.flat for each in resumed) else Exit.NOT_FLAT

@@ -15,10 +15,12 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from breaker.keys import of_scope
 from breaker.state import Status
 from brokers.protocol import BrokerError
 from brokers.sweep import SweepResult
 from cli.circuit_view import console, show_pending_exits
+from configuration.printed_commands import with_pastable
 from configuration.reasons import KILL_CONFIRMATION
 from flows.kill_start import KillDisplay, RunProgress
 from tasks.kill import cost_text
@@ -60,7 +62,7 @@ class KillView(KillDisplay):
             )
 
     def not_halted(self, problem: object) -> None:
-        self._console.print(Text.assemble(("✗ COULD NOT HALT", "bold red"), f"  {problem}"))
+        self._console.print(Text.assemble(("✗ COULD NOT HALT", "bold red"), f"  {with_pastable(str(problem))}"))
         self._console.print("  Going on to cancel and flatten; gates that can't reach Redis close by themselves.")
 
     def standby_lost(self, why: str) -> None:
@@ -78,7 +80,9 @@ class KillView(KillDisplay):
         )
 
     def not_flattened(self, error: Exception) -> None:
-        self._console.print(Text.assemble(("✗ NOTHING WAS CANCELLED OR FLATTENED", "bold red"), f"  {error}"))
+        self._console.print(
+            Text.assemble(("✗ NOTHING WAS CANCELLED OR FLATTENED", "bold red"), f"  {with_pastable(str(error))}")
+        )
 
     def not_confirmed(self) -> None:
         self._console.print(
@@ -88,8 +92,8 @@ class KillView(KillDisplay):
             )
         )
 
-    def declined(self) -> None:
-        self._console.print("Halted, but nothing was cancelled or flattened. To go on later: make kill-switch")
+    def declined(self, scope: str) -> None:
+        self._next(f"halted, but nothing was cancelled or flattened; to go on later: `breaker kill{of_scope(scope)}`")
 
     async def show_book(self, run: KillRun) -> None:
         """What is there and what it will take; an account that can't be read is named, not left out."""
@@ -196,12 +200,16 @@ class KillView(KillDisplay):
                 out.print(Text.assemble(mark, f"{a.account}: {a.venue_lock.said}"))
         self.pending(report.pending_exits)
         if report.flat:
-            step = "find out why, then: breaker status, and reset when conditions are normal"
+            walk = f"`breaker recover{of_scope(report.scope)}`"
+            self._next(f"find out why: {walk} leads from there to the reset")
         elif report.pending_exits:
-            step = f"{RESUMED_BY}; what is pending: breaker status"
+            self._next(f"{RESUMED_BY}; what is pending: `breaker status{of_scope(report.scope)}`")
         else:
-            step = "deal with what is stuck at the venue, or run make kill-switch again: it is safe to repeat"
-        out.print(Text.assemble(("next: ", "dim"), step))
+            again = f"`breaker kill{of_scope(report.scope)}`"
+            self._next(f"deal with what is stuck at the venue, or run it again, which is safe: {again}")
+
+    def _next(self, step: str) -> None:
+        self._console.print(Text.assemble(("next: ", "dim"), with_pastable(step)), soft_wrap=True)
 
     def costs(self, report: KillReport) -> None:
         """What the exit cost, account by account."""
@@ -237,7 +245,7 @@ class KillView(KillDisplay):
     def done_without(self, missing: Sequence[str]) -> None:
         """What could not be reached, known in full only when the orchestrator had its time too."""
         for what in missing:
-            self._console.print(Text.assemble(("  ! done without  ", "yellow"), what))
+            self._console.print(Text.assemble(("  ! done without  ", "yellow"), with_pastable(what)))
 
 
 def _book_cells(taken: Snapshot) -> list[str]:

@@ -44,7 +44,7 @@ def _of_token(settings: Settings, token: str) -> tuple[str, tuple[str, ...]]:
         ledger.close()
     if identity is None:
         raise InvalidInput(
-            f"{TOKEN} holds no valid token; make one with `breaker token create`, or unset it to act as your login; "
-            "nothing changed"
+            f"{TOKEN} holds no valid token; make one with `breaker token create NAME --label WHAT --permission "
+            "RESET_CIRCUIT`, or unset it to act as your login; nothing changed"
         )
     return identity.user, tuple(sorted(identity.permissions))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import sys
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import nullcontext
@@ -14,14 +13,16 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 import typer
 from rich.live import Live
 
+from breaker.keys import of_scope
 from cli.acting_on import say_what_is_acted_on
 from cli.circuit_view import console
 from cli.exit_codes import EPILOG, Exit
+from cli.messages import say
 from cli.options import ClaimedOption, JsonOption, RebaseOption, ScopeOption, on_terminal
-from cli.paste import pastable
 from cli.person import Person, acting_person
 from cli.recovery_view import changes, checklist, print_next_step
 from cli.transitions import open_breaker
+from configuration.printed_commands import pastable
 from configuration.reasons import MIN_REASON, checked_reason
 from configuration.redis_clients import async_redis_client
 from configuration.settings import Settings, load_settings
@@ -32,7 +33,7 @@ from tasks.recovery.approval_rules import CATEGORIES, MIN_TEXT, Approval, Approv
 from tasks.recovery.attestation import attest
 from tasks.recovery.cancellation import begun_again_record, end_recovery, ended_record
 from tasks.recovery.evidence_store import read_evidence
-from tasks.recovery.state import CANCELLED, RecoveryState, read_state
+from tasks.recovery.state import RecoveryState, cancelled_sentence, read_state
 
 if TYPE_CHECKING:
     from redis.asyncio import Redis as AsyncRedis
@@ -92,12 +93,12 @@ def start(scope: ScopeOption = "global") -> None:
     try:
         run_id = asyncio.run(orchestrator.start("recovery/recovery", incident_id=status.incident_id, scope=scope))
     except orchestrator.NotStarted as error:
-        typer.echo(f"breaker: no recovery was started: {error}; trading stays halted", err=True)
+        say(f"no recovery was started: {error}; trading stays halted")
         raise typer.Exit(Exit.REFUSED) from None
     if again and before is not None:  # the run takes the claim over from the one that was cancelled
         person = acting_person(settings, None)
         _record(settings, begun_again_record(before, person.name, run_id))
-    typer.echo(f"started flow run {run_id}; follow it with: {pastable('recover --watch')}")
+    typer.echo(f"started flow run {run_id}; follow it with: {pastable(f'breaker recover --watch{of_scope(scope)}')}")
 
 
 def end(
@@ -110,7 +111,7 @@ def end(
     say_what_is_acted_on(settings)
     person = acting_person(settings, operator)
     if "APPROVE_RECOVERY" not in person.permissions:
-        typer.echo(f"breaker: {person.name} has no APPROVE_RECOVERY permission; nothing changed", err=True)
+        say(f"{person.name} has no APPROVE_RECOVERY permission; nothing changed")
         raise typer.Exit(Exit.REFUSED)
 
     async def once() -> RecoveryState:
@@ -119,7 +120,8 @@ def end(
 
     ended = asyncio.run(once())
     _record(settings, ended_record(ended, person.name, why, claimed=person.claimed))
-    typer.echo(f"ended the recovery of incident {ended.incident_id}; the breaker stays as it is: breaker status")
+    look = pastable(f"breaker status{of_scope(scope)}")
+    typer.echo(f"ended the recovery of incident {ended.incident_id}; the breaker stays as it is: {look}")
 
 
 def evidence(
@@ -133,7 +135,7 @@ def evidence(
     found = _from_redis(settings, partial(read_evidence, incident_id=of)) if of else None
     if found is None:
         why = f"no evidence of {of} is kept" if of else f"no recovery of {scope} is on record"
-        typer.echo(f"breaker: {why}; a recovery gathers it when it begins, where the deployments are served", err=True)
+        say(f"{why}; a recovery gathers it when it begins, where the deployments are served")
         raise typer.Exit(Exit.REFUSED)
     typer.echo(found)
 
@@ -156,10 +158,10 @@ def answer(
     say_what_is_acted_on(settings)
     state = _read(settings, scope)
     if state is not None and state.is_cancelled:
-        typer.echo(f"breaker: the recovery takes no answer. {CANCELLED}; nothing changed", err=True)
+        say(f"the recovery takes no answer. {cancelled_sentence(scope)}; nothing changed")
         raise typer.Exit(Exit.REFUSED)
     if state is None or not state.waiting_for:
-        typer.echo("breaker: no recovery waits for a person; nothing was done", err=True)
+        say("no recovery waits for a person; nothing was done")
         raise typer.Exit(Exit.REFUSED)
     person = acting_person(settings, operator)
     who = person.name
@@ -181,32 +183,31 @@ def answer(
     refusal = asyncio.run(refusal_of(given, rules, settings, state))
     if refusal is not None:
         _record(settings, refusal_record(state, who, refusal, "cli", claimed=person.claimed))
-        typer.echo(f"breaker: refused: {refusal}; nothing changed, the recovery still waits", err=True)
+        say(f"refused: {refusal}; nothing changed, the recovery still waits")
         raise typer.Exit(Exit.REFUSED)
     try:
         _from_redis(settings, partial(_attest, state=state, answer=given, person=person))
         asyncio.run(submit_answer(state, given))
     except AnswerNotTaken as error:
-        typer.echo(f"breaker: {error}; look with: {pastable('recover')}", err=True)
+        say(f"{error}; look with: `breaker recover{of_scope(scope)}`")
         raise typer.Exit(Exit.REFUSED) from None
     _tell_what_became_of_it(settings, state)
 
 
 def _tell_what_became_of_it(settings: Settings, asked: RecoveryState) -> None:
     """Wait until the flow has taken the answer or has refused it: only then was it answered."""
+    follow = pastable(f"breaker recover --watch{of_scope(asked.scope)}")
     deadline = time.monotonic() + TAKEN_WITHIN
     while time.monotonic() < deadline:
         now = _read(settings, asked.scope) or asked
         if now.waiting_for == asked.waiting_for and now.round == asked.round and _attempt(now) > _attempt(asked):
-            typer.echo(f"breaker: refused: {now.problem}; nothing changed, the recovery still waits", err=True)
+            say(f"refused: {now.problem}; nothing changed, the recovery still waits")
             raise typer.Exit(Exit.REFUSED)
         if now.question != asked.question and _is_taken(asked, now):
-            typer.echo(f"answered {asked.waiting_for}; follow it with: {pastable('recover --watch')}")
+            typer.echo(f"answered {asked.waiting_for}; follow it with: {follow}")
             return
         time.sleep(POLL)
-    typer.echo(
-        f"the answer to {asked.waiting_for} was handed over, and not taken yet; look with: {pastable('recover')}"
-    )
+    typer.echo(f"the answer to {asked.waiting_for} was handed over, and not taken yet; look with: {follow}")
 
 
 def _is_taken(asked: RecoveryState, now: RecoveryState) -> bool:
@@ -275,7 +276,7 @@ def _from_redis(settings: Settings, reading: Callable[[AsyncRedis], Awaitable[T]
     try:
         return asyncio.run(once())
     except RedisError as error:
-        sys.stderr.write(f"breaker: the recovery's state cannot be read from Redis: {error}\n")
+        say(f"the recovery's state cannot be read from Redis: {error}")
         raise typer.Exit(Exit.NOT_HALTED) from None
 
 

@@ -7,9 +7,9 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from breaker.keys import GLOBAL
+from breaker.keys import of_scope
 from cli.circuit_view import console
-from cli.paste import pastable
+from configuration.printed_commands import pastable, with_pastable
 from tasks.recovery.checklist import CHECKLIST, Item, Section
 from tasks.recovery.state import ItemState, RecoveryState, Tick
 
@@ -40,7 +40,7 @@ def checklist(state: RecoveryState, height: int | None = None) -> Group:
     head = Text.assemble(
         ("▸ RECOVERY", "bold"), f"  {state.phase}  ", (f"round {state.round} · incident {state.incident_id}", "dim")
     )
-    problem = [Text(f"! {state.problem}", "red")] if state.problem else []
+    problem = [Text(f"! {with_pastable(state.problem)}", "red")] if state.problem else []
     bar = ProgressBar(total=1.0, completed=state.share_done, width=40)
     if height is not None:
         return Group(*(_on_one_line(line) for line in (head, *problem, *map(_joined, rows))), bar)
@@ -76,7 +76,7 @@ def changes(before: RecoveryState | None, now: RecoveryState) -> list[str]:
     if before is None or before.phase != now.phase:
         lines.append(f"▸ {now.phase}  (round {now.round}, incident {now.incident_id})")
     if now.problem and (before is None or before.problem != now.problem):
-        lines.append(f"! {now.problem}")
+        lines.append(f"! {with_pastable(now.problem)}")
     for section in CHECKLIST:
         for item in section.items:
             shown = now.item(item.key)
@@ -88,15 +88,15 @@ def changes(before: RecoveryState | None, now: RecoveryState) -> list[str]:
 
 def print_next_step(state: RecoveryState) -> None:
     """What whoever looks can do now."""
-    scope = "" if state.scope == GLOBAL else f" --scope {state.scope}"
+    scope = of_scope(state.scope)
     if state.waiting_for:
-        commands = ["recover evidence"] if state.waiting_for == "root-cause" else []
+        commands = ["breaker recover evidence"] if state.waiting_for == "root-cause" else []
         console().print(Text(f"next, for the {state.waiting_for}:", "dim"))
-        for command in [*commands, "recover answer"]:
+        for command in [*commands, "breaker recover answer"]:
             console().print(Text(f"  {pastable(command + scope)}"), soft_wrap=True)
     elif state.is_cancelled:
         console().print(Text("next, one of:", "dim"))
-        for command in ("recover start", "recover end --reason WHY"):
+        for command in ("breaker recover start", "breaker recover end --reason WHY"):
             console().print(Text(f"  {pastable(command + scope)}"), soft_wrap=True)
     elif state.report_path and state.done:
         console().print(Text.assemble(("report: ", "dim"), state.report_path))
@@ -108,7 +108,7 @@ def _row(item: Item, shown: ItemState) -> Row:
     return (
         Text(shown.tick.mark, _COLOURS.get(shown.tick, "")),
         Text(f"{item.words}{word}"),
-        Text(" · ".join(part for part in (who, shown.evidence) if part)),
+        Text(" · ".join(part for part in (who, with_pastable(shown.evidence)) if part)),
     )
 
 

@@ -14,6 +14,7 @@ from brokers.coverage import Coverage, coverage_of
 from cli import circuit_view
 from cli.console_client import ConsoleClient
 from cli.exit_codes import Exit
+from cli.messages import say
 from cli.remote_circuit import RemoteCircuit, say_who_acts
 from configuration.reasons import KILL_CONFIRMATION
 from tasks.kill import cost_text
@@ -84,10 +85,9 @@ def _follow(console: ConsoleClient, run: dict[str, Any], quiet: bool) -> dict[st
         except BreakerError as error:
             if time.monotonic() - heard > SILENCE:
                 begun = "has halted and" if run["halted"] else "could not halt, and"
-                typer.echo(
-                    f"breaker: the kill switch {begun} was sweeping when it was last heard of; run it again, it is "
-                    f"safe to: {error}",
-                    err=True,
+                say(
+                    f"the kill switch {begun} was sweeping when it was last heard of; run it again, it is safe to: "
+                    f"{error}"
                 )
                 raise typer.Exit(Exit.NOT_FLAT if run["halted"] else Exit.NOT_HALTED) from None
 
@@ -100,7 +100,7 @@ def _with_costs(console: ConsoleClient, run: dict[str, Any]) -> dict[str, Any]:
         try:
             run = console.kill(run["incident_id"])
         except BreakerError as error:
-            typer.echo(f"breaker: what the exit cost is not known: {error}", err=True)
+            say(f"what the exit cost is not known: {error}")
             break
     return run
 

@@ -5,15 +5,13 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import typer
-
 from breaker.errors import BreakerError
 from breaker.state import Status
+from cli.messages import say
 from cli.options import ResetOptions
 from cli.person import Person, acting_person
 from configuration.breakers import async_breaker_of
@@ -45,13 +43,13 @@ def reset_here(settings: Settings, ask: ResetOptions) -> Status:
     with recording(settings) as record:
         outcome = asyncio.run(_reset(settings, ask, person, record))
     if outcome.rebased:
-        sys.stderr.write(f"breaker: {outcome.rebased}\n")
+        say(outcome.rebased)
     if outcome.equity_warning:
-        sys.stderr.write(f"breaker: reset, but {outcome.equity_warning}; `breaker equity rebase` does so now\n")
+        say(f"reset, but {outcome.equity_warning}; `breaker equity rebase` does so now")
     if outcome.undropped:
-        sys.stderr.write(f"breaker: reset, but pending exits are not dropped: {outcome.undropped}\n")
+        say(f"reset, but pending exits are not dropped: {outcome.undropped}")
     for problem in outcome.locked:
-        sys.stderr.write(f"breaker: reset, but {problem}\n")
+        say(f"reset, but {problem}")
     return outcome.status
 
 
@@ -65,7 +63,7 @@ def recording(settings: Settings) -> Iterator[Record]:
         try:
             await asyncio.to_thread(recorder.record, made)
         except LedgerError as error:  # it says what to note by hand
-            sys.stderr.write(f"breaker: not in the audit log: {error}\n")
+            say(f"not in the audit log: {error}")
 
     try:
         yield record
@@ -104,7 +102,7 @@ def watch_here(settings: Settings, scope: str) -> None:
     if end is not None and end.why:
         raise ResetTrippedAgain(f"tripped again: {end.why}")
     if end is not None:
-        typer.echo(f"breaker: nothing red: {end}", err=True)
+        say(f"nothing red: {end}")
 
 
 async def _watch(settings: Settings, scope: str) -> WatchEnd | None:
@@ -122,12 +120,12 @@ async def _watch(settings: Settings, scope: str) -> WatchEnd | None:
         while await needs_a_watcher(settings, reset):
             if time.monotonic() > give_up:
                 minutes = f"{settings.recovery.watch:g} s; leaving (Ctrl-C) ends the watch, not the reset"
-                typer.echo(f"breaker: no service watches this reset, so it is watched here for {minutes}", err=True)
+                say(f"no service watches this reset, so it is watched here for {minutes}")
                 holder = f"{login_name()} on {socket.gethostname()}, process {os.getpid()}"
                 return await watch_reset(settings, breaker, reset, holder, record, Watcher())
             await asyncio.sleep(0.2)
         seconds = f"{settings.recovery.watch:g} s"
-        typer.echo(f"breaker: the reset is watched by the services for {seconds}; anything red trips again", err=True)
+        say(f"the reset is watched by the services for {seconds}; anything red trips again")
         return None
     finally:
         await breaker.close()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import sys
 from dataclasses import replace
 
 from breaker import CircuitBreaker
@@ -15,8 +14,8 @@ from breaker.state import Status
 from breaker.trip_reasons import TripReason
 from cli import notices
 from cli.acting_on import say_what_is_acted_on, target_of
+from cli.messages import say
 from cli.options import ResetOptions
-from cli.paste import pastable
 from cli.pending_exits import drop_pending_exits
 from configuration.breakers import (
     REFUSAL_PATIENCE,
@@ -124,7 +123,7 @@ def make_trip(settings: Settings, trip: PendingTrip) -> Status:
     try:
         make_pending_trips(settings)
     except BreakerError as error:
-        sys.stderr.write(f"breaker: an older trip still waits on this host: {error}\n")
+        say(f"an older trip still waits on this host: {error}")
     return status
 
 
@@ -135,9 +134,9 @@ def make_pending_trips(settings: Settings) -> bool:
     """
     made = apply_pending_trips(settings)
     for trip, status in ((applied.trip, applied.status) for applied in made):
-        sys.stderr.write(
-            f"breaker: tripped {trip.scope}, asked for on this host at {trip.asked_at} by {trip.tripped_by} while "
-            f"Redis could not be reached; it is {status.state} now, incident {status.incident_id}\n"
+        say(
+            f"tripped {trip.scope}, asked for on this host at {trip.asked_at} by {trip.tripped_by} while Redis could "
+            f"not be reached; it is {status.state} now, incident {status.incident_id}"
         )
     return bool(made)
 
@@ -146,14 +145,14 @@ def say_what_waits(settings: Settings) -> None:
     """Say which trips wait on this host, and for which Redis; reading makes none."""
     waiting = waiting_trips(settings)
     for trip in waiting.here:
-        sys.stderr.write(
-            f"breaker: a trip waits on this host until Redis is told: {_waiting(trip)}; any service here makes it, or "
-            f"{pastable('audit drain')}\n"
+        say(
+            f"a trip waits on this host until Redis is told: {_waiting(trip)}; any service here makes it, or "
+            "`breaker audit drain`"
         )
     for trip in waiting.elsewhere:
-        sys.stderr.write(
-            f"breaker: a trip waits on this host for another Redis ({trip.meant_for}) and is left alone: "
-            f"{_waiting(trip)}, in {settings.pending_trips_dir / (trip.event_id + '.json')}\n"
+        say(
+            f"a trip waits on this host for another Redis ({trip.meant_for}) and is left alone: {_waiting(trip)}, in "
+            f"{settings.pending_trips_dir / (trip.event_id + '.json')}"
         )
 
 
@@ -184,11 +183,11 @@ def recorded_history(settings: Settings, scope: str, limit: int, why: BreakerErr
     try:
         rows = open_ledger(settings).query(wanted, limit=limit).rows
     except LedgerError as error:
-        sys.stderr.write(f"breaker: the audit log can't tell the history either: {error}\n")
+        say(f"the audit log can't tell the history either: {error}")
         raise why from None
-    sys.stderr.write(
-        f"breaker: from the audit log, since Redis does not tell its history: {why} Transitions that were still on "
-        "their way from Redis into the audit log are missing.\n"
+    say(
+        f"from the audit log, since Redis does not tell its history: {why} Transitions that were still on their way "
+        "from Redis into the audit log are missing."
     )
     return read_history(transition_text(row) for row in rows)
 
@@ -201,4 +200,4 @@ def record_transitions(settings: Settings, scope: str) -> None:
     try:
         drain_outbox(redis_client(settings), open_ready_ledger(settings), (scope,), timeout=settings.redis_timeout)
     except (BreakerError, LedgerError) as error:
-        sys.stderr.write(f"breaker: done, but not yet in the audit log: {error}; it waits in Redis's outbox\n")
+        say(f"done, but not yet in the audit log: {error}; it waits in Redis's outbox")

@@ -112,7 +112,7 @@ async def _failed(request: Request, error: Exception) -> Response:
     """A mistake of ours. It is in the log with its traceback, and nothing of it is in the answer."""
     if request.url.path.startswith("/api/"):
         return problem(500, "internal", "Internal error", "Something is wrong here; see the console's log.")
-    text = "Something is wrong in the console; its log says what. Halting works without it: make kill-switch."
+    text = "Something is wrong in the console; its log says what. Halting works without it: `breaker kill`."
     return message_page(request, None, 500, "Not possible", text)
 
 

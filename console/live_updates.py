@@ -124,7 +124,10 @@ class LiveUpdates:
         if scope not in self._recovery:
             self.watcher.watch([scope])
             self._recovery[scope] = self._poller(
-                f"recovery:{scope}", lambda: self._read_recovery(scope), RECOVERY_EVERY, self._render.recovery
+                f"recovery:{scope}",
+                lambda: self._read_recovery(scope),
+                RECOVERY_EVERY,
+                lambda sample: self._render.recovery(sample, scope),
             )
             self._tasks.start(self._recovery[scope].run())
         return self._recovery[scope]
@@ -144,9 +147,9 @@ class LiveUpdates:
     def render_reset_watch(self, watched: WatchedState, sample: Sample[WatchRecord | str | None]) -> str:
         """As it belongs beside that state."""
         watch = sample.value
-        if not isinstance(watch, str):
-            watch = reset_watched(watched.status, watch, self._settings.recovery.watch)
-        return self._render.reset_watch(watch)
+        if isinstance(watch, str):
+            return self._render.reset_watch(watch)
+        return self._render.reset_watch(reset_watched(watched.status, watch, self._settings.recovery.watch))
 
     async def history(self, scope: str) -> History | str:
         """The newest transitions, or why they can't be read."""

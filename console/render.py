@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from breaker import State
 from breaker.events import History
 from breaker.gate.report import ReportedGates
-from breaker.keys import GLOBAL
+from breaker.keys import GLOBAL, of_scope
 from configuration.breakers import WaitingTrips
+from configuration.printed_commands import COMMAND, pastable
 from configuration.settings import Settings
 from console import value_format
 from console.auth.permissions import Permission
@@ -54,6 +55,8 @@ class Renderer:
             auto_reload=False,
         )
         self._environment.filters.update(
+            commands=_commands,
+            of_scope=of_scope,
             utc=value_format.utc,
             parsed=value_format.parsed,
             duration=value_format.duration,
@@ -112,8 +115,8 @@ class Renderer:
     def exposure(self, sample: Sample[tuple[AccountExposure, ...]] | None) -> str:
         return self.page("_exposure.html", sample=sample)
 
-    def recovery(self, sample: Sample[RecoveryState | str | None]) -> str:
-        return self.page("_recovery.html", sample=sample)
+    def recovery(self, sample: Sample[RecoveryState | str | None], scope: str) -> str:
+        return self.page("_recovery.html", sample=sample, scope=scope)
 
     def pending(self, waiting: WaitingTrips) -> str:
         """Trips that wait on this host until Redis is back."""
@@ -146,6 +149,13 @@ def _whose(held_by: Sequence[str], total: int) -> str:
     if len(held_by) == total or list(held_by) == [GLOBAL]:
         return ""
     return held_by[0] if len(held_by) == 1 else f"{len(held_by)} of {total} breakers"
+
+
+def _commands(text: str) -> Markup:
+    """A text with what can be pasted in it as code."""
+    parts = COMMAND.split(text)  # every other one is a command
+    code = Markup("<code>{}</code>")
+    return Markup("").join(code.format(pastable(part)) if at % 2 else escape(part) for at, part in enumerate(parts))
 
 
 def _time(moment: datetime | None) -> Markup | str:

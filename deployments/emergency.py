@@ -948,7 +948,7 @@ def _flatten(venue: Venue, spool: Spool, incident: str, credentials: Credentials
     spool.record("KILL_SWITCH_FINISHED", outcome, account=account, flat=not stuck, stuck=stuck, dust=flattening.dust)
     if spool.problem:
         say(f"  ! done without the spool: {spool.problem}; the lines above are the only record, keep them")
-    say("next: breaker trip, if that has not been done; then: breaker audit drain")
+    say("next: `breaker trip`, if that has not been done; then: `breaker audit drain`")
     return NOT_FLAT if stuck else FLAT
 
 

@@ -73,7 +73,7 @@ def _arguments() -> argparse.Namespace:
 def _up(arguments: argparse.Namespace, started: ExitStack, out: Console) -> None:
     home = HOME.absolute()
     if not started.enter_context(hold_pid_file(home)):
-        raise AlreadyUp("it runs already; make down stops it")
+        raise AlreadyUp("it runs already; `make down` stops it")
     end_on_signals()
     out.print(Text("Starting …", "dim"))
     stack = start_stack(

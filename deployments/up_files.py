@@ -70,7 +70,7 @@ def main() -> int:
     if command == "down":
         return _down() if running else _say("nothing is up", 0)
     if running:
-        return _say("it runs: make down stops it, then make clean removes what it kept", 1)
+        return _say("it runs: `make down` stops it, then `make clean` removes what it kept", 1)
     shutil.rmtree(HOME, ignore_errors=True)
     return 0
 

@@ -22,6 +22,7 @@ from prefect.states import Completed, Failed
 
 from breaker import State
 from breaker.errors import InvalidInput
+from breaker.keys import of_scope
 from brokers.coverage import coverage_of
 from configuration.breakers import async_breaker_of
 from configuration.redis_clients import async_redis_client
@@ -158,7 +159,8 @@ async def _resume(
     if state in (State.OPEN, State.QUIET_PERIOD):
         why = (
             f"not resumed, as the breaker of {resumption.scope} is {state.value}: "
-            "trip it again, or close by hand and then breaker reset --drop-pending"
+            "trip it again, or close by hand and then "
+            f"`breaker reset --reason WHY --drop-pending WHY{of_scope(resumption.scope)}`"
         )
         await _hold(settings, resumption, why, operator, source)
         return Resumed(resumption, held=why)

@@ -77,7 +77,7 @@ class AuditTrail:
             missing.append(f"{len(self._unspooled)} audit records are only on this screen: {self._spool_problem}")
         elif self._problem or self._thread.is_alive():
             why = self._problem or f"it did not answer within {timeout:g} s"
-            missing.append(f"the ledger ({why}); the records wait in {self._spool.directory}: breaker audit drain")
+            missing.append(f"the ledger ({why}); the records wait in {self._spool.directory}: `breaker audit drain`")
         return missing
 
     def _keep_draining(self) -> None:

@@ -13,11 +13,12 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 from breaker.errors import BreakerError, InvalidInput
+from breaker.keys import of_scope
 from breaker.state import State, Status
 from breaker.trip_reasons import TripReason
 from configuration.breakers import apply_pending_trips, breaker_of
 from configuration.login import login_name
-from configuration.reasons import MIN_REASON, checked_reason
+from configuration.reasons import checked_reason
 from configuration.redis_clients import redis_client
 from ledger.configured import open_ready_ledger, open_recorder
 from ledger.errors import LedgerError
@@ -148,13 +149,11 @@ def _last_known(settings: Settings, redis: Redis, scope: str) -> LastKnown:
 
 
 def _refusal(settings: Settings, scope: str, error: LedgerError) -> str:
-    answer = f'--force --reason "{MIN_REASON} characters or more"'
-    if settings.recovery.two_person:
-        answer += " --second-person NAME"
+    second = " --second-person NAME" if settings.recovery.two_person else ""
     return (
         f"{scope} is not initialised: whether it was tripped before can't be known, as the ledger can't be asked "
         f"({error}). Nothing changed, no new risk passes. Bring the ledger back and try again; or, where people know "
-        f"that trading may go on: breaker init --scope {scope} {answer}"
+        f"that trading may go on: `breaker init{of_scope(scope)} --force --reason WHY{second}`"
     )
 
 

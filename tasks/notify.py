@@ -18,6 +18,7 @@ import stamina
 import stamina.instrumentation
 from pydantic import SecretStr
 
+from configuration.printed_commands import with_pastable
 from configuration.settings import NotificationSettings, Settings
 from ledger.errors import InvalidRecord, SpoolUnavailable
 from ledger.record import FAILED, AuditRecord, uuid_or_none
@@ -59,7 +60,7 @@ async def notify(settings: Settings, notification: Notification) -> list[Deliver
     """
     secrets = configured_secrets(settings)
     title = f"[{settings.environment}] {notification.title}" if settings.environment else notification.title
-    clean = replace(notification, title=redact(title, secrets), body=redact(notification.body, secrets))
+    clean = replace(notification, title=redact(title, secrets), body=with_pastable(redact(notification.body, secrets)))
     limit = settings.notifications.timeout
     sending = [_deliver(channel, send, limit) for channel, send in _channels(settings.notifications, clean)]
     results = await asyncio.gather(*sending)

@@ -147,7 +147,7 @@ async def start(deployment: str, **parameters: str) -> str:
         raise NotStarted(f"Prefect knows no deployment {deployment}: are the deployments served?") from None
     except (httpx.HTTPError, TimeoutError, PrefectException) as error:
         said = str(error) or type(error).__name__
-        raise NotStarted(f"Prefect at {api_url()} can't be asked ({said}); look with: breaker doctor") from None
+        raise NotStarted(f"Prefect at {api_url()} can't be asked ({said}); look with: `breaker doctor`") from None
 
 
 async def reschedule_if_lost(flow_run_id: UUID) -> bool:

@@ -15,6 +15,7 @@ from breaker.gate.quiet_period import OrderRateLimiter, QuietPeriodLimits, size_
 from breaker.gate.reservations import Reservation
 from breaker.gate.risk_reduction import new_risk, why_not_reducing
 from breaker.instruments import concerns_symbol
+from breaker.keys import of_scope
 
 _NO_EPOCH = -1
 _HALTS = {
@@ -213,7 +214,7 @@ def _sentence(view: ScopeView) -> str:
             return (
                 f"Redis serves a state of the {view.scope} breaker (epoch {view.reading.epoch}) that is older than one "
                 "seen before; only orders that reduce risk pass. After a failover or a restored backup, find out what "
-                "is true, then run `breaker init --force`."
+                f"is true, then run `breaker init --force{of_scope(view.scope)}`."
             )
         case _:
             return f"{view.reading.problem} Until then only orders that reduce risk pass."

@@ -21,7 +21,7 @@ from tasks.recovery.answers import AnswerNotTaken, refusal_of, refusal_record, s
 from tasks.recovery.approval_rules import Approval, ApprovalRules, RootCause, trippers_of
 from tasks.recovery.attestation import attest, withdraw_attestation
 from tasks.recovery.evidence_store import read_evidence
-from tasks.recovery.state import CANCELLED, RecoveryState, read_state
+from tasks.recovery.state import RecoveryState, cancelled_sentence, read_state
 
 T = TypeVar("T")
 
@@ -64,7 +64,7 @@ class Recoveries:
         """The recovery that waits for a person. Raises NothingAsked, BreakerUnavailable."""
         state = await self.read(scope)
         if state is not None and state.is_cancelled:
-            raise NothingAsked(f"The recovery takes no answer. {CANCELLED}. Nothing changed.")
+            raise NothingAsked(f"The recovery takes no answer. {cancelled_sentence(scope)}. Nothing changed.")
         if state is None or state.waiting_for not in NEEDED:
             raise NothingAsked(f"No recovery of {scope} waits for a person; nothing changed.")
         return state

@@ -17,7 +17,9 @@ from console.api.problems import MEDIA_TYPE, ApiProblem
 from console.auth.permissions import Identity, Permission
 from console.request import address_of, context_of
 
-_bearer = HTTPBearer(auto_error=False, description="A token made by `breaker token create`.")
+_bearer = HTTPBearer(
+    auto_error=False, description="A token, by `breaker token create NAME --label WHAT --permission VIEW_CIRCUIT`."
+)
 
 ScopeQuery = Annotated[
     str,

@@ -23,7 +23,7 @@ _LOGIN_COOKIE = "breaker_login"
 _LOGIN = "login"
 """For which the form's token is signed."""
 
-TO_HALT = "To halt now: `make circuit-trip` or `make kill-switch`."
+TO_HALT = "To halt now: `breaker trip` or `breaker kill`."
 
 router = APIRouter(include_in_schema=False)
 _log = logging.getLogger(__name__)

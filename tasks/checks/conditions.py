@@ -308,7 +308,7 @@ def _migration(revision: str | None, newest: str) -> _Part:
         grant = "GRANT SELECT ON audit_log_version TO breaker_audit"
         return "migration not readable", Colour.YELLOW, f"its migration can't be read: {grant}"
     if revision != newest:
-        return f"migration {revision}", Colour.RED, f"its newest migration is {newest}: run breaker audit upgrade"
+        return f"migration {revision}", Colour.RED, f"its newest migration is {newest}: run `breaker audit upgrade`"
     return f"migration {revision}", Colour.GREEN, ""
 
 

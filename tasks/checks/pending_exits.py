@@ -47,8 +47,8 @@ def judge_overdue(reading: Reading, now: datetime) -> Measurement:
     if late:
         longest = max(now - pending.next_try for pending in late)
         problem = (
-            f"Due for {_minutes(longest)}: {_named(late)}. Nobody resumes it: start services.serve or the standby, or "
-            "run breaker kill --resume."
+            f"Due for {_minutes(longest)}: {_named(late)}. Nobody resumes it: start `python -m services.serve` or "
+            "`breaker standby`, or run `breaker kill --resume`."
         )
         return probe.measured(_value(reading.exits), Colour.RED, problem)
     if reading.exits:

@@ -33,7 +33,7 @@ from ledger.record import AuditRow
 from tasks.checks.measurement import Colour, Measurement
 from tasks.checks.probe import Probe, describe_error
 
-_DRAIN_COMMAND = "breaker audit drain"
+_DRAIN_COMMAND = "`breaker audit drain`"
 
 
 @dataclass(frozen=True, slots=True)

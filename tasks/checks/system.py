@@ -119,7 +119,7 @@ async def measure_outbox(settings: Settings) -> Measurement:
                 for entry_id, _ in first:
                     since = int(entry_id.split(b"-")[0]) / 1000
                     oldest = since if oldest is None else min(oldest, since)
-        return _judge_wait(probe, count, None if oldest is None else now - oldest, "breaker audit drain")
+        return _judge_wait(probe, count, None if oldest is None else now - oldest, "`breaker audit drain`")
 
     return await measure_within(probe, settings.redis_timeout + 1, measure())
 
@@ -135,7 +135,7 @@ async def measure_spool(settings: Settings) -> Measurement:
         records = await asyncio.to_thread(spool.records)
         oldest = min((record.timestamp for record in records), default=None)
         age = None if oldest is None else (datetime.now(UTC) - oldest).total_seconds()
-        return _judge_wait(probe, len(records), age, "breaker audit drain")
+        return _judge_wait(probe, len(records), age, "`breaker audit drain`")
 
     return await measure_within(probe, 5.0, measure())
 

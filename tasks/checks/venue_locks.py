@@ -22,7 +22,7 @@ from tasks.kill.venue_lock_store import read_venue_locks, reconcile_venue_locks,
 CHECK = "venue-locks"
 ASK_WITHIN = 5.0
 """Seconds that a venue may take to say whether trading is suspended."""
-AGAIN = "To lock it again: breaker kill, which sends nothing while the account is flat"
+AGAIN = "To lock it again: `breaker kill`, which sends nothing while the account is flat"
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ import asyncio
 from contextlib import closing
 
 from breaker import CircuitBreaker
-from breaker.keys import GLOBAL, Keys
+from breaker.keys import GLOBAL, Keys, of_scope
 from breaker.state import State, Status
 from configuration.breakers import waiting_trips
 from configuration.settings import Settings
@@ -58,21 +58,23 @@ def _look_at_state(stores: Stores, scope: str) -> list[Measurement]:
         states = [Probe("epoch", "not below the ledger's", Keys.of(scope).state).failed(describe_error(error))]
     if status.state is State.UNKNOWN:
         return states
-    return [*states, judge_trading(trading, status, stores.settings.quiet_period)]
+    return [*states, judge_trading(trading, status, stores.settings.quiet_period, scope)]
 
 
-def judge_trading(probe: Probe, status: Status, quiet_period: float) -> Measurement:
+def judge_trading(probe: Probe, status: Status, quiet_period: float, scope: str = GLOBAL) -> Measurement:
     """Halted is no fault, but whoever wonders why nothing trades should read it here."""
     if status.state is State.TRIPPED:
         by = f" by {status.tripped_by}" if status.tripped_by else ""
-        problem = f"Halted{by}, {status.trip_reason or 'no reason given'}: `breaker recover` walks back to trading."
+        walk = f"`breaker recover{of_scope(scope)}` walks back to trading"
+        problem = f"Halted{by}, {status.trip_reason or 'no reason given'}: {walk}."
         return probe.measured("halted", Colour.YELLOW, problem)
     if status.state is State.QUIET_PERIOD and status.quiet_until is not None and status.as_of is not None:
         left = (status.quiet_until - status.as_of).total_seconds()
         if left > max(quiet_period, RESET_EVERY):
             problem = (
                 f"The quiet period would last {left:.0f} s more, which no reset here asks for: "
-                "`breaker trip`, then `breaker reset` begins a proper one."
+                f"`breaker trip{of_scope(scope)}`, then `breaker reset --reason WHY{of_scope(scope)}` begins a "
+                "proper one."
             )
             return probe.measured("stuck in QUIET_PERIOD", Colour.RED, problem)
         return probe.measured(f"limited for {left:.0f} s more", Colour.YELLOW, "After a reset; it ends by itself.")

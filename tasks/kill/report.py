@@ -10,6 +10,7 @@ from decimal import Decimal
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
+from configuration.printed_commands import with_pastable
 from tasks.kill import cost_text
 from tasks.kill.account import AccountProgress
 from tasks.kill.cost import ExitCost, without_fills
@@ -81,7 +82,7 @@ class KillReport(AccountsTogether):
 
 RECORDED_LINES = 200
 """The dearest lines of what an exit cost that are kept on record; each has a few hundred bytes there."""
-RESUMED_BY = "Tried again until flat by the served deployments or a standby; by hand: breaker kill --resume"
+RESUMED_BY = "Tried again until flat by the served deployments or a standby; by hand: `breaker kill --resume`"
 NOT_RESUMED = "Nothing else is sent for these. Run the kill switch again when the reason is gone."
 
 
@@ -154,7 +155,7 @@ def markdown(report: KillReport) -> str:
             f"| {account.account} | {item.symbol} | {item.quantity:f} | {item.open_orders} | {cell(item.reason)} |"
             for account, item in stuck
         ]
-        lines += ["", RESUMED_BY if report.pending_exits else NOT_RESUMED]
+        lines += ["", with_pastable(RESUMED_BY) if report.pending_exits else NOT_RESUMED]
         lines += [f"- {cell(str(pending))}" for pending in report.pending_exits]
     if report.costs:
         shown = [without_fills(cost, RECORDED_LINES) for cost in report.costs]

@@ -18,11 +18,9 @@ from tasks.recovery.approval_rules import (
     refuse_root_cause,
 )
 from tasks.recovery.reset import measure_for_reset
-from tasks.recovery.state import CANCELLED, RecoveryState
+from tasks.recovery.state import RecoveryState, cancelled_sentence
 
 if TYPE_CHECKING:
-    from uuid import UUID
-
     from prefect.input import RunInput
 
 DEADLINE = 30.0
@@ -83,7 +81,7 @@ async def submit_answer(state: RecoveryState, answer: RootCause | Approval) -> N
             given = _form(answer).model_dump(mode="json", exclude_defaults=True)
             await aresume_flow_run(UUID(state.flow_run_id), run_input=given)
     except (NotPausedError, FlowPauseTimeout, ObjectNotFound, RuntimeError):
-        raise AnswerNotTaken(await _why_not_taken(UUID(state.flow_run_id))) from None
+        raise AnswerNotTaken(await _why_not_taken(state)) from None
     except (httpx.HTTPError, TimeoutError) as error:
         raise AnswerNotTaken(
             f"the orchestrator did not confirm the answer ({type(error).__name__}: {error}); "
@@ -92,14 +90,16 @@ async def submit_answer(state: RecoveryState, answer: RootCause | Approval) -> N
         ) from None
 
 
-async def _why_not_taken(flow_run_id: UUID) -> str:
+async def _why_not_taken(state: RecoveryState) -> str:
     """In our own words: the orchestrator's tell nobody what to do."""
+    from uuid import UUID  # noqa: PLC0415
+
     import httpx  # noqa: PLC0415
     from prefect.exceptions import PrefectException  # noqa: PLC0415
 
     try:
-        if await orchestrator.how_cancelled(flow_run_id):
-            return CANCELLED
+        if await orchestrator.how_cancelled(UUID(state.flow_run_id)):
+            return cancelled_sentence(state.scope)
     except (httpx.HTTPError, TimeoutError, PrefectException):
         pass  # it answered a moment ago, so what holds of most runs that take no answer is said
     return "the recovery's run does not wait for an answer now: somebody else may have given it, or it is at work"

@@ -164,5 +164,5 @@ def _lacks(name: str, permission: str) -> str:
     who = name or "nobody named"
     return (
         f"{who} has no {permission} permission; an admin grants it under [recovery.people] in the configuration, or to "
-        "a user of the console by a role (`breaker user role`)"
+        "a user of the console by a role (`breaker user role NAME ROLE`)"
     )

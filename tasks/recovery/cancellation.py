@@ -12,6 +12,7 @@ from uuid import UUID
 
 from breaker import Status
 from breaker.errors import BreakerError
+from breaker.keys import of_scope
 from configuration.breakers import async_breaker_of
 from configuration.settings import Settings
 from ledger.configured import open_spool
@@ -21,7 +22,7 @@ from ledger.recorder import Recorder
 from tasks import orchestrator
 from tasks.checks.probe import RedisReader, redis_reader
 from tasks.notification import Notification, NotificationKind, console_page
-from tasks.recovery.state import CANCELLED, RecoveryState, now_iso, state_key
+from tasks.recovery.state import RecoveryState, cancelled_sentence, now_iso, state_key
 from tasks.transition_notices import tell_once
 
 NOTICED = "RECOVERY_CANCELLED"
@@ -70,7 +71,7 @@ async def note_cancellation(
         question="",
         heartbeat_at="",
         phase=f"{how} in Prefect",
-        problem=CANCELLED,
+        problem=cancelled_sentence(state.scope),
         cancelled_at=now_iso(),
     )
     key = state_key(state.scope)
@@ -156,7 +157,8 @@ async def end_recovery(redis: RedisReader, scope: str, who: str, reason: str) ->
     over = replace(state, done=True, phase=f"ended by {who}: {reason}", problem="")
     (written,) = await redis.ask(f"write {key}", ("EVAL", WRITE_IF_UNCHANGED, 1, key, raw, over.to_json()))
     if not written:
-        raise NotCancelled(f"the recovery of {scope} moved just now; nothing changed, look with: breaker recover")
+        look = f"`breaker recover{of_scope(scope)}`"
+        raise NotCancelled(f"the recovery of {scope} moved just now; nothing changed, look with: {look}")
     return state
 
 
@@ -165,7 +167,7 @@ def _notification(settings: Settings, state: RecoveryState) -> Notification:
         NotificationKind.RECOVERY_CANCELLED,
         state.incident_id,
         f"The recovery of {state.scope} was cancelled in Prefect",
-        CANCELLED,
+        cancelled_sentence(state.scope),
         "warning",
         console_page(settings.recovery.console_url, "recovery", state.scope)
         or orchestrator.flow_run_url(state.flow_run_id),

@@ -7,13 +7,13 @@ from collections.abc import Awaitable, Iterable
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
-from breaker.keys import GLOBAL
+from breaker.keys import GLOBAL, of_scope
 from brokers.registry import open_broker
 from configuration.settings import AccountSettings, KillSettings, Settings
 from tasks import orchestrator
 from tasks.checks.measurement import Colour, Measurement
 from tasks.checks.probe import Probe, describe_error, redis_reader
-from tasks.recovery.state import CANCELLED, RecoveryState, state_key
+from tasks.recovery.state import RecoveryState, cancelled_sentence, state_key
 
 if TYPE_CHECKING:
     from ledger.record import AuditRecord, AuditRow
@@ -115,8 +115,9 @@ async def _other_recoveries(settings: Settings, scope: str, incident_id: str, fl
         if other.waiting_for == "approval":
             return []
         if other.cancelled_at:
-            return [f"the recovery of this incident was cancelled. {CANCELLED}"]
-        return [f"the recovery of this incident is not that far ({other.phase}): answer it (breaker recover)"]
+            return [f"the recovery of this incident was cancelled. {cancelled_sentence(other.scope)}"]
+        answer = f"`breaker recover answer{of_scope(other.scope)}`"
+        return [f"the recovery of this incident is not that far ({other.phase}): answer it ({answer})"]
     return [f"the recovery of incident {other.incident_id} is under way ({other.phase}, flow run {other.flow_run_id})"]
 
 

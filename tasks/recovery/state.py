@@ -15,14 +15,11 @@ from typing import Any
 
 from redis.asyncio import Redis
 
-from breaker.keys import Keys
+from breaker.keys import Keys, of_scope
+from configuration.printed_commands import with_pastable
 from tasks.recovery.checklist import CHECKLIST, ITEMS
 
 CLAIM_SECONDS = 30 * 86_400
-CANCELLED = (
-    "Its run was cancelled in Prefect, so nothing takes an answer. Begin it again: breaker recover start; "
-    "or end it: breaker recover end --reason WHY"
-)
 
 
 class Tick(StrEnum):
@@ -118,7 +115,7 @@ class RecoveryState:
         if self.waiting_for:
             lines += [f"Waiting since {self.waiting_since[:19]} UTC for a person: **{self.waiting_for}**", ""]
         if self.problem:
-            lines += [f"> {self.problem}", ""]
+            lines += [f"> {with_pastable(self.problem)}", ""]
         for section in CHECKLIST:
             lines += [f"## {section.number}. {section.title}", ""]
             for item in section.items:
@@ -128,9 +125,17 @@ class RecoveryState:
                 who = f" — {state.at[:19]} UTC{f' by {state.by}' if state.by else ''}" if state.at else ""
                 lines.append(f"- [{done}] {item.words}{word}{who}")
                 if state.evidence:
-                    lines.append(f"  - {state.evidence}")
+                    lines.append(f"  - {with_pastable(state.evidence)}")
             lines.append("")
         return "\n".join(lines)
+
+
+def cancelled_sentence(scope: str) -> str:
+    """What somebody reads who would answer a recovery whose run is no more."""
+    return (
+        "Its run was cancelled in Prefect, so nothing takes an answer. Begin it again: "
+        f"`breaker recover start{of_scope(scope)}`; or end it: `breaker recover end --reason WHY{of_scope(scope)}`"
+    )
 
 
 def now_iso() -> str:

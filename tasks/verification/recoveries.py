@@ -12,7 +12,7 @@ from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
 from breaker import CircuitBreaker, Status
-from breaker.keys import GLOBAL
+from breaker.keys import GLOBAL, of_scope
 from configuration.settings import Settings
 from tasks import orchestrator
 from tasks.checks.measurement import Colour, Measurement
@@ -26,7 +26,7 @@ from tasks.recovery.cancellation import (
     note_cancellation,
     recorder_of,
 )
-from tasks.recovery.state import CANCELLED, RecoveryState, state_key
+from tasks.recovery.state import RecoveryState, cancelled_sentence, state_key
 
 SILENT_AFTER = timedelta(seconds=60)
 """A recovery at work shows a sign of life more often than this."""
@@ -50,7 +50,8 @@ async def check_recoveries(stores: Stores) -> Measurement:
                     f"{scope}: unreadable",
                     Colour.RED,
                     f"What {state_key(scope)} holds is no recovery's state: nobody is reminded of it, and nothing "
-                    "restarts it. Look at its run in Prefect, then begin it again (breaker recover start).",
+                    "restarts it. Look at its run in Prefect, then begin it again "
+                    f"(`breaker recover start{of_scope(scope)}`).",
                 )
             except Exception as error:  # the other breakers' recoveries are looked after all the same
                 seen = _Seen(scope, Colour.YELLOW, f"That of {scope} can't be looked after: {describe_error(error)}")
@@ -83,7 +84,7 @@ async def _look_after(stores: Stores, redis: RedisReader, raw: bytes, status: St
     asked = orchestrator.is_configured() and is_of_present_incident(state, status)
     record = recorder_of(settings, stores.ledger)
     if state.cancelled_at or (asked and await note_cancellation(settings, redis, state, raw, record)):
-        return _Seen(f"{state.incident_id}: cancelled", Colour.YELLOW, CANCELLED + ".")
+        return _Seen(f"{state.incident_id}: cancelled", Colour.YELLOW, cancelled_sentence(state.scope) + ".")
     if is_silent(state, now) and (problem := await _reschedule_lost(state)):
         problems.append(problem)
     # What was reset past its recovery still waits for its cause, but holds up nobody: it is shown, and not called for.
@@ -158,7 +159,8 @@ async def _remind(
         incident_id=state.incident_id,
         title=f"Recovery waits for a person: {state.waiting_for}",
         body=f"For {minutes:.0f} minutes nobody has answered. "
-        f"Trading stays halted until somebody does: in the console, in Prefect, or with breaker recover.",
+        f"Trading stays halted until somebody does: in the console, in Prefect, or with "
+        f"`breaker recover answer{of_scope(state.scope)}`.",
         severity="warning",
         link=console_page(settings.recovery.console_url, "recovery", state.scope)
         or orchestrator.flow_run_url(state.flow_run_id),

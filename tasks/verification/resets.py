@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import closing
 
 from breaker import CircuitBreaker
-from breaker.keys import GLOBAL
+from breaker.keys import GLOBAL, of_scope
 from breaker.state import State, Status
 from ledger.queries import Filter
 from ledger.record import AuditRow
@@ -31,10 +31,13 @@ def check_reset(stores: Stores, scope: str) -> Measurement:
     adopted = stores.ledger.query(Filter(actions=(ADOPTED,), scope=scope, since=since), limit=20).rows
     name = "reset" if scope == GLOBAL else f"reset/{scope}"
     probe = Probe(name, "decided by the rules", "the newest reset in the ledger, and whether a recovery adopted it")
-    return judge_reset(probe, status, newest[0] if newest else None, [row.details.get("epoch") for row in adopted])
+    epochs = [row.details.get("epoch") for row in adopted]
+    return judge_reset(probe, status, newest[0] if newest else None, epochs, scope)
 
 
-def judge_reset(probe: Probe, status: Status, reset: AuditRow | None, adopted: list[object]) -> Measurement:
+def judge_reset(
+    probe: Probe, status: Status, reset: AuditRow | None, adopted: list[object], scope: str = GLOBAL
+) -> Measurement:
     """Red while trading goes on by a reset that no rule was asked for and no recovery vouches for."""
     if reset is None or status.state not in (State.OPEN, State.QUIET_PERIOD):
         return probe.measured("none in force")
@@ -44,7 +47,8 @@ def judge_reset(probe: Probe, status: Status, reset: AuditRow | None, adopted: l
         return probe.measured(value)
     problem = (
         "This reset came straight from the library: no permission, no second person, no condition was asked for. Let "
-        "the incident's recovery decide (breaker recover answer), or trip and reset it by breaker reset."
+        f"the incident's recovery decide (`breaker recover answer{of_scope(scope)}`), or trip it and reset it by "
+        f"`breaker reset --reason WHY{of_scope(scope)}`."
     )
     return probe.measured(value, Colour.RED, problem)
 

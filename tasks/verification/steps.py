@@ -18,6 +18,7 @@ from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
 from prefect.client.schemas.sorting import ArtifactSort
 from prefect.tasks import Task
 
+from configuration.printed_commands import with_pastable
 from configuration.settings import Settings
 from tasks import running_services
 from tasks.checks import conditions, pending_exits, system, venue_locks
@@ -171,7 +172,7 @@ def markdown(measurements: Sequence[Measurement], started_at: datetime) -> str:
         "| --- | --- | --- | --- | --- |",
     ]
     for found in sorted(measurements, key=lambda found: order.index(found.colour)):
-        cells = (found.colour.value, found.name, found.value, found.limit, found.problem)
+        cells = (found.colour.value, found.name, found.value, found.limit, with_pastable(found.problem))
         lines.append(f"| {' | '.join(cell(text) for text in cells)} |")
     return "\n".join(lines) + "\n"
 

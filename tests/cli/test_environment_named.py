@@ -7,7 +7,6 @@ import json
 import pytest
 import redis
 
-from cli import paste
 from configuration.settings import GivenSettings
 from sandbox.child_process import free_port
 from sandbox.embedded_redis import EmbeddedRedis
@@ -75,16 +74,3 @@ def test_a_kill_whose_redis_refuses_says_so_within_a_second_and_goes_on(
     assert outcome.returncode == 4 and exchange.report()["is_flat"]
     said = " ".join(outcome.stderr.split())
     assert "refused every connection for 0." in said and "COULD NOT HALT" in said
-
-
-def test_a_command_is_printed_with_what_make_up_gave_and_the_shell_lacks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sys.argv", [".venv/bin/breaker"])
-    monkeypatch.setattr("shutil.which", lambda _: None)
-    assert paste.pastable("recover answer") == ".venv/bin/breaker recover answer"
-    monkeypatch.setenv("MAKE_UP_EXPORTS", "BREAKER_CONFIG PREFECT_API_URL")
-    monkeypatch.setenv("BREAKER_CONFIG", "/a folder/breaker.toml")
-    monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:4200/api")
-    assert paste.pastable("recover answer") == (
-        "BREAKER_CONFIG='/a folder/breaker.toml' PREFECT_API_URL=http://127.0.0.1:4200/api "
-        ".venv/bin/breaker recover answer"
-    )

@@ -49,7 +49,7 @@ def test_a_breaker_that_was_tripped_when_redis_was_flushed_is_initialised_trippe
 
     outcome = breaker_cli("init", "--operator", "bob")
     assert outcome.returncode == 0, outcome.stderr
-    assert "TRIPPED" in outcome.stdout and "make recover" in outcome.stdout
+    assert "TRIPPED" in outcome.stdout and "breaker recover --watch" in outcome.stdout
     status = json.loads(breaker_cli("status", "--json").stdout)
     assert (status["state"], status["trip_reason"], status["incident_id"]) == ("TRIPPED", "STATE_LOST", incident)
     assert "tripped by ada" in status["trip_details"]["reason"]

@@ -20,7 +20,7 @@ from configuration.login import login_name
 from tasks import orchestrator
 from tasks.recovery.checklist import ITEMS
 from tasks.recovery.evidence_store import evidence_key
-from tasks.recovery.state import CANCELLED, ItemState, RecoveryState, Tick, now_iso, state_key
+from tasks.recovery.state import ItemState, RecoveryState, Tick, cancelled_sentence, now_iso, state_key
 from tests.cli.conftest import RunCli
 from tests.cli.test_audit_commands import rows
 from tests.helpers import eventually
@@ -96,13 +96,18 @@ def test_a_recovery_that_was_cancelled_in_prefect_is_ended_by_a_choice_that_is_o
     breaker_cli("init")
     assert breaker_cli("recover", "end", "--reason", "there is none that was cancelled").returncode == 1
     state = RecoveryState(
-        uuid7(), "global", "a run", phase="cancelled in Prefect", problem=CANCELLED, cancelled_at=now_iso()
+        uuid7(),
+        "global",
+        "a run",
+        phase="cancelled in Prefect",
+        problem=cancelled_sentence("global"),
+        cancelled_at=now_iso(),
     )
     configured.set(state_key("global"), state.to_json())
     shown = breaker_cli("recover")
     assert "cancelled in Prefect" in shown.stdout and "recover end --reason WHY" in shown.stdout.partition("next")[2]
     answered = breaker_cli("recover", "answer", "--root-cause", "the feed repeated itself")
-    assert answered.returncode == 1 and "Begin it again: breaker recover start" in answered.stderr
+    assert answered.returncode == 1 and "breaker recover start`; or end it: `" in answered.stderr
     ended = breaker_cli("recover", "end", "--reason", "its cause is known from the incident before")
     assert ended.returncode == 0, ended.stderr
     (row,) = rows(breaker_cli, "--action", "RECOVERY_ENDED")
@@ -118,7 +123,9 @@ def test_a_recovery_that_was_cancelled_is_begun_again_on_record_also_where_its_b
     with closing(CircuitBreaker(configured)) as breaker:
         epoch = breaker.reset("ben", "straight from the library").epoch
         breaker.end_quiet_period(expected_epoch=int(epoch or 0), by="test")
-    state = RecoveryState(incident, "global", "the first run", cancelled_at=now_iso(), problem=CANCELLED)
+    state = RecoveryState(
+        incident, "global", "the first run", cancelled_at=now_iso(), problem=cancelled_sentence("global")
+    )
     configured.set(state_key("global"), state.to_json())
     for name in ("BREAKER_CONFIG", "HOME", "XDG_STATE_HOME"):
         monkeypatch.setenv(name, environment[name])

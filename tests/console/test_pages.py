@@ -11,6 +11,8 @@ import time
 import zipfile
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from html import unescape
+from typing import Any
 
 import pytest
 import redis
@@ -18,6 +20,7 @@ import redis
 from breaker import CircuitBreaker, State
 from breaker.gate import Gate
 from breaker.gate.report import GateReport, ReportedGate, ReportedGates
+from configuration.locations import LACKING
 from console.auth.permissions import PERMISSIONS, Permission, Role
 from console.live.system_health import measure_gates
 from ledger.queries import Filter
@@ -87,7 +90,13 @@ def test_what_a_page_says_of_the_watch_is_so(
     epoch = breaker.reset("ada", "the feed was repaired and checked").epoch
     assert "Nobody watches the reset yet" in said()
     began = int(time.time() * 1000)
-    watch = {"epoch": str(epoch), "holder": "services on a", "began": str(began), "seen": str(began), "ended": ""}
+    watch: dict[Any, Any] = {
+        "epoch": str(epoch),
+        "holder": "services on a",
+        "began": str(began),
+        "seen": str(began),
+        "ended": "",
+    }
     redis_client.hset("circuit_breaker:reset_watch", mapping=watch)
     assert "is watched by services on a" in said() and "(in 4 min)" in said()
     redis_client.hset("circuit_breaker:reset_watch", "seen", str(began - 60_000))
@@ -436,3 +445,20 @@ def test_every_page_names_the_environment_in_header_and_title(
         for path in ("/circuit-breaker", "/recovery", "/audit", "/system-health", "/circuit-breaker/kill"):
             page = visitor.get(path).text
             assert f">{shown}</div>" in page and f" · {shown} · Circuit Breaker</title>" in page, path
+
+
+def test_commands_on_pages_carry_what_a_shell_lacks(
+    console: Console, breaker: CircuitBreaker, redis_client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(LACKING, "BREAKER_CONFIG")
+    monkeypatch.setenv("BREAKER_CONFIG", "/a folder/breaker.toml")
+    monkeypatch.setattr("shutil.which", lambda _: "/usr/bin/breaker")
+    redis_client.set("circuit_breaker:state:account:ALPHA", "nonsense")
+    visitor = console.visitor(Role.ADMIN)
+    pages = [visitor.get(path).text for path in ("/circuit-breaker?scope=account:ALPHA", "/recovery", "/kill/nothing")]
+    pages.append(console.visitor().get("/login").text)
+    commands = [unescape(code) for page in pages for code in re.findall(r"<code>([^<]*breaker [^<]*)</code>", page)]
+    lacking = "BREAKER_CONFIG='/a folder/breaker.toml' "
+    assert f"{lacking}breaker init --force --scope account:ALPHA" in commands
+    assert all(code.startswith(lacking) for code in commands) and len(commands) >= 3, commands
+    assert not any("`breaker " in page for page in pages)

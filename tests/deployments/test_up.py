@@ -82,7 +82,7 @@ def test_other_terminals_act_on_it_and_down_leaves_nothing(
         check=False,
     )
     assert second.returncode == 1
-    assert "make down stops it" in second.stdout
+    assert "`make down` stops it" in second.stdout
 
     shown = [line.strip() for line in log.read_text().splitlines()]
     pasted = shown[shown.index("In another terminal:") + 1 : shown.index("Ctrl-C stops everything.")]
