@@ -11,6 +11,7 @@ import re
 import shlex
 import shutil
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 from configuration.locations import LACKING
@@ -19,11 +20,11 @@ COMMAND = re.compile(r"`((?:breaker|python|prefect) [^`]+)`")
 """What is run by this environment's programs and configuration. `make` finds a running `make up` by itself."""
 
 
-def pastable(command: str) -> str:
+def pastable(command: str, environment: Mapping[str, str] = os.environ) -> str:
     """With what `make up` told this process and not the shell, and with where its program is."""
     program, _, arguments = command.partition(" ")
-    given = [*os.environ.get(LACKING, "").split(), *_given_to_make()]
-    variables = "".join(f"{name}={shlex.quote(os.environ[name])} " for name in given if name in os.environ)
+    given = [*environment.get(LACKING, "").split(), *_given_to_make(environment)]
+    variables = "".join(f"{name}={shlex.quote(environment[name])} " for name in given if name in environment)
     return f"{variables}{_program(program)} {arguments}".strip()
 
 
@@ -32,9 +33,9 @@ def with_pastable(text: str) -> str:
     return COMMAND.sub(lambda found: f"`{pastable(found[1])}`", text)
 
 
-def _given_to_make() -> list[str]:
+def _given_to_make(environment: Mapping[str, str]) -> list[str]:
     """Of the variables on make's command line those that say what is acted on; none that may be a secret."""
-    definitions = os.environ.get("MAKEFLAGS", "").partition("-- ")[2]
+    definitions = environment.get("MAKEFLAGS", "").partition("-- ")[2]
     return [name for name in ("BREAKER_CONFIG", "PREFECT_API_URL") if f"{name}=" in definitions]
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from breaker.keys import GLOBAL
+from configuration.locations import LACKING
 from configuration.settings import GivenSettings
 from sandbox.embedded_redis import EmbeddedRedis
 from sandbox.exchange import scenario
@@ -17,6 +18,8 @@ from sandbox.prefect_server import PrefectServer
 from tasks.initialization import initialize
 
 SCENARIO = Path(__file__).with_name("demo_scenario.toml")
+SHELL_LACKS = "BREAKER_CONFIG PREFECT_API_URL"
+"""Of what a command needs to act on it: what has to be printed with a command that people paste."""
 CONFIGURATION = """\
 environment = "demo"
 redis_url = "{redis}"
@@ -51,7 +54,7 @@ class LocalStack:
     def process_environment(self) -> dict[str, str]:
         """For a process of the stack: nothing that is configured elsewhere, such as another account, reaches it."""
         kept = {name: value for name, value in os.environ.items() if not name.startswith(("BREAKER_", "PREFECT_"))}
-        return {**kept, **self.environment}
+        return {**kept, **self.environment, LACKING: SHELL_LACKS}
 
     def configure(self, keys: str = "", sections: str = "") -> None:
         """Write the configuration, with these top-level keys and these sections beside its own."""

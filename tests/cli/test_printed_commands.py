@@ -39,7 +39,8 @@ def texts(path: Path) -> Iterator[tuple[str, str]]:
     """Every text that a program may print, with where it is; what is filled in is a scope or some value."""
     where = str(path.relative_to(ROOT))
     if path.suffix == ".html":
-        yield where, re.sub(r'\{\{ \("(.*?)" ~ \(scope \| of_scope\) ~ "(.*?)"\) .*?\}\}', r"\1\2", path.read_text())
+        filled = re.sub(r'\{\{ \("(.*?)" ~ \(scope \| of_scope\) ~ "(.*?)"\) .*?\}\}', r"\1\2", path.read_text())
+        yield where, re.sub("</?code>", "`", filled)
         return
     tree = ast.parse(path.read_text())
     beside = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}  # what documents

@@ -6,9 +6,11 @@ import re
 from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml
 
-from configuration.settings import DrillSettings
+from configuration.settings import DrillSettings, Settings
+from console.serve import check_address
 from services import serve
 from tasks.trip_announcement import TRIPPED
 
@@ -46,3 +48,21 @@ def test_no_secret_has_a_default() -> None:
     text = (HERE / "docker-compose.yml").read_text()
     for variable in re.findall(r"\$\{(\w+)([^}]*)\}", text):
         assert variable[1].startswith(":?"), variable
+
+
+def test_containers_and_units_run_deployments_console_and_exporter() -> None:
+    composed = [" ".join(service.get("command", ())) for service in read("docker-compose.yml")["services"].values()]
+    units = [path.read_text() for path in (HERE / "systemd").glob("*.service")]
+    for wanted in ("services.serve", "breaker console", r"breaker metrics|services\.exporter"):
+        assert any(re.search(wanted, command) for command in composed), wanted
+        assert any(re.search(wanted, unit) for unit in units), wanted
+
+
+def test_the_console_as_a_container_starts_with_what_it_is_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    given = read("docker-compose.yml")["services"]["console"]["environment"]
+    for name, value in given.items():
+        if name.startswith("BREAKER_CONSOLE__"):
+            monkeypatch.setenv(name, value)
+    where = Settings().console
+    check_address(where)
+    assert where.host == "0.0.0.0" and "127.0.0.1" in where.names

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -22,7 +24,7 @@ BIN = Path(sys.executable).parent
 @pytest.fixture
 def environment(tmp_path: Path) -> dict[str, str]:
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("BREAKER_", "PREFECT_"))}
-    return {**kept, "HOME": str(tmp_path), "PYTHONPATH": str(ROOT), "COLUMNS": "160"}
+    return {**kept, "HOME": str(tmp_path), "PYTHONPATH": str(ROOT), "COLUMNS": "80"}
 
 
 @pytest.fixture
@@ -83,6 +85,15 @@ def test_other_terminals_act_on_it_and_down_leaves_nothing(
     )
     assert second.returncode == 1
     assert "`make down` stops it" in second.stdout
+
+    screen = log.read_text()
+    assert all(len(line) <= 80 for line in screen.partition("In another terminal:")[0].splitlines()), screen
+    told_of = dict(line.split(maxsplit=1) for line in screen.splitlines() if "http" in line and "export" not in line)
+    for name in ("console", "Prefect", "metrics"):
+        with urllib.request.urlopen(told_of[name].strip(), timeout=5) as answer:
+            assert answer.status == 200, name
+    assert "Redis" in screen and "sqlite:///.breaker/state/audit.db" in screen and "sandbox exchange" in screen
+    assert re.search(r"The console: sign in as admin with \S{12,}", screen)
 
     shown = [line.strip() for line in log.read_text().splitlines()]
     pasted = shown[shown.index("In another terminal:") + 1 : shown.index("Ctrl-C stops everything.")]
