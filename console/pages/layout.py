@@ -21,6 +21,7 @@ from console.request_guard import same_origin
 PAGES = (
     ("/circuit-breaker", "Circuit Breaker", Permission.VIEW_CIRCUIT),
     ("/recovery", "Recovery", Permission.VIEW_CIRCUIT),
+    ("/incidents", "Incidents", Permission.VIEW_AUDIT),
     ("/audit", "Audit Log", Permission.VIEW_AUDIT),
     ("/system-health", "System Health", Permission.VIEW_CIRCUIT),
 )

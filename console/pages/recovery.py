@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from pathlib import Path
 from urllib.parse import urlencode
-from uuid import UUID
 
 from fastapi import APIRouter, Request
 from fastapi.responses import RedirectResponse, Response
@@ -16,10 +14,11 @@ from console.actions.authorization import Caller
 from console.actions.recovery import NEEDED, AnswerRefused
 from console.auth.permissions import Permission
 from console.context import ConsoleContext
-from console.pages.layout import markup, message_page, render_page, submitted_form
+from console.pages.layout import markup, render_page, submitted_form
 from console.request import caller_of, context_of
 from tasks import orchestrator
 from tasks.checks.equity import trips_again_of
+from tasks.incidents import read_report
 from tasks.recovery.approval_rules import CATEGORIES, MAX_CAUSE, MAX_REASON, Approval, RootCause
 from tasks.recovery.state import RecoveryState, Tick
 
@@ -46,23 +45,10 @@ async def recovery(request: Request, scope: str = GLOBAL, done: str = "") -> Res
         refresh=True,
         topics=[f"recovery:{scope}"],
         checklist=markup(context.render.recovery(sample, scope)),
-        has_report=state is not None and await asyncio.to_thread(_report, request, state.incident_id) is not None,
+        has_report=state is not None
+        and await asyncio.to_thread(read_report, context.settings.state_dir, state.incident_id) is not None,
         evidence=await _evidence(context, caller, state),
         run_page=None if state is None else await asyncio.to_thread(orchestrator.flow_run_url, state.flow_run_id),
-    )
-
-
-@router.get("/recovery/report")
-async def report(request: Request, scope: str = GLOBAL) -> Response:
-    caller = await caller_of(request, Permission.VIEW_AUDIT)
-    check_scope(scope)
-    state = await context_of(request).recoveries.read(scope)
-    text = None if state is None else await asyncio.to_thread(_report, request, state.incident_id)
-    if state is None or text is None:
-        where = "It is written once the root cause is known, on the host that runs the flows."
-        return message_page(request, caller.identity, 404, "No report here", where)
-    return render_page(
-        request, "report.html", caller.identity, title="Incident Report", scope=scope, state=state, report=text
     )
 
 
@@ -74,19 +60,6 @@ async def _evidence(context: ConsoleContext, caller: Caller, state: RecoveryStat
         return await context.recoveries.evidence(state.incident_id)
     except BreakerUnavailable as error:
         return str(error)
-
-
-def _report(request: Request, incident_id: str) -> str | None:
-    """The incident's report, if this host has it. What Redis says of its path is not followed."""
-    try:
-        name = str(UUID(incident_id))
-    except ValueError:
-        return None
-    path: Path = context_of(request).settings.state_dir / "incidents" / name / "report.md"
-    try:
-        return path.read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return None
 
 
 @router.get("/recovery/answer")

@@ -45,7 +45,18 @@ ACTING = (
     ("token revoke", "none"),
     ("user remove", "olga"),
 )
-READING = {"status", "history", "doctor", "recover", "recover evidence", "audit", "user list", "token list"}
+READING = {
+    "status",
+    "history",
+    "doctor",
+    "recover",
+    "recover evidence",
+    "audit",
+    "user list",
+    "token list",
+    "incidents",
+    "incidents show",
+}
 OTHERWISE = {
     "drill": "on an account of its own; tests/flows/test_drill.py",
     "standby": "resident; goes by the configuration that it was started with, as each of these",

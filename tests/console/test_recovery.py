@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
 import redis
@@ -216,15 +217,17 @@ def test_markup_in_evidence_and_report_is_text(
     evil = ItemState(Tick.RED, "not a time", "<b>eve</b>", "<img src=x onerror=alert(1)>")
     put(redis_client, replace(state, items={**state.items, "logs": evil}, report_path="/etc/passwd"))
     manager = console.visitor(Role.RISK_MANAGER)
-    assert manager.get("/recovery/report").status_code == 404, "where Redis says that it is, is not where it is read"
+    assert manager.get(f"/incidents/{incident}").status_code == 404, (
+        "where Redis says that it is, is not where it is read"
+    )
     folder = console.settings.state_dir / "incidents" / incident
     folder.mkdir(parents=True)
     (folder / "report.md").write_text("# Incident\n\n<script>alert(1)</script>", encoding="utf-8")
-    for path in ("/recovery", "/recovery/answer", "/recovery/report"):
+    for path in ("/recovery", "/recovery/answer", f"/incidents/{incident}"):
         page = manager.get(path).text
         assert "<script>alert" not in page and "<img" not in page and "<b>eve" not in page
         assert "&lt;script&gt;" in page
-    assert "# Incident" in manager.get("/recovery/report").text
+    assert "<h1>Incident</h1>" in manager.get(f"/incidents/{incident}").text
 
 
 @pytest.mark.parametrize("incident_id", ["../../../etc", "..", "no-uuid", ""])
@@ -233,7 +236,7 @@ def test_an_incident_that_is_no_id_has_no_report(
 ) -> None:
     waiting_for(redis_client, "approval", incident_id)
     (console.settings.state_dir / "incidents" / incident_id).mkdir(parents=True, exist_ok=True)
-    assert console.visitor(Role.RISK_MANAGER).get("/recovery/report").status_code == 404
+    assert console.visitor(Role.RISK_MANAGER).get(f"/incidents/{quote(incident_id, safe='')}x").status_code == 404
 
 
 def test_nothing_waits(console: Console, redis_client: redis.Redis) -> None:
