@@ -31,6 +31,7 @@ ACTING = (
     ("recover answer", "--root-cause", GOOD_REASON),
     ("recover end", "--reason", GOOD_REASON),
     ("reset", "--reason", GOOD_REASON, "--acknowledge", "--override", GOOD_REASON),
+    ("equity rebase", "--reason", GOOD_REASON),
     ("kill", "--yes"),
     ("audit drain",),
     ("audit verify",),
@@ -54,6 +55,7 @@ READING = {
     "audit",
     "user list",
     "token list",
+    "equity show",
     "incidents",
     "incidents show",
 }

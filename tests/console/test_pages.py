@@ -462,3 +462,21 @@ def test_commands_on_pages_carry_what_a_shell_lacks(
     assert f"{lacking}breaker init --force --scope account:ALPHA" in commands
     assert all(code.startswith(lacking) for code in commands) and len(commands) >= 2, commands
     assert not any("`breaker " in page for page in pages)
+
+
+def test_incidents_are_listed_for_who_may_read_the_audit_log(console: Console, breaker: CircuitBreaker) -> None:
+    operator = console.visitor(Role.OPERATOR)
+    assert "No incident is on record" in operator.get("/incidents").text
+    breaker.trip("MANUAL", tripped_by="ada", details={"reason": "<b>quotes</b> look frozen"})
+    eventually(lambda: actions_in(console, "CIRCUIT_BREAKER_TRIP") == 1)
+    page = operator.get("/incidents").text
+    assert "MANUAL · &lt;b&gt;quotes&lt;/b&gt; look frozen" in page and "not ended" in page and ">ada<" in page
+    link = page.partition('href="/incidents/')[2].partition('"')[0]
+    assert link == breaker.get_status().incident_id
+    assert "No report here" in operator.get(f"/incidents/{link}").text
+    folder = console.settings.state_dir / "incidents" / link
+    folder.mkdir(parents=True)
+    (folder / "report.md").write_text("## Timeline\n\n| a | b |\n| --- | --- |\n| [x](http://e.vil) | <img src=x> |\n")
+    report = operator.get(f"/incidents/{link}").text
+    assert "<h2>Timeline</h2>" in report and "<td>[x](http://e.vil)</td>" in report and "&lt;img src=x&gt;" in report
+    assert console.visitor(Role.VIEWER).get("/incidents").status_code == 403
