@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from breaker.errors import InvalidInput
+from breaker.keys import of_scope
 from breaker.limits import Limits
 from cli.acting_on import say_what_is_acted_on
 from cli.exit_codes import EPILOG, Exit
+from cli.messages import say
 from cli.options import ClaimedOption, JsonOption, ScopeOption, checked_scope
 from cli.person import Person, acting_person
 from configuration.breakers import async_breaker_of, limits_from
@@ -107,7 +109,8 @@ def _read(settings: Settings, scope: str) -> Equity | None:
     try:
         return asyncio.run(read_equity(settings, scope))
     except ValueError as error:
-        typer.echo(f"breaker: {error}: see what wrote to it, or begin anew with: breaker equity rebase --to", err=True)
+        anew = f"`breaker equity rebase --to EQUITY --reason WHY{of_scope(scope)}`"
+        say(f"{error}: see what wrote to it, or begin anew with: {anew}")
         raise typer.Exit(Exit.REFUSED) from None
 
 

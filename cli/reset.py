@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from breaker.errors import BreakerError
+from breaker.keys import of_scope
 from breaker.state import Status
 from cli.messages import say
 from cli.options import ResetOptions
@@ -45,7 +46,9 @@ def reset_here(settings: Settings, ask: ResetOptions) -> Status:
     if outcome.rebased:
         say(outcome.rebased)
     if outcome.equity_warning:
-        say(f"reset, but {outcome.equity_warning}; `breaker equity rebase` does so now")
+        say(
+            f"reset, but {outcome.equity_warning}; `breaker equity rebase --reason WHY{of_scope(ask.scope)}` does so now"
+        )
     if outcome.undropped:
         say(f"reset, but pending exits are not dropped: {outcome.undropped}")
     for problem in outcome.locked:

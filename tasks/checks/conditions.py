@@ -74,7 +74,10 @@ def judge_drawdown(probe: Probe, stored: Mapping[str, str], now: int, limits: Li
     try:
         held = equity_of(stored, now)
     except ValueError:
-        return probe.failed("What is stored is no equity: see what wrote to the key, or breaker equity rebase --to.")
+        return probe.failed(
+            "What is stored is no equity: see what wrote to the key, or "
+            "`breaker equity rebase --to EQUITY --reason WHY`."
+        )
     if held is None:
         return probe.measured(
             "no equity is recorded",
