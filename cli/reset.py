@@ -46,9 +46,8 @@ def reset_here(settings: Settings, ask: ResetOptions) -> Status:
     if outcome.rebased:
         say(outcome.rebased)
     if outcome.equity_warning:
-        say(
-            f"reset, but {outcome.equity_warning}; `breaker equity rebase --reason WHY{of_scope(ask.scope)}` does so now"
-        )
+        anew = f"`breaker equity rebase --reason WHY{of_scope(ask.scope)}`"
+        say(f"reset, but {outcome.equity_warning}; {anew} does so now")
     if outcome.undropped:
         say(f"reset, but pending exits are not dropped: {outcome.undropped}")
     for problem in outcome.locked:
