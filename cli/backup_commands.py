@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -57,7 +58,7 @@ def backup(
             f"the console's key {'is in it: keep it as you keep passwords' if with_keys else 'is not in it'}"
         )
         typer.echo(f"sha256 {made.sha256}")
-        next_step(f"breaker restore --check {made.path}")
+        next_step(f"`breaker restore --check {shlex.quote(str(made.path))}`")
     if manifest.chain:
         sys.stderr.write(f"breaker: the ledger's chain is BROKEN, and was copied as it is: {manifest.chain}\n")
         raise typer.Exit(Exit.REFUSED)
@@ -95,7 +96,7 @@ def restore(
     tripped = ", ".join(done.tripped) or "no breaker: the backup had none"
     typer.echo(f"restored: {done.rows} rows, {done.keys} keys of Redis, {done.files} files; TRIPPED: {tripped}")
     _list("not restored:", done.check.would_lose)
-    next_step("compare the book with the venue, then: make recover")
+    next_step("compare the book with the venue, then: `breaker recover --watch`")
 
 
 def _show(found: Check) -> None:

@@ -140,7 +140,7 @@ def ledger_sentence(manifest: Manifest, found: LedgerComparison) -> str:
             more = f" and {len(counted) - _NAMED} other kinds" if len(counted) > _NAMED else ""
             return (
                 f"The live ledger is newer by {_rows(found.rows)}, from {found.since} on, which the backup has not: "
-                f"{named}{more}. Export them first: breaker audit export FILE"
+                f"{named}{more}. Export them first: `breaker audit export FILE`"
             )
         case Relation.BACKUP_IS_NEWER:
             return f"The backup is newer than the live ledger by {_rows(found.rows)}: rows of the live one are gone."

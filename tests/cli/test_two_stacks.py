@@ -39,6 +39,8 @@ ACTING = (
     ("audit upgrade",),
     ("deadman renew", "watchdog", "--within", "3600"),
     ("deadman release", "watchdog"),
+    ("backup", "backup.tar"),
+    ("restore", "backup.tar"),
     ("user add", "olga"),
     ("user role", "olga", "operator"),
     ("user password", "olga"),
@@ -58,6 +60,7 @@ READING = {
     "equity show",
     "incidents",
     "incidents show",
+    "config",
 }
 OTHERWISE = {
     "drill": "on an account of its own; tests/flows/test_drill.py",
