@@ -65,7 +65,7 @@ def backup(
 
 
 def restore(
-    archive: Annotated[Path, typer.Argument(help="What `breaker backup` has made.")],
+    archive: Annotated[Path, typer.Argument(help="What `breaker backup WHERE` has made.")],
     check: Annotated[bool, typer.Option("--check", help="Only say what it would do and lose.")] = False,
     as_json: JsonOption = False,
 ) -> None:
