@@ -24,7 +24,7 @@ class Denied(BreakerError):
     def __init__(self, identity: Identity, permission: Permission) -> None:
         super().__init__(
             f"This needs the permission {permission}, which {identity.user} ({identity.role}) doesn't have; nothing "
-            "changed. An admin can change the role: `breaker user role {identity.user} ROLE`."
+            f"changed. An admin can change the role: `breaker user role {identity.user} ROLE`."
             if identity.confirmed
             else f"This needs the permission {permission}, which can't be confirmed while the database is away; "
             "nothing changed. Halting works."
