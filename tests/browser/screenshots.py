@@ -134,7 +134,10 @@ def _site() -> Iterator[tuple[Console, redis.Redis]]:
     with ExitStack() as started:
         home = Path(started.enter_context(tempfile.TemporaryDirectory()))
         server = started.enter_context(EmbeddedRedis(home / "redis"))
-        scenario = parse("seed = 5\nlatency_ms = 40\n[book]\norders = 42\npositions = 14\n")
+        scenario = parse(
+            "seed = 5\nlatency_ms = 40\n[book]\norders = 42\npositions = 14\n"
+            "[fills]\nslippage_bp = { low = 0.0, high = 14.0 }\n"
+        )
         exchange = started.enter_context(PaperExchangeThread(scenario))
         account = AccountSettings(base_url=exchange.url, key_id=SecretStr("key"), secret_key=SecretStr("secret"))
         settings = Settings(
@@ -183,6 +186,7 @@ def _photograph(album: Album, client: redis.Redis) -> None:
         album.shoot(look, "kill", f"Kill switch under way, {look}")
     album.windows["light"].get_by_text("FLAT", exact=True).wait_for(timeout=60_000)
     album.take(run, "kill", "Kill switch done", "FLAT")
+    album.take("/incidents", "incidents", "Incidents", "MANUAL", phone=True)
     album.take("/audit", "audit-and-health", "Audit Log", "KILL_SWITCH", phone=True)
     lose_a_gate(client)
     with Gate(client, scopes=["account:ALPHA"]):
