@@ -562,6 +562,8 @@ class Flattening:
             elif protection and about_to_close:
                 going.add(symbol)
             keep = [] if about_to_close else protection
+            if keep and cover and not hindrance:
+                hindrance = f"{why}; its protective orders stay until then"
             gone = [order for order in (*others, *unwanted) if order not in keep and order.status != "pending_cancel"]
             cancels.update({order.cancel_id: None for order in gone})
             since = now if memory.asked_since is None else memory.asked_since

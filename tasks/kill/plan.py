@@ -131,7 +131,9 @@ def plan_round(
         if remembered.dust and position is not None and not of_symbol and symbol not in blocked:
             dust[symbol] = f"{abs(position.quantity):f} is dust: {remembered.reason}"
         elif time_is_up or _waits_for_the_open(position, ours, market) or _no_progress(remembered, now, pace):
-            stuck[symbol] = hindrance or _reason(kept[symbol], position, of_symbol, ours, market)
+            stuck[symbol] = (
+                hindrance or _kept_protected(keep, cover) or _reason(kept[symbol], position, of_symbol, ours, market)
+            )
             if market is not None and market.next_open and _waits_for_the_open(position, ours, market):
                 opens_at[symbol] = market.next_open
     unseen = {item.symbol or item.id or item.what for item in unreadable}
@@ -161,6 +163,11 @@ def _held_back(position: Position | None, cover: Cover) -> str:
     """Why nothing of the position may go, as all of it may cover a short option; empty where that is not so."""
     covers_all = position is not None and cover.quantity >= abs(position.quantity)
     return cover.why if covers_all else ""
+
+
+def _kept_protected(keep: Sequence[Order], cover: Cover) -> str:
+    """Why what is not needed as a cover stays too: its protective orders hold it, and go only with all of it."""
+    return f"{cover.why}; its protective orders stay until then" if keep and cover.quantity else ""
 
 
 def _takes_turn(symbol: str, memory: SymbolMemory, going: set[str]) -> bool:

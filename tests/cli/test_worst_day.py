@@ -190,6 +190,17 @@ CASES = {
         left={CALL: "-2", HIGHER_CALL: "2", "SPY": "200"},
         reasons={CALL: "trading is halted", HIGHER_CALL: "held back: the short", "SPY": "held back: the short"},
     ),
+    "a halted short keeps what may cover it, with its stop": Case(
+        "prices.SPY = 600\n"
+        + held(CALL, "-2", "4")
+        + held("SPY", "250", "600")
+        + '[[orders]]\nsymbol = "SPY"\nside = "sell"\nqty = 80\ntype = "stop"\nstop_price = 550\n'
+        + f'[[halts]]\nsymbol = "{CALL}"\n',
+        left={CALL: "-2", "SPY": "250"},
+        closable={"SPY": "50"},
+        reasons={CALL: "trading is halted", "SPY": "its protective orders stay until then"},
+        orders_left=1,
+    ),
     "an order with two legs": Case(
         f"""
 [[positions]]

@@ -270,8 +270,10 @@ class Figures:
 
     def count(self, seed: int, mixed: MixedBook, end: Outcome | LastResort) -> None:
         venue = end.venue
-        # The venue would take what stays lest it covers a short option, which only it can read.
-        held = {symbol for symbol, reason in end.stuck.items() if "may be a short option" in reason}
+        # The venue would take what stays lest it covers a short option that can't be read, and what stays with its stop
+        # because the most of it covers one that can't be bought back now.
+        stays = ("may be a short option", "its protective orders stay")
+        held = {symbol for symbol, reason in end.stuck.items() if any(words in reason for words in stays)}
         left = [f"{qty} {symbol} could be closed" for symbol, qty in venue["closable"].items() if symbol not in held]
         faults = [*end.faults(), *left, *(set(venue["rules_broken"]) - mixed.may_break())]
         if faults:
