@@ -1,7 +1,8 @@
 """Judge what the newest kill switch has left at the venue and nobody keeps in mind: stuck, and not among pending exits.
 
 What is stuck is pending (tasks/kill/pending_exits.py), unless that could not be kept: another host's disk, a flushed
-Redis. Then only the ledger tells that the run did not end flat, and only the venue whether that is still so.
+Redis. Then only the ledger tells that the run did not end flat, and only the venue whether that is still so. A run that
+was begun and has said no end has died, or is at work: until another one has ended, all that it covers counts as left.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from breaker.keys import GLOBAL
+from brokers.coverage import Coverage, coverage_of
 from brokers.registry import open_broker
 from configuration.settings import AccountSettings, Settings
 from tasks.checks.measurement import Colour, Measurement
@@ -23,17 +25,19 @@ if TYPE_CHECKING:
     from ledger.record import AuditRow
 
 CONDITION = "position-sizes/kill-switch"
-_FINISHED, _RESET = "KILL_SWITCH_FINISHED", "CIRCUIT_BREAKER_RESET"
+_STARTED, _FINISHED, _RESET = "KILL_SWITCH_STARTED", "KILL_SWITCH_FINISHED", "CIRCUIT_BREAKER_RESET"
 _DEADLINE = 8.0
 _NAMED = 5
 
 
 @dataclass(frozen=True, slots=True)
 class Left:
-    """What a run of the kill switch could not close: symbols by account."""
+    """What a run of the kill switch could not close: symbols by account, or all that it covers where it has no end."""
 
     when: str
     stuck: Mapping[str, Sequence[str]]
+    unended: Sequence[str] = ()
+    """The accounts of a run that was begun and has not ended."""
 
 
 async def measure_unclosed(settings: Settings, scope: str = GLOBAL) -> Measurement:
@@ -47,6 +51,8 @@ async def _measure(settings: Settings, scope: str, probe: Probe) -> Measurement:
     left = left_by(await asyncio.to_thread(_newest_rows, settings, scope))
     if left is None:
         return probe.measured("nothing left")
+    if left.unended:
+        return await _measure_unended(settings, coverage_of(scope, left.unended), left, probe)
     pending = await asyncio.to_thread(read_pending_exits, settings)
     known = {(each.account, each.symbol) for each in pending.exits}
     held = []
@@ -56,21 +62,51 @@ async def _measure(settings: Settings, scope: str, probe: Probe) -> Measurement:
             held += await _held(account, settings.accounts.get(account), unknown)
     if not held:
         return probe.measured("pending, or closed since")
-    named = ", ".join(held[:_NAMED]) + (f" and {len(held) - _NAMED} more" if len(held) > _NAMED else "")
     problem = (
         f"The kill switch of {left.when} ended NOT FLAT, and nothing closes this by itself: run it again, close it at "
         "the venue, or override with the reason why it may stay."
     )
-    return probe.measured(f"NOT FLAT: {named}", Colour.RED, problem)
+    return probe.measured(f"NOT FLAT: {_named(held)}", Colour.RED, problem)
+
+
+async def _measure_unended(settings: Settings, coverage: Coverage, left: Left, probe: Probe) -> Measurement:
+    held = []
+    for name in left.unended:
+        held += await _held(name, settings.accounts.get(name), None, coverage)
+    if not held:
+        return probe.measured("closed since")
+    problem = (
+        f"The kill switch of {left.when} was begun and has not said its end: it is at work, or has died on the way. "
+        "Run it again, which is safe, or override with the reason why this may stay."
+    )
+    return probe.measured(f"not ended: {_named(held)}", Colour.RED, problem)
+
+
+def _named(held: Sequence[str]) -> str:
+    return ", ".join(held[:_NAMED]) + (f" and {len(held) - _NAMED} more" if len(held) > _NAMED else "")
 
 
 def left_by(rows: Sequence[AuditRow]) -> Left | None:
-    """What the newest run left, if no reset has come after it. `rows` are ends of runs and resets, newest first."""
-    newest = next((row for row in rows if not row.details.get("declined")), None)
-    if newest is None or newest.action != _FINISHED or newest.details.get("flat"):
-        return None
-    stuck = newest.details.get("stuck")
-    return Left(f"{newest.timestamp:%H:%M:%S} UTC", stuck) if isinstance(stuck, dict) and stuck else None
+    """What the newest run left, if no reset has come after it, by the begins and ends of runs and resets, newest first.
+
+    A run that was declined at its question has touched nothing, so that what was left before it still is.
+    """
+    left: Left | None = None
+    begun: AuditRow | None = None
+    for row in reversed(rows):
+        if row.action == _STARTED:
+            begun = row
+            continue
+        begun = None
+        if row.action == _RESET:
+            left = None
+        elif not row.details.get("declined"):
+            stuck = row.details.get("stuck")
+            named = stuck if isinstance(stuck, dict) and not row.details.get("flat") else {}
+            left = Left(f"{row.timestamp:%H:%M:%S} UTC", named) if named else None
+    if begun is not None and begun.details.get("accounts"):
+        return Left(f"{begun.timestamp:%H:%M:%S} UTC", {}, unended=begun.details["accounts"])
+    return left
 
 
 def _newest_rows(settings: Settings, scope: str) -> Sequence[AuditRow]:
@@ -78,21 +114,26 @@ def _newest_rows(settings: Settings, scope: str) -> Sequence[AuditRow]:
     from ledger.queries import Filter  # noqa: PLC0415
 
     with closing(open_ready_ledger(settings)) as ledger:
-        return ledger.query(Filter(actions=(_FINISHED, _RESET), scope=scope), limit=10).rows
+        return ledger.query(Filter(actions=(_STARTED, _FINISHED, _RESET), scope=scope), limit=20).rows
 
 
-async def _held(name: str, account: AccountSettings | None, symbols: Sequence[str]) -> list[str]:
+async def _held(
+    name: str, account: AccountSettings | None, symbols: Sequence[str] | None, coverage: Coverage | None = None
+) -> list[str]:
+    """What of these symbols the account holds, or of all that is covered."""
     if account is None:
-        return [f"{name} {symbol} (the account is not configured here: ask the venue)" for symbol in symbols]
+        asked = [f" {symbol}" for symbol in symbols] if symbols is not None else [""]
+        return [f"{name}{symbol} (the account is not configured here: ask the venue)" for symbol in asked]
     broker = open_broker(name, account)
     try:
         positions = await broker.positions()
     finally:
         await broker.aclose()
-    there = {position.symbol: position.quantity for position in positions if position.quantity}
-    unreadable = {item.symbol for item in positions.unreadable}
+    covered = positions if coverage is None else coverage.of_positions(positions)
+    there = {position.symbol: position.quantity for position in covered if position.quantity}
+    unreadable = {item.symbol or item.id or item.what for item in covered.unreadable}
     return [
-        f"{name} {symbol}" + (f" {there[symbol]}" if symbol in there else " (not readable)")
-        for symbol in symbols
+        f"{name} {symbol}" + (f" {there[symbol]:f}" if symbol in there else " (not readable)")
+        for symbol in (sorted({*there, *unreadable}) if symbols is None else symbols)
         if symbol in there or symbol in unreadable
     ]

@@ -56,3 +56,25 @@ async def test_what_is_stuck_and_not_pending_is_red_while_the_venue_holds_it(
     assert "GAMMA NVDA (the account is not configured here" in (await measure_unclosed(settings)).value
     ended(settings, flat=True, stuck={})
     assert (await measure_unclosed(settings)).colour is Colour.GREEN
+
+
+async def test_what_a_kill_switch_that_died_on_the_way_covered_is_red_while_the_venue_holds_it(
+    configure: Configure, exchange: PaperExchange
+) -> None:
+    exchange.restart(parse(BOOK))
+    account = {"base_url": exchange.url, "key_id": "key", "secret_key": "secret"}
+    settings = configure(accounts={"ALPHA": account})
+    ended(settings, flat=True, stuck={})
+    ended(settings, "KILL_SWITCH_STARTED", accounts=["ALPHA"], covers="ALPHA")
+    found = await measure_unclosed(settings)
+    assert (found.colour, found.value) == (Colour.RED, "not ended: ALPHA MSFT 5, ALPHA NVDA 10")
+    assert "has not said its end" in found.problem
+    ended(settings, declined=True)
+    assert (await measure_unclosed(settings)).colour is Colour.GREEN, "it has touched nothing"
+    ended(settings, "KILL_SWITCH_STARTED", accounts=["ALPHA"], covers="ALPHA")
+    exchange.restart(parse("positions = []\n"))
+    assert (await measure_unclosed(settings)).value == "closed since"
+    exchange.restart(parse(BOOK))
+    assert (await measure_unclosed(settings)).colour is Colour.RED
+    ended(settings, "CIRCUIT_BREAKER_RESET", epoch=7)
+    assert (await measure_unclosed(settings)).colour is Colour.GREEN, "a reset has gone past it, by an override"
