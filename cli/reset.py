@@ -26,7 +26,7 @@ from ledger.recorder import Recorder
 from tasks.checks.measurement import Measurement
 from tasks.recovery.approval_rules import Approval
 from tasks.recovery.reset import Record, ResetOutcome, ResetRequest, measure_for_reset, reset_breaker
-from tasks.recovery.watch import WatchEnd, Watcher, needs_a_watcher, reset_to_watch, watch_reset
+from tasks.recovery.reset_watch import WatchEnd, Watcher, needs_a_watcher, reset_to_watch, watch_reset
 
 WATCHED_WITHIN = 3.0
 """Seconds in which a service, which looks every second, begins to watch."""

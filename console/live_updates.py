@@ -24,17 +24,17 @@ from console.live.broadcast import Broadcast
 from console.live.exposure import AccountExposure, ExposureReader, covered_exposure
 from console.live.gates import read_gates
 from console.live.poller import Poller, Sample
-from console.live.reset_watch import read_reset_watch, reset_watched
 from console.live.state_watcher import TIMEOUT, StateWatcher, WatchedState
 from console.live.system_health import measure_system
+from console.live.watch_progress import read_reset_watch, reset_watched
 from console.render import Renderer
 from tasks.checks.conditions import measure_conditions
 from tasks.checks.measurement import Measurement
 from tasks.kill.pending_exit_store import Reading, read_pending_exits
 from tasks.kill.status import KillStatus
 from tasks.kill.venue_lock_store import LockReading, read_venue_locks
+from tasks.recovery.reset_watch import WatchRecord
 from tasks.recovery.state import RecoveryState
-from tasks.recovery.watch import WatchRecord
 
 HISTORY = 12
 """Transitions shown on the Circuit Breaker page."""

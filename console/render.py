@@ -25,8 +25,8 @@ from console.labels import COLOUR_SHAPES, STATE_LABELS
 from console.live.exposure import AccountExposure, profit_of
 from console.live.gates import gate_label
 from console.live.poller import Sample
-from console.live.reset_watch import ResetWatched
 from console.live.state_watcher import WatchedState
+from console.live.watch_progress import ResetWatched
 from tasks.checks.measurement import Measurement
 from tasks.kill import cost_text
 from tasks.kill.pending_exit_store import Reading

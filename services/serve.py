@@ -27,8 +27,8 @@ from flows.recovery import recovery
 from flows.resume import resume
 from flows.run_names import environment_tag
 from services.notification_watch import NotificationWatch
-from services.reset_watch import ResetWatch
 from services.trip_watch import TripWatch
+from services.unwatched_resets import ResetWatch
 from tasks.running_services import reported
 from tasks.trip_announcement import TRIPPED
 

@@ -41,8 +41,8 @@ from tasks.recovery.evidence_gathering import gather_evidence as gather
 from tasks.recovery.evidence_store import keep_evidence
 from tasks.recovery.report import ReportSource, incident_report
 from tasks.recovery.reset import ResetRequest, measure_for_reset, reset_breaker
+from tasks.recovery.reset_watch import WatchedReset, Watcher, reset_at_epoch, watch_reset
 from tasks.recovery.state import Tick
-from tasks.recovery.watch import WatchedReset, Watcher, reset_at_epoch, watch_reset
 
 MOST_ROWS = 10_000
 """Of the ledger's, in one report."""

@@ -13,7 +13,7 @@ from breaker import CircuitBreaker
 from console.auth.permissions import Role
 from console.live.broadcast import Broadcast, encode
 from console.live.poller import Poller, Sample
-from console.pages import system_health
+from console.pages import events
 from sandbox.embedded_redis import EmbeddedRedis
 from tests.console.conftest import MakeSettings
 from tests.console.harness import Console, Visitor
@@ -90,7 +90,7 @@ def test_a_redis_that_goes_away_is_shown_as_unknown(own_server: EmbeddedRedis, m
 def test_a_stream_ends_with_its_session(
     console: Console, breaker: CircuitBreaker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(system_health, "RECHECK_SESSION", 0.2)
+    monkeypatch.setattr(events, "RECHECK_SESSION", 0.2)
     viewer = console.visitor(Role.VIEWER)
     listener = Listener(viewer, "banner")
     eventually(lambda: listener.heard("banner") is not None)

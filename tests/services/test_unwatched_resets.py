@@ -11,7 +11,7 @@ from prefect.context import refresh_global_settings_context
 from breaker import CircuitBreaker
 from configuration.settings import Settings
 from sandbox.embedded_redis import EmbeddedRedis
-from services.reset_watch import ResetWatch
+from services.unwatched_resets import ResetWatch
 from tests.helpers import eventually
 
 

@@ -18,7 +18,7 @@ from ledger.outbox import known_scopes
 from ledger.record import AuditRecord
 from ledger.recorder import Recorder
 from services.outage_log import OutageLog
-from tasks.recovery.watch import WatchedReset, Watcher, needs_a_watcher, reset_to_watch, watch_reset
+from tasks.recovery.reset_watch import WatchedReset, Watcher, needs_a_watcher, reset_to_watch, watch_reset
 
 EVERY = 1.0
 """Seconds between two looks for a reset; one costs two commands per breaker."""

@@ -31,8 +31,8 @@ from tasks.kill.venue_lock import Phase, begun, in_phase
 from tasks.kill.venue_lock_store import read_venue_locks, write_venue_lock
 from tasks.recovery import steps
 from tasks.recovery.context import RecoveryContext, current_recovery
+from tasks.recovery.reset_watch import WatchEnd, Watcher, reset_to_watch, watch_reset
 from tasks.recovery.state import RecoveryState, Tick
-from tasks.recovery.watch import WatchEnd, Watcher, reset_to_watch, watch_reset
 from tests.helpers import eventually
 from tests.tasks.recovery.conftest import Configure
 

@@ -11,7 +11,7 @@ from breaker import BreakerError
 from breaker.deadline_client import AsyncDeadlineClient
 from breaker.state import State, Status
 from tasks.checks.probe import RedisReader
-from tasks.recovery.watch import WatchRecord, read_watch
+from tasks.recovery.reset_watch import WatchRecord, read_watch
 
 
 @dataclass(frozen=True, slots=True)
