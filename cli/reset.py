@@ -24,6 +24,7 @@ from ledger.ledger import Ledger
 from ledger.record import AuditRecord
 from ledger.recorder import Recorder
 from tasks.checks.measurement import Measurement
+from tasks.checks.pending_exits import CONDITION as PENDING_EXITS
 from tasks.recovery.approval_rules import Approval
 from tasks.recovery.reset import Record, ResetOutcome, ResetRequest, measure_for_reset, reset_breaker
 from tasks.recovery.reset_watch import WatchEnd, Watcher, needs_a_watcher, reset_to_watch, watch_reset
@@ -43,6 +44,10 @@ def reset_here(settings: Settings, ask: ResetOptions) -> Status:
     person = acting_person(settings, ask.operator)
     with recording(settings) as record:
         outcome = asyncio.run(_reset(settings, ask, person, record))
+    for measurement in outcome.red:
+        say(f"overridden: {measurement.name}, {measurement.value}")
+    if any(measurement.name == PENDING_EXITS for measurement in outcome.red) and not outcome.undropped:
+        say("what was pending is given up: nothing closes it any more")
     if outcome.rebased:
         say(outcome.rebased)
     if outcome.equity_warning:

@@ -71,6 +71,8 @@ def test_promise_9_a_reset_asks_about_it_and_drops_it_with_a_reason(
     assert state_of(configured) == "TRIPPED" and configured.hlen(KEY) == 1
 
     dropped = breaker_cli(*RESET, "--override", why)
+    assert "overridden: position-sizes/pending-exits, 1 pending: ALPHA" in dropped.stderr
+    assert "what was pending is given up" in dropped.stderr
     assert dropped.returncode == 0, dropped.stderr
     assert state_of(configured) == "OPEN" and configured.hlen(KEY) == 0
     (row,) = rows(breaker_cli, "--action", "PENDING_EXIT_DROPPED")
