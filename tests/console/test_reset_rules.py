@@ -94,7 +94,8 @@ class Ways:
             return None
         found = re.search(r'<p class="notice bad" role="alert">■ (.*?)</p>', answer.text)
         assert found, answer.text
-        return unescape(found[1])
+        # A page shows commands as they can be pasted there.
+        return re.sub(r"<code>[^<]*?breaker ([^<]*)</code>", r"`breaker \1`", unescape(found[1]))
 
     def api(self, role: Role, override: str) -> str | None:
         body = {"reason": REASON, "acknowledge": True, "override_reason": override, "expected_epoch": self.epoch}
