@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterator
 from typing import TypeVar
 
 T = TypeVar("T")
+PATIENT_RECOVERY = {"redis_latency": 5.0, "database_latency": 5.0}
+"""Limits of a recovery that a busy machine keeps: how fast its stores answer is not what most tests are about."""
 FULL = os.environ.get("BREAKER_TEST_SCALE") == "full"
 """Whether `make campaigns` asked for the size that takes hours."""
 PATIENCE = 30.0

@@ -14,13 +14,14 @@ from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_play
 from pydantic import SecretStr
 
 from breaker import CircuitBreaker
-from configuration.settings import AccountSettings, KillSettings, Settings
+from configuration.settings import AccountSettings, KillSettings, RecoverySettings, Settings
 from console.auth import passwords
 from console.auth.permissions import Role
 from sandbox.embedded_redis import EmbeddedRedis
 from sandbox.exchange.scenario import parse
 from sandbox.exchange.server import PaperExchangeThread
 from tests.console.harness import PASSWORD, Console
+from tests.helpers import PATIENT_RECOVERY
 
 SignIn = Callable[..., Page]
 
@@ -80,6 +81,7 @@ def console(
         redis_url=SecretStr(redis_server.url),
         state_dir=tmp_path / "state",
         accounts={"ALPHA": account},
+        recovery=RecoverySettings(**PATIENT_RECOVERY),
         kill=KillSettings(settle=0.2, guard=0.5, poll_interval=0.05, record_wait=0.1, orchestrator_wait=0.5),
     )
     with Console(settings) as running:

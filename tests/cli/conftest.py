@@ -16,6 +16,7 @@ from sandbox.child_process import free_port
 from sandbox.embedded_redis import EmbeddedRedis
 from sandbox.exchange.scenario import parse
 from sandbox.exchange.server import PaperExchangeThread
+from tests.helpers import PATIENT_RECOVERY
 
 ROOT = Path(__file__).parents[2]
 Outcome = subprocess.CompletedProcess[str]
@@ -35,6 +36,7 @@ def environment(tmp_path: Path) -> dict[str, str]:
         "PREFECT_API_URL": f"http://127.0.0.1:{free_port()}/api",
         "PYTHONPATH": str(ROOT),
         "COLUMNS": "160",
+        **{f"BREAKER_RECOVERY__{name.upper()}": str(value) for name, value in PATIENT_RECOVERY.items()},
     }
 
 

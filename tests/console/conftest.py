@@ -17,6 +17,7 @@ from console.auth import passwords
 from console.serve import prepare
 from sandbox.embedded_redis import EmbeddedRedis
 from tests.console.harness import Console
+from tests.helpers import PATIENT_RECOVERY
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -46,7 +47,13 @@ def make_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> MakeSettin
     monkeypatch.chdir(tmp_path)
 
     def make(redis_url: str, **changes: object) -> Settings:
-        values = {"redis_url": SecretStr(redis_url), "state_dir": tmp_path / "state", "redis_timeout": 1.0, **changes}
+        values = {
+            "redis_url": SecretStr(redis_url),
+            "state_dir": tmp_path / "state",
+            "redis_timeout": 1.0,
+            "recovery": PATIENT_RECOVERY,
+            **changes,
+        }
         return Settings.model_validate(values)
 
     return make

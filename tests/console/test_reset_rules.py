@@ -25,7 +25,7 @@ from cli.options import ResetOptions
 from cli.reset import reset_here
 from configuration.breakers import async_breaker_of
 from configuration.login import login_name
-from configuration.settings import RecoverySettings, Settings
+from configuration.settings import Settings
 from console.auth.permissions import Role
 from ledger.configured import open_spool
 from ledger.queries import Filter
@@ -39,6 +39,7 @@ from tasks.recovery.reset import ADOPTED, OVERRIDDEN, REFUSED, measure_for_reset
 from tasks.recovery.state import RecoveryState, state_key
 from tests.console.conftest import MakeSettings
 from tests.console.harness import Console
+from tests.helpers import PATIENT_RECOVERY
 
 REASON = "cause found and fixed, book checked"
 WHY = "the loss is booked and the limit will be raised"
@@ -153,7 +154,7 @@ DIRECT = WAYS[:-1]
 
 @pytest.fixture
 def settings(make_settings: MakeSettings, redis_server: EmbeddedRedis, redis_client: redis.Redis) -> Settings:
-    return make_settings(redis_server.url, recovery=RecoverySettings())
+    return make_settings(redis_server.url, recovery=PATIENT_RECOVERY)
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from configuration.settings import Settings
 from sandbox.embedded_redis import EmbeddedRedis
+from tests.helpers import PATIENT_RECOVERY
 from tests.tasks.web import Web
 
 Configure = Callable[..., Settings]
@@ -20,7 +21,9 @@ def configure(redis_server: EmbeddedRedis, redis_client: redis.Redis, tmp_path: 
     """Settings on the session's Redis, emptied, and a state directory of the test's own."""
 
     def make(**changes: Any) -> Settings:
-        return Settings(**{"redis_url": redis_server.url, "state_dir": tmp_path / "state", **changes})
+        recovery = {**PATIENT_RECOVERY, **changes.pop("recovery", {})}
+        values = {"redis_url": redis_server.url, "state_dir": tmp_path / "state", "recovery": recovery, **changes}
+        return Settings(**values)
 
     return make
 
