@@ -141,7 +141,10 @@ soak: $(READY) ## Drills on the whole stack while it breaks     [SECONDS=3600] [
 	@$(BIN)/python -m proofs.soak --write docs/evidence/soak.md $(if $(SECONDS),--seconds $(SECONDS)) \
 	    $(if $(SEED),--seed $(SEED))
 
-.PHONY: models histories campaigns
+.PHONY: models histories campaigns mutants
+mutants: $(READY) ## Change each decision in turn: does a test fail?   [ONLY=kill/plan]; into docs/evidence
+	@$(BIN)/python -m proofs.mutants $(ONLY)
+
 models: $(READY) ## Every state that breaker and gates can reach, searched
 	@MODEL=full $(BIN)/pytest -s tests/proofs/test_gate_model.py tests/proofs/test_breaker_model.py \
 	    tests/proofs/test_breaker_rules.py

@@ -103,12 +103,12 @@ def plan_round(
         cover = covers.get(symbol, NOTHING)
         hindrance = blocked.get(symbol) or _held_back(position, cover)
         close, unwanted = None, list[Order]()
-        closing = position is not None and not hindrance and not time_is_up and now >= remembered.retry_at
+        closing = not hindrance and not time_is_up and now >= remembered.retry_at
         if ours:
             remembered, unwanted = _review(ours, position, market, remembered, now, pace)
         elif position is not None and closing:
             close = _close(position, of_symbol, market, remembered, incident_id, pace, cover.quantity)
-            if close is None and not position.instrument.quantity(abs(position.quantity)):
+            if not position.instrument.quantity(position.quantity):
                 remembered = replace(remembered, dust=True, reason="it is less than the venue's smallest quantity")
         closing = closing and position is not None and bool(_rungs(position, market, remembered, pace))
         # A protective order stays until the close of its position is about to be sent, or works already; while a part

@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from breaker.instruments import EQUITY
-from breaker.orders import MarketClock, Order, OrderStatus, OrderType, Position, Side, TimeInForce
-from brokers.protocol import CloseOrder
+from breaker.instruments import CRYPTO, EQUITY, OPTION
+from breaker.orders import MarketClock, Order, OrderStatus, OrderType, Position, Side, TimeInForce, Unreadable
+from brokers.protocol import CloseOrder, Refusal
 from tasks.kill.ladder import Pace, Rung, ladder, limit_price
 from tasks.kill.memory import (
     LONGEST_CLIENT_ORDER_ID,
@@ -26,7 +26,7 @@ from tasks.kill.memory import (
     sent,
     unanswered,
 )
-from tasks.kill.plan import LET_GO_AT_ONCE, Plan, plan_round
+from tasks.kill.plan import LET_GO_AT_ONCE, Plan, entries, plan_round
 
 D = Decimal
 INCIDENT = "0190aaaa-bbbb-7ccc-8ddd-eeeeeeeeeeee"
@@ -70,11 +70,13 @@ def plan(
     positions: Sequence[Position] = (),
     memory: Mapping[str, SymbolMemory] | None = None,
     *,
-    market: MarketClock = OPEN,
+    market: MarketClock | None = OPEN,
     now: float = 100.0,
     time_is_up: bool = False,
     own: frozenset[str] = frozenset(),
     at_start: Sequence[Order] | None = None,
+    unreadable: Sequence[Unreadable] = (),
+    protective_last: bool = False,
 ) -> Plan:
     return plan_round(
         orders,
@@ -87,6 +89,8 @@ def plan(
         now=now,
         pace=PACE,
         time_is_up=time_is_up,
+        unreadable=unreadable,
+        protective_last=protective_last,
     )
 
 
@@ -142,7 +146,7 @@ def test_an_order_for_an_amount_of_money_may_take_any_part_so_its_end_is_awaited
 
 def test_a_position_of_nothing_needs_nothing() -> None:
     decided = plan([], [position("0")])
-    assert (decided.closes, decided.cancels, decided.remaining) == ((), (), frozenset())
+    assert (decided.closes, decided.cancels, decided.remaining, decided.dust) == ((), (), frozenset(), {})
 
 
 def test_one_close_works_per_symbol() -> None:
@@ -561,20 +565,9 @@ def test_two_kill_switches_in_any_order_with_fills_losses_and_restarts_never_tur
 
 
 def plan_with_stops(
-    orders: Sequence[Order], held: Sequence[Position], memory: Mapping[str, SymbolMemory], at: float
+    orders: Sequence[Order], held: Sequence[Position], memory: Mapping[str, SymbolMemory] | None = None, at: float = 100
 ) -> Plan:
-    return plan_round(
-        orders,
-        held,
-        OPEN,
-        memory,
-        incident_id=INCIDENT,
-        own_order_ids=frozenset(),
-        orders_at_start=frozenset(each.id for each in orders),
-        now=at,
-        pace=PACE,
-        protective_last=True,
-    )
+    return plan(orders, held, memory, now=at, protective_last=True)
 
 
 def protected(count: int) -> tuple[list[Order], list[Position]]:
@@ -604,3 +597,138 @@ def test_stops_that_resist_hold_up_no_other_positions_turn_and_waiting_is_not_be
     much_later = plan_with_stops(stops, held, plan_with_stops(stops, held, {}, 100.0).memory, 100.0 + PACE.stuck_after)
     waiting = {each.symbol for each in held} - {each.symbol for each in much_later.cancels}
     assert waiting and not waiting & {*much_later.stuck}
+
+
+def test_a_position_that_is_not_about_to_be_closed_keeps_its_stop_and_takes_nobodys_turn() -> None:
+    stops, held = protected(LET_GO_AT_ONCE + 1)
+    waiting = {each.symbol: refused(remembered(quantity=D(10)), "halted", 100.0, PACE) for each in held[:-1]}
+    decided = plan_with_stops(stops, held, waiting)
+    assert decided.cancels == (stops[-1],)
+    assert plan(stops[:1], held[:1], waiting).cancels == (stops[0],)  # where stops are not to stay
+
+
+def test_positions_without_stops_take_no_turn_and_a_close_at_work_needs_none() -> None:
+    bare = [position(symbol=f"A{number:02}") for number in range(LET_GO_AT_ONCE)]
+    stops, held = protected(LET_GO_AT_ONCE + 1)
+    assert len(plan_with_stops(stops[:-1], [*bare, *held[:-1]]).cancels) == LET_GO_AT_ONCE
+    ours = order("10", symbol=held[-1].symbol, attempt=1)
+    assert stops[-1] in plan_with_stops([*stops, ours], held).cancels
+    memory = {ours.symbol: remembered(quantity=D(10), sent_at=99.0, attempt=1, retry_at=1e9)}
+    assert stops[-1] in plan_with_stops([*stops, ours], held, memory).cancels
+
+
+def test_a_position_that_waits_for_its_turn_is_not_stuck_for_waiting() -> None:
+    stops, held = protected(LET_GO_AT_ONCE + 1)
+    last = held[-1].symbol
+    assert (
+        plan_with_stops(stops, held, {last: remembered(quantity=D(10), changed_at=1.0)}).memory[last].changed_at == 100
+    )
+
+
+def test_what_goes_before_anything_is_closed_is_neither_a_close_nor_protective() -> None:
+    ours, stop, entry = order(attempt=1), order("100", kind=OrderType.STOP), order("5", Side.BUY)
+    assert entries([ours, stop, entry], [position()], INCIDENT) == [entry]
+    assert entries([ours, stop, entry], None, INCIDENT) == [entry]
+    assert entries([ours, stop, entry], [], INCIDENT) == [stop, entry]
+
+
+# What can't be read, can't be closed, or must stay
+
+
+def test_what_cannot_be_read_is_cancelled_by_its_id_and_blocks_its_own_symbol_only() -> None:
+    strange, nameless = Unreadable("order", "AAPL", "7", "no side"), Unreadable("order", "", "8", "no symbol")
+    what = Unreadable("position", "", "", "no symbol")
+    decided = plan([], [position(), position(symbol="MSFT")], unreadable=[strange, nameless, what])
+    assert [close.symbol for close in decided.closes] == ["MSFT"]
+    assert decided.cancel_unread == (strange, nameless)
+    assert decided.remaining == {"AAPL", "MSFT", "8", "position"}
+    assert {*decided.memory} == {"AAPL", "MSFT"} and decided.stuck == {}
+    late = plan([], [], unreadable=[strange, nameless, what], time_is_up=True)
+    assert late.stuck == {"AAPL": str(strange), "8": str(nameless), "position": str(what)}
+
+
+def test_once_the_time_is_up_nothing_is_closed_any_more_and_stops_stay() -> None:
+    stop = order("100", kind=OrderType.STOP)
+    decided = plan([stop], [position()], time_is_up=True, protective_last=True)
+    assert decided.closes == () and decided.cancels == ()
+    assert plan([], [position()], time_is_up=True).closes == ()
+
+
+CALL, OTHER_CALL = "SPY261218C00600000", "SPY261218C00610000"
+
+
+def contract(symbol: str, quantity: str) -> Position:
+    return replace(position(quantity, symbol=symbol), instrument=OPTION)
+
+
+def test_what_covers_a_short_option_is_held_back_and_says_so() -> None:
+    held = [contract(CALL, "-2"), contract(OTHER_CALL, "2"), position("300", symbol="SPY")]
+    decided = plan([], held, now=100.0)
+    assert [(close.symbol, close.quantity) for close in decided.closes] == [("SPY", D(100)), (CALL, D(2))]
+    late = plan([], held, time_is_up=True)
+    assert late.stuck[OTHER_CALL].startswith(f"held back: the short {CALL} is bought back first")
+    assert "held back" not in late.stuck["SPY"] and "held back" not in late.stuck[CALL]
+
+
+def test_a_position_that_covers_a_short_option_keeps_its_stop() -> None:
+    stop = order("300", symbol="SPY", kind=OrderType.STOP)
+    held = [contract(CALL, "-2"), position("300", available="0", symbol="SPY")]
+    assert plan_with_stops([stop], held).cancels == ()
+
+
+@pytest.mark.parametrize("quantity", ["0.4", "-0.4"])
+def test_less_than_the_venues_smallest_quantity_is_dust(quantity: str) -> None:
+    decided = plan([], [contract(CALL, quantity)])
+    assert decided.dust == {CALL: "0.4 is dust: it is less than the venue's smallest quantity"}
+    assert (decided.closes, decided.remaining, decided.stuck) == ((), frozenset(), {})
+    assert plan([], [contract(CALL, "1.4")]).dust == {}
+    assert plan([], [replace(contract(CALL, "1"), available=D(0))]).dust == {}
+
+
+def test_what_the_venue_refused_as_too_little_is_dust_unless_something_else_of_its_symbol_is_open() -> None:
+    memory = {"AAPL": refused(remembered(), "too little", 100.0, PACE, Refusal.BELOW_MINIMUM, D(100))}
+    assert plan([], [position()], memory).dust == {"AAPL": "100 is dust: too little"}
+    beside = order("1", Side.BUY)
+    strange = Unreadable("order", "AAPL", "7", "no side")
+    assert (held := plan([beside], [position()], memory)).dust == {} and held.remaining == {"AAPL"}
+    assert plan([], [position()], memory, unreadable=[strange]).dust == {}
+    assert plan([], [position("99")], memory).dust == {"AAPL": "99 is dust: too little"}
+    assert plan([], [position("101")], memory).dust == {}
+    part = refused(remembered(), "too little", 100.0, PACE, Refusal.BELOW_MINIMUM, D(40))
+    assert plan([], [position()], {"AAPL": part}).dust == {}
+
+
+def test_orders_placed_in_several_rounds_are_all_counted() -> None:
+    first, second = order("1", Side.BUY), order("1", Side.BUY)
+    memory = plan([first], [], at_start=[]).memory
+    late = plan([second], [], memory, at_start=[], time_is_up=True)
+    assert "still trading: 2 orders were placed" in late.stuck["AAPL"]
+    assert second.client_order_id in late.stuck["AAPL"]
+
+
+# What waits for the open
+
+
+def test_a_stuck_symbol_names_the_open_only_where_it_waits_for_it() -> None:
+    opens = CLOSED.next_open
+    option = contract(CALL, "2")
+    assert plan([], [option], market=CLOSED).opens_at == {CALL: opens}
+    unnamed = plan([], [option], market=replace(CLOSED, next_open=None))
+    assert unnamed.opens_at == {} and unnamed.stuck == {
+        CALL: "market closed; nothing can be queued for the open, when it is to be closed"
+    }
+    halted = {"AAPL": remembered(changed_at=1.0, reason="halted", retry_at=1e9)}
+    for market in (CLOSED, None, replace(OPEN, next_open=opens)):
+        late = plan([], [position()], halted, market=market)
+        assert (late.opens_at, late.stuck) == ({}, {"AAPL": "halted"})
+
+
+def test_only_a_market_order_of_ours_waits_for_the_open_and_nothing_does_that_trades_always() -> None:
+    limit = order("100", attempt=1, kind=OrderType.LIMIT)
+    assert plan([limit], [position()], market=CLOSED).stuck == {}
+    coin = replace(position(symbol="BTCUSD"), instrument=CRYPTO)
+    queued = order("100", symbol="BTCUSD", attempt=1)
+    assert plan([queued], [coin], market=CLOSED).stuck == {}
+    assert plan([order("100", attempt=1)], [position()], market=OPEN).stuck == {}
+    assert plan([order("100", attempt=1)], [position()], market=None).stuck == {}
+    assert plan([order("100", attempt=1)], [], market=CLOSED).stuck == {}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal
 from typing import Any
 
@@ -10,11 +10,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from breaker.gate.decision import Decision, Reason
-from breaker.gate.intents import OrderIntent
-from breaker.gate.judge import Halt, judge
+from breaker.gate.decision import EXPIRED, Decision, Permit, Reason
+from breaker.gate.intents import ListKind, OrderIntent, OrderList, ReplaceIntent
+from breaker.gate.judge import Halt, blanket_decision, judge, judge_permit
 from breaker.gate.lease import Lease, ScopeState, ScopeView, StateReading, StoredState
 from breaker.gate.quiet_period import OrderRateLimiter, QuietPeriod, QuietPeriodLimits
+from breaker.orders import Position
 
 LIMITS = QuietPeriodLimits(normal_quantity={"AAPL": Decimal(100)})
 
@@ -213,3 +214,84 @@ def test_limits_that_make_no_sense_are_refused(fraction: Decimal) -> None:
         QuietPeriodLimits(start_fraction=fraction)
     with pytest.raises(ValueError, match="orders_per_minute"):
         QuietPeriodLimits(orders_per_minute=-1)
+
+
+# What holds for every order, and what was decided before
+
+
+FORKED = Halt(Reason.FORKED, "Forked.")
+
+
+def test_one_answer_holds_for_every_order_only_while_all_is_clear_and_until_the_lease_ends() -> None:
+    clear = Lease(0.2, (GLOBAL_OPEN, view("account:A", ScopeState.NEVER_INITIALISED)), deadline=10.1)
+    passes = blanket_decision(clear, None)
+    assert (passes.allowed, passes.deadline) == (True, 10.1)
+    assert passes.permit == Permit({"global": 1, "account:A": 1}, 10.1)
+    tripped = Lease(0.2, (GLOBAL_OPEN, view("account:A", ScopeState.TRIPPED)), deadline=10.1)
+    for refused in (blanket_decision(tripped, None), blanket_decision(clear, FORKED)):
+        assert (refused.allowed, refused.permit, refused.deadline) == (False, None, EXPIRED)
+    assert blanket_decision(clear, FORKED).reason is Reason.FORKED
+
+
+def again(
+    permit: Permit, *views: ScopeView, now: float = 10.0, order: Any = None, halt: Halt | None = None
+) -> Decision:
+    return judge_permit(permit, Lease(0.2, views, deadline=10.1), halt, now, order)
+
+
+def test_a_permit_stands_while_the_breakers_of_its_order_have_not_changed() -> None:
+    permit = Permit({"global": 1}, 10.05)
+    stands = again(permit, GLOBAL_OPEN)
+    assert (stands.allowed, stands.permit) == (True, Permit({"global": 1}, 10.1))
+    for decision, reason in (
+        (again(Permit({"global": 0}, 10.05), GLOBAL_OPEN), Reason.PERMIT_EXPIRED),
+        (again(permit, GLOBAL_OPEN, view("account:A", ScopeState.OPEN)), Reason.PERMIT_EXPIRED),
+        (again(permit, GLOBAL_OPEN, now=10.1), Reason.STALE),
+        (again(permit, GLOBAL_OPEN, halt=FORKED), Reason.FORKED),
+        (again(permit, view("global", ScopeState.TRIPPED)), Reason.TRIPPED),
+    ):
+        assert (decision.allowed, decision.reason, decision.permit) == (False, reason, None)
+    elsewhere = view("account:A", ScopeState.TRIPPED)
+    assert again(permit, GLOBAL_OPEN, elsewhere, order=OrderIntent("AAPL", "buy", 1, account="B"))
+
+
+def test_a_permit_to_reduce_stands_until_its_own_end_whatever_the_breakers_say() -> None:
+    permit = Permit({"global": 1}, 10.05, reduces=True)
+    tripped = view("global", ScopeState.TRIPPED)
+    assert again(permit, tripped, now=10.04)
+    over = again(permit, tripped, now=10.05)
+    assert (over.allowed, over.reason) == (False, Reason.PERMIT_EXPIRED)
+
+
+def test_a_state_that_was_never_read_is_being_read_and_not_stale() -> None:
+    assert ask(OrderIntent("AAPL", "buy", 1), GLOBAL_OPEN, deadline=EXPIRED).reason is Reason.BEING_READ
+
+
+def test_what_halts_is_said_in_words() -> None:
+    buy, tripped = OrderIntent("AAPL", "buy", 1), view("global", ScopeState.TRIPPED)
+    assert "The global breaker is TRIPPED; until its reset" in ask(buy, tripped).sentence
+    named = replace(tripped, reading=replace(tripped.reading, trip_reason="MANUAL"))
+    assert "The global breaker is TRIPPED (MANUAL); until its reset" in ask(buy, named).sentence
+    assert "breaker (epoch 1) that is older" in ask(buy, view("global", ScopeState.OUTDATED)).sentence
+    assert ask(buy, view("global", ScopeState.MISSING)).sentence.startswith("It is gone. Until then")
+
+
+def test_what_passes_as_a_reduction_says_of_what_kind_it_is() -> None:
+    tripped = view("global", ScopeState.TRIPPED)
+    sell = OrderIntent("AAPL", "sell", 1)
+    assert ask(sell, tripped, position=2).sentence == "The order only reduces the position."
+    assert "Each order of the list" in ask(OrderList((sell, sell), ListKind.LEGS), tripped, position=2).sentence
+    assert "The replacement only" in ask(ReplaceIntent("1", sell), tripped, position=2).sentence
+
+
+def test_positions_that_come_as_an_iterator_are_read_as_often_as_they_are_needed() -> None:
+    held = [Position("AAPL", Decimal(5), Decimal(5), Decimal(1)), Position("MSFT", Decimal(5), Decimal(5), Decimal(1))]
+    both = OrderList((OrderIntent("MSFT", "sell", 5), OrderIntent("AAPL", "sell", 5)), ListKind.LEGS)
+    assert ask(both, view("global", ScopeState.TRIPPED), position=iter(held)).reason is Reason.REDUCES_RISK
+
+
+def test_a_scope_of_another_kind_holds_only_orders_that_name_it_or_say_nothing() -> None:
+    halted = view("symbol:AAPL", ScopeState.TRIPPED)
+    assert ask(OrderIntent("MSFT", "buy", 1), GLOBAL_OPEN, halted)
+    named = view("account:BTC/USD", ScopeState.TRIPPED)
+    assert ask(OrderIntent("AAPL", "buy", 1, account="BTCUSD"), GLOBAL_OPEN, named)

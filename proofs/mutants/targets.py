@@ -1,0 +1,47 @@
+"""Name what is mutated, the most important first, and the tests that judge it: fast ones, in this process."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+PLAN = ("tests/tasks/test_plan.py", "tests/tasks/test_memory.py", "tests/tasks/test_books.py")
+GATE = (
+    "tests/breaker/gate/test_risk_reduction.py",
+    "tests/breaker/gate/test_intents.py",
+    "tests/breaker/gate/test_judge.py",
+    "tests/breaker/gate/test_lease.py",
+)
+
+
+@dataclass(frozen=True)
+class Target:
+    tests: Sequence[str]
+    """Arguments of pytest."""
+    functions: Sequence[str] = ()
+    """What of the module decides; empty: all of it."""
+
+
+TARGETS: Mapping[str, Target] = {
+    "tasks/kill/plan.py": Target(PLAN),
+    "breaker/gate/risk_reduction.py": Target(GATE),
+    "breaker/gate/judge.py": Target(GATE),
+    "tasks/kill/cover.py": Target(PLAN),
+    "tasks/kill/memory.py": Target(PLAN),
+    "tasks/kill/ladder.py": Target(PLAN),
+    "ledger/verify.py": Target(("tests/ledger/test_verify.py", "-k", "not postgresql")),
+    "ledger/record.py": Target(("tests/ledger/test_record.py", "tests/ledger/test_verify.py", "-k", "not postgresql")),
+    "brokers/alpaca/reading.py": Target(("tests/brokers/test_alpaca.py",)),
+    "brokers/alpaca/adapter.py": Target(("tests/brokers/test_alpaca.py",), ("AlpacaBroker.open_orders",)),
+    "breaker/gate/lease.py": Target(GATE),
+    "tasks/kill/verify.py": Target(("tests/tasks/test_flatten.py",)),
+    "tasks/kill/flatten.py": Target(
+        ("tests/tasks/test_flatten.py",),
+        (
+            "Flattening._round",
+            "Flattening._rest",
+            "Flattening._notice_delay",
+            "Flattening._bulk_is_safe",
+        ),
+    ),
+}
