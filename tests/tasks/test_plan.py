@@ -732,3 +732,103 @@ def test_only_a_market_order_of_ours_waits_for_the_open_and_nothing_does_that_tr
     assert plan([order("100", attempt=1)], [position()], market=OPEN).stuck == {}
     assert plan([order("100", attempt=1)], [position()], market=None).stuck == {}
     assert plan([order("100", attempt=1)], [], market=CLOSED).stuck == {}
+
+
+# What the rules come to at their edges
+
+
+def test_as_much_of_a_short_position_as_no_short_put_may_need_is_bought_back() -> None:
+    held = [contract("SPY261218P00600000", "-1"), position("-300", symbol="SPY")]
+    assert [(each.symbol, each.quantity) for each in plan([], held).closes] == [
+        ("SPY", D(200)),
+        ("SPY261218P00600000", D(1)),
+    ]
+
+
+def test_stops_that_were_asked_to_go_a_moment_ago_hold_up_the_next() -> None:
+    stops, held = protected(2 * LET_GO_AT_ONCE)
+    first = plan_with_stops(stops, held, {}, 100.0)
+    assert plan_with_stops(stops, held, first.memory, 100.5).cancels == first.cancels == tuple(stops[:LET_GO_AT_ONCE])
+
+
+def test_a_close_at_work_is_measured_against_the_size_of_a_short_position_too() -> None:
+    ours = order("100", Side.BUY, attempt=1)
+    memory = plan([ours], [position("-100")]).memory["AAPL"]
+    assert (memory.excess, memory.sent_at) == (None, 100.0)
+    wrong = order("1", Side.SELL, attempt=2)
+    assert set(plan([ours, wrong], [position("-100")]).cancels) == {ours, wrong}
+
+
+def test_an_excess_that_was_not_there_in_between_is_a_new_one() -> None:
+    ours, memory = order("100", attempt=1), {"AAPL": remembered(sent_at=100.0, attempt=1)}
+    assert plan([ours], [position("40")], memory).memory["AAPL"].excess == 100
+    fits = plan([ours], [position()], {"AAPL": remembered(sent_at=100.0, excess=D(100))})
+    assert plan([ours], [position("40")], fits.memory).cancels == ()
+
+
+def test_a_close_that_filled_whole_and_is_still_listed_needs_nothing() -> None:
+    ours = order("100", attempt=1, filled="100", status=OrderStatus.PARTIALLY_FILLED)
+    assert plan([ours], [], {"AAPL": remembered(sent_at=1.0, attempt=1)}).cancels == ()
+
+
+@pytest.mark.parametrize(("rung", "patience"), [(0, 3), (3, 6), (6, 8), (30, 8)])
+def test_each_time_round_the_ladder_a_close_stands_longer_up_to_the_longest_wait(rung: int, patience: int) -> None:
+    ours, memory = order("100", attempt=1), {"AAPL": remembered(sent_at=100.0, attempt=1, rung=rung)}
+    assert plan([ours], [position()], memory, now=99.9 + patience).cancels == ()
+    assert plan([ours], [position()], memory, now=100.0 + patience).cancels == (ours,)
+
+
+@pytest.mark.parametrize("quantity", ["1.5", "-1.5"])
+def test_whole_units_go_outside_the_session_where_a_fraction_was_refused_and_all_of_it_within(quantity: str) -> None:
+    memory = remembered(quantity=D("1.5"), whole_units=True)
+    outside = close_of([], position(quantity), memory, CLOSED)
+    assert outside is not None and outside.quantity == 1 and outside.extended_hours
+    within = close_of([], position(quantity), memory)
+    assert within is not None and within.quantity == D("1.5")
+    assert close_of([], position("1.5"), None, CLOSED).quantity == D("1.5")  # type: ignore[union-attr]
+
+
+def test_an_order_for_an_amount_of_money_is_awaited_whatever_it_says_is_left() -> None:
+    assert close_of([replace(order("30", kind=OrderType.LIMIT), by_amount=True)], position()) is None
+
+
+def test_what_is_cancelled_keeps_its_order_and_legs_go_once() -> None:
+    first, second = order(symbol="A"), order(symbol="B")
+    legs = [replace(order(symbol=symbol), parent_id="parent") for symbol in ("C", "D")]
+    assert plan([first, second, *legs]).cancels == (first, second, legs[0])
+
+
+def test_a_person_is_told_what_is_seen_where_the_venue_gives_no_reason() -> None:
+    ours, theirs = order("40", attempt=1), [order(symbol="MSFT") for _ in range(4)]
+    tried = {"AAPL": remembered(reason="halted", sent_at=100.0, attempt=1)}
+    queued = [order("40", attempt=1), order("1", attempt=2, kind=OrderType.LIMIT)]
+
+    def said(
+        orders: Sequence[Order], held: Sequence[Position], memory: Mapping[str, SymbolMemory] | None = None
+    ) -> str:
+        (words,) = plan(orders, held, memory, time_is_up=True).stuck.values()
+        return words
+
+    assert said([ours], [position()], tried) == "halted; a close for 40 is working"
+    assert said([], [position()], tried) == "halted"
+    assert said([ours], [position()]) == "the venue accepted a close for 40 but has not filled it"
+    assert said([], [position(available="0")]).startswith("the venue says that nothing of it is available")
+    listed = ", ".join(sorted(each.id for each in theirs)[:3])
+    assert said(theirs, []) == f"4 orders are still open at the venue (new): {listed}"
+    placed = {"AAPL": remembered(placed_since=frozenset({"gone"}))}
+    assert "still trading" not in said([ours], [position()], placed)
+    assert "for 40 is queued" in plan(queued, [position()], market=CLOSED).stuck["AAPL"]
+
+
+def test_every_short_call_is_covered_by_the_shares_and_a_part_of_a_share_is_one_too() -> None:
+    short = [contract(CALL, "-1"), contract(OTHER_CALL, "-1")]
+    closes = {each.symbol: each.quantity for each in plan([], [*short, position("500", symbol="SPY")]).closes}
+    assert closes["SPY"] == 300
+    assert "SPY" not in {each.symbol for each in plan([], [*short, position("0.5", symbol="SPY")]).closes}
+    put = contract("SPY261218P00600000", "-1")
+    assert "SPY" not in {each.symbol for each in plan([], [put, position("-0.5", symbol="SPY")]).closes}
+
+
+def test_an_order_that_cannot_be_read_is_no_short_option() -> None:
+    decided = plan([], [contract(OTHER_CALL, "1")], unreadable=[Unreadable("order", CALL, "7", "no side")])
+    assert [each.symbol for each in decided.closes] == [OTHER_CALL]

@@ -183,3 +183,14 @@ def test_a_quiet_period_that_does_not_say_its_end_ramps_over_five_minutes() -> N
 def test_no_text_whatever_reads_as_trading_unless_it_says_so(stored: bytes) -> None:
     state = read_state(stored, NOW_US, 0.0, key="k").state
     assert state not in (StoredState.OPEN, StoredState.QUIET_PERIOD) or b'"state"' in stored
+
+
+def test_states_without_an_epoch_come_before_every_other() -> None:
+    unnumbered = StateReading(StoredState.OPEN)
+    assert seen(unnumbered, StateReading(StoredState.OPEN, epoch=0)).state is ScopeState.OPEN
+    assert seen(StateReading(StoredState.TRIPPED), unnumbered).state is ScopeState.OPEN
+
+
+def test_an_invalidation_overtakes_exactly_the_heartbeats_in_flight() -> None:
+    assert invalidated(lease()).sent == ()
+    assert invalidated(heartbeat_sent(heartbeat_sent(lease(), 1.0), 2.0)).sent == (EXPIRED, EXPIRED)
