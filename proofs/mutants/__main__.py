@@ -95,7 +95,7 @@ def _write(file: str, said: str, survivors: Sequence[Outcome], reasons: dict[Key
     """Writes the module's part of the page anew; the others stay."""
     parts = PAGE.read_text().split("\n## ")[1:] if PAGE.exists() else []
     sections = {part.split("\n", 1)[0]: part.split("\n", 1)[1].strip() for part in parts}
-    rows = [f"- `{_line(file, each)}`: {reasons.get(_key(each.mutant), '**not explained**')}" for each in survivors]
+    rows = [f"- `` {_line(file, each)} ``: {reasons.get(_key(each.mutant), '**not explained**')}" for each in survivors]
     sections[file] = "\n".join([said + ".", *([""] if rows else []), *rows])
     listed = [f"\n## {name}\n\n{sections[name]}\n" for name in TARGETS if name in sections]
     PAGE.write_text(HEAD + "".join(listed))

@@ -569,11 +569,12 @@ def test_promise_7_only_what_is_too_little_to_be_traded_is_dust(message: str, re
 
 
 @pytest.mark.parametrize("short", [False, True], ids=["one after the other", "both at once"])
-async def test_an_order_that_only_the_nested_list_has_is_open(venue: Venue, short: bool) -> None:
+@pytest.mark.parametrize("nested", ["true", "false"])
+async def test_an_order_that_only_one_of_the_lists_has_is_open(venue: Venue, short: bool, nested: str) -> None:
     """A list that is short is read beside the other one from then on; what either has is open."""
     server = venue("[book]\norders = 1\n")
     (kept,) = httpx.get(f"{server.url}/v2/orders", headers=KEYS).json()
-    listed = {"true": [kept], "false": []}
+    listed: dict[str, list[Any]] = {"true": [], "false": []}
 
     def answer(asked: Asked) -> Answer:
         return Answer(200, json.dumps(listed[asked.query["nested"]]), {"Content-Type": "application/json"})
@@ -581,8 +582,7 @@ async def test_an_order_that_only_the_nested_list_has_is_open(venue: Venue, shor
     with Web(answer) as web:
         broker = AlpacaBroker("ALPHA", web.url, "key", "secret")
         if short:
-            listed["true"] = []
             assert len(await broker.open_orders()) == 0
-            listed["true"] = [kept]
+        listed[nested] = [kept]
         assert [order.id for order in (await broker.open_orders()).items] == [kept["id"]]
         await broker.aclose()

@@ -189,6 +189,7 @@ def test_states_without_an_epoch_come_before_every_other() -> None:
     unnumbered = StateReading(StoredState.OPEN)
     assert seen(unnumbered, StateReading(StoredState.OPEN, epoch=0)).state is ScopeState.OPEN
     assert seen(StateReading(StoredState.TRIPPED), unnumbered).state is ScopeState.OPEN
+    assert seen(StateReading(StoredState.TRIPPED, epoch=0), unnumbered).state is ScopeState.OUTDATED
 
 
 def test_an_invalidation_overtakes_exactly_the_heartbeats_in_flight() -> None:
