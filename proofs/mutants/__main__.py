@@ -98,7 +98,8 @@ def _write(file: str, said: str, survivors: Sequence[Outcome], reasons: dict[Key
     rows = [f"- `` {_line(file, each)} ``: {reasons.get(_key(each.mutant), '**not explained**')}" for each in survivors]
     sections[file] = "\n".join([said + ".", *([""] if rows else []), *rows])
     listed = [f"\n## {name}\n\n{sections[name]}\n" for name in TARGETS if name in sections]
-    PAGE.write_text(HEAD + "".join(listed))
+    missing = [f"`{name}`" for name in TARGETS if name not in sections]
+    PAGE.write_text(HEAD + (f"\nNot tried yet: {', '.join(missing)}.\n" if missing else "") + "".join(listed))
 
 
 if __name__ == "__main__":

@@ -295,3 +295,19 @@ def test_a_scope_of_another_kind_holds_only_orders_that_name_it_or_say_nothing()
     assert ask(OrderIntent("MSFT", "buy", 1), GLOBAL_OPEN, halted)
     named = view("account:BTC/USD", ScopeState.TRIPPED)
     assert ask(OrderIntent("AAPL", "buy", 1, account="BTCUSD"), GLOBAL_OPEN, named)
+
+
+def test_a_permit_that_knows_nothing_of_a_breaker_does_not_stand_even_at_its_first_epoch() -> None:
+    first = replace(GLOBAL_OPEN, reading=StateReading(StoredState.OPEN, epoch=0))
+    assert again(Permit({}, 10.05), first).reason is Reason.PERMIT_EXPIRED
+
+
+def test_a_halt_comes_before_what_is_wrong_with_the_order() -> None:
+    assert ask(OrderIntent("AAPL", "hold", 1), view("global", ScopeState.TRIPPED)).reason is Reason.TRIPPED
+
+
+def test_in_a_quiet_period_each_order_of_a_list_is_held_against_normal_size() -> None:
+    quiet = view("global", ScopeState.QUIET_PERIOD, QuietPeriod(ends=110.0, length=None))
+    small, large = OrderIntent("AAPL", "buy", 1), OrderIntent("AAPL", "buy", 90)
+    assert ask(OrderList((small, large)), quiet).reason is Reason.QUIET_SIZE
+    assert not ask(OrderIntent("TSLA", "buy", 1, normal_quantity="x"), quiet).allowed
