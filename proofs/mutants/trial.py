@@ -48,7 +48,12 @@ Chosen = Callable[[Mutant], bool]
 def try_all(file: str, tests: Sequence[str], chosen: Chosen, told: Callable[[Outcome], None]) -> None:
     """Try every mutant of `file` that is `chosen` on `tests`, arguments of pytest. Raises ValueError if they fail."""
     hypothesis.settings.register_profile(
-        "mutants", database=None, derandomize=True, phases=[hypothesis.Phase.explicit, hypothesis.Phase.generate]
+        "mutants",
+        database=None,
+        derandomize=True,
+        deadline=None,  # a busy machine is no failure
+        suppress_health_check=[*hypothesis.HealthCheck],
+        phases=[hypothesis.Phase.explicit, hypothesis.Phase.generate],
     )
     hypothesis.settings.load_profile("mutants")
     trials = _Trials(file, chosen, told)
