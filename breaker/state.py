@@ -100,6 +100,20 @@ class Status(Mapping[str, Any]):
         """
         return Status(self.state, self._fields, problem=self.problem, as_of=self.as_of, unconfirmed=why)
 
+    def at(self, as_of: datetime) -> Status:
+        """The same at another moment, for one at which nothing of it has changed.
+
+        Args:
+            as_of: Redis's time at which this was true.
+
+        Returns:
+            Another status.
+        """
+        status = Status.__new__(Status)
+        status.state, status.problem, status.unconfirmed = self.state, self.problem, self.unconfirmed
+        status._fields, status.as_of = self._fields, as_of
+        return status
+
     def __getitem__(self, name: str) -> Any:
         return self._fields[name]
 

@@ -61,7 +61,7 @@ def families(taken: Scrape) -> Iterator[Metric]:
     )
     yield from _state_families(taken.redis.scopes)
     yield _gauge("cb_redis_up", "Whether Redis answered in time.", float(taken.redis.problem is None))
-    yield _gauge("cb_redis_latency_seconds", "Time to read the global breaker's state.", taken.redis.latency)
+    yield _gauge("cb_redis_latency_seconds", "Time to read every breaker's state.", taken.redis.latency)
     yield _gauge(
         "cb_verification_age_seconds",
         "Since the scheduled health verification last ran; left out when it never did.",

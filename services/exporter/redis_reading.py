@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from datetime import datetime
@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 from redis.exceptions import RedisError
 
-from breaker import BreakerError, CircuitBreaker, State, Status
+from breaker import BreakerError, State, Status
 from breaker.deadline_client import DeadlineClient
 from breaker.gate.report import ReportedGates, read_reports, reports_request
 from breaker.keys import GLOBAL, Keys
-from breaker.requests import Request
+from breaker.requests import Command, Request
 from breaker.rules import Limits
-from breaker.state import unknown_status
+from breaker.status_reader import StatusReader
 from tasks.recovery.state import RecoveryState
 from tasks.running_services import RunningService, read_services
 from tasks.verification.last_result import KEY as VERIFICATION
@@ -61,7 +61,7 @@ class ScopeReading:
 
 @dataclass(frozen=True, slots=True)
 class RedisReading:
-    """`latency` in seconds of the first state's reading; `problem` says why Redis could not be read."""
+    """`latency` in seconds of the reading of all states; `problem` says why Redis could not be read."""
 
     scopes: tuple[ScopeReading, ...]
     latency: float | None = None
@@ -86,29 +86,23 @@ class RedisReading:
 
 
 def read_redis(redis: Redis, scopes: Iterable[str] = (GLOBAL,), *, timeout: float) -> RedisReading:
-    """Every breaker of `scopes`. Ends within about `timeout` seconds if Redis doesn't answer: then nothing else is
-    asked of it."""
-    found: list[ScopeReading] = []
-    problem: str | None = None
-    latency: float | None = None
-    for scope in scopes:
-        if problem is not None:
-            found.append(ScopeReading(scope, unknown_status(problem)))
-            continue
-        begun = time.monotonic()
-        with closing(CircuitBreaker(redis, scope, timeout=timeout)) as breaker:
-            status = breaker.get_status()
-        if status.as_of is None:
-            problem = status.problem or "Redis did not answer"
-            found.append(ScopeReading(scope, status))
-            continue
-        latency = latency if latency is not None else time.monotonic() - begun
-        found.append(_beside(redis, scope, status, status.as_of, timeout))
-    now = found[0].status.as_of if found else None
-    if problem is not None or now is None:
-        return RedisReading(tuple(found), latency, problem)
-    gates, age = _reported_gates(redis, timeout), _verification_age(redis, now, timeout)
-    return RedisReading(tuple(found), latency, None, gates, age, _services(redis))
+    """Every breaker of `scopes`, in two exchanges however many there are: their states, then what lies beside them.
+
+    Ends within about `timeout` seconds if Redis doesn't answer: then nothing else is asked of it.
+    """
+    begun = time.monotonic()
+    with closing(StatusReader(redis, timeout=timeout, remember=False)) as reader:
+        statuses = reader.read(scopes)
+    latency = time.monotonic() - begun
+    now = next((status.as_of for status in statuses.values() if status.as_of is not None), None)
+    if now is None:
+        found = tuple(ScopeReading(scope, status) for scope, status in statuses.items())
+        problem = next((status.problem for status in statuses.values()), None)
+        return RedisReading(found, None, problem or "Redis did not answer")
+    with closing(DeadlineClient(redis, timeout)) as client:
+        found = _beside(client, statuses, now)
+        gates, age = _reported_gates(client), _verification_age(client, now)
+    return RedisReading(found, latency, None, gates, age, _services(redis))
 
 
 def _services(redis: Redis) -> tuple[RunningService, ...] | None:
@@ -118,42 +112,53 @@ def _services(redis: Redis) -> tuple[RunningService, ...] | None:
         return None
 
 
-def _reported_gates(redis: Redis, timeout: float) -> ReportedGates | None:
+def _reported_gates(client: DeadlineClient) -> ReportedGates | None:
     try:
-        with closing(DeadlineClient(redis, timeout)) as client:
-            return read_reports(client.execute(reports_request()))
+        return read_reports(client.execute(reports_request()))
     except BreakerError:
         return None
 
 
-def _verification_age(redis: Redis, now: datetime, timeout: float) -> float | None:
+def _verification_age(client: DeadlineClient, now: datetime) -> float | None:
     try:
-        with closing(DeadlineClient(redis, timeout)) as client:
-            (raw,) = client.execute(Request("read when the last verification was", (("GET", VERIFICATION),)))
+        (raw,) = client.execute(Request("read when the last verification was", (("GET", VERIFICATION),)))
         return None if raw is None else (now - LastVerification.from_json(raw).checked_at).total_seconds()
     except (BreakerError, ValueError, KeyError, TypeError):
         return None
 
 
-def _beside(redis: Redis, scope: str, status: Status, now: datetime, timeout: float) -> ScopeReading:
-    """What is kept beside the state. A failure to read this says nothing about the state."""
-    keys = Keys.of(scope)
-    suffix = "" if scope == GLOBAL else f":{scope}"
+def _beside(client: DeadlineClient, statuses: Mapping[str, Status], now: datetime) -> tuple[ScopeReading, ...]:
+    """What is kept beside each state. A failure to read this says nothing about the states."""
     window_start = int((now.timestamp() - _WINDOW) * 1_000_000)
-    commands = (
+    readable = [scope for scope, status in statuses.items() if status.as_of is not None]
+    commands = tuple(command for scope in readable for command in _commands_beside(Keys.of(scope), window_start))
+    try:
+        # As trailing commands: what one breaker's keys are refused for says nothing about another's.
+        _, *replies = client.execute(
+            Request("read what lies beside the states", (("TIME",),), trailing_commands=commands)
+        )
+    except BreakerError:
+        return tuple(ScopeReading(scope, status) for scope, status in statuses.items())
+    each = len(replies) // max(1, len(readable))
+    beside = {scope: replies[i * each : (i + 1) * each] for i, scope in enumerate(readable)}
+    return tuple(
+        _reading(scope, status, beside[scope], now) if scope in beside else ScopeReading(scope, status)
+        for scope, status in statuses.items()
+    )
+
+
+def _commands_beside(keys: Keys, window_start: int) -> tuple[Command, ...]:
+    return (
         ("XLEN", keys.outbox),
         ("XRANGE", keys.outbox, "-", "+", "COUNT", 1),
-        ("ZCOUNT", f"circuit_breaker:api_errors{suffix}", window_start, "+inf"),
-        ("HMGET", f"circuit_breaker:equity{suffix}", "equity", "high_water"),
+        ("ZCOUNT", keys.key("api_errors"), window_start, "+inf"),
+        ("HMGET", keys.key("equity"), "equity", "high_water"),
         ("GET", keys.key("recovery")),
     )
-    try:
-        with closing(DeadlineClient(redis, timeout)) as client:
-            length, oldest, errors, equity, recovery = client.execute(
-                Request(f"read what lies beside {keys.state}", commands)
-            )
-    except BreakerError:
-        return ScopeReading(scope, status)
+
+
+def _reading(scope: str, status: Status, replies: Sequence[Any], now: datetime) -> ScopeReading:
+    length, oldest, errors, equity, recovery = replies
     return ScopeReading(
         scope,
         status,

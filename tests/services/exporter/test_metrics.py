@@ -17,6 +17,7 @@ from pydantic import SecretStr
 
 from breaker import CircuitBreaker
 from breaker.gate import Gate, OrderIntent
+from breaker.keys import Keys
 from configuration.settings import Settings
 from ledger.configured import open_ready_ledger, open_spool
 from ledger.outbox import drain_outbox
@@ -72,6 +73,38 @@ def drain(redis_client: redis.Redis, settings: Settings) -> None:
 
 def test_a_state_that_was_read_is_verified(breaker: CircuitBreaker, scrape: Scrape) -> None:
     assert scrape()["cb_staleness_seconds",] == 0
+
+
+def test_more_than_a_thousand_breakers_are_no_false_alarm(
+    breaker: CircuitBreaker, redis_client: redis.Redis, exporter: Exporter, scrape: Scrape
+) -> None:
+    exporter._scopes = ("global", *(f"strategy:s{number}" for number in range(1_150)))
+    redis_client.mset({Keys.of(scope).state: '{"state":"OPEN","epoch":1}' for scope in exporter._scopes[1:]})
+    redis_client.delete("circuit_breaker:outbox")
+    asked = redis_client.info("stats")["total_connections_received"]
+    values = scrape()
+    assert values["cb_staleness_seconds",] == 0
+    assert values["cb_state", "strategy:s1149", "OPEN"] == values["cb_outbox_entries", "strategy:s1149"] + 1 == 1
+    assert redis_client.info("stats")["total_connections_received"] - asked < 10
+    redis_client.set(Keys.of("strategy:s7").state, "no json")
+    values = scrape()
+    assert values["cb_staleness_seconds",] == 999_999
+    assert [key[1] for key, value in values.items() if key[0] == "cb_state" and key[2] == "UNKNOWN" and value] == [
+        "strategy:s7"
+    ]
+
+
+def test_what_lies_beside_one_state_and_is_something_else_hides_no_other(
+    breaker: CircuitBreaker, redis_client: redis.Redis, exporter: Exporter, scrape: Scrape
+) -> None:
+    CircuitBreaker(redis_client, "account:ALPHA").initialize_state()
+    exporter._scopes = ("account:ALPHA", "global")
+    redis_client.delete("circuit_breaker:outbox:account:ALPHA")
+    redis_client.set("circuit_breaker:outbox:account:ALPHA", "foreign")
+    values = scrape()
+    assert values["cb_staleness_seconds",] == 0
+    assert ("cb_outbox_entries", "account:ALPHA") not in values
+    assert values["cb_outbox_entries", "global"] == 1
 
 
 @pytest.mark.parametrize("word", ["OPEN", "TRIPPED", "QUIET_PERIOD"])

@@ -1,0 +1,80 @@
+"""Measure what looks at every breaker beside 1, 100 and 1,000 of them: the cost must not grow with the desk."""
+
+from __future__ import annotations
+
+import contextlib
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks.rows import Row
+from benchmarks.servers import bench
+from breaker import CircuitBreaker
+from configuration.settings import Settings
+from ledger.configured import open_ready_ledger
+from ledger.outbox import drain_outbox, known_scopes
+from services.exporter.exporter import Exporter
+
+SIZES = (1, 100, 1_000)
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """Seconds of one call, by the clock and of this process's processor time."""
+
+    wall: float
+    processor: float
+
+
+def run() -> list[Row]:
+    rows: list[Row] = []
+    for size in SIZES:
+        with _desk(size) as settings:
+            rows.append(_scrape(settings, size))
+    return rows
+
+
+def _row(what: str, size: int, cost: Cost, target: float) -> Row:
+    """Judged by the processor's time, as a machine that is busy otherwise says nothing about this."""
+    value = 1000 * cost.processor
+    told = f"{1000 * cost.wall:.3g} ms by the clock"
+    return Row("scopes", f"{what}, {size:,} breakers", value, "ms", told, f"≤ {target:g}", value <= target)
+
+
+@contextlib.contextmanager
+def _desk(size: int) -> Iterator[Settings]:
+    """That many open breakers, whose transitions are in the ledger."""
+    with bench() as here, tempfile.TemporaryDirectory() as folder:
+        settings = Settings.model_validate({"redis_url": here.server.url, "state_dir": Path(folder) / "state"})
+        scopes = ["global", *(f"strategy:s{number}" for number in range(1, size))]
+        for scope in scopes:
+            with contextlib.closing(CircuitBreaker(here.client, scope)) as breaker:
+                breaker.initialize_state()
+        with contextlib.closing(open_ready_ledger(settings)) as ledger:
+            drain_outbox(here.client, ledger, scopes)
+        yield settings
+
+
+def _scrape(settings: Settings, size: int) -> Row:
+    exporter = Exporter(settings)
+    with contextlib.closing(open_ready_ledger(settings)) as ledger, contextlib.closing(exporter):
+        exporter._scopes = known_scopes(exporter._redis, ledger)
+        cost = _cost(exporter.scrape)
+        if b"cb_staleness_seconds 0.0" not in exporter.scrape():
+            return Row("scopes", f"scrape of the exporter, {size:,} breakers", "999999: a false alarm", met=False)
+    return _row("scrape of the exporter", size, cost, 100)
+
+
+def _cost(work: Callable[[], object]) -> Cost:
+    """The median of five, after one that counts for nothing."""
+    work()
+    costs = []
+    for _ in range(5):
+        begun, used = time.perf_counter(), time.process_time()
+        work()
+        costs.append((time.perf_counter() - begun, time.process_time() - used))
+    wall, processor = (statistics.median(each) for each in zip(*costs, strict=True))
+    return Cost(wall, processor)
