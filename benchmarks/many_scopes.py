@@ -17,8 +17,11 @@ from configuration.settings import Settings
 from ledger.configured import open_ready_ledger
 from ledger.outbox import drain_outbox, known_scopes
 from services.exporter.exporter import Exporter
+from services.trip_watch import TripWatch
 
 SIZES = (1, 100, 1_000)
+_WATCHED = 5.0
+"""Seconds; a watch looks after recoveries once in them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +37,7 @@ def run() -> list[Row]:
     for size in SIZES:
         with _desk(size) as settings:
             rows.append(_scrape(settings, size))
+            rows.append(_share("trip watch", size, TripWatch(settings)))
     return rows
 
 
@@ -66,6 +70,17 @@ def _scrape(settings: Settings, size: int) -> Row:
         if b"cb_staleness_seconds 0.0" not in exporter.scrape():
             return Row("scopes", f"scrape of the exporter, {size:,} breakers", "999999: a false alarm", met=False)
     return _row("scrape of the exporter", size, cost, 100)
+
+
+def _share(what: str, size: int, watch: TripWatch) -> Row:
+    """How much of one processor it takes while nothing happens, after it has found the breakers."""
+    watch.start()
+    time.sleep(3)
+    begun, used = time.perf_counter(), time.process_time()
+    time.sleep(_WATCHED)
+    share = 100 * (time.process_time() - used) / (time.perf_counter() - begun)
+    watch.stop()
+    return Row("scopes", f"{what}, {size:,} breakers", share, "% of a core", "", "≤ 5", share <= 5)
 
 
 def _cost(work: Callable[[], object]) -> Cost:

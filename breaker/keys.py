@@ -60,9 +60,14 @@ def scope_of_state(key: str) -> str:
     return key.removeprefix("circuit_breaker:state").removeprefix(":") or GLOBAL
 
 
+def is_scope(scope: object) -> bool:
+    """Whether a breaker can be called that."""
+    return isinstance(scope, str) and len(scope) <= _SCOPE_LENGTH and _SCOPE.fullmatch(scope) is not None
+
+
 def check_scope(scope: str) -> None:
     """Raise InvalidInput unless `scope` is a word or `kind:name`, at most 64 characters of A-Z a-z 0-9 _ . -."""
-    if not isinstance(scope, str) or len(scope) > _SCOPE_LENGTH or not _SCOPE.fullmatch(scope):
+    if not is_scope(scope):
         raise InvalidInput(
             f"The scope {scope!r:.80} can't be used; nothing was changed. Use 'global' or 'kind:name' like "
             f"'account:ALPHA': letters, digits, '_', '.', '-', at most {_SCOPE_LENGTH} characters."

@@ -9,11 +9,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from breaker.errors import BreakerError
 from ledger.checkpoint import Checkpoint, Checkpoints
 from ledger.errors import LedgerError
 from ledger.ledger import Ledger
-from ledger.outbox import OutboxDrain, drain_outbox
+from ledger.outbox import OutboxDrain, drain_outboxes
 from ledger.spool import Spool, SpoolDrain
 from ledger.verify import Verification, verify
 
@@ -70,14 +69,10 @@ def drain(redis: Redis, ledger: Ledger, spool: Spool, scopes: Sequence[str], *, 
 
     What fails for one does not stop the others; what was not moved still waits where it was.
     """
-    problems: list[str] = []
-    from_outbox, from_spool = OutboxDrain(), SpoolDrain()
+    from_spool = SpoolDrain()
     # First the outbox: what waits in the spool is most often what a kill switch did after its trip.
-    for scope in scopes:
-        try:
-            from_outbox += drain_outbox(redis, ledger, [scope], timeout=timeout)
-        except (LedgerError, BreakerError) as error:
-            problems.append(str(error))
+    from_outbox, failures = drain_outboxes(redis, ledger, scopes, timeout=timeout)
+    problems = [str(error) for error in failures]
     try:
         from_spool = spool.drain(ledger)
     except LedgerError as error:

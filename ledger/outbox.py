@@ -7,7 +7,8 @@ group, with its entries pending at dead consumers, could not promise. That order
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -15,8 +16,9 @@ from typing import TYPE_CHECKING, Any
 from redis.exceptions import ResponseError
 
 from breaker.deadline_client import DeadlineClient
+from breaker.errors import BreakerError, RedisRefused
 from breaker.events import TransitionEvent
-from breaker.keys import GLOBAL, Keys
+from breaker.keys import GLOBAL, Keys, is_scope
 from breaker.requests import Command, Request
 from ledger.continuity import StateAfter, gap_before, transition_record
 from ledger.errors import LedgerError
@@ -68,11 +70,27 @@ def drain_outbox(
         LedgerUnavailable, LedgerNotReady: the same of the ledger.
         OutboxUnreadable: somebody put something else in the outbox's place.
     """
-    client = DeadlineClient(redis, timeout)
-    try:
-        return sum((_drain_scope(client, ledger, scope) for scope in scopes), OutboxDrain())
-    finally:
-        client.close()
+    with closing(DeadlineClient(redis, timeout)) as client:
+        newest = _newest_entries(client, scopes := tuple(scopes))
+        return sum((_drain_scope(client, ledger, scope, newest) for scope in scopes), OutboxDrain())
+
+
+def drain_outboxes(
+    redis: Redis, ledger: Ledger, scopes: Iterable[str], *, timeout: float = 2.0
+) -> tuple[OutboxDrain, list[BreakerError | LedgerError]]:
+    """The same, but what fails for one breaker is handed back, and stops none of the others."""
+    total, problems = OutboxDrain(), list[BreakerError | LedgerError]()
+    with closing(DeadlineClient(redis, timeout)) as client:
+        try:
+            newest = _newest_entries(client, scopes := tuple(scopes))
+        except BreakerError as error:
+            return total, [error]
+        for scope in scopes:
+            try:
+                total += _drain_scope(client, ledger, scope, newest)
+            except (LedgerError, BreakerError) as error:
+                problems.append(error)
+    return total, problems
 
 
 def known_scopes(redis: Redis, ledger: Ledger, *, timeout: float = 2.0) -> tuple[str, ...]:
@@ -92,11 +110,29 @@ def known_scopes(redis: Redis, ledger: Ledger, *, timeout: float = 2.0) -> tuple
         client.close()
 
 
-def _drain_scope(client: DeadlineClient, ledger: Ledger, scope: str) -> OutboxDrain:
+def _newest_entries(client: DeadlineClient, scopes: Sequence[str]) -> dict[str, Any]:
+    """What Redis answers of each outbox's last entry, in one exchange; of none if it refuses any of that.
+
+    What is added meanwhile is left to the next drain, or this one might never end.
+    """
+    named = [scope for scope in scopes if is_scope(scope)]
+    commands = tuple(_newest_entry(Keys.of(scope).outbox) for scope in named)
+    try:
+        replies = client.execute(Request("look what waits in the outboxes", commands))
+    except RedisRefused:
+        return {}
+    return dict(zip(named, replies, strict=True))
+
+
+def _newest_entry(key: str) -> Command:
+    return ("XREVRANGE", key, "+", "-", "COUNT", 1)
+
+
+def _drain_scope(client: DeadlineClient, ledger: Ledger, scope: str, newest: Mapping[str, Any]) -> OutboxDrain:
     key = Keys.of(scope).outbox
     total = OutboxDrain()
-    # What is added meanwhile is left to the next drain, or this one might never end.
-    last = next((entry_id for entry_id, _ in _read(client, key, ("XREVRANGE", key, "+", "-", "COUNT", 1))), None)
+    found = _entries(key, newest[scope]) if scope in newest else _read(client, key, _newest_entry(key))
+    last = found[0][0] if found else None
     while last is not None:
         entries = _read(client, key, ("XRANGE", key, "-", last, "COUNT", _BATCH))
         if not entries:
@@ -154,7 +190,10 @@ def _with_gaps(tail: Tail, scope: str, records: Sequence[AuditRecord]) -> list[A
 
 
 def _read(client: DeadlineClient, key: str, command: Command) -> list[tuple[bytes, list[bytes]]]:
-    reply = client.execute(Request(f"read {key}", (command,)))[0]
+    return _entries(key, client.execute(Request(f"read {key}", (command,)))[0])
+
+
+def _entries(key: str, reply: Any) -> list[tuple[bytes, list[bytes]]]:
     if isinstance(reply, ResponseError):
         raise OutboxUnreadable(f"{key} is not a stream, so its transitions can't be moved: rename it, and look at it")
     return [(entry_id, list(fields or ())) for entry_id, fields in reply]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
+from typing import Any
 from uuid import UUID
 
 import structlog
@@ -16,7 +17,8 @@ from redis import Redis
 from redis.exceptions import RedisError
 
 from breaker.errors import BreakerError
-from configuration.breakers import breaker_of
+from breaker.state import Status
+from breaker.status_reader import StatusReader
 from configuration.identity import look_up_identity
 from configuration.redis_clients import redis_client
 from configuration.settings import Settings
@@ -33,7 +35,7 @@ from tasks.recovery.state import RecoveryState, claim_key, state_key
 from tasks.trip_announcement import announce_trips
 
 EVERY = 0.5
-"""Seconds between two looks; one costs two commands per breaker."""
+"""Seconds between two looks; one costs two exchanges, each with one command per breaker."""
 SCOPES_EVERY = 30.0
 RECOVERIES_EVERY = 5.0
 
@@ -60,6 +62,7 @@ class TripWatch(threading.Thread):
     def run(self) -> None:
         timeout = self._settings.redis_timeout
         redis = redis_client(self._settings, timeout=timeout)
+        reader = StatusReader(redis, timeout=timeout, remember=False)
         ledger: Ledger | None = None
         while not self._stop_asked.wait(EVERY):
             self._make_pending_trips()
@@ -71,12 +74,12 @@ class TripWatch(threading.Thread):
             except (BreakerError, LedgerError) as error:
                 self._outages.note("ledger", error)
             try:
-                for announced in announce_trips(self._settings, redis, self._scopes):
+                for announced in announce_trips(redis, reader.read(self._scopes)):
                     log.info("trip announced", scope=announced.scope, incident_id=announced.incident_id)
                 self._outages.note("announcement", None)
             except (BreakerError, RedisError) as error:
                 self._outages.note("announcement", error)
-            self._look_after_recoveries(redis, ledger)
+            self._look_after_recoveries(redis, reader, ledger)
             self._schedule_resumptions()
 
     def _make_pending_trips(self) -> None:
@@ -101,32 +104,48 @@ class TripWatch(threading.Thread):
             look_up_identity(self._settings, redis)  # for the trips that this host keeps once Redis is away
             self._scopes_read = time.monotonic()
 
-    def _look_after_recoveries(self, redis: Redis, ledger: Ledger | None) -> None:
+    def _look_after_recoveries(self, redis: Redis, reader: StatusReader, ledger: Ledger | None) -> None:
         if time.monotonic() - self._recoveries_read < RECOVERIES_EVERY:
             return
         self._recoveries_read = time.monotonic()
-        for scope in self._scopes:
+        try:
+            kept = self._kept_recoveries(redis)
+        except RedisError as error:
+            self._outages.note("recoveries", error)
+            return
+        self._outages.note("recoveries", None)
+        statuses = reader.read(self._scopes)
+        for scope, raw in kept.items():
             try:
-                for flow_run_id in self._unfinished(redis, scope):
+                for flow_run_id in self._unfinished(redis, raw, statuses[scope]):
                     if asyncio.run(orchestrator.reschedule_if_failed(UUID(flow_run_id))):
                         log.warning("recovery had broken off, started again", scope=scope, flow_run_id=flow_run_id)
-                if ledger is not None and asyncio.run(look_for_cancellation(self._settings, ledger, scope)):
-                    log.warning("recovery was cancelled in Prefect", scope=scope)
+                if raw is not None and ledger is not None:
+                    self._look_for_cancellation(ledger, scope)
                 self._outages.note(f"recovery of {scope}", None)
             except Exception as error:  # whatever one fails with must end neither this nor the watch over trips
                 self._outages.note(f"recovery of {scope}", error)
 
-    def _unfinished(self, redis: Redis, scope: str) -> set[str]:
+    def _look_for_cancellation(self, ledger: Ledger, scope: str) -> None:
+        if asyncio.run(look_for_cancellation(self._settings, ledger, scope)):
+            log.warning("recovery was cancelled in Prefect", scope=scope)
+
+    def _kept_recoveries(self, redis: Redis) -> dict[str, Any]:
+        """What Redis keeps of each breaker's recovery, or the error that it answered with for that one."""
+        with redis.pipeline(transaction=False) as pipe:
+            for scope in self._scopes:
+                pipe.get(state_key(scope))
+            return dict(zip(self._scopes, pipe.execute(raise_on_error=False), strict=True))
+
+    def _unfinished(self, redis: Redis, raw: Any, status: Status) -> set[str]:
         """Flow runs: the one that shows its picture, and the tripped incident's, which may have failed before that."""
-        raw = redis.get(state_key(scope))
+        if isinstance(raw, Exception):
+            raise raw
         try:
             state = RecoveryState.from_json(raw) if isinstance(raw, bytes) else None
         except (ValueError, TypeError, KeyError, AttributeError):
             state = None  # the health verification says so; the incident's own run is looked after all the same
         found = {state.flow_run_id} if state is not None and not (state.done or state.cancelled_at) else set()
-        breaker = breaker_of(self._settings, scope, redis=redis)
-        status = breaker.get_status()
-        breaker.close()
         incident = status.incident_id if status.is_tripped else None
         holder = redis.get(claim_key(incident)) if incident else None
         return found | ({holder.decode()} if isinstance(holder, bytes) else set())

@@ -7,15 +7,13 @@ itself makes sure that there is one for an incident, however often it was announ
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from prefect.events import emit_event
 from redis import Redis
 
-from breaker.state import State
-from configuration.breakers import breaker_of
-from configuration.settings import Settings
+from breaker.state import State, Status
 from tasks.recovery.state import claim_key
 
 TRIPPED = "circuit-breaker.tripped"
@@ -30,15 +28,22 @@ class AnnouncedTrip:
     incident_id: str
 
 
-def announce_trips(settings: Settings, redis: Redis, scopes: Iterable[str]) -> list[AnnouncedTrip]:
+def announce_trips(redis: Redis, statuses: Mapping[str, Status]) -> list[AnnouncedTrip]:
     """Emit the event for each tripped breaker whose incident has no recovery. Raises what redis-py raises."""
+    tripped = [
+        (scope, status, status.incident_id)
+        for scope, status in statuses.items()
+        if status.state is State.TRIPPED and status.incident_id is not None
+    ]
+    if not tripped:
+        return []
+    with redis.pipeline(transaction=False) as pipe:
+        for _, _, incident in tripped:
+            pipe.exists(claim_key(incident))
+        claimed = pipe.execute()
     announced = []
-    for scope in scopes:
-        breaker = breaker_of(settings, scope, redis=redis)
-        status = breaker.get_status()
-        breaker.close()
-        incident = status.incident_id
-        if status.state is not State.TRIPPED or incident is None or redis.exists(claim_key(incident)):
+    for (scope, status, incident), has_recovery in zip(tripped, claimed, strict=True):
+        if has_recovery:
             continue
         if not redis.set(f"circuit_breaker:recovery_announced:{incident}", scope, nx=True, ex=REPEAT_AFTER):
             continue

@@ -13,11 +13,11 @@ import pytest
 import redis
 
 from breaker import CircuitBreaker
-from breaker.errors import BreakerUnavailable
+from breaker.errors import BreakerUnavailable, InvalidInput
 from ledger.audit import drain
 from ledger.errors import LedgerUnavailable
 from ledger.ledger import Ledger
-from ledger.outbox import UNREADABLE, OutboxUnreadable, drain_outbox, known_scopes
+from ledger.outbox import UNREADABLE, OutboxUnreadable, drain_outbox, drain_outboxes, known_scopes
 from ledger.queries import Filter
 from ledger.reconcile import reconcile
 from ledger.record import AuditRecord
@@ -155,6 +155,25 @@ def test_a_key_of_another_kind_is_complained_of(redis_client: redis.Redis, ledge
     redis_client.set(OUTBOX, "oops")
     with pytest.raises(OutboxUnreadable, match="not a stream"):
         drain_outbox(redis_client, ledger)
+
+
+def test_what_fails_for_one_outbox_is_handed_back_and_stops_no_other(
+    redis_client: redis.Redis, breaker: CircuitBreaker, ledger: Ledger
+) -> None:
+    breaker.trip("MANUAL")
+    redis_client.set(f"{OUTBOX}:account:ALPHA", "oops")
+    drained, problems = drain_outboxes(redis_client, ledger, ["account:ALPHA", "no scope!", "global"])
+    assert drained.moved == 1
+    assert [type(problem) for problem in problems] == [OutboxUnreadable, InvalidInput]
+    assert redis_client.xlen(OUTBOX) == 0
+
+
+def test_many_outboxes_are_looked_at_in_one_exchange(redis_client: redis.Redis, ledger: Ledger) -> None:
+    scopes = [f"strategy:s{number}" for number in range(500)]
+    CircuitBreaker(redis_client, scopes[7]).trip("MANUAL")
+    before = redis_client.info("stats")["total_connections_received"]
+    assert drain_outbox(redis_client, ledger, scopes).moved == 1
+    assert redis_client.info("stats")["total_connections_received"] == before + 1
 
 
 def test_a_redis_that_does_not_answer_is_waited_for_no_longer_than_said(ledger: Ledger) -> None:
