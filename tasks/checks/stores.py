@@ -12,12 +12,13 @@ from dataclasses import dataclass
 
 from redis import Redis
 
-from breaker import CircuitBreaker
+from breaker import CircuitBreaker, Status
 from breaker.errors import BreakerError
 from breaker.keys import GLOBAL, Keys
 from breaker.pending_trips import PendingTrip
 from breaker.rules import AsyncRules, Outcome, Verdict
 from breaker.state import State
+from breaker.status_reader import StatusReader
 from configuration.breakers import apply_pending_trips, limits_from, waiting_trips
 from configuration.redis_clients import async_redis_client, redis_client
 from configuration.settings import Settings
@@ -48,6 +49,11 @@ class Stores:
     @property
     def timeout(self) -> float:
         return self.settings.redis_timeout
+
+    def statuses(self) -> dict[str, Status]:
+        """Every breaker's state at this moment. Blocks."""
+        with closing(StatusReader(self.redis, timeout=self.timeout, remember=False)) as reader:
+            return reader.read(self.scopes)
 
 
 @contextmanager
@@ -99,19 +105,18 @@ def judge_trips_of_others(probe: Probe, left: Sequence[PendingTrip]) -> Measurem
 
 def check_states(stores: Stores) -> list[Measurement]:
     """Whether each breaker's state can be read, and its epoch is not older than the ledger knows it."""
-    return [measurement for scope in stores.scopes for measurement in check_state(stores, scope)]
+    return [found for scope, status in stores.statuses().items() for found in _judge_state(stores, scope, status)]
 
 
 def check_state(stores: Stores, scope: str) -> list[Measurement]:
     """The same for one breaker. Raises LedgerError where the ledger can't be asked for the epoch."""
-    return list(_check_state(stores, scope))
+    with closing(CircuitBreaker(stores.redis, scope, timeout=stores.timeout)) as breaker:
+        return list(_judge_state(stores, scope, breaker.get_status()))
 
 
-def _check_state(stores: Stores, scope: str) -> Iterator[Measurement]:
+def _judge_state(stores: Stores, scope: str, status: Status) -> Iterator[Measurement]:
     key = Keys.of(scope).state
     readable = Probe(_name("state", scope), "readable", key)
-    with closing(CircuitBreaker(stores.redis, scope, timeout=stores.timeout)) as breaker:
-        status = breaker.get_status()
     if status.state is State.UNKNOWN:
         yield readable.measured("UNKNOWN", Colour.RED, str(status.problem))
         return

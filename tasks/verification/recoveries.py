@@ -6,12 +6,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
-from contextlib import closing
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
-from breaker import CircuitBreaker, Status
+from breaker import Status
 from breaker.keys import GLOBAL, of_scope
 from configuration.settings import Settings
 from tasks import orchestrator
@@ -37,10 +36,10 @@ async def check_recoveries(stores: Stores) -> Measurement:
     settings = stores.settings
     probe = Probe("recoveries", "none forgotten", "the recoveries' states in Redis")
     found, colour, problems = [], Colour.GREEN, []
-    statuses = await asyncio.to_thread(_statuses, stores)
+    statuses = await asyncio.to_thread(stores.statuses)
     async with redis_reader(settings) as redis:
-        for scope, status in statuses.items():
-            (raw,) = await redis.ask(f"read {state_key(scope)}", ("GET", state_key(scope)))
+        kept = await redis.ask("read the recoveries' states", *(("GET", state_key(scope)) for scope in statuses))
+        for (scope, status), raw in zip(statuses.items(), kept, strict=True):
             if raw is None:
                 continue
             try:
@@ -105,14 +104,6 @@ def reminder_is_due(state: RecoveryState, now: datetime, every: float) -> bool:
         return False
     last = max(datetime.fromisoformat(at) for at in (state.waiting_since, state.reminded_at) if at)
     return (now - last).total_seconds() > every
-
-
-def _statuses(stores: Stores) -> dict[str, Status]:
-    found = {}
-    for scope in stores.scopes:
-        with closing(CircuitBreaker(stores.redis, scope, timeout=stores.timeout)) as breaker:
-            found[scope] = breaker.get_status()
-    return found
 
 
 async def _cancel_superseded(statuses: Mapping[str, Status]) -> list[str]:

@@ -20,15 +20,20 @@ LIBRARY = "library"
 
 def check_resets(stores: Stores) -> list[Measurement]:
     """One measurement for each breaker. Raises LedgerError where the ledger can't be asked. Blocks."""
-    return [check_reset(stores, scope) for scope in stores.scopes]
+    return [_judge_reset(stores, scope, status) for scope, status in stores.statuses().items()]
 
 
 def check_reset(stores: Stores, scope: str) -> Measurement:
     with closing(CircuitBreaker(stores.redis, scope, timeout=stores.timeout)) as breaker:
-        status = breaker.get_status()
+        return _judge_reset(stores, scope, breaker.get_status())
+
+
+def _judge_reset(stores: Stores, scope: str, status: Status) -> Measurement:
     newest = stores.ledger.query(Filter(actions=("CIRCUIT_BREAKER_RESET",), scope=scope), limit=1).rows
-    since = newest[0].timestamp if newest else None
-    adopted = stores.ledger.query(Filter(actions=(ADOPTED,), scope=scope, since=since), limit=20).rows
+    adopted: tuple[AuditRow, ...] = ()
+    if newest and newest[0].source == LIBRARY:  # of no other is it asked
+        wanted = Filter(actions=(ADOPTED,), scope=scope, since=newest[0].timestamp)
+        adopted = stores.ledger.query(wanted, limit=20).rows
     name = "reset" if scope == GLOBAL else f"reset/{scope}"
     probe = Probe(name, "decided by the rules", "the newest reset in the ledger, and whether a recovery adopted it")
     epochs = [row.details.get("epoch") for row in adopted]
