@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import statistics
 import tempfile
@@ -13,11 +14,17 @@ from pathlib import Path
 from benchmarks.rows import Row
 from benchmarks.servers import bench
 from breaker import CircuitBreaker
+from breaker.status_reader import AsyncStatusReader
+from configuration.redis_clients import async_redis_client
 from configuration.settings import Settings
+from console.live.state_watcher import StateWatcher
 from ledger.configured import open_ready_ledger
 from ledger.outbox import drain_outbox, known_scopes
 from services.exporter.exporter import Exporter
 from services.trip_watch import TripWatch
+from tasks.checks.stores import check_drain, check_reconciliation, check_states, open_stores
+from tasks.verification.recoveries import check_recoveries
+from tasks.verification.resets import check_resets
 
 SIZES = (1, 100, 1_000)
 _WATCHED = 5.0
@@ -37,6 +44,8 @@ def run() -> list[Row]:
     for size in SIZES:
         with _desk(size) as settings:
             rows.append(_scrape(settings, size))
+            rows.append(_verification(settings, size))
+            rows.append(_console(settings, size))
             rows.append(_share("trip watch", size, TripWatch(settings)))
     return rows
 
@@ -72,6 +81,41 @@ def _scrape(settings: Settings, size: int) -> Row:
     return _row("scrape of the exporter", size, cost, 100)
 
 
+def _verification(settings: Settings, size: int) -> Row:
+    """What of the health verification looks at every breaker, without the orchestrator."""
+
+    def run() -> None:
+        with open_stores(settings) as stores:
+            check_states(stores)
+            check_drain(stores)
+            check_reconciliation(stores, None)
+            check_resets(stores)
+            asyncio.run(check_recoveries(stores))
+
+    return _row("health verification", size, _cost(run, 1), 2_000)
+
+
+def _console(settings: Settings, size: int) -> Row:
+    """What the console's watch over all states takes of one processor while nothing happens."""
+
+    async def watched() -> float:
+        async with async_redis_client(settings) as redis:
+            reader = AsyncStatusReader(redis)
+            watcher = StateWatcher(reader.read, lambda _: None)
+            watcher.watch_always(f"strategy:s{number}" for number in range(1, size))
+            running = asyncio.create_task(watcher.run())
+            await watcher.first_round()
+            begun, used = time.perf_counter(), time.process_time()
+            await asyncio.sleep(_WATCHED)
+            share = 100 * (time.process_time() - used) / (time.perf_counter() - begun)
+            running.cancel()
+            await reader.close()
+            return share
+
+    share = asyncio.run(watched())
+    return Row("scopes", f"console's states, {size:,} breakers", share, "% of a core", "", "≤ 5", share <= 5)
+
+
 def _share(what: str, size: int, watch: TripWatch) -> Row:
     """How much of one processor it takes while nothing happens, after it has found the breakers."""
     watch.start()
@@ -83,11 +127,11 @@ def _share(what: str, size: int, watch: TripWatch) -> Row:
     return Row("scopes", f"{what}, {size:,} breakers", share, "% of a core", "", "≤ 5", share <= 5)
 
 
-def _cost(work: Callable[[], object]) -> Cost:
-    """The median of five, after one that counts for nothing."""
+def _cost(work: Callable[[], object], times: int = 5) -> Cost:
+    """The median of so many, after one that counts for nothing."""
     work()
     costs = []
-    for _ in range(5):
+    for _ in range(times):
         begun, used = time.perf_counter(), time.process_time()
         work()
         costs.append((time.perf_counter() - begun, time.process_time() - used))

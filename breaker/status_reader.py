@@ -103,7 +103,7 @@ class StatusReader(_StatusReaderBase):
 
 
 class AsyncStatusReader(_StatusReaderBase):
-    """`StatusReader` for asyncio: the same arguments and results. Not to be shared between tasks."""
+    """`StatusReader` for asyncio: the same arguments and results. Tasks may share it."""
 
     def __init__(self, redis: AsyncRedis, *, timeout: float = 2.0, remember: bool = True) -> None:
         super().__init__(timeout, remember)

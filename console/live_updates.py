@@ -10,10 +10,11 @@ from typing import TypeVar
 
 from redis.asyncio import Redis
 
-from breaker import AsyncCircuitBreaker, BreakerError
+from breaker import BreakerError
 from breaker.events import History
 from breaker.gate.report import ReportedGates
 from breaker.keys import GLOBAL
+from breaker.status_reader import AsyncStatusReader
 from brokers.coverage import Coverage
 from configuration.settings import Settings
 from console.actions.kill_switch import KillSwitchRuns
@@ -73,7 +74,8 @@ class LiveUpdates:
         self._changed = changed
         self._tasks = BackgroundTasks()
         self._venues = ExposureReader(settings.accounts)
-        self.watcher = StateWatcher(self._watched_breaker, self._publish_states)
+        states = AsyncStatusReader(redis, timeout=min(TIMEOUT, settings.redis_timeout))
+        self.watcher = StateWatcher(states.read, self._publish_states)
         self.exposure: Poller[tuple[AccountExposure, ...]] = self._poller(
             "exposure", self._venues.read, settings.console.exposure_interval, self._render_exposure
         )
@@ -184,10 +186,6 @@ class LiveUpdates:
         if sample is not None:
             sample = replace(sample, value=covered_exposure(sample.value, coverage))
         return self._render.exposure(sample)
-
-    def _watched_breaker(self, scope: str) -> AsyncCircuitBreaker:
-        timeout = min(TIMEOUT, self._settings.redis_timeout)
-        return AsyncCircuitBreaker(self._redis, scope, timeout=timeout, source="console")
 
     async def _read_recovery(self, scope: str) -> RecoveryState | str | None:
         try:
