@@ -88,6 +88,8 @@ audit_log = Table(
     Column("prev_hash", Text, nullable=False),
     Column("hash", Text, nullable=False),
     Index("audit_log_newest", "timestamp", "seq"),
+    Index("audit_log_action", "action", "timestamp", "seq"),
+    Index("audit_log_outcome", "outcome", "timestamp", "seq"),
 )
 
 IS_STATE = text(f"action IN ({', '.join(repr(action) for action in STATE_ACTIONS)})")
@@ -100,6 +102,14 @@ Index(
     audit_log.c.seq,
     postgresql_where=text("incident_id IS NOT NULL"),
     sqlite_where=text("incident_id IS NOT NULL"),
+)
+Index(
+    "audit_log_user",
+    audit_log.c.user_id,
+    audit_log.c.timestamp,
+    audit_log.c.seq,
+    postgresql_where=text("user_id IS NOT NULL"),
+    sqlite_where=text("user_id IS NOT NULL"),
 )
 
 
