@@ -16,7 +16,7 @@ from breaker.gate import Gate, clock
 from breaker.gate.connect import connector
 from breaker.gate.intents import OrderIntent
 from breaker.gate.lease import Lease
-from breaker.gate.resp3 import encode_command
+from breaker.requests import encode_command
 
 _ORDER = OrderIntent("AAPL", "buy", 10)
 

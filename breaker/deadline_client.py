@@ -37,8 +37,7 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 from redis.retry import Retry
 
 from breaker.errors import BreakerUnavailable, InvalidInput, RedisRefused
-from breaker.gate.resp3 import encode_command
-from breaker.requests import Command, Request, one_line
+from breaker.requests import Command, Request, encode_command, one_line
 
 if TYPE_CHECKING:
     from redis import Redis

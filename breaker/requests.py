@@ -43,6 +43,12 @@ _MAX_SECONDS = 30 * 86_400.0
 Command = tuple[str | bytes | int, ...]
 
 
+def encode_command(*words: str | int | bytes) -> bytes:
+    """One command as Redis reads it."""
+    encoded = [w if isinstance(w, bytes) else str(w).encode() for w in words]
+    return b"".join([b"*%d\r\n" % len(encoded), *(b"$%d\r\n%b\r\n" % (len(w), w) for w in encoded)])
+
+
 @dataclass(frozen=True, slots=True)
 class Request:
     """Commands that are sent to Redis together, and whose replies are read together."""

@@ -23,9 +23,10 @@ from breaker.gate.lease import (
     states_read,
 )
 from breaker.gate.quiet_period import QuietPeriod
-from breaker.gate.resp3 import ErrorReply, Frame, Parser, ProtocolError, Push, encode_command
+from breaker.gate.resp3 import ErrorReply, Frame, Parser, ProtocolError, Push
 from breaker.keys import Keys
 from breaker.redis_time import microseconds_of
+from breaker.requests import encode_command
 from breaker.state import State, read_status
 
 _PREFIX = Keys.of().state

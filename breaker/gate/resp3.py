@@ -51,12 +51,6 @@ _BULKS = frozenset({b"$", b"=", b"!"})
 _ITEMS_PER_COUNT = {b"*": 1, b"~": 1, b">": 1, b"%": 2, b"|": 2}
 
 
-def encode_command(*words: str | int | bytes) -> bytes:
-    """One command as Redis reads it."""
-    encoded = [w if isinstance(w, bytes) else str(w).encode() for w in words]
-    return b"".join([b"*%d\r\n" % len(encoded), *(b"$%d\r\n%b\r\n" % (len(w), w) for w in encoded)])
-
-
 class _Incomplete(Exception):
     """The rest of the frame has not arrived."""
 

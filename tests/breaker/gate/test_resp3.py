@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from breaker.gate.resp3 import ErrorReply, Frame, Parser, ProtocolError, Push, encode_command
+from breaker.gate.resp3 import ErrorReply, Frame, Parser, ProtocolError, Push
+from breaker.requests import encode_command
 
 WIRE = (
     b"+OK\r\n:42\r\n$-1\r\n_\r\n$5\r\nhe\r\nl\r\n*2\r\n$1\r\na\r\n*1\r\n:-1\r\n-WRONGTYPE no\r\n,1.5\r\n#t\r\n"
