@@ -14,6 +14,7 @@ from breaker.events import History
 from breaker.keys import GLOBAL
 from breaker.requests import (
     Request,
+    ResetToken,
     checked_seconds,
     read_history_reply,
     read_status_replies,
@@ -175,6 +176,7 @@ class CircuitBreaker(_CircuitBreakerBase):
         expected_epoch: int | None = None,
         details: Mapping[str, Any] | None = None,
         ip_address: str | None = None,
+        token: ResetToken | None = None,
     ) -> Status:
         """Let trading resume, with a quiet period first.
 
@@ -192,6 +194,7 @@ class CircuitBreaker(_CircuitBreakerBase):
             expected_epoch: The epoch of the state that is meant.
             details: What else the audit log is to have of it; as for `trip`.
             ip_address: The caller's, for the audit log.
+            token: What this reset consumes, so that nothing resets twice by it.
 
         Returns:
             The state after it: QUIET_PERIOD, or OPEN when `quiet_period` is 0.
@@ -199,7 +202,7 @@ class CircuitBreaker(_CircuitBreakerBase):
         Raises:
             NotTripped: there is nothing to reset.
             ResetRateLimited: a reset of this or another scope came within `reset_interval`.
-            StateConflict: the incident or the epoch isn't the expected one.
+            StateConflict: the incident or the epoch isn't the expected one, or the token is spent.
             InvalidInput, BreakerUnavailable, RedisRefused: as for `trip`.
 
         Example:
@@ -208,15 +211,9 @@ class CircuitBreaker(_CircuitBreakerBase):
             'ada'
         """
         by = time.monotonic() + self.timeout
+        period, interval = self.quiet_period, self.reset_interval
         at_epoch = self._requests.reset(
-            reset_by,
-            reason,
-            event_id,
-            expected_incident_id,
-            ip_address,
-            self.quiet_period,
-            self.reset_interval,
-            details,
+            reset_by, reason, event_id, expected_incident_id, ip_address, period, interval, details, token
         )
         if expected_epoch is None:
             expected_epoch = self._read_epoch(self._client.execute(self._requests.state_before_reset(), by=by))
@@ -392,18 +389,13 @@ class AsyncCircuitBreaker(_CircuitBreakerBase):
         expected_epoch: int | None = None,
         details: Mapping[str, Any] | None = None,
         ip_address: str | None = None,
+        token: ResetToken | None = None,
     ) -> Status:
         """See `CircuitBreaker.reset`."""
         by = time.monotonic() + self.timeout
+        period, interval = self.quiet_period, self.reset_interval
         at_epoch = self._requests.reset(
-            reset_by,
-            reason,
-            event_id,
-            expected_incident_id,
-            ip_address,
-            self.quiet_period,
-            self.reset_interval,
-            details,
+            reset_by, reason, event_id, expected_incident_id, ip_address, period, interval, details, token
         )
         if expected_epoch is None:
             expected_epoch = self._read_epoch(await self._client.execute(self._requests.state_before_reset(), by=by))

@@ -66,6 +66,15 @@ class Request:
 
 
 @dataclass(frozen=True, slots=True)
+class ResetToken:
+    """What a reset consumes: it is made only while `key` holds `value`, and leaves `spent` there in the same script."""
+
+    key: str
+    value: str
+    spent: str
+
+
+@dataclass(frozen=True, slots=True)
 class Script:
     """A Lua script, and the SHA1 by which a server that has seen it knows it."""
 
@@ -116,6 +125,7 @@ class RequestBuilder:
         event_id: str | None,
         details: str = "{}",
         ip_address: str | None = None,
+        further_keys: Sequence[str] = (),
     ) -> Request:
         event_id = uuid7() if event_id is None else _uuid(event_id, "event_id")
         common = (
@@ -129,7 +139,7 @@ class RequestBuilder:
         )
         return script_request(
             load_script(script),
-            self.keys.of_transition,
+            (*self.keys.of_transition, *further_keys),
             (*common, *arguments),
             purpose=f"{script.replace('_', ' ')} {self.keys.state}",
             event_id=event_id,
@@ -168,6 +178,7 @@ class RequestBuilder:
         quiet_period: float,
         interval: float,
         details: Mapping[str, Any] | None = None,
+        token: ResetToken | None = None,
     ) -> Callable[[int | None], Request]:
         """Checks everything at once; the reset itself is what this returns, given the epoch that is meant.
 
@@ -187,11 +198,13 @@ class RequestBuilder:
                 round(interval * 1000),
                 "none" if epoch is None else _epoch(epoch),
                 incident_id,
+                *((token.value, token.spent) if token else ()),
                 by=by,
                 reason=why,
                 event_id=event_id,
                 details=said,
                 ip_address=address,
+                further_keys=(token.key,) if token else (),
             )
 
         return at_epoch
@@ -286,6 +299,9 @@ def _refusal(outcome: str, extra: str, status: Status, keys: Keys) -> BreakerErr
         ),
         "INCIDENT_DIFFERS": StateConflict(
             f"Another incident is in progress ({status.incident_id}): {now}. Nothing was changed; look at it first."
+        ),
+        "TOKEN_SPENT": StateConflict(
+            f"What this reset was decided by has been used or withdrawn: {now}. Nothing was changed; decide again."
         ),
         "NOT_QUIET": StateConflict(f"There is no quiet period to end: {now}. Nothing was changed."),
         "GARBAGE": StateConflict(

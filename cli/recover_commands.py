@@ -200,7 +200,7 @@ def _tell_what_became_of_it(settings: Settings, asked: RecoveryState) -> None:
     deadline = time.monotonic() + TAKEN_WITHIN
     while time.monotonic() < deadline:
         now = _read(settings, asked.scope) or asked
-        if now.waiting_for == asked.waiting_for and now.round == asked.round and _attempt(now) > _attempt(asked):
+        if (now.waiting_for, now.round) == (asked.waiting_for, asked.round) and now.question != asked.question:
             say(f"refused: {now.problem}; nothing changed, the recovery still waits")
             raise typer.Exit(Exit.REFUSED)
         if now.question != asked.question and _is_taken(asked, now):
@@ -219,12 +219,6 @@ def _is_taken(asked: RecoveryState, now: RecoveryState) -> bool:
     if asked.waiting_for == "approval":
         return now.item("reset") != asked.item("reset")
     return now.items != asked.items or now.waiting_for not in ("", asked.waiting_for)
-
-
-def _attempt(state: RecoveryState) -> int:
-    """How often its question was asked, as the question's own name says."""
-    last = state.question.rpartition("-")[2]
-    return int(last) if last.isdecimal() else 0
 
 
 async def _attest(redis: AsyncRedis, state: RecoveryState, answer: RootCause | Approval, person: Person) -> None:

@@ -1,7 +1,8 @@
 """Recover: walk the runbook's checklist as far as machines can, then wait for people.
 
 While it waits, the run is suspended: no process is kept, and a restart of worker or server loses nothing. When it goes
-on it begins at the top again, and every step that was done is taken from what was kept of it.
+on it begins at the top again, perhaps on another host. What was decided stands in Redis; every other step that was done
+is taken from what Prefect kept of it, or done again where that is lost, which is harmless.
 """
 
 from __future__ import annotations
@@ -10,7 +11,6 @@ import itertools
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import asdict, replace
-from functools import partial
 from typing import Any, Protocol, TypeVar
 
 from prefect import flow
@@ -34,12 +34,13 @@ from ledger.configured import open_ready_ledger, open_spool
 from ledger.recorder import Recorder
 from tasks.checks.equity import trips_again_of
 from tasks.recovery import steps
-from tasks.recovery.approval_rules import trippers_of
+from tasks.recovery.approval_rules import RootCause, trippers_of
 from tasks.recovery.artifacts import live_artifacts, update_artifacts
-from tasks.recovery.attestation import question_id
 from tasks.recovery.checklist import CHECKLIST, Section
 from tasks.recovery.context import RecoveryContext, current_recovery
+from tasks.recovery.evidence_store import read_evidence
 from tasks.recovery.forms import ApprovalForm, RootCauseForm
+from tasks.recovery.questions import NoAnswer, Question
 from tasks.recovery.state import RecoveryState, claim, now_iso, read_state, take_over_claim
 
 WAIT_FOR_PEOPLE = 365 * 86_400
@@ -78,7 +79,7 @@ async def recovery(incident_id: str, scope: str = "global") -> State[Any]:
         token = current_recovery.set(context)
         try:
             async with live_artifacts(context):
-                for round_ in itertools.count(1):
+                for round_ in itertools.count(await context.questions.round_in_hand()):
                     if await walk_checklist(context, round_, with_prefect, _ask_by_suspending):
                         break
         finally:
@@ -87,7 +88,10 @@ async def recovery(incident_id: str, scope: str = "global") -> State[Any]:
 
 
 class AskForm(Protocol):
-    """How the procedure has a person answer a form: `waiting_for` and `question` name it, `description` is shown."""
+    """How the procedure has a person answer a form: `waiting_for` and `question` name it, `description` is shown.
+
+    Raises NoAnswer where it goes on without an answer.
+    """
 
     async def __call__(
         self, context: RecoveryContext, form: type[FormT], waiting_for: str, question: str, description: str
@@ -96,13 +100,52 @@ class AskForm(Protocol):
 
 async def walk_checklist(context: RecoveryContext, round_: int, do: RunStep, ask: AskForm) -> bool:
     """The checklist, once. False when the watch tripped the breaker again: then it is begun anew."""
-    section_1, section_2, section_3 = CHECKLIST[:3]
     trip = dict(await context.breaker.get_status())
+    done = await _already_reset(context, round_)
+    if done is None:
+        evidence = await _walk_to_approval(context, round_, trip, do, ask)
+        done = await _approved_reset(context, round_, do, ask)
+    else:  # nothing is in question but how the watch ends, which must not wait
+        evidence = await read_evidence(context.redis, context.state.incident_id) or ""
+    epoch = int(done["epoch"])
+    await do(steps.verify_state, round_=round_, epoch=epoch)
+    await do(steps.find_ledger_row, round_=round_, epoch=epoch)
+    await do(steps.tell_transitions, round_=round_, what="the reset")
+    why = await do(steps.watch, round_=round_, minutes=context.settings.recovery.watch / 60, epoch=epoch)
+    await do(steps.tell_transitions, round_=round_, what="how the watch ended")
+    if why is not None:
+        await do(steps.reopen, round_=round_, why=why)
+        return False
+    await context.update(phase="recovered: OPEN", problem="")
+    await context.record("RECOVERY_FINISHED", {"rounds": round_}, once="finished")
+    root_cause = await context.question("root-cause", round_)
+    await do(
+        steps.write_report,
+        round_=round_,
+        stage="at the end",
+        trip=trip,
+        root_cause=dict(root_cause.accepted),
+        evidence=evidence,
+    )
+    await context.update(done=True)
+    return True
+
+
+async def _already_reset(context: RecoveryContext, round_: int) -> dict[str, Any] | None:
+    """What this round's approval has led to; None while it is to be given yet."""
+    approval = await context.questions.read("approval", round_)
+    return dict(approval.result) if approval is not None and approval.result else None
+
+
+async def _walk_to_approval(
+    context: RecoveryContext, round_: int, trip: dict[str, Any], do: RunStep, ask: AskForm
+) -> str:
+    """Sections 1 to 4: what is to be known and done before anybody approves. Returns the evidence."""
+    section_1, section_2, section_3 = CHECKLIST[:3]
     await do(steps.tell_transitions, round_=round_, what="the trip")
     gathered: dict[str, str] = await do(steps.gather_evidence, round_=round_)
     evidence = gathered["markdown"]
     cause = await _root_cause(context, round_, evidence, do, ask)
-    root_cause = asdict(cause.answer())
     context.state = replace(context.state, author=cause.author)
     for number, item in enumerate(section_1.items, 1):
         await do(
@@ -119,49 +162,60 @@ async def walk_checklist(context: RecoveryContext, round_: int, do: RunStep, ask
     await _verify_items(section_3, round_, do)
 
     await do(steps.tell_of_approval, round_=round_, root_cause=cause.root_cause)
-    write_report = partial(do, steps.write_report, round_=round_, trip=trip, root_cause=root_cause, evidence=evidence)
-    await write_report(stage="before the reset")
+    await do(
+        steps.write_report,
+        round_=round_,
+        stage="before the reset",
+        trip=trip,
+        root_cause=asdict(cause),
+        evidence=evidence,
+    )
     await do(steps.look_for_conflicts, round_=round_)
-
-    done = await _approved_reset(context, round_, do, ask)
-    epoch = int(done["epoch"])
-    await do(steps.verify_state, round_=round_, epoch=epoch)
-    await do(steps.find_ledger_row, round_=round_, epoch=epoch)
-    await do(steps.tell_transitions, round_=round_, what="the reset")
-    why = await do(steps.watch, round_=round_, minutes=context.settings.recovery.watch / 60, epoch=epoch)
-    await do(steps.tell_transitions, round_=round_, what="how the watch ended")
-    if why is not None:
-        await do(steps.reopen, round_=round_, why=why)
-        return False
-    await context.update(phase="recovered: OPEN", problem="")
-    await context.record("RECOVERY_FINISHED", {"rounds": round_}, once="finished")
-    await write_report(stage="at the end")
-    await context.update(done=True)
-    return True
+    return evidence
 
 
-async def _root_cause(context: RecoveryContext, round_: int, evidence: str, do: RunStep, ask: AskForm) -> RootCauseForm:
-    for attempt in itertools.count(1):
-        question = question_id("root-cause", round_, attempt)
-        form = await ask(context, RootCauseForm, "root-cause", question, f"{_refusal(context)}{evidence}")
-        answer = asdict(form.answer())
-        problem = await do(steps.accept_root_cause, round_=round_, attempt=attempt, answer=answer)
-        context.state = replace(context.state, problem=problem or "")
-        if problem is None:
-            return form
-    raise AssertionError("asked until answered")
+async def _root_cause(context: RecoveryContext, round_: int, evidence: str, do: RunStep, ask: AskForm) -> RootCause:
+    """The one that was accepted, asked for until there is one."""
+    while not (asked := await context.question("root-cause", round_)).accepted:
+        context.state = replace(context.state, problem=asked.problem)
+        try:
+            form = await ask(context, RootCauseForm, "root-cause", asked.name, f"{_refusal(context)}{evidence}")
+        except NoAnswer as none:
+            await _ask_again(asked, none, do)
+        else:
+            answer = asdict(form.answer())
+            await do(steps.accept_root_cause, round_=round_, attempt=asked.attempt, question=asked.name, answer=answer)
+    context.state = replace(context.state, problem="")
+    return RootCause(**asked.accepted)
 
 
 async def _approved_reset(context: RecoveryContext, round_: int, do: RunStep, ask: AskForm) -> dict[str, Any]:
-    for attempt in itertools.count(1):
-        question = question_id("approval", round_, attempt)
-        description = f"{_refusal(context)}{await _foreseen_trip(context)}{context.state.as_text()}"
-        form = await ask(context, ApprovalForm, "approval", question, description)
-        done: dict[str, Any] = await do(steps.reset, round_=round_, attempt=attempt, answer=asdict(form.answer()))
-        context.state = replace(context.state, problem=done.get("refused", ""))
-        if "refused" not in done:
-            return done
-    raise AssertionError("asked until approved")
+    """What was reset, asked for until somebody approves it."""
+    while not (asked := await context.question("approval", round_)).result:
+        context.state = replace(context.state, problem=asked.problem)
+        answer = dict(asked.accepted)  # the reset was made by it, but not all that comes after that
+        try:
+            if not answer:
+                description = f"{_refusal(context)}{await _foreseen_trip(context)}{context.state.as_text()}"
+                form = await ask(context, ApprovalForm, "approval", asked.name, description)
+                answer = asdict(form.answer())
+        except NoAnswer as none:
+            await _ask_again(asked, none, do)
+        else:
+            await do(steps.reset, round_=round_, attempt=asked.attempt, question=asked.name, answer=answer)
+    context.state = replace(context.state, problem="")
+    return dict(asked.result)
+
+
+async def _ask_again(asked: Question, none: NoAnswer, do: RunStep) -> None:
+    await do(
+        steps.ask_again,
+        form=asked.form,
+        round_=asked.round,
+        attempt=asked.attempt,
+        question=asked.name,
+        why=str(none),
+    )
 
 
 async def _ask_by_suspending(

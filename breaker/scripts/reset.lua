@@ -1,15 +1,20 @@
 #!lua
 -- Lets trading resume. ARGV[8]: quiet period in ms (0: none), [9]: ms until the next reset (0: no limit),
 -- [10]: epoch of the state that is meant, or 'none' if it has none: whatever changed it since, a trip above all, is not
--- undone by a reset that was long on its way. [11]: expected incident id, or ''.
+-- undone by a reset that was long on its way. [11]: expected incident id, or ''. With KEYS[6], the reset is made only
+-- while that key holds [12], and leaves [13] there: whoever it was decided by decides it once.
 local stop = obstacle('RESET')
 if stop then return stop end
-if not redis.acl_check_cmd('SET', RATE_LIMIT, '') then return reply('FORBIDDEN', 'SET ' .. RATE_LIMIT) end
+local TOKEN = KEYS[6]
+for _, key in ipairs({RATE_LIMIT, TOKEN}) do
+  if not redis.acl_check_cmd('SET', key, '') then return reply('FORBIDDEN', 'SET ' .. key) end
+end
 
 local state = load_state()
 if state.word ~= 'TRIPPED' then return reply('NOT_TRIPPED', state.word) end
 if whole(state.fields.epoch) ~= tonumber(ARGV[10]) then return reply('EPOCH_DIFFERS') end
 if ARGV[11] ~= '' and state.fields.incident_id ~= ARGV[11] then return reply('INCIDENT_DIFFERS') end
+if TOKEN and redis.call('GET', TOKEN) ~= ARGV[12] then return reply('TOKEN_SPENT') end
 if redis.call('EXISTS', RATE_LIMIT) == 1 then
   return reply('RATE_LIMITED', tostring(redis.call('PTTL', RATE_LIMIT)))
 end
@@ -23,5 +28,6 @@ store(state, {
   state = quoted(to), reset_at = quoted(iso(now)), reset_by = BY, reset_reason = REASON ~= '""' and REASON,
   quiet_until = quiet > 0 and quoted(iso(now + quiet * 1000)), epoch = number(epoch),
 })
+if TOKEN then redis.call('SET', TOKEN, ARGV[13], 'KEEPTTL') end
 if interval > 0 then redis.call('SET', RATE_LIMIT, EVENT_ID, 'PX', ARGV[9]) end
 return reply('DONE')

@@ -20,11 +20,6 @@ KEPT_FOR = 7 * 86_400
 """Seconds in which the flow has to read the answer; longer than a worker is ever away."""
 
 
-def question_id(form: str, round_: int, attempt: int) -> str:
-    """The name of one question: what is asked again, because the answer was refused, has another one."""
-    return f"{form}-{round_}-{attempt}"
-
-
 def attestation_key(flow_run_id: str, question: str, answer: RootCause | Approval) -> str:
     words = json.dumps([question, asdict(answer)], sort_keys=True)
     return f"circuit_breaker:recovery_voucher:{flow_run_id}:{hashlib.sha256(words.encode()).hexdigest()}"

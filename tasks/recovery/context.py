@@ -18,6 +18,7 @@ from ledger.recorder import Recorder
 from tasks.checks.measurement import Colour, Measurement
 from tasks.recovery.approval_rules import Approval, ApprovalRules, RootCause
 from tasks.recovery.attestation import attested_permissions
+from tasks.recovery.questions import Question, Questions
 from tasks.recovery.state import ItemState, RecoveryState, Tick, now_iso, write_state
 
 _TICK = {Colour.GREEN: Tick.GREEN, Colour.YELLOW: Tick.YELLOW, Colour.RED: Tick.RED}
@@ -41,6 +42,18 @@ class RecoveryContext:
         vouched = await attested_permissions(self.redis, self.state.flow_run_id, question, answer)
         people = {**recovery.people, answer.by: (*recovery.people.get(answer.by, ()), *vouched)}
         return ApprovalRules(people, recovery.two_person, self.tripped_by, self.state.author)
+
+    @property
+    def questions(self) -> Questions:
+        return Questions(self.redis, self.state.incident_id, self.state.flow_run_id)
+
+    async def question(self, form: str, round_: int) -> Question:
+        """What people are asked by this form in this round, or were; asked now where it never was."""
+        return await self.questions.current(form, round_, (await self.breaker.get_status()).epoch)
+
+    async def refuse(self, question: Question, problem: str) -> None:
+        """Let nothing come of the answer to this question, and ask another one about the breaker as it is now."""
+        await self.questions.ask_again(question, problem, (await self.breaker.get_status()).epoch)
 
     async def update(self, **changes: Any) -> None:
         """Change the picture, and say by its heartbeat that somebody is working on it."""

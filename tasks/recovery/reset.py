@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from breaker.errors import BreakerError, NotTripped, ResetRateLimited, StateConflict
 from breaker.events import Transition
+from breaker.requests import ResetToken
 from breaker.state import State, Status
 from configuration.settings import Settings
 from ledger.errors import LedgerError
@@ -73,6 +74,12 @@ class ResetRequest:
     flow_run_id: str | None = None
     once: str = ""
     """With it, doing all of this again after a crash records nothing again."""
+    token: ResetToken | None = None
+    """The answer, where it is kept: the reset consumes it."""
+    question: str = ""
+    """What the answer was given to."""
+    made: bool = False
+    """The transition was made by this very request, before a crash: what comes after it is done, nothing is judged."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,13 +141,13 @@ async def reset_breaker(
     rules = await rules_in_force(settings, request.scope, request.answer.approver, request.permissions, before)
     try:
         # Who may not reset at all learns nothing else, and keeps nobody's venue busy with measurements.
-        _raise_if_any(refusals_of_reset(request.answer, rules, []))
+        _raise_if_any([] if request.made else refusals_of_reset(request.answer, rules, []))
         if not _is_meant(request, before):
             repeated = await _transition(breaker, request, request.expected_epoch or before.epoch or 0, _UNREAD)
             return ResetOutcome(repeated, trips_again=await trips_again_of(settings, request.scope))
         measured = await measure(before.incident_id or request.incident_id, request.flow_run_id)
         red = tuple(red_of(measured))
-        _raise_if_any(refusals_of_reset(request.answer, rules, measured), red)
+        _raise_if_any([] if request.made else refusals_of_reset(request.answer, rules, measured), red)
         foreseen = "" if request.answer.rebase_equity else await trips_again_of(settings, request.scope)
         outcome = replace(await _reset_or_adopt(breaker, request, before, red, foreseen), trips_again=foreseen)
     except (ResetRefused, NotTripped, ResetRateLimited, StateConflict) as error:
@@ -165,9 +172,9 @@ async def reset_breaker(
 
 def _is_meant(request: ResetRequest, before: Status) -> bool:
     """Whether there is something to judge: this trip, as it was looked at, or a reset that a recovery may adopt."""
-    if request.expected_epoch not in (None, before.epoch):
-        return False
-    return before.state is State.TRIPPED or _may_adopt(request, before)
+    if request.made or _may_adopt(request, before):
+        return True
+    return before.state is State.TRIPPED and request.expected_epoch in (None, before.epoch)
 
 
 def _may_adopt(request: ResetRequest, status: Status) -> bool:
@@ -187,6 +194,8 @@ async def _reset_or_adopt(
     red: tuple[Measurement, ...],
     trips_again: str,
 ) -> ResetOutcome:
+    if request.made:
+        return ResetOutcome(before, red, epoch=await _epoch_of_reset(breaker, before, request.event_id))
     try:
         epoch = request.expected_epoch if request.expected_epoch is not None else before.epoch
         details: dict[str, Any] = (
@@ -197,7 +206,7 @@ async def _reset_or_adopt(
         elif trips_again:  # which the person was told
             details["trips_again"] = trips_again
         status = await _transition(breaker, request, epoch, request.incident_id or None, details)
-    except NotTripped:
+    except (NotTripped, StateConflict):  # where there is one to adopt, it doesn't matter what came before it
         status = await breaker.get_status()
         if not _may_adopt(request, status):
             raise
@@ -205,13 +214,15 @@ async def _reset_or_adopt(
     return ResetOutcome(status, red, epoch=await _epoch_of_reset(breaker, status))
 
 
-async def _epoch_of_reset(breaker: AsyncCircuitBreaker, after: Status) -> int | None:
-    """From the history, where the status `after` it may be that of the end of its quiet period."""
+async def _epoch_of_reset(breaker: AsyncCircuitBreaker, after: Status, event_id: str | None = None) -> int | None:
+    """From the history, where the status `after` it may be that of the end of its quiet period, or of a later trip."""
     try:
-        events = await breaker.get_history(5)
+        events = await breaker.get_history(20)
     except BreakerError:  # the reset is made; what is asked here is only which one it was
         return after.epoch
-    return next((event.epoch for event in events if event.transition is Transition.RESET), after.epoch)
+    resets = [event for event in events if event.transition is Transition.RESET]
+    own = [event.epoch for event in resets if event.event_id == event_id]
+    return next(iter([*own, *(event.epoch for event in resets)]), after.epoch)
 
 
 async def _transition(
@@ -222,6 +233,7 @@ async def _transition(
     details: dict[str, Any] | None = None,
 ) -> Status:
     said = {"claimed": request.claimed} if request.claimed else {}
+    said |= {"question": request.question} if request.question else {}
     return await breaker.reset(
         reset_by=request.answer.approver,
         reason=request.answer.reason,
@@ -230,6 +242,7 @@ async def _transition(
         expected_incident_id=incident_id,
         details={**said, **(details or {})},
         ip_address=request.ip_address,
+        token=request.token,
     )
 
 

@@ -61,7 +61,7 @@ class RecoveryState:
     waiting_for: str = ""
     waiting_since: str = ""
     question: str = ""
-    """Which asking of that form it is, as `question_id` names it: an answer to an earlier one is none to this."""
+    """The name of that asking of the form: an answer to an earlier one is none to this."""
     heartbeat_at: str = ""
     reminded_at: str = ""
     problem: str = ""

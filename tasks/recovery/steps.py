@@ -2,7 +2,8 @@
 
 A recovery is suspended while it waits for people and begins again from the top when they have answered, or when its
 process was killed. What a step has done is therefore kept under its name, its arguments and the flow run's id, and not
-done again; whatever can't be kept in time is harmless to repeat (deterministic ids in Redis and in the ledger).
+done again; whatever can't be kept in time, or is lost with the host that kept it, is harmless to repeat (deterministic
+ids in Redis and in the ledger).
 """
 
 from __future__ import annotations
@@ -10,18 +11,21 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
 from prefect import task
+from prefect.cache_policies import NO_CACHE
 from prefect.context import TaskRunContext
 from prefect.tasks import Task
 
 from breaker.atomic_file import write_atomically
 from breaker.errors import BreakerError
+from breaker.requests import ResetToken
 from breaker.state import State
 from configuration.redis_clients import redis_client
+from ledger.errors import LedgerError
 from ledger.ledger import Ledger
 from ledger.outbox import drain_outbox
 from ledger.queries import Filter
@@ -30,17 +34,16 @@ from tasks import transition_notices
 from tasks.checks import conditions, system
 from tasks.checks.measurement import Colour, Measurement, worst
 from tasks.notification import Notification, NotificationKind, console_page
-from tasks.notify import notify
 from tasks.recovery.approval_rules import Approval, RootCause, refuse_root_cause
-from tasks.recovery.attestation import question_id
 from tasks.recovery.book_at_trip import BOOK_ACTIONS
 from tasks.recovery.checklist import CHECKLIST
 from tasks.recovery.conflicts import find_conflicts
 from tasks.recovery.context import RecoveryContext, current_recovery
 from tasks.recovery.evidence_gathering import gather_evidence as gather
 from tasks.recovery.evidence_store import keep_evidence
+from tasks.recovery.questions import Question
 from tasks.recovery.report import ReportSource, incident_report
-from tasks.recovery.reset import ResetRequest, measure_for_reset, reset_breaker
+from tasks.recovery.reset import REFUSED, ResetRequest, measure_for_reset, reset_breaker
 from tasks.recovery.reset_watch import WatchedReset, Watcher, reset_at_epoch, watch_reset
 from tasks.recovery.state import Tick
 
@@ -61,8 +64,9 @@ def _kept(context: TaskRunContext, parameters: dict[str, Any]) -> str:
 
 
 def _step(
-    name: str, *, run_name: str | None = None, timeout: float = 120
+    name: str, *, run_name: str | None = None, timeout: float = 120, decides: bool = False
 ) -> Callable[[Callable[_P, _R]], Task[_P, _R]]:
+    """What `decides` is never taken from Prefect's results: what was decided stands in Redis."""
     return task(
         name=name,
         task_run_name=run_name or name,
@@ -70,8 +74,8 @@ def _step(
         retry_delay_seconds=[1, 5, 15],
         retry_jitter_factor=0.3,
         timeout_seconds=timeout,
-        persist_result=True,
-        cache_key_fn=_kept,
+        persist_result=not decides,
+        **({"cache_policy": NO_CACHE} if decides else {"cache_key_fn": _kept}),
     )
 
 
@@ -98,16 +102,34 @@ async def confirm(key: str, words: str, round_: int, by: str, evidence: str) -> 
     await context.record("RECOVERY_ITEM_CONFIRMED", details, by=by, once=f"{key}-{round_}")
 
 
-@_step("Accept the root cause", run_name="1. Accept the root cause, answer {attempt}")
-async def accept_root_cause(round_: int, attempt: int, answer: dict[str, str]) -> str | None:
+@_step("Accept the root cause", run_name="1. Accept the root cause, answer {attempt}", decides=True)
+async def accept_root_cause(round_: int, attempt: int, question: str, answer: dict[str, str]) -> str | None:
     """Why the answer is refused, or None."""
     context = current_recovery.get()
+    asked = await context.question("root-cause", round_)
+    if asked.name != question or asked.accepted:
+        return asked.problem or None  # by another process of this run
     cause = RootCause(**answer)
-    problem = refuse_root_cause(cause, await context.rules(question_id("root-cause", round_, attempt), cause))
+    problem = refuse_root_cause(cause, await context.rules(question, cause))
     outcome = {"outcome": DENIED} if problem else {}
-    details = {**answer, "refused": problem} if problem else answer
-    await context.record("RECOVERY_ROOT_CAUSE", details, by=cause.author, once=f"cause-{round_}-{attempt}", **outcome)
+    details = {**answer, "question": question, **({"refused": problem} if problem else {})}
+    await context.record("RECOVERY_ROOT_CAUSE", details, by=cause.author, once=f"cause-{question}", **outcome)
+    if problem:
+        await context.refuse(asked, problem)
+    else:
+        await context.questions.accept(asked, answer)
     return problem
+
+
+@_step("Ask again", run_name="Ask again after answer {attempt} to {form}, round {round_}", decides=True)
+async def ask_again(form: str, round_: int, attempt: int, question: str, why: str) -> None:
+    """For what was no answer at all: on record, as it may have been meant for one."""
+    context = current_recovery.get()
+    asked = await context.question(form, round_)
+    if asked.name == question and not asked.accepted:
+        details = {"form": form, "question": question, "refused": why}
+        await context.record("RECOVERY_ANSWER_REFUSED", details, outcome=DENIED, once=f"no-answer-{question}")
+        await context.refuse(asked, why)
 
 
 @_step("Measure conditions", run_name="2. Conditions, round {round_}", timeout=86_400)
@@ -170,7 +192,10 @@ async def tell_of_approval(round_: int, root_cause: str) -> str:
         severity="info",
         link=console_page(recovery.console_url, "recovery", context.state.scope),
     )
-    undelivered = "; ".join(str(failure) for failure in await notify(context.settings, note))
+    told_once = await transition_notices.tell_once(
+        context.settings, f"recovery-approval:{context.state.flow_run_id}:{round_}", note
+    )
+    undelivered = "; ".join(str(failure) for failure in told_once.failures) if told_once else ""
     told = context.settings.notifications.any_channel
     missing = undelivered or ("" if told else "no channel is configured in [notifications]: tell people yourself")
     await context.tick("notify", Tick.YELLOW if missing else Tick.GREEN, missing or "delivered")
@@ -209,26 +234,23 @@ async def look_for_conflicts(round_: int) -> dict[str, str]:
     return found.as_dict()
 
 
-@_step("Reset", run_name="5.1 Reset, answer {attempt}", timeout=60)
-async def reset(round_: int, attempt: int, answer: dict[str, Any]) -> dict[str, Any]:
+@_step("Reset", run_name="5.1 Reset, answer {attempt}", timeout=60, decides=True)
+async def reset(round_: int, attempt: int, question: str, answer: dict[str, Any]) -> dict[str, Any]:
     """Reset if this answer allows it: `{"epoch": …}` with what was reset, or `{"refused": why}`.
 
     Everything is measured once more first, as the answer may have come hours after the checklist. A reset that was made
-    meanwhile past this recovery is taken as it is, under the name of whoever made it.
+    meanwhile past this recovery is taken as it is, under the name of whoever made it. The answer is consumed by the
+    script that resets, and refused for ever where it does not: nothing else can be decided by it, wherever it is found.
     """
     context = current_recovery.get()
-    approval, incident = Approval(**answer), context.state.incident_id
-    rules = await context.rules(question_id("approval", round_, attempt), approval)
-    request = ResetRequest(
-        scope=context.state.scope,
-        answer=approval,
-        permissions=rules.people[approval.approver],
-        source="flow",
-        event_id=derived_id("reset", incident, context.state.flow_run_id, str(round_), str(attempt)),
-        incident_id=incident,
-        flow_run_id=context.state.flow_run_id,
-        once=f"{context.state.flow_run_id}-{round_}-{attempt}",
-    )
+    asked = await context.question("approval", round_)
+    if asked.name != question or asked.result:  # by another process of this run
+        return dict(asked.result) or {"refused": asked.problem}
+    request = await _reset_request(context, asked, Approval(**(asked.accepted or answer)))
+    approval = request.answer
+    if not request.made and (known := await _decided_before(context, request)):
+        await context.refuse(asked, known)
+        return {"refused": known}
 
     async def measure(of: str, flow_run_id: str | None) -> list[Measurement]:
         measured = await measure_for_reset(context.settings, context.state.scope, of, flow_run_id)
@@ -238,6 +260,9 @@ async def reset(round_: int, attempt: int, answer: dict[str, Any]) -> dict[str, 
     try:
         outcome = await reset_breaker(context.settings, context.breaker, request, measure, context.keep)
     except BreakerError as error:
+        if request.made:
+            raise
+        await context.refuse(asked, str(error))
         return {"refused": str(error)}
     for measurement in outcome.red:
         key = measurement.name.partition("/")[0]
@@ -254,7 +279,43 @@ async def reset(round_: int, attempt: int, answer: dict[str, Any]) -> dict[str, 
     equity += [outcome.equity_warning] if outcome.equity_warning else []
     told = "; ".join([told, *equity, *outcome.locked])
     await context.tick("reset", Tick.GREEN, told, by, at=status.reset_at)
-    return {"epoch": outcome.epoch, "by": by}
+    result = {"epoch": outcome.epoch, "by": by}
+    ours = asked if outcome.adopted else replace(asked, raw=request.token.spent if request.token else asked.raw)
+    await context.questions.accept(ours, asdict(approval), result)
+    return result
+
+
+async def _reset_request(context: RecoveryContext, asked: Question, approval: Approval) -> ResetRequest:
+    run, incident = context.state.flow_run_id, context.state.incident_id
+    rules = await context.rules(asked.name, approval)
+    spent = replace(asked, accepted=asdict(approval))
+    return ResetRequest(
+        scope=context.state.scope,
+        answer=approval,
+        permissions=rules.people[approval.approver],
+        source="flow",
+        expected_epoch=asked.epoch,
+        event_id=derived_id("reset", incident, run, asked.name),
+        incident_id=incident,
+        flow_run_id=run,
+        once=f"{run}-{asked.name}",
+        token=ResetToken(context.questions.key(asked.form, asked.round), asked.raw, spent.to_json()),
+        question=asked.name,
+        made=bool(asked.accepted),
+    )
+
+
+async def _decided_before(context: RecoveryContext, request: ResetRequest) -> str:
+    """Why this answer is none any more, although Redis has it open: it may have come back from a copy.
+
+    Empty if it is one. The ledger says so where it can be asked; Redis alone decides where it can't.
+    """
+    refused = derived_id(REFUSED, request.incident_id, request.once)
+    try:
+        known = await asyncio.to_thread(context.recorder.ledger.known, [refused, str(request.event_id)])
+    except LedgerError:
+        return ""
+    return "this answer was decided about before, as the audit log has it: give another one" if known else ""
 
 
 @_step("Verify the state", run_name="5.2 Verify state is OPEN, round {round_}")
@@ -301,7 +362,12 @@ def _reset_row(context: RecoveryContext, epoch: int) -> int | None:
     return next((row.seq for row in rows if row.details.get("epoch") == epoch), None)
 
 
-@_step("Watch", run_name="5.4 Monitor for {minutes:g} minutes for any issues, round {round_}", timeout=90_000)
+@_step(
+    "Watch",
+    run_name="5.4 Monitor for {minutes:g} minutes for any issues, round {round_}",
+    timeout=90_000,
+    decides=True,
+)
 async def watch(round_: int, minutes: float, epoch: int) -> str | None:
     """None if the watch ended well, else why it was tripped again.
 
@@ -342,12 +408,13 @@ class _TickingWatcher(Watcher):
         await self.context.tick("watch", Tick.WORKING, told)
 
 
-@_step("Reopen the checklist", run_name="Reopen the checklist after round {round_}")
+@_step("Reopen the checklist", run_name="Reopen the checklist after round {round_}", decides=True)
 async def reopen(round_: int, why: str) -> None:
-    """Untick everything. Kept like any step: beginning again at the top must not untick what a later round did."""
+    """Untick everything, and end this round: beginning again at the top must not untick what a later one did."""
     context = current_recovery.get()
     await context.record("RECOVERY_REOPENED", {"why": why}, once=str(round_))
     await context.update(items={}, phase="reopened", problem=f"Reopened: {why}", author="", round=round_ + 1)
+    await context.questions.reopen(round_, why)
 
 
 def _oldest_first(ledger: Ledger, wanted: Filter) -> Sequence[AuditRow]:

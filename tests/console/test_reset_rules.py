@@ -40,6 +40,7 @@ from tasks.recovery.state import RecoveryState, state_key
 from tests.console.conftest import MakeSettings
 from tests.console.harness import Console
 from tests.helpers import PATIENT_RECOVERY
+from tests.tasks.recovery.conftest import approve
 
 REASON = "cause found and fixed, book checked"
 WHY = "the loss is booked and the limit will be raised"
@@ -141,7 +142,7 @@ class Ways:
             answer["rebase_equity"] = self.rebase
             try:
                 with mock.patch.object(steps, "measure_for_reset", measure):
-                    done = await steps.reset.fn(1, int(self.client.incr("attempt")), answer)
+                    done = await approve(answer)
             finally:
                 current_recovery.reset(token)
                 await asynchronous.close()

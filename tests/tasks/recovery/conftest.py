@@ -11,6 +11,8 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 from configuration.settings import Settings
 from sandbox.embedded_redis import EmbeddedRedis
 from tests.helpers import PATIENT_RECOVERY
+from tasks.recovery import steps
+from tasks.recovery.context import current_recovery
 from tests.tasks.web import Web
 
 Configure = Callable[..., Settings]
@@ -26,6 +28,13 @@ def configure(redis_server: EmbeddedRedis, redis_client: redis.Redis, tmp_path: 
         return Settings(**values)
 
     return make
+
+
+async def approve(answer: dict[str, Any]) -> dict[str, Any]:
+    """Answer the approval that the recovery of this context asks for."""
+    asked = await current_recovery.get().question("approval", 1)
+    done: dict[str, Any] = await steps.reset.fn(1, asked.attempt, asked.name, answer)
+    return done
 
 
 @pytest.fixture

@@ -10,8 +10,9 @@ from redis.asyncio import Redis
 
 from sandbox.embedded_redis import EmbeddedRedis
 from tasks.recovery.approval_rules import Approval, RootCause
-from tasks.recovery.attestation import attest, attested_permissions, question_id, withdraw_attestation
+from tasks.recovery.attestation import attest, attested_permissions, withdraw_attestation
 from tasks.recovery.context import RecoveryContext
+from tasks.recovery.questions import question_id
 from tasks.recovery.state import RecoveryState
 from tests.tasks.recovery.conftest import Configure
 

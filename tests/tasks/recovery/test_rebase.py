@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from decimal import Decimal
 from typing import Any
 
@@ -23,6 +24,7 @@ from tasks.recovery import steps
 from tasks.recovery.context import RecoveryContext, current_recovery
 from tasks.recovery.rebase import REBASE_REFUSED, REBASED, NotRebased, RebaseRefused, RebaseRequest, rebase_equity
 from tasks.recovery.state import RecoveryState
+from tests.tasks.recovery import conftest
 from tests.tasks.recovery.conftest import Configure
 
 RUN = "6b7a6a4e-0000-4000-8000-000000000001"
@@ -61,9 +63,8 @@ async def tripped_by_drawdown(settings: Settings, client: redis.Redis) -> AsyncI
         recorder.ledger.close()
 
 
-async def approve(attempt: int = 1, **said: Any) -> dict[str, Any]:
-    done: dict[str, Any] = await steps.reset.fn(1, attempt, {**APPROVAL, **said})
-    return done
+async def approve(**said: Any) -> dict[str, Any]:
+    return await conftest.approve({**APPROVAL, **said})
 
 
 def rows(context: RecoveryContext, action: str) -> list[AuditRow]:
@@ -79,7 +80,7 @@ async def test_a_drawdown_that_is_rebased_in_the_approval_stays_reset_and_ends_o
         assert "re-base in the approval" in refused["refused"] and "95000 or more" in refused["refused"]
         assert redis_client.hget(EQUITY, "high_water") == b"100000", "a reset that is refused re-bases nothing"
 
-        done = await approve(2, override_reason=WHY, rebase_equity=True)
+        done = await approve(override_reason=WHY, rebase_equity=True)
         assert "refused" not in done, done["refused"]
         assert rules.record_equity("94000").verdict is Verdict.WITHIN
         assert breaker.get_state() is State.QUIET_PERIOD
@@ -117,6 +118,8 @@ async def test_a_recovery_that_is_begun_again_after_a_crash_rebases_once(
 ) -> None:
     async with tripped_by_drawdown(settings, redis_client) as (context, rules):
         first = await approve(override_reason=WHY, rebase_equity=True)
+        made = replace(await context.question("approval", 1), result={})
+        redis_client.set(context.questions.key("approval", 1), made.to_json())
         assert rules.record_equity("93000").verdict is Verdict.WITHIN
         again = await approve(override_reason=WHY, rebase_equity=True)
         assert again["epoch"] == first["epoch"]

@@ -34,7 +34,7 @@ from tasks.recovery.context import RecoveryContext, current_recovery
 from tasks.recovery.reset_watch import WatchEnd, Watcher, reset_to_watch, watch_reset
 from tasks.recovery.state import RecoveryState, Tick
 from tests.helpers import eventually
-from tests.tasks.recovery.conftest import Configure
+from tests.tasks.recovery.conftest import Configure, approve
 
 RUN = "6b7a6a4e-0000-4000-8000-000000000001"
 
@@ -95,7 +95,7 @@ async def test_an_approval_after_somebody_has_reset_at_a_terminal_goes_on_to_the
     approval = {"approver": "cyd", "reason": "the cause was found and put right", "acknowledge": True}
     async with desk_after_reset(settings, redis_client):
         with temporary_settings(updates={PREFECT_API_URL: None}):
-            done = await steps.reset.fn(1, 1, {**approval, "override_reason": ""})
+            done = await approve({**approval, "override_reason": ""})
         assert "refused" not in done, done["refused"]
         assert done["epoch"] == CircuitBreaker(redis_client).get_status().epoch
 
@@ -115,10 +115,10 @@ async def test_promise_9_a_reset_past_what_is_pending_needs_an_override_whose_re
         with open_pending_exits(settings) as store:
             store.write(AccountExits("ALPHA", now, (pending,)))
             with temporary_settings(updates={PREFECT_API_URL: None}):
-                refused = await steps.reset.fn(1, 1, {**approval, "override_reason": ""})
+                refused = await approve({**approval, "override_reason": ""})
                 assert "1 pending: ALPHA AAPL 10" in refused["refused"]
                 assert store.read().exits == (pending,)
-                done = await steps.reset.fn(1, 2, {**approval, "override_reason": why})
+                done = await approve({**approval, "override_reason": why})
             assert "refused" not in done, done["refused"]
             assert store.read().exits == ()
         rows = context.recorder.ledger.query(Filter(actions=("PENDING_EXIT_DROPPED",), incident_id=incident)).rows
@@ -253,7 +253,7 @@ async def test_the_reset_unlocks_at_the_venue_and_the_watch_does_where_that_fail
             at_venue.patch(setting, json={"suspend_trade": True})
             venue.control("trouble", {"kind": "503", "routes": [f"PATCH {setting}"]})
             with temporary_settings(updates={PREFECT_API_URL: None}):
-                done = await steps.reset.fn(1, 1, {**approval, "override_reason": ""})
+                done = await approve({**approval, "override_reason": ""})
             assert "refused" not in done, done["refused"]
             assert "ALPHA is still locked at its venue" in context.state.item("reset").evidence
             assert at_venue.get(setting).json()["suspend_trade"] is True
