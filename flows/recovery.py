@@ -177,9 +177,9 @@ async def _walk_to_approval(
 async def _root_cause(context: RecoveryContext, round_: int, evidence: str, do: RunStep, ask: AskForm) -> RootCause:
     """The one that was accepted, asked for until there is one."""
     while not (asked := await context.question("root-cause", round_)).accepted:
-        context.state = replace(context.state, problem=asked.problem)
+        context.state = replace(context.state, problem=asked.problem or _reopened(context))
         try:
-            form = await ask(context, RootCauseForm, "root-cause", asked.name, f"{_refusal(context)}{evidence}")
+            form = await ask(context, RootCauseForm, "root-cause", asked.name, f"{_refusal(asked)}{evidence}")
         except NoAnswer as none:
             await _ask_again(asked, none, do)
         else:
@@ -196,7 +196,7 @@ async def _approved_reset(context: RecoveryContext, round_: int, do: RunStep, as
         answer = dict(asked.accepted)  # the reset was made by it, but not all that comes after that
         try:
             if not answer:
-                description = f"{_refusal(context)}{await _foreseen_trip(context)}{context.state.as_text()}"
+                description = f"{_refusal(asked)}{await _foreseen_trip(context)}{context.state.as_text()}"
                 form = await ask(context, ApprovalForm, "approval", asked.name, description)
                 answer = asdict(form.answer())
         except NoAnswer as none:
@@ -237,8 +237,13 @@ async def _ask_by_suspending(
     return answer
 
 
-def _refusal(context: RecoveryContext) -> str:
-    return f"**The last answer was refused: {context.state.problem}**\n\n" if context.state.problem else ""
+def _refusal(asked: Question) -> str:
+    return f"**The last answer was refused: {asked.problem}**\n\n" if asked.problem else ""
+
+
+def _reopened(context: RecoveryContext) -> str:
+    """Why there is another round, which people see until its root cause is written."""
+    return context.state.problem if context.state.round > 1 else ""
 
 
 async def _foreseen_trip(context: RecoveryContext) -> str:
