@@ -79,7 +79,7 @@ class Questions:
     flow_run_id: str
 
     def key(self, form: str, round_: int) -> str:
-        return f"circuit_breaker:recovery_question:{self.flow_run_id}:{form}-{round_}"
+        return f"circuit_breaker:recovery_question:{self.flow_run_id}:{form}:{round_}"
 
     async def read(self, form: str, round_: int) -> Question | None:
         """None if it was not asked yet, or if what is there is no question."""
