@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import redis
+from hypothesis import HealthCheck, settings
 
 from proofs.fork_server import ForkServer
 from sandbox.embedded_redis import EmbeddedRedis
@@ -22,6 +23,10 @@ from tests.ledger.servers import Postgres
 # Nobody listens on port 1. Without an address Prefect would start a server of its own in this process, for ten seconds.
 # Here and not in a fixture, as Prefect reads its settings when it is imported.
 os.environ["PREFECT_API_URL"] = "http://127.0.0.1:1/api"
+
+# How long an example takes is the machine's doing, and no finding.
+settings.register_profile("tests", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("tests")
 
 _MIGRATE = (
     "import asyncio; from prefect.server.database import provide_database_interface; "

@@ -19,6 +19,7 @@ from tests.helpers import eventually
 
 ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
+pytestmark = pytest.mark.timeout(300)
 
 
 @pytest.fixture

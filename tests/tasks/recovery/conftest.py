@@ -10,9 +10,9 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from configuration.settings import Settings
 from sandbox.embedded_redis import EmbeddedRedis
-from tests.helpers import PATIENT_RECOVERY
 from tasks.recovery import steps
 from tasks.recovery.context import current_recovery
+from tests.helpers import PATIENT_RECOVERY
 from tests.tasks.web import Web
 
 Configure = Callable[..., Settings]
