@@ -25,6 +25,7 @@ from cli.options import (
     ScopeOption,
     TripReasonOption,
     checked_scope,
+    fit_for_halt,
     on_terminal,
 )
 from cli.transitions import make_pending_trips, record_transitions
@@ -47,7 +48,7 @@ def trip(
     as_json: JsonOption = False,
 ) -> None:
     """Halt trading: from now on only orders that reduce risk pass. Orders and positions are left as they are."""
-    why = checked_reason(reason, at_least=1)
+    why, operator = fit_for_halt(reason, operator)
     checked_scope(scope)
     circuit = open_circuit()
     circuit.say_what_is_acted_on()

@@ -23,13 +23,20 @@ from cli import kill_handover, kill_view, notices
 from cli.acting_on import say_what_is_acted_on
 from cli.environment import URL, through_console
 from cli.exit_codes import EPILOG, Exit
-from cli.options import JsonOption, KillScopeOption, OperatorOrTokenOption, TripReasonOption, checked_scope, on_terminal
+from cli.options import (
+    JsonOption,
+    KillScopeOption,
+    OperatorOrTokenOption,
+    TripReasonOption,
+    checked_scope,
+    fit_for_halt,
+    on_terminal,
+)
 from cli.process_clock import process_started
 from cli.transitions import make_pending_trips, make_trip
 from configuration.breakers import requested_trip, waiting_incident
 from configuration.login import login_name
 from configuration.orchestrator import set_prefect_timeouts
-from configuration.reasons import checked_reason
 from configuration.settings import ConfigurationError, Settings, load_settings
 from flows.kill_start import Halt, KillStart, halt, load_procedure, sweep_and_flatten
 from tasks.kill.report import KillReport
@@ -64,7 +71,7 @@ def kill(
     be undone.
     """
     started = process_started()
-    why = checked_reason(reason, at_least=1)
+    why, operator = fit_for_halt(reason, operator)
     checked_scope(scope)
     if through_console():
         if resume:

@@ -9,6 +9,8 @@ from typing import Annotated
 import typer
 
 from breaker.keys import check_scope
+from cli.messages import say
+from configuration.reasons import halt_operator, halt_reason
 
 ScopeOption = Annotated[str, typer.Option("--scope", help="Which breaker: global, account:NAME, strategy:NAME, …")]
 KillScopeOption = Annotated[
@@ -66,6 +68,16 @@ def checked_scope(scope: str) -> str:
     """Raises InvalidInput before anything is tried, and so before a trip of it could be kept."""
     check_scope(scope)
     return scope
+
+
+def fit_for_halt(reason: str, operator: str | None) -> tuple[str, str | None]:
+    """Reason and operator of a halt, which never fails for its words; what had to be changed in them is said."""
+    why, name = halt_reason(reason), halt_operator(operator or "")
+    if operator and not name.text:
+        say("the operator's name was empty; the login name is kept")
+    for changed in filter(None, (why.changed, name.text and name.changed)):
+        say(f"{changed}; this halts all the same")
+    return why.text, name.text or None
 
 
 def on_terminal() -> bool:

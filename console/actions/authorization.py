@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from breaker import BreakerError
-from configuration.reasons import MIN_REASON
+from configuration.reasons import MIN_REASON, halt_reason
 from console.auth.permissions import Identity, Permission
 from ledger.errors import LedgerError
 from ledger.record import DENIED, OK, AuditRecord
@@ -60,6 +60,13 @@ class Authorization:
             return
         await self.record(caller, "PERMISSION_DENIED", {"permission": permission}, outcome=DENIED)
         raise Denied(caller.identity, permission)
+
+    def reason_of_halt(self, caller: Caller, reason: str) -> str:
+        """The reason as it is kept; what had to be changed in it is logged. Raises InvalidInput: a page's is short."""
+        fit = halt_reason(reason, caller.shortest_reason)
+        if fit.changed:
+            _log.warning("%s halts by %s: %s", caller.user, caller.source, fit.changed)
+        return fit.text
 
     async def record(
         self,

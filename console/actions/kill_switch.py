@@ -21,7 +21,6 @@ from breaker.pending_trips import check_pending_trip
 from breaker.state import Status
 from breaker.trip_reasons import TripReason
 from brokers.coverage import Coverage
-from configuration.reasons import checked_reason
 from configuration.running import RunningConfiguration
 from configuration.settings import Settings
 from console.actions.authorization import Authorization, Caller
@@ -167,7 +166,7 @@ class KillSwitchRuns:
         changed then.
         """
         await self._authorization.require(caller, Permission.KILL_SWITCH)
-        why = checked_reason(reason, caller.shortest_reason)
+        why = self._authorization.reason_of_halt(caller, reason)
         present = await asyncio.to_thread(self._configuration.present)
         coverage = coverage_now(present, scope, accounts or ())
         trip = self._trip_reset.requested_trip(caller, TripReason.KILL_SWITCH, coverage.scope, why, event_id)

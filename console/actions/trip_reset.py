@@ -48,7 +48,7 @@ class TripReset:
     async def trip(self, caller: Caller, scope: str, reason: str, event_id: str | None = None) -> Status:
         """Halt. Raises Denied, InvalidInput, and NotHalted where Redis could not be told."""
         await self._authorization.require(caller, Permission.TRIP_CIRCUIT)
-        why = checked_reason(reason, caller.shortest_reason)
+        why = self._authorization.reason_of_halt(caller, reason)
         return await self.make_trip(self.requested_trip(caller, TripReason.MANUAL, scope, why, event_id))
 
     def requested_trip(self, caller: Caller, reason: str, scope: str, why: str, event_id: str | None) -> PendingTrip:

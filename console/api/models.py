@@ -26,9 +26,8 @@ _Reason = Annotated[
 _Why = Annotated[
     str,
     Field(
-        min_length=1,
-        max_length=MAX_REASON,
-        description=f"Why, in one line of up to {MAX_REASON} characters. Say what was seen: others will ask.",
+        description=f"Why, in one line of up to {MAX_REASON} characters; whatever else it is, it halts: line breaks "
+        "are kept as blanks, what is longer is cut. Say what was seen: others will ask.",
     ),
 ]
 

@@ -87,16 +87,37 @@ def test_a_second_reset_within_a_minute_is_refused(configured: redis.Redis, brea
 
 
 @pytest.mark.parametrize(
+    ("words", "kept", "says"),
+    [
+        (("--reason", "two\nlines"), "two lines", "the reason held a line break, kept as blanks"),
+        (("--reason", "\x1b[31mred"), "[31mred", "held a character that can't be shown (\\x1b)"),
+        (("--reason", "x" * 10_000), "x" * 500, "had 10000 characters, of which the first 500 are kept"),
+        (("--reason", " "), "no reason given", "the reason was empty"),
+        (("--reason", "wrong", "--operator", "a\nb"), "wrong", "the operator's name held a line break"),
+    ],
+)
+@pytest.mark.parametrize("halt", [("trip",), ("kill", "--yes")])
+def test_a_halt_never_fails_for_its_words(
+    configured: redis.Redis, breaker_cli: RunCli, halt: tuple[str, ...], words: tuple[str, str], kept: str, says: str
+) -> None:
+    outcome = breaker_cli(*halt, *words)
+    state = json.loads(configured.get(STATE) or b"{}")
+    assert (state["state"], state["trip_details"]["reason"]) == ("TRIPPED", kept)
+    assert state["tripped_by"] == ("a b" if "--operator" in words else login_name())
+    assert outcome.returncode == (0 if halt == ("trip",) else 3), "no broker is configured"
+    assert says in outcome.stderr and "Traceback" not in outcome.stderr
+
+
+@pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (("trip", "--reason", ""), "1 to 500 characters"),
-        (("trip", "--reason", "x" * 501), "this has 501"),
-        (("trip", "--reason", "two\nlines"), "one line"),
         (("trip", "--scope", "bad scope!"), "scope"),
         (("reset", "--reason", "too short", "--acknowledge"), "20 to 500 characters"),
+        (("reset", "--reason", "x" * 501, "--acknowledge"), "this has 501"),
+        (("reset", "--reason", f"{GOOD_REASON}\nand so on", "--acknowledge"), "this holds a line break"),
+        (("reset", "--reason", f"{GOOD_REASON}\x1b[1m", "--acknowledge"), "can't be shown (\\x1b)"),
         (("reset", "--reason", GOOD_REASON), "--acknowledge (make: YES=1): not acknowledged"),
         (("reset", "--reason", GOOD_REASON, "--acknowledge", "--override", "short"), "20 to 500 characters"),
-        (("kill", "--reason", " "), "1 to 500 characters"),
         (("kill", "--account", "nobody"), "No account NOBODY"),
         (("history", "--limit", "0"), "limit"),
         (("no-such-command",), "no-such-command"),
