@@ -113,6 +113,10 @@ def _run_command() -> int:
         return _fail(error, Exit.NOT_HALTED)
     except (BreakerError, LedgerError) as error:
         return _fail(error, Exit.REFUSED)
+    except OSError as error:
+        named = f" {error.filename}" if error.filename else ""
+        why = f"broke off, as this host refuses{named} ({error.strerror or error}); what was said before stands"
+        return _fail(InvalidInput(f"{why}. Check state_dir: `breaker config`"), Exit.REFUSED)
     return Exit.OK
 
 

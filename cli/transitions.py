@@ -89,6 +89,8 @@ class LocalCircuit:
 
         try:
             watch_here(self._settings, scope)
+        except LedgerError as error:
+            say(f"the reset stands, but is not watched here, as that can't be recorded: {error}")
         finally:
             notices.tell_transitions(self._settings, scope)
 
@@ -122,7 +124,7 @@ def make_trip(settings: Settings, trip: PendingTrip) -> Status:
         raise store_undelivered(settings, trip, error) from None
     try:
         make_pending_trips(settings)
-    except BreakerError as error:
+    except (BreakerError, OSError) as error:  # this trip is made, whatever the disk says
         say(f"an older trip still waits on this host: {error}")
     return status
 
@@ -199,5 +201,5 @@ def record_transitions(settings: Settings, scope: str) -> None:
 
     try:
         drain_outbox(redis_client(settings), open_ready_ledger(settings), (scope,), timeout=settings.redis_timeout)
-    except (BreakerError, LedgerError) as error:
+    except (BreakerError, LedgerError, OSError) as error:
         say(f"done, but not yet in the audit log: {error}; it waits in Redis's outbox")

@@ -125,7 +125,10 @@ def waiting_incident(settings: Settings, scope: str) -> str | None:
 
     Kill switches of one incident know each other's closes, also while Redis can't say that it is one incident.
     """
-    return PendingTrips(settings.pending_trips_dir).incident_of(scope, configured_identity(settings))
+    try:
+        return PendingTrips(settings.pending_trips_dir).incident_of(scope, configured_identity(settings))
+    except OSError:  # a halt waits for no disk; it begins an incident of its own then
+        return None
 
 
 async def make_or_store_trip(settings: Settings, trip: PendingTrip, breaker: AsyncCircuitBreaker) -> Status:

@@ -10,6 +10,7 @@ from alembic import command
 from alembic.config import Config
 from sqlalchemy import Connection, Engine, text
 
+from ledger.errors import LedgerUnavailable
 from ledger.ledger import Ledger
 
 HERE = Path(__file__).parent
@@ -31,10 +32,16 @@ def upgrade(ledger: Ledger, revision: str = "head") -> None:
 
 @contextlib.contextmanager
 def migration_lock(engine: Engine) -> Iterator[Connection]:
-    """A transaction that only one migration at a time has."""
+    """A transaction that only one migration at a time has. Raises LedgerUnavailable: its directory can't be made."""
     database = engine.url.database
     if engine.dialect.name == "sqlite" and database:
-        Path(database).parent.mkdir(parents=True, exist_ok=True)
+        try:
+            Path(database).parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise LedgerUnavailable(
+                f"the ledger's directory {Path(database).parent} can't be made ({error.strerror}); nothing was written "
+                "there: correct state_dir or database_url, or mount it writable"
+            ) from None
     with engine.connect().execution_options(ledger_write=True) as connection, connection.begin():
         if engine.dialect.name == "postgresql":
             connection.execute(text("SET LOCAL statement_timeout = '60s'"))

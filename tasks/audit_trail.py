@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -67,14 +68,21 @@ class AuditTrail:
         self._wake.set()
 
     def close(self, timeout: float) -> list[str]:
-        """Give the ledger up to `timeout` seconds to take what is left; returns what is not in it, as sentences."""
+        """Give the ledger up to `timeout` seconds to take what is left; returns what is not in it, as sentences.
+
+        Records that neither ledger nor disk has are written to standard error, a JSON line each: all that is left then.
+        """
         self.start()
         self._closing.set()
         self._wake.set()
         self._thread.join(timeout)
         missing = []
-        if self._unspooled:
-            missing.append(f"{len(self._unspooled)} audit records are only on this screen: {self._spool_problem}")
+        if unspooled := list(self._unspooled):
+            sys.stderr.write("".join(f"{record.to_json()}\n" for record in unspooled))
+            missing.append(
+                f"{len(unspooled)} audit records are only on this screen, the lines of JSON above; keep them: "
+                f"{self._spool_problem}"
+            )
         elif self._problem or self._thread.is_alive():
             why = self._problem or f"it did not answer within {timeout:g} s"
             missing.append(f"the ledger ({why}); the records wait in {self._spool.directory}: `breaker audit drain`")
@@ -88,7 +96,7 @@ class AuditTrail:
             try:
                 ledger = ledger or self._open_ledger()
                 self._problem = self._move_into(ledger)
-            except (LedgerError, BreakerError) as error:
+            except (LedgerError, BreakerError, OSError) as error:
                 self._problem = str(error)
             if self._closing.is_set() and not self._wake.is_set():
                 break
