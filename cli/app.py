@@ -12,7 +12,7 @@ from cli import circuit_commands, kill_command, notices
 from cli.environment import URL, through_console
 from cli.exit_codes import EPILOG, Exit
 from cli.messages import say
-from configuration.settings import ConfigurationError
+from configuration.settings import ConfigurationError, unknown_variables
 from ledger.errors import LedgerError
 
 LOCAL_ONLY = (
@@ -105,6 +105,8 @@ def run() -> int:
 
 
 def _run_command() -> int:
+    if not through_console() and (unknown := unknown_variables()):
+        say(f"no setting has the name of {', '.join(unknown)}, which changes nothing; misspelt?")
     try:
         command_line(*sys.argv[1:2])()
     except (ConfigurationError, InvalidInput) as error:

@@ -48,7 +48,10 @@ def hand_over(arguments: Sequence[str]) -> None:
     """Hand a plain `kill --yes` to the standby of this state directory, if one answers in time."""
     global session  # noqa: PLW0603  one process, one request
     request = _plain_kill(arguments)
-    if request is None or not (path := standby_socket(_state_dir())).exists():
+    try:
+        if request is None or not (path := standby_socket(_state_dir())).exists():
+            return
+    except OSError:  # the command itself says what it can't read
         return
     until = time.monotonic() + ACKNOWLEDGED_WITHIN
     connection = socket.socket(socket.AF_UNIX)

@@ -85,3 +85,32 @@ def test_it_fits_eighty_columns() -> None:
     assert max(map(len, lines)) <= 80 and len(lines) <= 12
     text = out.getvalue()
     assert "0.02, 0.05 fraction" in text and "not set" in text and " breaker.toml" in text
+
+
+def test_a_file_that_is_not_utf_8_or_cant_be_read_is_one_line(
+    write_configuration: WriteConfiguration, environment: dict[str, str], breaker_cli: RunCli
+) -> None:
+    path = write_configuration("")
+    path.write_bytes(b"\xff\xfe[accounts")
+    outcome = breaker_cli("kill", "--yes")
+    assert outcome.returncode == 2
+    assert outcome.stderr.splitlines() == [
+        f"breaker: {path} is not UTF-8 (byte 0: 0xff); nothing was changed, save it as UTF-8"
+    ]
+    environment["BREAKER_CONFIG"] = "/proc/self/mem"
+    outcome = breaker_cli("trip")
+    assert outcome.returncode == 2
+    assert outcome.stderr == "breaker: /proc/self/mem cannot be read: Input/output error; nothing was changed\n"
+
+
+def test_a_misspelt_variable_is_named_and_refuses_no_halt(
+    configured: redis.Redis, environment: dict[str, str], breaker_cli: RunCli
+) -> None:
+    environment |= {"BREAKER_DATABASE_ULR": "x", "BREAKER_KILLL__GUARD": "5"}
+    environment |= {"BREAKER_TEST_SCALE": "1", "BREAKER_KILL__GUARD": "5"}
+    outcome = breaker_cli("trip")
+    assert outcome.returncode == 0
+    assert configured.get("circuit_breaker:state")
+    assert outcome.stderr.startswith(
+        "breaker: no setting has the name of BREAKER_DATABASE_ULR, BREAKER_KILLL__GUARD, which changes nothing"
+    )
