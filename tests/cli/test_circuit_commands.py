@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 
 import pytest
 import redis
@@ -106,6 +108,16 @@ def test_a_halt_never_fails_for_its_words(
     assert state["tripped_by"] == ("a b" if "--operator" in words else login_name())
     assert outcome.returncode == (0 if halt == ("trip",) else 3), "no broker is configured"
     assert says in outcome.stderr and "Traceback" not in outcome.stderr
+
+
+@pytest.mark.usefixtures("configured")
+def test_a_pipe_that_is_not_utf_8_fails_no_command(environment: dict[str, str]) -> None:
+    environment["PYTHONIOENCODING"] = "ascii"
+    command = [sys.executable, "-m", "cli", "trip", "--reason", "prices … wrong"]
+    outcome = subprocess.run(command, env=environment, capture_output=True, timeout=60, check=False)
+    assert outcome.returncode == 0, outcome.stderr
+    assert outcome.stdout.isascii() and b"prices \\u2026 wrong" in outcome.stdout
+    assert b"Traceback" not in outcome.stderr
 
 
 @pytest.mark.parametrize(
