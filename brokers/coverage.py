@@ -165,6 +165,36 @@ def coverage_of(scope: str, configured: Iterable[str], asked: Iterable[str] = ()
     return replace(covered, accounts=narrowed, every_account=False) if narrowed else covered
 
 
+@dataclass(frozen=True, slots=True)
+class TripScope:
+    """The scope of a trip, names as they are configured; `doubt` is why it may halt nobody, empty where it is known."""
+
+    scope: str
+    doubt: str = ""
+
+
+def trip_scope(scope: str, configured: Iterable[str], named: Iterable[str] = ()) -> TripScope:
+    """Which breaker a trip of `scope` is for, named as its kill switch names it. Never refused: an engine may ask for
+    any.
+
+    Args:
+        scope: One that `check_scope` takes.
+        configured: The accounts.
+        named: Further scopes that the configuration names, such as those of rules.
+    """
+    known = tuple(configured)
+    kind, _, name = scope.partition(":")
+    if scope in named or scope == GLOBAL or (kind == "strategy" and name):
+        return TripScope(scope)
+    if kind == "symbol" and name:
+        return TripScope(f"symbol:{canonical_symbol(name)}")
+    if kind != "account" or not name:
+        return TripScope(scope, f"{scope} is none of global, account:NAME, symbol:NAME and strategy:NAME")
+    if name.upper() in known:
+        return TripScope(f"account:{name.upper()}")
+    return TripScope(scope, f"no account of the name {name} is configured (there are: {', '.join(known) or 'none'})")
+
+
 def carries_tag(order: Order, strategy: str) -> bool:
     """Whether the client order id says that the order is the strategy's."""
     client_order_id = order.client_order_id

@@ -27,6 +27,9 @@ class Circuit(Protocol):
     def history(self, scope: str, limit: int) -> History:
         """Newest first; says it on standard error where it comes from elsewhere than Redis."""
 
+    def scope_to_trip(self, scope: str) -> str:
+        """Names as they are configured; says it on standard error where a trip of it may halt nobody."""
+
     def trip(self, scope: str, reason: str, operator: str | None) -> Status: ...
 
     def reset(self, ask: ResetOptions) -> Status:

@@ -52,6 +52,7 @@ def trip(
     checked_scope(scope)
     circuit = open_circuit()
     circuit.say_what_is_acted_on()
+    scope = circuit.scope_to_trip(scope)
     after = circuit.trip(scope, why, operator)
     if after.unconfirmed:
         say(f"tripped, but not known to outlive a crash of Redis: {after.unconfirmed}")

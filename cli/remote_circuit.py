@@ -42,6 +42,10 @@ class RemoteCircuit:
     def history(self, scope: str, limit: int) -> History:
         return self.console.history(scope, limit)
 
+    def scope_to_trip(self, scope: str) -> str:
+        """As it is: the accounts are the console's."""
+        return scope
+
     def trip(self, scope: str, reason: str, operator: str | None) -> Status:
         say_who_acts(operator)
         return self.console.trip(scope, reason)

@@ -12,6 +12,7 @@ from breaker.keys import GLOBAL
 from breaker.pending_trips import PendingTrip
 from breaker.state import Status
 from breaker.trip_reasons import TripReason
+from brokers.coverage import trip_scope
 from cli import notices
 from cli.acting_on import say_what_is_acted_on, target_of
 from cli.messages import say
@@ -56,6 +57,15 @@ class LocalCircuit:
             return breaker_of(self._settings, scope, source="cli").get_history(limit)
         except (BreakerUnavailable, RedisRefused, StateConflict) as error:
             return recorded_history(self._settings, scope, limit, error)
+
+    def scope_to_trip(self, scope: str) -> str:
+        named = trip_scope(scope, self._settings.accounts, self._settings.rules)
+        if named.doubt:
+            say(
+                f"WARNING: {named.doubt}: no gate may be watching {scope}, and orders may go on. It is tripped all the "
+                "same; `breaker trip` halts everything"
+            )
+        return named.scope
 
     def trip(self, scope: str, reason: str, operator: str | None) -> Status:
         trip = requested_trip(

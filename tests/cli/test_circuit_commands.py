@@ -11,6 +11,7 @@ import redis
 
 from configuration.login import login_name
 from sandbox.child_process import free_port
+from sandbox.embedded_redis import EmbeddedRedis
 from tests.cli.conftest import MAY_RESET, RunCli, WriteConfiguration
 
 STATE = "circuit_breaker:state"
@@ -108,6 +109,35 @@ def test_a_halt_never_fails_for_its_words(
     assert state["tripped_by"] == ("a b" if "--operator" in words else login_name())
     assert outcome.returncode == (0 if halt == ("trip",) else 3), "no broker is configured"
     assert says in outcome.stderr and "Traceback" not in outcome.stderr
+
+
+@pytest.mark.parametrize(
+    ("typed", "tripped", "warns"),
+    [
+        ("account:alpha", "account:ALPHA", ""),
+        ("symbol:aapl", "symbol:AAPL", ""),
+        ("desk:rates", "desk:rates", ""),
+        ("account:GAMMA", "account:GAMMA", "WARNING: no account of the name GAMMA is configured (there are: ALPHA)"),
+        ("acount:ALPHA", "acount:ALPHA", "WARNING: acount:ALPHA is none of global, account:NAME"),
+    ],
+)
+def test_a_trip_is_of_what_is_configured_or_warns(
+    configured: redis.Redis,
+    redis_server: EmbeddedRedis,
+    write_configuration: WriteConfiguration,
+    breaker_cli: RunCli,
+    typed: str,
+    tripped: str,
+    warns: str,
+) -> None:
+    write_configuration(
+        f'redis_url = "{redis_server.url}"\n[accounts.ALPHA]\nbase_url = "http://127.0.0.1:1"\nkey_id = "key"\n'
+        'secret_key = "secret"\n[rules."desk:rates"]\n'
+    )
+    outcome = breaker_cli("trip", "--scope", typed)
+    assert outcome.returncode == 0
+    assert json.loads(configured.get(f"{STATE}:{tripped}") or b"{}")["state"] == "TRIPPED"
+    assert warns in outcome.stderr and ("WARNING" in outcome.stderr) == bool(warns)
 
 
 @pytest.mark.usefixtures("configured")
