@@ -3,18 +3,38 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
+
+LOGIN_UID = Path("/proc/self/loginuid")
+"""Whom the system logged in, kept through `su` and `sudo` and not for the asking; Linux's audit sets it."""
+_UNSET = 2**32 - 1
 
 
 def login_name() -> str:
     """The login of this process's user; the person behind sudo rather than root.
 
-    From the system's own list, not from LOGNAME or USER: permissions go by it, and those anybody may set.
+    From the system's own list, not from LOGNAME or USER: permissions go by it, and those anybody may set. Root can set
+    SUDO_USER too, so it is believed only where the system has not logged in somebody else (`LOGIN_UID`). Where that is
+    not kept, as in most containers, what root claims stands.
     """
+    if os.geteuid() == 0 and (behind_sudo := os.environ.get("SUDO_USER")) and _may_be(behind_sudo):
+        return behind_sudo
+    return _name_of(os.getuid())
+
+
+def _may_be(name: str) -> bool:
+    """Whether the system has logged in `name`, or does not keep whom."""
+    try:
+        logged_in = int(LOGIN_UID.read_text("ascii"))
+    except (OSError, ValueError):
+        return True
+    return logged_in == _UNSET or _name_of(logged_in) == name
+
+
+def _name_of(uid: int) -> str:
     import pwd  # noqa: PLC0415  most often the operator is named
 
-    if os.geteuid() == 0 and (behind_sudo := os.environ.get("SUDO_USER")):
-        return behind_sudo
     try:
-        return pwd.getpwuid(os.getuid()).pw_name
+        return pwd.getpwuid(uid).pw_name
     except KeyError:
-        return f"uid {os.getuid()}"
+        return f"uid {uid}"
