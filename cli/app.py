@@ -12,6 +12,7 @@ from cli import circuit_commands, kill_command, notices
 from cli.environment import URL, through_console
 from cli.exit_codes import EPILOG, Exit
 from cli.messages import say
+from cli.prompts import Unanswered
 from configuration.settings import ConfigurationError, unknown_variables
 from ledger.errors import LedgerError
 
@@ -113,7 +114,7 @@ def _run_command() -> int:
         return _fail(error, Exit.USAGE)
     except (BreakerUnavailable, RedisRefused, NotHalted) as error:
         return _fail(error, Exit.NOT_HALTED)
-    except (BreakerError, LedgerError) as error:
+    except (BreakerError, LedgerError, Unanswered) as error:
         return _fail(error, Exit.REFUSED)
     except OSError as error:
         named = f" {error.filename}" if error.filename else ""

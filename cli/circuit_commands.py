@@ -28,6 +28,7 @@ from cli.options import (
     fit_for_halt,
     on_terminal,
 )
+from cli.prompts import agreed
 from cli.transitions import make_pending_trips, record_transitions
 from configuration.login import login_name
 from configuration.reasons import MIN_REASON, checked_reason
@@ -117,7 +118,7 @@ def reset(
     if foreseen:
         typer.echo(f"breaker: {foreseen}", err=True)
     if foreseen and not acknowledge and on_terminal():
-        rebase_equity = typer.confirm("Begin the high-water mark anew (re-base)?", err=True)
+        rebase_equity = agreed("Begin the high-water mark anew (re-base)?")
     if not acknowledge:
         circuit_view.ask_for(
             "RESET",

@@ -17,6 +17,7 @@ from breaker.state import State, Status
 from cli.exit_codes import Exit
 from cli.messages import say
 from cli.options import on_terminal
+from cli.prompts import Unanswered, ask
 from configuration.printed_commands import with_pastable
 from console.labels import STATE_LABELS
 from console.value_format import duration
@@ -124,17 +125,30 @@ def unreadable_sentence(unreadable: Sequence[UnreadableEvent]) -> str:
     )
 
 
-def ask_for(word: str, statement: str, status: Status, scope: str, *, option: str, otherwise: str) -> None:
+def ask_for(
+    word: str,
+    statement: str,
+    status: Status,
+    scope: str,
+    *,
+    option: str,
+    otherwise: str,
+    leave_with: Exit = Exit.REFUSED,
+) -> None:
     """Go on only if the word is typed; `option` would have done so without asking.
 
-    Leaves, saying `otherwise`, what was done and what not.
+    Leaves with that exit status, saying `otherwise`, what was done and what not.
     """
     if not on_terminal():
         raise typer.BadParameter(otherwise, param_hint=option)
     show_status(status, scope)
-    if typer.prompt(f"{statement} Type {word} to go on", err=True).strip() != word:
+    try:
+        typed = ask(f"{statement} Type {word} to go on")
+    except Unanswered:
+        typed = ""
+    if typed != word:
         say(otherwise)
-        raise typer.Exit(Exit.REFUSED)
+        raise typer.Exit(leave_with)
 
 
 def next_step(text: str) -> None:

@@ -20,6 +20,7 @@ from breaker.state import Status
 from brokers.protocol import BrokerError
 from brokers.sweep import SweepResult
 from cli.circuit_view import console, show_pending_exits
+from cli.prompts import read_line
 from configuration.printed_commands import with_pastable
 from configuration.reasons import KILL_CONFIRMATION
 from flows.kill_start import KillDisplay, RunProgress
@@ -133,8 +134,11 @@ class KillView(KillDisplay):
 
     async def confirmed(self) -> bool:
         prompt = f"Cancel these orders and flatten these positions, and nothing else? Type {KILL_CONFIRMATION}: "
-        answer = await asyncio.to_thread(self._console.input, prompt)
-        return answer.strip() == KILL_CONFIRMATION
+        self._console.print(prompt, end="")
+        answer = await read_line()
+        if answer is None:
+            self._console.print()
+        return answer is not None and answer.strip() == KILL_CONFIRMATION
 
     def swept(self, results: Sequence[SweepResult], after: float) -> None:
         if self._quiet:

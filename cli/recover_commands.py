@@ -20,6 +20,7 @@ from cli.exit_codes import EPILOG, Exit
 from cli.messages import say
 from cli.options import ClaimedOption, JsonOption, RebaseOption, ScopeOption, on_terminal
 from cli.person import Person, acting_person
+from cli.prompts import agreed, ask
 from cli.recovery_view import changes, checklist, print_next_step
 from cli.transitions import open_breaker
 from configuration.printed_commands import pastable
@@ -229,7 +230,7 @@ async def _attest(redis: AsyncRedis, state: RecoveryState, answer: RootCause | A
 def _ask_unless_given(what: str, given: str) -> str:
     if given.strip() or not on_terminal():
         return given.strip()
-    return str(typer.prompt(f"{what} ({MIN_TEXT} characters or more)", err=True)).strip()
+    return ask(f"{what} ({MIN_TEXT} characters or more)")
 
 
 def _ask_to_rebase(settings: Settings, scope: str, acknowledge: bool) -> bool:
@@ -237,16 +238,11 @@ def _ask_to_rebase(settings: Settings, scope: str, acknowledge: bool) -> bool:
     foreseen = asyncio.run(trips_again_of(settings, scope))
     if foreseen:
         typer.echo(f"breaker: {foreseen}", err=True)
-    return (
-        bool(foreseen)
-        and not acknowledge
-        and on_terminal()
-        and typer.confirm("Begin the high-water mark anew (re-base)?", err=True)
-    )
+    return bool(foreseen) and not acknowledge and on_terminal() and agreed("Begin the high-water mark anew (re-base)?")
 
 
 def _ask_acknowledgement() -> bool:
-    return on_terminal() and typer.confirm("The cause is understood, conditions are normal, trading resumes?", err=True)
+    return on_terminal() and agreed("The cause is understood, conditions are normal, trading resumes?")
 
 
 def _record(settings: Settings, record: AuditRecord) -> None:

@@ -45,6 +45,7 @@ def kill_by_console(
             scope,
             option="--yes",
             otherwise=f"not confirmed; the state is {halted.state.value}, nothing further was done",
+            leave_with=Exit.NOT_FLAT,
         )
     run = _follow(console, console.start_kill(scope, reason, accounts), as_json)
     if not as_json:

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
-import pty
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,6 +17,7 @@ from sandbox.embedded_redis import EmbeddedRedis
 from sandbox.exchange.scenario import parse
 from sandbox.exchange.server import PaperExchangeThread
 from tests.cli.conftest import RunCli, WriteConfiguration
+from tests.cli.terminal import Terminal
 from tests.cli.test_circuit_commands import state_of
 from tests.helpers import eventually
 
@@ -182,49 +180,6 @@ def test_requests_that_are_tried_again_leave_no_log_lines_on_the_screen(
     assert outcome.returncode == 3
     assert "503" in outcome.stderr
     assert "retry_scheduled" not in outcome.stderr + outcome.stdout
-
-
-class Terminal:
-    """The command line on a real pseudo-terminal."""
-
-    def __init__(self, environment: dict[str, str], *arguments: str) -> None:
-        self._ours, theirs = pty.openpty()
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "cli", *arguments], env=environment, stdin=theirs, stdout=theirs, stderr=theirs
-        )
-        os.close(theirs)
-        os.set_blocking(self._ours, False)
-        self.seen = ""
-
-    def wait_for(self, text: str, timeout: float = 30) -> None:
-        deadline = time.monotonic() + timeout
-        while text not in self.seen:
-            assert time.monotonic() < deadline, self.seen
-            self._read()
-
-    def type(self, text: str) -> None:
-        os.write(self._ours, text.encode() + b"\n")
-
-    def ended(self, timeout: float = 40) -> int:
-        deadline = time.monotonic() + timeout
-        while self.process.poll() is None:
-            assert time.monotonic() < deadline, self.seen
-            self._read()
-        self._read()
-        return self.process.returncode
-
-    def close(self) -> None:
-        self.process.kill()
-        self.process.wait()
-        os.close(self._ours)
-
-    def _read(self) -> None:
-        try:
-            self.seen += os.read(self._ours, 65536).decode(errors="replace")
-        except BlockingIOError:
-            time.sleep(0.01)
-        except OSError:  # the other end is closed
-            time.sleep(0.01)
 
 
 @pytest.fixture

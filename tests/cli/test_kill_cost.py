@@ -14,7 +14,8 @@ from sandbox.embedded_redis import EmbeddedRedis
 from sandbox.exchange.scenario import parse
 from sandbox.exchange.server import PaperExchangeThread
 from tests.cli.conftest import RunCli, WriteConfiguration
-from tests.cli.test_kill_command import PACE, Terminal, account
+from tests.cli.terminal import Terminal
+from tests.cli.test_kill_command import PACE, account
 
 BOOK = """
 rate_limit = 100000

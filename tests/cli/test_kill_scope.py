@@ -17,8 +17,9 @@ from configuration.settings import KillSettings, Settings
 from console.auth.permissions import Role
 from sandbox.embedded_redis import EmbeddedRedis
 from tests.cli.conftest import ROOT, RunCli, WriteConfiguration
+from tests.cli.terminal import Terminal
 from tests.cli.test_circuit_commands import state_of
-from tests.cli.test_kill_command import PACE, Terminal
+from tests.cli.test_kill_command import PACE
 from tests.console.harness import Console
 from tests.two_accounts import EVERYTHING, NOTHING, WITHOUT_AAPL, WITHOUT_MEANREV, Venues
 

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,7 @@ from sandbox.child_process import free_port
 from sandbox.embedded_redis import EmbeddedRedis
 from sandbox.exchange.server import PaperExchangeThread
 from tests.cli.conftest import ROOT, RunCli
+from tests.cli.terminal import CTRL_C, Terminal
 from tests.console.harness import Console
 
 GOOD_REASON = "cause found and fixed, book checked"
@@ -151,6 +153,10 @@ def test_a_kill_that_is_not_confirmed_has_halted(
     sign(console, environment, Role.OPERATOR)
     outcome = breaker_cli("kill")
     assert outcome.returncode == 2 and "TRIPPED" in outcome.stderr
+    with closing(Terminal(environment, "kill")) as left:
+        left.wait_for("Type FLATTEN")
+        left.press(CTRL_C)
+        assert left.ended() == 3 and "not confirmed; the state is TRIPPED" in left.seen
     assert not exchange.report()["is_flat"]
 
 
