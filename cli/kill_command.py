@@ -17,12 +17,15 @@ import typer
 
 from breaker import BreakerError
 from breaker.errors import InvalidInput
+from breaker.keys import of_scope
 from breaker.trip_reasons import TripReason
 from brokers.coverage import coverage_of
 from cli import kill_handover, kill_view, notices
 from cli.acting_on import say_what_is_acted_on
 from cli.environment import URL, through_console
 from cli.exit_codes import EPILOG, Exit
+from cli.lost_terminal import outliving_terminal
+from cli.messages import say
 from cli.options import (
     JsonOption,
     KillScopeOption,
@@ -53,6 +56,7 @@ def register(app: typer.Typer) -> None:
     app.command(epilog=EPILOG)(kill)
 
 
+@outliving_terminal()
 def kill(
     reason: TripReasonOption = "kill switch, no reason given",
     operator: OperatorOrTokenOption = None,
@@ -100,14 +104,22 @@ def kill(
     if (session := kill_handover.session) is not None:
         from services.kill_messages import follow  # noqa: PLC0415  only with a standby
 
-        followed = follow(session.messages(), session.incident_id, view)
+        try:
+            followed = follow(session.messages(), session.incident_id, view)
+        except KeyboardInterrupt:
+            say(f"the standby goes on with it, followed or not; look with: `breaker status{of_scope(scope)}`")
+            _exit(Exit.NOT_FLAT if view.is_halted else Exit.NOT_HALTED)
         if followed.ended:
             _leave(followed.halted, followed.report, None, as_json)
         view.standby_lost(followed.problem)
         # The same ids: what the standby has done already is not done again.
         trip = replace(trip, event_id=session.event_id, incident_id=session.incident_id)
     start = KillStart(trip=trip, reason=why, coverage=coverage, started=started)
-    halted, report = asyncio.run(_kill(settings, start, view, yes))
+    try:
+        halted, report = asyncio.run(_kill(settings, start, view, yes))
+    except KeyboardInterrupt:
+        view.interrupted(scope)
+        _exit(Exit.NOT_FLAT if view.is_halted else Exit.NOT_HALTED)
     if report is None:  # the procedure, which tells of its start, did not run
         _tell_of_halt(settings, start, halted)
     _leave(halted.status is not None or _halted_meanwhile(settings, report, view), report, halted.after, as_json)

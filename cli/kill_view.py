@@ -47,8 +47,11 @@ class KillView(KillDisplay):
         self._console = console(stderr=True)
         self._quiet = quiet
         self._live: Live | None = None
+        self._run: KillRun | None = None
+        self.is_halted = False
 
     def halted(self, status: Status, scope: str, after: float) -> None:
+        self.is_halted = True
         if not self._quiet:
             self._console.print(
                 Text.assemble(
@@ -68,6 +71,9 @@ class KillView(KillDisplay):
 
     def standby_lost(self, why: str) -> None:
         self._console.print(Text.assemble(("! THE STANDBY WAS LOST", "bold yellow"), f"  {why}; going on here"))
+
+    def began(self, run: KillRun) -> None:
+        self._run = run
 
     def halted_late(self) -> None:
         self._console.print(Text.assemble(("■ HALTED", "bold red"), "  meanwhile, as Redis was back"))
@@ -95,6 +101,17 @@ class KillView(KillDisplay):
 
     def declined(self, scope: str) -> None:
         self._next(f"halted, but nothing was cancelled or flattened; to go on later: `breaker kill{of_scope(scope)}`")
+
+    def interrupted(self, scope: str) -> None:
+        """Ctrl-C has ended it; what was cancelled and closed until then stays so."""
+        if self._run is not None and self._run.declined and self.is_halted:
+            self.declined(scope)
+            return
+        said = "halted" if self.is_halted else f"not known to be halted: look with `breaker status{of_scope(scope)}`"
+        if self._run is not None:
+            said += f"; open at the last reading: {', '.join(map(_open, self._run.progress.values()))}"
+        said += f"; to go on, which is safe: `breaker kill{of_scope(scope)}`"
+        self._console.print(Text.assemble(("✗ INTERRUPTED", "bold red"), f"  {with_pastable(said)}"), soft_wrap=True)
 
     async def show_book(self, run: KillRun) -> None:
         """What is there and what it will take; an account that can't be read is named, not left out."""
@@ -278,6 +295,14 @@ def _counts(account: AccountProgress) -> str:
         f"orders {_left(account.orders_at_start, account.orders_open)}  "
         f"positions {_left(account.positions_at_start, account.positions_open)}"
     )
+
+
+def _open(account: AccountProgress) -> str:
+    orders, positions = (
+        f"{'an unknown number of' if number is None else number} {what}"
+        for number, what in ((account.orders_open, "orders"), (account.positions_open, "positions"))
+    )
+    return f"{account.account} {orders} and {positions}"
 
 
 def _left(start: int | None, now: int | None) -> str:

@@ -47,7 +47,12 @@ def kill_by_console(
             otherwise=f"not confirmed; the state is {halted.state.value}, nothing further was done",
             leave_with=Exit.NOT_FLAT,
         )
-    run = _follow(console, console.start_kill(scope, reason, accounts), as_json)
+    run = console.start_kill(scope, reason, accounts)
+    try:
+        run = _follow(console, run, as_json)
+    except KeyboardInterrupt:
+        say("the console goes on with it, followed or not; look at its page of the kill switch")
+        raise typer.Exit(Exit.NOT_FLAT) from None
     if not as_json:
         typer.echo(f"{run['verdict']} after {run['elapsed']:.1f} s: {run['covers']} {run['problem']}".strip())
     run = _with_costs(console, run)

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager, asynccontextmanager, nullcontext
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, asynccontextmanager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Protocol
@@ -212,14 +212,15 @@ async def _flatten(
             run.unknown = start.without if start.coverage.every_account else ""
         display.began(run)
         if await _confirmed(run, confirm):
-            swept = swept or await _sweep(start, settings, brokers, display, run.incident_id)
-            run.first_sweep_after = swept.after
-            record_sweep(run, swept.results)
-            if run.trail is not None:
-                run.trail.start()
-            run_kill_switch = await asyncio.to_thread(load_procedure)
-            with display.live(run):
-                await run_kill_switch(run, display.report, display.costs)
+            with _ended_if_interrupted(run):
+                swept = swept or await _sweep(start, settings, brokers, display, run.incident_id)
+                run.first_sweep_after = swept.after
+                record_sweep(run, swept.results)
+                if run.trail is not None:
+                    run.trail.start()
+                run_kill_switch = await asyncio.to_thread(load_procedure)
+                with display.live(run):
+                    await run_kill_switch(run, display.report, display.costs)
     display.done_without(run.missing)
     return run
 
@@ -234,6 +235,21 @@ async def _confirmed(run: KillRun, confirm: Callable[[KillRun], Awaitable[bool]]
             run.declined = True
             run.record("KILL_SWITCH_FINISHED", declined=True)
     return confirmed
+
+
+@contextmanager
+def _ended_if_interrupted(run: KillRun) -> Iterator[None]:
+    """A run that is cancelled, as by Ctrl-C, has an end too, with what was open at the last reading."""
+    try:
+        yield
+    except asyncio.CancelledError:
+        if run.report is None:
+            left = {
+                account.account: {"orders": account.orders_open, "positions": account.positions_open}
+                for account in run.progress.values()
+            }
+            run.record("KILL_SWITCH_FINISHED", interrupted=True, flat=False, open=left)
+        raise
 
 
 def load_procedure() -> RunKillSwitch:

@@ -290,6 +290,7 @@ async def run_kill_switch(
     record of it.
     """
     token = current_kill.set(run)
+    flow_run: asyncio.Task[None] | None = None
     try:
         configured = get_current_settings().api.url
         refused = configured is not None and await _refuses_connections(configured)
@@ -317,6 +318,8 @@ async def run_kill_switch(
             await _wait_for_record(run, flow_run or asyncio.create_task(_start_flow(run)))
         return run.report
     finally:
+        if flow_run is not None:  # one whose kill is interrupted would go on with brokers that are being closed
+            flow_run.cancel()
         current_kill.reset(token)
 
 

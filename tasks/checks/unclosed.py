@@ -37,7 +37,7 @@ class Left:
     when: str
     stuck: Mapping[str, Sequence[str]]
     unended: Sequence[str] = ()
-    """The accounts of a run that was begun and has not ended."""
+    """The accounts of a run that was begun and has not ended, or was interrupted."""
 
 
 async def measure_unclosed(settings: Settings, scope: str = GLOBAL) -> Measurement:
@@ -76,8 +76,8 @@ async def _measure_unended(settings: Settings, coverage: Coverage, left: Left, p
     if not held:
         return probe.measured("closed since")
     problem = (
-        f"The kill switch of {left.when} was begun and has not said its end: it is at work, or has died on the way. "
-        "Run it again, which is safe, or override with the reason why this may stay."
+        f"The kill switch of {left.when} was begun and has not said its end: it is at work, was interrupted, or has "
+        "died on the way. Run it again, which is safe, or override with the reason why this may stay."
     )
     return probe.measured(f"not ended: {_named(held)}", Colour.RED, problem)
 
@@ -97,16 +97,21 @@ def left_by(rows: Sequence[AuditRow]) -> Left | None:
         if row.action == _STARTED:
             begun = row
             continue
-        begun = None
+        unended, begun = _unended(begun), None
         if row.action == _RESET:
             left = None
+        elif row.details.get("interrupted"):  # no more is known of it than of one without an end
+            left = unended or left
         elif not row.details.get("declined"):
             stuck = row.details.get("stuck")
             named = stuck if isinstance(stuck, dict) and not row.details.get("flat") else {}
             left = Left(f"{row.timestamp:%H:%M:%S} UTC", named) if named else None
-    if begun is not None and begun.details.get("accounts"):
-        return Left(f"{begun.timestamp:%H:%M:%S} UTC", {}, unended=begun.details["accounts"])
-    return left
+    return _unended(begun) or left
+
+
+def _unended(begun: AuditRow | None) -> Left | None:
+    accounts = begun.details.get("accounts") if begun is not None else None
+    return Left(f"{begun.timestamp:%H:%M:%S} UTC", {}, unended=accounts) if begun is not None and accounts else None
 
 
 def _newest_rows(settings: Settings, scope: str) -> Sequence[AuditRow]:

@@ -51,10 +51,16 @@ class Terminal:
         self._read()
         return self.process.returncode
 
+    def hang_up(self) -> None:
+        """As a connection that is lost does: the terminal is gone, and says so with SIGHUP."""
+        os.close(self._ours)
+        self._ours = -1
+
     def close(self) -> None:
         self.process.kill()
         self.process.wait()
-        os.close(self._ours)
+        if self._ours >= 0:
+            self.hang_up()
 
     def _read(self) -> None:
         try:

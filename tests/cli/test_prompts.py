@@ -1,7 +1,9 @@
-"""What a question does when it is left with Ctrl-C or Ctrl-D."""
+"""What Ctrl-C, Ctrl-D and a terminal that is lost do, at a question and after it."""
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import closing
 
@@ -15,7 +17,7 @@ from cli.prompts import Unanswered, agreed
 from sandbox.embedded_redis import EmbeddedRedis
 from sandbox.exchange.server import PaperExchangeThread
 from tasks.recovery.state import RecoveryState, state_key
-from tests.cli.conftest import RunCli, WriteConfiguration
+from tests.cli.conftest import ROOT, RunCli, WriteConfiguration
 from tests.cli.terminal import CTRL_C, CTRL_D, Terminal
 from tests.cli.test_audit_commands import rows
 from tests.cli.test_circuit_commands import GOOD_REASON, state_of
@@ -37,26 +39,84 @@ def on_terminal(environment: dict[str, str]) -> Iterator[Open]:
         terminal.close()
 
 
-@pytest.mark.parametrize("key", [CTRL_C, CTRL_D])
-def test_a_kill_that_is_left_at_its_question_is_declined(
+@pytest.fixture
+def killing(
     configured: redis.Redis,
     redis_server: EmbeddedRedis,
     exchange: PaperExchangeThread,
     write_configuration: WriteConfiguration,
-    breaker_cli: RunCli,
     on_terminal: Open,
-    key: bytes,
-) -> None:
-    write_configuration(f'redis_url = "{redis_server.url}"\n{account(exchange.url)}')
+) -> Terminal:
+    """A kill that asks, on a book that takes some seconds."""
+    write_configuration(f'redis_url = "{redis_server.url}"\n[kill]\nguard = 1.0\n{account(exchange.url)}')
     kill = on_terminal("kill", "--reason", "drill")
     kill.wait_for("Type FLATTEN")
-    kill.press(key)
-    assert kill.ended() == 3
-    assert "halted, but nothing was cancelled or flattened; to go on later: " in kill.seen
-    assert "Aborted" not in kill.seen and "Traceback" not in kill.seen
+    return kill
+
+
+@pytest.mark.parametrize("key", [CTRL_C, CTRL_D])
+def test_a_kill_that_is_left_at_its_question_is_declined(
+    killing: Terminal, configured: redis.Redis, exchange: PaperExchangeThread, breaker_cli: RunCli, key: bytes
+) -> None:
+    killing.press(key)
+    assert killing.ended() == 3
+    assert "halted, but nothing was cancelled or flattened; to go on later: " in killing.seen
+    assert "Aborted" not in killing.seen and "Traceback" not in killing.seen
     assert state_of(configured) == "TRIPPED" and exchange.report()["open_orders"] == 40
     (end,) = rows(breaker_cli, "--action", "KILL_SWITCH_FINISHED")
     assert "'declined': True" in str(end["details"])
+
+
+def test_a_terminal_that_is_lost_at_the_question_declines(
+    killing: Terminal, exchange: PaperExchangeThread, breaker_cli: RunCli
+) -> None:
+    killing.hang_up()
+    assert killing.process.wait(40) == 3
+    assert exchange.report()["open_orders"] == 40
+    (end,) = rows(breaker_cli, "--action", "KILL_SWITCH_FINISHED")
+    assert "'declined': True" in str(end["details"])
+
+
+def test_a_kill_whose_terminal_is_lost_goes_on_to_flat(killing: Terminal, exchange: PaperExchangeThread) -> None:
+    killing.type("FLATTEN")
+    killing.wait_for("FIRST SWEEP")
+    killing.hang_up()
+    assert not exchange.report()["is_flat"]
+    assert killing.process.wait(60) == 0
+    assert exchange.report()["is_flat"]
+
+
+def test_a_pipe_that_is_closed_takes_nothing_more_and_ends_nothing() -> None:
+    code = (
+        "import sys; from cli.lost_terminal import outliving_terminal\n"
+        "with outliving_terminal():\n"
+        "    sys.stdin.read()\n"
+        "    for _ in range(3): print('progress', flush=True)\n"
+        "    print('what is left in the buffer')\n"
+        "sys.exit(7)"
+    )
+    command = [sys.executable, "-c", code]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=ROOT)
+    assert process.stdin and process.stdout and process.stderr
+    process.stdout.close()
+    process.stdin.close()
+    assert (process.wait(30), process.stderr.read()) == (7, b"")
+    process.stderr.close()
+
+
+def test_a_kill_that_is_interrupted_says_what_was_open_and_is_on_record(
+    killing: Terminal, exchange: PaperExchangeThread, breaker_cli: RunCli
+) -> None:
+    killing.type("FLATTEN")
+    killing.wait_for("FIRST SWEEP")
+    killing.press(CTRL_C)
+    assert killing.ended() == 3
+    assert not exchange.report()["is_flat"]
+    said = killing.seen[killing.seen.index("✗ INTERRUPTED") :].strip()
+    assert "  halted; open at the last reading: ALPHA 40 orders and " in said and "\n" not in said, said
+    assert "to go on, which is safe: `" in said and said.endswith("breaker kill`")
+    (end,) = rows(breaker_cli, "--action", "KILL_SWITCH_FINISHED")
+    assert "'interrupted': True" in str(end["details"])
 
 
 @pytest.mark.usefixtures("no_orchestrator")

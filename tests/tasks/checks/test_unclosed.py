@@ -69,6 +69,12 @@ async def test_what_a_kill_switch_that_died_on_the_way_covered_is_red_while_the_
     found = await measure_unclosed(settings)
     assert (found.colour, found.value) == (Colour.RED, "not ended: ALPHA MSFT 5, ALPHA NVDA 10")
     assert "has not said its end" in found.problem
+    ended(settings, interrupted=True, flat=False)
+    ended(settings, "KILL_SWITCH_STARTED", accounts=["ALPHA"], covers="ALPHA")
+    ended(settings, declined=True)
+    assert (await measure_unclosed(settings)).value == found.value, "one that was interrupted is as one without an end"
+    ended(settings, flat=True, stuck={})
+    ended(settings, "KILL_SWITCH_STARTED", accounts=["ALPHA"], covers="ALPHA")
     ended(settings, declined=True)
     assert (await measure_unclosed(settings)).colour is Colour.GREEN, "it has touched nothing"
     ended(settings, "KILL_SWITCH_STARTED", accounts=["ALPHA"], covers="ALPHA")
