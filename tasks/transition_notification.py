@@ -95,7 +95,7 @@ def _kind_of_trip(event: TransitionEvent) -> NotificationKind | None:
 
 def _title_of_trip(kind: NotificationKind, event: TransitionEvent) -> str:
     if kind is NotificationKind.KILL_STARTED:
-        return f"Kill switch started ({event.scope}): halted; cancelling and flattening"
+        return f"Kill switch started ({event.scope}): halted"  # one that asks may yet be declined
     if kind is NotificationKind.RETRIPPED:
         return f"{event.scope} was tripped again after its reset: {event.reason}"
     once_more = " once more" if event.from_state == State.TRIPPED else ""

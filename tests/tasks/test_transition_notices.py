@@ -133,7 +133,7 @@ async def test_a_rule_that_trips_once_more_is_no_news_and_a_person_who_does_is(
     await tell_transitions(settings, "global")
     assert titles(web) == [
         "global was tripped: DRAWDOWN",
-        "Kill switch started (global): halted; cancelling and flattening",
+        "Kill switch started (global): halted",
     ]
 
 
