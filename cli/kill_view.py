@@ -198,19 +198,19 @@ class KillView(KillDisplay):
             )
         )
         table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-        for column in ("account", "result", "orders", "cancels", "positions", "closes", "rounds", "note"):
-            table.add_column(column, justify="left" if column in ("account", "result", "note") else "right")
+        for column in ("account", "result", "orders", "cancels", "positions", "closes", "rounds"):
+            table.add_column(column, justify="left" if column in ("account", "result") else "right")
         for a in report.accounts:
             result = Text("✓ flat", "green") if a.flat else Text("✗ NOT FLAT", "red")
             orders, positions = (
                 _left(a.orders_at_start, a.orders_open),
                 _left(a.positions_at_start, a.positions_open),
             )
-            table.add_row(
-                a.account, result, orders, str(a.canceled), positions, str(a.closes_sent), str(a.rounds), Text(a.note)
-            )
+            table.add_row(a.account, result, orders, str(a.canceled), positions, str(a.closes_sent), str(a.rounds))
         out.print(table)
         for a in report.accounts:
+            if a.note:
+                out.print(Text.assemble(("  · note  ", "dim"), f"{a.account}: {a.note}"))
             for item in a.stuck:
                 held = f"{item.quantity:f} held" if item.quantity else f"{item.open_orders} orders open"
                 out.print(Text.assemble(("  ! stuck  ", "red"), f"{a.account} {item.symbol}, {held}: {item.reason}"))
