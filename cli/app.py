@@ -13,7 +13,8 @@ from cli.environment import URL, through_console
 from cli.exit_codes import EPILOG, Exit
 from cli.messages import say
 from cli.prompts import Unanswered
-from configuration.settings import ConfigurationError, unknown_variables
+from configuration.settings import ConfigurationError
+from configuration.unknown_variables import unknown_variables
 from ledger.errors import LedgerError
 
 LOCAL_ONLY = (

@@ -38,10 +38,6 @@ from configuration.console import ConsoleSettings
 from configuration.locations import absolute, configuration_file, default_state_dir
 from configuration.units import Seconds, Unit
 
-NO_SETTINGS = ("CONFIG", "URL", "TOKEN", "CONFIG_FILE", "DB_PASSWORD")
-"""What follows `BREAKER_` in variables that are no settings: of the command line, and of docker-compose.yml."""
-_OF_TESTS = ("TEST_", "REQUIRE_", "PROMETHEUS", "AXE", "CHROMIUM", "API_EXAMPLES", "CRASH_SEED")
-
 
 class ConfigurationError(BreakerError):
     """The configuration cannot be used; the message names the file or variable, the key and what is wrong."""
@@ -433,20 +429,6 @@ def load_settings() -> Settings:
         raise ConfigurationError(f"a BREAKER_* variable cannot be read: {error}; nothing was changed") from None
     except ValidationError as error:
         raise ConfigurationError(_one_line(error, file)) from None
-
-
-def unknown_variables() -> list[str]:
-    """`BREAKER_*` variables of the environment that no setting has: misspelt, most often. They change nothing.
-
-    A key that is unknown below a known one, as in `BREAKER_KILL__GARD`, is refused by `load_settings` instead.
-    """
-    known = {*(name.upper() for name in Settings.model_fields), *NO_SETTINGS}
-    found = []
-    for variable in sorted(os.environ):
-        prefix, _, rest = variable.upper().partition("_")
-        if prefix == "BREAKER" and not rest.startswith(_OF_TESTS) and rest.split("__")[0] not in known:
-            found.append(variable)
-    return found
 
 
 def _one_line(error: ValidationError, file: Path) -> str:
