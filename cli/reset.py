@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -27,10 +26,8 @@ from tasks.checks.measurement import Measurement
 from tasks.checks.pending_exits import CONDITION as PENDING_EXITS
 from tasks.recovery.approval_rules import Approval
 from tasks.recovery.reset import Record, ResetOutcome, ResetRequest, measure_for_reset, reset_breaker
-from tasks.recovery.reset_watch import WatchEnd, Watcher, needs_a_watcher, reset_to_watch, watch_reset
-
-WATCHED_WITHIN = 3.0
-"""Seconds in which a service, which looks every second, begins to watch."""
+from tasks.recovery.reset_watch import WatchEnd
+from tasks.recovery.watch_here import watch_unless_watched
 
 
 class ResetTrippedAgain(BreakerError):
@@ -101,7 +98,7 @@ async def _reset(settings: Settings, ask: ResetOptions, person: Person, record: 
 
 
 def watch_here(settings: Settings, scope: str) -> None:
-    """See to it that the reset is watched: by a service that does so within `WATCHED_WITHIN` seconds, or else here.
+    """See to it that the reset is watched: by a service that does so within some seconds, or else here.
 
     Raises ResetTrippedAgain, and BreakerUnavailable or RedisRefused where Redis can't be told of what was seen.
     """
@@ -113,29 +110,17 @@ def watch_here(settings: Settings, scope: str) -> None:
 
 
 async def _watch(settings: Settings, scope: str) -> WatchEnd | None:
-    breaker, ledger = async_breaker_of(settings, scope), _ledger(settings)
+    ledger = _ledger(settings)
     recorder = Recorder(ledger, open_spool(settings))
 
     async def record(made: AuditRecord) -> None:
         await asyncio.to_thread(recorder.record, made)
 
+    holder = f"{login_name()} on {socket.gethostname()}, process {os.getpid()}"
+    leaving = "; leaving (Ctrl-C) ends the watch, not the reset"
     try:
-        reset = await reset_to_watch(breaker)
-        if reset is None:
-            return None  # it is over already
-        give_up = time.monotonic() + WATCHED_WITHIN
-        while await needs_a_watcher(settings, reset):
-            if time.monotonic() > give_up:
-                minutes = f"{settings.recovery.watch:g} s; leaving (Ctrl-C) ends the watch, not the reset"
-                say(f"no service watches this reset, so it is watched here for {minutes}")
-                holder = f"{login_name()} on {socket.gethostname()}, process {os.getpid()}"
-                return await watch_reset(settings, breaker, reset, holder, record, Watcher())
-            await asyncio.sleep(0.2)
-        seconds = f"{settings.recovery.watch:g} s"
-        say(f"the reset is watched by the services for {seconds}; anything red trips again")
-        return None
+        return await watch_unless_watched(settings, scope, holder, record, say, aside=leaving)
     finally:
-        await breaker.close()
         ledger.close()
 
 

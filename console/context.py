@@ -68,13 +68,13 @@ class ConsoleContext:
         self.passwords = PasswordQueue()
 
         self.authorization = Authorization(Recorder(self.ledger, self._spool))
-        self.trip_reset = TripReset(settings, redis, self.authorization, self._transition_made)
+        self._tasks = BackgroundTasks()
+        self.trip_reset = TripReset(settings, redis, self.authorization, self._transition_made, self._tasks.start)
         self.kills = KillSwitchRuns(running, redis, self.authorization, self.trip_reset)
         self.recoveries = Recoveries(settings, redis, self.authorization, self.trip_reset)
         self.idempotency_keys = IdempotencyKeys(redis)
 
         self._drain_wanted = asyncio.Event()
-        self._tasks = BackgroundTasks()
         self.live = LiveUpdates(
             settings,
             redis,

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+import socket
+from collections.abc import Callable, Coroutine
+from typing import Any
 
 from redis.asyncio import Redis
 
@@ -19,20 +21,30 @@ from console.auth.permissions import Permission
 from tasks.checks.measurement import Measurement
 from tasks.recovery.approval_rules import Approval
 from tasks.recovery.reset import ResetOutcome, ResetRequest, measure_for_reset, reset_breaker
+from tasks.recovery.watch_here import watch_unless_watched
 
 _log = logging.getLogger(__name__)
 
 
 class TripReset:
-    """`changed` is called after every transition, so that pages learn of it at once."""
+    """`changed` is called after every transition, so that pages learn of it at once.
+
+    `start` runs what goes on beside: the watch after a reset, where no service keeps it.
+    """
 
     def __init__(
-        self, settings: Settings, redis: Redis, authorization: Authorization, changed: Callable[[], None]
+        self,
+        settings: Settings,
+        redis: Redis,
+        authorization: Authorization,
+        changed: Callable[[], None],
+        start: Callable[[Coroutine[Any, Any, None]], None],
     ) -> None:
         self._settings = settings
         self._redis = redis
         self._authorization = authorization
         self._changed = changed
+        self._start = start
         self._breakers: dict[tuple[str, str], AsyncCircuitBreaker] = {}
 
     def breaker(self, scope: str, source: str) -> AsyncCircuitBreaker:
@@ -112,6 +124,7 @@ class TripReset:
             )
         finally:
             self._changed()
+        self._start(self._see_to_watch(scope))
         if outcome.undropped:
             _log.error("pending exits are not dropped: %s", outcome.undropped)
         for problem in outcome.locked:
@@ -119,3 +132,8 @@ class TripReset:
         if outcome.unrebased:
             _log.error("reset, but %s", outcome.unrebased)
         return outcome
+
+    async def _see_to_watch(self, scope: str) -> None:
+        """Watch the reset from here, unless a service does."""
+        holder = f"console on {socket.gethostname()}"
+        await watch_unless_watched(self._settings, scope, holder, self._authorization.keep, _log.info)

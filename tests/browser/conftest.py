@@ -20,6 +20,7 @@ from console.auth.permissions import Role
 from sandbox.embedded_redis import EmbeddedRedis
 from sandbox.exchange.scenario import parse
 from sandbox.exchange.server import PaperExchangeThread
+from tasks.recovery import watch_here
 from tests.console.harness import PASSWORD, Console
 from tests.helpers import PATIENT_RECOVERY
 
@@ -51,6 +52,14 @@ def browser() -> Iterator[Browser]:
 def quick_passwords() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(passwords, "_hasher", PasswordHasher(time_cost=1, memory_cost=8, parallelism=1))
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def resets_are_left_to_services() -> Iterator[None]:
+    """A console that watches a reset may trip again; where that is tried it is patched anew."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(watch_here, "WATCHED_WITHIN", 3_600.0)
         yield
 
 

@@ -76,7 +76,7 @@ def test_a_reset_at_a_terminal_asks_about_it(
         monkeypatch.setenv(name, environment[name])
     for asking in (circuit_commands, circuit_view):
         monkeypatch.setattr(asking, "on_terminal", lambda: True)
-    monkeypatch.setattr("cli.reset.WATCHED_WITHIN", 0.0)
+    monkeypatch.setattr("tasks.recovery.watch_here.WATCHED_WITHIN", 0.0)
     breaker, rules = CircuitBreaker(configured), Rules(configured)
     breaker.initialize_state()
     rules.record_equity("100000")

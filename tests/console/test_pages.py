@@ -29,9 +29,10 @@ from sandbox.embedded_redis import EmbeddedRedis
 from tasks.checks.measurement import Colour
 from tasks.kill.pending_exit_store import open_pending_exits
 from tasks.kill.pending_exits import AccountExits, PendingExit
+from tasks.recovery import watch_here
 from tests.console.conftest import MakeSettings
 from tests.console.harness import REASON, Console, hidden_fields, lose_a_gate
-from tests.helpers import eventually
+from tests.helpers import PATIENT_RECOVERY, eventually
 
 TRIP = {"reason": REASON, "acknowledge": "yes"}
 WHY = "hedged at another venue until the halt is over"
@@ -74,6 +75,21 @@ def test_the_runbooks_reset(console: Console, breaker: CircuitBreaker) -> None:
     assert "QUIET PERIOD" in after.text
     status = breaker.get_status()
     assert (status.state, status.reset_by, status.reset_reason) == (State.QUIET_PERIOD, "the_risk_manager", REASON)
+
+
+@pytest.mark.usefixtures("no_orchestrator")
+def test_promise_9_a_reset_is_watched_by_the_console_where_no_service_does(
+    make_settings: MakeSettings, redis_server: EmbeddedRedis, breaker: CircuitBreaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(watch_here, "WATCHED_WITHIN", 0.2)
+    recovery = {**PATIENT_RECOVERY, "watch": 0.6, "watch_interval": 0.05}
+    with Console(make_settings(redis_server.url, quiet_period=60, recovery=recovery)) as console:
+        breaker.trip("MANUAL")
+        assert "QUIET PERIOD" in console.visitor(Role.RISK_MANAGER).submit("/circuit-breaker/reset", TRIP).text
+        eventually(lambda: breaker.get_state() is State.OPEN, breaker.get_status)
+        assert breaker.get_history(1)[0].by == "recovery watch"
+        row = eventually(lambda: console.ledger.query(Filter(actions=("RESET_WATCH_ENDED",))).rows)[0]
+        assert (row.outcome, row.user_id) == ("OK", f"console on {socket.gethostname()}")
 
 
 def test_what_a_page_says_of_the_watch_is_so(
