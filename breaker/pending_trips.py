@@ -260,7 +260,9 @@ class PendingTrips:
             except BreakerError as error:
                 refused = refused or RedisRefused(f"The trip that waits in {path} is refused: {error}")
                 continue
-            path.unlink(missing_ok=True)
+            # One that can't be removed is made again, which changes nothing: the same event acts once.
+            with contextlib.suppress(OSError):
+                path.unlink()
             done.append(AppliedTrip(trip, status))
         if refused is not None:
             raise refused

@@ -53,6 +53,23 @@ def test_a_restored_open_state_is_tripped_and_the_trip_is_in_history_once(
     assert (trips[0].by, trips[0].source) == ("ada", "cli")
 
 
+def test_one_whose_file_can_not_be_removed_is_made_all_the_same_and_only_once(
+    pending: PendingTrips, redis_client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cb = CircuitBreaker(redis_client)
+    cb.initialize_state()
+    pending.save(a_trip())
+
+    def read_only(*_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "unlink", read_only)  # as root may remove anything
+    for _ in range(2):
+        [applied] = pending.apply(redis_client)
+        assert applied.status.state is State.TRIPPED
+    assert sum(event.transition == "TRIP" for event in cb.get_history()) == 1
+
+
 def test_each_scope_gets_its_own_trip(pending: PendingTrips, redis_client: redis.Redis) -> None:
     for scope in ("global", "account:ALPHA"):
         pending.save(a_trip(scope))

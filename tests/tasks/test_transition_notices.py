@@ -37,7 +37,7 @@ def configured(web: Web, redis_url: str, tmp_path: Path, **more: Any) -> Setting
         {
             "redis_url": redis_url,
             "state_dir": tmp_path,
-            "notifications": {"pagerduty": "KEY", "pagerduty_url": f"{web.url}/enqueue", "timeout": 1.0},
+            "notifications": {"pagerduty": "KEY", "pagerduty_url": f"{web.url}/enqueue", "timeout": 10.0},
             "recovery": {"console_url": "https://console.example"},
             **more,
         }
