@@ -125,6 +125,9 @@ def kill(
     _leave(halted.status is not None or _halted_meanwhile(settings, report, view), report, halted.after, as_json)
 
 
+_loader = threading.Thread(target=load_procedure, name="procedure", daemon=True)
+
+
 async def _kill(
     settings: Settings, start: KillStart, view: kill_view.KillView, yes: bool
 ) -> tuple[Halt, KillReport | None]:
@@ -152,7 +155,7 @@ async def _kill(
 
 async def _confirm(view: kill_view.KillView, run: KillRun) -> bool:
     """Show what there is, and ask."""
-    threading.Thread(target=load_procedure, daemon=True).start()  # while the person reads
+    _loader.start()  # while the person reads
     await view.show_book(run)
     confirmed = await view.confirmed()
     if not confirmed:
@@ -191,14 +194,21 @@ def _leave(halted: bool, report: KillReport | None, halted_after: float | None, 
 
 
 def _exit(status: Exit) -> NoReturn:
-    """Leave normally, so that what was started is stopped; but leave."""
+    """Leave normally, so that what was started is stopped; but leave.
+
+    At once while the procedure is still being imported: it has started nothing then, and a thread that imports compiled
+    modules takes the process down with it when the interpreter ends.
+    """
     notices.finish()
 
     def force() -> None:
         time.sleep(EXIT_WITHIN)
-        with contextlib.suppress(OSError, ValueError):
-            sys.stdout.flush()
         os._exit(status)
 
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):
+            stream.flush()
+    if _loader.is_alive():
+        os._exit(status)
     threading.Thread(target=force, daemon=True).start()
     raise typer.Exit(status)
