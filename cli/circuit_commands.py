@@ -116,7 +116,7 @@ def reset(
         return
     foreseen = "" if rebase_equity else circuit.foreseen_trip(scope)
     if foreseen:
-        typer.echo(f"breaker: {foreseen}", err=True)
+        say(foreseen)
     if foreseen and not acknowledge and on_terminal():
         rebase_equity = agreed("Begin the high-water mark anew (re-base)?")
     if not acknowledge:

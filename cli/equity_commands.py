@@ -55,7 +55,7 @@ def show(scope: ScopeOption = "global", as_json: JsonOption = False) -> None:
         f"the day's first {since} (limit {_limit(limits.daily_loss)})"
     )
     if foreseen := trips_again(held, limits):
-        typer.echo(f"breaker: {foreseen}", err=True)
+        say(foreseen)
 
 
 def rebase(

@@ -35,7 +35,7 @@ def agreed(question: str) -> bool:
 def _answering() -> Iterator[None]:
     try:
         yield
-    except typer.Abort:
+    except (typer.Abort, KeyboardInterrupt):  # the latter while the question is still being written
         typer.echo(err=True)  # the question's line is left as it stands
         raise Unanswered("not answered; nothing changed") from None
 

@@ -237,7 +237,7 @@ def _ask_to_rebase(settings: Settings, scope: str, acknowledge: bool) -> bool:
     """Tell of an equity that would trip again, and ask about it unless everything was given on the command line."""
     foreseen = asyncio.run(trips_again_of(settings, scope))
     if foreseen:
-        typer.echo(f"breaker: {foreseen}", err=True)
+        say(foreseen)
     return bool(foreseen) and not acknowledge and on_terminal() and agreed("Begin the high-water mark anew (re-base)?")
 
 

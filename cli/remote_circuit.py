@@ -7,13 +7,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import typer
-
 from breaker.errors import InvalidInput
 from breaker.events import History
 from breaker.state import Status
 from cli.console_client import ConsoleClient
 from cli.environment import TOKEN, URL
+from cli.messages import say
 from cli.options import ResetOptions
 from tasks.kill.pending_exit_store import Reading
 from tasks.kill.venue_lock_store import LockReading
@@ -34,7 +33,7 @@ class RemoteCircuit:
         return f"the console at {self.console.url}"
 
     def say_what_is_acted_on(self) -> None:
-        typer.echo(f"breaker: through {self.target()}", err=True)
+        say(f"through {self.target()}")
 
     def status(self, scope: str) -> Status:
         return self.console.status(scope)
@@ -57,9 +56,9 @@ class RemoteCircuit:
             ask.scope, ask.reason, ask.override, ask.expected_epoch, rebase_equity=ask.rebase_equity
         )
         if answer.rebased:
-            typer.echo(f"breaker: {answer.rebased}", err=True)
+            say(answer.rebased)
         if answer.equity_warning:
-            typer.echo(f"breaker: reset, but {answer.equity_warning}", err=True)
+            say(f"reset, but {answer.equity_warning}")
         return answer.status
 
     def foreseen_trip(self, scope: str) -> str:
@@ -92,4 +91,4 @@ class RemoteCircuit:
 
 def say_who_acts(operator: str | None) -> None:
     if operator is not None:
-        typer.echo(f"breaker: --operator is not used: through {URL} it is the user of {TOKEN} who does this", err=True)
+        say(f"--operator is not used: through {URL} it is the user of {TOKEN} who does this")
