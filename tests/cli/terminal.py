@@ -5,12 +5,19 @@ from __future__ import annotations
 import fcntl
 import os
 import pty
+import signal
 import subprocess
 import sys
 import termios
 import time
 
 CTRL_C, CTRL_D = b"\x03", b"\x04"
+
+
+def _as_a_login_starts_it() -> None:
+    """Keys become signals, and Ctrl-C is not ignored, as it is in what was started in the background."""
+    fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 class Terminal:
@@ -25,7 +32,7 @@ class Terminal:
             stdout=theirs,
             stderr=theirs,
             start_new_session=True,
-            preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),  # noqa: PLW1509  keys become signals
+            preexec_fn=_as_a_login_starts_it,  # noqa: PLW1509
         )
         os.close(theirs)
         os.set_blocking(self._ours, False)

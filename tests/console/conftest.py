@@ -29,7 +29,7 @@ def quick_passwords() -> Iterator[None]:
         yield
 
 
-@pytest.fixture(scope="session", autouse=True)
+@pytest.fixture(scope="module", autouse=True)
 def resets_are_left_to_services() -> Iterator[None]:
     """A console that watches a reset may trip again; where that is tried it is patched anew."""
     with pytest.MonkeyPatch.context() as patch:

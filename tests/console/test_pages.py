@@ -423,7 +423,7 @@ def test_system_health_shows_each_engines_gate_and_which_is_lost(
     eventually(lambda: "No gate reports." in visitor.get("/system-health").text)
     url = console.settings.redis_url.get_secret_value()
     with Gate(url, scopes=["account:ALPHA"]) as gate:
-        assert gate.wait_until_open(5)
+        assert gate.wait_until_open(20)
         eventually(lambda: "account:ALPHA" in visitor.get("/system-health").text)
         assert f"{socket.gethostname()} " in visitor.get("/system-health").text
         lose_a_gate(redis_client)

@@ -46,7 +46,7 @@ def settings(
             "state_dir": tmp_path / "state",
             "accounts": {"PAPER": {"base_url": paper.url, "key_id": "key", "secret_key": "secret"}},
             "kill": {"poll_interval": 0.05, "settle": 0.1, "guard": 0, "stuck_after": 0.5, "record_wait": 0.5},
-            "notifications": {"pagerduty": "KEY", "pagerduty_url": f"{web.url}/enqueue", "timeout": 1.0},
+            "notifications": {"pagerduty": "KEY", "pagerduty_url": f"{web.url}/enqueue", "timeout": 10.0},
         }
     )
 
@@ -105,6 +105,9 @@ async def test_a_channel_that_hangs_delays_neither_the_result_nor_the_end_for_lo
 ) -> None:
     paper.restart(parse(FLAT))
     web.answering = lambda _: Answer(wait=threading.Event())
+    settings = settings.model_copy(
+        update={"notifications": settings.notifications.model_copy(update={"timeout": 1.0})},
+    )
     report, announced, missing, ended = await kill(settings, f"http://127.0.0.1:{free_port()}/api", uuid7())
     assert report.flat
     assert ended - announced > 0.9, "the channel hung"

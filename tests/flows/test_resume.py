@@ -73,7 +73,7 @@ def settings_on(redis_url: str, paper: PaperExchange, web: Web, home: Path) -> S
                 "record_wait": 0.2,
                 "retry_backoff": 0.1,
             },
-            "notifications": {"pagerduty": "KEY", "pagerduty_url": f"{web.url}/enqueue", "timeout": 1.0},
+            "notifications": {"pagerduty": "KEY", "pagerduty_url": f"{web.url}/enqueue", "timeout": 10.0},
         }
     )
 

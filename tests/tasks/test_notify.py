@@ -181,7 +181,7 @@ async def test_no_secret_is_in_a_message_a_failure_a_record_or_a_log(
             "slack": web.url + HOOK,
             "pagerduty": ROUTING_KEY,
             "pagerduty_url": f"{web.url}/v2/enqueue",
-            "timeout": 1.0,
+            "timeout": 10.0,
         },
     )
     failures = await notify(settings, note(body="venue refused PKLIVE12345: password=hunter2222"))

@@ -12,7 +12,7 @@ import redis
 
 from breaker import CircuitBreaker
 from breaker.gate import Gate
-from tests.breaker.gate.harness import BACKENDS, Sidecar
+from tests.breaker.gate.harness import BACKENDS, UNHURRIED, Sidecar
 
 MakeGate = Callable[..., Gate]
 
@@ -23,10 +23,12 @@ def make_gate(tmp_path: Path) -> Iterator[MakeGate]:
     with contextlib.ExitStack() as stack:
 
         def make(url: str, backend: str = "thread", **settings: Any) -> Gate:
+            if "max_staleness" not in settings:
+                settings |= {"max_staleness": UNHURRIED} | ({} if backend == "shm" else {"heartbeat": 0.05})
             if backend == "shm":
                 scopes, topology = settings.get("scopes", ()), settings.pop("topology", None)
                 arguments = [word for scope in scopes for word in ("--scope", scope)]
-                arguments += ["--max-staleness", str(settings.get("max_staleness", 0.2))]
+                arguments += ["--max-staleness", str(settings["max_staleness"])]
                 arguments += ["--replicas", str(topology.replicas)] if topology else []
                 directory = settings.pop("pending_trips", None)
                 arguments += ["--pending-trips", str(directory)] if directory else []

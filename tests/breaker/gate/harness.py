@@ -14,6 +14,8 @@ from tests.helpers import eventually
 
 BACKENDS = ("thread", "drain", "shm")
 BUY = OrderIntent("AAPL", "buy", 10)
+UNHURRIED = 2.0
+"""The `max_staleness` of gates that are to stay open though a busy machine pauses them for a moment."""
 
 
 class Record:

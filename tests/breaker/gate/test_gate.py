@@ -22,7 +22,7 @@ from breaker.gate.lease import ScopeState
 from breaker.orders import Order, OrderStatus, OrderType, Side, TimeInForce
 from sandbox.embedded_redis import EmbeddedRedis
 from tests.breaker.gate.conftest import MakeGate
-from tests.breaker.gate.harness import BUY, Sidecar, sidecar_command
+from tests.breaker.gate.harness import BUY, UNHURRIED, Sidecar, sidecar_command
 from tests.helpers import eventually
 
 COVER = OrderIntent("AAPL", "buy", 5)
@@ -43,7 +43,7 @@ def test_it_follows_trip_and_reset(
     assert not gate.check(COVER, -4)
     assert not gate.check(COVER, None)
     cb.reset(reset_by="me")
-    assert gate.wait_until_open(1)
+    assert gate.wait_until_open(20)
 
 
 def test_it_is_closed_until_someone_initialises(
@@ -53,7 +53,7 @@ def test_it_is_closed_until_someone_initialises(
     eventually(lambda: gate.check(BUY, 0).reason is Reason.STATE_MISSING)
     assert not gate.wait_until_open(0.1)
     CircuitBreaker(redis_client).initialize_state()
-    assert gate.wait_until_open(1)
+    assert gate.wait_until_open(20)
 
 
 def test_it_watches_the_scopes_it_is_told_to(
@@ -69,7 +69,7 @@ def test_it_watches_the_scopes_it_is_told_to(
     assert gate.check(OrderIntent("AAPL", "buy", 1, account="BETA"), 0)
     assert not gate.is_open
     alpha.reset(reset_by="me")
-    assert gate.wait_until_open(1)
+    assert gate.wait_until_open(20)
     redis_client.delete(alpha.keys.state)
     eventually(lambda: gate.check(order, 0).reason is Reason.STATE_MISSING)
     assert gate.status().scopes["account:ALPHA"] is ScopeState.MISSING
@@ -98,7 +98,7 @@ def test_the_quiet_period_after_a_reset_is_limited_and_ends_by_redis_time(
     eventually(lambda: gate.status().reason is Reason.QUIET_PERIOD)
     assert gate.check(OrderIntent("AAPL", "buy", 100), 0).reason is Reason.QUIET_SIZE
     assert gate.check(OrderIntent("AAPL", "buy", 10), 0).reason is Reason.QUIET_PERIOD
-    assert gate.wait_until_open(5)
+    assert gate.wait_until_open(20)
 
 
 def test_a_permit_is_good_until_the_breaker_moves_on(
@@ -109,7 +109,7 @@ def test_a_permit_is_good_until_the_breaker_moves_on(
     permit = gate.check(BUY, 0).permit
     assert permit is not None
     assert permit.epochs == {"global": cb.get_status().epoch}
-    assert clock.now() < permit.deadline <= clock.now() + 0.2
+    assert clock.now() < permit.deadline <= clock.now() + UNHURRIED
     time.sleep(0.25)
     assert gate.recheck(permit), "the lease goes on, so does the permit"
     cb.trip("MANUAL")
@@ -118,7 +118,7 @@ def test_a_permit_is_good_until_the_breaker_moves_on(
     assert reduction is not None
     assert gate.recheck(reduction)
     cb.reset(reset_by="me")
-    assert gate.wait_until_open(1)
+    assert gate.wait_until_open(20)
     assert gate.recheck(permit).reason is Reason.PERMIT_EXPIRED
     assert not gate.recheck(Permit({}, clock.now() + 1))
 
@@ -151,7 +151,7 @@ def test_status_tells_a_health_page_what_it_needs(
     status = gate.status()
     assert (status.is_open, status.reason, status.backend, status.problem) == (True, Reason.OPEN, backend, None)
     assert status.epochs == {"global": cb.get_status().epoch}
-    assert 0 < status.lease_left <= 0.2
+    assert 0 < status.lease_left <= UNHURRIED
     assert status.connections == 1
 
 
@@ -403,7 +403,7 @@ def test_shared_memory_has_one_writer_and_is_believed_only_from_this_boot(
             )  # fmt: skip
             assert second.returncode == 2
             assert "Another sidecar writes" in second.stderr
-            assert gate.is_open
+            assert gate.wait_until_open(20)
             with Gate(backend="shm", shared_memory=shared_memory, scopes=["account:A"]) as wider:
                 assert "does not watch account:A" in wider.check(BUY, 0).sentence
             with Gate(backend="shm", shared_memory=shared_memory, max_staleness=0.1) as stricter:

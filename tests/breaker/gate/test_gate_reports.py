@@ -27,7 +27,7 @@ from breaker.gate.report import (
 from breaker.gate.reporter import report_socket
 from sandbox.embedded_redis import EmbeddedRedis
 from tests.breaker.gate.conftest import MakeGate
-from tests.breaker.gate.harness import BUY
+from tests.breaker.gate.harness import BUY, UNHURRIED
 from tests.helpers import eventually, in_time
 
 COVER = OrderIntent("AAPL", "buy", 5)
@@ -50,7 +50,7 @@ def test_a_gate_reports_how_it_stands_and_what_its_checks_came_to(
     assert found is not None
     assert (found.report.pid, found.report.backend, found.report.scopes) == (os.getpid(), backend, ("global",))
     assert found.report.lease_age is not None
-    assert 0 <= found.report.lease_age < 0.2
+    assert 0 <= found.report.lease_age < UNHURRIED
     assert not found.lost
     for _ in range(7):
         assert gate.check(BUY, 0)

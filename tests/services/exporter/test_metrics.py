@@ -260,7 +260,7 @@ def test_gates_and_what_their_checks_came_to_are_exported(
 ) -> None:
     assert scrape()["cb_gates", "LOST"] == 0
     with Gate(redis_server.url) as gate:
-        assert gate.wait_until_open(5)
+        assert gate.wait_until_open(20)
         assert gate.check(OrderIntent("AAPL", "buy", 1), 0)
         values = eventually(lambda: values if (values := scrape())["cb_gates_open",] == 1 else None)
         assert values is not None
