@@ -2,6 +2,9 @@
 
 A renewal is a Redis key that expires, so that time is Redis's and a stopped process needs to do nothing. The standby
 executor watches (`breaker standby`); without one running nothing fires.
+
+A renewal names the server that took it by its run id, which a start from a copy of its data, and a failover, changes.
+One that another server took may come from the past, from before a release even: its silence trips, and never kills.
 """
 
 from __future__ import annotations
@@ -45,6 +48,7 @@ class Renewal:
         action: `trip`, or `kill`.
         event_id: Of the trip that this renewal's silence makes: whoever sees it first, it happens once.
         incident_id: The incident that this trip begins.
+        run: Run id of the Redis server that took it; empty where it may not be read.
 
     Example:
         >>> Renewal(name="engine-1", within=30.0).scope
@@ -57,6 +61,7 @@ class Renewal:
     action: str = TRIP
     event_id: str = field(default_factory=uuid7)
     incident_id: str = field(default_factory=uuid7)
+    run: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +72,7 @@ class OverdueSwitch:
         renewal: Its last one.
         name: As it is registered.
         raw: The renewal as it is registered, so that a later one is not taken for it.
+        run: Run id of the Redis server that has it now; empty where it may not be read.
 
     Example:
         >>> OverdueSwitch(Renewal(name="engine-1", within=30.0), b"engine-1", b"{}").renewal.action
@@ -76,6 +82,12 @@ class OverdueSwitch:
     renewal: Renewal
     name: bytes
     raw: bytes
+    run: str = ""
+
+    @property
+    def is_of_another_run(self) -> bool:
+        """Another server took the renewal than has it now: it was restored, restarted or failed over since."""
+        return bool(self.run and self.renewal.run and self.run != self.renewal.run)
 
 
 class DeadMansSwitch:
@@ -107,6 +119,7 @@ class DeadMansSwitch:
         self._redis = redis
         self._name, self._scope, self._action = name, scope, action
         self._within = checked_seconds(within, "within", least=0.1)
+        self._run = ""
 
     def renew(self) -> None:
         """Give a sign of life.
@@ -114,11 +127,25 @@ class DeadMansSwitch:
         Raises:
             BreakerUnavailable: it may not have arrived, and time runs on.
         """
-        renewal = Renewal(name=self._name, scope=self._scope, within=self._within, action=self._action)
-        with self._redis.pipeline(transaction=True) as together:
+        known = self._run
+        if self._renew_on(known) != known:
+            self._renew_on(self._run)
+
+    def _renew_on(self, run: str) -> str:
+        """Renew, as taken by the server of run id `run`; returns and keeps the run id of the one that did take it."""
+        renewal = Renewal(name=self._name, scope=self._scope, within=self._within, action=self._action, run=run)
+        with self._redis.pipeline(transaction=False) as together:  # INFO may be forbidden, which would end a MULTI
             together.set(_key(self._name), renewal.event_id, px=round(self._within * 1000))
             together.hset(_REGISTER, self._name, json.dumps(asdict(renewal)))
-            _call_redis(together.execute, f"renew the dead-man's switch {self._name}")
+            together.info("server")
+            replies = _call_redis(
+                lambda: together.execute(raise_on_error=False), f"renew the dead-man's switch {self._name}"
+            )
+        for reply in replies[:2]:
+            if isinstance(reply, Exception):
+                raise _unavailable(reply, f"renew the dead-man's switch {self._name}")
+        self._run = _run_id(replies[2])
+        return self._run
 
     def release(self) -> None:
         """Disarm it: from now on silence means nothing.
@@ -151,15 +178,21 @@ def overdue_switches(redis: Redis) -> Sequence[OverdueSwitch]:
         >>> [switch.renewal.name for switch in overdue_switches(client)]
         ['engine-1']
     """
-    registered: dict[bytes, bytes] = _call_redis(lambda: redis.hgetall(_REGISTER), "read the dead-man's switches")
-    names = list(registered)
+    reading = "read the dead-man's switches"
+    registered: dict[bytes, bytes] = _call_redis(lambda: redis.hgetall(_REGISTER), reading)
+    if not registered:
+        return []
     with redis.pipeline(transaction=False) as together:
-        for name in names:
+        together.info("server")
+        for name in registered:
             together.exists(_key(name.decode("utf-8", "replace")))
-        alive = _call_redis(together.execute, "read the dead-man's switches") if names else []
+        server, *alive = _call_redis(lambda: together.execute(raise_on_error=False), reading)
+    for reply in alive:
+        if isinstance(reply, Exception):
+            raise _unavailable(reply, reading)
     return [
-        OverdueSwitch(_read(name, registered[name]), name, registered[name])
-        for name, there in zip(names, alive, strict=True)
+        OverdueSwitch(_read(name, raw), name, raw, _run_id(server))
+        for (name, raw), there in zip(registered.items(), alive, strict=True)
         if not there
     ]
 
@@ -210,4 +243,13 @@ def _call_redis(call: Any, purpose: str) -> Any:
     try:
         return call()
     except (RedisError, OSError) as error:
-        raise BreakerUnavailable(f"Redis could not {purpose}: {error}.", may_have_happened=True) from None
+        raise _unavailable(error, purpose) from None
+
+
+def _unavailable(error: Exception, purpose: str) -> BreakerUnavailable:
+    return BreakerUnavailable(f"Redis could not {purpose}: {error}.", may_have_happened=True)
+
+
+def _run_id(reply: Any) -> str:
+    """The run id in the answer to `INFO server`; empty where there is none."""
+    return str(reply.get("run_id", "")) if isinstance(reply, dict) else ""

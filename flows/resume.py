@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, closing, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -20,7 +20,7 @@ from prefect import flow, get_run_logger
 from prefect.client.schemas.objects import State as FlowState
 from prefect.states import Completed, Failed
 
-from breaker import State
+from breaker import State, Status
 from breaker.errors import InvalidInput
 from breaker.keys import of_scope
 from brokers.coverage import coverage_of
@@ -30,7 +30,10 @@ from configuration.settings import Settings, load_settings
 from flows.kill_context import open_kill_run
 from flows.kill_switch import run_kill_switch
 from flows.run_names import run_name
+from ledger.configured import open_ready_ledger
 from ledger.errors import LedgerError
+from ledger.models import TRANSITION_ACTIONS
+from ledger.record import AuditRow
 from tasks.kill.exit_records import record_exits
 from tasks.kill.pending_exit_store import LIMIT, open_pending_exits, read_pending_exits, rewrite
 from tasks.kill.pending_exits import PendingExit, Resumption, due_accounts, held_back, resumptions
@@ -153,15 +156,11 @@ async def _resume(
         return Resumed(resumption, held=why)
     breaker = async_breaker_of(settings, resumption.scope, source=source)
     try:
-        state = (await breaker.get_status()).state
+        status = await breaker.get_status()
     finally:
         await breaker.close()
-    if state in (State.OPEN, State.QUIET_PERIOD):
-        why = (
-            f"not resumed, as the breaker of {resumption.scope} is {state.value}: "
-            "trip it again, or close by hand and then "
-            f"`breaker reset --reason WHY --drop-pending WHY{of_scope(resumption.scope)}`"
-        )
+    state = status.state
+    if why := await _why_not_traded(settings, resumption.scope, status):
         await _hold(settings, resumption, why, operator, source)
         return Resumed(resumption, held=why)
     named = [str(pending) for pending in resumption.exits]
@@ -180,6 +179,38 @@ async def _resume(
             run.halted_after = run.elapsed
         run.record("KILL_SWITCH_RESUMED", accounts=list(resumption.accounts), exits=named)
         return Resumed(resumption, await run_kill_switch(run, *tell))
+
+
+async def _why_not_traded(settings: Settings, scope: str, status: Status) -> str:
+    """Why what is pending in `scope` is no longer to be closed without being asked, and what to do; empty where it is.
+
+    A Redis that was restored brings back exits, and the trip that they belong to, from before a reset: what is held in
+    their symbols now was opened since. The audit log knows of the reset, by an epoch beyond that of the trip.
+    """
+    if status.state in (State.OPEN, State.QUIET_PERIOD):
+        return (
+            f"not resumed, as the breaker of {scope} is {status.state.value}: trip it again, or close by hand and then "
+            f"`breaker reset --reason WHY --drop-pending WHY{of_scope(scope)}`"
+        )
+    if status.epoch is None:
+        return ""
+    try:
+        reset = await asyncio.to_thread(_last_reset, settings, scope)
+    except LedgerError as error:
+        _log.warning("whether %s was reset since can't be told: %s", scope, error)
+        return ""
+    if reset is None or int(reset.details.get("epoch") or 0) <= status.epoch:
+        return ""
+    return (
+        f"not resumed, as Redis is from before the reset of {scope} at {reset.timestamp:%Y-%m-%d %H:%M:%S} UTC, and "
+        f"what is held now was opened since: `breaker kill{of_scope(scope)}` closes it, after a question; a reset with "
+        "--override gives up what is pending"
+    )
+
+
+def _last_reset(settings: Settings, scope: str) -> AuditRow | None:
+    with closing(open_ready_ledger(settings)) as ledger:
+        return ledger.newest(scope, (TRANSITION_ACTIONS["RESET"],))
 
 
 async def _hold(settings: Settings, resumption: Resumption, why: str, operator: str, source: str) -> None:

@@ -1,4 +1,7 @@
-"""Fire the dead-man's switches that were not renewed in time: trip their scope, or flatten its accounts too."""
+"""Fire the dead-man's switches that were not renewed in time: trip their scope, or flatten its accounts too.
+
+One that Redis has from a copy of its data (restored, restarted, failed over) may have been released since: it trips.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +39,7 @@ class DeadManWatch:
     async def _fire(self, overdue: OverdueSwitch) -> None:
         """Forgotten only when it is done: dying before means doing it again, with the same ids."""
         renewal, trip = overdue.renewal, _trip_of(overdue)
-        kills = renewal.action == KILL and self._covers_something(renewal)
+        kills = renewal.action == KILL and not self._may_be_of_the_past(overdue) and self._covers_something(renewal)
         if kills and not self._executor.claim(renewal.event_id):
             return
         log.error("dead-man's switch fired", switch=renewal.name, scope=renewal.scope, action=renewal.action)
@@ -45,6 +48,16 @@ class DeadManWatch:
         else:
             await trip.make(self._executor.breaker(renewal.scope, "rule"))
             await asyncio.to_thread(unregister_fired, self._redis, overdue)
+
+    def _may_be_of_the_past(self, overdue: OverdueSwitch) -> bool:
+        """Whether Redis has it from a copy, in which it may have been released since: then its silence only trips."""
+        if overdue.is_of_another_run:
+            log.error(
+                "a silent switch flattens nothing: Redis was restored, restarted or failed over since its renewal",
+                switch=overdue.renewal.name,
+                next_step="close by hand with `breaker kill` what has to be closed; the next renewal arms it again",
+            )
+        return overdue.is_of_another_run
 
     def _covers_something(self, renewal: Renewal) -> bool:
         """Whether the scope covers any account here. Not where nobody can tell: then its silence only trips."""
@@ -73,7 +86,12 @@ def _trip_of(overdue: OverdueSwitch) -> PendingTrip:
     renewal = overdue.renewal
     return PendingTrip(
         reason=TripReason.DEAD_MAN,
-        details={"switch": renewal.name, "within": renewal.within, "action": renewal.action},
+        details={
+            "switch": renewal.name,
+            "within": renewal.within,
+            "action": renewal.action,
+            **({"only_trips": "Redis is another than took the renewal"} if overdue.is_of_another_run else {}),
+        },
         tripped_by=f"dead-man's switch {renewal.name}",
         scope=renewal.scope,
         source="rule",

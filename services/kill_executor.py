@@ -94,7 +94,7 @@ class KillExecutor:
             run = await sweep_and_flatten(
                 present.settings,
                 start,
-                halt(start, self._make_trip, display),
+                halt(start, self.trip, display),
                 display,
                 opened=self.lent(present.settings),
             )
@@ -115,5 +115,6 @@ class KillExecutor:
         for breaker in self._breakers.values():
             await breaker.close()
 
-    async def _make_trip(self, trip: PendingTrip) -> Any:
+    async def trip(self, trip: PendingTrip) -> Any:
+        """Make it, or keep it on this host until Redis is back; see `make_or_store_trip`."""
         return await make_or_store_trip(self._settings, trip, self.breaker(trip.scope, trip.source))

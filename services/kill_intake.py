@@ -11,14 +11,15 @@ import json
 import os
 import socket
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid5
 
 import structlog
-from redis.exceptions import RedisError
+from redis.exceptions import RedisError, ResponseError
 
-from breaker.errors import InvalidInput
+from breaker.errors import BreakerError, InvalidInput
 from configuration.breakers import waiting_incident
 from configuration.fingerprint import same_configuration
 from configuration.locations import standby_socket
@@ -112,13 +113,18 @@ class KillSocket:
 
 
 class KillStream:
-    """Reads the stream from a minute before its first reading on; answers there are for whoever polls."""
+    """Reads the stream from a minute before its first reading on; answers there are for whoever polls.
+
+    What was asked of another run of Redis may come from a copy of its data, and be done long since: it only trips.
+    """
 
     def __init__(self, settings: Settings, executor: KillExecutor, outages: OutageLog) -> None:
         self._executor = executor
         self._outages = outages
         self._redis = async_redis_client(settings, timeout=settings.redis_timeout + 1.0, protocol=2)
         self._last: bytes | str | None = None
+        self._began: int | None = None
+        """When the Redis that answers began, in its milliseconds; None until it is asked, and when it failed."""
 
     async def read(self) -> None:
         """What has come within a second."""
@@ -126,6 +132,8 @@ class KillStream:
             if self._last is None:
                 clock: Any = await self._redis.time()
                 self._last = f"{int((clock[0] - REQUEST_AGE) * 1000)}-0"
+            if self._began is None:
+                self._began = await self._run_began()
             found: Any = await self._redis.xread({REQUESTS: self._last}, block=1_000)
             for _, entries in found or ():
                 for entry_id, fields in entries:
@@ -133,11 +141,21 @@ class KillStream:
                     self._last = entry_id
             self._outages.note("kill requests", None)
         except (RedisError, OSError) as error:
+            self._began = None  # it may have been started anew, or another one took over
             self._outages.note("kill requests", error)
             await asyncio.sleep(RETRY_AFTER)
 
     async def close(self) -> None:
         await self._redis.aclose()
+
+    async def _run_began(self) -> int:
+        """0 where Redis doesn't say."""
+        try:
+            server: Any = await self._redis.info("server")
+            clock: Any = await self._redis.time()
+        except ResponseError:
+            return 0
+        return (int(clock[0]) - int(server.get("uptime_in_seconds", clock[0]))) * 1000  # both in whole seconds
 
     async def _accept(self, entry_id: bytes, fields: Mapping[bytes, bytes]) -> None:
         # The same ids on every host that reads the entry, so that they make one trip and know each other's closes.
@@ -156,8 +174,26 @@ class KillStream:
             return  # one that was begun and cut off is done again
         if not self._executor.claim(request.event_id):
             return
+        if int(entry_id.split(b"-")[0]) < (self._began or 0):
+            self._executor.begin(self._only_trip(request))
+            return
         await self._answer(request, {"event": "ACCEPTED"})
         self._executor.begin(self._kill(request))
+
+    async def _only_trip(self, request: KillRequest) -> None:
+        log.error(
+            "a kill request is from before Redis began, and may be from a copy: it trips, and flattens nothing",
+            event_id=request.event_id,
+            next_step="close by hand with `breaker kill` what has to be closed",
+        )
+        coverage = self._executor.coverage(request)
+        try:
+            await self._executor.trip(replace(request.trip("api"), scope=coverage.scope))
+        except BreakerError as error:
+            log.warning("what was asked for could not be tripped", event_id=request.event_id, error=str(error))
+            await self._answer(request, {"event": "FAILED", "why": str(error)})
+        else:
+            await self._answer(request, {"event": "ONLY_TRIPPED"})
 
     async def _kill(self, request: KillRequest) -> None:
         flat = False

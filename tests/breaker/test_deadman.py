@@ -10,6 +10,7 @@ import redis
 from breaker import BreakerUnavailable, InvalidInput
 from breaker.deadman import DeadMansSwitch, overdue_switches, unregister_fired
 from sandbox.child_process import free_port
+from sandbox.embedded_redis import EmbeddedRedis
 from tests.helpers import eventually
 
 
@@ -45,6 +46,30 @@ def test_one_that_is_released_is_never_overdue(redis_client: redis.Redis) -> Non
     switch.renew()
     switch.release()
     assert redis_client.keys("circuit_breaker:dead*") == []
+
+
+def test_one_that_redis_has_from_a_copy_of_its_data_is_told_apart_until_it_is_renewed(
+    own_server: EmbeddedRedis,
+) -> None:
+    with redis.Redis.from_url(own_server.url) as client:
+        switch = DeadMansSwitch(client, "engine", 0.1, action="kill")
+        switch.renew()
+        assert not silent(client).is_of_another_run
+        own_server.stop()
+        own_server.start()
+        assert silent(client).is_of_another_run
+        switch.renew()
+        assert not silent(client).is_of_another_run
+
+
+def test_where_redis_does_not_say_which_run_it_is_nothing_is_told_apart(redis_client: redis.Redis) -> None:
+    redis_client.acl_setuser("narrow", enabled=True, nopass=True, keys=["*"], commands=["+@all", "-info"])
+    port = redis_client.connection_pool.connection_kwargs["port"]
+    with redis.Redis(port=port, username="narrow", password="any") as client:
+        DeadMansSwitch(client, "engine", 0.1, action="kill").renew()
+        overdue = silent(client)
+    redis_client.acl_deluser("narrow")
+    assert (overdue.renewal.run, overdue.run, overdue.is_of_another_run) == ("", "", False)
 
 
 def test_a_renewal_that_redis_does_not_get_is_an_error() -> None:

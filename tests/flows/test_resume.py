@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
+from contextlib import closing
 from dataclasses import replace
 from datetime import timedelta
 from decimal import Decimal
@@ -22,6 +23,7 @@ from flows.kill_context import open_kill_run
 from flows.kill_switch import run_kill_switch
 from flows.resume import Resumed, resume_exits, resuming
 from ledger.configured import open_ready_ledger
+from ledger.outbox import drain_outbox
 from ledger.queries import Filter
 from sandbox.child_process import free_port
 from sandbox.embedded_redis import EmbeddedRedis
@@ -166,6 +168,27 @@ async def test_a_breaker_that_was_reset_meanwhile_is_not_traded_past_nor_tripped
     CircuitBreaker(redis_client).trip("MANUAL")
     (again,) = await resume_now(settings)
     assert again.report is not None and again.report.flat and paper.report()["is_flat"]
+
+
+async def test_a_redis_from_before_the_reset_brings_back_exits_that_are_not_traded(
+    settings: Settings, redis_client: redis.Redis, paper: PaperExchange
+) -> None:
+    """What the symbol holds now was opened after the reset, which the copy of Redis does not know of."""
+    await kill(settings, redis_client)
+    copied = {key: redis_client.dump(key) for key in redis_client.keys("*")}
+    CircuitBreaker(redis_client, quiet_period=0).reset()
+    with closing(open_ready_ledger(settings)) as ledger:
+        drain_outbox(redis_client, ledger, ["global"])
+    redis_client.flushall()
+    for key, value in copied.items():
+        redis_client.restore(key, 0, value or b"")
+    assert CircuitBreaker(redis_client).get_state() == "TRIPPED"
+    paper.control("resume", {"symbol": "MSFT"})
+    (held,) = await resume_now(settings)
+    assert held.report is None and "Redis is from before the reset of global" in held.held
+    assert paper.report()["positions"] == {"MSFT": "-5"}
+    assert (await kill(settings, redis_client)).flat
+    assert read_pending_exits(settings).exits == ()
 
 
 async def test_promise_5_without_redis_it_is_kept_on_disk_and_closed_from_there(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -289,6 +290,54 @@ def test_a_switch_that_is_released_means_nothing_and_one_that_kills_flattens(
     eventually(lambda: venue.report()["is_flat"], warm.said)
     eventually(lambda: "kill done" in warm.said(), warm.said)
     assert [trip.details["switch"] for trip in trips(redis_client, "account:ALPHA")] == ["night"]
+
+
+def test_a_switch_from_a_restored_redis_trips_and_flattens_nothing(
+    tmp_path: Path, own_server: EmbeddedRedis, venue: PaperExchangeThread, fork_server: ForkServer
+) -> None:
+    """Armed, copied, released; then the copy comes back, in which it is armed and long silent."""
+    (tmp_path / "host").mkdir()
+    host = Host(tmp_path / "host", own_server.url, venue.url, fork_server)
+    with redis.Redis.from_url(own_server.url) as client:
+        CircuitBreaker(client, "account:ALPHA").initialize_state()
+        switch = DeadMansSwitch(client, "engine", 0.5, scope="account:ALPHA", action="kill")
+        switch.renew()
+        copy = shutil.copytree(own_server.data_dir / "appendonlydir", tmp_path / "copy")
+        switch.release()
+        try:
+            host.stand_by()
+            own_server.kill()
+            shutil.rmtree(own_server.data_dir / "appendonlydir")
+            shutil.copytree(copy, own_server.data_dir / "appendonlydir")
+            own_server.start()
+            [trip] = eventually(lambda: trips(client, "account:ALPHA"), host.said)
+            assert trip.details["only_trips"]
+            eventually(lambda: not client.hlen("circuit_breaker:deadmen"), "it was not forgotten")
+        finally:
+            host.stop()
+    assert "flattens nothing" in host.said()
+    assert venue.report()["open_orders"] == 20 and not venue.report()["closes"]
+
+
+def test_a_request_from_before_redis_began_trips_and_flattens_nothing(
+    tmp_path: Path, own_server: EmbeddedRedis, venue: PaperExchangeThread, fork_server: ForkServer
+) -> None:
+    """Done or not, in a restored stream it comes again: only for what is asked of the Redis that runs, is traded."""
+    host = Host(tmp_path, own_server.url, venue.url, fork_server)
+    with redis.Redis.from_url(own_server.url) as client:
+        CircuitBreaker(client).initialize_state()
+        before = int((time.time() - 30) * 1000)
+        client.xadd("circuit_breaker:kill_requests", {"request": '{"operator": "ada"}'}, id=f"{before}-0")
+        try:
+            host.stand_by()
+            [trip] = eventually(lambda: trips(client), host.said)
+            eventually(lambda: client.keys("circuit_breaker:kill_answer:*"), host.said)
+            (answer,) = client.keys("circuit_breaker:kill_answer:*")
+            assert trip.by == "ada" and json.loads(client.get(answer) or "")["event"] == "ONLY_TRIPPED"
+        finally:
+            host.stop()
+    assert "is from before Redis began" in host.said()
+    assert venue.report()["open_orders"] == 20 and not venue.report()["closes"]
 
 
 def test_a_switch_of_an_account_that_is_not_here_trips_and_flattens_nothing(
