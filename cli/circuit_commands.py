@@ -55,8 +55,6 @@ def trip(
     circuit.say_what_is_acted_on()
     scope = circuit.scope_to_trip(scope)
     after = circuit.trip(scope, why, operator)
-    if after.unconfirmed:
-        say(f"tripped, but not known to outlive a crash of Redis: {after.unconfirmed}")
     _show(after, scope, as_json)
     circuit.tell(scope)
     circuit.record(scope)
@@ -64,6 +62,12 @@ def trip(
         circuit_view.next_step(
             f"open orders and positions are untouched; to close them: `breaker kill{of_scope(scope)}`"
         )
+    if after.unconfirmed:
+        say(
+            f"tripped, but not as durably as configured, so a crash of Redis may lose it: {after.unconfirmed} Keep the "
+            "engines stopped, and look with `breaker doctor`"
+        )
+        raise typer.Exit(Exit.NOT_HALTED)
 
 
 def status(scope: ScopeOption = "global", as_json: JsonOption = False) -> None:

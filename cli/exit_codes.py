@@ -15,10 +15,10 @@ class Exit(IntEnum):
     NOT_FLAT = 3
     """Halted, but not proven flat."""
     NOT_HALTED = 4
-    """Could not halt, or the breaker's state could not be read."""
+    """Could not halt, not as durably as `trip_durability` asks for, or the breaker's state could not be read."""
 
 
 EPILOG = (
     "Exit status: 0 done (kill: flat) · 1 refused, nothing changed · 2 usage or configuration, nothing changed · "
-    "3 halted but not flat · 4 could not halt, or the state cannot be read"
+    "3 halted but not flat · 4 could not halt (or not as durably as configured), or the state cannot be read"
 )

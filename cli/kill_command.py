@@ -110,7 +110,7 @@ def kill(
             say(f"the standby goes on with it, followed or not; look with: `breaker status{of_scope(scope)}`")
             _exit(Exit.NOT_FLAT if view.is_halted else Exit.NOT_HALTED)
         if followed.ended:
-            _leave(followed.halted, followed.report, None, as_json)
+            _leave(followed.halted, followed.report, None, view, as_json)
         view.standby_lost(followed.problem)
         # The same ids: what the standby has done already is not done again.
         trip = replace(trip, event_id=session.event_id, incident_id=session.incident_id)
@@ -122,7 +122,8 @@ def kill(
         _exit(Exit.NOT_FLAT if view.is_halted else Exit.NOT_HALTED)
     if report is None:  # the procedure, which tells of its start, did not run
         _tell_of_halt(settings, start, halted)
-    _leave(halted.status is not None or _halted_meanwhile(settings, report, view), report, halted.after, as_json)
+    is_halted = halted.status is not None or _halted_meanwhile(settings, report, view)
+    _leave(is_halted, report, halted.after, view, as_json)
 
 
 _loader = threading.Thread(target=load_procedure, name="procedure", daemon=True)
@@ -183,12 +184,14 @@ def _halted_meanwhile(settings: Settings, report: KillReport | None, view: kill_
     return True
 
 
-def _leave(halted: bool, report: KillReport | None, halted_after: float | None, as_json: bool) -> NoReturn:
+def _leave(
+    halted: bool, report: KillReport | None, halted_after: float | None, view: kill_view.KillView, as_json: bool
+) -> NoReturn:
     if as_json:
         body = report.as_dict() if report else {"flat": False, "accounts": [], "halted_after": halted_after}
-        typer.echo(json.dumps({"halted": halted, **body}))
+        typer.echo(json.dumps({"halted": halted, "unconfirmed": view.unconfirmed, **body}))
     status = Exit.NOT_HALTED
-    if halted:
+    if halted and view.unconfirmed is None:
         status = Exit.OK if report is not None and report.flat else Exit.NOT_FLAT
     _exit(status)
 

@@ -49,9 +49,12 @@ class KillView(KillDisplay):
         self._live: Live | None = None
         self._run: KillRun | None = None
         self.is_halted = False
+        self.unconfirmed: str | None = None
+        """Why the halt is not as durable as is configured."""
 
     def halted(self, status: Status, scope: str, after: float) -> None:
         self.is_halted = True
+        self.unconfirmed = status.unconfirmed
         if not self._quiet:
             self._console.print(
                 Text.assemble(
@@ -62,7 +65,10 @@ class KillView(KillDisplay):
             )
         if status.unconfirmed:
             self._console.print(
-                Text.assemble(("  ! ", "yellow"), f"not known to outlive a crash of Redis: {status.unconfirmed}")
+                Text.assemble(
+                    ("  ! NOT AS DURABLY AS CONFIGURED", "yellow"),
+                    f"  a crash of Redis may lose the halt: {status.unconfirmed} Keep the engines stopped.",
+                )
             )
 
     def not_halted(self, problem: object) -> None:

@@ -49,6 +49,16 @@ def test_a_whole_day(configured: redis.Redis, breaker_cli: RunCli) -> None:
     assert {event["source"] for event in events[1:]} == {"cli"}
 
 
+def test_a_trip_that_is_not_as_durable_as_configured_ends_with_4(
+    configured: redis.Redis, environment: dict[str, str], breaker_cli: RunCli
+) -> None:
+    environment["BREAKER_TRIP_DURABILITY"] = "replicas"
+    outcome = breaker_cli("trip")
+    assert outcome.returncode == 4
+    assert "not as durably as configured" in outcome.stderr and "0 of 1 replicas" in outcome.stderr
+    assert "TRIPPED" in outcome.stdout and state_of(configured) == "TRIPPED"
+
+
 def test_a_history_with_foreign_members_shows_the_rest_and_names_them(
     configured: redis.Redis, breaker_cli: RunCli
 ) -> None:

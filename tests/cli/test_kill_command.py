@@ -67,6 +67,18 @@ def test_promise_5_flat_without_the_orchestrator(
     assert state_of(with_broker) == "TRIPPED"
 
 
+def test_a_halt_that_is_not_as_durable_as_configured_ends_with_4_and_the_book_is_flat(
+    with_broker: redis.Redis, environment: dict[str, str], breaker_cli: RunCli, exchange: PaperExchangeThread
+) -> None:
+    environment["BREAKER_TRIP_DURABILITY"] = "replicas"
+    outcome = breaker_cli("kill", "--yes", "--json")
+    assert outcome.returncode == 4, outcome.stderr
+    assert "NOT AS DURABLY AS CONFIGURED" in outcome.stderr and "0 of 1 replicas" in outcome.stderr
+    report = json.loads(outcome.stdout)
+    assert report["halted"] and report["flat"] and "0 of 1 replicas" in report["unconfirmed"]
+    assert state_of(with_broker) == "TRIPPED" and exchange.report()["is_flat"]
+
+
 def test_a_kill_switch_on_a_flat_book_is_flat_again(with_broker: redis.Redis, breaker_cli: RunCli) -> None:
     assert breaker_cli("kill", "--yes").returncode == 0
     again = breaker_cli("kill", "--yes")
