@@ -11,15 +11,15 @@ import asyncio
 import os
 import sys
 
-from prefect import aserve
 from prefect.deployments.runner import RunnerDeployment
 from prefect.events import DeploymentEventTrigger
+from prefect.runner import Runner
 from prefect.settings import PREFECT_RUNNER_POLL_FREQUENCY, temporary_settings
 from prefect.types.entrypoint import EntrypointType
 
 from breaker.errors import BreakerError
 from configuration.running import RunningConfiguration
-from configuration.settings import load_settings
+from configuration.settings import Settings, load_settings
 from flows.drill import drill
 from flows.health_verification import health_verification
 from flows.kill_switch import kill_switch
@@ -29,11 +29,13 @@ from flows.run_names import environment_tag
 from services.notification_watch import NotificationWatch
 from services.trip_watch import TripWatch
 from services.unwatched_resets import ResetWatch
-from tasks.running_services import reported
+from tasks.running_services import another_runs, reported
 from tasks.trip_announcement import TRIPPED
 
 VERIFY_EVERY = 60
 """Seconds between two scheduled verifications."""
+LOOK_FOR_OTHERS_EVERY = 5.0
+"""Seconds between two looks for other processes that serve the same."""
 
 
 async def deployments() -> list[RunnerDeployment]:
@@ -98,10 +100,24 @@ async def _serve() -> None:
     pace = {} if "PREFECT_RUNNER_POLL_FREQUENCY" in os.environ else {PREFECT_RUNNER_POLL_FREQUENCY: 1}
     try:
         with temporary_settings(updates=pace), reported("serve", running):
-            await aserve(*await deployments())
+            runner = Runner(limit=None)
+            for deployment in await deployments():
+                await runner.aadd_deployment(deployment)
+            shared = asyncio.create_task(_leave_schedules_to_others(runner, settings))
+            try:
+                await runner.start()
+            finally:
+                shared.cancel()
     finally:
         for watch in watches:
             watch.stop()
+
+
+async def _leave_schedules_to_others(runner: Runner, settings: Settings) -> None:
+    """Whoever stops pauses the schedules, lest late runs pile up; not while another one still runs them."""
+    while True:
+        runner.pause_on_shutdown = not await asyncio.to_thread(another_runs, settings, "serve")
+        await asyncio.sleep(LOOK_FOR_OTHERS_EVERY)
 
 
 def main() -> int:

@@ -29,6 +29,8 @@ from tasks.checks.probe import Probe, describe_error
 KEY = "circuit_breaker:services"
 EVERY = 5.0
 """Seconds between two reports of one process."""
+ALIVE_WITHIN = 15.0
+"""Seconds since its last report within which another process is relied on."""
 GONE_AFTER = 60.0
 FORGOTTEN_AFTER = 3_600.0
 LEAVE_WITHIN = 5.0
@@ -106,6 +108,22 @@ def read_services(redis: Redis) -> tuple[RunningService, ...]:
     """Those that were heard of in the last minute, by name. Raises RedisError."""
     now, known = _read_all(redis)
     return tuple(sorted((each for each in known if now - each.as_of <= GONE_AFTER), key=lambda each: each.field))
+
+
+def another_runs(settings: Settings, service: str) -> bool:
+    """Whether another process of that kind, here or on another host, gave a sign of life just now.
+
+    False where Redis doesn't say: then each goes by itself.
+    """
+    mine = (socket.gethostname(), os.getpid())
+    try:
+        with redis_client(settings, timeout=settings.redis_timeout) as redis:
+            now, known = _read_all(redis)
+    except (RedisError, OSError):
+        return False
+    return any(
+        each.service == service and (each.host, each.pid) != mine and now - each.as_of < ALIVE_WITHIN for each in known
+    )
 
 
 async def measure_services(settings: Settings) -> list[Measurement]:
