@@ -155,6 +155,13 @@ def heartbeat_confirmed(lease: Lease, replicas: int) -> Lease:
     return replace(lease, sent=tuple(later), deadline=sent + lease.max_staleness)
 
 
+def writes_refused(lease: Lease) -> Lease:
+    """The oldest heartbeat in flight has been answered by a Redis that would refuse a trip: what it says is no ground
+    to open on, as whoever wants to halt can't make it say so.
+    """
+    return replace(lease, sent=lease.sent[1:], deadline=EXPIRED)
+
+
 def connection_lost(lease: Lease) -> Lease:
     """Answers still in flight will never come, and nothing is known."""
     return replace(lease, sent=(), deadline=EXPIRED)

@@ -226,11 +226,18 @@ class Listener:
                 raise ConnectionResetError("Redis closed the connection")
             self._received_at = clock.now()
             self._protocol.receive(data, self._received_at)
-            self._publish(self._protocol.lease, None)
+            self._publish(self._protocol.lease, self._unconfirmed())
             if len(data) < _CHUNK_BYTES and not connection.encrypted:
                 break
         if self._protocol.heartbeat_due and not wanted:
             self._wake.set()
+
+    def _unconfirmed(self) -> Halt | None:
+        """Why Redis answers and the gate is closed all the same; None while what is known may be acted on."""
+        why = self._protocol.why_unconfirmed
+        if why is None or self._received_at < self._protocol.lease.deadline:
+            return None
+        return Halt(Reason.STALE, f"{why}. Until that is over, only orders that reduce risk pass. Look at Redis.")
 
     def _disconnect(self, problem: str) -> None:
         """Nothing is known from now on. Called with the lock held."""

@@ -3,6 +3,9 @@
 Pushes and heartbeats share the connection, so they arrive in the order in which Redis executed them. The push
 (`CLIENT TRACKING`, any writer, `redis-cli` too) makes a gate close within a millisecond; the heartbeat is what the
 guarantee rests on, since a push can be lost together with everything else.
+
+A heartbeat asks for a write too, of a key that is not there (`DEL`), which changes nothing. A Redis that refuses it
+(NOREPLICAS, READONLY, MISCONF) would refuse a trip, and no gate stays open on one that nobody can halt.
 """
 
 from __future__ import annotations
@@ -21,6 +24,7 @@ from breaker.gate.lease import (
     heartbeat_sent,
     invalidated,
     states_read,
+    writes_refused,
 )
 from breaker.gate.quiet_period import QuietPeriod
 from breaker.gate.resp3 import ErrorReply, Frame, Parser, ProtocolError, Push
@@ -56,6 +60,8 @@ class GateProtocol:
         self._watched = frozenset(key.encode() for key in self._state_keys)
         self._redis_time = 0
         self._states_read: list[StateReading] = []
+        self._refusal: str | None = None
+        """Why the heartbeat that is being answered may not write."""
 
     def handshake(self) -> bytes:
         """The first bytes on a connection that speaks RESP3 already."""
@@ -74,6 +80,8 @@ class GateProtocol:
             commands.append(
                 self._command(self._on_set, "SET", self._gate_key, f"{now:.6f}", "PX", _GATE_KEY_LIFETIME_MS)
             )
+        else:
+            commands.append(self._command(self._on_delete, "DEL", self._gate_key))
         commands.append(self._command(self._on_time, "TIME"))
         commands.extend(self._command(self._on_state, "GET", key) for key in self._state_keys)
         if self.lease.replicas:
@@ -99,6 +107,7 @@ class GateProtocol:
         self._parser = Parser()
         self._pending_replies.clear()
         self._states_read.clear()
+        self._refusal = None
         self.heartbeat_due = False
         self.why_unconfirmed = None
         self.lease = connection_lost(self.lease)
@@ -137,6 +146,11 @@ class GateProtocol:
     def _on_set(self, frame: Frame, now: float) -> None:
         _refuse_error(frame, "SET")
 
+    def _on_delete(self, frame: Frame, now: float) -> None:
+        if isinstance(frame, ErrorReply) and frame.code == "NOPERM":
+            _refuse_error(frame, "DEL")
+        self._refusal = frame.message if isinstance(frame, ErrorReply) else None
+
     def _on_time(self, frame: Frame, now: float) -> None:
         _refuse_error(frame, "TIME")
         if not (isinstance(frame, list) and len(frame) == 2):
@@ -154,7 +168,15 @@ class GateProtocol:
             self.lease = states_read(self.lease, tuple(self._states_read))
             self._states_read.clear()
             if not self.lease.replicas:
-                self.lease = heartbeat_confirmed(self.lease, 0)
+                self._end_heartbeat()
+
+    def _end_heartbeat(self) -> None:
+        if self._refusal is None:
+            self.why_unconfirmed = None
+            self.lease = heartbeat_confirmed(self.lease, 0)
+            return
+        self.why_unconfirmed = f"Redis refuses to write, and so would refuse a trip: {self._refusal.rstrip('.')}"
+        self.lease = writes_refused(self.lease)
 
     def _on_wait(self, frame: Frame, now: float) -> None:
         _refuse_error(frame, "WAIT")

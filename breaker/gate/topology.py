@@ -23,7 +23,7 @@ class Topology:
 
     @classmethod
     def single(cls) -> Topology:
-        """One server that nothing is ever promoted in place of. Heartbeats only read."""
+        """One server that nothing is ever promoted in place of. Heartbeats change nothing."""
         return cls()
 
     @classmethod

@@ -16,7 +16,8 @@ import pytest
 import redis
 
 from breaker import CircuitBreaker
-from breaker.gate import Gate, Reason, Topology, clock
+from breaker.errors import BreakerUnavailable
+from breaker.gate import Gate, OrderIntent, Reason, Topology, clock
 from proofs.proxy import Fault, FaultProxy
 from sandbox.embedded_redis import EmbeddedRedis
 from tests.breaker.gate.conftest import MakeGate
@@ -168,6 +169,26 @@ def test_what_anyone_changes_is_pushed_not_waited_for(
     assert gate.wait_until_open(20)
     write_by_hand(redis_client)
     eventually(lambda: not gate.check(BUY, 0), "it waits for its next heartbeat", within=3)
+
+
+def test_promise_1_a_redis_that_would_refuse_a_trip_closes_the_gate(
+    make_gate: MakeGate, backend: str, redis_server: EmbeddedRedis, redis_client: redis.Redis, cb: CircuitBreaker
+) -> None:
+    gate = make_gate(redis_server.url, backend, max_staleness=STALENESS)
+    assert gate.wait_until_open(20)
+    with Record(gate) as record:
+        redis_client.config_set("min-replicas-to-write", 1)
+        refusing = clock.now()
+        try:
+            eventually(lambda: "NOREPLICAS" in gate.check(BUY, 0).sentence, lambda: gate.check(BUY, 0).sentence)
+            assert gate.check(OrderIntent("AAPL", "sell", 5), 5), "what only reduces risk passes"
+            with pytest.raises(BreakerUnavailable, match="NOREPLICAS"):
+                CircuitBreaker(redis_client, timeout=0.2).trip("MANUAL")
+            time.sleep(STALENESS + SOON)
+            assert record.admitted_since(refusing + STALENESS) == 0
+        finally:
+            redis_client.config_set("min-replicas-to-write", 0)
+    assert gate.wait_until_open(20)
 
 
 def follow(replica: EmbeddedRedis, primary: EmbeddedRedis) -> redis.Redis:

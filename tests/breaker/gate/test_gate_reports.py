@@ -148,7 +148,7 @@ def test_a_refused_report_harms_nothing(own_server: EmbeddedRedis, caplog: pytes
         enabled=True,
         passwords=["+word"],
         keys=["circuit_breaker:*"],
-        commands=["+hello", "+client", "+role", "+exists", "+time", "+get"],
+        commands=["+hello", "+client", "+role", "+exists", "+time", "+get", "+del"],
     )
     caplog.set_level("INFO", logger="breaker.gate.reporter")
     with Gate(own_server.url.replace("redis://", "redis://engine:word@")) as gate:
