@@ -207,6 +207,7 @@ async def _flatten(
     ) as run:
         run.run_id, run.started_at, run.clock.started = start.run_id, start.started_at, start.started
         run.halted_after = made.after
+        run.asking = confirm is not None
         if start.without:
             run.record_missing(start.without)
             run.unknown = start.without if start.coverage.every_account else ""
@@ -231,6 +232,7 @@ async def _confirmed(run: KillRun, confirm: Callable[[KillRun], Awaitable[bool]]
     try:
         confirmed = confirm is None or await confirm(run)
     finally:
+        run.asking = False
         if not confirmed:
             run.declined = True
             run.record("KILL_SWITCH_FINISHED", declined=True)

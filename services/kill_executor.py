@@ -42,6 +42,7 @@ class KillExecutor:
         self._breakers: dict[tuple[str, str], AsyncCircuitBreaker] = {}
         self._kills: set[asyncio.Task[None]] = set()
         self._claimed: set[str] = set()
+        self._incidents: list[str] = []
         load_procedure()  # the slow import, before it is needed
 
     def coverage(self, request: KillRequest) -> Coverage:
@@ -59,6 +60,10 @@ class KillExecutor:
             return False
         self._claimed.add(event_id)
         return True
+
+    def is_at_work(self, incident_id: str) -> bool:
+        """Whether a kill switch of that incident runs in this process."""
+        return incident_id in self._incidents
 
     def breaker(self, scope: str, source: str) -> AsyncCircuitBreaker:
         if (scope, source) not in self._breakers:
@@ -81,6 +86,7 @@ class KillExecutor:
         """
         now = time.monotonic()
         display = MessageDisplay(send)
+        self._incidents.append(request.incident_id)
         try:
             present = self._running.present()
             coverage = coverage_now(present, request.scope, request.accounts)
@@ -102,6 +108,8 @@ class KillExecutor:
             log.exception("kill failed", incident_id=request.incident_id)
             send({"event": "FAILED", "why": f"{type(error).__name__}: {error}"})
             return
+        finally:
+            self._incidents.remove(request.incident_id)
         if run is not None and run.report is not None:
             log.info("kill done", incident_id=run.incident_id, flat=run.report.flat, without=list(run.missing))
 

@@ -1,8 +1,9 @@
 """Stand by with everything imported and every connection open, so that a kill switch begins within milliseconds.
 
 It takes requests from a socket in the state directory (its owner only) and from the stream `circuit_breaker:
-kill_requests`; it makes trips that wait on this host as soon as Redis is back, watches the dead-man's switches, and
-resumes pending exits that nobody else resumes. It tells people of transitions that nobody else has told.
+kill_requests`; it makes trips that wait on this host as soon as Redis is back, watches the dead-man's switches, takes
+over a kill switch whose process fell silent, and resumes pending exits that nobody else resumes. It tells people of
+transitions that nobody else has told.
 Nothing depends on it: `breaker kill` does it all itself when nobody acknowledges. Both at once are harmless, as both
 use the event and incident ids of the request. A second standby on the host refuses to start; on other hosts any
 number may run.
@@ -28,6 +29,8 @@ from services.deadman_watch import DeadManWatch
 from services.exit_watch import LOOK_EVERY, ResumeWatch
 from services.kill_executor import KillExecutor
 from services.kill_intake import KillSocket, KillStream
+from services.kill_takeover import LOOK_EVERY as TAKEOVER_EVERY
+from services.kill_takeover import KillTakeover
 from services.notification_watch import NotificationWatch
 from services.outage_log import OutageLog
 from services.pending_trips import make_pending_trips
@@ -55,6 +58,7 @@ class Standby:
         self._executor = KillExecutor(running)
         self._socket = KillSocket(settings, self._executor, fingerprint)
         self._stream = KillStream(settings, self._executor, self._outages)
+        self._takeover = KillTakeover(settings, self._executor, self._outages)
         self._deadmen = DeadManWatch(running, self._executor)
         self._exits = ResumeWatch(running, self._executor.lent, self._executor.begin)
         self._notifications = NotificationWatch(settings)
@@ -70,6 +74,7 @@ class Standby:
                     (self._stream.read, 0.0),
                     (self._watch_host_and_deadmen, WATCH_EVERY),
                     (self._exits.look, LOOK_EVERY),
+                    (self._takeover.look, TAKEOVER_EVERY),
                     (self._keep_warm, KEEP_WARM_EVERY),
                 )
             ]
@@ -87,6 +92,7 @@ class Standby:
                 await self._executor.finish()  # what was begun is brought to its end
                 await self._executor.close()
                 await self._stream.close()
+                await self._takeover.close()
                 self._deadmen.close()
 
     def stop(self) -> None:

@@ -84,6 +84,8 @@ class KillRun:
     """Tells people that it has begun, beside everything else."""
     notifying: asyncio.Lock = field(default_factory=asyncio.Lock)
     notified: bool = False
+    asking: bool = False
+    """Whoever asked for it is being asked to confirm it; until then nothing is cancelled or closed."""
     declined: bool = False
     """Whoever asked for it has not confirmed it: halted, and nothing else."""
     """Somebody has begun to tell people of the report, and holds `telling` until that is done."""

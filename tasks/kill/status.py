@@ -46,6 +46,12 @@ class KillStatus(AccountsTogether):
     reported: bool
     """The result is known; what follows is only its record."""
     over: bool
+    covered: tuple[str, ...] = ()
+    """The accounts that it is about, also before anything is known of them."""
+    asking: bool = False
+    """Whoever asked for it has not confirmed it yet: nothing is cancelled or closed."""
+    resuming: bool = False
+    """Begun for pending exits, which are resumed by themselves."""
     declined: bool = False
     """Not confirmed by whoever asked for it: nothing was cancelled or closed."""
     costs: tuple[ExitCost, ...] = ()
@@ -104,6 +110,9 @@ def kill_status(run: KillRun) -> KillStatus:
         covers=str(run.coverage),
         unknown=run.unknown,
         over=False,
+        covered=tuple(run.coverage.accounts),
+        asking=run.asking,
+        resuming=bool(run.resumes),
         declined=run.declined,
         costs=() if report is None else tuple(without_fills(cost, COST_LINES) for cost in report.costs),
     )

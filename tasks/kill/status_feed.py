@@ -1,7 +1,8 @@
 """Publish each run's status in Redis, so that every console shows every run: its own, another's, the command line's.
 
 Keys: `circuit_breaker:kill_run:{run id}` holds one status, `circuit_breaker:kill_runs` the ids of the newest, scored
-by their start. A status is for people; nothing decides by it, and no run waits for it.
+by their start. No run waits for it. It is for people, and it is the run's sign of life: one that falls silent is taken
+over (services/kill_takeover.py).
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ RUNS = "circuit_breaker:kill_runs"
 RUN = "circuit_breaker:kill_run:"
 EVERY = 0.2
 """Seconds between two statuses, if anything has changed."""
-SIGN_OF_LIFE = 2.0
+SIGN_OF_LIFE = 1.0
 """Seconds between two statuses in which nothing has changed."""
 LIMIT = 0.5
 """Seconds that Redis may take for one; also how long the end of a run may be held up by it, in all."""

@@ -1,0 +1,128 @@
+"""Take over a kill switch whose process has fallen silent: its host died, or it was killed.
+
+A run gives a sign of life every second (tasks/kill/status_feed.py). Another one of the same incident knows its closes
+by their ids, so that two at once, as after a pause, do no harm. What was never confirmed is not begun, and nothing is
+taken from a Redis that began after the last sign of life: it may be a copy of the past.
+"""
+
+from __future__ import annotations
+
+import socket
+import time
+from collections.abc import Iterable
+from typing import Any
+from uuid import UUID, uuid5
+
+import structlog
+from redis.exceptions import RedisError, ResponseError
+
+from breaker import State
+from breaker.errors import BreakerError, InvalidInput
+from configuration.redis_clients import async_redis_client
+from configuration.settings import Settings
+from services.kill_executor import KillExecutor
+from services.kill_request import KillRequest
+from services.outage_log import OutageLog
+from tasks.kill.status import KillStatus
+from tasks.kill.status_feed import read_kill_statuses
+
+SILENT = 3.0
+"""Seconds without a sign of life after which a run is taken over."""
+LATE = 3_600.0
+"""Seconds of silence after which a run is left to people: nobody expects it to go on by itself any more."""
+LOOK_EVERY = 1.0
+CLAIM = "circuit_breaker:kill_taken_over:"
+"""Before a run's id: which host takes it over, for as long as that takes to show."""
+_CLAIM_MS = 10_000
+_MOST = 50
+_NAMESPACE = UUID("b1f0d8a4-93a7-5d52-8b5c-5f3d0f0c9a1e")
+
+log = structlog.get_logger(__name__)
+
+
+def abandoned(statuses: Iterable[KillStatus], redis_up_for: float) -> list[KillStatus]:
+    """Which runs to take over, of the newest ones. Pure.
+
+    `redis_up_for`: seconds since the Redis that has them began; infinite where it doesn't say.
+    """
+    newest_first = sorted(statuses, key=lambda status: status.started_at, reverse=True)
+    found, incidents = [], set()
+    for status in newest_first:
+        if status.incident_id in incidents:  # a later run of the same incident has gone on with it
+            continue
+        incidents.add(status.incident_id)
+        is_at_work = not (status.over or status.reported or status.declined or status.asking or status.resuming)
+        if is_at_work and status.covered and SILENT <= status.silent_for < min(LATE, redis_up_for):
+            found.append(status)
+    return found
+
+
+class KillTakeover:
+    """Looks once a second, and has the executor go on with what is abandoned."""
+
+    def __init__(self, settings: Settings, executor: KillExecutor, outages: OutageLog) -> None:
+        self._executor = executor
+        self._outages = outages
+        self._redis = async_redis_client(settings, timeout=settings.redis_timeout)
+        self._known: dict[str, KillStatus] = {}
+        self._reading_since: float | None = None
+        """While Redis was away nobody could give a sign of life: silence counts from when it answers again."""
+
+    async def look(self) -> None:
+        """Once. Never raises: what goes wrong is said in the log, and tried again."""
+        try:
+            statuses = await read_kill_statuses(self._redis, self._known, _MOST)
+            self._known = {status.run_id: status for status in statuses}
+            now = time.monotonic()
+            self._reading_since = now if self._reading_since is None else self._reading_since
+            if now - self._reading_since >= SILENT and (found := abandoned(statuses, await self._up_for())):
+                for status in found:
+                    await self._take_over(status)
+            self._outages.note("kill switches under way", None)
+        except (RedisError, OSError, BreakerError) as error:
+            self._reading_since = None
+            self._outages.note("kill switches under way", error)
+
+    async def close(self) -> None:
+        await self._redis.aclose()
+
+    async def _up_for(self) -> float:
+        try:
+            server: Any = await self._redis.info("server")
+        except ResponseError:
+            return float("inf")
+        return float(server.get("uptime_in_seconds", "inf"))
+
+    async def _take_over(self, status: KillStatus) -> None:
+        request = _request(status)
+        try:
+            self._executor.coverage(request)
+        except InvalidInput:  # its accounts are another host's
+            return
+        now = await self._executor.breaker(status.scope, "rule").get_status()
+        if now.state is not State.TRIPPED or now.incident_id != status.incident_id:
+            return  # reset since, or never halted: people decide
+        if self._executor.is_at_work(status.incident_id):
+            return
+        if not await self._redis.set(f"{CLAIM}{status.run_id}", socket.gethostname(), nx=True, px=_CLAIM_MS):
+            return
+        log.error(
+            "a kill switch fell silent and is taken over",
+            incident_id=status.incident_id,
+            host=status.host,
+            silent_for=round(status.silent_for, 1),
+            accounts=list(status.covered),
+        )
+        self._executor.begin(self._executor.kill(request, "rule", lambda _: None))
+
+
+def _request(status: KillStatus) -> KillRequest:
+    why = f"taken over, as nothing was heard of {status.host[:60]} for {status.silent_for:.0f} s"
+    return KillRequest(
+        reason=f"{status.reason[:380]} ({why})",
+        operator=status.operator,
+        scope=status.scope,
+        accounts=status.covered,
+        incident_id=status.incident_id,
+        event_id=status.event_id or str(uuid5(_NAMESPACE, status.run_id)),
+    )
