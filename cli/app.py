@@ -53,6 +53,7 @@ def command_line(first: str = "") -> typer.Typer:
     kill_command.register(app)
     if first not in ("kill", "--version"):
         from cli import (  # noqa: PLC0415
+            acl_command,
             audit_commands,
             backup_commands,
             config_command,
@@ -76,6 +77,7 @@ def command_line(first: str = "") -> typer.Typer:
             equity_commands,
             service_commands,
             user_commands,
+            acl_command,
         ):
             commands.register(app)
     if through_console():

@@ -1,0 +1,37 @@
+"""Name what each kind of Redis user of this project may do, no more than its code asks for.
+
+Scripts count: Redis holds every command that a script calls against the rule of whoever runs it.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, get_args
+
+RedisRole = Literal["engine", "operator", "service"]
+REDIS_ROLES: tuple[RedisRole, ...] = get_args(RedisRole)
+
+_CONNECT = ("hello", "auth", "ping", "select", "client|setinfo", "client|setname", "client|tracking")
+_LIBRARY = (
+    # reading
+    "time", "get", "exists", "type", "pttl", "hget", "hgetall", "zcard", "zrangebyscore", "zrevrange", "zscore",
+    "xrevrange", "role", "info",
+    # writing, by scripts too
+    "eval", "evalsha", "multi", "exec", "set", "del", "rename", "pexpire", "hset", "hdel", "hincrby", "zadd", "zrem",
+    "zremrangebyrank", "zremrangebyscore", "xadd", "wait", "waitaof",
+)  # fmt: skip
+_APPLICATION = (
+    "scan", "config|get", "hkeys", "hmget", "xlen", "xrange", "xread", "xdel", "zcount", "zrange", "script|load",
+    "expire",
+)  # fmt: skip
+_COMMANDS: dict[RedisRole, tuple[str, ...]] = {
+    "engine": (*_CONNECT, *_LIBRARY),
+    "operator": (*_CONNECT, *_LIBRARY, *_APPLICATION),
+    "service": (*_CONNECT, *_LIBRARY, *_APPLICATION),
+}
+
+
+def acl_rule(role: RedisRole) -> str:
+    """What comes behind `ACL SETUSER NAME on >PASSWORD`: everything else that a user had is taken away."""
+    return " ".join(
+        ("resetkeys", "~circuit_breaker:*", "resetchannels", "-@all", *(f"+{each}" for each in _COMMANDS[role]))
+    )
