@@ -33,6 +33,8 @@ _MAX_DELAY = 0.25
 _TRANSIENT_ERRORS = (BusyLoadingError, ReadOnlyError, ClusterDownError, TryAgainError)
 _TRANSIENT_CODES = ("BUSY", "LOADING", "READONLY", "CLUSTERDOWN", "MASTERDOWN", "TRYAGAIN", "NOREPLICAS", "UNBLOCKED")
 
+_OF_A_CLUSTER = ("CROSSSLOT", "MOVED", "ASK")
+
 
 class NotSent(Exception):
     """No connection could be had, so the request was never sent."""
@@ -150,4 +152,9 @@ def _advice(error: BaseException) -> str:
         return "Free memory or raise maxmemory; a trip works regardless."
     if text.startswith("MISCONF"):
         return "It can't write to its disk: make room, see its log."
+    if "hash to the same slot" in text or text.startswith(_OF_A_CLUSTER):
+        return (
+            "It is a node of a Redis Cluster, which spreads the keys of one breaker: give one Redis, or a Sentinel's "
+            "master."
+        )
     return "See its log."

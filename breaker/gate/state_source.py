@@ -88,6 +88,10 @@ class SourceSettings:
             )
         if self.backend != "shm" and (not given or self.shared_memory is not None):
             raise ValueError(f"a {self.backend} gate needs a Redis client or URL, and no shared memory")
+        if given and not isinstance(self.redis_source, str):
+            from breaker.deadline_client import address_of  # noqa: PLC0415 -- who has a client has imported redis
+
+            address_of(self.redis_source)
 
     def empty_lease(self) -> Lease:
         """The lease of a gate that knows nothing yet."""

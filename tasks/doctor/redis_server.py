@@ -45,6 +45,11 @@ def judge_redis_settings(probe: Probe, info: str, config: Mapping[str, str], apa
     value = f"version {version[0].partition(':')[2] if version else '?'}, appendfsync {fsync}, {policy}"
     if version and (int(version[1]), int(version[2])) < _OLDEST_REDIS:
         return probe.measured(value, Colour.RED, "Its version can't run our scripts: install Redis 7 or Valkey 7.")
+    if re.search(r"(redis|server)_mode:cluster", info):  # Redis's name for it, and Valkey's
+        problem = (
+            "A node of a Redis Cluster, in which no breaker can be tripped: give one Redis, or a Sentinel's master."
+        )
+        return probe.measured(value, Colour.RED, problem)
     if config.get("maxmemory", "0") != "0" and policy not in ("noeviction", "?"):
         problem = "When memory is short it may drop the breaker's state: CONFIG SET maxmemory-policy noeviction."
         return probe.measured(value, Colour.RED, problem)

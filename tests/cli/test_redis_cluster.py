@@ -1,0 +1,42 @@
+"""A node of a Redis Cluster holds no breaker, and every part says so."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import redis
+from redis.cluster import RedisCluster
+
+from breaker import CircuitBreaker
+from breaker.errors import InvalidInput, RedisRefused
+from breaker.gate import Gate
+from sandbox.embedded_redis import EmbeddedRedis
+from tests.cli.conftest import RunCli, WriteConfiguration
+from tests.helpers import eventually
+
+
+@pytest.fixture
+def node(tmp_path: Path) -> Iterator[EmbeddedRedis]:
+    with EmbeddedRedis(tmp_path / "node", config={"cluster-enabled": "yes"}) as server:
+        with redis.Redis.from_url(server.url) as client:
+            client.execute_command("CLUSTER ADDSLOTSRANGE", 0, 16383)
+            eventually(lambda: client.execute_command("CLUSTER INFO")["cluster_state"] == "ok")
+        yield server
+
+
+def test_library_gate_and_doctor_say_so(
+    node: EmbeddedRedis, breaker_cli: RunCli, write_configuration: WriteConfiguration
+) -> None:
+    with redis.Redis.from_url(node.url) as client, pytest.raises(RedisRefused, match="node of a Redis Cluster"):
+        CircuitBreaker(client).trip("MANUAL")
+    with RedisCluster.from_url(node.url) as cluster, pytest.raises(InvalidInput, match="For a cluster"):
+        Gate(cluster)
+    write_configuration(f'redis_url = "{node.url}"\n')
+    trip = breaker_cli("trip")
+    assert trip.returncode == 4 and "node of a Redis Cluster" in trip.stderr
+    checks = json.loads(breaker_cli("doctor", "--json").stdout)["checks"]
+    (settings,) = [check for check in checks if check["name"] == "redis/settings"]
+    assert settings["colour"] == "red" and "Redis Cluster" in settings["problem"]
