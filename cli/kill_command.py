@@ -40,6 +40,7 @@ from cli.transitions import make_pending_trips, make_trip
 from configuration.breakers import requested_trip, waiting_incident
 from configuration.login import login_name
 from configuration.orchestrator import set_prefect_timeouts
+from configuration.reasons import FLATTENS_IF_CONFIRMED, FLATTENS_NOTHING
 from configuration.settings import ConfigurationError, Settings, load_settings
 from flows.kill_start import Halt, KillStart, halt, load_procedure, sweep_and_flatten
 from tasks.kill.report import KillReport
@@ -100,6 +101,7 @@ def kill(
         scope=scope,
         source="cli",
         incident_id=waiting_incident(settings, scope),
+        flattens="" if yes or not coverage.accounts else FLATTENS_IF_CONFIRMED if on_terminal() else FLATTENS_NOTHING,
     )
     if (session := kill_handover.session) is not None:
         from services.kill_messages import follow  # noqa: PLC0415  only with a standby
@@ -119,9 +121,11 @@ def kill(
         halted, report = asyncio.run(_kill(settings, start, view, yes))
     except KeyboardInterrupt:
         view.interrupted(scope)
+        _tell_if_declined(settings, start, view)
         _exit(Exit.NOT_FLAT if view.is_halted else Exit.NOT_HALTED)
-    if report is None:  # the procedure, which tells of its start, did not run
+    if report is None and not _asks(start):  # the procedure, which tells of its start, did not run
         _tell_of_halt(settings, start, halted)
+    _tell_if_declined(settings, start, view)
     is_halted = halted.status is not None or _halted_meanwhile(settings, report, view)
     _leave(is_halted, report, halted.after, view, as_json)
 
@@ -133,8 +137,14 @@ async def _kill(
     settings: Settings, start: KillStart, view: kill_view.KillView, yes: bool
 ) -> tuple[Halt, KillReport | None]:
     # On a thread: it waits for Redis, and this loop has more to do meanwhile.
-    tripping = asyncio.create_task(halt(start, lambda trip: asyncio.to_thread(make_trip, settings, trip), view))
-    if start.coverage.accounts and not yes and not on_terminal():
+    async def halt_now() -> Halt:
+        halted = await halt(start, lambda trip: asyncio.to_thread(make_trip, settings, trip), view)
+        if _asks(start):
+            _tell_of_halt(settings, start, halted, during_question=True)
+        return halted
+
+    tripping = asyncio.create_task(halt_now())
+    if start.trip.details.get("flattens") == FLATTENS_NOTHING:
         halted = await tripping
         view.not_confirmed()
         return halted, None
@@ -157,6 +167,7 @@ async def _kill(
 async def _confirm(view: kill_view.KillView, run: KillRun) -> bool:
     """Show what there is, and ask."""
     _loader.start()  # while the person reads
+    run.start_told = True
     await view.show_book(run)
     confirmed = await view.confirmed()
     if not confirmed:
@@ -164,11 +175,25 @@ async def _confirm(view: kill_view.KillView, run: KillRun) -> bool:
     return confirmed
 
 
-def _tell_of_halt(settings: Settings, start: KillStart, halted: Halt) -> None:
+def _asks(start: KillStart) -> bool:
+    """Before it flattens; people are told at the halt then, and once more if it is declined."""
+    return start.trip.details.get("flattens") == FLATTENS_IF_CONFIRMED
+
+
+def _tell_of_halt(settings: Settings, start: KillStart, halted: Halt, *, during_question: bool = False) -> None:
     if halted.status is not None:
-        notices.tell_transitions(settings, start.trip.scope)
+        notices.tell_transitions(settings, start.trip.scope, during_question=during_question)
     else:
-        notices.tell_undelivered_trip(settings, start.trip, "Nothing was cancelled or flattened either.")
+        why = (
+            "Nothing was cancelled or flattened yet." if _asks(start) else "Nothing was cancelled or flattened either."
+        )
+        notices.tell_undelivered_trip(settings, start.trip, why, during_question=during_question)
+
+
+def _tell_if_declined(settings: Settings, start: KillStart, view: kill_view.KillView) -> None:
+    if _asks(start) and not view.is_confirmed:
+        incident_id = view.incident_id or start.trip.incident_id
+        notices.tell_declined_kill(settings, start.trip, incident_id, start.coverage.accounts, halted=view.is_halted)
 
 
 def _halted_meanwhile(settings: Settings, report: KillReport | None, view: kill_view.KillView) -> bool:

@@ -49,11 +49,13 @@ class KillView(KillDisplay):
         self._live: Live | None = None
         self._run: KillRun | None = None
         self.is_halted = False
+        self.is_confirmed = False
+        self.incident_id: str | None = None
         self.unconfirmed: str | None = None
         """Why the halt is not as durable as is configured."""
 
     def halted(self, status: Status, scope: str, after: float) -> None:
-        self.is_halted = True
+        self.is_halted, self.incident_id = True, status.incident_id
         self.unconfirmed = status.unconfirmed
         if not self._quiet:
             self._console.print(
@@ -161,7 +163,8 @@ class KillView(KillDisplay):
         answer = await read_line()
         if answer is None:
             self._console.print()
-        return answer is not None and answer.strip() == KILL_CONFIRMATION
+        self.is_confirmed = answer is not None and answer.strip() == KILL_CONFIRMATION
+        return self.is_confirmed
 
     def swept(self, results: Sequence[SweepResult], after: float) -> None:
         if self._quiet:

@@ -8,7 +8,8 @@ from __future__ import annotations
 import sys
 import threading
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -18,10 +19,25 @@ if TYPE_CHECKING:
 
 _BESIDES = 6.0
 """Seconds beyond the channels' and Redis's own limits: importing, reading what is exposed, the spool of what failed."""
-_begun: list[tuple[threading.Thread, float]] = []
 
 
-def tell_transitions(settings: Settings, scope: str) -> None:
+@dataclass(frozen=True, slots=True)
+class _Telling:
+    thread: threading.Thread
+    until: float
+
+    def wait(self) -> bool:
+        """Whether it is done by its deadline."""
+        self.thread.join(max(0.0, self.until - time.monotonic()))
+        return not self.thread.is_alive()
+
+
+_begun: list[_Telling] = []
+_kept: list[str] = []
+"""What came of tellings while a person was asked: lines for the end."""
+
+
+def tell_transitions(settings: Settings, scope: str, *, during_question: bool = False) -> None:
     """Begin to tell what has happened to this breaker and nobody has told yet."""
 
     async def tell() -> list[Told]:
@@ -29,10 +45,10 @@ def tell_transitions(settings: Settings, scope: str) -> None:
 
         return await transition_notices.tell_transitions(settings, scope)
 
-    _begin(settings, tell)
+    _begin(settings, tell, during_question)
 
 
-def tell_undelivered_trip(settings: Settings, trip: PendingTrip, why: str) -> None:
+def tell_undelivered_trip(settings: Settings, trip: PendingTrip, why: str, *, during_question: bool = False) -> None:
     """Begin to tell of a trip that Redis was not told of."""
 
     async def tell() -> list[Told]:
@@ -41,29 +57,52 @@ def tell_undelivered_trip(settings: Settings, trip: PendingTrip, why: str) -> No
         told = await transition_notices.tell_undelivered_trip(settings, trip, why)
         return [] if told is None else [told]
 
+    _begin(settings, tell, during_question)
+
+
+def tell_declined_kill(
+    settings: Settings, trip: PendingTrip, incident_id: str, accounts: Sequence[str], *, halted: bool
+) -> None:
+    """Begin to tell that a kill switch was not confirmed, and what is open."""
+
+    async def tell() -> list[Told]:
+        from tasks import transition_notices  # noqa: PLC0415
+
+        told = await transition_notices.tell_declined_kill(settings, trip, incident_id, accounts, halted=halted)
+        return [] if told is None else [told]
+
     _begin(settings, tell)
 
 
 def finish() -> None:
     """Wait for what was begun, each until its deadline, and say of what is not done by then that it is not."""
     while _begun:
-        thread, until = _begun.pop()
-        thread.join(max(0.0, until - time.monotonic()))
-        if thread.is_alive():
+        if not _begun.pop().wait():
             sys.stderr.write("breaker: people could not be told in time; tell them yourself\n")
+    while _kept:
+        sys.stderr.write(_kept.pop(0))
 
 
-def _begin(settings: Settings, tell: Callable[[], Awaitable[list[Told]]]) -> None:
+def _begin(settings: Settings, tell: Callable[[], Awaitable[list[Told]]], during_question: bool = False) -> None:
+    """What was begun before is told before it, unless its deadline is over."""
     channels = settings.notifications
     if not channels.any_channel:
         return
+    before = _begun[-1] if _begun else None
     longest = channels.timeout + 2 * settings.redis_timeout + _BESIDES
-    thread = threading.Thread(target=_tell_and_say, args=(tell,), name="telling people", daemon=True)
+    until = max(time.monotonic(), before.until if before else 0.0) + longest
+
+    def run() -> None:
+        if before is not None:
+            before.wait()
+        _tell_and_say(tell, _kept.append if during_question else sys.stderr.write)
+
+    thread = threading.Thread(target=run, name="telling people", daemon=True)
     thread.start()
-    _begun.append((thread, time.monotonic() + longest))
+    _begun.append(_Telling(thread, until))
 
 
-def _tell_and_say(tell: Callable[[], Awaitable[list[Told]]]) -> None:
+def _tell_and_say(tell: Callable[[], Awaitable[list[Told]]], say: Callable[[str], object]) -> None:
     import asyncio  # noqa: PLC0415
 
     async def run() -> list[Told]:
@@ -72,13 +111,11 @@ def _tell_and_say(tell: Callable[[], Awaitable[list[Told]]]) -> None:
     try:
         told = asyncio.run(run())
     except Exception as error:  # what was done stands, whoever could be told of it
-        sys.stderr.write(f"breaker: people could not be told: {type(error).__name__}: {error}\n")
+        say(f"breaker: people could not be told: {type(error).__name__}: {error}\n")
         return
     for each in told:
         failed = "; ".join(f"{failure.channel} {failure.problem}" for failure in each.failures)
         if not each.delivered:
-            sys.stderr.write(f"breaker: nobody could be told ({failed}); tell them yourself\n")
+            say(f"breaker: nobody could be told ({failed}); tell them yourself\n")
         else:
-            sys.stderr.write(
-                f"breaker: people are told: {each.notification.title}{f' (but {failed})' if failed else ''}\n"
-            )
+            say(f"breaker: people are told: {each.notification.title}{f' (but {failed})' if failed else ''}\n")

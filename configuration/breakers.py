@@ -101,16 +101,18 @@ def requested_trip(
     event_id: str | None = None,
     incident_id: str | None = None,
     ip_address: str | None = None,
+    flattens: str = "",
 ) -> PendingTrip:
     """The trip that a person or a program asks for, its ids decided before it is tried.
 
     `reason` is a code such as `MANUAL`, `why` what the operator said. `login` is whose process asks: where `operator`
-    is only a name that was typed, a reset needs somebody else than this one too.
+    is only a name that was typed, a reset needs somebody else than this one too. `flattens` says when, of a kill switch
+    that doesn't flatten at once.
     """
     behind = {"login": login} if login not in ("", operator) else {}
     return PendingTrip(
         reason=reason,
-        details={"operator": operator, "reason": why, **behind},
+        details={"operator": operator, "reason": why, **behind, **({"flattens": flattens} if flattens else {})},
         tripped_by=operator,
         scope=scope,
         source=source,

@@ -16,6 +16,9 @@ MAX_OPERATOR = 128
 NO_REASON = "no reason given"
 KILL_CONFIRMATION = "FLATTEN"
 """What has to be typed before anything is cancelled or closed."""
+FLATTENS_IF_CONFIRMED = "once it is confirmed"
+FLATTENS_NOTHING = "nothing, as there was nobody to ask"
+"""What the trip of a kill switch that doesn't flatten at once says of it, in its details' `flattens`."""
 
 
 @dataclass(frozen=True, slots=True)

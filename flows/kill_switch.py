@@ -53,7 +53,7 @@ FINAL_STATE_WAIT = 3.0
 async def halt_and_flatten(run: KillRun, do: RunStep) -> KillReport:
     """The procedure. Accounts go in parallel, and none waits for another one's trouble."""
     confirmation = asyncio.create_task(_confirm_trip(run, do))
-    if run.telling_of_start is None and not run.resumes:
+    if run.telling_of_start is None and not run.resumes and not run.start_told:
         run.telling_of_start = asyncio.create_task(_tell_of_start(run, confirmation))
     if not run.trip_requested:
         await asyncio.wait({confirmation}, timeout=CONFIRMATION_WAIT)

@@ -20,6 +20,8 @@ class NotificationKind(StrEnum):
     NOT_TRIPPED = "NOT_TRIPPED"
     """A trip was asked for, and Redis could not be told."""
     KILL_STARTED = "KILL_STARTED"
+    KILL_DECLINED = "KILL_DECLINED"
+    """One that has halted, or tried to, and was not confirmed when it asked before it flattens."""
     KILL_REPORT = "KILL_REPORT"
     STUCK = "STUCK"
     WAITING = "WAITING"

@@ -8,8 +8,10 @@ Without Redis there is no claim: told twice is better than not at all.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 from breaker.errors import BreakerError, InvalidInput
 from breaker.events import Transition, TransitionEvent
@@ -23,7 +25,12 @@ from tasks.checks.probe import redis_reader
 from tasks.kill.pending_exit_store import read_pending_exits
 from tasks.notification import Notification, NotificationKind
 from tasks.notify import RECORD_WAIT, DeliveryFailure, notify
-from tasks.transition_notification import NOT_READ, transition_notification, undelivered_trip_notification
+from tasks.transition_notification import (
+    NOT_READ,
+    declined_kill_notification,
+    transition_notification,
+    undelivered_trip_notification,
+)
 
 RECENT = timedelta(minutes=15)
 """How old a transition may be that people are still told of: longer than most restarts, shorter than a shift."""
@@ -77,7 +84,8 @@ async def tell_transition(settings: Settings, event: TransitionEvent) -> Told | 
     if notification is None or not await _claim(settings, event.event_id):
         return None
     if event.transition in (Transition.TRIP, Transition.INITIALIZE):
-        notification = _of(settings, event, await _exposed(settings, event.scope, event.reason)) or notification
+        exposed = await _exposed(settings, event.scope, event.reason, event.details)
+        notification = _of(settings, event, exposed) or notification
     told = await _tell(settings, await _open_while_pending(settings, notification))
     if told.delivered:
         await _note_told(settings, event.event_id)
@@ -88,7 +96,7 @@ async def tell_undelivered_trip(settings: Settings, trip: PendingTrip, why: str)
     """Redis is away, so it is told without a claim. None where no channel is configured."""
     if not settings.notifications.any_channel:
         return None
-    exposed = await _exposed(settings, trip.scope, trip.reason)
+    exposed = await _exposed(settings, trip.scope, trip.reason, trip.details)
     return await _tell(
         settings,
         undelivered_trip_notification(
@@ -98,6 +106,22 @@ async def tell_undelivered_trip(settings: Settings, trip: PendingTrip, why: str)
             console_url=settings.recovery.console_url,
         ),
     )
+
+
+async def tell_declined_kill(
+    settings: Settings, trip: PendingTrip, incident_id: str, accounts: Sequence[str], *, halted: bool
+) -> Told | None:
+    """Tell that the kill switch of this trip was not confirmed, and what the accounts hold."""
+    if not settings.notifications.any_channel:
+        return None
+    notification = declined_kill_notification(
+        trip,
+        incident_id,
+        halted=halted,
+        exposed=await exposure.exposure_in_words(settings, accounts),
+        console_url=settings.recovery.console_url,
+    )
+    return await tell_once(settings, f"{trip.event_id}:declined", notification)
 
 
 async def tell_once(settings: Settings, identity: str, notification: Notification) -> Told | None:
@@ -120,8 +144,8 @@ async def _tell(settings: Settings, notification: Notification) -> Told:
     return Told(notification, tuple(await notify(settings, notification)), count)
 
 
-async def _exposed(settings: Settings, scope: str, reason: str) -> str:
-    if reason == TripReason.KILL_SWITCH:  # it needs the venues' rate limits itself
+async def _exposed(settings: Settings, scope: str, reason: str, details: Mapping[str, Any]) -> str:
+    if reason == TripReason.KILL_SWITCH and "flattens" not in details:  # it needs the venues' rate limits itself
         return _KILL_READS
     try:
         accounts = coverage_of(scope, settings.accounts).accounts

@@ -6,9 +6,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from breaker.events import Transition, TransitionEvent
+from breaker.keys import of_scope
 from breaker.pending_trips import PendingTrip
 from breaker.state import State
 from breaker.trip_reasons import TripReason
+from configuration.reasons import FLATTENS_NOTHING
 from tasks.notification import Notification, NotificationKind, console_page
 
 NOT_READ = "not read"
@@ -72,11 +74,32 @@ def undelivered_trip_notification(
         why,
     ]
     kill = trip.reason == TripReason.KILL_SWITCH
-    title = f"{trip.scope} could not be tripped: Redis was not told"
+    title = f"{trip.scope} could not be tripped: Redis was not told{_flattens(trip.details)}"
     return Notification(
         NotificationKind.KILL_STARTED if kill else NotificationKind.NOT_TRIPPED,
         trip.incident_id or trip.event_id,
         f"Kill switch started, but {title}" if kill else title,
+        "\n".join(lines),
+        "critical",
+        console_page(console_url, "circuit-breaker", trip.scope),
+    )
+
+
+def declined_kill_notification(
+    trip: PendingTrip, incident_id: str, *, halted: bool, exposed: str, console_url: str | None = None
+) -> Notification:
+    """A kill switch that has asked before it flattens, and was not confirmed."""
+    lines = [
+        *_why(trip.details),
+        _by(trip.tripped_by, trip.source),
+        f"Open: {exposed}",
+        _HALTED if halted else "Nor is it halted: Redis was not told of the trip.",
+        f"To go on: `breaker kill{of_scope(trip.scope)}`",
+    ]
+    return Notification(
+        NotificationKind.KILL_DECLINED,
+        incident_id,
+        f"Kill switch not confirmed ({trip.scope}): {'halted, but ' if halted else ''}nothing was cancelled or closed",
         "\n".join(lines),
         "critical",
         console_page(console_url, "circuit-breaker", trip.scope),
@@ -95,11 +118,22 @@ def _kind_of_trip(event: TransitionEvent) -> NotificationKind | None:
 
 def _title_of_trip(kind: NotificationKind, event: TransitionEvent) -> str:
     if kind is NotificationKind.KILL_STARTED:
-        return f"Kill switch started ({event.scope}): halted"  # one that asks may yet be declined
+        return f"Kill switch started ({event.scope}): halted{_flattens(event.details)}"
     if kind is NotificationKind.RETRIPPED:
         return f"{event.scope} was tripped again after its reset: {event.reason}"
     once_more = " once more" if event.from_state == State.TRIPPED else ""
     return f"{event.scope} was tripped{once_more}: {event.reason}"
+
+
+def _flattens(details: Mapping[str, Any]) -> str:
+    """Empty for one that flattens at once."""
+    match details.get("flattens"):
+        case None:
+            return ""
+        case str(said) if said == FLATTENS_NOTHING:
+            return f"; flattens {FLATTENS_NOTHING}"
+        case _:
+            return "; asks before it flattens"
 
 
 def _why(details: Mapping[str, Any]) -> list[str]:

@@ -80,15 +80,17 @@ class KillRun:
     reported: asyncio.Event = field(default_factory=asyncio.Event)
     pricing: asyncio.Lock = field(default_factory=asyncio.Lock)
     """Held by whoever reads what the exit cost."""
+    start_told: bool = False
+    """Whoever began this run tells people of its start."""
     telling_of_start: asyncio.Task[None] | None = None
     """Tells people that it has begun, beside everything else."""
     notifying: asyncio.Lock = field(default_factory=asyncio.Lock)
     notified: bool = False
+    """Somebody has begun to tell people of the report, and holds `notifying` until that is done."""
     asking: bool = False
     """Whoever asked for it is being asked to confirm it; until then nothing is cancelled or closed."""
     declined: bool = False
     """Whoever asked for it has not confirmed it: halted, and nothing else."""
-    """Somebody has begun to tell people of the report, and holds `telling` until that is done."""
     without_orchestrator: bool = False
     """The procedure runs without the orchestrator; a body that it starts now only records."""
 

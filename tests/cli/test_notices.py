@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import closing
 
 import pytest
 import redis
 
 from sandbox.child_process import free_port
 from sandbox.embedded_redis import EmbeddedRedis
+from sandbox.exchange.server import PaperExchangeThread
 from tests.cli.conftest import MAY_RESET, RunCli, WriteConfiguration
+from tests.cli.terminal import CTRL_C, Terminal
 from tests.cli.test_circuit_commands import GOOD_REASON
+from tests.cli.test_kill_command import PACE, account
+from tests.helpers import eventually
 from tests.tasks.web import Answer, Web
 
-Configure = Callable[[str], None]
+Configure = Callable[..., None]
 
 
 @pytest.fixture
@@ -25,9 +30,9 @@ def web() -> Iterator[Web]:
 
 @pytest.fixture
 def configure(web: Web, write_configuration: WriteConfiguration, no_orchestrator: None) -> Configure:
-    def write(redis_url: str) -> None:
+    def write(redis_url: str, more: str = "") -> None:
         write_configuration(
-            f'redis_url = "{redis_url}"\nredis_timeout = 2\n{MAY_RESET}\n'
+            f'redis_url = "{redis_url}"\nredis_timeout = 2\n{MAY_RESET}\n{more}\n'
             f'[notifications]\npagerduty = "KEY"\npagerduty_url = "{web.url}/enqueue"\ntimeout = 1\n'
         )
 
@@ -36,6 +41,14 @@ def configure(web: Web, write_configuration: WriteConfiguration, no_orchestrator
 
 def actions(web: Web) -> list[str]:
     return [asked.json.get("payload", {}).get("class", asked.json["event_action"]) for asked in web.asked]
+
+
+def summaries(web: Web) -> list[str]:
+    return [asked.json["payload"]["summary"] for asked in web.asked]
+
+
+def texts(web: Web) -> list[str]:
+    return [asked.json["payload"]["custom_details"]["text"] for asked in web.asked]
 
 
 def test_a_trip_and_the_end_of_its_reset_are_told_by_the_commands(
@@ -72,3 +85,39 @@ def test_a_trip_that_redis_is_not_told_of_is_told_to_people(
     assert actions(web) == ["not tripped"]
     assert breaker_cli("kill", "--yes", "--reason", "all out").returncode != 0
     assert actions(web) == ["not tripped", "kill started"]
+
+
+def test_a_kill_that_asks_is_told_at_its_halt_and_again_when_it_is_declined(
+    configure: Configure,
+    redis_server: EmbeddedRedis,
+    redis_client: redis.Redis,
+    exchange: PaperExchangeThread,
+    environment: dict[str, str],
+    web: Web,
+) -> None:
+    configure(redis_server.url, PACE + account(exchange.url))
+    with closing(Terminal(environment, "kill", "--reason", "the feed repeats itself")) as kill:
+        kill.wait_for("Type FLATTEN")
+        eventually(lambda: web.asked, within=30)
+        assert summaries(web) == ["Kill switch started (global): halted; asks before it flattens"]
+        assert "the feed repeats itself" in texts(web)[0] and "Exposed: ALPHA: 40 open orders" in texts(web)[0]
+        assert "people are told" not in kill.seen, "not amid the question"
+        kill.press(CTRL_C)
+        assert kill.ended() == 3
+    assert summaries(web)[1:] == ["Kill switch not confirmed (global): halted, but nothing was cancelled or closed"]
+    assert "Open: ALPHA: 40 open orders, 12 positions" in texts(web)[1] and "breaker kill`" in texts(web)[1]
+    assert len({asked.json["dedup_key"] for asked in web.asked}) == 1
+    assert kill.seen.count("people are told") == 2, kill.seen
+
+
+def test_a_kill_that_is_confirmed_pages_for_its_start_only_once(
+    configure: Configure, exchange: PaperExchangeThread, environment: dict[str, str], web: Web
+) -> None:
+    """Without Redis nothing remembers who was told of what."""
+    configure(f"redis://127.0.0.1:{free_port()}/0", PACE + account(exchange.url))
+    with closing(Terminal(environment, "kill", "--reason", "all out")) as kill:
+        kill.wait_for("Type FLATTEN")
+        kill.type("FLATTEN")
+        kill.ended(60)
+    assert exchange.report()["is_flat"]
+    assert actions(web) == ["kill started", "kill report"], summaries(web)
