@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from breaker.deadline_client import AsyncDeadlineClient, DeadlineClient
 from breaker.errors import BreakerError, InvalidInput, RedisRefused
-from breaker.keys import Keys
+from breaker.keys import GLOBAL, Keys, scope_of_state
 from breaker.redis_time import microseconds_of, to_datetime
 from breaker.requests import Request, checked_seconds, raise_if_error, read_status_replies
 from breaker.state import State, Status, is_older, reject_older, unknown_status
@@ -17,7 +17,15 @@ if TYPE_CHECKING:
     from redis import Redis
     from redis.asyncio import Redis as AsyncRedis
 
+WORST_FIRST = (State.TRIPPED, State.UNKNOWN, State.QUIET_PERIOD, State.OPEN)
+"""What stops most; a state that is not known may be any, and stops gates as a trip does."""
 _DAY = 86_400_000_000
+
+
+def restricted_breakers(statuses: Mapping[str, Status]) -> dict[str, Status]:
+    """Those that are not OPEN, worst first, then by name. Pure."""
+    found = [(scope, status) for scope, status in statuses.items() if status.state is not State.OPEN]
+    return dict(sorted(found, key=lambda each: (WORST_FIRST.index(each[1].state), each[0])))
 
 
 class _StatusReaderBase:
@@ -96,6 +104,20 @@ class StatusReader(_StatusReaderBase):
         except BreakerError as error:
             return found | _all_unknown(keys, error)
         return found | self._read(keys, replies, seen)
+
+    def stored_scopes(self) -> tuple[str, ...]:
+        """The scope of every breaker that has a state in this Redis. Raises BreakerUnavailable and RedisRefused."""
+        by = time.monotonic() + self._timeout
+        state = Keys.of(GLOBAL).state
+        found: set[str] = set()
+        cursor = b"0"
+        while True:
+            scan = ("SCAN", cursor, "MATCH", f"{state}*", "COUNT", 1_000)
+            cursor, names = self._client.execute(Request("look for breakers", (scan,)), by=by)[0]
+            keys = (name.decode("utf-8", "replace") for name in names)
+            found.update(scope_of_state(key) for key in keys if key == state or key.startswith(f"{state}:"))
+            if cursor == b"0":
+                return tuple(sorted(found))
 
     def close(self) -> None:
         """Close the connection. The reader may be used again afterwards."""

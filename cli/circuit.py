@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Protocol
 
 from breaker.events import History
@@ -23,6 +24,9 @@ class Circuit(Protocol):
 
     def status(self, scope: str) -> Status:
         """Read afresh."""
+
+    def restricted(self, scope: str) -> Mapping[str, Status]:
+        """For `global` the other breakers that are not OPEN, worst first; says it on standard error if nobody knows."""
 
     def history(self, scope: str, limit: int) -> History:
         """Newest first; says it on standard error where it comes from elsewhere than Redis."""

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from breaker.errors import InvalidInput
-from breaker.keys import of_scope
+from breaker.keys import GLOBAL, of_scope
 from breaker.state import State, Status
 from cli import circuit_view
 from cli.acting_on import say_what_is_acted_on
@@ -71,17 +71,23 @@ def trip(
 
 
 def status(scope: ScopeOption = "global", as_json: JsonOption = False) -> None:
-    """The breaker's state, read afresh."""
+    """The breaker's state, read afresh; of global also the other breakers that are not OPEN."""
     circuit = open_circuit()
     now, pending, locks = circuit.status(scope), circuit.pending_exits(scope), circuit.venue_locks(scope)
+    others = circuit.restricted(scope) if now.state is not State.UNKNOWN or now.as_of else {}
     if as_json:
+        restricted = [{"scope": name, **each} for name, each in others.items()]
         exits = [as_dict(each) for each in pending.exits]
         held = [venue_lock.as_dict(lock) for lock in locks.held]
-        typer.echo(
-            json.dumps({"scope": scope, "target": circuit.target(), **now, "pending_exits": exits, "venue_locks": held})
-        )
+        beside = {
+            "pending_exits": exits,
+            "venue_locks": held,
+            **({"restricted": restricted} if scope == GLOBAL else {}),
+        }
+        typer.echo(json.dumps({"scope": scope, "target": circuit.target(), **now, **beside}))
     else:
         circuit_view.show_status(now, scope, circuit.target())
+        circuit_view.show_restricted(others)
         circuit_view.show_pending_exits(circuit_view.console(), pending.exits)
         circuit_view.show_venue_locks(circuit_view.console(), locks.held)
     if now.state is State.UNKNOWN:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 
 import typer
@@ -25,6 +25,7 @@ from tasks.kill.pending_exits import PendingExit
 from tasks.kill.venue_lock import VenueLock
 
 WIDTH_ELSEWHERE = 160
+SHOWN_BREAKERS = 20
 SHOWN_EXITS = 20
 SHOWN_UNREADABLE = 3
 
@@ -72,6 +73,22 @@ def _facts(status: Status) -> list[tuple[str, str]]:
         ("incident", status.incident_id or ""),
         ("epoch", str(status.epoch) if status.epoch is not None else ""),
     ]
+
+
+def show_restricted(statuses: Mapping[str, Status]) -> None:
+    """Other breakers that are not OPEN, worst first, a line each."""
+    out = console()
+    for scope, status in list(statuses.items())[:SHOWN_BREAKERS]:
+        label, colour = STATE_LABELS[status.state], _COLOURS[status.state]
+        facts = dict(_facts(status))
+        until = f"until {facts['quiet until']}" if facts["quiet until"] else ""
+        since = f"since {facts['tripped']}" if facts.get("tripped") else until
+        said = "  ".join(part for part in (since, facts["why"], facts["problem"]) if part)
+        out.print(
+            Text.assemble((f"  {label.shape} {status.state.value}", f"bold {colour}"), f"  {scope}  ", (said, "dim"))
+        )
+    if len(statuses) > SHOWN_BREAKERS:
+        out.print(f"  … and {len(statuses) - SHOWN_BREAKERS} more breakers that are not OPEN")
 
 
 def show_pending_exits(out: Console, exits: Sequence[PendingExit]) -> None:

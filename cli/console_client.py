@@ -14,6 +14,7 @@ from urllib.request import HTTPHandler, HTTPRedirectHandler, HTTPSHandler, Reque
 
 from breaker.errors import BreakerError, BreakerUnavailable, InvalidInput
 from breaker.events import History, UnreadableEvent, read_history
+from breaker.keys import GLOBAL
 from breaker.state import State, Status
 from breaker.uuid7 import uuid7
 from cli.environment import TOKEN, URL
@@ -100,6 +101,11 @@ class ConsoleClient:
     def status(self, scope: str) -> Status:
         return _status(self._get("circuit-breaker", scope=scope))
 
+    def restricted(self) -> dict[str, Status]:
+        """The breakers beside `global` that are not OPEN, worst first; none from a console that doesn't tell."""
+        told = self._get("circuit-breaker", scope=GLOBAL).get("restricted") or []
+        return {str(each["scope"]): _status(each) for each in told}
+
     def history(self, scope: str, limit: int) -> History:
         """Newest first."""
         found = self._get("circuit-breaker/history", scope=scope, limit=str(limit))
@@ -178,7 +184,7 @@ class ConsoleClient:
 
 
 def _status(body: dict[str, Any]) -> Status:
-    names = ("scope", "as_of", "problem", "unconfirmed", "equity_warning", "equity_rebased")
+    names = ("scope", "as_of", "problem", "unconfirmed", "equity_warning", "equity_rebased", "restricted")
     beside = {name: body.pop(name, None) for name in names}
     return Status(State(body["state"]), body, problem=beside["problem"], unconfirmed=beside["unconfirmed"])
 

@@ -5,10 +5,12 @@ Nothing on this host is needed: no Redis, no venue's credentials.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from breaker.errors import InvalidInput
 from breaker.events import History
+from breaker.keys import GLOBAL
 from breaker.state import Status
 from cli.console_client import ConsoleClient
 from cli.environment import TOKEN, URL
@@ -37,6 +39,9 @@ class RemoteCircuit:
 
     def status(self, scope: str) -> Status:
         return self.console.status(scope)
+
+    def restricted(self, scope: str) -> Mapping[str, Status]:
+        return self.console.restricted() if scope == GLOBAL else {}
 
     def history(self, scope: str, limit: int) -> History:
         return self.console.history(scope, limit)

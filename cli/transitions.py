@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
+from contextlib import closing
 from dataclasses import replace
 
 from breaker import CircuitBreaker
@@ -11,6 +13,7 @@ from breaker.events import History, read_history
 from breaker.keys import GLOBAL
 from breaker.pending_trips import PendingTrip
 from breaker.state import Status
+from breaker.status_reader import StatusReader, restricted_breakers
 from breaker.trip_reasons import TripReason
 from brokers.coverage import trip_scope
 from cli import notices
@@ -50,6 +53,17 @@ class LocalCircuit:
     def status(self, scope: str) -> Status:
         say_what_waits(self._settings)
         return breaker_of(self._settings, scope, source="cli").get_status()
+
+    def restricted(self, scope: str) -> Mapping[str, Status]:
+        if scope != GLOBAL:
+            return {}
+        client = redis_client(self._settings)
+        with client, closing(StatusReader(client, timeout=self._settings.redis_timeout, remember=False)) as reader:
+            try:
+                return restricted_breakers(reader.read(set(reader.stored_scopes()) - {GLOBAL}))
+            except BreakerError as error:
+                say(f"whether another breaker is tripped is not known: {error}")
+                return {}
 
     def history(self, scope: str, limit: int) -> History:
         say_what_waits(self._settings)

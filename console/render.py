@@ -16,6 +16,7 @@ from breaker import State
 from breaker.events import History
 from breaker.gate.report import ReportedGates
 from breaker.keys import GLOBAL, of_scope
+from breaker.status_reader import WORST_FIRST
 from configuration.breakers import WaitingTrips
 from configuration.printed_commands import COMMAND, pastable
 from configuration.settings import Settings
@@ -38,8 +39,6 @@ from tasks.recovery.state import RecoveryState
 
 HERE = Path(str(files("console")))
 STATIC = HERE / "static"
-
-WORST_FIRST = (State.TRIPPED, State.UNKNOWN, State.QUIET_PERIOD, State.OPEN)
 
 
 class Renderer:
@@ -140,7 +139,6 @@ class Renderer:
 
 
 def worst_state(states: Sequence[WatchedState]) -> State:
-    """What stops most; a state that is not known may be any, and stops gates as a trip does."""
     return min((watched.status.state for watched in states), key=WORST_FIRST.index)
 
 

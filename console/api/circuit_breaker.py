@@ -10,7 +10,17 @@ from fastapi.responses import StreamingResponse
 
 from breaker import State, Status
 from breaker.keys import GLOBAL
-from console.api.models import EventBody, History, ResetBody, ResetRequest, StatusBody, TripRequest, UnreadableBody
+from breaker.status_reader import restricted_breakers
+from console.api.models import (
+    EventBody,
+    History,
+    ResetBody,
+    ResetRequest,
+    StatusBody,
+    StatusWithRestricted,
+    TripRequest,
+    UnreadableBody,
+)
 from console.api.parameters import (
     AnyCaller,
     IdempotencyKey,
@@ -30,12 +40,21 @@ router = APIRouter(tags=["circuit breaker"])
 
 
 @router.get("/circuit-breaker", responses=problems(), summary="The state (VIEW_CIRCUIT)")
-async def get_status(request: Request, caller: Viewer, scope: ScopeQuery = GLOBAL) -> StatusBody:
+async def get_status(request: Request, caller: Viewer, scope: ScopeQuery = GLOBAL) -> StatusWithRestricted:
     """Read afresh. A state that can't be read is UNKNOWN, to be treated as TRIPPED, and is no error."""
     context = context_of(request)
     status = await context.trip_reset.breaker(scope, caller.source).get_status()
     foreseen = await trips_again_of(context.settings, scope) if status.state is State.TRIPPED else ""
-    return _status_body(scope, status).model_copy(update={"equity_warning": foreseen or None})
+    others = {each.scope: each.status for each in context.live.watcher.existing() if each.scope != GLOBAL}
+    return StatusWithRestricted.model_validate(
+        {
+            **_status_body(scope, status).model_dump(),
+            "equity_warning": foreseen or None,
+            "restricted": [{"scope": name, **each} for name, each in restricted_breakers(others).items()]
+            if scope == GLOBAL
+            else None,
+        }
+    )
 
 
 @router.post("/circuit-breaker/trip", responses=problems(), summary="Halt trading (TRIP_CIRCUIT)")

@@ -175,6 +175,29 @@ class StatusBody(BaseModel):
     )
 
 
+class RestrictedBody(BaseModel):
+    """The state of a breaker that is not OPEN. Fields beside these are what else is stored with it."""
+
+    model_config = ConfigDict(extra="allow")
+
+    scope: str = Field(examples=["account:ALPHA"])
+    state: State
+    tripped_at: datetime | None = None
+    trip_reason: str | None = None
+    tripped_by: str | None = None
+    problem: str | None = Field(default=None, description="Why the state is UNKNOWN.")
+
+
+class StatusWithRestricted(StatusBody):
+    """A breaker's state; of `global` with the others that are not OPEN."""
+
+    restricted: list[RestrictedBody] | None = Field(
+        default=None,
+        description="For `global`: every other breaker that is not OPEN, worst first. An engine in that scope may not "
+        "open risk although `global` is OPEN.",
+    )
+
+
 class ResetBody(StatusBody):
     """The state after a reset."""
 

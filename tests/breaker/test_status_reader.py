@@ -12,7 +12,7 @@ import redis.asyncio
 
 from breaker import CircuitBreaker, State
 from breaker.keys import Keys
-from breaker.status_reader import AsyncStatusReader, StatusReader
+from breaker.status_reader import AsyncStatusReader, StatusReader, restricted_breakers
 from sandbox.child_process import free_port
 
 SCOPES = ["global", "account:ALPHA", "strategy:cooling", "strategy:hash", "strategy:text", "strategy:none"]
@@ -40,6 +40,20 @@ def test_each_is_as_its_own_breaker_says(client: redis.Redis) -> None:
             assert (dict(status), status.problem) == (dict(alone), alone.problem)
             assert status.as_of is not None and alone.as_of is not None and status.as_of <= alone.as_of
     assert [found[scope].state for scope in SCOPES] == ["OPEN", "TRIPPED", "QUIET_PERIOD", *3 * ["UNKNOWN"]]
+    reader.close()
+
+
+def test_breakers_that_are_stored_are_found_and_the_worst_comes_first(client: redis.Redis) -> None:
+    client.set("circuit_breaker:statement", "of something else")
+    reader = StatusReader(client)
+    assert reader.stored_scopes() == tuple(sorted(SCOPES[:-1]))
+    assert list(restricted_breakers(reader.read(SCOPES))) == [
+        "account:ALPHA",
+        "strategy:hash",
+        "strategy:none",
+        "strategy:text",
+        "strategy:cooling",
+    ]
     reader.close()
 
 

@@ -59,6 +59,29 @@ def test_a_trip_that_is_not_as_durable_as_configured_ends_with_4(
     assert "TRIPPED" in outcome.stdout and state_of(configured) == "TRIPPED"
 
 
+def test_the_status_of_global_names_the_other_breakers_that_are_not_open(
+    configured: redis.Redis, breaker_cli: RunCli
+) -> None:
+    breaker_cli("init")
+    assert json.loads(breaker_cli("status", "--json").stdout)["restricted"] == []
+    breaker_cli("init", "--scope", "account:BETA")
+    breaker_cli("trip", "--scope", "account:ALPHA", "--reason", "fills of nobody", "--operator", "ada")
+    configured.set(f"{STATE}:strategy:odd", "what is no state")
+    status = breaker_cli("status")
+    assert status.returncode == 0
+    first, *rest = [line for line in status.stdout.splitlines() if line.startswith(("●", "  ■", "  ?"))]
+    assert first.startswith("● OPEN  global")
+    assert rest[0].startswith("  ■ TRIPPED  account:ALPHA  since 2") and "by ada  MANUAL · fills of nobody" in rest[0]
+    assert rest[1].startswith("  ? UNKNOWN  strategy:odd") and len(rest) == 2
+    told = json.loads(breaker_cli("status", "--json").stdout)
+    assert told["state"] == "OPEN"
+    assert [(each["scope"], each["state"]) for each in told["restricted"]] == [
+        ("account:ALPHA", "TRIPPED"),
+        ("strategy:odd", "UNKNOWN"),
+    ]
+    assert "restricted" not in json.loads(breaker_cli("status", "--scope", "account:BETA", "--json").stdout)
+
+
 def test_a_history_with_foreign_members_shows_the_rest_and_names_them(
     configured: redis.Redis, breaker_cli: RunCli
 ) -> None:

@@ -358,6 +358,10 @@ def test_the_worst_state_of_all_breakers_is_on_top_of_every_page(
     eventually(lambda: badge() == "● OPEN", badge, within=30)
     CircuitBreaker(redis_client, "account:ALPHA").trip("MANUAL")
     eventually(lambda: badge() == "■ TRIPPED account:ALPHA", badge, within=30)
+    with console.api(Role.VIEWER) as program:
+        told = program.get("/circuit-breaker").json()
+        assert (told["state"], [each["scope"] for each in told["restricted"]]) == ("OPEN", ["account:ALPHA"])
+        assert program.get("/circuit-breaker?scope=account:ALPHA").json()["restricted"] is None
     CircuitBreaker(redis_client, "account:BETA").trip("MANUAL")
     eventually(lambda: badge() == "■ TRIPPED 2 of 3 breakers", badge, within=30)
     breaker.trip("MANUAL")
