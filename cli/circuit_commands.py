@@ -168,7 +168,11 @@ def init(
         typer.Option("--reason", help=f"With --force, where the ledger can't be asked: why, {MIN_REASON} characters."),
     ] = "",
     second_person: Annotated[
-        str | None, typer.Option("--second-person", help="Who answers for that too, where two persons have to.")
+        str | None,
+        typer.Option(
+            "--second-person",
+            help="Who answers for that too, where two persons have to: with RESET_CIRCUIT, kept as claimed.",
+        ),
     ] = None,
     operator: OperatorOption = None,
     scope: ScopeOption = "global",

@@ -43,7 +43,7 @@ class NotInitialized(BreakerError):
 
 @dataclass(frozen=True, slots=True)
 class WithoutLedger:
-    """What people say who open a breaker although the ledger can't be asked."""
+    """What people say who open a breaker although the ledger can't be asked; `second_person` is only a typed name."""
 
     reason: str
     second_person: str | None = None
@@ -152,42 +152,49 @@ def _refusal(settings: Settings, scope: str, error: LedgerError) -> str:
     second = " --second-person NAME" if settings.recovery.two_person else ""
     return (
         f"{scope} is not initialised: whether it was tripped before can't be known, as the ledger can't be asked "
-        f"({error}). Nothing changed, no new risk passes. Bring the ledger back and try again; or, where people know "
-        f"that trading may go on: `breaker init{of_scope(scope)} --force --reason WHY{second}`"
+        f"({error}). Nothing changed, no new risk passes. Bring the ledger back and try again; or, where people with "
+        f"RESET_CIRCUIT know that trading may go on: `breaker init{of_scope(scope)} --force --reason WHY{second}`"
     )
 
 
 def _answer_for_it(
     settings: Settings, scope: str, by: str, source: str, said: WithoutLedger, error: LedgerError
 ) -> None:
-    """Record who answers for it, before anything is opened. Raises InvalidInput or NotRecorded."""
-    reason = checked_reason(said.reason)
+    """Record who answers for it, before anything is opened. Raises InvalidInput or NotRecorded.
+
+    Whoever acts is the login, and may what a reset takes. The other names were typed: nobody proves them here, as the
+    accounts of the console are in the database that can't be asked. So they are on record as claimed.
+    """
+    reason, person = checked_reason(said.reason), login_name()
+    _check_permission(settings, person)
+    claimed = {"claimed": by} if by != person else {}
     if settings.recovery.two_person:
-        _check_second_person(settings, by, said.second_person)
+        _check_second_person(settings, (by, person), said.second_person)
+        claimed["claimed_second_person"] = said.second_person or ""
     open_recorder(settings).record(
         AuditRecord(
             action=INITIALIZED_WITHOUT_LEDGER,
             source=source,
-            user_id=by,
+            user_id=person,
             scope=scope,
-            details={
-                "reason": reason,
-                "login": login_name(),
-                "second_person": said.second_person,
-                "ledger": str(error),
-            },
+            details={"reason": reason, **claimed, "ledger": str(error)},
         )
     )
 
 
-def _check_second_person(settings: Settings, by: str, second: str | None) -> None:
+def _check_second_person(settings: Settings, first: tuple[str, ...], second: str | None) -> None:
+    """Known, permitted, and by no name of the first's the first."""
     if not second:
         raise InvalidInput(
             "two persons answer for this (recovery.two_person): name the other one, --second-person NAME"
         )
-    if second in (by, login_name()):
+    if second in first:
         raise InvalidInput(f"{second} can't be both persons: somebody else must answer for it too; nothing changed")
-    if "RESET_CIRCUIT" not in settings.recovery.people.get(second, ()):
+    _check_permission(settings, second)
+
+
+def _check_permission(settings: Settings, person: str) -> None:
+    if "RESET_CIRCUIT" not in settings.recovery.people.get(person, ()):
         raise InvalidInput(
-            f"{second} has no RESET_CIRCUIT permission under [recovery.people] in the configuration; nothing changed"
+            f"{person} has no RESET_CIRCUIT permission under [recovery.people] in the configuration; nothing changed"
         )

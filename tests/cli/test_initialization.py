@@ -11,12 +11,18 @@ import pytest
 import redis
 
 from breaker import CircuitBreaker, State
+from configuration.login import login_name
 from sandbox.embedded_redis import EmbeddedRedis
-from tests.cli.conftest import RunCli, WriteConfiguration
+from tests.cli.conftest import MAY_RESET, RunCli, WriteConfiguration
 from tests.cli.test_circuit_commands import GOOD_REASON, state_of
 
 WHY = "the ledger's disk is gone, the book was checked"
-PEOPLE = '[recovery.people]\ngrace = ["RESET_CIRCUIT"]\neve = ["APPROVE_RECOVERY"]\n'
+PEOPLE = f"""
+[recovery.people]
+"{login_name()}" = ["RESET_CIRCUIT"]
+grace = ["RESET_CIRCUIT"]
+eve = ["APPROVE_RECOVERY"]
+"""
 Configure = Callable[[str], None]
 
 
@@ -117,6 +123,7 @@ def test_a_ledger_that_cannot_be_asked_refuses_and_says_what_would_do_it(
         (("--reason", WHY), "name the other one"),
         (("--reason", "too short"), "20 to 500 characters"),
         (("--reason", WHY, "--second-person", "ada"), "can't be both"),
+        (("--reason", WHY, "--second-person", login_name()), "can't be both"),
         (("--reason", WHY, "--second-person", "eve"), "eve has no RESET_CIRCUIT"),
         (("--reason", WHY, "--second-person", "nobody"), "nobody has no RESET_CIRCUIT"),
     ],
@@ -139,13 +146,23 @@ def test_two_people_with_a_reason_open_without_the_ledger_and_that_is_recorded(
     assert state_of(redis_client) == "OPEN"
     configure("")  # the ledger is back
     [row] = actions(breaker_cli, action="INITIALIZED_WITHOUT_LEDGER")
-    assert row["user_id"] == "ada"
-    assert row["details"]["second_person"] == "grace" and row["details"]["reason"] == WHY  # type: ignore[index]
+    assert row["user_id"] == login_name(), "who acted; the other names were only typed"
+    assert isinstance(row["details"], dict) and row["details"]["reason"] == WHY
+    assert (row["details"]["claimed"], row["details"]["claimed_second_person"]) == ("ada", "grace")
+
+
+def test_whoever_opens_without_the_ledger_has_to_have_the_permission_whomever_they_name(
+    without_ledger: Configure, breaker_cli: RunCli, redis_client: redis.Redis
+) -> None:
+    without_ledger('[recovery.people]\ngrace = ["RESET_CIRCUIT"]\nada = ["RESET_CIRCUIT"]\n')
+    outcome = breaker_cli("init", "--force", "--operator", "ada", "--reason", WHY, "--second-person", "grace")
+    assert outcome.returncode == 2 and f"{login_name()} has no RESET_CIRCUIT" in outcome.stderr
+    assert redis_client.get("circuit_breaker:state") is None
 
 
 def test_one_person_is_enough_where_two_are_not_asked_for(
     without_ledger: Configure, breaker_cli: RunCli, redis_client: redis.Redis
 ) -> None:
-    without_ledger("[recovery]\ntwo_person = false\n")
+    without_ledger(MAY_RESET)
     assert breaker_cli("init", "--force", "--reason", WHY).returncode == 0
     assert state_of(redis_client) == "OPEN"
