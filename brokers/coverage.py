@@ -166,33 +166,35 @@ def coverage_of(scope: str, configured: Iterable[str], asked: Iterable[str] = ()
 
 
 @dataclass(frozen=True, slots=True)
-class TripScope:
-    """The scope of a trip, names as they are configured; `doubt` is why it may halt nobody, empty where it is known."""
+class NamedScope:
+    """A scope, names as they are configured; `doubt` is why no gate may be watching it, empty where it is known."""
 
     scope: str
     doubt: str = ""
 
 
-def trip_scope(scope: str, configured: Iterable[str], named: Iterable[str] = ()) -> TripScope:
-    """Which breaker a trip of `scope` is for, named as its kill switch names it. Never refused: an engine may ask for
-    any.
+def named_scope(scope: str, configured: Iterable[str], named: Iterable[str] = ()) -> NamedScope:
+    """Which breaker is meant by what was typed, named as its kill switch names it. An engine may ask for any other.
 
     Args:
-        scope: One that `check_scope` takes.
+        scope: What was typed.
         configured: The accounts.
         named: Further scopes that the configuration names, such as those of rules.
+
+    Raises InvalidInput for what is no scope.
     """
+    check_scope(scope)
     known = tuple(configured)
     kind, _, name = scope.partition(":")
     if scope in named or scope == GLOBAL or (kind == "strategy" and name):
-        return TripScope(scope)
+        return NamedScope(scope)
     if kind == "symbol" and name:
-        return TripScope(f"symbol:{canonical_symbol(name)}")
+        return NamedScope(f"symbol:{canonical_symbol(name)}")
     if kind != "account" or not name:
-        return TripScope(scope, f"{scope} is none of global, account:NAME, symbol:NAME and strategy:NAME")
+        return NamedScope(scope, f"{scope} is none of global, account:NAME, symbol:NAME and strategy:NAME")
     if name.upper() in known:
-        return TripScope(f"account:{name.upper()}")
-    return TripScope(scope, f"no account of the name {name} is configured (there are: {', '.join(known) or 'none'})")
+        return NamedScope(f"account:{name.upper()}")
+    return NamedScope(scope, f"no account of the name {name} is configured (there are: {', '.join(known) or 'none'})")
 
 
 def carries_tag(order: Order, strategy: str) -> bool:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import sys
 from collections.abc import Collection
 
+from brokers.coverage import named_scope
+from cli.messages import say
 from configuration.identity import configured_identity
 from configuration.settings import Settings
 
@@ -14,6 +16,20 @@ NAMED = 12
 def say_what_is_acted_on(settings: Settings, accounts: Collection[str] | None = None) -> None:
     """`accounts` are all that are configured unless given."""
     sys.stderr.write(f"breaker: {target_of(settings, accounts)}\n")
+
+
+def scope_of(settings: Settings, scope: str) -> str:
+    """What was typed, named as it is configured. Raises InvalidInput for what is no scope."""
+    return named_scope(scope, settings.accounts, settings.rules).scope
+
+
+def say_doubt(scope: str, doubt: str | None) -> None:
+    """Warn of a trip that may halt nobody, if it may."""
+    if doubt:
+        say(
+            f"WARNING: {doubt}: no gate may be watching {scope}, and orders may go on. It is tripped all the same; "
+            "`breaker trip` halts everything"
+        )
 
 
 def target_of(settings: Settings, accounts: Collection[str] | None = None) -> str:

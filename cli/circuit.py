@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Protocol
 
 from breaker.events import History
 from breaker.state import Status
+from brokers.coverage import NamedScope
 from cli.environment import through_console
 from cli.options import ResetOptions
 from tasks.kill.pending_exit_store import Reading
 from tasks.kill.venue_lock_store import LockReading
+
+
+@dataclass(frozen=True, slots=True)
+class Tripped:
+    """The breaker that was tripped, named as it is configured, and its state."""
+
+    scope: str
+    status: Status
 
 
 class Circuit(Protocol):
@@ -31,10 +41,11 @@ class Circuit(Protocol):
     def history(self, scope: str, limit: int) -> History:
         """Newest first; says it on standard error where it comes from elsewhere than Redis."""
 
-    def scope_to_trip(self, scope: str) -> str:
-        """Names as they are configured; says it on standard error where a trip of it may halt nobody."""
+    def named(self, scope: str) -> NamedScope:
+        """The breaker that was meant by what was typed. Raises InvalidInput for what is no scope."""
 
-    def trip(self, scope: str, reason: str, operator: str | None) -> Status: ...
+    def trip(self, scope: str, reason: str, operator: str | None) -> Tripped:
+        """The breaker that was meant; says it on standard error, before, where a trip of it may halt nobody."""
 
     def reset(self, ask: ResetOptions) -> Status:
         """Says on standard error what became of the equity. Raises ResetRefused too, or what a console says of it."""

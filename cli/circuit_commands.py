@@ -11,7 +11,7 @@ from breaker.errors import InvalidInput
 from breaker.keys import GLOBAL, of_scope
 from breaker.state import State, Status
 from cli import circuit_view
-from cli.acting_on import say_what_is_acted_on
+from cli.acting_on import say_what_is_acted_on, scope_of
 from cli.circuit import Circuit, open_circuit
 from cli.exit_codes import EPILOG, Exit
 from cli.messages import say
@@ -53,8 +53,8 @@ def trip(
     checked_scope(scope)
     circuit = open_circuit()
     circuit.say_what_is_acted_on()
-    scope = circuit.scope_to_trip(scope)
-    after = circuit.trip(scope, why, operator)
+    tripped = circuit.trip(scope, why, operator)
+    scope, after = tripped.scope, tripped.status
     _show(after, scope, as_json)
     circuit.tell(scope)
     circuit.record(scope)
@@ -73,6 +73,8 @@ def trip(
 def status(scope: ScopeOption = "global", as_json: JsonOption = False) -> None:
     """The breaker's state, read afresh; of global also the other breakers that are not OPEN."""
     circuit = open_circuit()
+    named = circuit.named(scope)
+    scope = named.scope
     now, pending, locks = circuit.status(scope), circuit.pending_exits(scope), circuit.venue_locks(scope)
     others = circuit.restricted(scope) if now.state is not State.UNKNOWN or now.as_of else {}
     if as_json:
@@ -91,6 +93,8 @@ def status(scope: ScopeOption = "global", as_json: JsonOption = False) -> None:
         circuit_view.show_pending_exits(circuit_view.console(), pending.exits)
         circuit_view.show_venue_locks(circuit_view.console(), locks.held)
     if now.state is State.UNKNOWN:
+        if named.doubt:
+            say(f"{named.doubt}; is {scope} the breaker that is meant?")
         raise typer.Exit(Exit.NOT_HALTED)
     for problem in (*pending.problems, *pending.elsewhere, *locks.problems):
         say(problem)
@@ -120,6 +124,7 @@ def reset(
     why, why_override = checked_reason(reason), checked_reason(override) if override else ""
     circuit = open_circuit()
     circuit.say_what_is_acted_on()
+    scope = circuit.named(scope).scope
     before = circuit.status(scope)
     if drop_pending:
         _drop_pending(circuit, before, scope, checked_reason(drop_pending), operator)
@@ -188,6 +193,7 @@ def init(
         )
     answer = WithoutLedger(checked_reason(reason), second_person) if reason else None
     say_what_is_acted_on(settings)
+    scope = scope_of(settings, scope)
     make_pending_trips(settings)
     after = initialize(settings, scope, by=operator or login_name(), source="cli", force=force, without_ledger=answer)
     _show(after, scope, as_json)
@@ -202,7 +208,9 @@ def history(
     as_json: JsonOption = False,
 ) -> None:
     """The latest transitions, newest first; from the audit log where Redis does not tell them."""
-    events = open_circuit().history(scope, limit)
+    circuit = open_circuit()
+    scope = circuit.named(scope).scope
+    events = circuit.history(scope, limit)
     if as_json:
         for event in events:
             typer.echo(event.raw)

@@ -17,6 +17,7 @@ from breaker.events import History, UnreadableEvent, read_history
 from breaker.keys import GLOBAL
 from breaker.state import State, Status
 from breaker.uuid7 import uuid7
+from brokers.coverage import NamedScope
 from cli.environment import TOKEN, URL
 from configuration.addresses import is_loopback
 from configuration.reasons import KILL_CONFIRMATION
@@ -112,8 +113,14 @@ class ConsoleClient:
         told = read_history(json.dumps(event) for event in found["events"])
         return History(told, [*told.unreadable, *(UnreadableEvent(**each) for each in found.get("unreadable", ()))])
 
-    def trip(self, scope: str, reason: str) -> Status:
-        return _status(self._post("circuit-breaker/trip", scope, {"reason": reason}))
+    def named(self, scope: str) -> NamedScope:
+        """The breaker that the console takes `scope` for."""
+        return _named(self._get("circuit-breaker", scope=scope), scope)
+
+    def trip(self, scope: str, reason: str) -> tuple[NamedScope, Status]:
+        """The breaker that was tripped, and its state."""
+        found = self._post("circuit-breaker/trip", scope, {"reason": reason})
+        return _named(found, scope), _status(found)
 
     def reset(
         self,
@@ -183,8 +190,21 @@ class ConsoleClient:
         return BreakerUnavailable(f"{message} {WITHOUT_IT}", may_have_happened=asked)
 
 
+def _named(body: Mapping[str, Any], asked: str) -> NamedScope:
+    return NamedScope(str(body.get("scope") or asked), str(body.get("scope_doubt") or ""))
+
+
 def _status(body: dict[str, Any]) -> Status:
-    names = ("scope", "as_of", "problem", "unconfirmed", "equity_warning", "equity_rebased", "restricted")
+    names = (
+        "scope",
+        "as_of",
+        "problem",
+        "unconfirmed",
+        "equity_warning",
+        "equity_rebased",
+        "restricted",
+        "scope_doubt",
+    )
     beside = {name: body.pop(name, None) for name in names}
     return Status(State(body["state"]), body, problem=beside["problem"], unconfirmed=beside["unconfirmed"])
 

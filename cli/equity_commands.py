@@ -12,10 +12,10 @@ import typer
 from breaker.errors import InvalidInput
 from breaker.keys import of_scope
 from breaker.limits import Limits
-from cli.acting_on import say_what_is_acted_on
+from cli.acting_on import say_what_is_acted_on, scope_of
 from cli.exit_codes import EPILOG, Exit
 from cli.messages import say
-from cli.options import ClaimedOption, JsonOption, ScopeOption, checked_scope
+from cli.options import ClaimedOption, JsonOption, ScopeOption
 from cli.person import Person, acting_person
 from configuration.breakers import async_breaker_of, limits_from
 from configuration.reasons import MIN_REASON, checked_reason
@@ -40,7 +40,8 @@ def register(app: typer.Typer) -> None:
 def show(scope: ScopeOption = "global", as_json: JsonOption = False) -> None:
     """Equity, high-water mark and the day's first, and whether the next measurement trips."""
     settings = load_settings()
-    held = _read(settings, checked_scope(scope))
+    scope = scope_of(settings, scope)
+    held = _read(settings, scope)
     limits = limits_from(settings, scope)
     if as_json:
         typer.echo(json.dumps(_as_dict(scope, held, limits)))
@@ -74,7 +75,7 @@ def rebase(
     """
     why, value = checked_reason(reason), _amount(to) if to else None
     settings = load_settings()
-    checked_scope(scope)
+    scope = scope_of(settings, scope)
     say_what_is_acted_on(settings)
     person = acting_person(settings, operator)
     rebased = asyncio.run(_rebase(settings, scope, person, why, value))

@@ -14,7 +14,7 @@ import typer
 from rich.live import Live
 
 from breaker.keys import of_scope
-from cli.acting_on import say_what_is_acted_on
+from cli.acting_on import say_what_is_acted_on, scope_of
 from cli.circuit_view import console
 from cli.exit_codes import EPILOG, Exit
 from cli.messages import say
@@ -68,7 +68,7 @@ def show(
     if context.invoked_subcommand is not None:
         return
     settings = load_settings()
-    state = _read(settings, scope)
+    state = _read(settings, scope := scope_of(settings, scope))
     if as_json:
         typer.echo(state.to_json() if state else json.dumps(None))
     elif state is None:
@@ -84,6 +84,7 @@ def start(scope: ScopeOption = "global") -> None:
     """Start the recovery of the present incident by hand; usually the trip has done so."""
     settings = load_settings()
     say_what_is_acted_on(settings)
+    scope = scope_of(settings, scope)
     status, before = open_breaker(settings, scope).get_status(), _read(settings, scope)
     # What was reset past a recovery that was cancelled is OPEN, and its cause is yet to be told.
     again = before is not None and before.is_cancelled and before.incident_id == status.incident_id
@@ -110,6 +111,7 @@ def end(
     """End a recovery whose run was cancelled in Prefect, on record. The breaker stays as it is."""
     why, settings = checked_reason(reason), load_settings()
     say_what_is_acted_on(settings)
+    scope = scope_of(settings, scope)
     person = acting_person(settings, operator)
     if "APPROVE_RECOVERY" not in person.permissions:
         say(f"{person.name} has no APPROVE_RECOVERY permission; nothing changed")
@@ -131,6 +133,7 @@ def evidence(
 ) -> None:
     """What was gathered for whoever writes the root cause, as Markdown. It is kept for 30 days."""
     settings = load_settings()
+    scope = scope_of(settings, scope)
     state = None if incident else _read(settings, scope)
     of = incident or (state.incident_id if state else "")
     found = _from_redis(settings, partial(read_evidence, incident_id=of)) if of else None
@@ -157,6 +160,7 @@ def answer(
     """Answer what the recovery waits for: its root cause, or the approval of its reset. Asks for what is not given."""
     settings = load_settings()
     say_what_is_acted_on(settings)
+    scope = scope_of(settings, scope)
     state = _read(settings, scope)
     if state is not None and state.is_cancelled:
         say(f"the recovery takes no answer. {cancelled_sentence(scope)}; nothing changed")

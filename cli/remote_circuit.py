@@ -10,8 +10,11 @@ from dataclasses import dataclass
 
 from breaker.errors import InvalidInput
 from breaker.events import History
-from breaker.keys import GLOBAL
+from breaker.keys import GLOBAL, check_scope
 from breaker.state import Status
+from brokers.coverage import NamedScope
+from cli.acting_on import say_doubt
+from cli.circuit import Tripped
 from cli.console_client import ConsoleClient
 from cli.environment import TOKEN, URL
 from cli.messages import say
@@ -46,13 +49,17 @@ class RemoteCircuit:
     def history(self, scope: str, limit: int) -> History:
         return self.console.history(scope, limit)
 
-    def scope_to_trip(self, scope: str) -> str:
-        """As it is: the accounts are the console's."""
-        return scope
+    def named(self, scope: str) -> NamedScope:
+        """By the console, whose the accounts are."""
+        check_scope(scope)
+        return NamedScope(scope) if scope == GLOBAL else self.console.named(scope)
 
-    def trip(self, scope: str, reason: str, operator: str | None) -> Status:
+    def trip(self, scope: str, reason: str, operator: str | None) -> Tripped:
+        """Nothing is asked before: what it is called, and whether that is known, is said by the trip's answer."""
         say_who_acts(operator)
-        return self.console.trip(scope, reason)
+        named, status = self.console.trip(scope, reason)
+        say_doubt(named.scope, named.doubt)
+        return Tripped(named.scope, status)
 
     def reset(self, ask: ResetOptions) -> Status:
         """The console judges it, by the rules of every way in."""

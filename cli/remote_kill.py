@@ -37,7 +37,7 @@ def kill_by_console(
     console = ConsoleClient.from_environment()
     RemoteCircuit(console).say_what_is_acted_on()
     if not yes:
-        halted = console.trip(scope, reason)
+        _, halted = console.trip(scope, reason)
         circuit_view.ask_for(
             KILL_CONFIRMATION,
             f"Halted. {coverage.effect}",

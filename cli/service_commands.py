@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from brokers.coverage import coverage_of
+from cli.acting_on import scope_of
 from cli.exit_codes import EPILOG
 from cli.options import ScopeOption
 from configuration.fingerprint import configuration_fingerprint
@@ -48,9 +49,11 @@ def renew(
     """Give a sign of life; the first one arms the switch."""
     from breaker.deadman import DeadMansSwitch  # noqa: PLC0415
 
+    settings = load_settings()
+    scope = scope_of(settings, scope)
     if kill:
         coverage_of(scope, ())  # refused now, and not when it has fallen silent
-    with redis_client(load_settings()) as redis:
+    with redis_client(settings) as redis:
         DeadMansSwitch(redis, name, within, scope=scope, action="kill" if kill else "trip").renew()
     typer.echo(f"{name} is to be renewed within {within:g} s; silence {'kills' if kill else 'trips'} {scope}")
 

@@ -15,9 +15,10 @@ from breaker.pending_trips import PendingTrip
 from breaker.state import Status
 from breaker.status_reader import StatusReader, restricted_breakers
 from breaker.trip_reasons import TripReason
-from brokers.coverage import trip_scope
+from brokers.coverage import NamedScope, named_scope
 from cli import notices
-from cli.acting_on import say_what_is_acted_on, target_of
+from cli.acting_on import say_doubt, say_what_is_acted_on, target_of
+from cli.circuit import Tripped
 from cli.messages import say
 from cli.options import ResetOptions
 from cli.pending_exits import drop_pending_exits
@@ -72,16 +73,13 @@ class LocalCircuit:
         except (BreakerUnavailable, RedisRefused, StateConflict) as error:
             return recorded_history(self._settings, scope, limit, error)
 
-    def scope_to_trip(self, scope: str) -> str:
-        named = trip_scope(scope, self._settings.accounts, self._settings.rules)
-        if named.doubt:
-            say(
-                f"WARNING: {named.doubt}: no gate may be watching {scope}, and orders may go on. It is tripped all the "
-                "same; `breaker trip` halts everything"
-            )
-        return named.scope
+    def named(self, scope: str) -> NamedScope:
+        return named_scope(scope, self._settings.accounts, self._settings.rules)
 
-    def trip(self, scope: str, reason: str, operator: str | None) -> Status:
+    def trip(self, scope: str, reason: str, operator: str | None) -> Tripped:
+        named = self.named(scope)
+        scope = named.scope
+        say_doubt(scope, named.doubt)
         trip = requested_trip(
             TripReason.MANUAL,
             operator=operator or login_name(),
@@ -92,7 +90,7 @@ class LocalCircuit:
             incident_id=waiting_incident(self._settings, scope),
         )
         try:
-            return make_trip(self._settings, trip)
+            return Tripped(scope, make_trip(self._settings, trip))
         except NotHalted as error:
             notices.tell_undelivered_trip(self._settings, trip, str(error))
             raise

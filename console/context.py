@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 
 from breaker import BreakerError
 from breaker.keys import GLOBAL
+from brokers.coverage import NamedScope, named_scope
 from configuration.breakers import WaitingTrips, apply_pending_trips, waiting_trips
 from configuration.redis_clients import async_redis_client, redis_client
 from configuration.running import RunningConfiguration
@@ -85,6 +86,16 @@ class ConsoleContext:
             self.recoveries,
             self._drain_wanted.set,
         )
+
+    def named_scope(self, scope: str) -> NamedScope:
+        """The breaker that is meant by what was typed. Raises InvalidInput for what is no scope.
+
+        Read at once, on no thread that may wait for a database: a trip comes this way.
+        """
+        if scope == GLOBAL:
+            return NamedScope(scope)
+        settings = self.configuration.present().settings
+        return named_scope(scope, settings.accounts, settings.rules)
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Annotated
 from urllib.parse import parse_qsl
 
-from fastapi import Request
+from fastapi import Depends, Request
 
 from breaker import BreakerError
+from breaker.keys import GLOBAL
+from brokers.coverage import NamedScope
 from console.actions.authorization import Caller
 from console.auth.permissions import Identity, Permission
 from console.context import ConsoleContext
@@ -28,6 +31,14 @@ def context_of(request: Request) -> ConsoleContext:
     """What pages and API work with."""
     context: ConsoleContext = request.app.state.context
     return context
+
+
+def _named_scope(request: Request, scope: str = GLOBAL) -> NamedScope:
+    return context_of(request).named_scope(scope)
+
+
+PageScope = Annotated[NamedScope, Depends(_named_scope)]
+"""The breaker that is meant by the address's `scope`, names as they are configured."""
 
 
 def address_of(request: Request) -> str | None:

@@ -11,6 +11,7 @@ from fastapi.responses import StreamingResponse
 from breaker import State, Status
 from breaker.keys import GLOBAL
 from breaker.status_reader import restricted_breakers
+from brokers.coverage import NamedScope
 from console.api.models import (
     EventBody,
     History,
@@ -24,7 +25,7 @@ from console.api.models import (
 from console.api.parameters import (
     AnyCaller,
     IdempotencyKey,
-    ScopeQuery,
+    Scope,
     Viewer,
     event_id,
     problems,
@@ -40,15 +41,15 @@ router = APIRouter(tags=["circuit breaker"])
 
 
 @router.get("/circuit-breaker", responses=problems(), summary="The state (VIEW_CIRCUIT)")
-async def get_status(request: Request, caller: Viewer, scope: ScopeQuery = GLOBAL) -> StatusWithRestricted:
+async def get_status(request: Request, caller: Viewer, named: Scope) -> StatusWithRestricted:
     """Read afresh. A state that can't be read is UNKNOWN, to be treated as TRIPPED, and is no error."""
-    context = context_of(request)
+    context, scope = context_of(request), named.scope
     status = await context.trip_reset.breaker(scope, caller.source).get_status()
     foreseen = await trips_again_of(context.settings, scope) if status.state is State.TRIPPED else ""
     others = {each.scope: each.status for each in context.live.watcher.existing() if each.scope != GLOBAL}
     return StatusWithRestricted.model_validate(
         {
-            **_status_body(scope, status).model_dump(),
+            **_status_body(named, status).model_dump(),
             "equity_warning": foreseen or None,
             "restricted": [{"scope": name, **each} for name, each in restricted_breakers(others).items()]
             if scope == GLOBAL
@@ -59,23 +60,23 @@ async def get_status(request: Request, caller: Viewer, scope: ScopeQuery = GLOBA
 
 @router.post("/circuit-breaker/trip", responses=problems(), summary="Halt trading (TRIP_CIRCUIT)")
 async def trip(
-    request: Request, caller: AnyCaller, body: TripRequest, scope: ScopeQuery = GLOBAL, key: IdempotencyKey = None
+    request: Request, caller: AnyCaller, body: TripRequest, named: Scope, key: IdempotencyKey = None
 ) -> StatusBody:
     """Works from any state. Tripping a tripped breaker again is recorded and keeps the incident."""
-    event = await event_id(request, caller, key, f"trip {scope} {body.model_dump_json()}")
-    return _status_body(scope, await context_of(request).trip_reset.trip(caller, scope, body.reason, event))
+    event = await event_id(request, caller, key, f"trip {named.scope} {body.model_dump_json()}")
+    return _status_body(named, await context_of(request).trip_reset.trip(caller, named.scope, body.reason, event))
 
 
 @router.post("/circuit-breaker/reset", responses=problems(409, 429), summary="Let trading resume (RESET_CIRCUIT)")
 async def reset(
-    request: Request, caller: AnyCaller, body: ResetRequest, scope: ScopeQuery = GLOBAL, key: IdempotencyKey = None
+    request: Request, caller: AnyCaller, body: ResetRequest, named: Scope, key: IdempotencyKey = None
 ) -> ResetBody:
     """Only from TRIPPED, with nothing red, by somebody else than who tripped (`recovery.two_person`), and once a minute
     over all scopes. A quiet period follows."""
-    event = await event_id(request, caller, key, f"reset {scope} {body.model_dump_json()}")
+    event = await event_id(request, caller, key, f"reset {named.scope} {body.model_dump_json()}")
     outcome = await context_of(request).trip_reset.reset(
         caller,
-        scope,
+        named.scope,
         body.reason,
         acknowledge=body.acknowledge,
         override_reason=body.override_reason,
@@ -84,7 +85,7 @@ async def reset(
         event_id=event,
     )
     return ResetBody(
-        **_status_body(scope, outcome.status).model_dump(exclude={"equity_warning"}),
+        **_status_body(named, outcome.status).model_dump(exclude={"equity_warning"}),
         equity_warning=outcome.equity_warning or None,
         equity_rebased=str(outcome.rebased) if outcome.rebased else None,
     )
@@ -94,11 +95,11 @@ async def reset(
 async def get_history(
     request: Request,
     caller: Viewer,
-    scope: ScopeQuery = GLOBAL,
+    named: Scope,
     limit: Annotated[int, Query(ge=1, le=1_000)] = 10,
 ) -> History:
     """Newest first. The newest 1,000 are kept here; the audit log has all."""
-    found = await context_of(request).trip_reset.breaker(scope, caller.source).get_history(limit)
+    found = await context_of(request).trip_reset.breaker(named.scope, caller.source).get_history(limit)
     names = EventBody.model_fields
     return History(
         events=[EventBody(**{name: getattr(event, name) for name in names}) for event in found],
@@ -112,11 +113,11 @@ async def get_history(
     response_class=StreamingResponse,
     summary="States as they change (VIEW_CIRCUIT)",
 )
-async def get_events(request: Request, _: Viewer, scope: ScopeQuery = GLOBAL) -> StreamingResponse:
+async def get_events(request: Request, _: Viewer, named: Scope) -> StreamingResponse:
     """Server-sent events: `status` with a state as JSON at once and at each change, `beat` every second. When no
     beat comes, nothing is known of the state."""
-    context_of(request).live.watcher.watch([scope])
-    return StreamingResponse(_events(request, scope), media_type="text/event-stream")
+    context_of(request).live.watcher.watch([named.scope])
+    return StreamingResponse(_events(request, named.scope), media_type="text/event-stream")
 
 
 async def _events(request: Request, scope: str) -> AsyncIterator[bytes]:
@@ -133,5 +134,7 @@ async def _events(request: Request, scope: str) -> AsyncIterator[bytes]:
         yield data.replace(f"event: status:{scope}\n".encode(), b"event: status\n")
 
 
-def _status_body(scope: str, status: Status) -> StatusBody:
-    return StatusBody.model_validate({"scope": scope, "as_of": status.as_of, **status})
+def _status_body(named: NamedScope, status: Status) -> StatusBody:
+    return StatusBody.model_validate(
+        {**status, "scope": named.scope, "scope_doubt": named.doubt or None, "as_of": status.as_of}
+    )

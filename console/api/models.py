@@ -156,7 +156,12 @@ class StatusBody(BaseModel):
 
     model_config = ConfigDict(extra="allow")
 
-    scope: str = Field(examples=["global"])
+    scope: str = Field(
+        examples=["global"], description="Names as they are configured: `account:alpha` is `account:ALPHA`."
+    )
+    scope_doubt: str | None = Field(
+        default=None, description="Why no gate may be watching this breaker; null for one that the configuration knows."
+    )
     state: State
     as_of: datetime | None = Field(description="Redis's time at which it was so; null if Redis didn't answer.")
     tripped_at: datetime | None = None

@@ -11,6 +11,8 @@ from fastapi import Depends, Header, Query, Request
 from fastapi.security import HTTPBearer
 from pydantic import AwareDatetime, BeforeValidator
 
+from breaker.keys import GLOBAL
+from brokers.coverage import NamedScope
 from console.actions.authorization import Caller
 from console.actions.idempotency import event_id_of
 from console.api.problems import MEDIA_TYPE, ApiProblem
@@ -81,6 +83,14 @@ def _caller_with(permission: Permission) -> Callable[[Request, AnyCaller], Await
 
 Viewer = Annotated[Caller, Depends(_caller_with(Permission.VIEW_CIRCUIT))]
 Auditor = Annotated[Caller, Depends(_caller_with(Permission.VIEW_AUDIT))]
+
+
+async def _named_scope(request: Request, scope: ScopeQuery = GLOBAL) -> NamedScope:
+    return context_of(request).named_scope(scope)
+
+
+Scope = Annotated[NamedScope, Depends(_named_scope)]
+"""The breaker that is meant by the query's `scope`, names as they are configured."""
 
 
 async def event_id(request: Request, caller: Caller, key: str | None, asked: str) -> str | None:

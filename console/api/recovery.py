@@ -6,9 +6,8 @@ from dataclasses import asdict
 
 from fastapi import APIRouter, Request
 
-from breaker.keys import GLOBAL
 from console.api.models import ItemBody, RecoveryAnswer, RecoveryBody, RootCauseAnswer
-from console.api.parameters import AnyCaller, ScopeQuery, Viewer, problems
+from console.api.parameters import AnyCaller, Scope, Viewer, problems
 from console.api.problems import ApiProblem
 from console.request import context_of
 from tasks.recovery.approval_rules import Approval, RootCause
@@ -19,11 +18,11 @@ router = APIRouter(tags=["recovery"])
 
 
 @router.get("/recovery", responses=problems(404), summary="Where the latest recovery stands (VIEW_CIRCUIT)")
-async def get_recovery(request: Request, _: Viewer, scope: ScopeQuery = GLOBAL) -> RecoveryBody:
+async def get_recovery(request: Request, _: Viewer, named: Scope) -> RecoveryBody:
     """The checklist with its ticks, and what it waits for."""
-    state = await context_of(request).recoveries.read(scope)
+    state = await context_of(request).recoveries.read(named.scope)
     if state is None:
-        raise ApiProblem(404, "no-recovery", "No recovery", f"No recovery of {scope} is on record.")
+        raise ApiProblem(404, "no-recovery", "No recovery", f"No recovery of {named.scope} is on record.")
     return _recovery_body(state)
 
 
@@ -33,9 +32,7 @@ async def get_recovery(request: Request, _: Viewer, scope: ScopeQuery = GLOBAL) 
     responses=problems(409),
     summary="Answer what it waits for (APPROVE_RECOVERY, RESET_CIRCUIT)",
 )
-async def answer_recovery(
-    request: Request, caller: AnyCaller, body: RecoveryAnswer, scope: ScopeQuery = GLOBAL
-) -> RecoveryBody:
+async def answer_recovery(request: Request, caller: AnyCaller, body: RecoveryAnswer, named: Scope) -> RecoveryBody:
     """Judged before it is given to the flow, which judges it once more. Returns the recovery as it was before."""
     if isinstance(body, RootCauseAnswer):
         cause, action = body.root_cause.strip(), body.corrective_action.strip()
@@ -43,7 +40,7 @@ async def answer_recovery(
     else:
         reason, override = body.reason.strip(), body.override_reason.strip()
         answer = Approval(caller.user, reason, body.acknowledge, override, body.rebase_equity)
-    return _recovery_body(await context_of(request).recoveries.answer(caller, scope, answer, body.question))
+    return _recovery_body(await context_of(request).recoveries.answer(caller, named.scope, answer, body.question))
 
 
 def _recovery_body(state: RecoveryState) -> RecoveryBody:

@@ -13,14 +13,15 @@ from fastapi.responses import RedirectResponse, Response
 
 from breaker import BreakerError, State
 from breaker.errors import InvalidInput, NotHalted
-from breaker.keys import GLOBAL, check_scope
+from breaker.keys import GLOBAL
+from brokers.coverage import NamedScope
 from configuration.reasons import KILL_CONFIRMATION
 from console.actions.authorization import Caller
 from console.actions.idempotency import usable_event_id
 from console.auth.permissions import Permission
 from console.context import ConsoleContext
 from console.pages.layout import markup, message_page, render_page, submitted_form
-from console.request import caller_of, context_of
+from console.request import PageScope, caller_of, context_of
 from tasks.checks.equity import trips_again_of
 from tasks.checks.measurement import Colour
 from tasks.recovery.approval_rules import Rule
@@ -62,10 +63,9 @@ async def home() -> Response:
 
 
 @router.get("/circuit-breaker")
-async def circuit(request: Request, scope: str = GLOBAL, done: str = "") -> Response:
+async def circuit(request: Request, named: PageScope, done: str = "") -> Response:
     caller = await caller_of(request, Permission.VIEW_CIRCUIT)
-    context = context_of(request)
-    check_scope(scope)
+    context, scope = context_of(request), named.scope
     told = _DONE.get(done)
     if done in ("reset", "unrebased") and (foreseen := await trips_again_of(context.settings, scope)):
         state, _, words = _DONE[done]
@@ -85,6 +85,7 @@ async def circuit(request: Request, scope: str = GLOBAL, done: str = "") -> Resp
         caller.identity,
         title="Circuit Breaker",
         scope=scope,
+        doubt=named.doubt,
         watched=watched,
         done=told,
         refresh=True,
@@ -142,34 +143,37 @@ def _form(name: str, title: str, needed: Permission, values: Values, act: Act, *
     """
 
     async def shown(
-        request: Request, caller: Caller, scope: str, fields: Mapping[str, str], problem: str = "", status: int = 200
+        request: Request,
+        caller: Caller,
+        named: NamedScope,
+        fields: Mapping[str, str],
+        problem: str = "",
+        status: int = 200,
     ) -> Response:
-        shown = await values(context_of(request), scope)
-        known = {"title": title, "scope": scope, "form": fields, "problem": problem}
+        shown = await values(context_of(request), named.scope)
+        known = {"title": title, "scope": named.scope, "doubt": named.doubt, "form": fields, "problem": problem}
         event_id = usable_event_id(fields.get("event_id", ""))
         return render_page(request, f"{name}.html", caller.identity, status=status, event_id=event_id, **known, **shown)
 
-    async def page(request: Request, scope: str = GLOBAL) -> Response:
+    async def page(request: Request, named: PageScope) -> Response:
         caller = await caller_of(request, needed)
-        check_scope(scope)
-        return await shown(request, caller, scope, {})
+        return await shown(request, caller, named, {})
 
-    async def send(request: Request, scope: str = GLOBAL) -> Response:
+    async def send(request: Request, named: PageScope) -> Response:
         caller, fields = await submitted_form(request, None if act_judges else needed)
-        check_scope(scope)
         try:
             if fields.get("acknowledge") != "yes":
                 raise InvalidInput("The acknowledgement isn't checked; nothing changed.")  # noqa: TRY301
-            return RedirectResponse(await act(SubmittedForm(context_of(request), caller, scope, fields)), 303)
+            return RedirectResponse(await act(SubmittedForm(context_of(request), caller, named.scope, fields)), 303)
         except InvalidInput as error:
-            return await shown(request, caller, scope, fields, str(error), 422)
+            return await shown(request, caller, named, fields, str(error), 422)
         except NotHalted as error:
-            return await shown(request, caller, scope, fields, str(error), 503)
+            return await shown(request, caller, named, fields, str(error), 503)
         except ResetRefused as error:
             status = 403 if error.rule is Rule.PERMISSION else 409
-            return await shown(request, caller, scope, fields, str(error), status)
+            return await shown(request, caller, named, fields, str(error), status)
         except BreakerError as error:
-            return await shown(request, caller, scope, fields, str(error), 409)
+            return await shown(request, caller, named, fields, str(error), 409)
 
     router.add_api_route(f"/circuit-breaker/{name}", page, methods=["GET"])
     router.add_api_route(f"/circuit-breaker/{name}", send, methods=["POST"])

@@ -9,13 +9,13 @@ from fastapi import APIRouter, Request
 from fastapi.responses import RedirectResponse, Response
 
 from breaker.errors import BreakerUnavailable, InvalidInput
-from breaker.keys import GLOBAL, check_scope
+from breaker.keys import GLOBAL
 from console.actions.authorization import Caller
 from console.actions.recovery import NEEDED, AnswerRefused
 from console.auth.permissions import Permission
 from console.context import ConsoleContext
 from console.pages.layout import markup, render_page, submitted_form
-from console.request import caller_of, context_of
+from console.request import PageScope, caller_of, context_of
 from tasks import orchestrator
 from tasks.checks.equity import trips_again_of
 from tasks.incidents import read_report
@@ -26,10 +26,9 @@ router = APIRouter(include_in_schema=False)
 
 
 @router.get("/recovery")
-async def recovery(request: Request, scope: str = GLOBAL, done: str = "") -> Response:
+async def recovery(request: Request, named: PageScope, done: str = "") -> Response:
     caller = await caller_of(request, Permission.VIEW_CIRCUIT)
-    check_scope(scope)
-    context = context_of(request)
+    context, scope = context_of(request), named.scope
     poller = context.live.recovery(scope)
     poller.watch()
     sample = await poller.sample()
@@ -63,10 +62,9 @@ async def _evidence(context: ConsoleContext, caller: Caller, state: RecoveryStat
 
 
 @router.get("/recovery/answer")
-async def answer_page(request: Request, scope: str = GLOBAL) -> Response:
-    check_scope(scope)
+async def answer_page(request: Request, named: PageScope) -> Response:
     caller = await caller_of(request, Permission.VIEW_CIRCUIT)
-    return await _answer_page(request, caller, scope)
+    return await _answer_page(request, caller, named.scope)
 
 
 async def _answer_page(
@@ -109,8 +107,8 @@ async def _answer_page(
 
 
 @router.post("/recovery/answer")
-async def give_answer(request: Request, scope: str = GLOBAL) -> Response:
-    check_scope(scope)
+async def give_answer(request: Request, named: PageScope) -> Response:
+    scope = named.scope
     caller, form = await submitted_form(request)
     try:
         await context_of(request).recoveries.answer(

@@ -144,6 +144,14 @@ def test_a_halt_never_fails_for_its_words(
     assert says in outcome.stderr and "Traceback" not in outcome.stderr
 
 
+def test_a_status_of_a_breaker_that_nobody_knows_names_the_accounts(
+    configured: redis.Redis, breaker_cli: RunCli
+) -> None:
+    status = breaker_cli("status", "--scope", "acount:ALPHA")
+    assert status.returncode == 4
+    assert "acount:ALPHA is none of global, account:NAME" in status.stderr
+
+
 @pytest.mark.parametrize(
     ("typed", "tripped", "warns"),
     [
@@ -171,6 +179,11 @@ def test_a_trip_is_of_what_is_configured_or_warns(
     assert outcome.returncode == 0
     assert json.loads(configured.get(f"{STATE}:{tripped}") or b"{}")["state"] == "TRIPPED"
     assert warns in outcome.stderr and ("WARNING" in outcome.stderr) == bool(warns)
+    assert f"{tripped}  " in outcome.stdout
+    for command in (("status",), ("history",), ("equity", "show"), ("recover",), ("init",)):
+        told = breaker_cli(*command, "--scope", typed)
+        said = "MANUAL" if command == ("history",) else tripped
+        assert said in told.stdout and told.returncode == 0, (command, told)
 
 
 @pytest.mark.usefixtures("configured")

@@ -99,6 +99,33 @@ def test_each_command_needs_the_users_permission(
 
 
 @pytest.mark.usefixtures("as_role")
+def test_a_scope_that_is_typed_is_named_and_doubted_by_the_console(
+    console: Console, environment: dict[str, str], breaker_cli: RunCli, redis_client: redis.Redis
+) -> None:
+    sign(console, environment, Role.OPERATOR)
+    alpha = breaker_cli("trip", "--scope", "account:alpha", "--reason", "fills of nobody, halting")
+    assert alpha.returncode == 0 and "TRIPPED  account:ALPHA" in alpha.stdout and "WARNING" not in alpha.stderr
+    assert CircuitBreaker(redis_client, "account:ALPHA").get_state().value == "TRIPPED"
+    assert "TRIPPED  account:ALPHA" in breaker_cli("status", "--scope", "account:alpha").stdout
+    assert "TRIP " in breaker_cli("history", "--scope", "account:alpha").stdout
+    typo = breaker_cli("trip", "--scope", "account:gamma", "--reason", "fills of nobody, halting")
+    assert typo.returncode == 0 and "TRIPPED  account:gamma" in typo.stdout
+    assert "WARNING: no account of the name gamma is configured (there are: ALPHA)" in typo.stderr
+
+    visitor = console.visitor(Role.OPERATOR)
+    page = visitor.submit(
+        "/circuit-breaker/trip?scope=account%3AALPHA",
+        {"reason": "fills of nobody, halting", "acknowledge": "yes"},
+        page="/circuit-breaker/trip?scope=account:alpha",
+    )
+    assert page.url.params["scope"] == "account:ALPHA" and "no gate may be watching" not in page.text
+    assert (
+        "there are: ALPHA): no gate may be watching account:gamma"
+        in visitor.get("/circuit-breaker/trip?scope=account:gamma").text
+    )
+
+
+@pytest.mark.usefixtures("as_role")
 def test_the_kill_switch_is_followed_to_flat(
     console: Console,
     environment: dict[str, str],
