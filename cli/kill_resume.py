@@ -15,6 +15,10 @@ from cli.messages import say
 from configuration.orchestrator import set_prefect_timeouts
 from configuration.settings import Settings
 from tasks.kill.pending_exit_store import read_pending_exits
+from tasks.kill.report import RESUMED_BY
+
+SHOWN = 5
+"""Exits that are named on one line."""
 
 
 def resume_by_hand(settings: Settings, operator: str, coverage: Coverage, view: KillView, *, as_json: bool) -> Exit:
@@ -41,19 +45,27 @@ def resume_by_hand(settings: Settings, operator: str, coverage: Coverage, view: 
         return Exit.OK
     view.pending(pending)
     set_prefect_timeouts()
-    from flows.resume import outcome, resume_exits  # noqa: PLC0415  Prefect is slow to import
+    try:
+        from flows.resume import outcome, resume_exits  # noqa: PLC0415  Prefect is slow to import
 
-    resumed = asyncio.run(
-        resume_exits(
-            settings,
-            operator=operator,
-            source="cli",
-            accounts=accounts,
-            due_for=None,
-            announce=view.report,
-            announce_costs=view.costs,
+        resumed = asyncio.run(
+            resume_exits(
+                settings,
+                operator=operator,
+                source="cli",
+                accounts=accounts,
+                due_for=None,
+                announce=view.report,
+                announce_costs=view.costs,
+            )
         )
-    )
+    except KeyboardInterrupt:
+        what = ", ".join([each.what for each in pending[:SHOWN]] + ["…"] * (len(pending) > SHOWN))
+        say(
+            f"interrupted while resuming {what}: what was sent to the venue stands, nothing more is. It stays pending; "
+            f"{RESUMED_BY[0].lower()}{RESUMED_BY[1:]}"
+        )
+        return Exit.NOT_FLAT
     if as_json:
         typer.echo(json.dumps([each.report.as_dict() if each.report else {"held": each.held} for each in resumed]))
     for each in resumed:

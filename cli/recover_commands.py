@@ -23,6 +23,7 @@ from cli.person import Person, acting_person
 from cli.prompts import agreed, ask
 from cli.recovery_view import changes, checklist, print_next_step
 from cli.transitions import open_breaker
+from configuration.breakers import breaker_of
 from configuration.printed_commands import pastable
 from configuration.reasons import MIN_REASON, checked_reason
 from configuration.redis_clients import async_redis_client
@@ -74,7 +75,11 @@ def show(
     elif state is None:
         console().print(f"No recovery of {scope} is on record; a trip starts one where the deployments are served.")
     elif watch:
-        _follow(settings, state)
+        try:
+            _follow(settings, state)
+        except KeyboardInterrupt:
+            _say_what_goes_on(settings, _read(settings, scope) or state)
+            raise typer.Exit(Exit.REFUSED) from None
     else:
         console().print(checklist(state))
         print_next_step(state)
@@ -272,6 +277,16 @@ def _from_redis(settings: Settings, reading: Callable[[AsyncRedis], Awaitable[T]
     except RedisError as error:
         say(f"the recovery's state cannot be read from Redis: {error}")
         raise typer.Exit(Exit.NOT_HALTED) from None
+
+
+def _say_what_goes_on(settings: Settings, state: RecoveryState) -> None:
+    """To whoever leaves it before it has ended or waits for a person."""
+    breaker = breaker_of(settings, state.scope, source="cli").get_status()
+    say(
+        f"not followed here any more: the recovery of incident {state.incident_id} goes on by itself "
+        f"({state.phase}), and {state.scope} is {breaker.state}; nothing changed. To follow it again: "
+        f"`breaker recover --watch{of_scope(state.scope)}`"
+    )
 
 
 def _follow(settings: Settings, state: RecoveryState) -> None:

@@ -10,7 +10,7 @@ from dataclasses import replace
 from breaker import CircuitBreaker
 from breaker.errors import BreakerError, BreakerUnavailable, NotHalted, RedisRefused, StateConflict
 from breaker.events import History, read_history
-from breaker.keys import GLOBAL
+from breaker.keys import GLOBAL, of_scope
 from breaker.pending_trips import PendingTrip
 from breaker.state import Status
 from breaker.status_reader import StatusReader, restricted_breakers
@@ -111,6 +111,12 @@ class LocalCircuit:
 
         try:
             watch_here(self._settings, scope)
+        except KeyboardInterrupt:
+            say(
+                f"not watched here any more: the reset of {scope} stands, and its quiet period goes on. A service that "
+                "is up watches the rest of it; without one nobody does. If anything looks wrong: "
+                f"`breaker trip{of_scope(scope)}`"
+            )
         except LedgerError as error:
             say(f"the reset stands, but is not watched here, as that can't be recorded: {error}")
         finally:

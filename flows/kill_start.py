@@ -213,7 +213,7 @@ async def _flatten(
             run.unknown = start.without if start.coverage.every_account else ""
         display.began(run)
         if await _confirmed(run, confirm):
-            with _ended_if_interrupted(run):
+            with ended_if_interrupted(run):
                 swept = swept or await _sweep(start, settings, brokers, display, run.incident_id)
                 run.first_sweep_after = swept.after
                 record_sweep(run, swept.results)
@@ -240,7 +240,7 @@ async def _confirmed(run: KillRun, confirm: Callable[[KillRun], Awaitable[bool]]
 
 
 @contextmanager
-def _ended_if_interrupted(run: KillRun) -> Iterator[None]:
+def ended_if_interrupted(run: KillRun) -> Iterator[None]:
     """A run that is cancelled, as by Ctrl-C, has an end too, with what was open at the last reading."""
     try:
         yield

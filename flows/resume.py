@@ -28,6 +28,7 @@ from configuration.breakers import async_breaker_of
 from configuration.redis_clients import async_redis_client
 from configuration.settings import Settings, load_settings
 from flows.kill_context import open_kill_run
+from flows.kill_start import ended_if_interrupted
 from flows.kill_switch import run_kill_switch
 from flows.run_names import run_name
 from ledger.configured import open_ready_ledger
@@ -178,7 +179,8 @@ async def _resume(
         if state is State.TRIPPED:
             run.halted_after = run.elapsed
         run.record("KILL_SWITCH_RESUMED", accounts=list(resumption.accounts), exits=named)
-        return Resumed(resumption, await run_kill_switch(run, *tell))
+        with ended_if_interrupted(run):
+            return Resumed(resumption, await run_kill_switch(run, *tell))
 
 
 async def _why_not_traded(settings: Settings, scope: str, status: Status) -> str:

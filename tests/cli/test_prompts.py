@@ -15,13 +15,15 @@ from breaker import CircuitBreaker
 from breaker.uuid7 import uuid7
 from cli.prompts import Unanswered, agreed
 from sandbox.embedded_redis import EmbeddedRedis
+from sandbox.exchange.scenario import parse
 from sandbox.exchange.server import PaperExchangeThread
 from tasks.recovery.state import RecoveryState, state_key
 from tests.cli.conftest import ROOT, RunCli, WriteConfiguration
 from tests.cli.terminal import CTRL_C, CTRL_D, Terminal
 from tests.cli.test_audit_commands import rows
 from tests.cli.test_circuit_commands import GOOD_REASON, state_of
-from tests.cli.test_kill_command import account
+from tests.cli.test_kill_command import HALTED, PACE, account
+from tests.helpers import eventually
 
 Open = Callable[..., Terminal]
 
@@ -148,6 +150,65 @@ def test_an_answer_that_is_left_at_its_question_changes_nothing(configured: redi
         assert answer.ended() == 1
         assert answer.seen.count("not answered; nothing changed") == 1 and "Aborted" not in answer.seen, answer.seen
     assert configured.get(state_key("global")) == waiting.encode()
+
+
+def test_a_resumption_that_is_interrupted_says_what_stays_pending(
+    configured: redis.Redis,
+    redis_server: EmbeddedRedis,
+    write_configuration: WriteConfiguration,
+    breaker_cli: RunCli,
+    on_terminal: Open,
+) -> None:
+    with PaperExchangeThread(parse(HALTED)) as venue:
+        write_configuration(f'redis_url = "{redis_server.url}"\n{PACE}{account(venue.url)}')
+        assert breaker_cli("kill", "--yes").returncode == 3
+        write_configuration(f'redis_url = "{redis_server.url}"\n[kill]\nstuck_after = 60\n{account(venue.url)}')
+        resume = on_terminal("kill", "--resume")
+        eventually(lambda: rows(breaker_cli, "--action", "KILL_SWITCH_RESUMED"))
+        resume.press(CTRL_C)
+        assert resume.ended() == 3
+    said = resume.seen[resume.seen.index("interrupted while resuming ") :].strip()
+    assert said.startswith("interrupted while resuming ALPHA MSFT -5: what was sent to the venue stands"), said
+    assert "It stays pending; tried again until flat by" in said and said.endswith("breaker kill --resume`")
+    assert "\n" not in said and "Aborted" not in resume.seen and "Traceback" not in resume.seen
+    newest, *_ = rows(breaker_cli, "--action", "KILL_SWITCH_FINISHED")
+    assert "'interrupted': True" in str(newest["details"])
+
+
+def test_a_recovery_that_is_no_longer_followed_goes_on(
+    configured: redis.Redis, breaker_cli: RunCli, on_terminal: Open
+) -> None:
+    with closing(CircuitBreaker(configured)) as breaker:
+        breaker.initialize_state()
+        incident = breaker.trip("MANUAL").incident_id or uuid7()
+    configured.set(state_key("global"), RecoveryState(incident, "global", "a run").to_json())
+    watch = on_terminal("recover", "--watch")
+    watch.wait_for("Identify Root Cause")
+    watch.press(CTRL_C)
+    assert watch.ended() == 1
+    said = watch.seen[watch.seen.index("breaker: ") :].strip()
+    assert said.startswith(
+        f"breaker: not followed here any more: the recovery of incident {incident} goes on by itself"
+    )
+    assert "global is TRIPPED; nothing changed. To follow it again: " in said and said.count("\n") == 0, said
+    assert "Aborted" not in watch.seen
+
+
+@pytest.mark.usefixtures("no_orchestrator")
+def test_a_watch_that_is_left_says_that_the_reset_stands(
+    configured: redis.Redis, breaker_cli: RunCli, environment: dict[str, str], on_terminal: Open
+) -> None:
+    environment["BREAKER_RECOVERY__WATCH"] = "60"
+    breaker_cli("init")
+    breaker_cli("trip")
+    reset = on_terminal("reset", "--reason", GOOD_REASON, "--acknowledge")
+    reset.wait_for("watched here for 60 s; leaving (Ctrl-C) ends the watch, not the reset")
+    reset.press(CTRL_C)
+    assert reset.ended() == 0
+    said = reset.seen[reset.seen.index("not watched here any more") :].strip()
+    assert "the reset of global stands, and its quiet period goes on" in said and "\n" not in said, said
+    assert "Aborted" not in reset.seen and "Traceback" not in reset.seen
+    assert state_of(configured) == "QUIET_PERIOD"
 
 
 def test_a_yes_or_no_that_is_left_is_neither(monkeypatch: pytest.MonkeyPatch) -> None:
