@@ -194,6 +194,10 @@ def market_open_since(calendar: Calendar, clock: Any) -> str:
     return "closed" if since is None else time_text(since)
 
 
+_LONGEST_AMOUNT = 40
+"""Digits before or after the point that are written out; a text can name millions of them."""
+
+
 def time_text(at: datetime | None) -> str:
     """`at` as Unix microseconds; '' for None. Raises InvalidInput for a time without a zone."""
     if at is None:
@@ -204,13 +208,14 @@ def time_text(at: datetime | None) -> str:
 
 
 def decimal_text(value: object) -> str:
-    """`value` as text for the script, which refuses, and counts, what is no amount."""
+    """`value` as text for the script, which refuses, and counts, what is no amount. People read it: no exponent."""
     if isinstance(value, bool) or not isinstance(value, Decimal | int | float | str):
         return "none"
     try:
-        return str(Decimal(str(value)))
+        amount = Decimal(str(value))
     except InvalidOperation:
         return "none"
+    return f"{amount:f}" if amount.is_finite() and abs(amount.adjusted()) < _LONGEST_AMOUNT else str(amount)
 
 
 def checked_text(value: str) -> str:

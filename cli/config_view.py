@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from decimal import Decimal
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -69,6 +70,8 @@ def said(entry: Entry) -> str:
 
 
 def _plain(value: Any) -> str:
+    if isinstance(value, Decimal):
+        return f"{value:f}"
     return f"{value:g}" if isinstance(value, float) and abs(value) < 1e6 else str(value)
 
 

@@ -26,6 +26,8 @@ from tasks.checks.equity import Equity, read_equity, trips_again
 if TYPE_CHECKING:
     from tasks.recovery.rebase import Rebased
 
+LEAST, MOST = Decimal("0.01"), Decimal(10) ** 15
+"""In any currency; what is beyond was mistyped, and a high-water mark that high trips at once."""
 equity_app = typer.Typer(
     help="The account's equity, as the rules DRAWDOWN and DAILY_LOSS know it.", epilog=EPILOG, no_args_is_help=True
 )
@@ -49,10 +51,10 @@ def show(scope: ScopeOption = "global", as_json: JsonOption = False) -> None:
     if held is None:
         typer.echo(f"No equity of {scope} is recorded; the engine's record_equity does so.")
         return
-    since = f"{held.day_start}, down {held.daily_loss:.2%}" if held.day_start is not None else "none yet"
+    since = f"{held.day_start:f}, down {held.daily_loss:.2%}" if held.day_start is not None else "none yet"
     typer.echo(
-        f"equity {held.equity}, measured {duration(held.age)} ago\n"
-        f"high-water mark {held.high_water}, down {held.drawdown:.2%} (limit {_limit(limits.drawdown)})\n"
+        f"equity {held.equity:f}, measured {duration(held.age)} ago\n"
+        f"high-water mark {held.high_water:f}, down {held.drawdown:.2%} (limit {_limit(limits.drawdown)})\n"
         f"the day's first {since} (limit {_limit(limits.daily_loss)})"
     )
     if foreseen := trips_again(held, limits):
@@ -62,8 +64,8 @@ def show(scope: ScopeOption = "global", as_json: JsonOption = False) -> None:
 def rebase(
     reason: Annotated[str, typer.Option("--reason", help=f"Why, {MIN_REASON} characters or more.")],
     to: Annotated[
-        str, typer.Option("--to", help="The equity to begin at; the last that was measured unless given.")
-    ] = "",
+        str | None, typer.Option("--to", help="The equity to begin at; the last that was measured unless given.")
+    ] = None,
     operator: ClaimedOption = None,
     scope: ScopeOption = "global",
     as_json: JsonOption = False,
@@ -73,7 +75,7 @@ def rebase(
     It takes what a reset takes: RESET_CIRCUIT, and somebody who has not tripped it (recovery.two_person); while the
     drawdown is red APPROVE_RECOVERY too.
     """
-    why, value = checked_reason(reason), _amount(to) if to else None
+    why, value = checked_reason(reason), None if to is None else _amount(to)
     settings = load_settings()
     scope = scope_of(settings, scope)
     say_what_is_acted_on(settings)
@@ -124,8 +126,8 @@ def _as_dict(scope: str, held: Equity | None, limits: Limits) -> dict[str, str |
         return {"scope": scope, "equity": None, **known}
     return {
         "scope": scope,
-        "equity": str(held.equity),
-        "high_water": str(held.high_water),
+        "equity": _text(held.equity),
+        "high_water": _text(held.high_water),
         "day_start": _text(held.day_start),
         "age": held.age,
         "drawdown": f"{held.drawdown:.6f}",
@@ -136,7 +138,7 @@ def _as_dict(scope: str, held: Equity | None, limits: Limits) -> dict[str, str |
 
 
 def _text(value: Decimal | None) -> str | None:
-    return None if value is None else str(value)
+    return None if value is None else f"{value:f}"
 
 
 def _limit(limit: Decimal | None) -> str:
@@ -149,6 +151,8 @@ def _amount(text: str) -> Decimal:
         value = Decimal(text)
     except InvalidOperation:
         value = Decimal(0)
-    if not value.is_finite() or value <= 0:
-        raise InvalidInput(f"--to {text!r} is no equity: it has to be a positive number; nothing changed")
+    if not value.is_finite() or not LEAST <= value <= MOST:
+        raise InvalidInput(
+            f"--to {text!r:.60} is no equity: it has to be a number of {LEAST:f} to {MOST:f}; nothing changed"
+        )
     return value

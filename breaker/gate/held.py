@@ -84,7 +84,7 @@ def _one(position: Any, asked: Terms) -> tuple[Decimal, Decimal]:
 def _check_side(held: Decimal, asked: Terms) -> None:
     wrong = held < 0 if asked.position_side is PositionSide.LONG else held > 0
     if asked.position_side is not None and wrong:
-        raise InvalidOrder(f"a position of {held} can't be the {asked.position_side} one of {asked.name}")
+        raise InvalidOrder(f"a position of {held:f} can't be the {asked.position_side} one of {asked.name}")
 
 
 def _symbol(position: Any) -> str | None:

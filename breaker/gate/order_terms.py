@@ -193,7 +193,7 @@ def _remaining(order: Any) -> Decimal:
         return positive(getattr(order, "quantity", None), "a working order's quantity")
     quantity = as_quantity(remaining, "a working order's remaining quantity")
     if quantity < 0:
-        raise InvalidOrder(f"a working order's remaining quantity is negative: {quantity}")
+        raise InvalidOrder(f"a working order's remaining quantity is negative: {quantity:f}")
     return quantity
 
 

@@ -101,7 +101,7 @@ def _why_not(asked: Terms, position: Any, claims: Sequence[Terms], freed: Decima
     if asked.side is None or held == 0:
         return f"there is no position in {asked.name} to reduce"
     if asked.side.sign * held > 0:
-        return f"a {asked.side} adds to a position of {held}"
+        return f"a {asked.side} adds to a position of {held:f}"
     closing = [claim for claim in claims if claim.competes_with(asked)]
     if asked.reduce_only and all(claim.reduce_only for claim in closing):
         closing, available = [], abs(held)  # the venue sees to it that they don't cross zero together
@@ -118,10 +118,10 @@ def _why_not(asked: Terms, position: Any, claims: Sequence[Terms], freed: Decima
     on_their_way = sum((claim.quantity or ZERO for claim in closing if not claim.at_venue), ZERO)
     room = max(min(abs(held) - total, available + freed - on_their_way), ZERO)
     if asked.quantity > room:
-        waits = f", {on_their_way} by orders let through just now (`gate.settle` ends that)" if on_their_way else ""
+        waits = f", {on_their_way:f} by orders let through just now (`gate.settle` ends that)" if on_their_way else ""
         return (
-            f"a {asked.side} of {asked.quantity} could cross zero: position {held}, {room} of it not being closed yet"
-            f"{waits}"
+            f"a {asked.side} of {asked.quantity:f} could cross zero: position {held:f}, {room:f} of it not being "
+            f"closed yet{waits}"
         )
     return None
 

@@ -85,15 +85,15 @@ def judge_drawdown(probe: Probe, stored: Mapping[str, str], now: int, limits: Li
             "No equity is recorded, so no drawdown can be told: look at the account, and let the engine record_equity.",
         )
     fallen, age = held.drawdown, held.age
-    value = f"{fallen:.2%} below {held.high_water} (equity {held.equity}, {age:.0f} s old)"
+    value = f"{fallen:.2%} below {held.high_water:f} (equity {held.equity:f}, {age:.0f} s old)"
     if limits.drawdown is None:
         return probe.measured(value, Colour.YELLOW, "The rule DRAWDOWN is off, so nothing judges this: do so yourself.")
     if fallen > limits.drawdown:
         enough = least_within(held.high_water, limits.drawdown)
         problem = (
-            f"Equity {held.equity} is {fallen:.2%} below its high-water mark {held.high_water}, more than "
+            f"Equity {held.equity:f} is {fallen:.2%} below its high-water mark {held.high_water:f}, more than "
             f"{probe.limit}, and every measurement that low trips again: re-base in the approval or the reset (the "
-            f"high-water mark begins anew), or wait for equity of {enough} or more."
+            f"high-water mark begins anew), or wait for equity of {enough:f} or more."
         )
         return probe.measured(value, Colour.RED, problem)
     if age > (limits.data_age or _OLD_EQUITY):
@@ -124,7 +124,7 @@ async def _measure_account(name: str, account: AccountSettings, limits: Recovery
     most = limits.max_position_notional
     probe = Probe(
         f"position-sizes/{name}",
-        "none is configured" if most is None else f"{most} per position",
+        "none is configured" if most is None else f"{most:f} per position",
         f"positions read from the venue of {name}, at its prices",
     )
 
@@ -153,10 +153,10 @@ def judge_positions(probe: Probe, positions: Listed[Position], most: Decimal | N
     over = [position for position in held if position.notional > most]
     if over:
         named = ", ".join(f"{position.symbol} {position.notional:.2f}" for position in reversed(over[-5:]))
-        problem = f"{len(over)} of {len(held)} positions are larger than {most}: {named}. Reduce them."
+        problem = f"{len(over)} of {len(held)} positions are larger than {most:f}: {named}. Reduce them."
         return probe.measured(value, Colour.RED, problem)
     if largest.notional > most * Decimal(str(NEAR)):
-        return probe.measured(value, Colour.YELLOW, f"{largest.symbol} is close to the limit of {most}.")
+        return probe.measured(value, Colour.YELLOW, f"{largest.symbol} is close to the limit of {most:f}.")
     return probe.measured(value)
 
 

@@ -88,13 +88,13 @@ def trips_again(held: Equity, limits: Limits) -> str:
     if not beyond:
         return ""
     figures = " and ".join(
-        f"{_fallen(fall.reference, held.equity):.2%} below {fall.called} {fall.reference} (limit {fall.limit:.1%})"
+        f"{_fallen(fall.reference, held.equity):.2%} below {fall.called} {fall.reference:f} (limit {fall.limit:.1%})"
         for fall in beyond
     )
     enough = max(least_within(fall.reference, fall.limit) for fall in beyond)
     return (
-        f"equity {held.equity} is {figures}: the next measurement below {enough} trips again, unless the high-water "
-        "mark begins anew (re-base)"
+        f"equity {held.equity:f} is {figures}: the next measurement below {enough:f} trips again, unless the "
+        "high-water mark begins anew (re-base)"
     )
 
 

@@ -26,7 +26,7 @@ async def measure_venue(name: str, account: AccountSettings, lock: VenueLock | N
         finally:
             await broker.aclose()
         apart = (clock.now - datetime.now(UTC)).total_seconds()
-        value = f"equity {held.equity} {held.currency}, market {'open' if clock.is_open else 'closed'}"
+        value = f"equity {held.equity:f} {held.currency}, market {'open' if clock.is_open else 'closed'}"
         suspended = "" if lock is not None and lock.ours else held.trading_suspended
         if blocked := held.trading_blocked or suspended:
             return probe.measured(value, Colour.RED, f"{blocked}. The kill switch could not close there.")

@@ -24,7 +24,7 @@ def kill_notifications(report: KillReport, link: str | None) -> list[Notificatio
         )
     ]
     stuck = [
-        f"{item.symbol} {item.quantity} in {account.account}: {item.reason}"
+        f"{item.symbol} {item.quantity:f} in {account.account}: {item.reason}"
         for account in report.accounts
         for item in account.stuck
     ]

@@ -107,9 +107,9 @@ async def take_snapshot(account: str) -> dict[str, Any]:
     summary = {
         "orders": taken.orders,
         "positions": taken.positions,
-        "long": str(taken.long_notional),
-        "short": str(taken.short_notional),
-        "equity": None if taken.equity is None else str(taken.equity),
+        "long": f"{taken.long_notional:f}",
+        "short": f"{taken.short_notional:f}",
+        "equity": None if taken.equity is None else f"{taken.equity:f}",
         "currency": taken.currency,
     }
     book = {

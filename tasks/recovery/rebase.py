@@ -103,7 +103,8 @@ async def begin_anew(
     told = outcome.details
     if outcome.verdict is Verdict.REFUSED:
         raise NotRebased(f"Not re-based: {told['problem']}. The high-water mark of {scope} is as it was.")
-    return Rebased(told["equity"], told["high_water_before"], told["day_start_before"], told["equity_before"])
+    names = ("equity", "high_water_before", "day_start_before", "equity_before")
+    return Rebased(*(_written_out(told[name]) for name in names))
 
 
 async def rebase_equity(
@@ -152,6 +153,15 @@ def _row(
         incident_id=incident,
         outcome=outcome,
     )
+
+
+def _written_out(amount: str) -> str:
+    """Without the exponent that whoever recorded it may have used; as it is where it is no amount."""
+    try:
+        value = Decimal(amount)
+    except InvalidOperation:
+        return amount
+    return f"{value:f}" if value.is_finite() else amount
 
 
 def _fallen(reference: str, equity: str) -> str:

@@ -37,8 +37,6 @@ def test_it_is_shown_begun_anew_and_shown_again(configured: redis.Redis, rules: 
     shown = breaker_cli("equity", "show", "--scope", "account:ALPHA")
     assert "equity 750000" in shown.stdout and "high-water mark 1000000, down 25.00% (limit 5.0%)" in shown.stdout
     assert "the next measurement below 950000 trips again" in shown.stderr
-    wrong = breaker_cli(*REBASE, "--to", "-5")
-    assert wrong.returncode == 2 and "no equity" in wrong.stderr
     done = breaker_cli(*REBASE, "--operator", "the boss")
     assert done.returncode == 0, done.stderr
     assert "account:ALPHA: the high-water mark begins anew at 750000 (before it was 1000000, drawdown 25.00%)" in (
@@ -51,6 +49,29 @@ def test_it_is_shown_begun_anew_and_shown_again(configured: redis.Redis, rules: 
     assert breaker_cli(*REBASE, "--to", "800000").returncode == 0
     after = json.loads(breaker_cli("equity", "show", "--scope", "account:ALPHA", "--json").stdout)
     assert (after["equity"], after["high_water"], after["trips_again"]) == ("800000", "800000", None)
+
+
+@pytest.mark.parametrize("to", ["-5", "0", "NaN", "Infinity", "1e30", "1e-9", "1e999999", "a lot", ""])
+def test_what_is_no_equity_is_refused_and_changes_nothing(
+    configured: redis.Redis, rules: Rules, breaker_cli: RunCli, to: str
+) -> None:
+    before = configured.hgetall("circuit_breaker:equity:account:ALPHA")
+    wrong = breaker_cli(*REBASE, f"--to={to}")
+    assert wrong.returncode == 2
+    assert f"--to {to!r} is no equity: it has to be a number of 0.01 to 1000000000000000; nothing" in wrong.stderr
+    assert configured.hgetall("circuit_breaker:equity:account:ALPHA") == before
+
+
+def test_no_amount_is_printed_with_an_exponent(configured: redis.Redis, rules: Rules, breaker_cli: RunCli) -> None:
+    done = breaker_cli(*REBASE, "--to", "1e5")
+    assert done.returncode == 0 and "begins anew at 100000 (before it was 1000000" in done.stdout, done.stderr
+    configured.hset("circuit_breaker:equity:account:ALPHA", mapping={"equity": "9E+4", "high_water": "1E+5"})
+    shown = breaker_cli("equity", "show", "--scope", "account:ALPHA")
+    assert "equity 90000, measured" in shown.stdout and "mark 100000, down 10.00%" in shown.stdout
+    assert "equity 90000 is 10.00% below the high-water mark 100000" in shown.stderr
+    assert json.loads(breaker_cli("equity", "show", "--scope", "account:ALPHA", "--json").stdout)["equity"] == "90000"
+    again = breaker_cli(*REBASE)
+    assert "begins anew at 90000 (before it was 100000" in again.stdout, again.stderr
 
 
 def test_who_may_not_reset_may_not_begin_it_anew(
