@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shlex
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -15,7 +14,7 @@ from cli.audit_view import show_rows
 from cli.circuit_view import console
 from cli.exit_codes import EPILOG, Exit
 from cli.messages import say
-from cli.options import JsonOption
+from cli.options import JsonOption, given_path
 from cli.transitions import make_pending_trips
 from configuration.printed_commands import pastable
 from configuration.redis_clients import redis_client
@@ -101,7 +100,7 @@ def verify() -> None:
 
 
 def export(
-    path: Annotated[Path, typer.Argument(help="Where to; a .csv name makes CSV, anything else JSON Lines.")],
+    path: Annotated[str, typer.Argument(help="Where to; a .csv name makes CSV, anything else JSON Lines.")],
     action: _Action = None,
     user: _User = None,
     since: _Since = None,
@@ -116,11 +115,11 @@ def export(
     from ledger.export import write_export  # noqa: PLC0415
     from ledger.queries import Filter  # noqa: PLC0415
 
-    part = None
+    file, part = given_path(path), None
     if action or user or since or until or incident:
         part = Filter(actions=action or (), user_id=user, since=_utc(since), until=_utc(until), incident_id=incident)
     ledger = open_ready_ledger(load_settings())
-    done = write_export(ledger, path, "csv" if path.suffix.lower() == ".csv" else "jsonl", part=part)
+    done = write_export(ledger, file, "csv" if file.suffix.lower() == ".csv" else "jsonl", part=part)
     why = "this is a part of the log" if part else "that is no file"
     beside = f"checkpoint in {done.checkpoint_path}" if done.checkpoint_path else f"no checkpoint, as {why}"
     typer.echo(f"{done.rows} rows in {done.path}, {beside}", err=done.checkpoint_path is None)

@@ -6,7 +6,6 @@ import json
 import shlex
 import sys
 from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -15,7 +14,7 @@ from rich.text import Text
 from cli.acting_on import say_what_is_acted_on
 from cli.circuit_view import console, next_step
 from cli.exit_codes import EPILOG, Exit
-from cli.options import JsonOption
+from cli.options import JsonOption, given_path
 from configuration.login import login_name
 from configuration.settings import load_settings
 
@@ -31,7 +30,7 @@ def register(app: typer.Typer) -> None:
 
 
 def backup(
-    where: Annotated[Path, typer.Argument(help="A directory, or the file to be made; never written over one.")],
+    where: Annotated[str, typer.Argument(help="A directory, or the file to be made; never written over one.")],
     with_keys: Annotated[
         bool, typer.Option("--with-keys", help="Put the console's key into it too: whoever has it can sign in.")
     ] = False,
@@ -43,9 +42,10 @@ def backup(
     """
     from tasks.backup.making import make_backup  # noqa: PLC0415  `--help` doesn't pay for it
 
+    path = given_path(where)
     settings = load_settings()
     say_what_is_acted_on(settings)
-    made = make_backup(settings, where, with_keys=with_keys)
+    made = make_backup(settings, path, with_keys=with_keys)
     manifest = made.manifest
     if as_json:
         said = {"path": str(made.path), "sha256": made.sha256, **asdict(manifest)}
@@ -65,7 +65,7 @@ def backup(
 
 
 def restore(
-    archive: Annotated[Path, typer.Argument(help="What `breaker backup WHERE` has made.")],
+    archive: Annotated[str, typer.Argument(help="What `breaker backup WHERE` has made.")],
     check: Annotated[bool, typer.Option("--check", help="Only say what it would do and lose.")] = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -78,9 +78,10 @@ def restore(
     from tasks.backup.check import check_backup  # noqa: PLC0415
     from tasks.backup.restoring import restore_backup  # noqa: PLC0415
 
+    path = given_path(archive)
     settings = load_settings()
     if check:
-        found = check_backup(settings, archive)
+        found = check_backup(settings, path)
         if as_json:
             typer.echo(json.dumps({**asdict(found), "sound": found.sound}, default=str))
         else:
@@ -89,7 +90,7 @@ def restore(
             raise typer.Exit(Exit.REFUSED)
         return
     say_what_is_acted_on(settings)
-    done = restore_backup(settings, archive, by=login_name(), prepare=upgrade)
+    done = restore_backup(settings, path, by=login_name(), prepare=upgrade)
     if as_json:
         typer.echo(json.dumps({**asdict(done), "check": None, "not_restored": done.check.would_lose}, default=str))
         return

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from breaker.errors import InvalidInput
 from breaker.keys import check_scope
 from cli.messages import say
+from configuration.locations import not_empty
 from configuration.reasons import halt_operator, halt_reason
 
 ScopeOption = Annotated[str, typer.Option("--scope", help="Which breaker: global, account:NAME, strategy:NAME, …")]
@@ -62,6 +65,15 @@ class ResetOptions:
     operator: str | None
     expected_epoch: int | None
     rebase_equity: bool = False
+
+
+def given_path(text: str) -> Path:
+    """Raises InvalidInput for an empty one, which would be the working directory."""
+    try:
+        not_empty(text)
+    except ValueError as error:
+        raise InvalidInput(f"{error}; nothing was done. Name a file or a directory") from None
+    return Path(text)
 
 
 def checked_scope(scope: str) -> str:

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, IPvAnyNetwork, SecretStr, field_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, IPvAnyNetwork, SecretStr, field_validator
 
+from configuration.locations import not_empty
 from configuration.units import Seconds, Unit
 
 RoleName = Literal["viewer", "operator", "risk_manager", "admin"]
@@ -100,9 +101,9 @@ class ConsoleSettings(BaseModel):
     """Host names by which browsers reach the console, besides `host` and the loopback names."""
     trusted_proxies: tuple[IPvAnyNetwork, ...] = ()
     """Reverse proxies that end TLS; only what these say about a client's address is believed."""
-    tls_certificate: Path | None = None
+    tls_certificate: Annotated[Path | None, BeforeValidator(not_empty)] = None
     """A PEM file."""
-    tls_key: Path | None = None
+    tls_key: Annotated[Path | None, BeforeValidator(not_empty)] = None
     """A PEM file; the two belong together."""
     idle_timeout: Seconds = 1_800.0
     """A session ends after so long without a click; a page that only watches doesn't count as one."""

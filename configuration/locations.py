@@ -23,6 +23,13 @@ def default_state_dir() -> Path:
     return (Path(base) if base else Path.home() / ".local" / "state") / "breaker"
 
 
+def not_empty(path: object) -> object:
+    """Raises ValueError for an empty text, which as a path would be the working directory."""
+    if isinstance(path, str) and not path.strip():
+        raise ValueError("the path is empty")
+    return path
+
+
 def absolute(path: Path) -> Path:
     """As everybody who works on this host understands it, whatever the working directory is."""
     return path.expanduser().absolute()

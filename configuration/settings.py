@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 from pydantic import (
     AfterValidator,
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     SecretStr,
@@ -35,7 +36,7 @@ from pydantic_settings import (
 from breaker.errors import BreakerError
 from breaker.limits import Rule
 from configuration.console import ConsoleSettings
-from configuration.locations import absolute, configuration_file, default_state_dir
+from configuration.locations import absolute, configuration_file, default_state_dir, not_empty
 from configuration.units import Seconds, Unit
 
 
@@ -114,7 +115,7 @@ class LogSettings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    file: Path | None = None
+    file: Annotated[Path | None, BeforeValidator(not_empty)] = None
     """A file."""
     journal: str | None = None
     """A systemd unit."""
@@ -304,7 +305,7 @@ class Settings(BaseSettings):
     """Where the breakers' state is: `redis://`, `rediss://` or `unix://`, with user and password if need be."""
     redis_timeout: Seconds = 2.0
     """Longest wait for one transition or reading of the breaker, retries included."""
-    state_dir: Annotated[Path, AfterValidator(absolute)] = Field(
+    state_dir: Annotated[Path, AfterValidator(absolute), BeforeValidator(not_empty)] = Field(
         default_factory=default_state_dir, validate_default=True
     )
     """What this host keeps: spool, waiting trips, reports, checkpoints, the console's key, the embedded ledger."""
@@ -414,7 +415,8 @@ def load_settings() -> Settings:
     file = configuration_file()
     try:
         if "BREAKER_CONFIG" in os.environ and not file.is_file():
-            raise ConfigurationError(f"BREAKER_CONFIG names {file}, which is not a file; correct the path or unset it")
+            named = f"names {file}, which is not a file" if os.environ["BREAKER_CONFIG"].strip() else "is empty"
+            raise ConfigurationError(f"BREAKER_CONFIG {named}; correct the path or unset it")
         return Settings()
     except UnicodeDecodeError as error:
         raise ConfigurationError(

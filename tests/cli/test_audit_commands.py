@@ -158,6 +158,35 @@ def test_an_export_to_a_device_or_a_link_leaves_it_what_it_is(
     assert link.is_symlink() and aimed.read_text().startswith("seq,")
 
 
+@pytest.mark.parametrize(
+    "command", [("audit", "export", ""), ("backup", " "), ("restore", "--check", ""), ("restore", "")]
+)
+def test_an_empty_path_is_refused_in_one_line(
+    audited: redis.Redis, breaker_cli: RunCli, tmp_path: Path, command: tuple[str, ...]
+) -> None:
+    before = sorted(tmp_path.iterdir())
+    outcome = breaker_cli(*command)
+    assert (outcome.returncode, outcome.stdout) == (2, "")
+    assert outcome.stderr == "breaker: the path is empty; nothing was done. Name a file or a directory\n"
+    assert sorted(tmp_path.iterdir()) == before
+
+
+@pytest.mark.parametrize(
+    ("variable", "says"),
+    [
+        ("BREAKER_CONFIG", "BREAKER_CONFIG is empty; correct the path or unset it"),
+        ("BREAKER_STATE_DIR", "state_dir: Value error, the path is empty"),
+        ("BREAKER_CONSOLE__TLS_KEY", "console.tls_key: Value error, the path is empty"),
+    ],
+)
+def test_an_empty_path_in_the_environment_is_not_the_working_directory(
+    audited: redis.Redis, breaker_cli: RunCli, environment: dict[str, str], variable: str, says: str
+) -> None:
+    environment[variable] = ""
+    outcome = breaker_cli("status")
+    assert outcome.returncode == 2 and says in outcome.stderr and outcome.stderr.count("\n") == 1
+
+
 def test_with_a_key_the_chain_is_whole_only_for_its_holders(
     audited: redis.Redis, breaker_cli: RunCli, environment: dict[str, str]
 ) -> None:
