@@ -71,6 +71,11 @@ def read_incidents(ledger: Ledger, limit: int, after: str | None = None) -> tupl
     return [incident for rows in found if (incident := incident_of(rows[::-1])) is not None], page.next
 
 
+def read_incident(ledger: Ledger, incident_id: str) -> Incident | None:
+    """One incident; None where no trip of it is on record. Raises LedgerError, and InvalidInput for what is no id."""
+    return incident_of(ledger.query(Filter(incident_id=incident_id, actions=ACTIONS), limit=_MOST_ROWS).rows[::-1])
+
+
 def incident_of(rows: Iterable[AuditRow]) -> Incident | None:
     """What the rows of one incident, oldest first, come to; None where no trip is among them. Pure."""
     incident: Incident | None = None

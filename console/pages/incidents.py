@@ -10,11 +10,13 @@ from markdown_it import MarkdownIt
 from markupsafe import Markup
 
 from breaker.errors import InvalidInput
+from breaker.keys import GLOBAL
+from console.actions.authorization import Caller
 from console.auth.permissions import Permission
-from console.pages.layout import markup, message_page, render_page
-from console.request import caller_of, context_of
+from console.pages.layout import markup, render_page
+from console.request import caller_of, context_of, storable
 from ledger.errors import LedgerError
-from tasks.incidents import Incident, read_incidents, read_report
+from tasks.incidents import Incident, read_incident, read_incidents, read_report
 
 ROWS = 20
 
@@ -41,10 +43,7 @@ async def incident(request: Request, incident_id: str) -> Response:
     caller = await caller_of(request, Permission.VIEW_AUDIT)
     text = await asyncio.to_thread(read_report, context_of(request).settings.state_dir, incident_id)
     if text is None:
-        where = (
-            "It is written once the root cause is known, on the host that runs the flows. The audit log has the rest."
-        )
-        return message_page(request, caller.identity, 404, "No report here", where)
+        return await _without_report(request, caller, incident_id)
     return render_page(
         request,
         "report.html",
@@ -52,6 +51,28 @@ async def incident(request: Request, incident_id: str) -> Response:
         title="Incident Report",
         incident_id=incident_id,
         report=rendered(text),
+    )
+
+
+async def _without_report(request: Request, caller: Caller, incident_id: str) -> Response:
+    """What is known of the incident all the same, when its report will be there, and where to look meanwhile."""
+    found, problem = None, ""
+    try:
+        found = await asyncio.to_thread(read_incident, context_of(request).ledger, storable(incident_id))
+    except InvalidInput:  # no incident is called that
+        found = None
+    except LedgerError as error:
+        problem = str(error)
+    return render_page(
+        request,
+        "no_report.html",
+        caller.identity,
+        status=404,
+        title="No Report",
+        incident_id=incident_id,
+        incident=found,
+        scope=found.scope if found else GLOBAL,
+        problem=problem,
     )
 
 

@@ -20,6 +20,7 @@ import redis
 from breaker import CircuitBreaker, State
 from breaker.gate import Gate
 from breaker.gate.report import GateReport, ReportedGate, ReportedGates
+from breaker.uuid7 import uuid7
 from configuration.locations import LACKING
 from console.auth.permissions import PERMISSIONS, Permission, Role
 from console.live.system_health import measure_gates
@@ -508,7 +509,13 @@ def test_incidents_are_listed_for_who_may_read_the_audit_log(console: Console, b
     assert "MANUAL · &lt;b&gt;quotes&lt;/b&gt; look frozen" in page and "not ended" in page and ">ada<" in page
     link = page.partition('href="/incidents/')[2].partition('"')[0]
     assert link == breaker.get_status().incident_id
-    assert "No report here" in operator.get(f"/incidents/{link}").text
+    without = operator.get(f"/incidents/{link}")
+    assert without.status_code == 404 and "No report here yet" in without.text
+    assert "as soon as somebody has answered the recovery" in without.text and "It has not ended." in without.text
+    for target in (f"/audit?incident_id={link}", "/recovery"):
+        assert f'href="{target}"' in without.text and operator.get(target).status_code == 200
+    unknown = operator.get(f"/incidents/{uuid7()}").text
+    assert "is on record" in unknown and "No report here yet" not in unknown
     folder = console.settings.state_dir / "incidents" / link
     folder.mkdir(parents=True)
     (folder / "report.md").write_text("## Timeline\n\n| a | b |\n| --- | --- |\n| [x](http://e.vil) | <img src=x> |\n")
