@@ -14,7 +14,7 @@ from fastapi.responses import RedirectResponse, Response
 from breaker import BreakerError, State
 from breaker.errors import InvalidInput, NotHalted
 from breaker.keys import GLOBAL
-from brokers.coverage import NamedScope
+from brokers.coverage import Coverage, NamedScope
 from configuration.reasons import KILL_CONFIRMATION
 from console.actions.authorization import Caller
 from console.actions.idempotency import usable_event_id
@@ -79,6 +79,7 @@ async def circuit(request: Request, named: PageScope, done: str = "") -> Respons
         context.live.pending_exits(),
         context.live.venue_locks(),
     )
+    account = await _account_alone(context, scope)
     return render_page(
         request,
         "circuit.html",
@@ -101,16 +102,31 @@ async def circuit(request: Request, named: PageScope, done: str = "") -> Respons
             f"state:{scope}",
             f"reset_watch:{scope}",
             f"conditions:{scope}",
-            "exposure",
+            "exposure" if account is None else f"exposure:{account.scope}",
             f"history:{scope}",
             "scopes",
         ],
         conditions=markup(context.render.measurements(context.live.conditions(scope).watch())),
-        exposure=markup(context.render.exposure(context.live.exposure.watch())),
+        exposed=account,
+        exposure=markup(
+            context.render.exposure(context.live.exposure.watch())
+            if account is None
+            else context.live.exposure_of(account)
+        ),
         history=markup(context.render.history(history)),
         scopes=markup(context.render.scopes(context.live.watcher.all())),
         kills=markup(context.render.kills(context.kills.all())),
     )
+
+
+async def _account_alone(context: ConsoleContext, scope: str) -> Coverage | None:
+    """What the breaker of a configured account covers; None for one that may concern every account."""
+    if not scope.startswith("account:"):
+        return None
+    try:
+        return await context.kills.coverage(scope)
+    except InvalidInput:  # of no account that is configured; any may be meant
+        return None
 
 
 @dataclass(frozen=True, slots=True)

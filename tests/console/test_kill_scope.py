@@ -55,6 +55,20 @@ def test_the_form_of_an_account_speaks_of_that_account_alone(
     assert CircuitBreaker(redis_client).get_state() is State.OPEN
 
 
+def test_the_page_of_an_account_shows_what_is_exposed_in_it_alone(console: Console) -> None:
+    viewer = console.visitor(Role.VIEWER)
+
+    def exposed(query: str) -> str:
+        return viewer.get(f"/circuit-breaker{query}").text.partition("<h2>Exposed now")[2].partition("</section>")[0]
+
+    eventually(lambda: "BETA: 3 positions" in exposed(""))
+    alpha = exposed("?scope=account:alpha")
+    assert alpha.startswith(' in ALPHA</h2><div class="live" data-topic="exposure:account:ALPHA">')
+    assert "ALPHA: 3 positions" in alpha and "BETA" not in alpha
+    for query in ("?scope=symbol:AAPL", "?scope=account:GAMMA", "?scope=desk:rates"):
+        assert "ALPHA: 3 positions" in exposed(query) and "BETA: 3 positions" in exposed(query), query
+
+
 def test_the_form_of_a_symbol_shows_what_there_is_of_it(console: Console) -> None:
     operator, form = console.visitor(Role.OPERATOR), "/circuit-breaker/kill?scope=symbol:AAPL"
     eventually(lambda: "ALPHA: 2 positions" in operator.get(form).text)
