@@ -173,6 +173,16 @@ def answer(
     if state is None or not state.waiting_for:
         say("no recovery waits for a person; nothing was done")
         raise typer.Exit(Exit.REFUSED)
+    told = {"--root-cause": root_cause, "--corrective-action": corrective_action}
+    approved = {
+        "--reason": reason,
+        "--acknowledge": acknowledge,
+        "--override": override,
+        "--rebase-equity": rebase_equity,
+    }
+    if unfit := [name for name, given in (approved if state.waiting_for == "root-cause" else told).items() if given]:
+        say(f"{', '.join(unfit)} answers another question. {_what_is_asked(state)}; nothing changed")
+        raise typer.Exit(Exit.REFUSED)
     person = acting_person(settings, operator)
     who = person.name
     status = open_breaker(settings, scope).get_status()
@@ -202,6 +212,18 @@ def answer(
         say(f"{error}; look with: `breaker recover{of_scope(scope)}`")
         raise typer.Exit(Exit.REFUSED) from None
     _tell_what_became_of_it(settings, state)
+
+
+def _what_is_asked(state: RecoveryState) -> str:
+    """In a sentence, with the command that answers it."""
+    scope = of_scope(state.scope)
+    if state.waiting_for == "root-cause":
+        asked = f"for the root cause of incident {state.incident_id}; its approval is asked for after that"
+        options = "--root-cause WHAT --corrective-action WHAT"
+    else:
+        asked = f"for the approval of the reset; the root cause of incident {state.incident_id} is known"
+        options = "--reason WHY --acknowledge"
+    return f"The recovery asks {asked}. Answer with: `breaker recover answer {options}{scope}`"
 
 
 def _tell_what_became_of_it(settings: Settings, asked: RecoveryState) -> None:

@@ -42,6 +42,33 @@ def test_the_evidence_can_be_read_before_the_root_cause_is_written(
     assert other.returncode == 1 and "is kept" in other.stderr
 
 
+@pytest.mark.parametrize(
+    ("waits_for", "given", "says"),
+    [
+        (
+            "root-cause",
+            ("--acknowledge", "--reason", "cause found and fixed, book checked"),
+            "--reason, --acknowledge answers another question. The recovery asks for the root cause of incident",
+        ),
+        ("root-cause", ("--override", "it is known and harmless"), "recover answer --root-cause WHAT --corrective"),
+        ("approval", ("--root-cause", "the feed repeated itself"), "recover answer --reason WHY --acknowledge"),
+    ],
+)
+def test_an_answer_to_another_question_is_told_what_is_asked(
+    configured: redis.Redis, breaker_cli: RunCli, waits_for: str, given: tuple[str, ...], says: str
+) -> None:
+    breaker_cli("trip")
+    incident = json.loads(configured.get("circuit_breaker:state") or b"{}")["incident_id"]
+    waiting = RecoveryState(incident, "global", "a run", waiting_for=waits_for).to_json()
+    configured.set(state_key("global"), waiting)
+    outcome = breaker_cli("recover", "answer", *given)
+    assert outcome.returncode == 1 and outcome.stdout == ""
+    _, said = outcome.stderr.splitlines()  # first what it is about to act on
+    assert says in said and said.endswith("; nothing changed") and incident in said
+    assert configured.get(state_key("global")) == waiting.encode()
+    assert rows(breaker_cli, "--action", "RECOVERY_ANSWER_REFUSED") == []
+
+
 def test_without_an_orchestrator_a_start_is_refused_in_one_line(configured: redis.Redis, breaker_cli: RunCli) -> None:
     breaker_cli("init")
     breaker_cli("trip")
