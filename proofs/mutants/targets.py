@@ -34,7 +34,7 @@ TARGETS: Mapping[str, Target] = {
     "brokers/alpaca/reading.py": Target(("tests/brokers/test_alpaca.py",)),
     "brokers/alpaca/adapter.py": Target(("tests/brokers/test_alpaca.py",), ("AlpacaBroker.open_orders",)),
     "breaker/gate/lease.py": Target(GATE),
-    "tasks/kill/verify.py": Target(("tests/tasks/test_flatten.py",)),
+    "tasks/kill/verify.py": Target(("tests/tasks/test_verify_flat.py",)),
     "tasks/kill/flatten.py": Target(
         ("tests/tasks/test_flatten.py",),
         (

@@ -36,7 +36,7 @@ async def verify_flat(run: AccountRun) -> bool:
     """
     broker, settings = run.broker, run.settings
     flat_after = run.elapsed
-    since = time.monotonic()
+    first_read_at: float | None = None
     readings = 0
     dust = {item.symbol: item.quantity for item in run.progress.dust}
     while True:
@@ -62,8 +62,10 @@ async def verify_flat(run: AccountRun) -> bool:
             return False
         readings += 1
         run.update(orders_open=0, positions_open=0)
-        standing = time.monotonic() - since
-        if readings >= 2 and standing >= settings.settle + settings.guard:
+        now = time.monotonic()
+        first_read_at = now if first_read_at is None else first_read_at
+        left = first_read_at + settings.settle + settings.guard - now
+        if left <= 0:
             if not run.coverage.positions_known:
                 run.update(positions_at_start=None, positions_open=None, notional_at_start=None, note=POSITIONS_UNKNOWN)
                 run.record("ORDERS_GONE", after_seconds=round(flat_after, 3), readings=readings)
@@ -71,6 +73,4 @@ async def verify_flat(run: AccountRun) -> bool:
             run.update(flat=True, flat_after=flat_after)
             run.record("ACCOUNT_FLAT", after_seconds=round(flat_after, 3), readings=readings)
             return True
-        await asyncio.sleep(
-            min(settings.settle, max(settings.settle + settings.guard - standing, settings.poll_interval))
-        )
+        await asyncio.sleep(min(settings.settle, left))

@@ -10,6 +10,7 @@ import pytest
 
 from sandbox.exchange.server import PaperExchange
 from tests.tasks.campaign import scale_time
+from tests.tasks.timed_venue import StillClock, stop_time
 
 
 @pytest.fixture(scope="session")
@@ -34,3 +35,8 @@ def emergency() -> ModuleType:
 @pytest.fixture
 def scaled_time(monkeypatch: pytest.MonkeyPatch) -> None:
     scale_time(monkeypatch)
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> StillClock:
+    return stop_time(monkeypatch)

@@ -366,6 +366,32 @@ def test_the_ladder_follows_the_session_and_tries_what_works_in_any_where_it_is_
     assert Rung.LIMIT not in without_price and Rung.EXTENDED_HOURS not in without_price and without_price
 
 
+@pytest.mark.parametrize(
+    ("quantity", "whole_units", "kinds"),
+    [
+        ("0.5", False, [Rung.EXTENDED_HOURS, Rung.EXTENDED_HOURS, Rung.QUEUED]),
+        ("0.5", True, [Rung.QUEUED]),
+        ("1", True, [Rung.EXTENDED_HOURS, Rung.EXTENDED_HOURS, Rung.QUEUED]),
+        ("1.5", True, [Rung.EXTENDED_HOURS, Rung.EXTENDED_HOURS, Rung.QUEUED]),
+    ],
+)
+def test_a_fraction_waits_for_the_open_only_where_the_venue_has_refused_fractions_outside_the_session(
+    quantity: str, whole_units: bool, kinds: list[Rung]
+) -> None:
+    rungs = ladder(D(quantity), D(50), CLOSED, PACE, EQUITY, whole_units=whole_units)
+    assert [kind for kind, _ in rungs] == kinds
+    assert ladder(D(quantity), D(50), CLOSED, PACE, EQUITY) == ladder(
+        D(quantity), D(50), CLOSED, PACE, EQUITY, whole_units=False
+    )
+
+
+def test_an_option_is_tried_at_a_limit_first_where_the_session_is_not_known_and_never_queued() -> None:
+    unknown = ladder(D(3), D("2.50"), None, PACE, OPTION)
+    assert unknown == ((Rung.LIMIT, D("0.02")), (Rung.LIMIT, D("0.05")), (Rung.MARKET, D(0)))
+    assert ladder(D(3), D("2.50"), CLOSED, PACE, OPTION) == ()
+    assert [kind for kind, _ in ladder(D(3), D("2.50"), OPEN, PACE, OPTION)] == [Rung.MARKET, Rung.LIMIT, Rung.LIMIT]
+
+
 def test_extended_hours_take_a_limit_for_the_day() -> None:
     close = close_of([], position(), market=CLOSED)
     assert close is not None and close.extended_hours

@@ -1,0 +1,215 @@
+"""An account that changes at written-down moments, on a clock that moves only while somebody waits or is answered.
+
+For decisions that hang on the order and the moment of readings, which no venue gives twice alike: minutes pass at once,
+and to the second.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from decimal import Decimal
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from breaker.instruments import EQUITY, Instrument
+from breaker.orders import (
+    Account,
+    Fill,
+    MarketClock,
+    Order,
+    OrderStatus,
+    OrderType,
+    Position,
+    Side,
+    TimeInForce,
+    Unreadable,
+)
+from brokers.coverage import Coverage, coverage_of
+from brokers.protocol import (
+    BrokerError,
+    CancelOutcome,
+    CancelResult,
+    Capabilities,
+    CloseOrder,
+    CloseOutcome,
+    CloseResult,
+    Listed,
+)
+from configuration.settings import KillSettings
+from tasks.kill import account, book, cancel, flatten, verify
+from tasks.kill.account import AccountProgress, AccountRun, RunClock
+from tasks.kill.memory import client_order_id
+
+NAME = "ALPHA"
+INCIDENT = "0190aaaa-bbbb-7ccc-8ddd-eeeeeeeeeeee"
+WHOLE = coverage_of("global", [NAME])
+OPEN = MarketClock(datetime(2026, 11, 24, 17, tzinfo=UTC), is_open=True)
+CLOSED = MarketClock(datetime(2026, 11, 24, 23, tzinfo=UTC), is_open=False)
+ABLE = Capabilities(
+    bulk_cancel=True, bulk_close=True, reduce_only=False, fractional=True, requests_per_minute=None, page_size=500
+)
+
+
+def position(symbol: str = "AAPL", quantity: str = "10", instrument: Instrument = EQUITY) -> Position:
+    size = Decimal(quantity)
+    return Position(symbol, size, abs(size), Decimal(50), Decimal(50), instrument=instrument)
+
+
+def order(number: int = 1, symbol: str = "AAPL", side: Side = Side.BUY, *, attempt: int | None = None) -> Order:
+    """Somebody's order for 10, or our close of that attempt."""
+    name = f"theirs-{number}" if attempt is None else client_order_id(INCIDENT, symbol, attempt)
+    kind = OrderType.LIMIT if attempt is None else OrderType.MARKET
+    return Order(
+        f"o{number}", name, symbol, side, Decimal(10), Decimal(0), OrderStatus.NEW, kind, TimeInForce.DAY, Decimal(40)
+    )
+
+
+class StillClock:
+    """Moves only when somebody sleeps by it."""
+
+    def __init__(self) -> None:
+        self.now = 1_000.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+    async def sleep(self, seconds: float) -> None:
+        self.now += seconds
+
+
+def stop_time(monkeypatch: pytest.MonkeyPatch) -> StillClock:
+    """The clock, from now on, of everything that decides about an account."""
+    still = StillClock()
+    for module in (account, book, cancel, flatten, verify):
+        monkeypatch.setattr(module, "time", still)
+    for waiting in (flatten, verify):
+        monkeypatch.setattr(waiting, "asyncio", SimpleNamespace(sleep=still.sleep))
+    return still
+
+
+@dataclass
+class TimedVenue:
+    """Implements `Broker`. Times are seconds since it was made."""
+
+    time: StillClock
+    orders: Sequence[Order] = ()
+    holdings: Sequence[Position] = ()
+    unreadable_orders: Sequence[Unreadable] = ()
+    unreadable_holdings: Sequence[Unreadable] = ()
+    market: MarketClock = OPEN
+    trouble: BrokerError | None = None
+    """What every request is answered with, instead."""
+    changes: Mapping[float, Mapping[str, Any]] = field(default_factory=dict)
+    """Which of the above are different from these moments on."""
+    capabilities: Capabilities = ABLE
+    latency: float = 0.0
+    """Seconds that each request takes."""
+    answer: Callable[[CloseOrder], CloseResult] | None = None
+    """What a close is answered with; without one, each is taken and fills whole at once."""
+    most: int = 500
+    """Requests after which it is held to go on for ever."""
+    name: str = NAME
+    asked: list[tuple[float, str]] = field(default_factory=list)
+    """When, and what."""
+    closes: list[CloseOrder] = field(default_factory=list)
+    started: float = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.started = self.time.now
+
+    def when(self, what: str) -> list[float]:
+        """The moments at which it was asked for that, to the thousandth of a second."""
+        return [round(at, 3) for at, asked in self.asked if asked == what]
+
+    def _ask(self, what: str) -> None:
+        self.asked.append((self.time.now - self.started, what))
+        assert len(self.asked) <= self.most, f"it goes on for ever: {self.asked[-5:]}"
+        self.time.now += self.latency
+        until_now = self.time.now - self.started + 1e-9
+        for moment in sorted(each for each in self.changes if each <= until_now):
+            for name, value in self.changes[moment].items():
+                setattr(self, name, value)
+        self.changes = {moment: what for moment, what in self.changes.items() if moment > until_now}
+        if self.trouble is not None:
+            raise self.trouble
+
+    async def open_orders(self) -> Listed[Order]:
+        self._ask("orders")
+        return Listed(tuple(self.orders), tuple(self.unreadable_orders))
+
+    async def positions(self) -> Listed[Position]:
+        self._ask("positions")
+        return Listed(tuple(self.holdings), tuple(self.unreadable_holdings))
+
+    async def clock(self) -> MarketClock:
+        return self.market
+
+    async def account(self) -> Account:
+        return Account("A", "USD", Decimal(100_000), Decimal(100_000))
+
+    async def order(self, client_order_id: str) -> Order | None:
+        self._ask("order")
+        return next((order for order in self.orders if order.client_order_id == client_order_id), None)
+
+    async def cancel_all(self) -> Sequence[CancelResult]:
+        self._ask("cancel all")
+        gone, self.orders = self.orders, ()
+        return [CancelResult(order.id, CancelOutcome.ACCEPTED) for order in gone]
+
+    async def cancel(self, order_id: str) -> CancelResult:
+        self._ask("cancel")
+        self.orders = [order for order in self.orders if order.id != order_id]
+        return CancelResult(order_id, CancelOutcome.ACCEPTED)
+
+    async def close(self, request: CloseOrder) -> CloseResult:
+        self._ask("close")
+        self.closes.append(request)
+        if self.answer is not None:
+            return self.answer(request)
+        self.holdings = [held for held in self.holdings if held.symbol != request.symbol]
+        return CloseResult(request.symbol, CloseOutcome.ACCEPTED)
+
+    async def close_all(self) -> Sequence[CloseResult]:
+        self._ask("close all")
+        gone, self.holdings = self.holdings, ()
+        return [CloseResult(held.symbol, CloseOutcome.ACCEPTED) for held in gone]
+
+    async def fills(self, since: datetime) -> Listed[Fill]:
+        return Listed()
+
+    async def set_trading_suspended(self, suspended: bool) -> None:
+        raise NotImplementedError
+
+    async def aclose(self) -> None: ...
+
+
+@dataclass
+class Watched:
+    """An account's part in a run, and what it recorded."""
+
+    run: AccountRun
+    records: list[tuple[str, Mapping[str, Any]]]
+
+    def recorded(self, action: str) -> list[Mapping[str, Any]]:
+        return [details for name, details in self.records if name == action]
+
+
+def watched(venue: TimedVenue, coverage: Coverage = WHOLE, **settings: Any) -> Watched:
+    """A run that begins now."""
+    records: list[tuple[str, Mapping[str, Any]]] = []
+    chosen = KillSettings(**settings)
+    clock = RunClock(chosen.deadline, venue.time.now)
+    run = AccountRun(
+        venue,
+        INCIDENT,
+        chosen,
+        clock,
+        lambda action, details: records.append((action, details)),
+        AccountProgress(NAME),
+        coverage,
+    )
+    return Watched(run, records)
