@@ -7,6 +7,7 @@ answer came, it may have happened). An unknown outcome is looked up, never repea
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
@@ -16,6 +17,9 @@ from typing import Generic, Protocol, TypeVar, runtime_checkable
 from breaker.orders import Account, Fill, MarketClock, Order, OrderType, Position, Side, TimeInForce, Unreadable
 
 _Item_co = TypeVar("_Item_co", covariant=True)
+
+repeat_until: ContextVar[float] = ContextVar("repeat_until", default=float("inf"))
+"""When whoever asks wants to hear what is the matter: an adapter repeats no request after it. By `time.monotonic()`."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -69,7 +69,7 @@ class KillSettings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     deadline: Seconds = 300.0
-    """After this long it reports what is not flat instead of going on."""
+    """After this long it reports what is not flat instead of going on; an answer that is under way has 3 s more."""
     first_sweep_timeout: Seconds = 6.0
     """Longest that the first cancel of everything, beside the trip, is waited for."""
     cancel_patience: Seconds = 5.0

@@ -14,12 +14,14 @@ import stamina
 import stamina.instrumentation
 
 from brokers.alpaca.reading import SENSELESS, Json, error_of, json_of
-from brokers.protocol import BrokerRefused, BrokerUnavailable
+from brokers.protocol import BrokerRefused, BrokerUnavailable, repeat_until
 
 # Its own line about each retry goes to standard output, into answers for machines and over what people are shown.
 stamina.instrumentation.set_on_retry_hooks(())
 
 
+AT_ONCE = 0.001
+"""Seconds: after a single attempt. None at all would be taken for no limit."""
 KEYS_REFUSED_AT_LEAST = 3
 """Answers in a row that refuse the keys before a request gives up."""
 
@@ -71,9 +73,12 @@ class Connection:
         retry_on: type[BrokerUnavailable] = BrokerUnavailable,
         attempts: int = 12,
     ) -> httpx.Response:
-        """One request, repeated on `retry_on` for three timeouts, at most `attempts` times; on 429 once it may."""
+        """One request, repeated on `retry_on` for three timeouts, at most `attempts` times; on 429 once it may.
 
+        Not beyond `repeat_until`, when the last answer is what is told.
+        """
         refusals = 0
+        patience = max(min(3 * self._timeout, repeat_until.get() - time.monotonic()), AT_ONCE)
 
         def wait(error: Exception) -> bool | float:
             nonlocal refusals
@@ -83,7 +88,7 @@ class Connection:
             return error.retry_after if isinstance(error, RateLimited) else isinstance(error, retry_on)
 
         async for attempt in stamina.retry_context(
-            on=wait, attempts=attempts, timeout=3 * self._timeout, wait_initial=0.05, wait_max=1.0, wait_jitter=0.1
+            on=wait, attempts=attempts, timeout=patience, wait_initial=0.05, wait_max=1.0, wait_jitter=0.1
         ):
             with attempt:
                 return await self.send(method, path, params=params, json=json)

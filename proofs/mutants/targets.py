@@ -36,7 +36,7 @@ TARGETS: Mapping[str, Target] = {
     "breaker/gate/lease.py": Target(GATE),
     "tasks/kill/verify.py": Target(("tests/tasks/test_verify_flat.py",)),
     "tasks/kill/flatten.py": Target(
-        ("tests/tasks/test_flatten.py",),
+        ("tests/tasks/test_rounds.py",),
         (
             "Flattening._round",
             "Flattening._rest",

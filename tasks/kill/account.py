@@ -2,21 +2,33 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from decimal import Decimal
-from typing import Any
+from typing import Any, TypeVar
 
 from brokers.coverage import Coverage
-from brokers.protocol import Broker
+from brokers.protocol import Broker, BrokerUnavailable, repeat_until
 from configuration.settings import KillSettings
 from tasks.kill.book import Book
 from tasks.kill.opening_book import OpeningBook
 
+ANSWERS_AFTER_DEADLINE = 3.0
+"""Seconds beyond the run's deadline for which an answer of the venue is waited for."""
+LAST_QUESTION = 1.0
+"""Seconds that one may take which is asked later still, so that the end is told by what the venue says then."""
+
+_T = TypeVar("_T")
+
 Observer = Callable[[str, Mapping[str, Any]], None]
 """Told of each action: an upper-case word such as `POSITION_CLOSE_SENT`, and its details. Must not block or raise."""
+
+
+class TimeIsUp(BrokerUnavailable):
+    """The run had to end before the venue answered. Whether what was asked has been done is not known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +121,11 @@ class RunClock:
     def overdue(self) -> bool:
         return self.elapsed >= self.deadline
 
+    @property
+    def left(self) -> float:
+        """Seconds until the deadline; less than none beyond it."""
+        return self.deadline - self.elapsed
+
 
 @dataclass(slots=True)
 class AccountRun:
@@ -143,6 +160,26 @@ class AccountRun:
     @property
     def overdue(self) -> bool:
         return self.clock.overdue
+
+    async def in_time(self, asked: Awaitable[_T], more: float = 0.0) -> _T:
+        """The venue's answer; `more` are seconds beyond the run's deadline.
+
+        An adapter is asked to repeat nothing after that, and cut off `ANSWERS_AFTER_DEADLINE` later. Raises `TimeIsUp`
+        then, and whatever the adapter does.
+        """
+        left = self.clock.left + more
+        repeating = repeat_until.set(time.monotonic() + left)
+        try:
+            async with asyncio.timeout(max(left + ANSWERS_AFTER_DEADLINE, LAST_QUESTION)):
+                return await asked
+        except TimeoutError:
+            raise TimeIsUp(
+                f"{self.name}: no answer of the venue when the time was up, after {self.settings.deadline:g} s; "
+                "look there",
+                account=self.name,
+            ) from None
+        finally:
+            repeat_until.reset(repeating)
 
     def update(self, **changes: Any) -> None:
         """Replace the progress by one with `changes`."""

@@ -13,6 +13,8 @@ from tasks.kill.cost import ExitCost, exit_cost, unexplained
 
 COST_WITHIN = 5.0
 """Seconds that reading the fills of one account may take; accounts are read in parallel."""
+COST_WHEN_LATE = 2.0
+"""The same where the run's time is up: whoever waits for it to end has waited long enough."""
 CLOCKS_DIFFER = timedelta(seconds=60)
 """How much further back than the run's start fills are asked for; which of them count is told by their orders."""
 ASK_AGAIN = 0.1
@@ -22,15 +24,19 @@ NOT_GIVEN = "not given by this venue"
 
 
 async def read_cost(run: AccountRun, began: datetime) -> ExitCost:
-    """What the exit of the account cost, or why that is not known. Never raises and ends within `COST_WITHIN`."""
+    """What the exit of the account cost, or why that is not known. Never raises and ends within `COST_WITHIN`.
+
+    Within `COST_WHEN_LATE`, if the run is past its deadline.
+    """
     if not run.broker.capabilities.fills:
         return ExitCost(run.name, run.currency, problem=NOT_GIVEN)
     reading = _Reading(run, began)
+    within = min(COST_WITHIN, COST_WHEN_LATE) if run.overdue else COST_WITHIN
     try:
-        async with asyncio.timeout(COST_WITHIN):
+        async with asyncio.timeout(within):
             await reading.until_complete()
     except TimeoutError:
-        return reading.so_far(f"the venue has not told of {reading.missing} within {COST_WITHIN:g} s")
+        return reading.so_far(f"the venue has not told of {reading.missing} within {within:g} s")
     except BrokerError as error:
         return reading.so_far(str(error))
     except Exception as error:  # what it cost must not change what was done, whatever an adapter answers

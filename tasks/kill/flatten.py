@@ -12,7 +12,7 @@ from breaker.instruments import Session
 from breaker.orders import ZERO, MarketClock, Order, OrderStatus, Position
 from brokers.protective import can_wait, protective_orders
 from brokers.protocol import BrokerError, BrokerRefused, CloseOrder, CloseOutcome, CloseResult, Listed, Refusal
-from tasks.kill.account import AccountRun, CloseRecord, StuckItem
+from tasks.kill.account import AccountRun, CloseRecord, StuckItem, TimeIsUp
 from tasks.kill.book import Book, MarketSession, ReadingAllowance, book_of, read_book
 from tasks.kill.cancel import Cancelling, together
 from tasks.kill.ladder import Pace
@@ -92,7 +92,7 @@ class Flattening:
         progressed = time.monotonic()
         while not self._run.overdue:
             try:
-                listed = self._coverage.of_orders(await self._broker.open_orders())
+                listed = self._coverage.of_orders(await self._run.in_time(self._broker.open_orders()))
                 self._understood()
                 self._run.opening.note_orders(listed.items, self._run.incident_id)
                 unwanted = await self._entries(listed)
@@ -108,7 +108,7 @@ class Flattening:
                     self._run.update(note=f"{len(unwanted) + len(unread)} orders resist; flattening beside them")
                     return
                 standing = [order for order in unwanted if order.status is not OrderStatus.PENDING_CANCEL]
-                await self._cancelling.cancel(standing, listed.items, unread)
+                await self._run.in_time(self._cancelling.cancel(standing, listed.items, unread))
                 await self._rest(Book(listed.items, (), listed.unreadable))
             except BrokerError as error:
                 await self._trouble(error)
@@ -119,7 +119,7 @@ class Flattening:
         ours = self._run.incident_id
         if self._run.settings.cancel == "all" or self._protective_last is False or not self._coverage.positions_known:
             return [order for order in listed.items if attempt_of(order, ours) is None]
-        positions: Listed[Position] = await self._broker.positions() if listed.items else Listed()
+        positions: Listed[Position] = await self._run.in_time(self._broker.positions()) if listed.items else Listed()
         if listed.items:
             self._run.opening.note_positions(positions.items, positions.unreadable, self._run.elapsed)
         protective = len(protective_orders(listed.items, positions.items))
@@ -167,7 +167,7 @@ class Flattening:
         read_at = time.monotonic()
         plan = self._plan(book, market)
         self._note_stuck(plan, book)
-        if not plan.remaining and plan.dust:
+        if not plan.remaining:  # but dust
             return self._run.settings.dust != "fail"
         if self._run.overdue or plan.remaining == {*plan.stuck}:
             await self._cancel(plan, book)
@@ -238,7 +238,9 @@ class Flattening:
             # What a bulk request hits is not only what was read: no closes may have been sent since.
             in_bulk = not plan.closes
             unread = [item for item in plan.cancel_unread if self._coverage.covers_unread(item)]
-            refusals = await self._cancelling.cancel(plan.cancels, book.orders, unread, in_bulk=in_bulk)
+            refusals = await self._run.in_time(
+                self._cancelling.cancel(plan.cancels, book.orders, unread, in_bulk=in_bulk)
+            )
         except BrokerError as error:
             await self._trouble(error)
             return
@@ -248,7 +250,7 @@ class Flattening:
 
     async def _cancel_unseen(self) -> None:
         try:
-            await self._cancelling.cancel_unseen()
+            await self._run.in_time(self._cancelling.cancel_unseen())
         except BrokerError as error:
             await self._trouble(error)
 
@@ -259,7 +261,7 @@ class Flattening:
         now = self._now()
         self._memory = {p.symbol: SymbolMemory(changed_at=now, quantity=abs(p.quantity)) for p in positions}
         try:
-            results = await self._broker.close_all()
+            results = await self._run.in_time(self._broker.close_all())
         except BrokerError as error:
             # It may have been applied, or be so at any moment now: positions are left alone until that would show.
             self._notice_delay()
@@ -300,7 +302,9 @@ class Flattening:
         )
         sent_at = time.monotonic()
         try:
-            result = await self._broker.close(close)
+            result = await self._run.in_time(self._broker.close(close))
+        except TimeIsUp as error:
+            result = CloseResult(close.symbol, CloseOutcome.UNKNOWN, reason=str(error))
         except BrokerError as error:
             # Nothing was taken: a rate limit. The next round, when there is one, plans on what is then.
             self._memory[close.symbol] = untried(memory, self._now())
@@ -329,7 +333,7 @@ class Flattening:
         if memory.last_close in ("", close.client_order_id):
             return True
         try:
-            last = await self._broker.order(memory.last_close)
+            last = await self._run.in_time(self._broker.order(memory.last_close))
         except BrokerError as error:
             await self._trouble(error)
             return False
@@ -378,8 +382,8 @@ class Flattening:
     async def _read_book(self) -> Book:
         read, self._orders_read = self._orders_read, None
         if read is None or time.monotonic() - read[0] > READ_AHEAD:
-            return await read_book(self._broker, self._coverage)
-        return book_of(read[1], await self._broker.positions(), self._coverage)
+            return await self._run.in_time(read_book(self._broker, self._coverage))
+        return book_of(read[1], await self._run.in_time(self._broker.positions()), self._coverage)
 
     def _understood(self) -> None:
         """The venue has let itself be read, so that its refusals before were none of the account."""

@@ -92,7 +92,7 @@ async def take_snapshot(account: str) -> dict[str, Any]:
     Tried once, beside the cancels: a venue that can't be read now must not keep anything waiting.
     """
     run = current_kill.get()
-    taken = await snapshot.take_snapshot(run.brokers[account], run.coverage)
+    taken = await run.accounts[account].in_time(snapshot.take_snapshot(run.brokers[account], run.coverage))
     _flattening(run, account).note_market(taken.market)
     run.accounts[account].note_book(taken.book)
     run.accounts[account].currency = taken.currency or run.accounts[account].currency

@@ -34,14 +34,14 @@ async def verify_flat(run: AccountRun) -> bool:
     Two readings `settle` seconds apart must both show no order and no position; then the venue is read on for `guard`
     seconds, because a fill can be reported after its order was called cancelled. Anything that appears makes it False.
     """
-    broker, settings = run.broker, run.settings
+    settings = run.settings
     flat_after = run.elapsed
     first_read_at: float | None = None
     readings = 0
     dust = {item.symbol: item.quantity for item in run.progress.dust}
     while True:
         try:
-            read = await read_book(broker, run.coverage)
+            read = await run.in_time(read_book(run.broker, run.coverage), settings.settle + settings.guard)
             run.note_book(read)
             book = read.without(dust)
         except BrokerError as error:

@@ -12,12 +12,13 @@ from breaker.orders import Position
 from breaker.uuid7 import uuid7
 from brokers.alpaca import AlpacaBroker
 from brokers.protocol import Listed
+from configuration.settings import KillSettings
 from flows import kill_switch
 from sandbox.embedded_redis import EmbeddedRedis
 from sandbox.exchange.server import PaperExchange
-from tasks.kill import flatten
+from tasks.kill import account, flatten
 from tasks.kill.book import READING_SHARE, ReadingAllowance
-from tests.helpers import FULL, eventually
+from tests.helpers import FULL, eventually, in_time
 from tests.tasks.campaign import FASTER, Outcome, judge, kill, kill_settings, scaled
 
 pytestmark = [pytest.mark.usefixtures("scaled_time"), pytest.mark.timeout(3_600 if FULL else 120)]
@@ -74,9 +75,9 @@ async def test_wrong_keys_are_named_and_nothing_is_called_flat(
 ) -> None:
     wrong = kill(exchange, redis_server.url, secret="not the secret")
     outcome = await judge(exchange, scaled(BOOK), [wrong])
-    account = outcome.report.accounts[0]
-    assert not outcome.report.flat and account.phase == "failed"
-    assert "refuses the keys (401)" in account.note and "not the secret" not in account.note
+    progress = outcome.report.accounts[0]
+    assert not outcome.report.flat and progress.phase == "failed"
+    assert "refuses the keys (401)" in progress.note and "not the secret" not in progress.note
 
 
 async def test_what_redis_was_asked_for_in_vain_before_keeps_no_position_waiting(
@@ -200,3 +201,49 @@ async def test_dust_beside_what_is_stuck_keeps_nobody_waiting_for_the_deadline(
     async with asyncio.timeout(60):
         outcome = await judge(exchange, scaled(book), [run])
     assert set(outcome.stuck) == {"AAPL"} and outcome.dust == {"BTCUSD"}
+
+
+# --- A venue that answers nothing of use, when the time is up ---------------------------------------------------------
+
+FOUR = "[book]\norders = 4\npositions = 4\n"
+
+
+async def test_a_venue_that_answers_503_to_everything_is_given_up_at_the_deadline_and_says_why(
+    exchange: PaperExchange, redis_server: EmbeddedRedis
+) -> None:
+    run = kill(exchange, redis_server.url, settings=KillSettings(deadline=0.5), timeout=5.0)
+    with in_time(0.5):  # a reading alone is tried again for eight seconds
+        outcome = await judge(exchange, scaled(FOUR + '[[trouble]]\nkind = "503"\n'), [run])
+    (progress,) = outcome.report.accounts
+    assert not outcome.report.flat and "the venue answered 503" in progress.note
+    assert (progress.orders_open, progress.positions_open) == (None, None), "nothing was read"
+
+
+async def test_a_venue_that_says_nothing_at_all_is_given_up_soon_after_the_deadline(
+    exchange: PaperExchange, redis_server: EmbeddedRedis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(account, "ANSWERS_AFTER_DEADLINE", 0.3)
+    monkeypatch.setattr(account, "LAST_QUESTION", 0.2)
+    run = kill(exchange, redis_server.url, settings=KillSettings(deadline=0.2), timeout=60.0)
+    with in_time(1.0):
+        outcome = await judge(exchange, scaled(FOUR + '[[trouble]]\nkind = "timeout"\n'), [run])
+    (progress,) = outcome.report.accounts
+    assert not outcome.report.flat and "no answer of the venue when the time was up" in progress.note
+
+
+async def test_a_close_whose_answer_does_not_come_before_the_time_is_up_is_known_to_the_next_run(
+    exchange: PaperExchange, redis_server: EmbeddedRedis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(account, "ANSWERS_AFTER_DEADLINE", 0.3)
+    silent = '[[trouble]]\nkind = "timeout"\napplied = true\nroutes = ["POST /v2/orders"]\nfirst = 4\n'
+    incident = uuid7()
+    exchange.restart(scaled(FOUR + silent))
+    with in_time(2.0):
+        first = await kill(
+            exchange, redis_server.url, incident_id=incident, settings=kill_settings(deadline=10.0), timeout=60.0
+        )
+    assert {close.outcome for close in first.accounts[0].closes} == {"unknown"}
+    second = await kill(exchange, redis_server.url, incident_id=incident)
+    outcome = Outcome([first, second], exchange.report())
+    assert second.flat and not first.flat and outcome.venue["violations"] == []
+    assert set(outcome.venue["closes"].values()) == {1}, "none was sent twice"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from decimal import Decimal
+from typing import Any
 
 import pytest
 
@@ -16,7 +17,7 @@ from tests.tasks.timed_venue import NAME, StillClock, TimedVenue, order, positio
 
 AWAY = BrokerUnavailable("the venue is away", account=NAME)
 DUST = StuckItem("BTCUSD", Decimal("0.000000005"), 0, "below the venue's minimum")
-PACE = {"settle": 1.0, "guard": 5.0, "poll_interval": 0.1, "deadline": 60.0}
+PACE: dict[str, Any] = {"settle": 1.0, "guard": 5.0, "poll_interval": 0.1, "deadline": 60.0}
 
 
 async def test_it_is_read_until_it_has_stood_for_the_settling_time_and_the_guard(clock: StillClock) -> None:

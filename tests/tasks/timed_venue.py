@@ -100,7 +100,7 @@ class TimedVenue:
     holdings: Sequence[Position] = ()
     unreadable_orders: Sequence[Unreadable] = ()
     unreadable_holdings: Sequence[Unreadable] = ()
-    market: MarketClock = OPEN
+    market: MarketClock | BrokerError = OPEN
     trouble: BrokerError | None = None
     """What every request is answered with, instead."""
     changes: Mapping[float, Mapping[str, Any]] = field(default_factory=dict)
@@ -146,6 +146,8 @@ class TimedVenue:
         return Listed(tuple(self.holdings), tuple(self.unreadable_holdings))
 
     async def clock(self) -> MarketClock:
+        if isinstance(self.market, BrokerError):
+            raise self.market
         return self.market
 
     async def account(self) -> Account:
