@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """The last resort: cancel and flatten one Alpaca account with nothing but Python 3.9 or newer.
 
-    python3 -S -I emergency.py CREDENTIALS.json [--yes] [--incident ID] [--operator NAME] [--reason TEXT]
+    python3 -S -I emergency.py CREDENTIALS.json [--yes] [--unlock] [--incident ID] [--operator NAME] [--reason TEXT]
 
 One file, standard library only; no Redis, database, orchestrator or virtual environment. Copy it anywhere. It does
 NOT trip the breaker: stop the engines too, or they trade against it.
@@ -21,6 +21,9 @@ answer that was lost is looked up and never sent again under another id; what ca
 its symbol waits for it; stops stay until their position is about to be closed; short options are bought back before
 what may cover them is sold; flat is two agreeing readings. Nothing but orders and positions is needed. Unless given,
 the incident id is made of account and day: runs of this file, on any host, know each other's closes.
+
+Where the venue refuses to close because trading is suspended in the account, that is lifted if a kill switch has done
+it (`venue_locks/` beside the spool says so) or with --unlock; anybody else's stays, and is named. It stays unlocked.
 
 Exit status: 0 flat, 1 declined, nothing changed, 2 usage or credentials, nothing changed, 3 not proven flat.
 """
@@ -68,6 +71,8 @@ FRESH_FOR = 2.0
 """Seconds after which a reading is too old to close by."""
 MARKET_CLOCK_AGE = 5.0
 IDLE_POLL_FACTOR = 8
+READ_BACK_WITHIN = 3.0
+"""Seconds after which a venue that took a setting and doesn't show it is not waited for."""
 READING = 4
 """Requests that one reading of the book takes, most of the time."""
 MARKET_CLOCK_BELIEVED = 60.0
@@ -417,12 +422,80 @@ class Spool:
                 os.close(file)
 
 
+class VenueLock:
+    """The account's own setting by which its venue refuses new orders, where a kill switch has engaged it.
+
+    `record` is what a kill switch keeps of it on its host's disk; see tasks/kill/venue_lock.py. With `asked` the person
+    at the keyboard wants it lifted, whoever has engaged it.
+    """
+
+    def __init__(self, venue: Venue, spool: Spool, record: Path, *, asked: bool = False) -> None:
+        self._venue = venue
+        self._spool = spool
+        self._record = record
+        self._asked = asked
+        self.lifted = False
+
+    def lift(self) -> bool:
+        """Whether it may be lifted and now is. False as well where that was done before: it is refused all the same."""
+        known = self._known()
+        ours = known is not None and known.get("phase") in ("setting", "set", "lifting")
+        if self.lifted or not (ours or self._asked):
+            return False
+        why = "a kill switch has set it" if ours else "--unlock"
+        self._spool.record("VENUE_LOCK_SENT", suspend=False, why=f"positions have to be closed; {why}")
+        if ours:
+            self._keep("lifting")  # cut off from here on it is still known for a kill switch's
+        try:
+            self._switch_off()
+        except (Unavailable, Refused, AttributeError) as error:
+            self._spool.record("VENUE_LOCK_FAILED", "FAILED", why=str(error))
+            say(f"  ! the account could not be unlocked: {error}")
+            return False
+        if ours:
+            self._keep("lifted")
+        self.lifted = True
+        self._spool.record("VENUE_LOCK_LIFTED", why=f"positions have to be closed; {why}")
+        say("▸ UNLOCKED at the venue, to close what is there; nothing locks it again until the next `breaker kill`")
+        return True
+
+    def _switch_off(self) -> None:
+        """Returns once the account itself says that it is off. Raises Unavailable or Refused."""
+        status, body = self._venue.request("PATCH", "/account/configurations", {"suspend_trade": False})
+        if status != 200:
+            raise Refused(f"the venue answered {status}: {_message(body)}")
+        until = time.monotonic() + READ_BACK_WITHIN
+        while self._venue.read("/account").get("trade_suspended_by_user"):
+            if time.monotonic() >= until:
+                raise Refused("the venue took it, and still says that trading is suspended")
+            time.sleep(0.25)
+
+    def _known(self) -> dict[str, Any] | None:
+        try:
+            body = json.loads(self._record.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return None
+        return body if isinstance(body, dict) else None
+
+    def _keep(self, phase: str) -> None:
+        """Never raises: where it can't be kept, closing is still what matters, and the verification finds it lifted."""
+        try:
+            known = self._known() or {}
+            version = max(int(time.time() * 1_000_000), int(known["version"]) + 1)
+            beside = self._record.with_suffix(f".{os.getpid()}")
+            beside.write_text(json.dumps({**known, "phase": phase, "version": version}), encoding="utf-8")
+            beside.replace(self._record)
+        except (OSError, *SENSELESS) as error:
+            self._spool.record("VENUE_LOCK_FAILED", "FAILED", why=f"not kept on this host's disk: {error}")
+
+
 class Flattening:
     """Rounds of reading, closing and cancelling, until the account is flat, stuck or out of time."""
 
-    def __init__(self, venue: Venue, spool: Spool, incident: str, pace: Pace) -> None:
+    def __init__(self, venue: Venue, spool: Spool, incident: str, pace: Pace, lock: VenueLock | None = None) -> None:
         self._venue = venue
         self._spool = spool
+        self._lock = lock
         self._incident = incident
         self._pace = pace
         self._started = time.monotonic()
@@ -690,9 +763,9 @@ class Flattening:
         if outcome in ("accepted", "duplicate"):
             memory.attempt, memory.sent_at = memory.attempt + 1, now
             memory.last_close, memory.sent_against, memory.ended_at = close.client_order_id, memory.quantity, None
-        elif outcome == "not sent":
+        elif outcome == "not sent" or (outcome == "suspended" and self._lock is not None and self._lock.lift()):
             self._untried(memory)
-        elif outcome == "refused":
+        elif outcome in ("refused", "suspended"):
             fraction = _is_fraction(reason) and not memory.whole_units
             memory.whole_units = memory.whole_units or fraction
             coarser = _is_price_step(reason) and memory.coarser < COARSEST
@@ -891,7 +964,9 @@ def main(arguments: list[str]) -> int:
         if not options.yes and not _confirmed(venue, credentials):
             say("Declined: nothing was cancelled or flattened.")
             return DECLINED
-        return _flatten(venue, spool, incident, credentials, options.reason)
+        record = credentials.spool.parent / "venue_locks" / f"{urllib.parse.quote(credentials.account, safe='')}.json"
+        lock = VenueLock(venue, spool, record, asked=options.unlock)
+        return _flatten(venue, spool, incident, credentials, options.reason, lock)
     except Refused as error:
         spool.record("ACCOUNT_FAILED", "FAILED", account=credentials.account, error=str(error))
         say(f"✗ NOT FLAT  {credentials.account}: {error}")
@@ -930,11 +1005,11 @@ def say(text: str) -> None:
     sys.stderr.flush()
 
 
-def _flatten(venue: Venue, spool: Spool, incident: str, credentials: Credentials, reason: str) -> int:
+def _flatten(venue: Venue, spool: Spool, incident: str, credentials: Credentials, reason: str, lock: VenueLock) -> int:
     account = credentials.account
     say(f"■ {account} at {credentials.base_url}, incident {incident}. The breaker is NOT tripped by this.")
     spool.record("KILL_SWITCH_STARTED", account=account, reason=reason, by="emergency.py")
-    flattening = Flattening(venue, spool, incident, credentials.pace)
+    flattening = Flattening(venue, spool, incident, credentials.pace, lock)
     flattening.sweep()
     stuck = flattening.until_flat()
     for symbol, why in sorted(flattening.dust.items()):
@@ -976,6 +1051,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("credentials", type=Path, metavar="CREDENTIALS.json")
     parser.add_argument("--yes", action="store_true", help="don't ask")
+    parser.add_argument("--unlock", action="store_true", help="lift a suspension of trading that is in the way")
     parser.add_argument("--incident", help="join the incident of a kill switch that began; its report names it")
     parser.add_argument("--operator", default=_login(), help="who does this; the login name unless given")
     parser.add_argument("--reason", default="last resort, no reason given")
@@ -1177,7 +1253,7 @@ def _is_price_step(reason: str) -> bool:
 
 
 def _refusal(body: Any) -> tuple[str, str]:
-    """`duplicate` or `refused`, and why, with who holds the quantity where the venue names it."""
+    """`duplicate`, `suspended` or `refused`, and why, with who holds the quantity where the venue names it."""
     message = _message(body)
     if "client_order_id must be unique" in message:
         return "duplicate", message
@@ -1186,7 +1262,8 @@ def _refusal(body: Any) -> tuple[str, str]:
         held_by = ", ".join(str(item) for item in (related or ())[:3])
         return "refused", f"{message}; held by orders {held_by or 'that it does not name'}"
     if "user request" in message.lower() or "suspended" in message.lower():
-        return "refused", f"{message}; trading is suspended in the account: lift suspend_trade in its configuration"
+        lifts = "lift suspend_trade in its configuration, or run this again with --unlock"
+        return "suspended", f"{message}; trading is suspended in the account: {lifts}"
     if "is blocked" in message.lower():
         return "refused", f"{message}; the venue has blocked the account: only the venue's support lifts that"
     return "refused", message

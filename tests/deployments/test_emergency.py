@@ -8,10 +8,12 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
+import redis
 from pydantic import SecretStr
 
 from ledger.ledger import Ledger
@@ -19,6 +21,8 @@ from ledger.schema import upgrade
 from ledger.spool import UNREADABLE, Spool
 from sandbox.exchange.scenario import parse
 from sandbox.exchange.server import PaperExchangeThread
+from tasks.kill.venue_lock import Phase, begun, from_json, in_phase
+from tasks.kill.venue_lock_store import VenueLockStore
 from tests.helpers import in_time
 
 FILE = Path(__file__).parents[2] / "deployments" / "emergency.py"
@@ -229,6 +233,52 @@ def test_a_spool_that_cannot_be_written_does_not_stop_it(last_resort: LastResort
     status, said, seen = flatten(last_resort, venue, "[book]\norders = 3\npositions = 2\n")
     assert status == 0 and seen["is_flat"]
     assert "not in the spool" in said and "ACCOUNT_FLAT" in said
+
+
+LOCKED = "[account]\ntrade_suspended_by_user = true\n[book]\norders = 3\npositions = 2\n"
+
+
+def locked_by_a_kill_switch(last_resort: LastResort, phase: Phase) -> Path:
+    """As the kill switch of this host has left it; the record of it."""
+    directory = last_resort.spool.parent / "venue_locks"
+    lock = in_phase(begun(None, "ALPHA", "global", "an-incident", datetime.now(UTC)), phase, datetime.now(UTC))
+    with redis.Redis(port=1, socket_connect_timeout=0.1) as nowhere:
+        assert len(VenueLockStore(directory, nowhere).write(lock)) == 1, "on disk it is"
+    return directory / "ALPHA.json"
+
+
+def test_an_account_that_our_kill_switch_has_locked_is_unlocked_to_be_closed(
+    last_resort: LastResort, venue: PaperExchangeThread
+) -> None:
+    record = locked_by_a_kill_switch(last_resort, Phase.SET)
+    before = from_json(record.read_bytes())
+    status, said, seen = flatten(last_resort, venue, LOCKED)
+    assert status == 0 and seen["is_flat"] and seen["violations"] == [], said
+    assert "UNLOCKED at the venue" in said and seen["requests"]["PATCH /v2/account/configurations"] == 1
+    after = from_json(record.read_bytes())
+    assert not after.ours and after.version > before.version and after.holders == before.holders
+    actions = [written.action for written in Spool(last_resort.spool).records()]
+    assert actions.index("VENUE_LOCK_SENT") < actions.index("VENUE_LOCK_LIFTED") < actions.index("ACCOUNT_FLAT")
+
+
+def test_what_somebody_else_has_suspended_stays_and_says_what_lifts_it_until_a_person_asks_for_it(
+    last_resort: LastResort, venue: PaperExchangeThread
+) -> None:
+    locked_by_a_kill_switch(last_resort, Phase.LIFTED)
+    status, said, seen = flatten(last_resort, venue, LOCKED, stuck_after=0.3)
+    assert status == 3 and "trading is suspended in the account" in said and "--unlock" in said
+    assert "PATCH /v2/account/configurations" not in seen["requests"] and len(seen["positions"]) == 2
+    status, said = last_resort.run("--yes", "--unlock")
+    assert status == 0 and venue.report()["is_flat"], said
+
+
+def test_a_lock_that_the_venue_does_not_let_go_leaves_the_positions_stuck_with_the_reason(
+    last_resort: LastResort, venue: PaperExchangeThread
+) -> None:
+    locked_by_a_kill_switch(last_resort, Phase.SET)
+    away = '[[trouble]]\nkind = "503"\nroutes = ["PATCH /v2/account/configurations"]\n'
+    status, said, _ = flatten(last_resort, venue, LOCKED + away, stuck_after=0.3)
+    assert status == 3 and "could not be unlocked" in said and "trading is suspended" in said
 
 
 @pytest.mark.parametrize("mode", [0o640, 0o604, 0o620])
