@@ -28,12 +28,13 @@ from configuration.breakers import async_breaker_of
 from configuration.settings import Settings, load_settings
 from flows.drivers import run_directly, without_prefect
 from flows.kill_context import open_kill_run, record_sweep
-from flows.kill_switch import halt_and_flatten
+from flows.kill_switch import halt_and_flatten, read_costs
 from flows.recovery import FormT, open_recovery, walk_checklist
 from flows.run_names import run_name
 from tasks.drill.environment import APPROVER, AUTHOR, DrillEnvironment, open_drill_environment
 from tasks.drill.record import record_result
 from tasks.drill.result import DrillResult, problems_of_kill
+from tasks.kill.cost_text import in_a_line
 from tasks.kill.report import KillReport
 from tasks.kill.run import current_kill
 from tasks.notify import DeliveryFailure
@@ -113,6 +114,7 @@ async def _kill(environment: DrillEnvironment, result: DrillResult) -> DrillResu
         first_cancel_after=report.first_sweep_after,
         no_orders_after=report.no_orders_after,
         flat_after=report.flat_after,
+        cost="; ".join(filter(None, map(in_a_line, report.costs))),
         violations=len(venue["violations"]),
         problems=tuple(problems_of_kill(report, venue)),
     )
@@ -145,7 +147,7 @@ async def _flatten(environment: DrillEnvironment, started: float, halted_after: 
             )
             run.first_sweep_after = run.elapsed
             record_sweep(run, swept)
-            return await halt_and_flatten(run, without_prefect)
+            return await read_costs(run, without_prefect, await halt_and_flatten(run, without_prefect))
         finally:
             current_kill.reset(token)
 

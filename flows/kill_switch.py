@@ -218,13 +218,13 @@ async def _run_orchestrated(run: KillRun) -> None:
         run.report = await halt_and_flatten(run, with_prefect)
     telling = asyncio.create_task(_notify_people(run, with_prefect, run.report))
     run.reported.set()
-    await _publish(run, await _read_costs(run, with_prefect, run.report))
+    await _publish(run, await read_costs(run, with_prefect, run.report))
     await telling
 
 
 async def _record_late(run: KillRun) -> None:
     """The orchestrator answered after the procedure had begun without it: show there what was done."""
-    report = None if run.report is None else await _read_costs(run, without_prefect, run.report)
+    report = None if run.report is None else await read_costs(run, without_prefect, run.report)
     for step in run.unorchestrated_steps:
         recorded = steps.record_unorchestrated_step.with_options(name=step.name, task_run_name=step.run_name)
         with suppress(RuntimeError):  # how a recorded failure shows as one; it was reported when it happened
@@ -240,7 +240,7 @@ async def _publish(run: KillRun, report: KillReport) -> None:
         run.record_missing(f"Prefect's report artifact ({type(error).__name__})")
 
 
-async def _read_costs(run: KillRun, do: RunStep, report: KillReport) -> KillReport:
+async def read_costs(run: KillRun, do: RunStep, report: KillReport) -> KillReport:
     """The report with what the exit cost. Read once a run, by whoever comes first; the other waits until it is done."""
     async with run.pricing:
         if run.report is None or not run.report.costs:
@@ -248,6 +248,7 @@ async def _read_costs(run: KillRun, do: RunStep, report: KillReport) -> KillRepo
             run.report = replace(run.report or report, costs=tuple(costs))
             for cost in costs:
                 run.record("KILL_SWITCH_COST", **cost_record(cost))
+        run.priced.set()
         return run.report
 
 
@@ -261,7 +262,10 @@ async def _read_cost(run: KillRun, do: RunStep, account: str) -> ExitCost:
 
 
 async def _notify_people(run: KillRun, do: RunStep, report: KillReport) -> None:
-    """Once a run, by whoever comes first; the other waits until it is done."""
+    """Once a run, by whoever comes first; the other waits until it is done.
+
+    A book that is not flat needs somebody at once; of one that is, people are told with what it cost.
+    """
     settings = run.configuration
     if settings is None or not settings.notifications.any_channel:
         return
@@ -269,6 +273,9 @@ async def _notify_people(run: KillRun, do: RunStep, report: KillReport) -> None:
         if run.notified:
             return
         run.notified = True
+        if report.flat:
+            await _wait_until_priced(run)
+            report = run.report or report
         if run.telling_of_start is not None:  # the end is not told before the start
             await asyncio.wait({run.telling_of_start}, timeout=settings.notifications.timeout)
         try:
@@ -276,6 +283,12 @@ async def _notify_people(run: KillRun, do: RunStep, report: KillReport) -> None:
                 await do(steps.notify_people, incident_id=run.incident_id, report=report)
         except Exception as error:  # people not being told must not change what was done
             run.record_missing(f"notifications ({type(error).__name__})")
+
+
+async def _wait_until_priced(run: KillRun) -> None:
+    with suppress(TimeoutError):
+        async with asyncio.timeout(cost_reading.COST_WITHIN):
+            await run.priced.wait()
 
 
 async def run_kill_switch(
@@ -310,7 +323,7 @@ async def run_kill_switch(
             run.reported.set()
         announce(run.report)
         telling = asyncio.create_task(_notify_people(run, without_prefect, run.report))
-        announce_costs(await _read_costs(run, without_prefect, run.report))
+        announce_costs(await read_costs(run, without_prefect, run.report))
         await telling
         if configured and refused and await _refuses_connections(configured):
             run.record_missing("Prefect did not record the run, as it still refuses connections")

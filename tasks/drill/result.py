@@ -28,6 +28,8 @@ class DrillResult:
     """Until the breaker was OPEN again, the watch after the reset included."""
     violations: int | None = None
     """Closes that the venue calls wrong; None when it could not be asked."""
+    cost: str = ""
+    """What the exit cost, in a line; empty where that was not read."""
     problems: tuple[str, ...] = ()
 
     @property
@@ -56,6 +58,7 @@ class DrillResult:
             ("first cancel after", seconds(self.first_cancel_after)),
             ("no open orders after", seconds(self.no_orders_after)),
             ("flat after", seconds(self.flat_after)),
+            ("the exit cost", self.cost or "—"),
             ("recovery to OPEN took", seconds(self.recovery_after)),
             ("violations, says the venue", "—" if self.violations is None else str(self.violations)),
         )

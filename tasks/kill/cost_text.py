@@ -36,6 +36,11 @@ def headline(cost: ExitCost) -> list[str]:
     return said if cost.whole else [f"{cost.priced} of {cost.closed} closes priced", *said]
 
 
+def in_a_line(cost: ExitCost) -> str:
+    """Empty where nothing filled, or nothing of it is known."""
+    return " · ".join(headline(cost)) if cost.lines else ""
+
+
 def remarks(cost: ExitCost) -> list[str]:
     """What has to be said beside the table: what is missing, whose the other fills are, what it is measured against."""
     if not cost.lines and not cost.closed:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from tasks.kill.account import AccountProgress
+from tasks.kill.cost_text import in_a_line
 from tasks.kill.report import NOT_RESUMED, RESUMED_BY, KillReport, count, seconds
 from tasks.notification import Notification, NotificationKind, Severity
 
@@ -11,6 +12,7 @@ def kill_notifications(report: KillReport, link: str | None) -> list[Notificatio
     """The report, and apart from it what is stuck, since that needs somebody now."""
     verdict = f"FLAT after {seconds(report.flat_after)}" if report.flat else "NOT FLAT"
     lines = [f"{report.reason} (by {report.operator})", *(_account(account) for account in report.accounts)]
+    lines += [f"{cost.account}: {said}" for cost in report.costs if (said := in_a_line(cost))]
     lines += [f"{account.account}: {account.venue_lock.said}" for account in report.accounts if account.venue_lock]
     lines += [f"Done without {missing}" for missing in report.missing]
     notes = [

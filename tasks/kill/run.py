@@ -82,6 +82,8 @@ class KillRun:
     """Held by whoever reads what the exit cost."""
     start_told: bool = False
     """Whoever began this run tells people of its start."""
+    priced: asyncio.Event = field(default_factory=asyncio.Event)
+    """What the exit cost is in the report, as far as it is known."""
     telling_of_start: asyncio.Task[None] | None = None
     """Tells people that it has begun, beside everything else."""
     notifying: asyncio.Lock = field(default_factory=asyncio.Lock)

@@ -128,6 +128,7 @@ async def test_a_drill_passes_files_its_figures_and_leaves_production_alone(
     query = {"artifacts": {"key": {"any_": ["drill-report"]}}}
     [artifact] = httpx.post(f"{prefect.api_url}/artifacts/filter", json=query, timeout=10).json()
     assert artifact["data"].startswith("# Drill: passed")
+    assert kept["cost"].startswith("slippage ") and f"| the exit cost | {kept['cost']} |" in artifact["data"]
     assert row.flow_run_id == artifact["flow_run_id"]
 
 
@@ -160,5 +161,7 @@ def test_people_are_told_of_each_failure_and_of_the_first_success_after_one() ->
 
 
 def test_a_result_is_read_back_as_it_was_filed() -> None:
-    result = DrillResult(20, 6, halted_after=0.003, violations=0, problems=("one", "two"))
+    result = DrillResult(20, 6, halted_after=0.003, violations=0, cost="slippage 1.00 USD", problems=("one", "two"))
     assert DrillResult.from_dict(json.loads(json.dumps(result.as_dict()))) == result
+    filed_before = {name: value for name, value in result.as_dict().items() if name != "cost"}
+    assert dict(DrillResult.from_dict(filed_before).rows())["the exit cost"] == "—"

@@ -81,6 +81,7 @@ async def test_start_and_report_are_sent_once_each(
     assert event["payload"]["summary"].startswith("Kill switch: FLAT after")
     assert event["payload"]["severity"] == "info"
     assert "a test (by ada)" in event["payload"]["custom_details"]["text"]
+    assert "PAPER: slippage " in event["payload"]["custom_details"]["text"], "and what it cost"
     wanted = {"task_runs": {"name": {"any_": [f"notify-{incident}"]}}}
 
     def in_prefect() -> list[Any]:

@@ -15,10 +15,14 @@ from hypothesis import strategies as st
 from breaker.instruments import CRYPTO, EQUITY, OPTION, Instrument
 from breaker.orders import Fill, Order, OrderStatus, OrderType, Position, Side, TimeInForce, Unreadable
 from brokers.protocol import CloseOutcome, CloseResult
-from tasks.kill.cost import CostLine, ExitCost, Origin, exit_cost, unexplained, without_fills
+from tasks.kill.account import AccountProgress
+from tasks.kill.cost import CostLine, CostSum, ExitCost, Origin, exit_cost, unexplained, without_fills
 from tasks.kill.memory import client_order_id
+from tasks.kill.notifications import kill_notifications
 from tasks.kill.opening_book import OpeningBook
+from tasks.kill.report import KillReport
 
+D = Decimal
 BEGAN = datetime(2026, 1, 5, 15, 0, tzinfo=UTC)
 INCIDENT = "01943c5e-0000-7000-8000-000000000000"
 CALL = "SPY261218C00600000"
@@ -463,3 +467,28 @@ def test_an_account_of_which_nothing_was_read_has_no_number() -> None:
     cost = ExitCost("ALPHA", problem="not given by this venue")
     assert not cost.whole and not cost.nothing_filled
     assert (cost.closes.slippage, cost.closes.realised, cost.closes.fees, cost.closes.basis_points) == (None,) * 4
+
+
+def test_people_are_told_what_an_exit_cost_in_a_line_and_nothing_where_that_was_not_read() -> None:
+    known = ExitCost(
+        "ALPHA",
+        "USD",
+        lines=(CostLine("AAPL", Side.SELL, Origin.CLOSE, 1, D(10), D(199), D(200), D(10), D(50), D(-90), None),),
+        closed=1,
+        priced=1,
+        closes=CostSum(fills=1, slippage=D(10), basis_points=D(50), value=D(2000), realised=D(-90)),
+    )
+    unread = ExitCost("BETA", problem="GET /v2/account/activities: the venue answered 503")
+    empty = ExitCost("GAMMA", "USD")
+    accounts = tuple(AccountProgress(name, phase="flat", flat=True, flat_after=1.0) for name in ("ALPHA", "BETA"))
+    report = KillReport(
+        "i", "why", "ada", "global", "all", BEGAN, 0.1, 0.2, 1.0, accounts, (), costs=(known, unread, empty)
+    )
+    (note,) = kill_notifications(report, None)
+    line = "ALPHA: slippage 10.00 USD (50.0 bp of 2,000.00 closed) · realised P&L -90.00 USD · fees not given"
+    assert note.body.splitlines() == [
+        "why (by ada)",
+        "ALPHA: flat, 0 cancels, 0 closes",
+        "BETA: flat, 0 cancels, 0 closes",
+        line,
+    ]
