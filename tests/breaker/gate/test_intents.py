@@ -20,6 +20,7 @@ from breaker.gate.lease import Lease, ScopeState, ScopeView, StateReading, Store
 from breaker.gate.order_terms import InvalidOrder
 from breaker.gate.quiet_period import OrderRateLimiter, QuietPeriod, QuietPeriodLimits
 from breaker.gate.reservations import Reservations
+from breaker.gate.risk_reduction import new_risk
 from breaker.orders import Order, OrderStatus, OrderType, Position, Side, TimeInForce, Unreadable
 
 QUIET = QuietPeriod(ends=110.0, length=100.0)
@@ -406,3 +407,171 @@ def test_an_odd_position_is_refused() -> None:
     for held in (True, {"X": "a lot"}, object(), float("nan"), [position("X", 10, "up")], [position("X", -10, "long")]):
         assert not ask(LONG_SELL, position=held)
         assert not ask(SELL, position=held)
+
+
+# What of an intent adds risk, which is all that a quiet period limits
+
+
+def added(intent: Any, held: Any, orders: Any = ()) -> list[tuple[str, str, Decimal | None]]:
+    return [(terms.symbol, str(terms.side), terms.quantity) for terms in new_risk(intent, held, orders, ())]
+
+
+def sell(quantity: Any, symbol: str = "X", **more: Any) -> OrderIntent:
+    return OrderIntent(symbol, "sell", quantity, **more)
+
+
+def buy(quantity: Any, symbol: str = "X", **more: Any) -> OrderIntent:
+    return OrderIntent(symbol, "buy", quantity, **more)
+
+
+@pytest.mark.parametrize(
+    ("intent", "held", "orders", "expected"),
+    [
+        pytest.param(buy(4), 10, (), ["buy 4"], id="an entry"),
+        pytest.param(sell(4), 10, (), [], id="an exit"),
+        pytest.param(OrderList([sell(10), buy(4)]), 20, (), ["buy 4"], id="an exit and an entry"),
+        pytest.param(OrderList([sell(10), sell(9), buy(1)]), 15, (), ["sell 9", "buy 1"], id="exits that are too much"),
+        pytest.param(OrderList([sell(10), buy(4)]), "a lot", (), ["sell 10", "buy 4"], id="nobody knows what is held"),
+        pytest.param(ReplaceIntent("w1", buy(10)), 0, [working("buy", 4)], ["buy 6"], id="an entry made larger"),
+        pytest.param(ReplaceIntent("w1", buy("4.5")), 0, [working("buy", 4)], ["buy 0.5"], id="by less than one"),
+        pytest.param(ReplaceIntent("w1", buy(4)), 0, [working("buy", 4)], [], id="at another price"),
+        pytest.param(ReplaceIntent("w1", buy("3.5")), 0, [working("buy", 4)], [], id="made smaller"),
+        pytest.param(ReplaceIntent("w2", buy(10)), 0, [working("buy", 4)], ["buy 10"], id="of what is not there"),
+        pytest.param(
+            ReplaceIntent("w1", buy(10)), 0, [working("buy", 4, by_amount=True)], ["buy 10"], id="of an amount of money"
+        ),
+        pytest.param(
+            ReplaceIntent("w1", buy(None, notional=500)), 0, [working("buy", 4)], ["buy None"], id="by an amount"
+        ),
+        pytest.param(
+            OrderList([buy(10), OrderList([sell(10), sell(10)], ListKind.OCO)], ListKind.OTO), 0, (), ["buy 10"],
+            id="a bracket",
+        ),
+        pytest.param(OrderList([buy(10), sell(10)]), 0, (), ["buy 10", "sell 10"], id="no bracket"),
+        pytest.param(OrderList([buy(10), sell(12)], ListKind.OTO), 0, (), ["buy 10", "sell 12"], id="exits more"),
+        pytest.param(OrderList([buy(10), sell(6), sell(4)], ListKind.OTO), 0, (), ["buy 10"], id="exits in two parts"),
+        pytest.param(
+            OrderList([buy(10), sell(6), sell(5)], ListKind.OTO), 0, (), ["buy 10", "sell 5"], id="parts that are more"
+        ),
+        pytest.param(OrderList([buy(10), sell(5, "Y")], ListKind.OTO), {}, (), ["buy 10", "sell 5"], id="in another"),
+        pytest.param(OrderList([buy(10), buy(5)], ListKind.OTO), 0, (), ["buy 10", "buy 5"], id="more of the same"),
+        pytest.param(
+            OrderList([buy(10, position_side="long"), sell(5, position_side="short")], ListKind.OTO), [], (),
+            ["buy 10", "sell 5"], id="of the other side",
+        ),
+        pytest.param(
+            OrderList([buy(10), sell(None, notional=5)], ListKind.OTO), 0, (), ["buy 10", "sell None"],
+            id="exits for money",
+        ),
+        pytest.param(
+            OrderList([buy(None, notional=5), sell(5)], ListKind.OTO), 0, (), ["buy None", "sell 5"],
+            id="entry for money",
+        ),
+    ],
+)  # fmt: skip
+def test_what_of_an_intent_adds_risk(intent: Any, held: Any, orders: Any, expected: list[str]) -> None:
+    assert [f"{side} {quantity}" for _, side, quantity in added(intent, held, orders)] == expected
+
+
+# Reductions, where several orders and what the venue holds for them come together
+
+HOLDS = Position("X", Decimal(10), Decimal(4), Decimal(1))
+"""Of the 10 the venue holds 6 for orders."""
+BY_AMOUNT = working("sell", 4, by_amount=True)
+
+
+@pytest.mark.parametrize(
+    ("intent", "held", "orders", "reduces"),
+    [
+        pytest.param(sell(4), HOLDS, [working("sell", 6)], True, id="what the venue holds is counted once"),
+        pytest.param(sell(5), HOLDS, [working("sell", 6)], False, id="and no less than once"),
+        pytest.param(sell(10, reduce_only=True), -10, (), False, id="a reduce-only sale of a short position"),
+        pytest.param(buy(10, reduce_only=True), -10, (), True, id="a reduce-only purchase of a short position"),
+        pytest.param(
+            sell(6, reduce_only=True), 10, [working("sell", 5, reduce_only=True), working("sell", 5, "w2")], False,
+            id="reduce-only beside one that is and one that is not",
+        ),
+        pytest.param(
+            ReplaceIntent("w1", sell(10)), Position("X", Decimal(10), Decimal(0), Decimal(1)), [working("sell", 10)],
+            True, id="a replacement may take what the venue holds for the old one",
+        ),
+        pytest.param(
+            ReplaceIntent("w1", sell(10)), HOLDS, [working("sell", 10, symbol="Y")], False,
+            id="not what it holds for an order in another symbol that has the same name",
+        ),
+        pytest.param(ReplaceIntent("w1", sell(4)), HOLDS, [BY_AMOUNT], True, id="of an order for an amount of money"),
+        pytest.param(
+            ReplaceIntent("w1", buy(20), only_quantity=True), 0, [working("buy", 20)], True, id="nothing is changed"
+        ),
+        pytest.param(
+            ReplaceIntent("w1", buy(20), only_quantity=True), 0, [working("buy", 20, by_amount=True)], False,
+            id="nobody knows whether an amount of money is more",
+        ),
+        pytest.param(
+            ReplaceIntent("w1", buy(None, notional=9), only_quantity=True), 0, [working("buy", 20)], False,
+            id="nor whether it is less",
+        ),
+        pytest.param(sell(10, CALL), SPREAD, [working("buy", 10, symbol=CALL)], False, id="bought is not held"),
+        pytest.param(
+            buy(10, HIGHER_CALL), [position(HIGHER_CALL, -10), Unreadable("position", CALL, "", "?")], (), True,
+            id="a short leg is bought back beside what can't be read",
+        ),
+        pytest.param(
+            OrderList([buy(10, HIGHER_CALL), sell(10, CALL)]), SPREAD, (), False, id="a spread closed by two orders"
+        ),
+    ],
+)  # fmt: skip
+def test_what_reduces_beside_other_orders(intent: Any, held: Any, orders: Any, reduces: bool) -> None:
+    decision = ask(intent, position=held, working=orders)
+    assert bool(decision) is reduces, decision.sentence
+    assert "let through just now" not in decision.sentence
+
+
+@pytest.mark.parametrize("number", [10, 10.0, "10", Decimal(10)])
+def test_a_number_alone_is_no_position_for_a_list_over_two_symbols(number: Any) -> None:
+    assert "bare number" in ask(OrderList([sell(1), sell(1, "Y")]), position=number).sentence
+
+
+def test_what_is_on_its_way_takes_of_what_the_venue_calls_available() -> None:
+    desk = Reserving()
+    large = Position("X", Decimal(20), Decimal(4), Decimal(1))
+    assert desk.ask(sell(3), large)
+    assert not desk.ask(sell(2), large)
+    assert desk.ask(sell(1), large)
+
+
+def test_a_replacement_of_what_is_on_its_way_frees_nothing_that_the_venue_holds() -> None:
+    desk = Reserving()
+    assert desk.ask(sell(4, client_order_id="c1"), HOLDS)
+    assert not desk.ask(ReplaceIntent("c1", sell(5)), HOLDS)
+
+
+def test_a_replacement_under_the_same_name_counts_for_what_it_adds_to_the_order_that_is_listed() -> None:
+    desk = Reserving()
+    assert desk.ask(ReplaceIntent("c-w1", sell(6, client_order_id="c-w1")), 10, [working("sell", 4)])
+    assert not desk.ask(sell(5), 10, [working("sell", 4)])
+    assert desk.ask(sell(4), 10, [working("sell", 4)])
+
+
+def test_an_order_that_has_become_the_only_one_listed_is_no_longer_on_its_way() -> None:
+    desk = Reserving()
+    assert desk.ask(sell(6, client_order_id="c1"), 10)
+    listed = Order(
+        "", "c1", "X", Side.SELL, Decimal(6), Decimal(4), OrderStatus.NEW, OrderType.LIMIT, TimeInForce.DAY
+    )  # fmt: skip
+    assert desk.ask(sell(4), 6, [listed])
+
+
+def test_a_replacement_on_its_way_takes_nothing_off_an_order_in_another_symbol_of_that_name() -> None:
+    desk = Reserving()
+    elsewhere = [working("sell", 6, symbol="Y")]
+    assert desk.ask(ReplaceIntent("w1", sell(6)), 10, elsewhere)
+    assert not desk.ask(sell(5), 10, elsewhere)
+
+
+def test_a_replacement_on_its_way_of_or_by_an_amount_of_money_leaves_other_symbols_alone() -> None:
+    for new, old in ((sell(4), BY_AMOUNT), (sell(None, notional=9, reduce_only=True), working("sell", 4))):
+        desk = Reserving()
+        assert desk.ask(ReplaceIntent("w1", new), 10, [old])
+        assert not desk.ask(sell(1), 10, [old])
+        assert desk.ask(sell(1, "Y"), position("Y", 1), [old])
