@@ -165,18 +165,23 @@ class _Walk:
     def _diagnose_content(self, row: RawRow) -> Problem:
         """The row has the right number, but its hash was made of something else."""
         seq, row_id = row[0], row[_ID]
-        written_as, true_row = self._place_of(row), self._true_row(row_id)
+        written_as, true_row = self._place_of(row), self._true_row()
         if written_as is None and true_row is None:
             sentence = f"row {seq} does not have the content that its hash was made of: changed after it was written"
             return Problem(Damage.CHANGED, seq, row_id, f"{sentence}, or made with another key")
         if written_as is None:
             sentence = f"row {seq} was put in: the row that was written in its place is now row {_number(true_row)}"
             return Problem(Damage.INSERTED, seq, row_id, sentence)
+        if self._id_at(written_as) == row_id:
+            return Problem(Damage.INSERTED, seq, row_id, f"row {seq} was put in: it is a copy of row {written_as}")
         if written_as < seq:
             sentence = f"row {written_as} was put in: the row that was written as {written_as} is now row {seq}"
             return Problem(Damage.INSERTED, written_as, self._id_at(written_as), sentence)
         if true_row is None:
-            return self._missing(seq, written_as - 1, f"; row {written_as} was given the number {seq}")
+            following = self._row_from(seq + 1)
+            stayed = following is not None and self._hash_as(seq + 1, following) == following[_HASH]
+            last = seq if stayed else written_as - 1
+            return self._missing(seq, last, f"; row {written_as} was given the number {seq}")
         sentence = f"row {seq} was written as row {written_as}, and row {seq} is now row {_number(true_row)}"
         return Problem(Damage.REORDERED, seq, row_id, sentence)
 
@@ -187,10 +192,13 @@ class _Walk:
             return self._missing(expected, seq - 1)
         if seq > expected:
             return Problem(Damage.INSERTED, seq, row_id, f"row {seq} was put in: it says it follows row {self.seq}")
-        true_row = self._true_row(row_id)
+        true_row = self._true_row()
         if true_row is not None:
             sentence = f"row {seq} was put in: the row that follows row {self.seq} is now row {_number(true_row)}"
             return Problem(Damage.INSERTED, seq, row_id, sentence)
+        if self.seq == 0:
+            sentence = f"row {seq} was not written as the first: that one is gone, and this says it follows another"
+            return Problem(Damage.CHANGED, seq, row_id, sentence)
         sentence = f"row {seq} follows another row {self.seq} than there is now: that one was changed and hashed again"
         return Problem(Damage.CHANGED, self.seq, self._id_at(self.seq), sentence)
 
@@ -208,20 +216,24 @@ class _Walk:
                 return seq
         return None
 
-    def _true_row(self, instead_of: str) -> RawRow | None:
+    def _true_row(self) -> RawRow | None:
         """The row that was written behind the last one that fits, if it has another number now."""
         if self.hash == _NOT_KNOWN:
             return None
-        candidates = [row for row in self._source.rows_behind(self.hash) if row[_ID] != instead_of]
+        candidates = self._source.rows_behind(self.hash)
         return next((row for row in candidates if self._hash_as(self.seq + 1, row) == row[_HASH]), None)
 
     def _hash_as(self, seq: int, row: RawRow) -> str:
         return row_hash((seq, *row[1:_HASHED]), self._key)
 
     def _id_at(self, seq: int) -> str | None:
-        with contextlib.closing(self._source.stream(max(0, seq - 1))) as batches:
-            first = next(batches, [])
-        return next((str(row[_ID]) for row in first if row[0] == seq), None)
+        row = self._row_from(seq)
+        return None if row is None else str(row[_ID])
+
+    def _row_from(self, seq: int) -> RawRow | None:
+        """The first row with this number or a higher one."""
+        with contextlib.closing(self._source.stream(seq - 1)) as batches:
+            return next((tuple(row) for row in next(batches, [])), None)
 
 
 def _number(row: RawRow | None) -> int | None:
