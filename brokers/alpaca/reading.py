@@ -150,8 +150,7 @@ def read_positions(body: Iterable[Any]) -> Listed[Position]:
         try:
             found.append(_position(item))
         except SENSELESS as error:
-            symbol = _symbol_or_none(item) if isinstance(item, dict) else ""
-            unreadable.append(Unreadable("position", symbol, "", _problem(error)))
+            unreadable.append(Unreadable("position", _symbol_or_none(item), "", _problem(error)))
     return Listed(tuple(found), tuple(unreadable))
 
 
@@ -256,8 +255,6 @@ def _lifted_by(words: str) -> str:
 
 def json_of(response: httpx.Response) -> Any:
     """The answer's JSON; None where it has none."""
-    if not response.content:
-        return None
     try:
         return response.json()
     except ValueError:
@@ -297,7 +294,7 @@ def _symbol(body: Json) -> str:
     return canonical_symbol(symbol) if body.get("asset_class") == "crypto" else symbol
 
 
-def _symbol_or_none(body: Json) -> str:
+def _symbol_or_none(body: Any) -> str:
     try:
         return _symbol(body)
     except SENSELESS:

@@ -30,7 +30,7 @@ TARGETS: Mapping[str, Target] = {
     "tasks/kill/memory.py": Target(PLAN),
     "tasks/kill/ladder.py": Target(PLAN),
     "ledger/verify.py": Target(("tests/ledger/test_walk.py",)),
-    "ledger/record.py": Target(("tests/ledger/test_record.py", "tests/ledger/test_verify.py", "-k", "not postgresql")),
+    "ledger/record.py": Target(("tests/ledger/test_record.py", "tests/ledger/test_walk.py")),
     "brokers/alpaca/reading.py": Target(("tests/brokers/test_alpaca_reading.py",)),
     "brokers/alpaca/adapter.py": Target(("tests/brokers/test_alpaca.py",), ("AlpacaBroker.open_orders",)),
     "breaker/gate/lease.py": Target(GATE),

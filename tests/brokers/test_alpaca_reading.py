@@ -229,6 +229,8 @@ def test_fills_are_read_with_their_order_and_what_cannot_be_read_is_named() -> N
     assert (first.quantity, first.price, first.cumulative_quantity) == (D("0.5"), D(60_000), D("0.75"))
     assert first.at == datetime(2026, 11, 27, 15, tzinfo=UTC) and second.cumulative_quantity is None
     assert third == Unreadable("fill", "BTC/USD", "", "None is not a number")
+    (named,) = read_fills([{**body, "qty": "NaN"}])
+    assert named == Unreadable("fill", "BTC/USD", "f1", "'NaN' is not a number")
     assert fourth == Unreadable("fill", "", "", "TypeError: 'int' object is not subscriptable")
 
 

@@ -3,16 +3,31 @@
 from __future__ import annotations
 
 import hashlib
+import hmac
 import json
 from datetime import UTC, datetime, timedelta, timezone
 from decimal import Decimal
+from enum import Enum
+from uuid import UUID
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from ledger.errors import InvalidRecord
-from ledger.record import COLUMNS, FIELDS, GENESIS, AuditRecord, canonical, chain, row_hash
+from ledger.record import (
+    COLUMNS,
+    FIELDS,
+    GENESIS,
+    AuditRecord,
+    AuditRow,
+    canonical,
+    chain,
+    derived_id,
+    plain,
+    row_hash,
+    uuid_or_none,
+)
 
 texts = st.text()
 json_values = st.recursive(
@@ -98,7 +113,7 @@ def test_the_encoding_is_the_documented_one() -> None:
     )
     assert canonical(row[:-1]).decode() == text
     assert row[-1] == hashlib.sha256(text.encode()).hexdigest()
-    assert row_hash(row[:-1], b"key") != row[-1]
+    assert row_hash(row[:-1], b"key") == hmac.new(b"key", text.encode(), "sha256").hexdigest()
 
 
 @pytest.mark.parametrize(
@@ -127,3 +142,82 @@ def test_a_line_that_is_no_record_is_refused(line: str) -> None:
 
 def test_columns_end_with_the_hash() -> None:
     assert (*FIELDS, "hash") == COLUMNS
+
+
+class Colour(Enum):
+    RED = 3
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        (Colour.RED, 3),
+        (True, True),
+        (1.5, 1.5),
+        (float("inf"), "inf"),
+        ((1, "a"), [1, "a"]),
+        ({"one"}, ["one"]),
+        (frozenset({"one"}), ["one"]),
+        ({5: {"deep": [Colour.RED]}}, {"5": {"deep": [3]}}),
+        (Decimal("0.05"), "0.05"),
+        (datetime(2026, 3, 1, 10, tzinfo=timezone(timedelta(hours=1))), "2026-03-01T09:00:00.000000Z"),
+        (datetime(2026, 3, 1, 10), "2026-03-01 10:00:00"),  # noqa: DTZ001  nobody knows which zone, so none is said
+        ("a\0b", "a\ufffdb"),
+        ("é\0", "é\ufffd"),
+        ("a\ud800b", "a\ufffdb"),
+        ("zoë 🙂", "zoë 🙂"),
+    ],
+)
+def test_whatever_a_detail_is_json_can_say_it(value: object, expected: object) -> None:
+    assert plain(value) == expected and type(plain(value)) is type(expected)
+    record = AuditRecord(action="X", source="cli", details={"is": value})
+    assert json.loads(record.details_text()) == {"is": expected}
+
+
+def test_words_of_every_language_are_kept_as_they_are() -> None:
+    record = AuditRecord(action="X", source="cli", user_id="zoë", details={"who": "zoë"})
+    assert record.details_text() == '{"who":"zoë"}'
+    with pytest.raises(ValueError, match="JSON compliant"):
+        canonical([float("nan")])
+
+
+def test_a_name_may_have_128_characters_and_a_persons_more() -> None:
+    record = AuditRecord(action="X", source="cli", id="x" * 128, user_id="y" * 500)
+    assert (len(record.id), len(record.user_id or "")) == (128, 500)
+
+
+def test_details_that_no_json_can_hold_are_refused() -> None:
+    circular: dict[str, object] = {}
+    circular["self"] = circular
+    for details in (circular, {"n": 10**5_000}):
+        with pytest.raises(InvalidRecord, match="the details of X can't be written as JSON"):
+            AuditRecord(action="X", source="cli", details=details)
+
+
+def test_a_line_of_a_record_that_is_refused_says_why() -> None:
+    line = AuditRecord(action="X", source="cli").to_json().replace('"X"', '"no word"')
+    with pytest.raises(InvalidRecord, match="'no word' is no action"):
+        AuditRecord.from_json(line)
+
+
+def test_a_row_is_read_as_it_was_written_and_told_in_json() -> None:
+    at = datetime(2026, 3, 1, 9, tzinfo=UTC)
+    record = AuditRecord(action="X", source="cli", timestamp=at, details={"n": 1}, user_id="ada")
+    (raw,) = chain([record], after_seq=6, after_hash=GENESIS, recorded_at=at + timedelta(seconds=1), key=None)
+    row = AuditRow.from_raw(raw)
+    assert (row.seq, row.id, row.user_id, row.prev_hash, row.hash) == (7, record.id, "ada", GENESIS, raw[-1])
+    assert (row.timestamp, row.recorded_at, row.details) == (at, at + timedelta(seconds=1), {"n": 1})
+    told = row.to_dict()
+    assert list(told) == list(COLUMNS)
+    assert (told["timestamp"], told["recorded_at"]) == ("2026-03-01T09:00:00.000000Z", "2026-03-01T09:00:01.000000Z")
+    assert json.loads(json.dumps(told))["details"] == {"n": 1}
+
+
+def test_what_is_found_twice_has_one_id() -> None:
+    assert derived_id("ab", "c") == derived_id("ab", "c") != derived_id("a", "bc")
+    assert str(UUID(derived_id("x"))) == derived_id("x")
+
+
+def test_an_incidents_id_that_somebody_wrote_by_hand_is_none() -> None:
+    assert uuid_or_none("0198C0DE00007000 8000000000000001".replace(" ", "")) == "0198c0de-0000-7000-8000-000000000001"
+    assert uuid_or_none(None) is None and uuid_or_none("by hand") is None
