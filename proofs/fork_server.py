@@ -1,14 +1,19 @@
 """Start Python programs by forking a process that has imported most of what they need already.
 
 Importing takes longer than most commands do. Each program is a process of its own all the same, with its own arguments,
-environment, directory and standard streams; what depends on the environment, Prefect above all, it imports itself.
+environment, directory and standard streams. Prefect reads the environment when it is imported: it is held back until a
+program imports it, and reads the environment anew then.
 """
 
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import gc
 import importlib
+import importlib.abc
+import importlib.machinery
+import importlib.util
 import json
 import os
 import runpy
@@ -20,9 +25,12 @@ import sys
 import tempfile
 import threading
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import IO, Any, Self
+
+from sandbox.child_process import die_with_parent
 
 PACKAGES = (
     "alembic.autogenerate",
@@ -79,8 +87,18 @@ PACKAGES = (
     "brokers.alpaca.adapter",
     "ledger.configured",
 )
-"""What programs here import first or last, and what can be imported whatever the environment says: not Prefect."""
+"""What programs here import first or last, and what can be imported whatever the environment says."""
+PREFECT = (
+    "prefect.main",
+    "prefect.deployments.runner",
+    "prefect.events",
+    "prefect.flow_engine",
+    "prefect.runner",
+    "prefect.server.api.server",
+)
+"""What a client of Prefect, a runner and the server need of it."""
 _REQUEST = 262_144
+_READY = b"ready"
 
 
 class Forked:
@@ -126,25 +144,47 @@ class Forked:
 
 
 class ForkServer:
-    """The process that forks; several threads may ask it. A context manager."""
+    """The process that forks; several threads may ask it. A context manager.
 
-    def __init__(self) -> None:
-        self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    Who gives the same `address`, a path for its socket, shares one. It ends with the last who can ask it.
+    """
+
+    def __init__(self, address: Path | None = None) -> None:
         self._lock = threading.Lock()
-        with theirs:
+        self._process: subprocess.Popen[bytes] | None = None
+        if address is None:
+            self._socket = self._begin()
+            return
+        with address.with_suffix(".lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            self._socket = _join(address) or self._begin(address)
+
+    def _begin(self, address: Path | None = None) -> socket.socket:
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with contextlib.ExitStack() as given:
+            sockets = [given.enter_context(theirs)]
+            if address is not None:
+                address.unlink(missing_ok=True)
+                sockets.append(given.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)))
+                sockets[-1].bind(str(address))
+                sockets[-1].listen()
+            descriptors = [each.fileno() for each in sockets]
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "proofs.fork_server", str(theirs.fileno())],
+                [sys.executable, "-m", "proofs.fork_server", *map(str, descriptors)],
                 cwd=Path(__file__).parents[1],
-                pass_fds=[theirs.fileno()],
+                pass_fds=descriptors,
                 start_new_session=True,
             )
+        return ours
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *failure: object) -> None:
         self._socket.close()
-        self._process.wait(30)
+        if self._process is not None:
+            with contextlib.suppress(subprocess.TimeoutExpired):  # others may go on using it
+                self._process.wait(1)
 
     def start(
         self,
@@ -184,6 +224,11 @@ class ForkServer:
                 pid = int(self._socket.recv(32))
         return Forked([module, *arguments], pid, reading, said)
 
+    def start_command(self, command: Sequence[str], *, env: Mapping[str, str], output: IO[bytes]) -> Forked:
+        """As `sandbox.child_process.spawn`, for a command that is `python -m …`."""
+        _, _, module, *arguments = command
+        return self.start(module, *arguments, env=env, stdout=output, stderr=output)
+
     def run(
         self,
         module: str,
@@ -208,14 +253,34 @@ class ForkServer:
         return subprocess.CompletedProcess(process.args, status, *said)
 
 
-def serve(asked: socket.socket) -> None:
-    """Fork a child for each request until nobody can ask any more."""
-    for name in PACKAGES:
+def _join(address: Path) -> socket.socket | None:
+    """Become one of those who may ask the server there; none when it has ended, or is about to."""
+    ours = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with contextlib.suppress(OSError):
+        ours.connect(str(address))
+        if ours.recv(32) == _READY:
+            return ours
+    ours.close()
+    return None
+
+
+def serve(first: socket.socket, others: socket.socket | None) -> None:
+    """Fork a child for each request until neither the first nor any who joined through `others` can ask any more."""
+    for name in (*PACKAGES, *PREFECT):
         importlib.import_module(name)
+    prefect = _Held("prefect", _prefect_reads_the_environment)
+    end_with_us = die_with_parent() or (lambda: None)
     gc.freeze()  # or each child would go through all of it once more when it ends
+    asking = {first.fileno(): first}
     running: dict[int, tuple[int, int]] = {}  # by the descriptor of each child: its id, and where its end is told
-    while True:
-        for ready in select.select([asked.fileno(), *running], [], [])[0]:
+    while asking:
+        joining = [] if others is None else [others.fileno()]
+        for ready in select.select([*joining, *asking, *running], [], [])[0]:
+            if others is not None and ready == others.fileno():
+                joined, _ = others.accept()
+                joined.send(_READY)
+                asking[joined.fileno()] = joined
+                continue
             if ready in running:
                 child, told = running.pop(ready)
                 os.close(ready)
@@ -224,20 +289,59 @@ def serve(asked: socket.socket) -> None:
                     os.write(told, str(os.waitstatus_to_exitcode(status)).encode())
                 os.close(told)
                 continue
-            request, descriptors, _, _ = socket.recv_fds(asked, _REQUEST, 4)
+            request, descriptors, _, _ = socket.recv_fds(asking[ready], _REQUEST, 4)
             if not request:
-                return
+                asking.pop(ready).close()
+                continue
             child = os.fork()
             if child == 0:
-                asked.close()
+                end_with_us()
+                for connection in (*asking.values(), *([] if others is None else [others])):
+                    connection.close()
                 for descriptor in (descriptors[3], *running, *(told for _, told in running.values())):
                     os.close(descriptor)
+                sys.meta_path.insert(0, prefect)
                 _become(json.loads(request), descriptors[:3])
                 return
             for descriptor in descriptors[:3]:
                 os.close(descriptor)
             running[os.pidfd_open(child)] = child, descriptors[3]
-            asked.send(str(child).encode())
+            asking[ready].send(str(child).encode())
+
+
+class _Held(importlib.abc.MetaPathFinder, importlib.abc.Loader):
+    """A package that is imported already and seems not to be, until somebody imports it: `begin` is called then.
+
+    It goes first in `sys.meta_path`.
+    """
+
+    def __init__(self, package: str, begin: Callable[[], None]) -> None:
+        held = [name for name in sys.modules if name == package or name.startswith(f"{package}.")]
+        self._package = package
+        self._modules = {name: sys.modules.pop(name) for name in held}
+        self._spec = self._modules[package].__spec__
+        self._begin = begin
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> importlib.machinery.ModuleSpec | None:
+        return importlib.util.spec_from_loader(fullname, self) if fullname == self._package else None
+
+    def create_module(self, spec: importlib.machinery.ModuleSpec) -> ModuleType:
+        return self._modules[self._package]
+
+    def exec_module(self, module: ModuleType) -> None:
+        module.__spec__ = self._spec
+        sys.meta_path.remove(self)
+        sys.modules.update(self._modules)
+        self._begin()
+
+
+def _prefect_reads_the_environment() -> None:
+    importlib.import_module("prefect.context").refresh_global_settings_context()
+    configuration = importlib.import_module("prefect.logging.configuration")
+    configuration.PROCESS_LOGGING_CONFIG.clear()
+    configuration.setup_logging()
 
 
 def _become(request: dict[str, Any], streams: Sequence[int]) -> None:
@@ -263,4 +367,5 @@ def _become(request: dict[str, Any], streams: Sequence[int]) -> None:
 
 
 if __name__ == "__main__":
-    serve(socket.socket(fileno=int(sys.argv[1])))
+    given = [socket.socket(fileno=int(descriptor)) for descriptor in sys.argv[1:]]
+    serve(given[0], given[1] if len(given) > 1 else None)

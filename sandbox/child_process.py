@@ -12,9 +12,32 @@ import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import IO
+from typing import IO, Protocol
 
 _PR_SET_PDEATHSIG = 1
+
+
+class Child(Protocol):
+    """A process that was started, as `subprocess.Popen` has it."""
+
+    @property
+    def pid(self) -> int: ...
+
+    def poll(self) -> int | None: ...
+
+    def wait(self, timeout: float | None = None) -> int: ...
+
+    def send_signal(self, sig: int, /) -> None: ...
+
+    def terminate(self) -> None: ...
+
+    def kill(self) -> None: ...
+
+
+class StartChild(Protocol):
+    """`spawn`, or another way to start a command."""
+
+    def __call__(self, command: Sequence[str], *, env: Mapping[str, str], output: IO[bytes]) -> Child: ...
 
 
 def free_port() -> int:
@@ -60,7 +83,7 @@ def spawn(
                 pass_fds=pass_fds,
                 cwd=cwd,
                 start_new_session=True,
-                preexec_fn=_die_with_parent(),  # noqa: PLW1509 (only calls prctl, which was looked up before the fork)
+                preexec_fn=die_with_parent(),  # noqa: PLW1509 (only calls prctl, which was looked up before the fork)
             )
         except OSError as error:
             started.append(error)
@@ -77,7 +100,7 @@ def spawn(
     return started[0]
 
 
-def end(process: subprocess.Popen[bytes], *, within: float) -> None:
+def end(process: Child, *, within: float) -> None:
     """End a child in order, also one that is stopped by a signal; kill it if that takes more than `within` seconds."""
     if process.poll() is None:
         process.send_signal(signal.SIGCONT)
@@ -88,7 +111,8 @@ def end(process: subprocess.Popen[bytes], *, within: float) -> None:
     process.wait()
 
 
-def _die_with_parent() -> Callable[[], None] | None:
+def die_with_parent() -> Callable[[], None] | None:
+    """What a child of this process calls to be killed when it ends; nothing where the system can't do that."""
     if sys.platform != "linux":
         return None
     prctl = ctypes.CDLL(None).prctl

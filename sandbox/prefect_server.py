@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import os
-import subprocess
 import sys
 import time
 import urllib.error
@@ -14,7 +13,7 @@ from types import TracebackType
 from typing import Self
 
 from breaker.errors import BreakerError
-from sandbox.child_process import end, free_port, spawn
+from sandbox.child_process import Child, StartChild, end, free_port, spawn
 
 START_LIMIT = 60.0
 """Seconds; a new SQLite database alone takes most of ten on a small machine."""
@@ -28,13 +27,14 @@ class PrefectServerError(BreakerError):
 class PrefectServer:
     """One server on 127.0.0.1; `home` keeps its database and its log.
 
-    `environment` is what a process needs to use it: its API's address and its home.
+    `environment` is what a process needs to use it: its API's address and its home. `start` starts its process.
     """
 
-    def __init__(self, home: Path, *, port: int | None = None) -> None:
+    def __init__(self, home: Path, *, port: int | None = None, start: StartChild = spawn) -> None:
         self.home = home
         self.port = port or free_port()
-        self._process: subprocess.Popen[bytes] | None = None
+        self._start = start
+        self._process: Child | None = None
 
     @property
     def api_url(self) -> str:
@@ -78,7 +78,7 @@ class PrefectServer:
         address = {"PREFECT_SERVER_API_HOST": "127.0.0.1", "PREFECT_SERVER_API_PORT": str(self.port)}
         quiet = {"PREFECT_SERVER_LOGGING_LEVEL": "WARNING", "PREFECT_LOGGING_LEVEL": "WARNING"}
         with self._log_file.open("ab") as log:
-            self._process = spawn(command, env={**os.environ, **self.environment, **address, **quiet}, output=log)
+            self._process = self._start(command, env={**os.environ, **self.environment, **address, **quiet}, output=log)
         return self
 
     def wait(self) -> None:

@@ -6,16 +6,16 @@ import fcntl
 import itertools
 import os
 import shutil
-import subprocess
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import IO
 
 import pytest
 import redis
 from hypothesis import HealthCheck, settings
 
 from proofs.fork_server import ForkServer
+from sandbox.child_process import Child
 from sandbox.embedded_redis import EmbeddedRedis
 from sandbox.prefect_server import PrefectServer
 from tests.ledger.servers import Postgres
@@ -133,9 +133,16 @@ def postgres_url(postgres: Postgres) -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
-def fork_server() -> Iterator[ForkServer]:
-    """Starts our commands without the second that they need for their imports."""
-    with ForkServer() as server:
+def shared_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One for all workers."""
+    base = tmp_path_factory.getbasetemp()
+    return base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+
+
+@pytest.fixture(scope="session")
+def fork_server(shared_directory: Path) -> Iterator[ForkServer]:
+    """Starts our commands without the seconds that they need for their imports."""
+    with ForkServer(shared_directory / "fork-server") as server:
         yield server
 
 
@@ -143,18 +150,15 @@ PrefectHome = Callable[[Path], Path]
 
 
 @pytest.fixture(scope="session")
-def prefect_home(tmp_path_factory: pytest.TempPathFactory) -> PrefectHome:
+def prefect_home(shared_directory: Path, fork_server: ForkServer) -> PrefectHome:
     """Makes a home for Prefect of a directory: with a database that is migrated, which takes longer than most tests."""
-    base = tmp_path_factory.getbasetemp()
-    shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base  # one for all workers
-    template = shared / "prefect-template"
-    with (shared / "prefect-template.lock").open("w") as lock:
+    template = shared_directory / "prefect-template"
+    with (shared_directory / "prefect-template.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not (template / "ready").exists():
             template.mkdir(exist_ok=True)
-            subprocess.run(
-                [sys.executable, "-c", _MIGRATE], env={**os.environ, "PREFECT_HOME": str(template)}, check=True
-            )
+            migrated = fork_server.run("-c", _MIGRATE, env={**os.environ, "PREFECT_HOME": str(template)})
+            assert migrated.returncode == 0, migrated.stderr
             (template / "ready").touch()
 
     def make(home: Path) -> Path:
@@ -165,8 +169,24 @@ def prefect_home(tmp_path_factory: pytest.TempPathFactory) -> PrefectHome:
     return make
 
 
+NewPrefect = Callable[[Path], PrefectServer]
+
+
 @pytest.fixture(scope="session")
-def prefect(tmp_path_factory: pytest.TempPathFactory, prefect_home: PrefectHome) -> Iterator[PrefectServer]:
+def new_prefect(prefect_home: PrefectHome, fork_server: ForkServer) -> NewPrefect:
+    """Makes a Prefect server with a home there, which the test is to start and to stop."""
+
+    def start(command: Sequence[str], *, env: Mapping[str, str], output: IO[bytes]) -> Child:
+        # Blocks that Prefect brings along are none of ours, and take as long to register as the server to start.
+        return fork_server.start_command(
+            command, env={**env, "PREFECT_API_BLOCKS_REGISTER_ON_START": "0"}, output=output
+        )
+
+    return lambda home: PrefectServer(prefect_home(home), start=start)
+
+
+@pytest.fixture(scope="session")
+def prefect(tmp_path_factory: pytest.TempPathFactory, new_prefect: NewPrefect) -> Iterator[PrefectServer]:
     """The session's Prefect server."""
-    with PrefectServer(prefect_home(tmp_path_factory.mktemp("prefect"))) as server:
+    with new_prefect(tmp_path_factory.mktemp("prefect")) as server:
         yield server

@@ -21,6 +21,7 @@ from breaker import CircuitBreaker
 from ledger.ledger import Ledger
 from ledger.schema import upgrade
 from proofs.proxy import FaultProxy
+from sandbox.child_process import StartChild, spawn
 from sandbox.embedded_redis import EmbeddedRedis
 from sandbox.exchange.scenario import parse
 from sandbox.exchange.server import PaperExchange
@@ -74,11 +75,11 @@ class Stack:
     Use it from the thread that made it: the servers end with that thread.
     """
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, *, start_prefect: StartChild = spawn) -> None:
         self.directory = directory
         self.redis = EmbeddedRedis(directory / "redis")
         self.postgres = Postgres(directory / "postgres" / "data")
-        self.prefect = PrefectServer(directory / "prefect")
+        self.prefect = PrefectServer(directory / "prefect", start=start_prefect)
         self.exchange = PaperExchange(parse(BOOK))
         self.sink = Web()
         self._stopped: list[int] = []

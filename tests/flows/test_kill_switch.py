@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-import psutil
 import pytest
 import redis
 
@@ -23,7 +22,7 @@ from sandbox.child_process import free_port
 from sandbox.embedded_redis import EmbeddedRedis
 from sandbox.exchange.server import PaperExchange
 from sandbox.prefect_server import PrefectServer
-from tests.conftest import PrefectHome
+from tests.conftest import NewPrefect, PrefectHome
 from tests.flows.conftest import Start
 from tests.helpers import BUSY, FULL, eventually
 from tests.two_accounts import NOTHING, Venues
@@ -127,13 +126,13 @@ def test_with_prefect_refusing_connections_the_book_is_flat_at_once(paper: Paper
 
 @pytest.mark.parametrize("how", ["killed", pytest.param("hung", marks=pytest.mark.skipif(not FULL, reason="slow"))])
 def test_with_prefect_gone_while_flattening_the_book_is_flat_and_the_result_is_told(
-    how: str, prefect_home: PrefectHome, paper: PaperExchange, start_kill: Start, tmp_path: Path
+    how: str, new_prefect: NewPrefect, paper: PaperExchange, start_kill: Start, tmp_path: Path
 ) -> None:
-    with PrefectServer(prefect_home(tmp_path / "second")) as server:
-        (process,) = (p for p in psutil.Process().children() if str(server.port) in p.cmdline())
+    with new_prefect(tmp_path / "second") as server:
+        assert server.pid is not None
         kill = start_kill(uuid7(), book=SLOW, api=server.api_url, wait=15, answers_within=2 if how == "hung" else 30)
         wait_for_closes(paper, 1)
-        os.kill(process.pid, signal.SIGKILL if how == "killed" else signal.SIGSTOP)
+        os.kill(server.pid, signal.SIGKILL if how == "killed" else signal.SIGSTOP)
         result = kill.said("result")
         assert result["report"]["flat"] and paper.report()["is_flat"]
         assert paper.report()["violations"] == []

@@ -70,9 +70,37 @@ def test_several_run_at_once_and_one_that_takes_too_long_is_ended(fork_server: F
         fork_server.run("-c", "import time; time.sleep(600)", env={}, cwd=tmp_path, timeout=0.2)
 
 
-def test_prefect_is_not_imported_before_its_settings_are_known(fork_server: ForkServer, tmp_path: Path) -> None:
-    program = "import sys; print('prefect' in sys.modules, 'sqlalchemy' in sys.modules)"
-    assert fork_server.run("-c", program, env={}, cwd=tmp_path, timeout=30).stdout == "False True\n"
+def test_prefect_reads_the_environment_when_it_is_imported(fork_server: ForkServer, tmp_path: Path) -> None:
+    program = (
+        "import os, sys; print('prefect' in sys.modules, 'sqlalchemy' in sys.modules)\n"
+        "os.environ['PREFECT_API_URL'] = 'http://127.0.0.1:2/api'\n"
+        "from prefect.settings import PREFECT_API_URL, PREFECT_HOME; import logging, prefect, prefect.flow_engine\n"
+        "print(PREFECT_API_URL.value(), PREFECT_HOME.value(), logging.getLogger('prefect').level)\n"
+        "print(prefect.__spec__.origin == prefect.__file__, sys.modules['prefect'] is prefect)"
+    )
+    environment = {"PREFECT_HOME": str(tmp_path / "home"), "PREFECT_LOGGING_LEVEL": "ERROR"}
+    done = fork_server.run("-c", program, env=environment, cwd=tmp_path, timeout=30)
+    assert done.stdout.splitlines() == ["False True", f"http://127.0.0.1:2/api {tmp_path / 'home'} 40", "True True"]
+    assert done.stderr == ""
+
+
+def test_several_share_one_until_the_last_of_them_ends(tmp_path: Path) -> None:
+    program = "import os; print(os.getppid())"
+    with ForkServer(tmp_path / "server") as first, ForkServer(tmp_path / "server") as second:
+        (server,) = {int(each.run("-c", program, env={}).stdout) for each in (first, second)}
+        first.__exit__()
+        assert int(second.run("-c", program, env={}).stdout) == server
+        process = second.start("-c", "import time; time.sleep(600)", env={})
+    eventually(lambda: has_ended(server) and has_ended(process.pid))
+    with ForkServer(tmp_path / "server") as third:
+        assert int(third.run("-c", program, env={}).stdout) != server
+
+
+def has_ended(process: int) -> bool:
+    try:
+        return psutil.Process(process).status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
 
 
 def test_it_ends_with_who_started_it(tmp_path: Path) -> None:
@@ -86,4 +114,4 @@ def test_it_ends_with_who_started_it(tmp_path: Path) -> None:
         assert parent.stdout is not None
         server = int(parent.stdout.readline())
         parent.kill()
-    eventually(lambda: not psutil.pid_exists(server) or psutil.Process(server).status() == psutil.STATUS_ZOMBIE)
+    eventually(lambda: has_ended(server))

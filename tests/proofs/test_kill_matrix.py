@@ -11,6 +11,7 @@ import pytest
 from proofs.faults.cell import can_drop_permissions, run_cell
 from proofs.faults.matrix import KINDS, Cell, cells
 from proofs.faults.stack import Stack
+from proofs.fork_server import ForkServer
 from tests.conftest import PrefectHome
 
 pytestmark = pytest.mark.timeout(300)
@@ -34,10 +35,12 @@ def sample() -> list[Cell]:
 
 
 @pytest.fixture(scope="module")
-def stack(tmp_path_factory: pytest.TempPathFactory, prefect_home: PrefectHome) -> Iterator[Stack]:
+def stack(
+    tmp_path_factory: pytest.TempPathFactory, prefect_home: PrefectHome, fork_server: ForkServer
+) -> Iterator[Stack]:
     directory = tmp_path_factory.mktemp("faults")
     prefect_home(directory / "prefect")
-    with Stack(directory) as running:
+    with Stack(directory, start_prefect=fork_server.start_command) as running:
         yield running
 
 

@@ -35,7 +35,7 @@ from sandbox.prefect_server import PrefectServer
 from services.exit_watch import ResumeScheduler
 from tasks.kill.pending_exit_store import KEY, open_pending_exits
 from tasks.kill.pending_exits import OPENED_FOR, AccountExits, PendingExit
-from tests.conftest import PrefectHome
+from tests.conftest import NewPrefect
 from tests.helpers import eventually
 from tests.services.test_standby import ROOT, Host
 
@@ -113,9 +113,9 @@ def venue() -> Iterator[PaperExchangeThread]:
 
 
 @pytest.fixture(scope="module")
-def prefect(tmp_path_factory: pytest.TempPathFactory, prefect_home: PrefectHome) -> Iterator[PrefectServer]:
+def prefect(tmp_path_factory: pytest.TempPathFactory, new_prefect: NewPrefect) -> Iterator[PrefectServer]:
     """Not the session's: what is served here has schedules, and goes on with them."""
-    with PrefectServer(prefect_home(tmp_path_factory.mktemp("prefect"))) as server:
+    with new_prefect(tmp_path_factory.mktemp("prefect")) as server:
         yield server
 
 

@@ -17,8 +17,7 @@ from configuration.settings import load_settings
 from console.auth.permissions import Role
 from proofs.fork_server import ForkServer
 from sandbox.embedded_redis import EmbeddedRedis
-from sandbox.prefect_server import PrefectServer
-from tests.conftest import PrefectHome
+from tests.conftest import NewPrefect
 from tests.console.harness import Console
 from tests.services.served_stack import ServedStack, Service
 
@@ -52,11 +51,11 @@ def give(console: Console, role: Role, **answer: Any) -> None:
 
 @pytest.fixture(scope="module")
 def stack(
-    tmp_path_factory: pytest.TempPathFactory, fork_server: ForkServer, prefect_home: PrefectHome
+    tmp_path_factory: pytest.TempPathFactory, fork_server: ForkServer, new_prefect: NewPrefect
 ) -> Iterator[ServedStack]:
     home = tmp_path_factory.mktemp("stack")
     service = Service()
-    with EmbeddedRedis(home / "redis") as server, PrefectServer(prefect_home(home / "prefect")) as prefect:
+    with EmbeddedRedis(home / "redis") as server, new_prefect(home / "prefect") as prefect:
         client = redis.Redis.from_url(server.url)
         CircuitBreaker(client).initialize_state(by="tests")
         made = ServedStack(home, client, fork_server, redis_url=server.url, service=service, prefect=prefect)
