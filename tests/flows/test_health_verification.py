@@ -7,9 +7,9 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import closing
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -24,6 +24,7 @@ from hypothesis import strategies as st
 from prefect import flow
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import FlowRun, State
+from prefect.logging import disable_run_logger
 from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.states import Running, Scheduled, Suspended
 from sqlalchemy import text
@@ -32,6 +33,7 @@ from breaker import CircuitBreaker
 from breaker.pending_trips import PendingTrip, PendingTrips
 from breaker.uuid7 import uuid7
 from configuration.settings import load_settings
+from flows.drivers import run_directly
 from flows.health_verification import change_notification, health_verification
 from ledger.configured import open_ready_ledger
 from ledger.record import AuditRecord
@@ -48,6 +50,7 @@ from tasks.kill.venue_lock import Phase, begun, in_phase
 from tasks.kill.venue_lock_store import write_venue_lock
 from tasks.recovery.conflicts import find_conflicts
 from tasks.recovery.state import RecoveryState, state_key
+from tasks.verification import steps
 from tasks.verification.last_result import KEY, Change, LastVerification, change_since
 from tasks.verification.steps import ARTIFACT
 from tests.helpers import eventually
@@ -101,6 +104,36 @@ async def verify(prefect: PrefectServer) -> State[Any]:
     with temporary_settings(updates={PREFECT_API_URL: prefect.api_url}):
         state: State[Any] = await health_verification(return_state=True)
     return state
+
+
+Verify = Callable[[], Awaitable[State[Any]]]
+
+
+@dataclass(frozen=True)
+class Direct:
+    """A check that no orchestrator runs."""
+
+    check: steps.Check
+
+    @property
+    def name(self) -> str:
+        return self.check.name
+
+    async def __call__(self) -> Any:
+        return await run_directly(self.check)
+
+
+@pytest.fixture
+def verify_directly(prefect: PrefectServer, monkeypatch: pytest.MonkeyPatch) -> Verify:
+    """What is found, and told, is the same whoever runs the checks; an orchestrator takes most of the time."""
+    for name in ("SEQUENTIAL", "CONCURRENT"):
+        monkeypatch.setattr(steps, name, tuple(Direct(check) for check in getattr(steps, name)))
+
+    async def verify() -> State[Any]:
+        with temporary_settings(updates={PREFECT_API_URL: prefect.api_url}), disable_run_logger():
+            return await health_verification.fn()
+
+    return verify
 
 
 def told(web: Web) -> list[str]:
@@ -165,11 +198,11 @@ async def test_each_check_is_a_task_with_a_name_that_reads(prefect: PrefectServe
 
 
 async def test_a_trip_that_waits_on_this_host_is_made_before_the_state_is_judged(
-    prefect: PrefectServer, configure: Configure, redis_client: redis.Redis
+    verify_directly: Verify, configure: Configure, redis_client: redis.Redis
 ) -> None:
     pending = PendingTrips(load_settings().pending_trips_dir)
     pending.save(PendingTrip(reason="KILL_SWITCH", tripped_by="ada", source="cli"))
-    state = await verify(prefect)
+    state = await verify_directly()
     assert state.is_completed() and "pending_trips" in str(state.message)
     assert not pending.load()
     with closing(CircuitBreaker(redis_client)) as breaker:
@@ -177,14 +210,14 @@ async def test_a_trip_that_waits_on_this_host_is_made_before_the_state_is_judged
 
 
 async def test_a_hand_edited_state_is_found_told_and_then_known(
-    prefect: PrefectServer, configure: Configure, redis_client: redis.Redis, web: Web
+    verify_directly: Verify, configure: Configure, redis_client: redis.Redis, web: Web
 ) -> None:
-    assert (await verify(prefect)).is_completed()
+    assert (await verify_directly()).is_completed()
     redis_client.set("circuit_breaker:state", '{"state": "OPEN"}')
-    state = await verify(prefect)
+    state = await verify_directly()
     assert state.is_failed()
     assert "reconciliation: Somebody wrote OPEN to circuit_breaker:state" in str(state.message)
-    assert (await verify(prefect)).is_completed(), "it is on record now, and told once"
+    assert (await verify_directly()).is_completed(), "it is on record now, and told once"
     assert [text.split(" ", 1)[1] for text in told(web)] == [
         "Health verification failed: reconciliation",
         "Health verification is green again",
@@ -192,85 +225,85 @@ async def test_a_hand_edited_state_is_found_told_and_then_known(
 
 
 async def test_a_trip_that_was_written_over_is_restored(
-    prefect: PrefectServer, configure: Configure, redis_client: redis.Redis
+    verify_directly: Verify, configure: Configure, redis_client: redis.Redis
 ) -> None:
     with closing(CircuitBreaker(redis_client)) as breaker:
         breaker.trip("MANUAL", tripped_by="ada")
-        assert (await verify(prefect)).is_completed()
+        assert (await verify_directly()).is_completed()
         redis_client.set("circuit_breaker:state", '{"state": "OPEN"}')
-        assert "It was tripped again" in str((await verify(prefect)).message)
+        assert "It was tripped again" in str((await verify_directly()).message)
         assert breaker.is_tripped()
 
 
 async def test_an_older_copy_of_the_data_is_found(
-    prefect: PrefectServer, configure: Configure, redis_client: redis.Redis
+    verify_directly: Verify, configure: Configure, redis_client: redis.Redis
 ) -> None:
     before = redis_client.get("circuit_breaker:state")
     assert isinstance(before, bytes)
     with closing(CircuitBreaker(redis_client)) as breaker:
         breaker.trip("MANUAL", tripped_by="ada")
-    assert (await verify(prefect)).is_completed()
+    assert (await verify_directly()).is_completed()
     redis_client.set("circuit_breaker:state", before)
-    assert "epoch: Redis serves an older copy" in str((await verify(prefect)).message)
+    assert "epoch: Redis serves an older copy" in str((await verify_directly()).message)
 
 
 async def test_a_missing_state_is_red_until_somebody_initialises_it(
-    prefect: PrefectServer, configure: Configure, redis_client: redis.Redis
+    verify_directly: Verify, configure: Configure, redis_client: redis.Redis
 ) -> None:
     redis_client.flushall()
     for _ in range(2):
-        assert "state: circuit_breaker:state is missing" in str((await verify(prefect)).message)
+        assert "state: circuit_breaker:state is missing" in str((await verify_directly()).message)
 
 
 async def test_a_feed_that_is_too_old_trips(
-    prefect: PrefectServer, configure: Configure, redis_client: redis.Redis
+    verify_directly: Verify, configure: Configure, redis_client: redis.Redis
 ) -> None:
     configure(FEEDS)
     old = (datetime.now(UTC) - timedelta(hours=1)).isoformat()
     redis_client.set("circuit_breaker:heartbeat:quotes", old)
-    assert "feeds: Feed quotes is too old; the breaker was tripped" in str((await verify(prefect)).message)
+    assert "feeds: Feed quotes is too old; the breaker was tripped" in str((await verify_directly()).message)
     with closing(CircuitBreaker(redis_client)) as breaker:
         assert breaker.get_status().trip_reason == "DATA_STALENESS"
     redis_client.set("circuit_breaker:heartbeat:quotes", datetime.now(UTC).isoformat())
-    assert (await verify(prefect)).is_completed()
+    assert (await verify_directly()).is_completed()
 
 
 async def test_what_is_pending_is_yellow_and_red_once_nobody_is_at_it(
-    prefect: PrefectServer, configure: Configure, web: Web
+    verify_directly: Verify, configure: Configure, web: Web
 ) -> None:
     now = datetime.now(UTC)
     pending = PendingExit("ALPHA", "AAPL", Decimal(10), "market closed", uuid7(), "global", now, now)
     with open_pending_exits(load_settings()) as store:
         store.write(AccountExits("ALPHA", now, (replace(pending, resume_at=now + timedelta(hours=1)),)))
-        state = await verify(prefect)
+        state = await verify_directly()
         assert state.is_completed() and "pending-exits" in str(state.message), "yellow, whatever a reset would say"
         late = replace(pending, resume_at=now - timedelta(minutes=6))
         store.write(AccountExits("ALPHA", now + timedelta(seconds=1), (late,)))
-    state = await verify(prefect)
+    state = await verify_directly()
     assert state.is_failed() and "pending-exits: Due for 6 min: ALPHA AAPL 10" in str(state.message)
     assert any("pending-exits" in text for text in told(web))
 
 
 async def test_an_account_that_somebody_has_unlocked_at_its_venue_is_red_and_people_are_told(
-    prefect: PrefectServer, configure: Configure, redis_client: redis.Redis, web: Web
+    verify_directly: Verify, configure: Configure, redis_client: redis.Redis, web: Web
 ) -> None:
     with PaperExchangeThread() as venue:
         configure(f'[accounts.ALPHA]\nbase_url = "{venue.url}"\nkey_id = "key"\nsecret_key = "secret"\n')
         incident = str(CircuitBreaker(redis_client).trip("KILL_SWITCH", tripped_by="ada").incident_id)
         lock = begun(None, "ALPHA", "global", incident, datetime.now(UTC))
         write_venue_lock(load_settings(), in_phase(lock, Phase.SET, datetime.now(UTC)))
-        state = await verify(prefect)
+        state = await verify_directly()
     assert state.is_failed() and "venue-locks: ALPHA was locked at its venue by the kill switch" in str(state.message)
     assert incident in str(state.message)
     assert any("venue-locks" in text for text in told(web))
 
 
 async def test_what_can_be_checked_is_checked_when_the_ledger_is_down(
-    prefect: PrefectServer, configure: Configure, redis_client: redis.Redis, web: Web
+    verify_directly: Verify, configure: Configure, redis_client: redis.Redis, web: Web
 ) -> None:
     configure(FEEDS, database_url=f"postgresql://x:hunter2222@127.0.0.1:{free_port()}/x")
     redis_client.set("circuit_breaker:heartbeat:quotes", datetime.now(UTC).isoformat())
-    state = await verify(prefect)
+    state = await verify_directly()
     causes = str(state.message).removeprefix("RED: ").split("; ")
     red = {name for cause in causes if ":" in cause for name in cause.split(":")[0].split(", ")}
     assert {"drain", "ledger", "Ledger and Redis agree", "Chain is unbroken"} <= red
@@ -279,19 +312,19 @@ async def test_what_can_be_checked_is_checked_when_the_ledger_is_down(
 
 
 async def test_people_are_told_once_also_when_redis_is_what_fails(
-    prefect: PrefectServer, configure: Configure, web: Web
+    verify_directly: Verify, configure: Configure, web: Web
 ) -> None:
     configure(redis_url=f"redis://127.0.0.1:{free_port()}", redis_timeout=0.5)
     for _ in range(2):
-        assert (await verify(prefect)).is_failed()
+        assert (await verify_directly()).is_failed()
     assert len(told(web)) == 1
     configure()
-    assert (await verify(prefect)).is_completed()
+    assert (await verify_directly()).is_completed()
     assert len(told(web)) == 2 and "green again" in told(web)[1]
 
 
 async def test_each_new_trouble_is_told_once(
-    prefect: PrefectServer, configure: Configure, redis_client: redis.Redis, web: Web
+    verify_directly: Verify, configure: Configure, redis_client: redis.Redis, web: Web
 ) -> None:
     queue = '[recovery.queues.{0}]\nkey = "{0}"\nlimit = 1\n'
     configure(queue.format("orders") + queue.format("fills"))
@@ -299,7 +332,7 @@ async def test_each_new_trouble_is_told_once(
         redis_client.delete("orders", "fills")
         for name, depth in depths.items():
             redis_client.rpush(name, *range(depth))
-        await verify(prefect)
+        await verify_directly()
     failed = "Health verification failed: queues/"
     assert [text.split(" ", 1)[1] for text in told(web)] == [
         f"{failed}orders",
@@ -309,15 +342,15 @@ async def test_each_new_trouble_is_told_once(
 
 
 async def test_a_broken_chain_is_found_by_the_daily_walk_and_stays_red(
-    prefect: PrefectServer, configure: Configure, redis_client: redis.Redis, tmp_path: Path
+    verify_directly: Verify, configure: Configure, redis_client: redis.Redis, tmp_path: Path
 ) -> None:
     with closing(open_ready_ledger(load_settings())) as ledger:
         ledger.append([AuditRecord(action="DONE", source="cli", details={"number": number}) for number in range(5)])
-        assert (await verify(prefect)).is_completed()
+        assert (await verify_directly()).is_completed()
         with ledger.engine.connect() as connection, connection.begin():
             connection.execute(text("DROP TRIGGER audit_log_no_update"))
             connection.execute(text("UPDATE audit_log SET user_id = 'nobody' WHERE seq = 3"))
-    assert (await verify(prefect)).is_completed(), "between walks only what is new is verified"
+    assert (await verify_directly()).is_completed(), "between walks only what is new is verified"
     raw = redis_client.get(KEY)
     assert isinstance(raw, bytes)
     last = LastVerification.from_json(raw)
@@ -325,16 +358,16 @@ async def test_a_broken_chain_is_found_by_the_daily_walk_and_stays_red(
     (tmp_path / "state" / "verification.json").unlink()
     redis_client.set(KEY, yesterday.to_json())
     for _ in range(2):
-        assert "chain: The audit log was tampered with: row 3" in str((await verify(prefect)).message)
+        assert "chain: The audit log was tampered with: row 3" in str((await verify_directly()).message)
 
 
 async def test_once_a_day_the_audit_logs_checkpoint_leaves_the_host(
-    prefect: PrefectServer, configure: Configure, web: Web
+    verify_directly: Verify, configure: Configure, web: Web
 ) -> None:
     with closing(open_ready_ledger(load_settings())) as ledger:
         ledger.append([AuditRecord(action="DONE", source="cli")])
         for _ in range(2):
-            await verify(prefect)
+            await verify_directly()
         head = ledger.head()
     (checkpoint,) = [asked.json for asked in web.asked if CHECKPOINT in asked.json["text"]]
     assert f"audit checkpoint {head[0]}:{head[1]}" in str(checkpoint)
@@ -479,11 +512,11 @@ async def test_one_at_a_time_but_never_held_up_by_one_that_was_killed(
 
 
 async def test_a_state_directory_that_takes_no_lock_keeps_nothing_from_being_verified(
-    prefect: PrefectServer, configure: Configure, tmp_path: Path
+    verify_directly: Verify, configure: Configure, tmp_path: Path
 ) -> None:
     configure(database_url=f"sqlite:///{tmp_path / 'audit.db'}")
     (tmp_path / "state").write_text("a file where the directory should be")
-    state = await verify(prefect)
+    state = await verify_directly()
     assert state.name != "Skipped"
 
 
