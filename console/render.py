@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
@@ -41,48 +42,54 @@ HERE = Path(str(files("console")))
 STATIC = HERE / "static"
 
 
-class Renderer:
+@functools.cache
+def _environment() -> Environment:
     """Everything is escaped; an unknown name is an error, not an empty space."""
+    environment = Environment(
+        loader=FileSystemLoader(HERE / "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        auto_reload=False,
+    )
+    environment.filters.update(
+        commands=_commands,
+        of_scope=of_scope,
+        utc=value_format.utc,
+        parsed=value_format.parsed,
+        duration=value_format.duration,
+        time=_time,
+        until=_until,
+        seconds=seconds,
+        count=count,
+        money=value_format.money,
+        headline=cost_text.headline,
+        remarks=cost_text.remarks,
+        sections=cost_text.sections,
+        quantity=value_format.quantity,
+    )
+    environment.globals.update(
+        STATE_LABELS=STATE_LABELS,
+        CHECKLIST=CHECKLIST,
+        COLOUR_SHAPES=COLOUR_SHAPES,
+        gate_label=gate_label,
+        State=State,
+        Permission=Permission,
+        profit_of=profit_of,
+        version=_fingerprint(STATIC),
+    )
+    return environment
+
+
+class Renderer:
+    """Renders what a console with these settings shows."""
 
     def __init__(self, settings: Settings) -> None:
-        self._environment = Environment(
-            loader=FileSystemLoader(HERE / "templates"),
-            autoescape=True,
-            undefined=StrictUndefined,
-            trim_blocks=True,
-            lstrip_blocks=True,
-            auto_reload=False,
-        )
-        self._environment.filters.update(
-            commands=_commands,
-            of_scope=of_scope,
-            utc=value_format.utc,
-            parsed=value_format.parsed,
-            duration=value_format.duration,
-            time=_time,
-            until=_until,
-            seconds=seconds,
-            count=count,
-            money=value_format.money,
-            headline=cost_text.headline,
-            remarks=cost_text.remarks,
-            sections=cost_text.sections,
-            quantity=value_format.quantity,
-        )
-        self._environment.globals.update(
-            STATE_LABELS=STATE_LABELS,
-            CHECKLIST=CHECKLIST,
-            COLOUR_SHAPES=COLOUR_SHAPES,
-            gate_label=gate_label,
-            State=State,
-            Permission=Permission,
-            profit_of=profit_of,
-            quiet_period=settings.quiet_period,
-            version=_fingerprint(STATIC),
-        )
+        self._quiet_period = settings.quiet_period
 
     def page(self, template: str, **values: Any) -> str:
-        return self._environment.get_template(template).render(values)
+        return _environment().get_template(template).render(quiet_period=self._quiet_period, **values)
 
     def banner(self, states: Sequence[WatchedState], kills: Sequence[KillStatus]) -> str:
         """The worst state of all breakers and whose it is, and a kill switch that runs, on top of every page."""

@@ -98,7 +98,13 @@ PREFECT = (
 )
 """What a client of Prefect, a runner and the server need of it."""
 _REQUEST = 262_144
+_STREAMS = 64
 _READY = b"ready"
+_PYTHON = """\
+#!{python} -SE
+import runpy
+runpy.run_path({stand_in!r})["stand_in"]({python!r}, {address!r})
+"""
 
 
 class Forked:
@@ -152,12 +158,18 @@ class ForkServer:
     def __init__(self, address: Path | None = None) -> None:
         self._lock = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
+        self.python = Path(sys.executable)
+        """What may be started as a Python interpreter is, and starts its program so, if there is an address."""
         if address is None:
             self._socket = self._begin()
             return
+        self.python = address.with_suffix(".python")
         with address.with_suffix(".lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             self._socket = _join(address) or self._begin(address)
+            stand_in = Path(__file__).with_name("fork_stand_in.py")
+            self.python.write_text(_PYTHON.format(python=sys.executable, stand_in=str(stand_in), address=str(address)))
+            self.python.chmod(0o755)
 
     def _begin(self, address: Path | None = None) -> socket.socket:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -195,11 +207,13 @@ class ForkServer:
         stdin: int | IO[Any] = subprocess.DEVNULL,
         stdout: int | IO[Any] = subprocess.DEVNULL,
         stderr: int | IO[Any] = subprocess.DEVNULL,
+        pass_fds: Sequence[int] = (),
+        children: bool = False,
     ) -> Forked:
         """`python -m module arguments`, or `python -c program arguments`, with these streams.
 
         A stream is a file, its descriptor or DEVNULL; `stdout` may be PIPE. Environment and directory are ours unless
-        given.
+        given. With `children` the Python programs that it starts are started so too.
         """
         request = json.dumps(
             {
@@ -207,6 +221,9 @@ class ForkServer:
                 "arguments": arguments,
                 "env": dict(os.environ if env is None else env),
                 "cwd": str(cwd or Path.cwd()),
+                "numbers": [0, 1, 2, *pass_fds],
+                "python": str(self.python) if children else "",
+                "stands_in": False,
             }
         ).encode()
         reading, writing = os.pipe()
@@ -220,7 +237,7 @@ class ForkServer:
             given = (nothing if stream == subprocess.DEVNULL else stream for stream in (stdin, stdout, stderr))
             streams = [stream if isinstance(stream, int) else stream.fileno() for stream in given]
             with self._lock:
-                socket.send_fds(self._socket, [request], [*streams, writing])
+                socket.send_fds(self._socket, [request], [*streams, *pass_fds, writing])
                 pid = int(self._socket.recv(32))
         return Forked([module, *arguments], pid, reading, said)
 
@@ -273,6 +290,7 @@ def serve(first: socket.socket, others: socket.socket | None) -> None:
     gc.freeze()  # or each child would go through all of it once more when it ends
     asking = {first.fileno(): first}
     running: dict[int, tuple[int, int]] = {}  # by the descriptor of each child: its id, and where its end is told
+    standing_in: dict[int, int] = {}  # by the descriptor of the process it stands in for, with which it ends: its id
     while asking:
         joining = [] if others is None else [others.fileno()]
         for ready in select.select([*joining, *asking, *running], [], [])[0]:
@@ -284,28 +302,35 @@ def serve(first: socket.socket, others: socket.socket | None) -> None:
             if ready in running:
                 child, told = running.pop(ready)
                 os.close(ready)
+                standing_in = {asker: each for asker, each in standing_in.items() if each != child}
                 _, status = os.waitpid(child, 0)
                 with contextlib.suppress(BrokenPipeError):  # nobody wants to know
                     os.write(told, str(os.waitstatus_to_exitcode(status)).encode())
                 os.close(told)
                 continue
-            request, descriptors, _, _ = socket.recv_fds(asking[ready], _REQUEST, 4)
+            request, descriptors, _, _ = socket.recv_fds(asking[ready], _REQUEST, _STREAMS)
             if not request:
                 asking.pop(ready).close()
+                if ready in standing_in:
+                    os.kill(standing_in.pop(ready), signal.SIGKILL)
                 continue
+            told = descriptors.pop()
+            asked = json.loads(request)
             child = os.fork()
             if child == 0:
                 end_with_us()
                 for connection in (*asking.values(), *([] if others is None else [others])):
                     connection.close()
-                for descriptor in (descriptors[3], *running, *(told for _, told in running.values())):
+                for descriptor in (told, *running, *(each for _, each in running.values())):
                     os.close(descriptor)
                 sys.meta_path.insert(0, prefect)
-                _become(json.loads(request), descriptors[:3])
+                _become(asked, descriptors)
                 return
-            for descriptor in descriptors[:3]:
+            for descriptor in descriptors:
                 os.close(descriptor)
-            running[os.pidfd_open(child)] = child, descriptors[3]
+            running[os.pidfd_open(child)] = child, told
+            if asked["stands_in"]:
+                standing_in[ready] = child
             asking[ready].send(str(child).encode())
 
 
@@ -348,9 +373,15 @@ def _become(request: dict[str, Any], streams: Sequence[int]) -> None:
     """Run the program in this process, which then ends as any interpreter does."""
     # A server that was started in the background has inherited an ignored Ctrl-C.
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    for number, stream in enumerate(streams):
+    # Out of the way first, as one may have come as what another is to be.
+    high = [fcntl.fcntl(stream, fcntl.F_DUPFD_CLOEXEC, 256) for stream in streams]
+    for stream in streams:
+        os.close(stream)
+    for number, stream in zip(request["numbers"], high, strict=True):
         os.dup2(stream, number)
         os.close(stream)
+    if request["python"]:
+        _start_pythons_with(request["python"])
     sys.stdin = open(0, closefd=False)  # noqa: SIM115
     sys.stdout = open(1, "w", closefd=False)  # noqa: SIM115
     sys.stderr = open(2, "w", buffering=1, errors="backslashreplace", closefd=False)  # noqa: SIM115
@@ -364,6 +395,18 @@ def _become(request: dict[str, Any], streams: Sequence[int]) -> None:
         exec(compile(program, "<string>", "exec"), {"__name__": "__main__"})
     else:
         runpy.run_module(request["module"], run_name="__main__", alter_sys=True)
+
+
+def _start_pythons_with(stand_in: str) -> None:
+    """Whatever this process starts of this interpreter is started by that one."""
+    start = subprocess.Popen.__init__
+
+    def start_so(self: subprocess.Popen[Any], args: Any, *rest: Any, **named: Any) -> None:
+        if isinstance(args, (list, tuple)) and args[0] == sys.executable:
+            args = [stand_in, *args[1:]]
+        start(self, args, *rest, **named)
+
+    subprocess.Popen.__init__ = start_so  # type: ignore[method-assign]
 
 
 if __name__ == "__main__":

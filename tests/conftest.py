@@ -6,6 +6,7 @@ import fcntl
 import itertools
 import os
 import shutil
+import ssl
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO
@@ -23,6 +24,11 @@ from tests.ledger.servers import Postgres
 # Nobody listens on port 1. Without an address Prefect would start a server of its own in this process, for ten seconds.
 # Here and not in a fixture, as Prefect reads its settings when it is imported.
 os.environ["PREFECT_API_URL"] = "http://127.0.0.1:1/api"
+
+# Each client reads who vouches for servers, though none here speaks TLS to the outside: from a file all of them, which
+# takes longer than most requests, from a directory only whom it needs.
+os.environ.pop("SSL_CERT_FILE", None)
+os.environ["SSL_CERT_DIR"] = ssl.get_default_verify_paths().openssl_capath
 
 # How long an example takes is the machine's doing, and no finding.
 settings.register_profile("tests", deadline=None, suppress_health_check=[HealthCheck.too_slow])

@@ -533,7 +533,9 @@ def served(
         with (tmp_path / "serve.log").open("wb") as log:
             served = "tests.flows.verification_process"
             root = Path(__file__).parents[2]
-            processes.append(fork_server.start(served, "8", env=environment, cwd=root, stdout=log, stderr=log))
+            processes.append(
+                fork_server.start(served, "8", env=environment, cwd=root, stdout=log, stderr=log, children=True)
+            )
 
     yield start
     for process in processes:

@@ -96,6 +96,39 @@ def test_several_share_one_until_the_last_of_them_ends(tmp_path: Path) -> None:
         assert int(third.run("-c", program, env={}).stdout) != server
 
 
+CHILD = """
+import os, subprocess, sys
+reading, writing = os.pipe()
+program = "import os, sys; os.write(int(sys.argv[1]), f'{os.getpid()} '.encode()); print(os.environ['A']); sys.exit(5)"
+done = subprocess.run(
+    [sys.executable, "-c", program, str(writing)],
+    env={"A": "its own"}, pass_fds=[writing], stdout=subprocess.PIPE, text=True, check=False,
+)
+print(done.returncode, done.stdout.strip(), os.read(reading, 32).decode())
+waiting = subprocess.Popen(
+    [sys.executable, "-c", "import os, time; print(os.getpid(), flush=True); time.sleep(600)"],
+    stdout=subprocess.PIPE, text=True,
+)
+forked = waiting.stdout.readline().strip()
+{end}
+print(waiting.wait(30), forked)
+"""
+
+
+@pytest.mark.parametrize("end", ["waiting.terminate()", "waiting.kill()"])
+def test_the_python_programs_that_it_starts_may_be_forked_too(
+    end: str, fork_server: ForkServer, tmp_path: Path
+) -> None:
+    program = CHILD.replace("{end}", end)
+    started = fork_server.start("-c", program, env={}, cwd=tmp_path, stdout=subprocess.PIPE, children=True)
+    assert started.stdout is not None
+    first, second = started.stdout.read().splitlines()
+    assert first.startswith("5 its own ")
+    status, forked = second.split()
+    assert int(status) == (-signal.SIGTERM if "terminate" in end else -signal.SIGKILL)
+    eventually(lambda: has_ended(int(forked)))
+
+
 def has_ended(process: int) -> bool:
     try:
         return psutil.Process(process).status() == psutil.STATUS_ZOMBIE

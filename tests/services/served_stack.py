@@ -133,7 +133,7 @@ class ServedStack:
 
     def serve(self) -> None:
         self.serving = self._fork_server.start(
-            "services.serve", env=self.environment, cwd=ROOT, stdout=self._log, stderr=self._log
+            "services.serve", env=self.environment, cwd=ROOT, stdout=self._log, stderr=self._log, children=True
         )
 
     def kill_serving(self) -> None:

@@ -79,7 +79,7 @@ class TradingHost(Host):
     def serve(self) -> None:
         with self.log.open("ab") as log:
             self.process = self.fork_server.start(
-                "services.serve", env=self.environment, cwd=ROOT, stdout=log, stderr=log
+                "services.serve", env=self.environment, cwd=ROOT, stdout=log, stderr=log, children=True
             )
 
     def leave(self) -> None:
