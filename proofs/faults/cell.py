@@ -23,6 +23,7 @@ from ledger.verify import verify
 from proofs.faults.judgement import FLAT, NOT_HALTED, Evidence, Facts, Run, broken_promises
 from proofs.faults.matrix import Cell, Scene
 from proofs.faults.stack import Place, Stack
+from sandbox.child_process import Child
 
 HELD_WITHIN = 60.0
 ENDS_WITHIN = 110.0
@@ -88,19 +89,11 @@ class Kill:
         self.began = time.monotonic()
         announced, theirs = os.pipe()
         orders, self._orders = os.pipe()
-        command = [sys.executable, "-m", "proofs.faults.held_kill", str(theirs), str(orders), self.hold or "-"]
-        self._process = subprocess.Popen(
-            [*self.wrapper, *command, "--operator", "faults", "--reason", "the fault suite"],
-            cwd=self.place.directory,
-            env=dict(self.place.environment),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            pass_fds=(theirs, orders),
-        )
-        os.close(theirs)
-        os.close(orders)
+        shown, screen = os.pipe()
+        self._shown = os.fdopen(shown)
+        self._process = self._start(theirs, orders, screen)
+        for descriptor in (theirs, orders, screen):
+            os.close(descriptor)
         self._held = threading.Event()
         self._threads = [
             threading.Thread(target=self._read_steps, args=(announced,), daemon=True),
@@ -108,6 +101,25 @@ class Kill:
         ]
         for thread in self._threads:
             thread.start()
+
+    def _start(self, announce: int, orders: int, screen: int) -> Child:
+        module, streams = "proofs.faults.held_kill", (announce, orders)
+        arguments = [*map(str, streams), self.hold or "-", "--operator", "faults", "--reason", "the fault suite"]
+        environment, directory = dict(self.place.environment), self.place.directory
+        forks = self.place.stack.fork_server
+        if forks is not None and not self.wrapper:
+            return forks.start(
+                module, *arguments, env=environment, cwd=directory, stdout=screen, stderr=screen, pass_fds=streams
+            )
+        return subprocess.Popen(
+            [*self.wrapper, sys.executable, "-m", module, *arguments],
+            cwd=directory,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=screen,
+            stderr=screen,
+            pass_fds=streams,
+        )
 
     @property
     def pid(self) -> int:
@@ -147,8 +159,7 @@ class Kill:
         self._held.set()
 
     def _read_screen(self) -> None:
-        assert self._process.stdout is not None
-        with self._process.stdout as lines:
+        with self._shown as lines:
             self.screen.extend(lines)
 
 
@@ -235,10 +246,14 @@ def _recorded(facts: Facts) -> bool:
 
 
 def _command(place: Place, *arguments: str) -> None:
+    environment, directory = dict(place.environment), place.directory
+    if (forks := place.stack.fork_server) is not None:
+        forks.run("cli", *arguments, env=environment, cwd=directory, timeout=ENDS_WITHIN)
+        return
     subprocess.run(
         [sys.executable, "-m", "cli", *arguments],
-        cwd=place.directory,
-        env=dict(place.environment),
+        cwd=directory,
+        env=environment,
         stdin=subprocess.DEVNULL,
         capture_output=True,
         timeout=ENDS_WITHIN,

@@ -20,6 +20,7 @@ import redis
 from breaker import CircuitBreaker
 from ledger.ledger import Ledger
 from ledger.schema import upgrade
+from proofs.fork_server import ForkServer
 from proofs.proxy import FaultProxy
 from sandbox.child_process import StartChild, spawn
 from sandbox.embedded_redis import EmbeddedRedis
@@ -72,14 +73,17 @@ _NO_LIMIT = (resource.RLIM_INFINITY, resource.RLIM_INFINITY)
 class Stack:
     """Redis, PostgreSQL, a Prefect server, the paper exchange and a notification sink. A context manager.
 
-    Use it from the thread that made it: the servers end with that thread.
+    Use it from the thread that made it: the servers end with that thread. With a fork server, Prefect and the commands
+    are started by that.
     """
 
-    def __init__(self, directory: Path, *, start_prefect: StartChild = spawn) -> None:
+    def __init__(self, directory: Path, fork_server: ForkServer | None = None) -> None:
         self.directory = directory
         self.redis = EmbeddedRedis(directory / "redis")
         self.postgres = Postgres(directory / "postgres" / "data")
-        self.prefect = PrefectServer(directory / "prefect", start=start_prefect)
+        self.fork_server = fork_server
+        start: StartChild = spawn if fork_server is None else fork_server.start_command
+        self.prefect = PrefectServer(directory / "prefect", start=start)
         self.exchange = PaperExchange(parse(BOOK))
         self.sink = Web()
         self._stopped: list[int] = []
@@ -170,11 +174,12 @@ class Stack:
             return [self.redis.pid] if self.redis.pid else []
         if server == "exchange":
             return [self.exchange.pid]
-        marks = {"postgres": f"-D {self.postgres.directory}", "prefect": f"--port {self.prefect.port}"}
+        if server == "prefect":
+            return [self.prefect.pid] if self.prefect.pid else []
         found = [
             child
             for child in psutil.Process().children(recursive=True)
-            if marks[server] in " ".join(_command_line(child))
+            if f"-D {self.postgres.directory}" in " ".join(_command_line(child))
         ]
         grown = [grandchild for child in found for grandchild in child.children(recursive=True)]
         return list(dict.fromkeys(process.pid for process in (*found, *grown)))

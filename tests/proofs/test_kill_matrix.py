@@ -40,7 +40,7 @@ def stack(
 ) -> Iterator[Stack]:
     directory = tmp_path_factory.mktemp("faults")
     prefect_home(directory / "prefect")
-    with Stack(directory, start_prefect=fork_server.start_command) as running:
+    with Stack(directory, fork_server) as running:
         yield running
 
 
