@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -99,20 +100,26 @@ def console(
 
 @pytest.fixture
 def sign_in(browser: Browser, console: Console) -> Iterator[SignIn]:
-    """Opens a window of somebody's own and signs in there, by keyboard alone."""
+    """Opens a window of somebody's own who has signed in; there, with the keyboard alone, if that is asked."""
     contexts: list[BrowserContext] = []
 
-    def sign_in(role: Role, **options: object) -> Page:
+    def sign_in(role: Role, *, by_keyboard: bool = False, **options: object) -> Page:
         context = browser.new_context(**options)  # type: ignore[arg-type]
         context.set_default_timeout(15_000)
         contexts.append(context)
         page = context.new_page()
-        page.goto(f"{console.url}/login")
-        expect(page.get_by_label("User")).to_be_focused()
-        page.keyboard.type(console.user(f"the_{role}", role))
-        page.keyboard.press("Tab")
-        page.keyboard.type(PASSWORD)
-        page.keyboard.press("Enter")
+        if by_keyboard:
+            page.goto(f"{console.url}/login")
+            expect(page.get_by_label("User")).to_be_focused()
+            page.keyboard.type(console.user(f"the_{role}", role))
+            page.keyboard.press("Tab")
+            page.keyboard.type(PASSWORD)
+            page.keyboard.press("Enter")
+        else:
+            with closing(console.visitor(role)) as visitor:
+                for name, value in visitor.cookies.items():
+                    context.add_cookies([{"name": name, "value": value, "url": console.url}])
+            page.goto(console.url)
         page.get_by_role("button", name="Sign out").wait_for()
         return page
 
