@@ -7,6 +7,7 @@ program imports it, and reads the environment anew then.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import fcntl
 import gc
@@ -370,7 +371,7 @@ def _prefect_reads_the_environment() -> None:
 
 
 def _become(request: dict[str, Any], streams: Sequence[int]) -> None:
-    """Run the program in this process, which then ends as any interpreter does."""
+    """Run the program in this process, which then ends. Only an error leaves it to the interpreter to end it."""
     # A server that was started in the background has inherited an ignored Ctrl-C.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     # Out of the way first, as one may have come as what another is to be.
@@ -390,11 +391,30 @@ def _become(request: dict[str, Any], streams: Sequence[int]) -> None:
     os.chdir(request["cwd"])
     sys.path.insert(0, request["cwd"])
     sys.argv = [request["module"], *request["arguments"]]
-    if request["module"] == "-c":
-        program = sys.argv.pop(1)
-        exec(compile(program, "<string>", "exec"), {"__name__": "__main__"})
-    else:
-        runpy.run_module(request["module"], run_name="__main__", alter_sys=True)
+    status: Any = 0
+    try:
+        if request["module"] == "-c":
+            program = sys.argv.pop(1)
+            exec(compile(program, "<string>", "exec"), {"__name__": "__main__"})
+        else:
+            runpy.run_module(request["module"], run_name="__main__", alter_sys=True)
+    except SystemExit as end:
+        status = end.code or 0
+        if not isinstance(status, int):  # what is to be said
+            raise
+    _end(status)
+
+
+def _end(status: int) -> None:
+    """As the interpreter ends, but for the taking apart of all modules, which takes longer than most programs."""
+    threading._shutdown()  # type: ignore[attr-defined]
+    atexit._run_exitfuncs()
+    try:
+        sys.stdout.flush()
+        sys.stderr.flush()
+    except OSError:
+        sys.exit(status)  # it has words for that
+    os._exit(status & 0xFF)
 
 
 def _start_pythons_with(stand_in: str) -> None:
