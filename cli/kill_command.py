@@ -38,7 +38,7 @@ from cli.options import (
 from cli.process_clock import process_started
 from cli.transitions import make_pending_trips, make_trip
 from configuration.breakers import requested_trip, waiting_incident
-from configuration.login import login_name
+from configuration.login import behind_sudo, login_name
 from configuration.orchestrator import set_prefect_timeouts
 from configuration.reasons import FLATTENS_IF_CONFIRMED, FLATTENS_NOTHING
 from configuration.settings import ConfigurationError, Settings, load_settings
@@ -97,6 +97,7 @@ def kill(
         TripReason.KILL_SWITCH,
         operator=operator or login_name(),
         login=login_name(),
+        sudo=behind_sudo(),
         why=why,
         scope=scope,
         source="cli",

@@ -18,7 +18,7 @@ from typing import Any
 from cli.process_clock import process_started
 from configuration.fingerprint import configuration_fingerprint
 from configuration.locations import absolute, configuration_file, default_state_dir, standby_socket
-from configuration.login import login_name
+from configuration.login import behind_sudo, login_name
 
 ACKNOWLEDGED_WITHIN = 0.2
 """Seconds that connecting and the acknowledgement may take together."""
@@ -88,7 +88,7 @@ def _plain_kill(arguments: Sequence[str]) -> dict[str, Any] | None:
             request["accounts"].append(value.upper())
         else:
             return None
-    request["login"] = login_name()
+    request["login"], request["sudo"] = login_name(), behind_sudo()
     request.setdefault("operator", request["login"])
     return request
 

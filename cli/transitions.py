@@ -31,7 +31,7 @@ from configuration.breakers import (
     waiting_incident,
     waiting_trips,
 )
-from configuration.login import login_name
+from configuration.login import behind_sudo, login_name
 from configuration.redis_clients import redis_client
 from configuration.settings import Settings
 from ledger.errors import LedgerError
@@ -84,6 +84,7 @@ class LocalCircuit:
             TripReason.MANUAL,
             operator=operator or login_name(),
             login=login_name(),
+            sudo=behind_sudo(),
             why=reason,
             scope=scope,
             source="cli",

@@ -102,17 +102,19 @@ def requested_trip(
     incident_id: str | None = None,
     ip_address: str | None = None,
     flattens: str = "",
+    sudo: str = "",
 ) -> PendingTrip:
     """The trip that a person or a program asks for, its ids decided before it is tried.
 
     `reason` is a code such as `MANUAL`, `why` what the operator said. `login` is whose process asks: where `operator`
-    is only a name that was typed, a reset needs somebody else than this one too. `flattens` says when, of a kill switch
-    that doesn't flatten at once.
+    is only a name that was typed, a reset needs somebody else than this one too, and `sudo` what is known of who is
+    behind it. `flattens` says when, of a kill switch that doesn't flatten at once.
     """
-    behind = {"login": login} if login not in ("", operator) else {}
+    known = {"login": "" if login == operator else login, "sudo": sudo, "flattens": flattens}
+    behind = {name: text for name, text in known.items() if text}
     return PendingTrip(
         reason=reason,
-        details={"operator": operator, "reason": why, **behind, **({"flattens": flattens} if flattens else {})},
+        details={"operator": operator, "reason": why, **behind},
         tripped_by=operator,
         scope=scope,
         source=source,

@@ -22,13 +22,33 @@ def login_name() -> str:
     return _name_of(os.getuid())
 
 
+def behind_sudo() -> str:
+    """What is known of who is behind sudo, for the record beside `login_name`; empty where root claims nobody.
+
+    `SUDO_USER` and `SUDO_UID` are what root's environment claims, the login uid what the system has kept.
+    """
+    claimed = os.environ.get("SUDO_USER", "")
+    if os.geteuid() != 0 or not claimed:
+        return ""
+    logged_in = _login_uid()
+    kept = "not kept" if logged_in is None else str(logged_in)
+    uid = os.environ.get("SUDO_UID", "none")
+    return f"uid {os.getuid()}, SUDO_USER {claimed:.64}, SUDO_UID {uid:.20}, login uid {kept}"
+
+
 def _may_be(name: str) -> bool:
     """Whether the system has logged in `name`, or does not keep whom."""
+    logged_in = _login_uid()
+    return logged_in is None or _name_of(logged_in) == name
+
+
+def _login_uid() -> int | None:
+    """Whom the system has logged in; None where it doesn't keep that."""
     try:
         logged_in = int(LOGIN_UID.read_text("ascii"))
     except (OSError, ValueError):
-        return True
-    return logged_in == _UNSET or _name_of(logged_in) == name
+        return None
+    return None if logged_in == _UNSET else logged_in
 
 
 def _name_of(uid: int) -> str:

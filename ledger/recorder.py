@@ -5,9 +5,10 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
+from configuration.login import behind_sudo
 from ledger.errors import LedgerError, NotRecorded, SpoolUnavailable
 from ledger.ledger import Ledger
 from ledger.record import AuditRecord
@@ -46,9 +47,16 @@ class Recorder:
     def record(self, *records: AuditRecord) -> Recorded:
         """Keep `records`; returns once they are safe, in about twice the ledger's `timeout` or 2 s, whichever is more.
 
+        Those of the command line say who is behind sudo, if anybody.
+
         Raises:
             NotRecorded: neither the database nor the spool took them.
         """
+        if sudo := behind_sudo():
+            records = tuple(
+                replace(each, details={**each.details, "sudo": sudo}) if each.source == "cli" else each
+                for each in records
+            )
         if self._resting():
             self._spool(records, self._last_failure)
             return Recorded(Destination.SPOOL, self._last_failure)

@@ -26,6 +26,8 @@ class KillRequest(BaseModel):
     operator: str = Field(min_length=1, max_length=128)
     login: str = Field(default="", max_length=128)
     """Whose process asks, where `operator` is a name that was typed."""
+    sudo: str = Field(default="", max_length=256)
+    """What is known of who is behind `login`."""
     scope: str = "global"
     accounts: tuple[str, ...] = ()
     """All of them when none is named."""
@@ -45,6 +47,7 @@ class KillRequest(BaseModel):
             TripReason.KILL_SWITCH,
             operator=self.operator,
             login=self.login,
+            sudo=self.sudo,
             why=self.reason,
             scope=self.scope,
             source=source,

@@ -16,6 +16,7 @@ from breaker.errors import BreakerError, NotTripped, ResetRateLimited, StateConf
 from breaker.events import Transition
 from breaker.requests import ResetToken
 from breaker.state import State, Status
+from configuration.login import behind_sudo
 from configuration.settings import Settings
 from ledger.errors import LedgerError
 from ledger.record import DENIED, FAILED, AuditRecord, derived_id
@@ -233,6 +234,8 @@ async def _transition(
     details: dict[str, Any] | None = None,
 ) -> Status:
     said = {"claimed": request.claimed} if request.claimed else {}
+    if request.source == "cli" and (sudo := behind_sudo()):
+        said["sudo"] = sudo
     said |= {"question": request.question} if request.question else {}
     return await breaker.reset(
         reset_by=request.answer.approver,
