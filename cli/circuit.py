@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Protocol
 
 from breaker.events import History
@@ -13,14 +12,6 @@ from cli.environment import through_console
 from cli.options import ResetOptions
 from tasks.kill.pending_exit_store import Reading
 from tasks.kill.venue_lock_store import LockReading
-
-
-@dataclass(frozen=True, slots=True)
-class Tripped:
-    """The breaker that was tripped, named as it is configured, and its state."""
-
-    scope: str
-    status: Status
 
 
 class Circuit(Protocol):
@@ -44,8 +35,8 @@ class Circuit(Protocol):
     def named(self, scope: str) -> NamedScope:
         """The breaker that was meant by what was typed. Raises InvalidInput for what is no scope."""
 
-    def trip(self, scope: str, reason: str, operator: str | None) -> Tripped:
-        """The breaker that was meant; says it on standard error, before, where a trip of it may halt nobody."""
+    def trip(self, scope: str, reason: str, operator: str | None) -> tuple[str, Status]:
+        """The breaker that was meant, and its state; says it on standard error where a trip of it may halt nobody."""
 
     def reset(self, ask: ResetOptions) -> Status:
         """Says on standard error what became of the equity. Raises ResetRefused too, or what a console says of it."""

@@ -53,8 +53,7 @@ def trip(
     checked_scope(scope)
     circuit = open_circuit()
     circuit.say_what_is_acted_on()
-    tripped = circuit.trip(scope, why, operator)
-    scope, after = tripped.scope, tripped.status
+    scope, after = circuit.trip(scope, why, operator)
     _show(after, scope, as_json)
     circuit.tell(scope)
     circuit.record(scope)

@@ -14,7 +14,6 @@ from breaker.keys import GLOBAL, check_scope
 from breaker.state import Status
 from brokers.coverage import NamedScope
 from cli.acting_on import say_doubt
-from cli.circuit import Tripped
 from cli.console_client import ConsoleClient
 from cli.environment import TOKEN, URL
 from cli.messages import say
@@ -54,12 +53,12 @@ class RemoteCircuit:
         check_scope(scope)
         return NamedScope(scope) if scope == GLOBAL else self.console.named(scope)
 
-    def trip(self, scope: str, reason: str, operator: str | None) -> Tripped:
+    def trip(self, scope: str, reason: str, operator: str | None) -> tuple[str, Status]:
         """Nothing is asked before: what it is called, and whether that is known, is said by the trip's answer."""
         say_who_acts(operator)
         named, status = self.console.trip(scope, reason)
         say_doubt(named.scope, named.doubt)
-        return Tripped(named.scope, status)
+        return named.scope, status
 
     def reset(self, ask: ResetOptions) -> Status:
         """The console judges it, by the rules of every way in."""

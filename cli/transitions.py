@@ -18,7 +18,6 @@ from breaker.trip_reasons import TripReason
 from brokers.coverage import NamedScope, named_scope
 from cli import notices
 from cli.acting_on import say_doubt, say_what_is_acted_on, target_of
-from cli.circuit import Tripped
 from cli.messages import say
 from cli.options import ResetOptions
 from cli.pending_exits import drop_pending_exits
@@ -76,7 +75,7 @@ class LocalCircuit:
     def named(self, scope: str) -> NamedScope:
         return named_scope(scope, self._settings.accounts, self._settings.rules)
 
-    def trip(self, scope: str, reason: str, operator: str | None) -> Tripped:
+    def trip(self, scope: str, reason: str, operator: str | None) -> tuple[str, Status]:
         named = self.named(scope)
         scope = named.scope
         say_doubt(scope, named.doubt)
@@ -91,7 +90,7 @@ class LocalCircuit:
             incident_id=waiting_incident(self._settings, scope),
         )
         try:
-            return Tripped(scope, make_trip(self._settings, trip))
+            return scope, make_trip(self._settings, trip)
         except NotHalted as error:
             notices.tell_undelivered_trip(self._settings, trip, str(error))
             raise
