@@ -14,9 +14,11 @@ from cli.audit_view import show_rows
 from cli.circuit_view import console
 from cli.exit_codes import EPILOG, Exit
 from cli.messages import say
-from cli.options import JsonOption, given_path
+from cli.options import JsonOption, OperatorOption, given_path
 from cli.transitions import make_pending_trips
+from configuration.login import login_name
 from configuration.printed_commands import pastable
+from configuration.reasons import MIN_REASON
 from configuration.redis_clients import redis_client
 from configuration.settings import load_settings
 
@@ -38,7 +40,7 @@ _Incident = Annotated[str | None, typer.Option("--incident", help="Only this inc
 
 def register(app: typer.Typer) -> None:
     audit_app.callback()(list_rows)
-    for command in (verify, export, drain, upgrade):
+    for command in (verify, quarantine, export, drain, upgrade):
         audit_app.command(epilog=EPILOG)(command)
     app.add_typer(audit_app, name="audit")
 
@@ -87,16 +89,42 @@ def _asked(wanted: Filter, limit: int) -> list[str]:
 
 def verify() -> None:
     """Walk the whole chain; names the first row that was changed, removed, inserted or moved. Exit status 1 if any."""
-    from ledger.audit import verify_ledger  # noqa: PLC0415
+    from ledger.audit import verify_with_redis  # noqa: PLC0415
     from ledger.configured import open_checkpoints, open_ready_ledger  # noqa: PLC0415
 
     settings = load_settings()
-    found = verify_ledger(open_ready_ledger(settings), open_checkpoints(settings)).verification
+    with redis_client(settings) as redis:
+        ledger, checkpoints = open_ready_ledger(settings), open_checkpoints(settings)
+        found = verify_with_redis(ledger, checkpoints, redis, timeout=settings.redis_timeout).verification
     if found.problem is None:
         typer.echo(f"whole: {found.rows} rows, the last is {found.seq}, hash {found.hash}")
         return
     typer.echo(f"BROKEN at row {found.problem.seq} ({found.problem.kind.value}): {found.problem.sentence}")
+    if found.problem.refutes_checkpoint:
+        say("if it was lost or restored from an older copy, two people say so: `breaker audit quarantine --reason WHY`")
     raise typer.Exit(Exit.REFUSED)
+
+
+def quarantine(
+    reason: Annotated[str, typer.Option("--reason", help=f"What happened to it, {MIN_REASON} characters or more.")],
+    second_person: Annotated[
+        str | None,
+        typer.Option("--second-person", help="Who answers for it too, where two persons have to; kept as claimed."),
+    ] = None,
+    operator: OperatorOption = None,
+) -> None:
+    """Give up the checkpoints that the log no longer holds, where it was lost or restored from an older copy.
+
+    A row says what was given up, by whom and why; from then on the log is whole again. It takes RESET_CIRCUIT.
+    """
+    from tasks.ledger_quarantine import quarantine as give_up  # noqa: PLC0415
+
+    done = give_up(load_settings(), reason, by=operator or login_name(), second_person=second_person)
+    first, last = done.given_up[0], done.given_up[-1]
+    typer.echo(
+        f"given up: {len(done.given_up)} checkpoints of rows {first.seq} to {last.seq}, the last of {last.time}; "
+        f"row {done.row} says so. `{pastable('breaker audit verify')}`"
+    )
 
 
 def export(

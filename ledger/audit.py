@@ -5,14 +5,17 @@ Listing is `Ledger.query`, exporting `ledger.export.write_export`.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from breaker.errors import BreakerError
 from ledger.checkpoint import Checkpoint, Checkpoints
 from ledger.errors import LedgerError
 from ledger.ledger import Ledger
 from ledger.outbox import OutboxDrain, drain_outboxes
+from ledger.shared_checkpoint import SharedCheckpoint
 from ledger.spool import Spool, SpoolDrain
 from ledger.verify import Verification, verify
 
@@ -26,6 +29,25 @@ class Audit:
 
     verification: Verification
     checkpoint: Checkpoint | None
+
+
+def verify_with_redis(
+    ledger: Ledger, checkpoints: Checkpoints, redis: Redis, *, timeout: float, only_new: bool = False
+) -> Audit:
+    """`verify_ledger` against the checkpoint in Redis too, and keep the new one there as well.
+
+    Redis being away is no reason not to verify.
+    """
+    shared = SharedCheckpoint(redis, ledger, timeout)
+    also: tuple[Checkpoint, ...] = ()
+    with contextlib.suppress(BreakerError):
+        also = () if (there := shared.read()) is None else (there,)
+    audit = verify_ledger(ledger, checkpoints, also=also, only_new=only_new)
+    new = audit.checkpoint
+    if new is not None and new.seq and new.seq not in {each.seq for each in also}:
+        with contextlib.suppress(BreakerError):
+            shared.write(new)
+    return audit
 
 
 def verify_ledger(

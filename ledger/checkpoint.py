@@ -10,11 +10,13 @@ import fcntl
 import json
 import os
 import re
+from collections.abc import Container
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Self
 
+from breaker.atomic_file import write_atomically
 from ledger.errors import ExportUnreadable, SpoolUnavailable
 from ledger.record import iso
 
@@ -82,6 +84,25 @@ class Checkpoints:
         except OSError as error:
             raise SpoolUnavailable(
                 f"{self.path} can't be written ({error.strerror}); the checkpoint is not kept"
+            ) from None
+
+    def give_up(self, refuted: Container[Checkpoint]) -> None:
+        """Keep those no longer; they go into a file beside it (`.given_up`), which nothing reads.
+
+        Raises:
+            SpoolUnavailable: a file can't be read or written.
+        """
+        kept = self.all()
+        beside = Checkpoints(self.path.with_name(f"{self.path.name}.given_up"))
+        for checkpoint in kept:
+            if checkpoint in refuted:
+                beside.add(checkpoint)
+        lines = "".join(json.dumps(asdict(each)) + "\n" for each in kept if each not in refuted)
+        try:
+            write_atomically(self.path, lines)
+        except OSError as error:
+            raise SpoolUnavailable(
+                f"{self.path} can't be written ({error.strerror}); its checkpoints are as they were"
             ) from None
 
     def all(self) -> tuple[Checkpoint, ...]:

@@ -43,6 +43,8 @@ class Problem:
     seq: int
     id: str | None
     sentence: str
+    refutes_checkpoint: bool = False
+    """The rows fit each other, and not what a checkpoint saw."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +141,7 @@ class _Walk:
         if point is None or point.hash == row[_HASH]:
             return None
         sentence = f"row {row[0]} is not the one that the checkpoint of {point.time} saw: the chain was written anew"
-        return Problem(Damage.CHANGED, row[0], row[_ID], sentence)
+        return Problem(Damage.CHANGED, row[0], row[_ID], sentence, refutes_checkpoint=True)
 
     def _tail(self) -> Problem | None:
         """Whether a checkpoint knows of rows behind the last one."""
@@ -149,7 +151,7 @@ class _Walk:
         first = self.seq + 1
         gone = f"row {first} is" if first == last else f"rows {first} to {last} are"
         seen = f"the checkpoint of {self._checkpoints[last].time} saw row {last}"
-        return Problem(Damage.TAIL_CUT, first, None, f"{gone} gone from the end: {seen}")
+        return Problem(Damage.TAIL_CUT, first, None, f"{gone} gone from the end: {seen}", refutes_checkpoint=True)
 
     def _diagnose(self, row: RawRow) -> Problem:
         """What was done to the first row that does not fit. Row `expected` should have followed, linked to our hash."""

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
-from breaker.errors import BreakerError, InvalidInput
+from breaker.errors import BreakerError
 from breaker.keys import of_scope
 from breaker.state import State, Status
 from breaker.trip_reasons import TripReason
@@ -26,6 +26,7 @@ from ledger.models import TRANSITION_ACTIONS
 from ledger.outbox import drain_outbox
 from ledger.record import AuditRecord, derived_id, iso, uuid_or_none
 from tasks.redis_identity import establish_identity
+from tasks.two_persons import check_two_persons
 
 if TYPE_CHECKING:
     from redis import Redis
@@ -166,10 +167,9 @@ def _answer_for_it(
     accounts of the console are in the database that can't be asked. So they are on record as claimed.
     """
     reason, person = checked_reason(said.reason), login_name()
-    _check_permission(settings, person)
+    check_two_persons(settings, (by, person), said.second_person)
     claimed = {"claimed": by} if by != person else {}
     if settings.recovery.two_person:
-        _check_second_person(settings, (by, person), said.second_person)
         claimed["claimed_second_person"] = said.second_person or ""
     open_recorder(settings).record(
         AuditRecord(
@@ -180,21 +180,3 @@ def _answer_for_it(
             details={"reason": reason, **claimed, "ledger": str(error)},
         )
     )
-
-
-def _check_second_person(settings: Settings, first: tuple[str, ...], second: str | None) -> None:
-    """Known, permitted, and by no name of the first's the first."""
-    if not second:
-        raise InvalidInput(
-            "two persons answer for this (recovery.two_person): name the other one, --second-person NAME"
-        )
-    if second in first:
-        raise InvalidInput(f"{second} can't be both persons: somebody else must answer for it too; nothing changed")
-    _check_permission(settings, second)
-
-
-def _check_permission(settings: Settings, person: str) -> None:
-    if "RESET_CIRCUIT" not in settings.recovery.people.get(person, ()):
-        raise InvalidInput(
-            f"{person} has no RESET_CIRCUIT permission under [recovery.people] in the configuration; nothing changed"
-        )

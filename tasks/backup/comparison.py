@@ -30,7 +30,16 @@ _LEFT_OUT = {
     "pending_exits": "pending exits, not resumed: look at the venue, and kill again what still stands",
     "venue_locks": "locks at the venue, not lifted by a reset: look at the venue, and lift them there",
 }
-_NOT_WORTH_NAMING = {"state", "identity", "outbox", "recovery", "deadman", "pending_exits_as_of"}
+_NOT_WORTH_NAMING = {
+    "state",
+    "identity",
+    "outbox",
+    "recovery",
+    "deadman",
+    "pending_exits_as_of",
+    "ledger_checkpoints",
+    "kill_taken_over",
+}
 """Restored in another form, or named by one of the others."""
 
 

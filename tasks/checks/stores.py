@@ -22,7 +22,7 @@ from breaker.status_reader import StatusReader
 from configuration.breakers import apply_pending_trips, limits_from, waiting_trips
 from configuration.redis_clients import async_redis_client, redis_client
 from configuration.settings import Settings
-from ledger.audit import Audit, DrainResult, drain, verify_ledger
+from ledger.audit import Audit, DrainResult, drain, verify_with_redis
 from ledger.configured import open_checkpoints, open_ledger, open_ready_ledger, open_spool
 from ledger.errors import LedgerError, LedgerUnavailable
 from ledger.ledger import Ledger
@@ -220,14 +220,18 @@ def check_chain(stores: Stores, *, whole: bool) -> Measurement:
     """Verify the ledger's chain: what is new since the last checkpoint, or the `whole` of it."""
     probe = Probe("chain", "unbroken", "all rows" if whole else "the rows since the last checkpoint")
     checkpoints = open_checkpoints(stores.settings)
-    return judge_chain(probe, verify_ledger(stores.ledger, checkpoints, only_new=not whole))
+    audit = verify_with_redis(stores.ledger, checkpoints, stores.redis, timeout=stores.timeout, only_new=not whole)
+    return judge_chain(probe, audit)
 
 
 def judge_chain(probe: Probe, audit: Audit) -> Measurement:
     found = audit.verification
     value = f"{found.rows} rows in {found.seconds:.2f} s, up to row {found.seq}"
     if found.problem is not None:
-        return probe.measured(value, Colour.RED, f"The audit log was tampered with: {found.problem.sentence}.")
+        advice = ""
+        if found.problem.refutes_checkpoint:
+            advice = " If it was lost or restored from an older copy, two people say so: `breaker audit quarantine`."
+        return probe.measured(value, Colour.RED, f"The audit log was tampered with: {found.problem.sentence}.{advice}")
     return probe.measured(value)
 
 

@@ -12,6 +12,7 @@ from configuration.breakers import waiting_trips
 from configuration.settings import Settings
 from ledger.audit import Audit
 from ledger.configured import open_checkpoints
+from ledger.shared_checkpoint import SharedCheckpoint
 from ledger.verify import verify
 from tasks.checks.measurement import Colour, Measurement
 from tasks.checks.probe import Probe, describe_error, measure_within
@@ -41,7 +42,9 @@ def _look_at_stores(settings: Settings, chain: Probe) -> tuple[list[Measurement]
         try:
             kept = open_checkpoints(settings).all()
             newest = max(kept, key=lambda point: point.seq, default=None)
-            verification = verify(stores.ledger, key=stores.ledger.key, checkpoints=kept, start=newest)
+            there = SharedCheckpoint(stores.redis, stores.ledger, stores.timeout).read()
+            known = kept if there is None else (*kept, there)
+            verification = verify(stores.ledger, key=stores.ledger.key, checkpoints=known, start=newest)
         except Exception as error:
             return states, chain.failed(describe_error(error))
         return states, judge_chain(chain, Audit(verification, None))
