@@ -216,14 +216,16 @@ def answer(
 
 def _what_is_asked(state: RecoveryState) -> str:
     """In a sentence, with the command that answers it."""
-    scope = of_scope(state.scope)
     if state.waiting_for == "root-cause":
-        asked = f"for the root cause of incident {state.incident_id}; its approval is asked for after that"
-        options = "--root-cause WHAT --corrective-action WHAT"
-    else:
-        asked = f"for the approval of the reset; the root cause of incident {state.incident_id} is known"
-        options = "--reason WHY --acknowledge"
-    return f"The recovery asks {asked}. Answer with: `breaker recover answer {options}{scope}`"
+        return (
+            f"The recovery asks for the root cause of incident {state.incident_id}, and for its approval after that. "
+            "Answer with: `breaker recover answer --root-cause WHAT --corrective-action "
+            f"WHAT{of_scope(state.scope)}`"
+        )
+    return (
+        f"The recovery asks for the approval of the reset; the root cause of incident {state.incident_id} is known. "
+        f"Answer with: `breaker recover answer --reason WHY --acknowledge{of_scope(state.scope)}`"
+    )
 
 
 def _tell_what_became_of_it(settings: Settings, asked: RecoveryState) -> None:
