@@ -24,6 +24,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import termios
 import threading
 import weakref
 from collections.abc import Callable, Mapping, Sequence
@@ -210,11 +211,13 @@ class ForkServer:
         stderr: int | IO[Any] = subprocess.DEVNULL,
         pass_fds: Sequence[int] = (),
         children: bool = False,
+        terminal: bool = False,
     ) -> Forked:
         """`python -m module arguments`, or `python -c program arguments`, with these streams.
 
         A stream is a file, its descriptor or DEVNULL; `stdout` may be PIPE. Environment and directory are ours unless
-        given. With `children` the Python programs that it starts are started so too.
+        given. With `children` the Python programs that it starts are started so too. With `terminal` its `stdin` is its
+        controlling terminal.
         """
         request = json.dumps(
             {
@@ -225,6 +228,7 @@ class ForkServer:
                 "numbers": [0, 1, 2, *pass_fds],
                 "python": str(self.python) if children else "",
                 "stands_in": False,
+                "terminal": terminal,
             }
         ).encode()
         reading, writing = os.pipe()
@@ -381,6 +385,9 @@ def _become(request: dict[str, Any], streams: Sequence[int]) -> None:
     for number, stream in zip(request["numbers"], high, strict=True):
         os.dup2(stream, number)
         os.close(stream)
+    if request["terminal"]:
+        os.setsid()
+        fcntl.ioctl(0, termios.TIOCSCTTY, 0)
     if request["python"]:
         _start_pythons_with(request["python"])
     sys.stdin = open(0, closefd=False)  # noqa: SIM115

@@ -34,6 +34,7 @@ def stand_in(python: str, address: str) -> None:
         "numbers": inherited,
         "python": sys.argv[0],
         "stands_in": True,
+        "terminal": False,
     }
     pending: list[int] = []
     forwarded = [number for number in FORWARDED if signal.getsignal(number) is not signal.SIG_IGN]

@@ -19,6 +19,7 @@ from proofs.fork_server import ForkServer
 from sandbox.child_process import Child
 from sandbox.embedded_redis import EmbeddedRedis
 from sandbox.prefect_server import PrefectServer
+from tests.helpers import FULL
 from tests.ledger.servers import Postgres
 
 # Nobody listens on port 1. Without an address Prefect would start a server of its own in this process, for ten seconds.
@@ -31,7 +32,9 @@ os.environ.pop("SSL_CERT_FILE", None)
 os.environ["SSL_CERT_DIR"] = ssl.get_default_verify_paths().openssl_capath
 
 # How long an example takes is the machine's doing, and no finding.
-settings.register_profile("tests", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile(
+    "tests", deadline=None, suppress_health_check=[HealthCheck.too_slow], max_examples=100 if FULL else 40
+)
 settings.load_profile("tests")
 
 _MIGRATE = (

@@ -228,7 +228,7 @@ def test_promises_1_2_and_4_hold_for_any_sequence_of_events(
     run_state_machine_as_test(
         Breaker,
         settings=settings(
-            max_examples=500 if FULL else 30,
+            max_examples=500 if FULL else 15,
             stateful_step_count=30,
             deadline=None,
             suppress_health_check=list(HealthCheck),

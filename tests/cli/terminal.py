@@ -2,37 +2,22 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import pty
-import signal
-import subprocess
-import sys
-import termios
 import time
 
+from proofs.fork_server import ForkServer
+
 CTRL_C, CTRL_D = b"\x03", b"\x04"
-
-
-def _as_a_login_starts_it() -> None:
-    """Keys become signals, and Ctrl-C is not ignored, as it is in what was started in the background."""
-    fcntl.ioctl(0, termios.TIOCSCTTY, 0)
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 class Terminal:
     """The command line on a real pseudo-terminal, which is its controlling terminal."""
 
-    def __init__(self, environment: dict[str, str], *arguments: str) -> None:
+    def __init__(self, fork_server: ForkServer, environment: dict[str, str], *arguments: str) -> None:
         self._ours, theirs = pty.openpty()
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "cli", *arguments],
-            env=environment,
-            stdin=theirs,
-            stdout=theirs,
-            stderr=theirs,
-            start_new_session=True,
-            preexec_fn=_as_a_login_starts_it,  # noqa: PLW1509
+        self.process = fork_server.start(
+            "cli", *arguments, env=environment, stdin=theirs, stdout=theirs, stderr=theirs, terminal=True
         )
         os.close(theirs)
         os.set_blocking(self._ours, False)
@@ -52,11 +37,11 @@ class Terminal:
 
     def ended(self, timeout: float = 40) -> int:
         deadline = time.monotonic() + timeout
-        while self.process.poll() is None:
+        while (status := self.process.poll()) is None:
             assert time.monotonic() < deadline, self.seen
             self._read()
         self._read()
-        return self.process.returncode
+        return status
 
     def hang_up(self) -> None:
         """As a connection that is lost does: the terminal is gone, and says so with SIGHUP."""

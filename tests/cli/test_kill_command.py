@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import redis
 
+from proofs.fork_server import ForkServer
 from sandbox.child_process import free_port
 from sandbox.embedded_redis import EmbeddedRedis
 from sandbox.exchange.scenario import parse
@@ -195,8 +196,10 @@ def test_requests_that_are_tried_again_leave_no_log_lines_on_the_screen(
 
 
 @pytest.fixture
-def terminal(with_broker: redis.Redis, environment: dict[str, str], tmp_path: Path) -> Iterator[Terminal]:
-    opened = Terminal(environment, "kill", "--reason", "drill")
+def terminal(
+    fork_server: ForkServer, with_broker: redis.Redis, environment: dict[str, str], tmp_path: Path
+) -> Iterator[Terminal]:
+    opened = Terminal(fork_server, environment, "kill", "--reason", "drill")
     yield opened
     opened.close()
 

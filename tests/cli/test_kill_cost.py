@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from cli.kill_view import COST_LINES
+from proofs.fork_server import ForkServer
 from sandbox.embedded_redis import EmbeddedRedis
 from sandbox.exchange.scenario import parse
 from sandbox.exchange.server import PaperExchangeThread
@@ -68,10 +69,10 @@ def recorded(breaker_cli: RunCli) -> list[dict[str, Any]]:
 
 
 def test_the_screen_tells_it_after_the_verdict_and_the_ledger_keeps_it(
-    begin: Begin, breaker_cli: RunCli, environment: dict[str, str]
+    fork_server: ForkServer, begin: Begin, breaker_cli: RunCli, environment: dict[str, str]
 ) -> None:
     begin(BOOK)
-    terminal = Terminal({**environment, "COLUMNS": "80", "TERM": "dumb"}, "kill", "--yes")
+    terminal = Terminal(fork_server, {**environment, "COLUMNS": "80", "TERM": "dumb"}, "kill", "--yes")
     try:
         assert terminal.ended() == 0, terminal.seen
     finally:

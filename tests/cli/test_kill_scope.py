@@ -15,6 +15,7 @@ from pydantic import SecretStr
 from breaker import CircuitBreaker
 from configuration.settings import KillSettings, Settings
 from console.auth.permissions import Role
+from proofs.fork_server import ForkServer
 from sandbox.embedded_redis import EmbeddedRedis
 from tests.cli.conftest import ROOT, RunCli, WriteConfiguration
 from tests.cli.terminal import Terminal
@@ -122,8 +123,10 @@ def test_what_would_widen_or_can_not_be_told_is_refused_in_one_line_with_nothing
     assert venues.untouched("ALPHA") and venues.untouched("BETA")
 
 
-def test_the_question_names_what_it_is_about(two: redis.Redis, venues: Venues, environment: dict[str, str]) -> None:
-    terminal = Terminal(environment, "kill", "--scope", "symbol:AAPL", "--account", "ALPHA")
+def test_the_question_names_what_it_is_about(
+    fork_server: ForkServer, two: redis.Redis, venues: Venues, environment: dict[str, str]
+) -> None:
+    terminal = Terminal(fork_server, environment, "kill", "--scope", "symbol:AAPL", "--account", "ALPHA")
     try:
         terminal.wait_for("Type FLATTEN")
         said = " ".join(terminal.seen.split())

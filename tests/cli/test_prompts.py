@@ -14,6 +14,7 @@ import typer
 from breaker import CircuitBreaker
 from breaker.uuid7 import uuid7
 from cli.prompts import Unanswered, agreed
+from proofs.fork_server import ForkServer
 from sandbox.embedded_redis import EmbeddedRedis
 from sandbox.exchange.scenario import parse
 from sandbox.exchange.server import PaperExchangeThread
@@ -29,11 +30,11 @@ Open = Callable[..., Terminal]
 
 
 @pytest.fixture
-def on_terminal(environment: dict[str, str]) -> Iterator[Open]:
+def on_terminal(fork_server: ForkServer, environment: dict[str, str]) -> Iterator[Open]:
     opened: list[Terminal] = []
 
     def start(*arguments: str) -> Terminal:
-        opened.append(Terminal(environment, *arguments))
+        opened.append(Terminal(fork_server, environment, *arguments))
         return opened[-1]
 
     yield start

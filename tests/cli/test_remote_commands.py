@@ -19,6 +19,7 @@ from pydantic import SecretStr
 from breaker import CircuitBreaker
 from configuration.settings import AccountSettings, KillSettings, Settings
 from console.auth.permissions import Role
+from proofs.fork_server import ForkServer
 from sandbox.child_process import free_port
 from sandbox.embedded_redis import EmbeddedRedis
 from sandbox.exchange.server import PaperExchangeThread
@@ -175,12 +176,16 @@ def test_make_kill_switch_works_as_the_runbook_has_it(
 
 @pytest.mark.usefixtures("as_role")
 def test_a_kill_that_is_not_confirmed_has_halted(
-    console: Console, environment: dict[str, str], breaker_cli: RunCli, exchange: PaperExchangeThread
+    fork_server: ForkServer,
+    console: Console,
+    environment: dict[str, str],
+    breaker_cli: RunCli,
+    exchange: PaperExchangeThread,
 ) -> None:
     sign(console, environment, Role.OPERATOR)
     outcome = breaker_cli("kill")
     assert outcome.returncode == 2 and "TRIPPED" in outcome.stderr
-    with closing(Terminal(environment, "kill")) as left:
+    with closing(Terminal(fork_server, environment, "kill")) as left:
         left.wait_for("Type FLATTEN")
         left.press(CTRL_C)
         assert left.ended() == 3 and "not confirmed; the state is TRIPPED" in left.seen

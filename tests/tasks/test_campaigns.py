@@ -253,7 +253,7 @@ RESUMED = 3
 
 def seeds_of(share: int) -> range:
     """That part of 2,000 seeds, or of a few."""
-    each = 500 if FULL else 2
+    each = 500 if FULL else 1
     return range(share * each, (share + 1) * each)
 
 
