@@ -28,6 +28,10 @@ class DrillEnvironment:
     exchange: PaperExchange
 
 
+CONDITIONS_WITHIN = 30.0
+"""Seconds; a flat book and a fresh Redis are in order at once."""
+
+
 @contextmanager
 def open_drill_environment(production: Settings) -> Iterator[DrillEnvironment]:
     """Start it, with a book and an open breaker; everything is gone at the end. `production` only lends its paces.
@@ -63,7 +67,7 @@ def _settings(production: Settings, home: Path, redis: str, venue: str, account:
             people={AUTHOR: ("APPROVE_RECOVERY",), APPROVER: ("RESET_CIRCUIT",)},
             watch=watch,
             watch_interval=min(1.0, watch / 4),
-            condition_deadline=30,
+            condition_deadline=CONDITIONS_WITHIN,
             condition_interval=1,
             redis_latency=1,
             database_latency=2,

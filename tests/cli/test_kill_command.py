@@ -188,7 +188,9 @@ def test_requests_that_are_tried_again_leave_no_log_lines_on_the_screen(
 ) -> None:
     with PaperExchangeThread(parse('[book]\npositions = 2\n[[trouble]]\nkind = "503"\n')) as venue:
         pace = PACE.replace("[kill]", "[kill]\ndeadline = 2.0")
-        write_configuration(f'redis_url = "{redis_server.url}"\n{pace}{account(venue.url)}')
+        # A request is tried again for three times as long as it may take.
+        alpha = f"{account(venue.url)}request_timeout = 1.5\n"
+        write_configuration(f'redis_url = "{redis_server.url}"\n{pace}{alpha}')
         outcome = breaker_cli("kill", "--yes")
     assert outcome.returncode == 3
     assert "503" in outcome.stderr

@@ -9,6 +9,7 @@ from contextlib import closing
 import pytest
 import redis
 
+from proofs.fork_server import ForkServer
 from sandbox.child_process import free_port
 from sandbox.embedded_redis import EmbeddedRedis
 from sandbox.exchange.server import PaperExchangeThread
@@ -88,6 +89,7 @@ def test_a_trip_that_redis_is_not_told_of_is_told_to_people(
 
 
 def test_a_kill_that_asks_is_told_at_its_halt_and_again_when_it_is_declined(
+    fork_server: ForkServer,
     configure: Configure,
     redis_server: EmbeddedRedis,
     redis_client: redis.Redis,
@@ -96,7 +98,7 @@ def test_a_kill_that_asks_is_told_at_its_halt_and_again_when_it_is_declined(
     web: Web,
 ) -> None:
     configure(redis_server.url, PACE + account(exchange.url))
-    with closing(Terminal(environment, "kill", "--reason", "the feed repeats itself")) as kill:
+    with closing(Terminal(fork_server, environment, "kill", "--reason", "the feed repeats itself")) as kill:
         kill.wait_for("Type FLATTEN")
         eventually(lambda: web.asked, within=30)
         assert summaries(web) == ["Kill switch started (global): halted; asks before it flattens"]
@@ -111,11 +113,15 @@ def test_a_kill_that_asks_is_told_at_its_halt_and_again_when_it_is_declined(
 
 
 def test_a_kill_that_is_confirmed_pages_for_its_start_only_once(
-    configure: Configure, exchange: PaperExchangeThread, environment: dict[str, str], web: Web
+    fork_server: ForkServer,
+    configure: Configure,
+    exchange: PaperExchangeThread,
+    environment: dict[str, str],
+    web: Web,
 ) -> None:
     """Without Redis nothing remembers who was told of what."""
     configure(f"redis://127.0.0.1:{free_port()}/0", PACE + account(exchange.url))
-    with closing(Terminal(environment, "kill", "--reason", "all out")) as kill:
+    with closing(Terminal(fork_server, environment, "kill", "--reason", "all out")) as kill:
         kill.wait_for("Type FLATTEN")
         kill.type("FLATTEN")
         kill.ended(60)

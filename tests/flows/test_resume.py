@@ -215,7 +215,10 @@ async def test_an_account_whose_venue_does_not_answer_is_pending_as_a_whole(
     settings: Settings, redis_client: redis.Redis, paper: PaperExchange
 ) -> None:
     paper.control("trouble", {"kind": "503"})
-    short = settings.model_copy(update={"kill": settings.kill.model_copy(update={"deadline": 0.5})})
+    # A request is tried again for three times as long as it may take.
+    account = settings.accounts["PAPER"].model_copy(update={"request_timeout": 1.0})
+    brief = settings.kill.model_copy(update={"deadline": 0.5})
+    short = settings.model_copy(update={"kill": brief, "accounts": {"PAPER": account}})
     (pending,) = (await kill(short, redis_client)).pending_exits
     assert pending.symbol == "*" and "PAPER" in pending.reason
     paper.control("trouble", method="DELETE")
