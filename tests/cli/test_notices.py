@@ -120,7 +120,9 @@ def test_a_kill_that_is_confirmed_pages_for_its_start_only_once(
     web: Web,
 ) -> None:
     """Without Redis nothing remembers who was told of what."""
-    configure(f"redis://127.0.0.1:{free_port()}/0", PACE + account(exchange.url))
+    configure(f"redis://127.0.0.1:{free_port()}/0", f"{PACE}record_wait = 1.0\n{account(exchange.url)}")
+    # One that refuses: with none configured, the run is told to a temporary one, which takes most of a minute.
+    environment["PREFECT_API_URL"] = f"http://127.0.0.1:{free_port()}/api"
     with closing(Terminal(fork_server, environment, "kill", "--reason", "all out")) as kill:
         kill.wait_for("Type FLATTEN")
         kill.type("FLATTEN")
