@@ -63,9 +63,9 @@ def plan_round(
     orders_at_start: frozenset[str],
     now: float,
     pace: Pace,
+    protective_last: bool,
     time_is_up: bool = False,
     unreadable: Sequence[Unreadable] = (),
-    protective_last: bool = False,
     beside: Sequence[Position] = (),
     unreadable_beside: Sequence[Unreadable] = (),
 ) -> Plan:

@@ -19,6 +19,7 @@ import pytest
 
 from breaker.orders import OrderStatus, OrderType, Side, TimeInForce
 from brokers.alpaca import AlpacaBroker
+from brokers.alpaca.adapter import FEW
 from brokers.alpaca.reading import refused_close
 from brokers.protocol import (
     Broker,
@@ -566,6 +567,25 @@ async def test_a_refusal_is_told_in_the_venues_words_and_not_tried_again() -> No
 def test_promise_7_only_what_is_too_little_to_be_traded_is_dust(message: str, refusal: Refusal) -> None:
     """A price refused for its "minimum pricing criteria" was taken for dust, and the book for flat."""
     assert refused_close("SHIBUSD", message, "42210000", {}).refusal is refusal
+
+
+@pytest.mark.parametrize(("count", "each_time"), [(FEW + 1, [1, 1, 1]), (FEW, [1, 2, 2]), (0, [2, 2, 2])])
+async def test_a_second_opinion_is_asked_for_only_where_the_next_list_may_well_be_empty(
+    venue: Venue, count: int, each_time: list[int]
+) -> None:
+    """Of a thousand orders each reading would cost twice as much of the rate limit."""
+    server = venue("[book]\norders = 1\n")
+    (one,) = httpx.get(f"{server.url}/v2/orders", headers=KEYS).json()
+    listed = json.dumps([{**one, "id": f"o{number}"} for number in range(count)])
+    requests: list[int] = []
+    with Web(lambda _: Answer(200, listed, {"Content-Type": "application/json"})) as web:
+        broker = AlpacaBroker("ALPHA", web.url, "key", "secret")
+        for _ in each_time:
+            before = len(web.asked)
+            assert len(await broker.open_orders()) == count
+            requests.append(len(web.asked) - before)
+        await broker.aclose()
+    assert requests == each_time
 
 
 @pytest.mark.parametrize("short", [False, True], ids=["one after the other", "both at once"])

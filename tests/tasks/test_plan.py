@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from breaker.instruments import CRYPTO, EQUITY, OPTION
 from breaker.orders import MarketClock, Order, OrderStatus, OrderType, Position, Side, TimeInForce, Unreadable
 from brokers.protocol import CloseOrder, Refusal
+from tasks.kill.cancel import CONCURRENT
 from tasks.kill.ladder import Pace, Rung, ladder, limit_price
 from tasks.kill.memory import (
     LONGEST_CLIENT_ORDER_ID,
@@ -700,6 +701,18 @@ def test_a_position_that_covers_a_short_option_keeps_its_stop() -> None:
     stop = order("300", symbol="SPY", kind=OrderType.STOP)
     held = [contract(CALL, "-2"), position("300", available="0", symbol="SPY")]
     assert plan_with_stops([stop], held).cancels == ()
+    late = plan([stop], held, protective_last=True, time_is_up=True)
+    assert "may be covered by this; its protective orders stay until then" in late.stuck["SPY"]
+
+
+def test_a_position_that_keeps_its_stop_since_time_is_up_says_what_is_still_open() -> None:
+    stop = order("100", kind=OrderType.STOP)
+    late = plan([stop], [position()], protective_last=True, time_is_up=True)
+    assert late.stuck["AAPL"] == f"1 orders are still open at the venue (new): {stop.id}"
+
+
+def test_as_many_let_go_at_once_as_are_cancelled_beside_each_other() -> None:
+    assert LET_GO_AT_ONCE == CONCURRENT
 
 
 @pytest.mark.parametrize("quantity", ["0.4", "-0.4"])
