@@ -169,10 +169,13 @@ class AccountRun:
         """
         left = self.clock.left + more
         repeating = repeat_until.set(time.monotonic() + left)
+        limit = asyncio.timeout(max(left + ANSWERS_AFTER_DEADLINE, LAST_QUESTION))
         try:
-            async with asyncio.timeout(max(left + ANSWERS_AFTER_DEADLINE, LAST_QUESTION)):
+            async with limit:
                 return await asked
         except TimeoutError:
+            if not limit.expired():  # the adapter's own
+                raise
             raise TimeIsUp(
                 f"{self.name}: no answer of the venue when the time was up, after {self.settings.deadline:g} s; "
                 "look there",

@@ -51,7 +51,7 @@ def stands(close: CloseOrder) -> CloseResult:
 async def test_a_book_that_changes_is_read_each_interval_and_one_that_stands_ever_less_often(clock: StillClock) -> None:
     venue = TimedVenue(clock, holdings=[position()], changes={100.0: {"holdings": []}}, answer=stands)
     _, flat = await flattened(venue, deadline=200.0, stuck_after=1_000.0, escalate_after=1_000.0)
-    assert flat
+    assert flat and venue.repeats_until == {200}, "nothing is repeated beyond the deadline"
     read = venue.when("positions")
     pauses = [round(later - earlier, 3) for earlier, later in pairwise(read)]
     assert pauses[:5] == [0.1] * 5, "a quarter of the time since it changed, and no less than the interval"

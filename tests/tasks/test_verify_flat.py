@@ -28,6 +28,7 @@ async def test_it_is_read_until_it_has_stood_for_the_settling_time_and_the_guard
     assert await verify_flat(account.run)
     assert venue.when("orders") == [0.123, 1.123, 2.123, 3.123, 4.123, 5.123, 6.123]
     progress = account.run.progress
+    assert venue.repeats_until == {66}, "the deadline, and what proving it takes"
     assert progress.flat and (progress.orders_open, progress.positions_open) == (0, 0)
     assert progress.flat_after == pytest.approx(0.12345), "it was flat when it was first seen, not when it was proven"
     assert account.records == [("ACCOUNT_FLAT", {"account": NAME, "after_seconds": 0.123, "readings": 7})]

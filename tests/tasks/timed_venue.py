@@ -38,6 +38,7 @@ from brokers.protocol import (
     CloseOutcome,
     CloseResult,
     Listed,
+    repeat_until,
 )
 from configuration.settings import KillSettings
 from tasks.kill import account, book, cancel, flatten, verify
@@ -116,6 +117,8 @@ class TimedVenue:
     asked: list[tuple[float, str]] = field(default_factory=list)
     """When, and what."""
     closes: list[CloseOrder] = field(default_factory=list)
+    repeats_until: set[float] = field(default_factory=set)
+    """Until when it was let to repeat a request, to the thousandth of a second."""
     started: float = field(init=False)
 
     def __post_init__(self) -> None:
@@ -127,6 +130,7 @@ class TimedVenue:
 
     def _ask(self, what: str) -> None:
         self.asked.append((self.time.now - self.started, what))
+        self.repeats_until.add(round(repeat_until.get() - self.started, 3))
         assert len(self.asked) <= self.most, f"it goes on for ever: {self.asked[-5:]}"
         self.time.now += self.latency
         until_now = self.time.now - self.started + 1e-9
