@@ -44,6 +44,9 @@ TARGETS: Mapping[str, Target] = {
             "Flattening._rest",
             "Flattening._notice_delay",
             "Flattening._bulk_is_safe",
+            "Flattening._trouble",
+            "Flattening._understood",
+            "Flattening._last_close_is_settled",
         ),
     ),
 }

@@ -12,8 +12,8 @@ import pytest
 from breaker.instruments import CRYPTO, EQUITY, OPTION
 from breaker.orders import MarketClock, OrderStatus, Side, Unreadable
 from brokers.coverage import coverage_of
-from brokers.protocol import BrokerUnavailable, CloseOrder, CloseOutcome, CloseResult, Refusal
-from tasks.kill.flatten import BULK_CLOSE_FROM, Flattening
+from brokers.protocol import BrokerRefused, BrokerUnavailable, CloseOrder, CloseOutcome, CloseResult, Refusal
+from tasks.kill.flatten import BULK_CLOSE_FROM, FRESH_FOR, Flattening
 from tests.tasks.timed_venue import ABLE, CLOSED, NAME, OPEN, StillClock, TimedVenue, Watched, order, position, watched
 
 AWAY = BrokerUnavailable("the venue is away", account=NAME)
@@ -205,3 +205,62 @@ async def test_nothing_is_closed_in_bulk_where_only_a_part_of_the_account_is_cov
     flattening.note_market(OPEN)
     assert await flattening.until_flat()
     assert not venue.when("close all") and len(venue.closes) == BULK_CLOSE_FROM
+
+
+# What is sent, and what a venue that refuses or says nothing means
+
+
+REFUSES = BrokerRefused("the venue refuses the keys", account=NAME)
+
+
+async def test_a_refusal_is_believed_once_it_has_persisted_and_not_for_what_came_before_an_answer(
+    clock: StillClock,
+) -> None:
+    one_answer: dict[float, dict[str, Any]] = {3.0: {"trouble": None}, 4.0: {"trouble": REFUSES}}
+    venue = TimedVenue(clock, holdings=[position()], trouble=REFUSES, answer=stands, changes=one_answer)
+    account = watched(venue, **PACE, refusal_patience=5.0)
+    with pytest.raises(BrokerRefused, match="refuses the keys"):
+        await Flattening(account.run).until_flat()
+    assert 9 <= venue.asked[-1][0] <= 10.2
+    assert account.run.progress.note == "the venue refuses the keys"
+    assert len(account.recorded("VENUE_UNAVAILABLE")) > 50
+
+
+@pytest.mark.parametrize(("poll_interval", "pause"), [(0.1, 0.1), (0.01, 0.05)])
+async def test_a_venue_that_is_away_is_asked_until_the_deadline(
+    poll_interval: float, pause: float, clock: StillClock
+) -> None:
+    venue = TimedVenue(clock, trouble=AWAY)
+    account, flat = await flattened(venue, deadline=10.0, poll_interval=poll_interval, refusal_patience=1.0)
+    moments = venue.when("orders")
+    assert not flat and 10 <= moments[-1] <= 10.1 and account.run.progress.note == "the venue is away"
+    assert {round(later - earlier, 3) for earlier, later in pairwise(moments)} == {pause}
+
+
+async def test_no_close_goes_by_an_old_reading_nor_before_it_is_known_what_became_of_the_last(
+    clock: StillClock,
+) -> None:
+    """Each answer takes three seconds, so that looking up the last close makes the reading too old."""
+    venue = TimedVenue(clock, holdings=[position()], answer=stands, latency=3.0)
+    await flattened(venue, deadline=200.0, stuck_after=1_000.0, escalate_after=1.0)
+    sent, looked_up, read = venue.when("close"), venue.when("order"), venue.when("positions")
+    assert len(sent) >= 2
+    for earlier, later in pairwise(sent):
+        assert any(earlier < at < later for at in looked_up)
+        assert later - max(at + venue.latency for at in read if at < later) <= FRESH_FOR
+
+
+async def test_what_became_of_the_last_close_is_asked_until_it_is_known(clock: StillClock) -> None:
+    answered: dict[float, dict[str, Any]] = {20.0: {"lookup_trouble": None}}
+    venue = TimedVenue(clock, holdings=[position()], answer=stands, lookup_trouble=AWAY, changes=answered)
+    account, _ = await flattened(venue, stuck_after=1_000.0, escalate_after=1.0)
+    first, second, *_ = venue.when("close")
+    assert first < 1 and 20 <= second < 30
+    assert account.recorded("VENUE_UNAVAILABLE")[0]["error"] == "the venue is away"
+
+
+async def test_a_refusal_is_believed_at_once_when_its_time_has_come(clock: StillClock) -> None:
+    venue = TimedVenue(clock, trouble=REFUSES)
+    with pytest.raises(BrokerRefused):
+        await flattened(venue, poll_interval=0.125, refusal_patience=0.5)
+    assert venue.when("orders")[-1] == 0.5

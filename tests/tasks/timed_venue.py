@@ -104,6 +104,8 @@ class TimedVenue:
     market: MarketClock | BrokerError = OPEN
     trouble: BrokerError | None = None
     """What every request is answered with, instead."""
+    lookup_trouble: BrokerError | None = None
+    """What looking an order up is answered with, instead."""
     changes: Mapping[float, Mapping[str, Any]] = field(default_factory=dict)
     """Which of the above are different from these moments on."""
     capabilities: Capabilities = ABLE
@@ -159,6 +161,8 @@ class TimedVenue:
 
     async def order(self, client_order_id: str) -> Order | None:
         self._ask("order")
+        if self.lookup_trouble is not None:
+            raise self.lookup_trouble
         return next((order for order in self.orders if order.client_order_id == client_order_id), None)
 
     async def cancel_all(self) -> Sequence[CancelResult]:
