@@ -14,11 +14,17 @@ from pathlib import Path
 import psutil
 import pytest
 
+from proofs.fork_server import Forked, ForkServer
 from tests.conftest import PrefectHome
 from tests.helpers import eventually
 
 ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
+IN_THE_BACKGROUND = """
+import runpy, signal
+signal.signal(signal.SIGINT, signal.SIG_IGN)
+runpy.run_module("deployments.up", run_name="__main__", alter_sys=True)
+"""
 pytestmark = pytest.mark.timeout(300)
 
 
@@ -29,17 +35,14 @@ def environment(tmp_path: Path) -> dict[str, str]:
 
 
 @pytest.fixture
-def up(tmp_path: Path, environment: dict[str, str], prefect_home: PrefectHome) -> Iterator[subprocess.Popen[bytes]]:
+def up(
+    tmp_path: Path, environment: dict[str, str], prefect_home: PrefectHome, fork_server: ForkServer
+) -> Iterator[Forked]:
     """Started as a script starts it in the background: with Ctrl-C ignored. It has been up before."""
     prefect_home(tmp_path / ".breaker" / "prefect")
     with (tmp_path / "up.log").open("wb") as log:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "deployments.up"],
-            cwd=tmp_path,
-            env=environment,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_IGN),  # noqa: PLW1509
+        process = fork_server.start(
+            "-c", IN_THE_BACKGROUND, env=environment, cwd=tmp_path, stdout=log, stderr=log, children=True
         )
     yield process
     process.kill()
@@ -58,32 +61,16 @@ def paste(command: str, before: list[str], environment: dict[str, str]) -> None:
 
 
 def test_other_terminals_act_on_it_and_down_leaves_nothing(
-    up: subprocess.Popen[bytes], tmp_path: Path, environment: dict[str, str]
+    up: Forked, fork_server: ForkServer, tmp_path: Path, environment: dict[str, str]
 ) -> None:
     settings = tmp_path / ".breaker" / "up.mk"
     log = tmp_path / "up.log"
     eventually(lambda: settings.exists() or up.poll() is not None, log.read_text, within=90, every=0.1)
     assert up.poll() is None, log.read_text()
     told = dict(line.removeprefix("export ").split(" := ", 1) for line in settings.read_text().splitlines())
-    status = subprocess.run(
-        [sys.executable, "-m", "cli", "status"],
-        cwd=tmp_path,
-        env=environment | told,
-        capture_output=True,
-        text=True,
-        timeout=30,
-        check=False,
-    )
+    status = fork_server.run("cli", "status", cwd=tmp_path, env=environment | told)
     assert "OPEN" in status.stdout, status.stderr
-    second = subprocess.run(
-        [sys.executable, "-m", "deployments.up"],
-        cwd=tmp_path,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=30,
-        check=False,
-    )
+    second = fork_server.run("deployments.up", cwd=tmp_path, env=environment)
     assert second.returncode == 1
     assert "`make down` stops it" in second.stdout
 
