@@ -107,7 +107,7 @@ class DeadMansSwitch:
         >>> from breaker.deadman import DeadMansSwitch
         >>> switch = DeadMansSwitch(client, "engine-1", within=30, scope="strategy:meanrev")
         >>> switch.renew()  # in the engine's loop, more often than every 30 s
-        >>> switch.release()  # before it ends in order
+        >>> _ = switch.release()  # before it ends in order
     """
 
     def __init__(self, redis: Redis, name: str, within: float, *, scope: str = GLOBAL, action: str = TRIP) -> None:
@@ -147,8 +147,11 @@ class DeadMansSwitch:
         self._run = _run_id(replies[2])
         return self._run
 
-    def release(self) -> None:
+    def release(self) -> bool:
         """Disarm it: from now on silence means nothing.
+
+        Returns:
+            Whether it was armed.
 
         Raises:
             BreakerUnavailable: it may still be armed.
@@ -156,7 +159,30 @@ class DeadMansSwitch:
         with self._redis.pipeline(transaction=True) as together:
             together.hdel(_REGISTER, self._name)
             together.delete(_key(self._name))
-            _call_redis(together.execute, f"release the dead-man's switch {self._name}")
+            registered, _ = _call_redis(together.execute, f"release the dead-man's switch {self._name}")
+        return bool(registered)
+
+
+def armed_switches(redis: Redis) -> list[str]:
+    """The names of the switches that are armed.
+
+    Args:
+        redis: A plain `redis.Redis`.
+
+    Returns:
+        Sorted.
+
+    Raises:
+        BreakerUnavailable: Redis could not be asked.
+
+    Example:
+        >>> from breaker.deadman import DeadMansSwitch, armed_switches
+        >>> DeadMansSwitch(client, "engine-1", within=30).renew()
+        >>> armed_switches(client)
+        ['engine-1']
+    """
+    names = _call_redis(lambda: redis.hgetall(_REGISTER), "read the dead-man's switches")
+    return sorted(name.decode("utf-8", "replace") for name in names)
 
 
 def overdue_switches(redis: Redis) -> Sequence[OverdueSwitch]:

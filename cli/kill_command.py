@@ -121,7 +121,7 @@ def kill(
     try:
         halted, report = asyncio.run(_kill(settings, start, view, yes))
     except KeyboardInterrupt:
-        view.interrupted(scope)
+        view.interrupted(coverage)
         _tell_if_declined(settings, start, view)
         _exit(Exit.NOT_FLAT if view.is_halted else Exit.NOT_HALTED)
     if report is None and not _asks(start):  # the procedure, which tells of its start, did not run
@@ -172,7 +172,7 @@ async def _confirm(view: kill_view.KillView, run: KillRun) -> bool:
     await view.show_book(run)
     confirmed = await view.confirmed()
     if not confirmed:
-        view.declined(run.scope)
+        view.declined(run.coverage)
     return confirmed
 
 

@@ -17,6 +17,7 @@ from rich.text import Text
 
 from breaker.keys import of_scope
 from breaker.state import Status
+from brokers.coverage import Coverage
 from brokers.protocol import BrokerError
 from brokers.sweep import SweepResult
 from cli.circuit_view import console, show_pending_exits
@@ -107,18 +108,19 @@ class KillView(KillDisplay):
             )
         )
 
-    def declined(self, scope: str) -> None:
-        self._next(f"halted, but nothing was cancelled or flattened; to go on later: `breaker kill{of_scope(scope)}`")
+    def declined(self, coverage: Coverage) -> None:
+        self._next(f"halted, but nothing was cancelled or flattened; to go on later: `{_again(coverage)}`")
 
-    def interrupted(self, scope: str) -> None:
+    def interrupted(self, coverage: Coverage) -> None:
         """Ctrl-C has ended it; what was cancelled and closed until then stays so."""
         if self._run is not None and self._run.declined and self.is_halted:
-            self.declined(scope)
+            self.declined(coverage)
             return
+        scope = coverage.scope
         said = "halted" if self.is_halted else f"not known to be halted: look with `breaker status{of_scope(scope)}`"
         if self._run is not None:
             said += f"; open at the last reading: {', '.join(map(_open, self._run.progress.values()))}"
-        said += f"; to go on, which is safe: `breaker kill{of_scope(scope)}`"
+        said += f"; to go on, which is safe: `{_again(coverage)}`"
         self._console.print(Text.assemble(("✗ INTERRUPTED", "bold red"), f"  {with_pastable(said)}"), soft_wrap=True)
 
     async def show_book(self, run: KillRun) -> None:
@@ -316,3 +318,10 @@ def _open(account: AccountProgress) -> str:
 
 def _left(start: int | None, now: int | None) -> str:
     return f"{count(start)} → {count(now)}"
+
+
+def _again(coverage: Coverage) -> str:
+    """The command that does the same, and touches no more."""
+    narrowed = not coverage.every_account and not coverage.scope.startswith("account:")
+    accounts = "".join(f" --account {name}" for name in coverage.accounts) if narrowed else ""
+    return f"breaker kill{of_scope(coverage.scope)}{accounts}"

@@ -6,9 +6,9 @@ from typing import Annotated
 
 import typer
 
-from brokers.coverage import coverage_of
-from cli.acting_on import scope_of
-from cli.exit_codes import EPILOG
+from brokers.coverage import coverage_of, named_scope
+from cli.exit_codes import EPILOG, Exit
+from cli.messages import say
 from cli.options import ScopeOption
 from configuration.fingerprint import configuration_fingerprint
 from configuration.redis_clients import redis_client
@@ -50,9 +50,12 @@ def renew(
     from breaker.deadman import DeadMansSwitch  # noqa: PLC0415
 
     settings = load_settings()
-    scope = scope_of(settings, scope)
+    named = named_scope(scope, settings.accounts, settings.rules)
+    scope = named.scope
     if kill:
         coverage_of(scope, ())  # refused now, and not when it has fallen silent
+    if named.doubt:
+        say(f"WARNING: {named.doubt}: its silence trips {scope}, and flattens nothing from here")
     with redis_client(settings) as redis:
         DeadMansSwitch(redis, name, within, scope=scope, action="kill" if kill else "trip").renew()
     typer.echo(f"{name} is to be renewed within {within:g} s; silence {'kills' if kill else 'trips'} {scope}")
@@ -60,10 +63,13 @@ def renew(
 
 def release(name: NameArgument) -> None:
     """Disarm a switch: from now on its silence means nothing."""
-    from breaker.deadman import DeadMansSwitch  # noqa: PLC0415
+    from breaker.deadman import DeadMansSwitch, armed_switches  # noqa: PLC0415
 
     with redis_client(load_settings()) as redis:
-        DeadMansSwitch(redis, name, 1.0).release()
+        if not DeadMansSwitch(redis, name, 1.0).release():
+            armed = ", ".join(armed_switches(redis)) or "none"
+            say(f"no switch of the name {name} is armed, so nothing was released; armed are: {armed}")
+            raise typer.Exit(Exit.REFUSED)
     typer.echo(f"{name} is released")
 
 

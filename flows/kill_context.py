@@ -19,6 +19,7 @@ from configuration.settings import Settings, load_settings
 from ledger.spool import Spool
 from tasks.audit_trail import AuditTrail
 from tasks.kill.account import Observer
+from tasks.kill.close_names import agree_on_close_names
 from tasks.kill.run import KillRun
 from tasks.kill.status_feed import publish_status
 
@@ -91,10 +92,12 @@ async def open_kill_run(
     if record_at_once:
         trail.start()
     run.record("KILL_SWITCH_STARTED", reason=reason, accounts=list(wanted), covers=str(coverage))
+    run.naming_closes = asyncio.create_task(agree_on_close_names(run, settings))
     async with publish_status(run, settings):
         try:
             yield run
         finally:
+            run.naming_closes.cancel()
             for broker in own.values():
                 await broker.aclose()
             await breaker.close()

@@ -39,6 +39,7 @@ _NOT_WORTH_NAMING = {
     "pending_exits_as_of",
     "ledger_checkpoints",
     "kill_taken_over",
+    "closes",
 }
 """Restored in another form, or named by one of the others."""
 

@@ -230,7 +230,9 @@ def judge_chain(probe: Probe, audit: Audit) -> Measurement:
     if found.problem is not None:
         advice = ""
         if found.problem.refutes_checkpoint:
-            advice = " If it was lost or restored from an older copy, two people say so: `breaker audit quarantine`."
+            advice = (
+                " Lost, or restored from an older copy? Two people say so: `breaker audit quarantine --reason WHY`."
+            )
         return probe.measured(value, Colour.RED, f"The audit log was tampered with: {found.problem.sentence}.{advice}")
     return probe.measured(value)
 

@@ -28,12 +28,13 @@ async def measure_redis_settings(settings: Settings) -> Measurement:
             before = datetime.now(UTC).timestamp()
             now = await redis.now() / 1_000_000
             apart = now - (before + datetime.now(UTC).timestamp()) / 2
-            (info,) = await redis.ask("say which version it is", ("INFO", "server"))
+            told = await redis.ask("say which version it is", ("INFO", "server"), ("INFO", "replication"))
             try:
                 config = _pairs(*await redis.ask("show its settings", ("CONFIG", "GET", "*")))
             except RedisRefused:  # hosted servers don't let everyone ask
                 config = {}
-        return judge_redis_settings(probe, info.decode("utf-8", "replace"), config, apart)
+        info = "\n".join(part.decode("utf-8", "replace") for part in told)
+        return judge_redis_settings(probe, info, config, apart)
 
     return await measure_within(probe, 2 * settings.redis_timeout + 2, measure())
 
@@ -48,6 +49,13 @@ def judge_redis_settings(probe: Probe, info: str, config: Mapping[str, str], apa
     if re.search(r"(redis|server)_mode:cluster", info):  # Redis's name for it, and Valkey's
         problem = (
             "A node of a Redis Cluster, in which no breaker can be tripped: give one Redis, or a Sentinel's master."
+        )
+        return probe.measured(value, Colour.RED, problem)
+    good, least = re.search(r"min_slaves_good_slaves:(\d+)", info), config.get("min-replicas-to-write") or "0"
+    if good and int(good[1]) < int(least):
+        problem = (
+            f"It refuses to write, a trip too, so gates are closed: {good[1]} of {least} replicas of "
+            "min-replicas-to-write are there. Bring one back, or lower it."
         )
         return probe.measured(value, Colour.RED, problem)
     if config.get("maxmemory", "0") != "0" and policy not in ("noeviction", "?"):

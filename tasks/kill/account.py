@@ -143,6 +143,11 @@ class AccountRun:
     """What the cost of the exit is measured against."""
     currency: str = ""
     """The account's; empty until the venue has told."""
+    closes_as: str = field(init=False)
+    """The incident that its closes are named by: its own, or that of a run which was at work there before it."""
+
+    def __post_init__(self) -> None:
+        self.closes_as = self.incident_id
 
     @property
     def whole_account(self) -> bool:
@@ -190,7 +195,7 @@ class AccountRun:
 
     def note_book(self, book: Book) -> None:
         """A reading of the whole book."""
-        self.opening.note_orders(book.orders, self.incident_id)
+        self.opening.note_orders(book.orders, self.closes_as)
         self.opening.note_positions(book.positions, book.unreadable, self.elapsed)
 
     def record(self, action: str, **details: Any) -> None:

@@ -94,7 +94,7 @@ class Flattening:
             try:
                 listed = self._coverage.of_orders(await self._run.in_time(self._broker.open_orders()))
                 self._understood()
-                self._run.opening.note_orders(listed.items, self._run.incident_id)
+                self._run.opening.note_orders(listed.items, self._run.closes_as)
                 unwanted = await self._entries(listed)
                 unread = [item for item in listed.unreadable if item.id and self._coverage.covers_unread(item)]
                 self._note_orders(Book(listed.items, (), listed.unreadable))
@@ -116,7 +116,7 @@ class Flattening:
 
     async def _entries(self, listed: Listed[Order]) -> list[Order]:
         """What goes before anything is closed; positions are read only where something may be protective."""
-        ours = self._run.incident_id
+        ours = self._run.closes_as
         if self._run.settings.cancel == "all" or self._protective_last is False or not self._coverage.positions_known:
             return [order for order in listed.items if attempt_of(order, ours) is None]
         positions: Listed[Position] = await self._run.in_time(self._broker.positions()) if listed.items else Listed()
@@ -214,7 +214,7 @@ class Flattening:
             book.positions,
             market,
             self._memory,
-            incident_id=self._run.incident_id,
+            incident_id=self._run.closes_as,
             own_order_ids=frozenset(self._own),
             orders_at_start=self._orders_at_start or frozenset(),
             now=self._now(),

@@ -84,6 +84,8 @@ class KillRun:
     """Whoever began this run tells people of its start."""
     priced: asyncio.Event = field(default_factory=asyncio.Event)
     """What the exit cost is in the report, as far as it is known."""
+    naming_closes: asyncio.Task[None] | None = None
+    """Agrees with other runs on the names of closes; nothing is closed before it has ended."""
     telling_of_start: asyncio.Task[None] | None = None
     """Tells people that it has begun, beside everything else."""
     notifying: asyncio.Lock = field(default_factory=asyncio.Lock)

@@ -15,6 +15,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from configuration.redis_clients import async_redis_client
+from tasks.kill.close_names import KEPT_MS
+from tasks.kill.close_names import KEY as CLOSES
 from tasks.kill.run import KillRun
 from tasks.kill.status import KillStatus, kill_status
 
@@ -63,16 +65,15 @@ async def publish_status(run: KillRun, settings: Settings) -> AsyncIterator[None
 async def _keep_publishing(run: KillRun, redis: Redis) -> None:
     shown: KillStatus | None = None
     shown_at = float("-inf")
-    while True:
-        await asyncio.sleep(EVERY)
+    while True:  # at once: whoever dies right after the first cancel has left a sign of life
         status = kill_status(run)
         still = replace(status, elapsed=0.0)
-        if still == shown and time.monotonic() - shown_at < SIGN_OF_LIFE:
-            continue
-        if await _publish(redis, status):
-            shown, shown_at = still, time.monotonic()
-        else:
-            await asyncio.sleep(AWAY)
+        if still != shown or time.monotonic() - shown_at >= SIGN_OF_LIFE:
+            if await _publish(redis, status):
+                shown, shown_at = still, time.monotonic()
+            else:
+                await asyncio.sleep(AWAY)
+        await asyncio.sleep(EVERY)
 
 
 async def _publish(redis: Redis, status: KillStatus) -> bool:
@@ -85,6 +86,8 @@ async def _publish(redis: Redis, status: KillStatus) -> bool:
             asked.zadd(RUNS, {status.run_id: status.started_at.timestamp()})
             asked.zremrangebyrank(RUNS, 0, -_MOST - 1)
             asked.expire(RUNS, KEPT)
+            for account in status.covered:
+                asked.pexpire(f"{CLOSES}{account}", KEPT_MS)
             await asked.execute()
     except (RedisError, OSError):  # a timeout is an OSError too
         return False

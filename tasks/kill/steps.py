@@ -125,6 +125,8 @@ async def cancel_orders(account: str) -> int:
     """Cancel until the venue lists none, or those left resist. Returns how many are left."""
     run = current_kill.get()
     run.update(account, phase="cancelling")
+    if run.naming_closes is not None:
+        await asyncio.wait({run.naming_closes})
     await _flattening(run, account).until_no_orders()
     return run.progress[account].orders_open or 0
 

@@ -8,7 +8,7 @@ import pytest
 import redis
 
 from breaker import BreakerUnavailable, InvalidInput
-from breaker.deadman import DeadMansSwitch, overdue_switches, unregister_fired
+from breaker.deadman import DeadMansSwitch, armed_switches, overdue_switches, unregister_fired
 from sandbox.child_process import free_port
 from sandbox.embedded_redis import EmbeddedRedis
 from tests.helpers import eventually
@@ -44,7 +44,8 @@ def test_one_that_is_renewed_after_it_fired_is_armed_again_and_not_forgotten(red
 def test_one_that_is_released_is_never_overdue(redis_client: redis.Redis) -> None:
     switch = DeadMansSwitch(redis_client, "engine", 0.1)
     switch.renew()
-    switch.release()
+    assert armed_switches(redis_client) == ["engine"]
+    assert switch.release() and not switch.release()
     assert redis_client.keys("circuit_breaker:dead*") == []
 
 

@@ -14,6 +14,7 @@ import pytest
 import typer.main
 from typer.exceptions import TyperException
 
+from brokers.coverage import coverage_of
 from cli import circuit_view, kill_view, recovery_view
 from cli.app import command_line
 from cli.messages import say
@@ -146,11 +147,29 @@ REPORT = KillReport(
 )
 
 
+@pytest.mark.parametrize(
+    ("scope", "accounts", "command"),
+    [
+        ("global", (), "breaker kill`"),
+        ("global", ("BETA",), "breaker kill --account BETA`"),
+        ("account:ALPHA", (), "breaker kill --scope account:ALPHA`"),
+        ("symbol:AAPL", ("ALPHA",), "breaker kill --scope symbol:AAPL --account ALPHA`"),
+        ("symbol:AAPL", (), "breaker kill --scope symbol:AAPL`"),
+    ],
+)
+def test_going_on_later_touches_no_more_than_was_asked(
+    capsys: pytest.CaptureFixture[str], scope: str, accounts: tuple[str, ...], command: str
+) -> None:
+    view = kill_view.KillView(quiet=False)
+    view.declined(coverage_of(scope, ["ALPHA", "BETA"], accounts))
+    assert re.sub(r"\s+", " ", capsys.readouterr().err).strip().endswith(command)
+
+
 def test_every_screen_of_the_command_line_prints_them_so(shell: str, capsys: pytest.CaptureFixture[str]) -> None:
     say("look with: `breaker doctor`")
     circuit_view.next_step("to close them: `breaker kill --scope account:ALPHA`")
     view = kill_view.KillView(quiet=False)
-    view.declined("account:ALPHA")
+    view.declined(coverage_of("account:ALPHA", ["ALPHA", "BETA"]))
     view.report(REPORT)
     view.done_without(["the ledger: `breaker audit drain`"])
     view.not_flattened(ValueError("see `breaker doctor`"))

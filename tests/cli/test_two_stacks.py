@@ -49,6 +49,7 @@ ACTING = (
     ("user remove", "olga"),
 )
 READING = {
+    "acl",
     "status",
     "history",
     "doctor",
@@ -63,6 +64,7 @@ READING = {
     "config",
 }
 OTHERWISE = {
+    "audit quarantine": "refused while nothing is lost; tests/cli/test_audit_quarantine.py",
     "drill": "on an account of its own; tests/flows/test_drill.py",
     "standby": "resident; goes by the configuration that it was started with, as each of these",
     "console": "resident",

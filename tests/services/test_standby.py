@@ -189,6 +189,22 @@ def test_the_standby_and_the_command_at_once_are_harmless(
     assert seen["is_flat"] and seen["sign_changes"] == []
 
 
+def test_promise_6_two_kills_of_different_breakers_at_once_close_everything_once(
+    warm: Host, redis_client: redis.Redis, venue: PaperExchangeThread
+) -> None:
+    """Each begins an incident of its own; the venue must not take one's closes for others than the other's."""
+    venue.restart(parse(f"enforce_available = false\n{BOOK}[fills]\ndelay = 0.3\n"))
+    request = json.dumps({"operator": "ada", "scope": "account:ALPHA"})
+    redis_client.xadd("circuit_breaker:kill_requests", {"request": request})
+    outcome = warm.run("kill", "--yes")
+    assert outcome.returncode == 0, outcome.stderr
+    eventually(lambda: warm.said().count("kill done") == 2, warm.said)
+    seen = venue.report()
+    assert seen["is_flat"] and seen["sign_changes"] == []
+    first, second = (trips(redis_client, scope)[0].incident_id for scope in ("global", "account:ALPHA"))
+    assert first != second
+
+
 def test_a_request_in_the_stream_is_done_once_and_answered(
     warm: Host, redis_client: redis.Redis, venue: PaperExchangeThread
 ) -> None:
@@ -282,6 +298,8 @@ def test_a_switch_that_is_released_means_nothing_and_one_that_kills_flattens(
 ) -> None:
     assert warm.run("deadman", "renew", "desk", "--within", "60", "--scope", "account:ALPHA").returncode == 0
     assert redis_client.hkeys("circuit_breaker:deadmen") == [b"desk"]
+    typo = warm.run("deadman", "release", "desc")
+    assert typo.returncode == 1 and "nothing was released; armed are: desk" in typo.stderr
     assert warm.run("deadman", "release", "desk").returncode == 0
     assert redis_client.hkeys("circuit_breaker:deadmen") == redis_client.keys("circuit_breaker:deadman:*") == []
     assert (

@@ -1,4 +1,4 @@
-"""A node of a Redis Cluster holds no breaker, and every part says so."""
+"""A Redis in which no breaker can be tripped is named by every part: a node of a cluster, one that misses replicas."""
 
 from __future__ import annotations
 
@@ -40,3 +40,15 @@ def test_library_gate_and_doctor_say_so(
     checks = json.loads(breaker_cli("doctor", "--json").stdout)["checks"]
     (settings,) = [check for check in checks if check["name"] == "redis/settings"]
     assert settings["colour"] == "red" and "Redis Cluster" in settings["problem"]
+
+
+def test_a_redis_without_the_replicas_that_its_writes_need_is_red(
+    own_server: EmbeddedRedis, breaker_cli: RunCli, write_configuration: WriteConfiguration
+) -> None:
+    write_configuration(f'redis_url = "{own_server.url}"\n')
+    with redis.Redis.from_url(own_server.url) as client:
+        CircuitBreaker(client).initialize_state()
+        client.config_set("min-replicas-to-write", 1)
+    checks = json.loads(breaker_cli("doctor", "--json").stdout)["checks"]
+    (settings,) = [check for check in checks if check["name"] == "redis/settings"]
+    assert settings["colour"] == "red" and "0 of 1 replicas of min-replicas-to-write" in settings["problem"]

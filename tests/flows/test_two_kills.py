@@ -1,0 +1,64 @@
+"""Two kill switches of different breakers, and so of different incidents, at once on one account."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+import redis
+from prefect.settings import PREFECT_API_URL, temporary_settings
+
+from breaker import CircuitBreaker
+from breaker.uuid7 import uuid7
+from configuration.settings import Settings
+from flows.kill_context import open_kill_run
+from flows.kill_switch import run_kill_switch
+from sandbox.child_process import free_port
+from sandbox.embedded_redis import EmbeddedRedis
+from sandbox.exchange.scenario import parse
+from sandbox.exchange.server import PaperExchange
+
+BOOK = """
+rate_limit = 100000
+latency_ms = { low = 5, high = 80 }
+[book]
+orders = 40
+positions = 30
+reducing = 0.0
+"""
+
+
+@pytest.fixture(autouse=True)
+async def without_prefect() -> AsyncIterator[None]:
+    with temporary_settings(updates={PREFECT_API_URL: f"http://127.0.0.1:{free_port()}/api"}):
+        yield
+
+
+@pytest.mark.parametrize("second", ["account:PAPER", "symbol:AAPL"])
+async def test_promise_6_they_close_everything_once(
+    redis_server: EmbeddedRedis, redis_client: redis.Redis, paper: PaperExchange, tmp_path: Path, second: str
+) -> None:
+    paper.restart(parse(BOOK))
+    settings = Settings.model_validate(
+        {
+            "redis_url": redis_server.url,
+            "state_dir": tmp_path / "state",
+            "accounts": {"PAPER": {"base_url": paper.url, "key_id": "key", "secret_key": "secret"}},
+            "kill": {"poll_interval": 0.05, "settle": 0.3, "guard": 0.2, "record_wait": 0.2, "deadline": 40},
+        }
+    )
+
+    async def kill(scope: str) -> bool:
+        incident = uuid7()
+        CircuitBreaker(redis_client, scope).trip("KILL_SWITCH", incident_id=incident)
+        async with open_kill_run(
+            reason="a test", operator="ada", incident_id=incident, settings=settings, scope=scope
+        ) as run:
+            run.halted_after = 0.0
+            return (await run_kill_switch(run, lambda _: None)).flat
+
+    assert all(await asyncio.gather(kill("global"), kill(second)))
+    seen = paper.report()
+    assert seen["is_flat"] and seen["sign_changes"] == []
