@@ -74,7 +74,8 @@ def _kills_in_ledger(settings: Settings) -> list[str]:
     from ledger.configured import open_ready_ledger, open_spool  # noqa: PLC0415  SQLAlchemy, in a thread
     from ledger.queries import Filter  # noqa: PLC0415
 
-    since = datetime.now(UTC) - longest_kill(settings.kill)
+    longest = longest_kill(settings.kill)
+    since = datetime.now(UTC) - longest
     ledger = open_ready_ledger(settings)
     try:
         recorded = ledger.query(Filter(actions=(_STARTED, _FINISHED), since=since), limit=500).rows
@@ -82,7 +83,8 @@ def _kills_in_ledger(settings: Settings) -> list[str]:
         ledger.close()
     waiting = [record for record in open_spool(settings).records() if record.timestamp >= since]
     return [
-        f"the kill switch of incident {start.incident_id} has been running since {start.timestamp:%H:%M:%S} UTC"
+        f"the kill switch of incident {start.incident_id} has been running since {start.timestamp:%H:%M:%S} UTC, or has "
+        f"died, and is waited for until {start.timestamp + longest:%H:%M:%S} UTC"
         for start in unfinished_kills([*recorded, *waiting])
     ]
 
