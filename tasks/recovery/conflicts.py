@@ -83,8 +83,8 @@ def _kills_in_ledger(settings: Settings) -> list[str]:
         ledger.close()
     waiting = [record for record in open_spool(settings).records() if record.timestamp >= since]
     return [
-        f"the kill switch of incident {start.incident_id} has been running since {start.timestamp:%H:%M:%S} UTC, or has "
-        f"died, and is waited for until {start.timestamp + longest:%H:%M:%S} UTC"
+        f"the kill switch of incident {start.incident_id} has been running since {start.timestamp:%H:%M:%S} UTC, or "
+        f"has died, and is waited for until {start.timestamp + longest:%H:%M:%S} UTC"
         for start in unfinished_kills([*recorded, *waiting])
     ]
 
