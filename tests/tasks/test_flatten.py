@@ -238,9 +238,10 @@ async def test_a_close_whose_answer_does_not_come_before_the_time_is_up_is_known
     silent = '[[trouble]]\nkind = "timeout"\napplied = true\nroutes = ["POST /v2/orders"]\nfirst = 4\n'
     incident = uuid7()
     exchange.restart(scaled(FOUR + silent))
-    with in_time(2.0):
+    deadline = 60.0  # on the fast clock, and long enough for a busy machine to have sent its closes
+    with in_time(deadline / FASTER + 2):
         first = await kill(
-            exchange, redis_server.url, incident_id=incident, settings=kill_settings(deadline=10.0), timeout=60.0
+            exchange, redis_server.url, incident_id=incident, settings=kill_settings(deadline=deadline), timeout=400.0
         )
     assert {close.outcome for close in first.accounts[0].closes} == {"unknown"}
     second = await kill(exchange, redis_server.url, incident_id=incident)
