@@ -20,6 +20,7 @@ import redis
 from prefect.context import refresh_global_settings_context
 
 from breaker.uuid7 import uuid7
+from tasks import orchestrator
 from tasks.recovery.checklist import CHECKLIST, ITEMS
 from tasks.recovery.state import ItemState, RecoveryState, Tick, state_key
 from tests.tasks.web import Answer, Asked, Web
@@ -60,6 +61,7 @@ class SuspendedRun:
     def __enter__(self) -> Self:
         self._web.__enter__()
         self._patch.setenv("PREFECT_API_URL", self.api_url)
+        self._patch.setattr(orchestrator, "DEADLINE", 30.0)  # a busy machine takes seconds to open its first client
         refresh_global_settings_context()
         return self
 

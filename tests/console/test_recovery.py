@@ -264,7 +264,7 @@ def test_a_program_reads_and_answers(
         taken = api.post("/recovery/answer", json=body)
     kinds = [answer.json()["type"].rpartition("/")[2] for answer in (short, blank, stale, odd)]
     assert kinds == ["invalid-input", "answer-refused", "nothing-asked", "invalid-input"]
-    assert taken.status_code == 202
+    assert taken.status_code == 202, taken.text
     assert [answer["approver"] for answer in run.answers] == ["the_risk_manager"]
 
 
