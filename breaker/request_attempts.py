@@ -110,8 +110,7 @@ class RequestAttempts:
         what = what or f"gave no answer within {self.timeout:g} s"
         return BreakerUnavailable(
             f"Redis at {self.address} {what} when asked to {self.request.purpose} "
-            f"({self.count} attempts: {self.last_error}). {self._state_afterwards()} "
-            "Check that it is up and reachable, then try again.",
+            f"({self.count} attempts: {self.last_error}). {self._state_afterwards()} {_advice_on(self.last_error)}",
             may_have_happened=self.may_have_happened,
             event_id=self.request.event_id,
         )
@@ -140,6 +139,12 @@ def _is_permanent(error: BaseException) -> bool:
     """Whether asking again is of no use."""
     denied = isinstance(error, AuthenticationError | AuthorizationError | NoPermissionError)
     return denied or (isinstance(error, ResponseError) and not _is_transient(error) and "WRONGTYPE" not in str(error))
+
+
+def _advice_on(last_error: str) -> str:
+    if last_error.startswith("NOREPLICAS"):
+        return "It has fewer replicas than min-replicas-to-write asks for: bring one back, or lower it, then try again."
+    return "Check that it is up and reachable, then try again."
 
 
 def _advice(error: BaseException) -> str:

@@ -101,7 +101,10 @@ def verify() -> None:
         return
     typer.echo(f"BROKEN at row {found.problem.seq} ({found.problem.kind.value}): {found.problem.sentence}")
     if found.problem.refutes_checkpoint:
-        say("if it was lost or restored from an older copy, two people say so: `breaker audit quarantine --reason WHY`")
+        say(
+            "if it was lost or restored from an older copy, two people say so: "
+            "`breaker audit quarantine --reason WHY --second-person NAME`"
+        )
     raise typer.Exit(Exit.REFUSED)
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.text import Text
 
+from breaker.errors import InvalidInput
 from cli.circuit_view import console
 from cli.exit_codes import EPILOG, Exit
 from cli.messages import say
@@ -69,6 +70,8 @@ def show(incident: Annotated[str, typer.Argument(metavar="ID", help="As `breaker
     """The report of an incident, as Markdown. It is written once the root cause is known."""
     from tasks.incidents import read_report  # noqa: PLC0415
 
+    if not incident.strip():
+        raise InvalidInput("no incident is named; `breaker incidents` lists them")
     report = read_report(load_settings().state_dir, incident)
     if report is None:
         say(f"this host has no report of {incident}; `breaker audit --incident {incident}` has what is on record")

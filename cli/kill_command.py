@@ -170,7 +170,7 @@ async def _confirm(view: kill_view.KillView, run: KillRun) -> bool:
     _loader.start()  # while the person reads
     run.start_told = True
     await view.show_book(run)
-    confirmed = await view.confirmed()
+    confirmed = await view.confirmed(run.coverage)
     if not confirmed:
         view.declined(run.coverage)
     return confirmed

@@ -159,8 +159,9 @@ class KillView(KillDisplay):
         if len(blocked) > 20:
             self._console.print(f"  … and {len(blocked) - 20} more")
 
-    async def confirmed(self) -> bool:
-        prompt = f"Cancel these orders and flatten these positions, and nothing else? Type {KILL_CONFIRMATION}: "
+    async def confirmed(self, coverage: Coverage) -> bool:
+        done = "Cancel these orders and flatten these positions" if coverage.positions_known else "Cancel these orders"
+        prompt = f"{done}, and nothing else? Type {KILL_CONFIRMATION}: "
         self._console.print(prompt, end="")
         answer = await read_line()
         if answer is None:

@@ -9,7 +9,7 @@ import asyncio
 
 import structlog
 
-from breaker.deadman import KILL, OverdueSwitch, Renewal, overdue_switches, unregister_fired
+from breaker.deadman import KILL, TRIP, OverdueSwitch, Renewal, overdue_switches, unregister_fired
 from breaker.errors import BreakerError, InvalidInput
 from breaker.pending_trips import PendingTrip
 from breaker.trip_reasons import TripReason
@@ -42,7 +42,7 @@ class DeadManWatch:
         kills = renewal.action == KILL and not self._may_be_of_the_past(overdue) and self._covers_something(renewal)
         if kills and not self._executor.claim(renewal.event_id):
             return
-        log.error("dead-man's switch fired", switch=renewal.name, scope=renewal.scope, action=renewal.action)
+        log.error("dead-man's switch fired", switch=renewal.name, scope=renewal.scope, does=KILL if kills else TRIP)
         if kills:
             self._executor.begin(self._kill(overdue, trip))
         else:

@@ -231,7 +231,8 @@ def judge_chain(probe: Probe, audit: Audit) -> Measurement:
         advice = ""
         if found.problem.refutes_checkpoint:
             advice = (
-                " Lost, or restored from an older copy? Two people say so: `breaker audit quarantine --reason WHY`."
+                " Lost, or restored from an older copy? Two people say so: "
+                "`breaker audit quarantine --reason WHY --second-person NAME`."
             )
         return probe.measured(value, Colour.RED, f"The audit log was tampered with: {found.problem.sentence}.{advice}")
     return probe.measured(value)
