@@ -22,8 +22,8 @@ KEY = "circuit_breaker:closes:"
 """Before an account's name: the incident that closes in it are named by."""
 KEPT_MS = 60_000
 """For how long after a run's last sign of life its name is used by the next."""
-LIMIT = 0.5
-"""Seconds that Redis may take; nothing is closed before."""
+LIMIT = 1.5
+"""Seconds that Redis may take, beside the cancels; nothing is closed before."""
 
 
 async def agree_on_close_names(run: KillRun, settings: Settings) -> None:

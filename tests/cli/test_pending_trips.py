@@ -206,6 +206,7 @@ def test_promise_5_a_kill_without_redis_flattens_keeps_its_trip_and_the_next_kil
     breaker_cli: RunCli,
     write_configuration: WriteConfiguration,
     exchange: PaperExchangeThread,
+    environment: dict[str, str],
     tmp_path: Path,
 ) -> None:
     write_configuration(
@@ -219,6 +220,7 @@ def test_promise_5_a_kill_without_redis_flattens_keeps_its_trip_and_the_next_kil
     incident = json.loads(file.read_text())["incident_id"]
 
     open_then_down.start()
+    environment["BREAKER_REDIS_TIMEOUT"] = "20"  # of a busy machine, now that it is there
     assert breaker_cli("kill", "--yes").returncode == 0
     assert kept(tmp_path) == []
     with redis.Redis.from_url(open_then_down.url) as client:

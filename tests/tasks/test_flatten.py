@@ -97,7 +97,7 @@ async def test_the_closes_of_another_run_of_the_incident_are_not_cancelled_at_th
 ) -> None:
     incident = uuid7()
     exchange.restart(scaled("[book]\norders = 8\npositions = 3\n[fills]\ndelay = 15\n"))
-    settings = kill_settings(escalate_after=30)
+    settings = kill_settings(escalate_after=300, stuck_after=200, deadline=600)
     first = asyncio.create_task(kill(exchange, redis_server.url, incident_id=incident, settings=settings))
     await asyncio.to_thread(eventually, lambda: sum(exchange.report()["closes"].values()) >= 3)
     second = await kill(exchange, redis_server.url, incident_id=incident, settings=settings)
