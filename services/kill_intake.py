@@ -17,7 +17,7 @@ from typing import Any
 from uuid import UUID, uuid5
 
 import structlog
-from redis.exceptions import RedisError, ResponseError
+from redis.exceptions import RedisError
 
 from breaker.errors import BreakerError, InvalidInput
 from configuration.breakers import waiting_incident
@@ -28,6 +28,7 @@ from configuration.settings import Settings
 from services.kill_executor import KillExecutor
 from services.kill_request import ANSWER, REQUESTS, KillRequest
 from services.outage_log import OutageLog
+from services.redis_uptime import redis_uptime
 
 REQUEST_AGE = 60.0
 """Seconds after which a request in the stream is too old to be acted on by a standby that starts."""
@@ -150,12 +151,9 @@ class KillStream:
 
     async def _run_began(self) -> int:
         """0 where Redis doesn't say."""
-        try:
-            server: Any = await self._redis.info("server")
-            clock: Any = await self._redis.time()
-        except ResponseError:
-            return 0
-        return (int(clock[0]) - int(server.get("uptime_in_seconds", clock[0]))) * 1000  # both in whole seconds
+        uptime = await redis_uptime(self._redis)
+        clock: Any = await self._redis.time()
+        return int(max(0.0, int(clock[0]) - uptime)) * 1000  # both in whole seconds
 
     async def _accept(self, entry_id: bytes, fields: Mapping[bytes, bytes]) -> None:
         # The same ids on every host that reads the entry, so that they make one trip and know each other's closes.

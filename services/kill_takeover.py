@@ -10,11 +10,10 @@ from __future__ import annotations
 import socket
 import time
 from collections.abc import Iterable
-from typing import Any
 from uuid import UUID, uuid5
 
 import structlog
-from redis.exceptions import RedisError, ResponseError
+from redis.exceptions import RedisError
 
 from breaker import State
 from breaker.errors import BreakerError, InvalidInput
@@ -23,6 +22,7 @@ from configuration.settings import Settings
 from services.kill_executor import KillExecutor
 from services.kill_request import KillRequest
 from services.outage_log import OutageLog
+from services.redis_uptime import redis_uptime
 from tasks.kill.status import KillStatus
 from tasks.kill.status_feed import read_kill_statuses
 
@@ -75,8 +75,9 @@ class KillTakeover:
             self._known = {status.run_id: status for status in statuses}
             now = time.monotonic()
             self._reading_since = now if self._reading_since is None else self._reading_since
-            if now - self._reading_since >= SILENT and (found := abandoned(statuses, await self._up_for())):
-                for status in found:
+            # Redis's age is asked only where a run is silent, which is hardly ever so.
+            if now - self._reading_since >= SILENT and abandoned(statuses, float("inf")):
+                for status in abandoned(statuses, await redis_uptime(self._redis)):
                     await self._take_over(status)
             self._outages.note("kill switches under way", None)
         except (RedisError, OSError, BreakerError) as error:
@@ -85,13 +86,6 @@ class KillTakeover:
 
     async def close(self) -> None:
         await self._redis.aclose()
-
-    async def _up_for(self) -> float:
-        try:
-            server: Any = await self._redis.info("server")
-        except ResponseError:
-            return float("inf")
-        return float(server.get("uptime_in_seconds", "inf"))
 
     async def _take_over(self, status: KillStatus) -> None:
         request = _request(status)
