@@ -39,15 +39,20 @@ def verify_with_redis(
     Redis being away is no reason not to verify.
     """
     shared = SharedCheckpoint(redis, ledger, timeout)
-    also: tuple[Checkpoint, ...] = ()
-    with contextlib.suppress(BreakerError):
-        also = () if (there := shared.read()) is None else (there,)
+    also = known_to(shared)
     audit = verify_ledger(ledger, checkpoints, also=also, only_new=only_new)
     new = audit.checkpoint
     if new is not None and new.seq and new.seq not in {each.seq for each in also}:
         with contextlib.suppress(BreakerError):
             shared.write(new)
     return audit
+
+
+def known_to(shared: SharedCheckpoint) -> tuple[Checkpoint, ...]:
+    """The checkpoint in Redis, if there is one and Redis says so: the chain is judged without it too."""
+    with contextlib.suppress(BreakerError):
+        return () if (there := shared.read()) is None else (there,)
+    return ()
 
 
 def verify_ledger(

@@ -10,7 +10,7 @@ from breaker.keys import GLOBAL, Keys, of_scope
 from breaker.state import State, Status
 from configuration.breakers import waiting_trips
 from configuration.settings import Settings
-from ledger.audit import Audit
+from ledger.audit import Audit, known_to
 from ledger.configured import open_checkpoints
 from ledger.shared_checkpoint import SharedCheckpoint
 from ledger.verify import verify
@@ -42,9 +42,8 @@ def _look_at_stores(settings: Settings, chain: Probe) -> tuple[list[Measurement]
         try:
             kept = open_checkpoints(settings).all()
             newest = max(kept, key=lambda point: point.seq, default=None)
-            there = SharedCheckpoint(stores.redis, stores.ledger, stores.timeout).read()
-            known = kept if there is None else (*kept, there)
-            verification = verify(stores.ledger, key=stores.ledger.key, checkpoints=known, start=newest)
+            also = known_to(SharedCheckpoint(stores.redis, stores.ledger, stores.timeout))
+            verification = verify(stores.ledger, key=stores.ledger.key, checkpoints=[*kept, *also], start=newest)
         except Exception as error:
             return states, chain.failed(describe_error(error))
         return states, judge_chain(chain, Audit(verification, None))
