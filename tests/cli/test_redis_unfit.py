@@ -13,6 +13,7 @@ from redis.cluster import RedisCluster
 from breaker import CircuitBreaker
 from breaker.errors import InvalidInput, RedisRefused
 from breaker.gate import Gate
+from sandbox.child_process import free_port
 from sandbox.embedded_redis import EmbeddedRedis
 from tests.cli.conftest import RunCli, WriteConfiguration
 from tests.helpers import eventually
@@ -20,7 +21,9 @@ from tests.helpers import eventually
 
 @pytest.fixture
 def node(tmp_path: Path) -> Iterator[EmbeddedRedis]:
-    with EmbeddedRedis(tmp_path / "node", config={"cluster-enabled": "yes"}) as server:
+    # Its port is a free one as well: left alone it is the node's plus 10,000, which can be none at all.
+    cluster = {"cluster-enabled": "yes", "cluster-port": str(free_port())}
+    with EmbeddedRedis(tmp_path / "node", config=cluster) as server:
         with redis.Redis.from_url(server.url) as client:
             client.execute_command("CLUSTER ADDSLOTSRANGE", 0, 16383)
             eventually(lambda: client.execute_command("CLUSTER INFO")["cluster_state"] == "ok")
