@@ -302,7 +302,9 @@ class AsyncDeadlineClient:
 
     async def _connect(self, until: float) -> Any:
         settings = connection_settings(self._pool, self._timeout, AsyncRetry(NoBackoff(), 0))
-        connection: Any = self._pool.connection_class(**settings)
+        # The limit is ours, around each round trip: with one of its own redis-py writes by `asyncio.wait_for`, which
+        # before Python 3.12 may lose a cancellation, and so somebody's Ctrl-C.
+        connection: Any = self._pool.connection_class(**settings | {"socket_timeout": None})
         try:
             async with asyncio.timeout(_seconds_left(until)):
                 await connection.connect()

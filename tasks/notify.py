@@ -174,7 +174,8 @@ async def _record(
     spool = Spool(settings.state_dir / "spool")
     try:
         records = [_failure_record(notification, failure) for failure in failures]
-        await asyncio.wait_for(asyncio.to_thread(spool.add, records), RECORD_WAIT)
+        async with asyncio.timeout(RECORD_WAIT):
+            await asyncio.to_thread(spool.add, records)
     except (SpoolUnavailable, InvalidRecord, TimeoutError) as error:
         problem = str(error) or f"the spool did not take it within {RECORD_WAIT:g} s"
         _log.error("A notification was not delivered, and that is not on record: %s; %s", problem, failures)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import socket
@@ -14,8 +15,9 @@ from typing import Any
 
 import pytest
 import redis
+import redis.asyncio
 
-from breaker import BreakerUnavailable, CircuitBreaker, InvalidInput, RedisRefused, State, TransitionEvent
+from breaker import AsyncCircuitBreaker, BreakerUnavailable, CircuitBreaker, InvalidInput, RedisRefused, State, TransitionEvent
 from breaker.keys import Keys
 from breaker.uuid7 import uuid7
 from proofs.proxy import Fault, FaultProxy
@@ -367,6 +369,25 @@ def test_the_callers_own_settings_do_not_reach_the_breakers_connections(
 def test_what_is_no_redis_client_is_refused() -> None:
     with pytest.raises(InvalidInput, match=r"no redis\.Redis client"):
         CircuitBreaker(object())  # type: ignore[arg-type]
+
+
+async def test_a_cancellation_is_never_lost(redis_server: EmbeddedRedis, redis_client: redis.Redis) -> None:
+    """However far a call has come: somebody's Ctrl-C ends it."""
+    CircuitBreaker(redis_client).initialize_state()
+    ended, steps = False, 0
+    while not ended:
+        async with redis.asyncio.Redis.from_url(redis_server.url) as client:
+            call = asyncio.create_task(AsyncCircuitBreaker(client).get_status())
+            for _ in range(steps):
+                await asyncio.sleep(0)
+            # What it waits for may be over, too: then it goes on in the same turn of the loop that cancels it.
+            time.sleep(0.001)
+            ended = not call.cancel()
+            if not ended:
+                with pytest.raises(asyncio.CancelledError):
+                    await call
+        steps += 1
+    assert steps > 5
 
 
 def test_threads_share_one_breaker(redis_server: EmbeddedRedis, redis_client: Any) -> None:
