@@ -1,4 +1,4 @@
-"""Start resident processes (`breaker standby`, `console`, `metrics`) and set dead-man's switches (`deadman`)."""
+"""Start resident processes (`standby`, `services`, `console`, `metrics`) and set dead-man's switches (`deadman`)."""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ NameArgument = Annotated[str, typer.Argument(help="A word that names the switch.
 
 def register(app: typer.Typer) -> None:
     app.command(epilog=EPILOG)(standby)
+    app.command(epilog=EPILOG)(services)
     app.command("console", epilog=EPILOG)(serve_console)
     app.command("metrics", epilog=EPILOG)(serve_metrics)
     for command in (renew, release):
@@ -38,6 +39,13 @@ def standby() -> None:
 
     fingerprint = configuration_fingerprint()
     stand_by(RunningConfiguration.load(), fingerprint)
+
+
+def services() -> None:
+    """Announce trips, watch resets, tell people, beside a work pool's workers. Until SIGTERM or Ctrl-C."""
+    from services.watches import watch  # noqa: PLC0415  everything slow is behind it
+
+    watch(RunningConfiguration.load())
 
 
 def renew(

@@ -26,10 +26,8 @@ from flows.kill_switch import kill_switch
 from flows.recovery import recovery
 from flows.resume import resume
 from flows.run_names import environment_tag
-from services.notification_watch import NotificationWatch
-from services.trip_watch import TripWatch
-from services.unwatched_resets import ResetWatch
-from tasks.running_services import another_runs, reported
+from services.watches import watching
+from tasks.running_services import SERVE, another_runs, reported
 from tasks.trip_announcement import TRIPPED
 
 VERIFY_EVERY = 60
@@ -93,30 +91,23 @@ async def deployments() -> list[RunnerDeployment]:
 async def _serve() -> None:
     running = RunningConfiguration.load()
     settings = running.settings
-    watches = (TripWatch(settings), ResetWatch(settings), NotificationWatch(settings))
-    for watch in watches:
-        watch.start()
     # A form that was answered, or a trip, should not wait ten seconds for the next look.
     pace = {} if "PREFECT_RUNNER_POLL_FREQUENCY" in os.environ else {PREFECT_RUNNER_POLL_FREQUENCY: 1}
-    try:
-        with temporary_settings(updates=pace), reported("serve", running):
-            runner = Runner(limit=None)
-            for deployment in await deployments():
-                await runner.aadd_deployment(deployment)
-            shared = asyncio.create_task(_leave_schedules_to_others(runner, settings))
-            try:
-                await runner.start()
-            finally:
-                shared.cancel()
-    finally:
-        for watch in watches:
-            watch.stop()
+    with watching(settings), temporary_settings(updates=pace), reported(SERVE, running):
+        runner = Runner(limit=None)
+        for deployment in await deployments():
+            await runner.aadd_deployment(deployment)
+        shared = asyncio.create_task(_leave_schedules_to_others(runner, settings))
+        try:
+            await runner.start()
+        finally:
+            shared.cancel()
 
 
 async def _leave_schedules_to_others(runner: Runner, settings: Settings) -> None:
     """Whoever stops pauses the schedules, lest late runs pile up; not while another one still runs them."""
     while True:
-        runner.pause_on_shutdown = not await asyncio.to_thread(another_runs, settings, "serve")
+        runner.pause_on_shutdown = not await asyncio.to_thread(another_runs, settings, SERVE)
         await asyncio.sleep(LOOK_FOR_OTHERS_EVERY)
 
 

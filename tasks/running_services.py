@@ -24,9 +24,11 @@ from configuration.redis_clients import redis_client
 from configuration.running import RunningConfiguration
 from configuration.settings import Settings
 from tasks.checks.measurement import Colour, Measurement
-from tasks.checks.probe import Probe, describe_error
+from tasks.checks.probe import Probe, describe_error, measure_within
 
 KEY = "circuit_breaker:services"
+SERVE, WATCHES = "serve", "services"
+"""What `services.serve` and `breaker services` are called there: either announces trips and watches resets."""
 EVERY = 5.0
 """Seconds between two reports of one process."""
 ALIVE_WITHIN = 15.0
@@ -117,13 +119,34 @@ def another_runs(settings: Settings, service: str) -> bool:
     """
     mine = (socket.gethostname(), os.getpid())
     try:
-        with redis_client(settings, timeout=settings.redis_timeout) as redis:
-            now, known = _read_all(redis)
+        alive = _alive(settings)
     except (RedisError, OSError):
         return False
-    return any(
-        each.service == service and (each.host, each.pid) != mine and now - each.as_of < ALIVE_WITHIN for each in known
-    )
+    return any(each.service == service and (each.host, each.pid) != mine for each in alive)
+
+
+def _alive(settings: Settings) -> list[RunningService]:
+    """Those that can be relied on to be at it. Raises RedisError, OSError."""
+    with redis_client(settings, timeout=settings.redis_timeout) as redis:
+        now, known = _read_all(redis)
+    return [each for each in known if now - each.as_of < ALIVE_WITHIN]
+
+
+async def measure_watches(settings: Settings) -> Measurement:
+    """Whether anybody announces trips, watches resets and tells people. Never raises."""
+    probe = Probe("watches", "trips announced, resets watched", f"what each process says in {KEY} of Redis")
+
+    async def measure() -> Measurement:
+        at_it = [each for each in await asyncio.to_thread(_alive, settings) if each.service in (SERVE, WATCHES)]
+        if at_it:
+            return probe.measured(", ".join(sorted({each.host for each in at_it})))
+        problem = (
+            "Nobody announces trips or watches resets, so no trip starts its recovery: run `breaker services` beside "
+            "the workers of a work pool, or `python -m services.serve` instead of them."
+        )
+        return probe.measured("nobody", Colour.RED, problem)
+
+    return await measure_within(probe, settings.redis_timeout + 2, measure())
 
 
 async def measure_services(settings: Settings) -> list[Measurement]:

@@ -14,6 +14,7 @@ from configuration.locations import configuration_file
 from configuration.settings import Settings
 from ledger.configured import open_ready_ledger
 from ledger.errors import LedgerError
+from tasks import orchestrator
 from tasks.checks.conditions import measure_database, measure_redis
 from tasks.checks.measurement import Colour, Measurement
 from tasks.checks.probe import NOT_MEASURED, Probe
@@ -30,7 +31,7 @@ from tasks.doctor.redis_server import measure_rate_limit, measure_redis_settings
 from tasks.doctor.stores import measure_pending_trips, measure_stores
 from tasks.doctor.venues import measure_venue, measure_venue_lock, no_account
 from tasks.kill.venue_lock_store import read_venue_locks
-from tasks.running_services import measure_services
+from tasks.running_services import measure_services, measure_watches
 
 RESTS_ON = {
     "redis/settings": "redis",
@@ -59,6 +60,7 @@ async def diagnose(settings: Settings) -> list[Measurement]:
         *(measure_venue(name, account, locks.of(name)) for name, account in settings.accounts.items()),
         measure_prefect(),
         measure_deployments(),
+        *([measure_watches(settings)] if orchestrator.is_configured() else []),
         measure_verification(settings),
         measure_exporter(settings),
         measure_prometheus(settings),

@@ -17,7 +17,15 @@ import pytest
 import redis
 import redis.asyncio
 
-from breaker import AsyncCircuitBreaker, BreakerUnavailable, CircuitBreaker, InvalidInput, RedisRefused, State, TransitionEvent
+from breaker import (
+    AsyncCircuitBreaker,
+    BreakerUnavailable,
+    CircuitBreaker,
+    InvalidInput,
+    RedisRefused,
+    State,
+    TransitionEvent,
+)
 from breaker.keys import Keys
 from breaker.uuid7 import uuid7
 from proofs.proxy import Fault, FaultProxy

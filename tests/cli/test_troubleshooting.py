@@ -360,7 +360,9 @@ def test_deployments_that_nobody_serves(desk: Desk, breaker: CircuitBreaker, web
 
     web.answering = empty
     with temporary_settings({PREFECT_API_URL: f"{web.url}/api"}):
-        holds("nobody serves the deployments", desk.doctor()["deployments"])
+        found = desk.doctor()
+        holds("nobody serves the deployments", found["deployments"])
+        holds("nobody announces trips or watches resets", found["watches"])
 
 
 async def test_a_verification_that_has_stopped(desk: Desk, breaker: CircuitBreaker) -> None:

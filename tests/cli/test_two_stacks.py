@@ -67,6 +67,7 @@ OTHERWISE = {
     "audit quarantine": "refused while nothing is lost; tests/cli/test_audit_quarantine.py",
     "drill": "on an account of its own; tests/flows/test_drill.py",
     "standby": "resident; goes by the configuration that it was started with, as each of these",
+    "services": "resident",
     "console": "resident",
     "metrics": "resident",
 }
