@@ -6,8 +6,8 @@ import os
 
 from configuration.settings import Settings
 
-NO_SETTINGS = ("CONFIG", "URL", "TOKEN", "CONFIG_FILE", "DB_PASSWORD")
-"""What follows `BREAKER_` in variables that are no settings: of the command line, and of docker-compose.yml."""
+NO_SETTINGS = ("CONFIG", "URL", "TOKEN", "CONFIG_FILE", "DB_PASSWORD", "HOME", "WORK_POOL")
+"""What follows `BREAKER_` in variables that are no settings: of the command line, docker-compose.yml, prefect.yaml."""
 _OF_TESTS = ("TEST_", "REQUIRE_", "PROMETHEUS", "AXE", "CHROMIUM", "API_EXAMPLES", "CRASH_SEED")
 
 

@@ -18,6 +18,12 @@ from sandbox.child_process import Child, StartChild, end, free_port, spawn
 START_LIMIT = 60.0
 """Seconds; a new SQLite database alone takes most of ten on a small machine."""
 STOP_LIMIT = 5.0
+RETENTION = {
+    "PREFECT_SERVER_SERVICES_DB_VACUUM_ENABLED": "events,flow_runs",
+    "PREFECT_SERVER_SERVICES_DB_VACUUM_RETENTION_PERIOD": str(30 * 24 * 3_600),
+}
+"""Runs that ended a month ago go, with their logs and artifacts: 1,440 verifications a day would grow for ever. What
+people did is in the ledger."""
 
 
 class PrefectServerError(BreakerError):
@@ -78,7 +84,7 @@ class PrefectServer:
         address = {"PREFECT_SERVER_API_HOST": "127.0.0.1", "PREFECT_SERVER_API_PORT": str(self.port)}
         quiet = {"PREFECT_SERVER_LOGGING_LEVEL": "WARNING", "PREFECT_LOGGING_LEVEL": "WARNING"}
         with self._log_file.open("ab") as log:
-            self._process = self._start(command, env={**os.environ, **self.environment, **address, **quiet}, output=log)
+            self._process = self._start(command, env={**os.environ, **self.environment, **RETENTION, **address, **quiet}, output=log)
         return self
 
     def wait(self) -> None:

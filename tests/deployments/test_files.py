@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import re
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from prefect.settings.models.root import Settings as PrefectSettings
 
 from configuration.settings import DrillSettings, Settings
 from console.serve import check_address
+from sandbox.prefect_server import RETENTION
 from services import serve
 from tasks.trip_announcement import TRIPPED
 
@@ -42,6 +45,15 @@ def test_every_image_is_pinned_and_every_port_is_on_loopback() -> None:
         assert re.search(r":v?\d+(\.\d+)+", service["image"]), name
         for port in service.get("ports", ()):
             assert port.startswith("127.0.0.1:"), name
+
+
+def test_flow_runs_of_long_ago_go_wherever_a_server_is_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    given = read("docker-compose.yml")["services"]["prefect"]["environment"]
+    assert {name: value for name, value in given.items() if "VACUUM" in name} == RETENTION
+    for name, value in RETENTION.items():
+        monkeypatch.setenv(name, value)
+    vacuum = PrefectSettings().server.services.db_vacuum
+    assert "flow_runs" in vacuum.enabled_vacuum_types and vacuum.retention_period == timedelta(days=30)
 
 
 def test_no_secret_has_a_default() -> None:
