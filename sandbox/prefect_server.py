@@ -83,8 +83,9 @@ class PrefectServer:
         # The UI calls the address that these two name; they follow no command-line option.
         address = {"PREFECT_SERVER_API_HOST": "127.0.0.1", "PREFECT_SERVER_API_PORT": str(self.port)}
         quiet = {"PREFECT_SERVER_LOGGING_LEVEL": "WARNING", "PREFECT_LOGGING_LEVEL": "WARNING"}
+        ours = {**self.environment, **RETENTION, **address, **quiet}
         with self._log_file.open("ab") as log:
-            self._process = self._start(command, env={**os.environ, **self.environment, **RETENTION, **address, **quiet}, output=log)
+            self._process = self._start(command, env={**os.environ, **ours}, output=log)
         return self
 
     def wait(self) -> None:
