@@ -12,6 +12,7 @@ GATE = (
     "tests/breaker/gate/test_judge.py",
     "tests/breaker/gate/test_lease.py",
 )
+ROUNDS = ("tests/tasks/test_rounds.py", "tests/tasks/test_until_no_orders.py", "tests/tasks/test_closes_sent.py")
 
 
 @dataclass(frozen=True)
@@ -37,16 +38,5 @@ TARGETS: Mapping[str, Target] = {
     ),
     "breaker/gate/lease.py": Target(GATE),
     "tasks/kill/verify.py": Target(("tests/tasks/test_verify_flat.py",)),
-    "tasks/kill/flatten.py": Target(
-        ("tests/tasks/test_rounds.py",),
-        (
-            "Flattening._round",
-            "Flattening._rest",
-            "Flattening._notice_delay",
-            "Flattening._bulk_is_safe",
-            "Flattening._trouble",
-            "Flattening._understood",
-            "Flattening._last_close_is_settled",
-        ),
-    ),
+    "tasks/kill/flatten.py": Target(ROUNDS),
 }

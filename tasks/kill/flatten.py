@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
@@ -71,11 +72,9 @@ class Flattening:
         self._protective_last: bool | None = None
         self._refused_since: float | None = None
         self._held_up = 0.0
-        self._planned_at: float | None = None
-        self._rested = 0.0
-        self._last_seen: Book | None = None
+        self._counted_to = time.monotonic()
+        self._last_seen: tuple[Book, float] | None = None
         self._orders_read: tuple[float, Listed[Order]] | None = None
-        self._changed_at = 0.0
         self._readings = ReadingAllowance(self._broker.capabilities.requests_per_minute)
 
     def note_market(self, market: MarketClock | None) -> None:
@@ -85,11 +84,10 @@ class Flattening:
     async def until_no_orders(self) -> None:
         """Cancel until no order is left but closes of this incident and what protects, or cancels stall.
 
-        They stall when none goes for `cancel_patience`. What survives is cancelled again in each round of `until_flat`;
-        it must not keep other positions from closing.
+        They stall when there have not been fewer than ever for `cancel_patience`. What survives, or is placed anew, is
+        cancelled again in each round of `until_flat`; it must not keep other positions from closing.
         """
-        fewest: int | None = None
-        progressed = time.monotonic()
+        fewest, progressed = math.inf, time.monotonic()
         while not self._run.overdue:
             try:
                 listed = self._coverage.of_orders(await self._run.in_time(self._broker.open_orders()))
@@ -98,14 +96,15 @@ class Flattening:
                 unwanted = await self._entries(listed)
                 unread = [item for item in listed.unreadable if item.id and self._coverage.covers_unread(item)]
                 self._note_orders(Book(listed.items, (), listed.unreadable))
-                if not unwanted and not unread:
+                left = len(unwanted) + len(unread)
+                if not left:
                     if not listed.items:
                         self._orders_read = time.monotonic(), listed
                     return
-                if fewest is None or len(unwanted) + len(unread) < fewest:
-                    fewest, progressed = len(unwanted) + len(unread), time.monotonic()
+                if left < fewest:
+                    fewest, progressed = left, time.monotonic()
                 if time.monotonic() - progressed > self._run.settings.cancel_patience:
-                    self._run.update(note=f"{len(unwanted) + len(unread)} orders resist; flattening beside them")
+                    self._run.update(note=f"{left} orders resist; flattening beside them")
                     return
                 standing = [order for order in unwanted if order.status is not OrderStatus.PENDING_CANCEL]
                 await self._run.in_time(self._cancelling.cancel(standing, listed.items, unread))
@@ -119,8 +118,9 @@ class Flattening:
         ours = self._run.closes_as
         if self._run.settings.cancel == "all" or self._protective_last is False or not self._coverage.positions_known:
             return [order for order in listed.items if attempt_of(order, ours) is None]
-        positions: Listed[Position] = await self._run.in_time(self._broker.positions()) if listed.items else Listed()
+        positions: Listed[Position] = Listed()
         if listed.items:
+            positions = await self._run.in_time(self._broker.positions())
             self._run.opening.note_positions(positions.items, positions.unreadable, self._run.elapsed)
         protective = len(protective_orders(listed.items, positions.items))
         if self._protective_last is None:
@@ -156,6 +156,7 @@ class Flattening:
             if book.empty:
                 self._run.update(stuck=(), dust=(), note="")
                 return True
+            self._notice_delay()
             if not self._bulk_closed and self._bulk_is_safe(book, market):
                 await self._close_in_bulk(book.positions)
             elif (flat := await self._round(book, market)) is not None:
@@ -165,11 +166,12 @@ class Flattening:
     async def _round(self, book: Book, market: MarketClock | None) -> bool | None:
         """One round; whether the account is flat, once nothing more is to be tried."""
         read_at = time.monotonic()
-        plan = self._plan(book, market)
+        time_is_up = self._run.overdue  # asked once: what the plan doesn't call stuck then would be named by nobody
+        plan = self._plan(book, market, time_is_up)
         self._note_stuck(plan, book)
         if not plan.remaining:  # but dust
             return self._run.settings.dust != "fail"
-        if self._run.overdue or plan.remaining == {*plan.stuck}:
+        if time_is_up or plan.remaining == {*plan.stuck}:
             await self._cancel(plan, book)
             return False
         await self._carry_out(plan, book, read_at)
@@ -178,13 +180,15 @@ class Flattening:
     async def _rest(self, book: Book) -> None:
         shortest = self._run.settings.poll_interval
         now = time.monotonic()
-        if book != self._last_seen:
-            self._last_seen, self._changed_at = book, now
-        pause = min(max(shortest, (now - self._changed_at) * STANDING_SHARE), shortest * IDLE_POLL_FACTOR)
+        if self._last_seen is None or self._last_seen[0] != book:
+            self._last_seen = book, now
+        stood = now - self._last_seen[1]
+        standing = min(max(shortest, stood * STANDING_SHARE), shortest * IDLE_POLL_FACTOR)
         # The pages of orders, what confirms that there are none, and the positions.
         requests = 1 + len(book.orders) // self._broker.capabilities.page_size + 2
-        self._rested = max(pause, self._readings.wait(requests, now))
-        await asyncio.sleep(self._rested)
+        pause = max(standing, self._readings.wait(requests, now))
+        self._counted_to += pause
+        await asyncio.sleep(pause)
 
     def _now(self) -> float:
         """The clock of closes and of being stuck: it hardly moves while the venue doesn't answer or holds us back.
@@ -194,21 +198,24 @@ class Flattening:
         return time.monotonic() - self._held_up
 
     def _notice_delay(self) -> None:
-        """Called once a round: of the time since the last call, at most `FRESH_FOR` counts beside our own rest."""
+        """Of the time since the last call, as in the last round, at most `FRESH_FOR` counts beside our own rest."""
         now = time.monotonic()
-        if self._planned_at is not None:
-            self._held_up += max(0.0, now - self._planned_at - self._rested - FRESH_FOR)
-        self._planned_at = now
+        self._held_up += max(0.0, now - self._counted_to - FRESH_FOR)
+        self._counted_to = now
 
     def _bulk_is_safe(self, book: Book, market: MarketClock | None) -> bool:
-        """A bulk close acts on whole positions: only where no order of anybody's could fill beside it, in any order."""
+        """A bulk close acts on whole positions: only where no order of anybody's could fill beside it, in any order.
+
+        Nor one that has filled already, of which the venue's positions may not tell yet.
+        """
         enough = len(book.positions) >= BULK_CLOSE_FROM and self._broker.capabilities.bulk_close
         equities = all(position.instrument.session is Session.EXTENDED for position in book.positions)
-        alone = not book.orders and not book.unreadable
+        remembered = (self._memory.get(position.symbol) for position in book.positions)
+        settled = not any(memory and memory.last_close for memory in remembered)
+        alone = settled and not book.orders and not book.unreadable
         return enough and alone and equities and market is not None and market.is_open and self._coverage.whole_accounts
 
-    def _plan(self, book: Book, market: MarketClock | None) -> Plan:
-        self._notice_delay()
+    def _plan(self, book: Book, market: MarketClock | None, time_is_up: bool) -> Plan:
         plan = plan_round(
             book.orders,
             book.positions,
@@ -219,7 +226,7 @@ class Flattening:
             orders_at_start=self._orders_at_start or frozenset(),
             now=self._now(),
             pace=self._pace,
-            time_is_up=self._run.overdue,
+            time_is_up=time_is_up,
             unreadable=book.unreadable,
             protective_last=bool(self._protective_last),
             beside=book.beside,
@@ -256,7 +263,6 @@ class Flattening:
 
     async def _close_in_bulk(self, positions: Sequence[Position]) -> None:
         self._bulk_closed = True
-        self._notice_delay()
         self._run.record("POSITIONS_CLOSE_ALL_SENT")
         now = self._now()
         self._memory = {p.symbol: SymbolMemory(changed_at=now, quantity=abs(p.quantity)) for p in positions}

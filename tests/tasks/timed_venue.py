@@ -69,13 +69,23 @@ def order(number: int = 1, symbol: str = "AAPL", side: Side = Side.BUY, *, attem
     )
 
 
+def bulk_close_of(held: Position, status: OrderStatus = OrderStatus.FILLED, filled: str | None = None) -> Order:
+    """The order that a venue makes to close a position in bulk, under a name of its own."""
+    size = abs(held.quantity)
+    done = Decimal(filled) if filled is not None else size if status is OrderStatus.FILLED else Decimal(0)
+    name, kind = f"venue-{held.symbol}", OrderType.MARKET
+    return Order(f"b{held.symbol}", name, held.symbol, held.closing_side, size, done, status, kind, TimeInForce.DAY)
+
+
 class StillClock:
-    """Moves only when somebody sleeps by it."""
+    """Moves only when somebody sleeps by it, and by `tick` whenever somebody looks at it."""
 
     def __init__(self) -> None:
         self.now = 1_000.0
+        self.tick = 0.0
 
     def monotonic(self) -> float:
+        self.now += self.tick
         return self.now
 
     async def sleep(self, seconds: float) -> None:
@@ -104,8 +114,16 @@ class TimedVenue:
     market: MarketClock | BrokerError = OPEN
     trouble: BrokerError | None = None
     """What every request is answered with, instead."""
+    orders_trouble: BrokerError | None = None
+    """What listing the orders is answered with, instead."""
     lookup_trouble: BrokerError | None = None
     """What looking an order up is answered with, instead."""
+    cancel_trouble: BrokerError | None = None
+    """What cancelling is answered with, instead."""
+    resisting: str = ""
+    """Why no order can be cancelled; empty where each can."""
+    ended: Sequence[Order] = ()
+    """Orders that are not open any more, and can be looked up."""
     changes: Mapping[float, Mapping[str, Any]] = field(default_factory=dict)
     """Which of the above are different from these moments on."""
     capabilities: Capabilities = ABLE
@@ -113,11 +131,15 @@ class TimedVenue:
     """Seconds that each request takes."""
     answer: Callable[[CloseOrder], CloseResult] | None = None
     """What a close is answered with; without one, each is taken and fills whole at once."""
+    bulk_answer: Callable[[], Sequence[CloseResult]] | None = None
+    """What closing everything is answered with; without one, each position is closed at once."""
     most: int = 500
     """Requests after which it is held to go on for ever."""
     name: str = NAME
     asked: list[tuple[float, str]] = field(default_factory=list)
     """When, and what."""
+    canceled: list[str] = field(default_factory=list)
+    """The ids of the orders that it was asked to cancel one by one."""
     closes: list[CloseOrder] = field(default_factory=list)
     repeats_until: set[float] = field(default_factory=set)
     """Until when it was let to repeat a request, to the thousandth of a second."""
@@ -145,6 +167,8 @@ class TimedVenue:
 
     async def open_orders(self) -> Listed[Order]:
         self._ask("orders")
+        if self.orders_trouble is not None:
+            raise self.orders_trouble
         return Listed(tuple(self.orders), tuple(self.unreadable_orders))
 
     async def positions(self) -> Listed[Position]:
@@ -152,6 +176,7 @@ class TimedVenue:
         return Listed(tuple(self.holdings), tuple(self.unreadable_holdings))
 
     async def clock(self) -> MarketClock:
+        self.asked.append((self.time.now - self.started, "clock"))
         if isinstance(self.market, BrokerError):
             raise self.market
         return self.market
@@ -163,16 +188,31 @@ class TimedVenue:
         self._ask("order")
         if self.lookup_trouble is not None:
             raise self.lookup_trouble
-        return next((order for order in self.orders if order.client_order_id == client_order_id), None)
+        known = (*self.orders, *self.ended)
+        return next((order for order in known if order.client_order_id == client_order_id), None)
 
     async def cancel_all(self) -> Sequence[CancelResult]:
         self._ask("cancel all")
-        gone, self.orders = self.orders, ()
-        return [CancelResult(order.id, CancelOutcome.ACCEPTED) for order in gone]
+        return [self._cancel(order_id) for order_id in self._ids()]
 
     async def cancel(self, order_id: str) -> CancelResult:
         self._ask("cancel")
+        self.canceled.append(order_id)
+        return self._cancel(order_id)
+
+    def _ids(self) -> list[str]:
+        """Under which something can be cancelled."""
+        if self.cancel_trouble is not None:
+            raise self.cancel_trouble
+        return [*(order.id for order in self.orders), *(item.id for item in self.unreadable_orders if item.id)]
+
+    def _cancel(self, order_id: str) -> CancelResult:
+        if order_id not in self._ids():
+            return CancelResult(order_id, CancelOutcome.NOT_OPEN)
+        if self.resisting:
+            return CancelResult(order_id, CancelOutcome.REFUSED, self.resisting)
         self.orders = [order for order in self.orders if order.id != order_id]
+        self.unreadable_orders = [item for item in self.unreadable_orders if item.id != order_id]
         return CancelResult(order_id, CancelOutcome.ACCEPTED)
 
     async def close(self, request: CloseOrder) -> CloseResult:
@@ -185,8 +225,10 @@ class TimedVenue:
 
     async def close_all(self) -> Sequence[CloseResult]:
         self._ask("close all")
+        if self.bulk_answer is not None:
+            return self.bulk_answer()
         gone, self.holdings = self.holdings, ()
-        return [CloseResult(held.symbol, CloseOutcome.ACCEPTED) for held in gone]
+        return [CloseResult(held.symbol, CloseOutcome.ACCEPTED, bulk_close_of(held)) for held in gone]
 
     async def fills(self, since: datetime) -> Listed[Fill]:
         return Listed()
