@@ -556,8 +556,7 @@ class Flattening:
                     self._cancel_all()  # what can't be read can perhaps be cancelled all the same
                 continue
             read_at, self._seen, self._refused_since = time.monotonic(), True, None
-            dust = {*self.dust}
-            if not book.orders and not book.unreadable and all(held.symbol in dust for held in book.positions):
+            if not book.orders and not book.unreadable and all(map(self._is_dust, book.positions)):
                 if flat_since is not None and read_at - flat_since >= self._pace.settle + self._pace.guard:
                     return {}
                 flat_since = flat_since or read_at
@@ -577,13 +576,18 @@ class Flattening:
             | {position.symbol for position in book.positions}
             | {item.symbol or item.id or item.what for item in book.unreadable}
         ) - {*self.dust}
-        if self.overdue or (remaining and remaining == set(stuck)):
+        if remaining and (self.overdue or remaining == set(stuck)):
             self._cancel(cancels, book)
             return {symbol: stuck.get(symbol) or self._why(symbol) or "the time was over" for symbol in remaining}
         for close in closes:
             self._send(close, read_at)
         self._cancel(cancels, book)
         return None
+
+    def _is_dust(self, position: Position) -> bool:
+        """Whether it is what was found to be dust, and nothing has filled on top of it."""
+        symbol = position.symbol
+        return symbol in self.dust and abs(position.quantity) == self._memory[symbol].quantity
 
     def _why(self, symbol: str) -> str:
         return self._memory[symbol].reason if symbol in self._memory else ""
