@@ -126,7 +126,8 @@ class Spool:
             try:
                 _lock(file, deadline)
                 if _is_still(file, self._current):
-                    sync_directory(self.directory)
+                    if not os.fstat(file).st_size:  # whoever wrote the first line of another one has seen to its name
+                        sync_directory(self.directory)
                     yield file
                     return
             finally:

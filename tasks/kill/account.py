@@ -139,6 +139,8 @@ class AccountRun:
     progress: AccountProgress
     coverage: Coverage
     """What of the account may be touched."""
+    on_disk: Callable[[], Awaitable[None]]
+    """Awaited before the venue is asked for anything: what was done until then is on record."""
     opening: OpeningBook = field(default_factory=OpeningBook)
     """What the cost of the exit is measured against."""
     currency: str = ""
@@ -172,6 +174,7 @@ class AccountRun:
         An adapter is asked to repeat nothing after that, and cut off `ANSWERS_AFTER_DEADLINE` later. Raises `TimeIsUp`
         then, and whatever the adapter does.
         """
+        await self.on_disk()
         left = self.clock.left + more
         repeating = repeat_until.set(time.monotonic() + left)
         limit = asyncio.timeout(max(left + ANSWERS_AFTER_DEADLINE, LAST_QUESTION))

@@ -88,6 +88,7 @@ class AccountLock:
             return self._failed(f"the reset would not know that it may lift it: {'; '.join(problems)}")
         if not suspended:
             self._run.record("VENUE_LOCK_SENT", suspend=True)
+            await self._run.on_disk()
             if not await set_and_read_back(broker, suspended=True):
                 return self._failed("the venue took it, and does not say that trading is suspended")
         self._run.record("VENUE_LOCK_SET", was_set_before=suspended)
@@ -103,6 +104,7 @@ class AccountLock:
         lifting = in_phase(known, Phase.LIFTING, datetime.now(UTC))
         await self._keep(lifting)  # where it can't be kept, closing is still what matters
         self._run.record("VENUE_LOCK_SENT", suspend=False, why="positions have to be closed")
+        await self._run.on_disk()
         if not await set_and_read_back(broker, suspended=False):
             return False
         self._run.record("VENUE_LOCK_LIFTED", why="positions have to be closed", set_in=known.incidents)

@@ -109,6 +109,7 @@ class KillRun:
                 self._observe,
                 AccountProgress(name),
                 self.coverage,
+                self._on_disk,
             )
             for name, broker in self.brokers.items()
         }
@@ -148,6 +149,10 @@ class KillRun:
     def _observe(self, action: str, details: Mapping[str, Any]) -> None:
         for observer in self.observers:
             observer(action, details)
+
+    async def _on_disk(self) -> None:
+        if self.trail is not None:
+            await self.trail.on_disk()
 
     def record_missing(self, what: str) -> None:
         if what not in self.missing:

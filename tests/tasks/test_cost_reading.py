@@ -26,6 +26,7 @@ from tasks.kill.cost_reading import read_cost
 from tasks.kill.flatten import Flattening
 from tasks.kill.verify import verify_flat
 from tests.helpers import BUSY
+from tests.tasks.timed_venue import nothing_to_write
 
 EVERYTHING = coverage_of("global", ["ALPHA"])
 PACE = KillSettings(settle=0.05, guard=0.1, poll_interval=0.02, deadline=20.0, escalate_after=1.0, stuck_after=4.0)
@@ -61,7 +62,8 @@ async def exit_of(venue: PaperExchangeThread, toml: str, broker: AlpacaBroker | 
     venue.restart(parse(PRICES + toml))
     broker = broker or AlpacaBroker("ALPHA", venue.url, "key", "secret", timeout=2.0)
     began = datetime.now(UTC)
-    run = AccountRun(broker, uuid7(), PACE, RunClock(20.0), lambda *_: None, AccountProgress("ALPHA"), EVERYTHING)
+    alpha = AccountProgress("ALPHA")
+    run = AccountRun(broker, uuid7(), PACE, RunClock(20.0), lambda *_: None, alpha, EVERYTHING, nothing_to_write)
     try:
         (swept,) = await first_sweep([broker], timeout=2.0, coverage=EVERYTHING)
         run.opening.note_sweep(swept.orders or (), swept.positions, run.elapsed)

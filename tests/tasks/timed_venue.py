@@ -250,6 +250,10 @@ class Watched:
         return [details for name, details in self.records if name == action]
 
 
+async def nothing_to_write() -> None:
+    """Records of these runs stay in memory."""
+
+
 def watched(venue: TimedVenue, coverage: Coverage = WHOLE, **settings: Any) -> Watched:
     """A run that begins now."""
     records: list[tuple[str, Mapping[str, Any]]] = []
@@ -263,5 +267,6 @@ def watched(venue: TimedVenue, coverage: Coverage = WHOLE, **settings: Any) -> W
         lambda action, details: records.append((action, details)),
         AccountProgress(NAME),
         coverage,
+        nothing_to_write,
     )
     return Watched(run, records)
