@@ -19,7 +19,7 @@ from pydantic import SecretStr
 from sqlalchemy import Connection, Engine, insert, select, text
 from sqlalchemy.exc import DBAPIError, IntegrityError
 
-from ledger.engine import autocommit, explained, open_engine, time_limit
+from ledger.engine import autocommit, explained, is_pooled, open_engine, time_limit
 from ledger.errors import LedgerNotEmpty
 from ledger.models import IS_STATE, audit_log, raw_columns
 from ledger.queries import Filter, Page, rows_after
@@ -317,7 +317,8 @@ class Ledger:
             with self.connection() as connection:
                 with connection.execution_options(ledger_write=True).begin():
                     done = work(connection)
-                connection.info[_HEAD] = done.head
+                if not is_pooled(connection):  # behind it, the rows may be those of another server by the next time
+                    connection.info[_HEAD] = done.head
                 return done
 
         return self._retried(once)
