@@ -34,7 +34,7 @@ from services.kill_takeover import KillTakeover
 from services.notification_watch import NotificationWatch
 from services.outage_log import OutageLog
 from services.pending_trips import make_pending_trips
-from tasks.running_services import reported
+from tasks.running_services import STANDBY, reported
 
 WATCH_EVERY = 0.25
 KEEP_WARM_EVERY = 20.0
@@ -66,7 +66,7 @@ class Standby:
 
     async def run(self) -> None:
         """Raises AlreadyStandingBy, or OSError when the socket can't be made."""
-        with self._single_instance(), reported("standby", self._running):
+        with self._single_instance(), reported(STANDBY, self._running):
             await self._socket.listen()
             watchers = [
                 asyncio.create_task(self._repeat(watch, pause))

@@ -27,8 +27,9 @@ from tasks.checks.measurement import Colour, Measurement
 from tasks.checks.probe import Probe, describe_error, measure_within
 
 KEY = "circuit_breaker:services"
-SERVE, WATCHES = "serve", "services"
-"""What `services.serve` and `breaker services` are called there: either announces trips and watches resets."""
+SERVE, STANDBY, WATCHES = "serve", "standby", "services"
+"""What `services.serve`, `breaker standby` and `breaker services` are called there. The first and the last announce
+trips and watch resets."""
 EVERY = 5.0
 """Seconds between two reports of one process."""
 ALIVE_WITHIN = 15.0
@@ -123,6 +124,11 @@ def another_runs(settings: Settings, service: str) -> bool:
     except (RedisError, OSError):
         return False
     return any(each.service == service and (each.host, each.pid) != mine for each in alive)
+
+
+def alive_here(settings: Settings, service: str) -> bool:
+    """Whether a process of that kind on this host gave a sign of life just now. Raises RedisError, OSError."""
+    return any((each.service, each.host) == (service, socket.gethostname()) for each in _alive(settings))
 
 
 def _alive(settings: Settings) -> list[RunningService]:

@@ -11,7 +11,7 @@ import pytest
 import yaml
 from prefect.settings.models.root import Settings as PrefectSettings
 
-from configuration.settings import DrillSettings, Settings
+from configuration.settings import DrillSettings, KillSettings, Settings
 from console.serve import check_address
 from sandbox.prefect_server import RETENTION
 from services import serve
@@ -62,12 +62,21 @@ def test_no_secret_has_a_default() -> None:
         assert variable[1].startswith(":?"), variable
 
 
-def test_containers_and_units_run_deployments_console_and_exporter() -> None:
+def test_containers_and_units_run_every_service() -> None:
     composed = [" ".join(service.get("command", ())) for service in read("docker-compose.yml")["services"].values()]
     units = [path.read_text() for path in (HERE / "systemd").glob("*.service")]
-    for wanted in ("services.serve", "breaker console", r"breaker metrics|services\.exporter"):
+    for wanted in ("services.serve", "breaker console", "breaker metrics", "breaker standby"):
         assert any(re.search(wanted, command) for command in composed), wanted
         assert any(re.search(wanted, unit) for unit in units), wanted
+    for instead_of_serve in ("breaker services", "prefect worker start"):
+        assert any(instead_of_serve in unit for unit in units)
+
+
+def test_containers_that_run_kills_have_time_to_finish_them() -> None:
+    services, kill = read("docker-compose.yml")["services"], KillSettings()
+    for name in ("deployments", "standby", "console"):
+        allowed = float(services[name]["stop_grace_period"].removesuffix("s"))
+        assert allowed > kill.deadline + kill.guard + kill.record_wait, name
 
 
 def test_the_console_as_a_container_starts_with_what_it_is_given(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import shlex
+import subprocess
+import sys
 from configparser import ConfigParser
 from pathlib import Path
 
@@ -12,6 +15,7 @@ import typer.main
 
 from cli.app import command_line
 from configuration.settings import KillSettings
+from tests.helpers import eventually
 
 UNITS = sorted((Path(__file__).parents[2] / "deployments" / "systemd").glob("*.service"))
 
@@ -37,7 +41,35 @@ def test_each_unit_starts_a_command_that_there_is_and_holds_no_secret(path: Path
     assert not any(word in path.read_text().lower() for word in ("secret_key=", "password="))
 
 
-def test_a_stopped_standby_has_time_to_finish_a_kill() -> None:
-    service = read(next(path for path in UNITS if "standby" in path.name))["Service"]
+@pytest.mark.parametrize("unit", ["standby", "console", "worker"])
+def test_what_runs_kills_has_time_to_finish_them_when_it_is_stopped(unit: str) -> None:
+    service = read(next(path for path in UNITS if path.stem == f"breaker-{unit}"))["Service"]
     settings = KillSettings()
     assert float(service["TimeoutStopSec"]) > settings.deadline + settings.guard + settings.record_wait
+
+
+def test_a_worker_is_asked_to_stop_once_it_runs_nothing() -> None:
+    """What systemd runs before it sends SIGTERM."""
+    service = read(next(path for path in UNITS if path.stem == "breaker-worker"))["Service"]
+    shell, option, script = shlex.split(service["ExecStop"])
+    runs_something = "import subprocess, time; subprocess.run('cat'); time.sleep(600)"
+    worker = subprocess.Popen([sys.executable, "-c", runs_something], stdin=subprocess.PIPE)
+    waiting = None
+    try:
+        eventually(lambda: children_of(worker.pid) != [])
+        environment = {**os.environ, "MAINPID": str(worker.pid)}
+        waiting = subprocess.Popen([shell, option, script.replace("$$", "$")], env=environment)
+        with pytest.raises(subprocess.TimeoutExpired):
+            waiting.wait(0.3)
+        assert worker.stdin is not None
+        worker.stdin.close()
+        assert waiting.wait(60) == 0
+        assert worker.poll() is None
+    finally:
+        for process in filter(None, (worker, waiting)):
+            process.kill()
+            process.wait()
+
+
+def children_of(pid: int) -> list[str]:
+    return [child for each in Path(f"/proc/{pid}/task").glob("*/children") for child in each.read_text().split()]
