@@ -23,14 +23,20 @@ class LibraryVersion(MetadataHookInterface):
 
 
 class Packages(BuildHookInterface[Any]):
-    """Names each package's folder. A folder that is missing fails the build."""
+    """Names what each package's folder holds, but for what is left out. A folder that is missing fails the build."""
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
         if version == "editable":  # has `dev-mode-dirs`
             return
         unpacked = Path(self.root, "PKG-INFO").is_file()
         parent = Path(self.root) if unpacked else _checkout(self.root)
-        build_data["force_include"] |= {str(parent / package): package for package in self.config["packages"]}
+        left_out = {"__pycache__", *self.config["left-out"]}
+        for package in self.config["packages"]:
+            build_data["force_include"] |= {
+                str(path): f"{package}/{path.name}"
+                for path in sorted((parent / package).iterdir())
+                if left_out.isdisjoint((path.name, f"{package}/{path.name}"))
+            }
 
 
 def _checkout(root: str) -> Path:

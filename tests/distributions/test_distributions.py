@@ -190,14 +190,17 @@ def test_the_application_brings_the_rest_and_needs_the_library_of_its_version(ap
     assert application.wheel.name.startswith(f"trading_breaker_ops-{VERSION}-")
 
 
-def test_every_file_of_every_package_is_in_one_of_them(library: Built, application: Built) -> None:
+def test_every_file_of_every_package_is_in_one_of_them_but_for_the_chart(library: Built, application: Built) -> None:
+    chart = ROOT / "deployments" / "helm"
     here = {
         str(path.relative_to(ROOT))
         for package in PACKAGES
         for path in (ROOT / package).rglob("*")
-        if path.is_file() and "__pycache__" not in path.parts
+        if path.is_file() and "__pycache__" not in path.parts and not path.is_relative_to(chart)
     }
-    assert here <= library.files().keys() | application.files().keys()
+    brought = library.files().keys() | application.files().keys()
+    assert here <= brought
+    assert not any(name.startswith("deployments/helm") for name in brought)
 
 
 @pytest.mark.parametrize("project", [ROOT, ROOT / "distributions" / "ops"], ids=["library", "application"])

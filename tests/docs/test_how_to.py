@@ -31,8 +31,11 @@ from tests.docs.pages import ROOT, blocks
 from tests.docs.shell import Host, breaker_command, shell_of, with_redis_cli
 from tests.helpers import eventually
 
-UNITS = {path.stem for path in (ROOT / "deployments" / "systemd").glob("*.service")} - {"breaker-services"}
-"""What one host runs. The other one takes the place of breaker-serve beside a work pool."""
+UNITS = {path.stem for path in (ROOT / "deployments" / "systemd").glob("*.service")} - {
+    "breaker-services",
+    "breaker-worker",
+}
+"""What one host runs. The other two take the place of breaker-serve with a work pool."""
 
 
 @pytest.fixture

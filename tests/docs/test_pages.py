@@ -47,7 +47,7 @@ def every_command() -> Any:
 
 def calls(line: str) -> Iterator[list[str]]:
     """The arguments of each call of `breaker` in a line of shell."""
-    for part in re.split(r"&&|[;|]|\$\(", re.sub(r"(^|\s)#.*", "", line)):
+    for part in re.split(r"&&|[;|]|\$\(| -- ", re.sub(r"(^|\s)#.*", "", line)):
         words = re.sub(r"^(sudo -u \w+ (env )?)?(\w+=\S* )*", "", part.strip()).rstrip(")").split()
         if words and words[0].rpartition("/")[2] == "breaker":
             yield words[1:]
