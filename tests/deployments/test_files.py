@@ -68,7 +68,7 @@ def test_containers_and_units_run_every_service() -> None:
     for wanted in ("services.serve", "breaker console", "breaker metrics", "breaker standby"):
         assert any(re.search(wanted, command) for command in composed), wanted
         assert any(re.search(wanted, unit) for unit in units), wanted
-    for instead_of_serve in ("breaker services", "prefect worker start"):
+    for instead_of_serve in ("breaker services", r"services.pool_worker"):
         assert any(instead_of_serve in unit for unit in units)
 
 

@@ -231,10 +231,9 @@ def test_each_container_runs_a_command_that_there_is(helm: Helm, values: str) ->
                         command = command.commands[argument]
                 case "python":
                     assert arguments[0] == "-m" and importlib.util.find_spec(arguments[1]) is not None
-                case "prefect":
-                    assert arguments[:2] == ["worker", "start"]
-                    options = {each for each in arguments if each.startswith("--")}
-                    assert options <= set(re.findall(r"--[a-z-]+", prefect_worker_options()))
+                    if arguments[1] == "services.pool_worker":
+                        options = {each for each in arguments if each.startswith("--")}
+                        assert options <= set(re.findall(r"--[a-z-]+", prefect_worker_options()))
                 case _:
                     assert program == "/bin/sh" and component == "deploy"
 
@@ -434,7 +433,10 @@ def test_the_notes_name_the_next_steps_and_no_command_that_there_is_not(helm: He
     (chart / "templates" / "shown.yaml").write_text(
         'notes: {{ include (print $.Template.BasePath "/NOTES.txt") . | quote }}'
     )
-    done = helm.run(["template", "release", "--show-only", "templates/shown.yaml"], {}, chart)
+    kind = {"standby": {"state": {"persistent": False}}}
+    for values, named in ((kind, "deployment/release-breaker-standby"), ({}, "statefulset/release-breaker-standby")):
+        done = helm.run(["template", "release", "--show-only", "templates/shown.yaml"], values, chart)
+        assert named in done.stdout
     assert done.returncode == 0, done.stderr
     notes = yaml.safe_load(done.stdout)["notes"]
     run = re.findall(r"-- breaker (\w+)", notes)

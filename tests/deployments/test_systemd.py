@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
-import os
 import shlex
-import subprocess
-import sys
 from configparser import ConfigParser
 from pathlib import Path
 
@@ -15,7 +12,6 @@ import typer.main
 
 from cli.app import command_line
 from configuration.settings import KillSettings
-from tests.helpers import eventually
 
 UNITS = sorted((Path(__file__).parents[2] / "deployments" / "systemd").glob("*.service"))
 
@@ -46,30 +42,3 @@ def test_what_runs_kills_has_time_to_finish_them_when_it_is_stopped(unit: str) -
     service = read(next(path for path in UNITS if path.stem == f"breaker-{unit}"))["Service"]
     settings = KillSettings()
     assert float(service["TimeoutStopSec"]) > settings.deadline + settings.guard + settings.record_wait
-
-
-def test_a_worker_is_asked_to_stop_once_it_runs_nothing() -> None:
-    """What systemd runs before it sends SIGTERM."""
-    service = read(next(path for path in UNITS if path.stem == "breaker-worker"))["Service"]
-    shell, option, script = shlex.split(service["ExecStop"])
-    runs_something = "import subprocess, time; subprocess.run('cat'); time.sleep(600)"
-    worker = subprocess.Popen([sys.executable, "-c", runs_something], stdin=subprocess.PIPE)
-    waiting = None
-    try:
-        eventually(lambda: children_of(worker.pid) != [])
-        environment = {**os.environ, "MAINPID": str(worker.pid)}
-        waiting = subprocess.Popen([shell, option, script.replace("$$", "$")], env=environment)
-        with pytest.raises(subprocess.TimeoutExpired):
-            waiting.wait(0.3)
-        assert worker.stdin is not None
-        worker.stdin.close()
-        assert waiting.wait(60) == 0
-        assert worker.poll() is None
-    finally:
-        for process in filter(None, (worker, waiting)):
-            process.kill()
-            process.wait()
-
-
-def children_of(pid: int) -> list[str]:
-    return [child for each in Path(f"/proc/{pid}/task").glob("*/children") for child in each.read_text().split()]

@@ -124,7 +124,7 @@ capabilities:
 {{/*
 A component that stays: a Deployment, or a StatefulSet where its state is to outlive the pod.
 (dict "root" $ "component" "console" "values" .Values.console "args" (list …) "acting" true
-      "env" "…" "ports" "…" "probes" "…" "lifecycle" "…" "mounts" "…" "volumes" "…")
+      "env" "…" "ports" "…" "probes" "…" "mounts" "…" "volumes" "…")
 */}}
 {{- define "breaker.workload" -}}
 {{- $root := .root -}}
@@ -209,9 +209,6 @@ spec:
           ports: {{- . | nindent 12 }}
           {{- end }}
           {{- .probes | trim | nindent 10 }}
-          {{- with .lifecycle }}
-          lifecycle: {{- . | nindent 12 }}
-          {{- end }}
           resources: {{- toYaml $values.resources | nindent 12 }}
           securityContext: {{- include "breaker.containerSecurity" $root | nindent 12 }}
           volumeMounts:
