@@ -192,15 +192,18 @@ def test_whatever_selects_something_finds_it(helm: Helm, values: str) -> None:
         (template,) = selected(service["spec"]["selector"], templates)
         ports = {port["name"] for each in template["spec"]["containers"] for port in each["ports"]}
         assert {port["targetPort"] for port in service["spec"]["ports"]} <= ports
-    for kind in ("PodDisruptionBudget", "NetworkPolicy"):
-        for each in of_kind(objects, kind):
-            selector = each["spec"].get("selector") or each["spec"]["podSelector"]
-            assert selected(selector["matchLabels"], templates), each["metadata"]["name"]
+    for budget in of_kind(objects, "PodDisruptionBudget"):
+        assert len(selected(budget["spec"]["selector"]["matchLabels"], templates)) == 1
+    for policy in of_kind(objects, "NetworkPolicy"):
+        found = selected(policy["spec"]["podSelector"]["matchLabels"], templates)
+        let_in = {port["port"] for rule in policy["spec"].get("ingress", ()) for port in rule["ports"]}
+        listening = (container.get("ports", ()) for each in found for container in each["spec"]["containers"])
+        assert found and let_in <= {port["name"] for ports in listening for port in ports}
     for workload in (*of_kind(objects, "Deployment"), *of_kind(objects, "StatefulSet")):
         assert selected(workload["spec"]["selector"]["matchLabels"], templates) == [workload["spec"]["template"]]
     for monitor in of_kind(objects, "ServiceMonitor"):
-        (found,) = selected(monitor["spec"]["selector"]["matchLabels"], services)
-        assert monitor["spec"]["endpoints"][0]["port"] in {port["name"] for port in found["spec"]["ports"]}
+        (scraped,) = selected(monitor["spec"]["selector"]["matchLabels"], services)
+        assert monitor["spec"]["endpoints"][0]["port"] in {port["name"] for port in scraped["spec"]["ports"]}
 
 
 @each_full_set
