@@ -14,7 +14,6 @@ from breaker.events import History
 from breaker.keys import GLOBAL
 from breaker.requests import (
     Request,
-    ResetToken,
     checked_seconds,
     read_history_reply,
     read_status_replies,
@@ -22,6 +21,7 @@ from breaker.requests import (
     request_builder,
 )
 from breaker.state import State, Status, is_older, reject_older, unknown_status
+from breaker.transition_terms import ResetToken, Watching
 
 if TYPE_CHECKING:
     from redis import Redis
@@ -177,6 +177,7 @@ class CircuitBreaker(_CircuitBreakerBase):
         details: Mapping[str, Any] | None = None,
         ip_address: str | None = None,
         token: ResetToken | None = None,
+        ends_watched: bool = False,
     ) -> Status:
         """Let trading resume, with a quiet period first.
 
@@ -195,6 +196,7 @@ class CircuitBreaker(_CircuitBreakerBase):
             details: What else the audit log is to have of it; as for `trip`.
             ip_address: The caller's, for the audit log.
             token: What this reset consumes, so that nothing resets twice by it.
+            ends_watched: Whether its quiet period ends by its watch alone, not by time.
 
         Returns:
             The state after it: QUIET_PERIOD, or OPEN when `quiet_period` is 0.
@@ -213,25 +215,29 @@ class CircuitBreaker(_CircuitBreakerBase):
         by = time.monotonic() + self.timeout
         period, interval = self.quiet_period, self.reset_interval
         at_epoch = self._requests.reset(
-            reset_by, reason, event_id, expected_incident_id, ip_address, period, interval, details, token
+            reset_by, reason, event_id, expected_incident_id, ip_address, period, interval, details, token, ends_watched
         )
         if expected_epoch is None:
             expected_epoch = self._read_epoch(self._client.execute(self._requests.state_before_reset(), by=by))
         return self._read_transition(self._client.execute(at_epoch(expected_epoch), by=by))
 
-    def end_quiet_period(self, *, expected_epoch: int, by: str | None = None, event_id: str | None = None) -> Status:
+    def end_quiet_period(
+        self, *, expected_epoch: int, by: str | None = None, event_id: str | None = None, watch: Watching | None = None
+    ) -> Status:
         """Go from QUIET_PERIOD to OPEN.
 
         Args:
             expected_epoch: That of the quiet period that is to end.
             by: Who; the login name unless given.
             event_id: A UUID; as for `trip`.
+            watch: Whose watch is over, where the quiet period ends by that alone.
 
         Returns:
             The state after it.
 
         Raises:
-            StateConflict: there is no quiet period, or a transition has happened since `expected_epoch`.
+            StateConflict: there is no quiet period, or a transition has happened since `expected_epoch`;
+                QuietPeriodUnwatched: its watch has not covered it.
             InvalidInput, BreakerUnavailable, RedisRefused: as for `trip`.
 
         Example:
@@ -240,9 +246,8 @@ class CircuitBreaker(_CircuitBreakerBase):
             >>> breaker.end_quiet_period(expected_epoch=quiet.epoch).state
             <State.OPEN: 'OPEN'>
         """
-        return self._read_transition(
-            self._client.execute(self._requests.end_quiet_period(expected_epoch, by, event_id))
-        )
+        request = self._requests.end_quiet_period(expected_epoch, by, event_id, watch)
+        return self._read_transition(self._client.execute(request))
 
     def initialize_state(self, force: bool = False, by: str | None = None, *, event_id: str | None = None) -> Status:
         """Create the state OPEN where there is none; a valid one stays as it is.
@@ -390,22 +395,23 @@ class AsyncCircuitBreaker(_CircuitBreakerBase):
         details: Mapping[str, Any] | None = None,
         ip_address: str | None = None,
         token: ResetToken | None = None,
+        ends_watched: bool = False,
     ) -> Status:
         """See `CircuitBreaker.reset`."""
         by = time.monotonic() + self.timeout
         period, interval = self.quiet_period, self.reset_interval
         at_epoch = self._requests.reset(
-            reset_by, reason, event_id, expected_incident_id, ip_address, period, interval, details, token
+            reset_by, reason, event_id, expected_incident_id, ip_address, period, interval, details, token, ends_watched
         )
         if expected_epoch is None:
             expected_epoch = self._read_epoch(await self._client.execute(self._requests.state_before_reset(), by=by))
         return self._read_transition(await self._client.execute(at_epoch(expected_epoch), by=by))
 
     async def end_quiet_period(
-        self, *, expected_epoch: int, by: str | None = None, event_id: str | None = None
+        self, *, expected_epoch: int, by: str | None = None, event_id: str | None = None, watch: Watching | None = None
     ) -> Status:
         """See `CircuitBreaker.end_quiet_period`."""
-        request = self._requests.end_quiet_period(expected_epoch, by, event_id)
+        request = self._requests.end_quiet_period(expected_epoch, by, event_id, watch)
         return self._read_transition(await self._client.execute(request))
 
     async def initialize_state(

@@ -76,6 +76,21 @@ class StateConflict(BreakerError):
     """
 
 
+class QuietPeriodUnwatched(StateConflict):
+    """A quiet period that only its watch may end is not ended: nobody has watched it without a hole. Nothing changed.
+
+    Example:
+        >>> from breaker.errors import QuietPeriodUnwatched
+        >>> _ = breaker.trip("MANUAL")
+        >>> quiet = breaker.reset("ada", ends_watched=True)
+        >>> try:
+        ...     breaker.end_quiet_period(expected_epoch=quiet.epoch)
+        ... except QuietPeriodUnwatched:
+        ...     print(breaker.get_state())
+        QUIET_PERIOD
+    """
+
+
 class RedisRefused(BreakerError):
     """Redis answered, and won't do it until somebody changes its configuration, credentials or memory.
 

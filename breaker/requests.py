@@ -22,6 +22,7 @@ from breaker.errors import (
     BreakerError,
     InvalidInput,
     NotTripped,
+    QuietPeriodUnwatched,
     RedisRefused,
     ResetRateLimited,
     StateConflict,
@@ -30,6 +31,7 @@ from breaker.events import History, read_history
 from breaker.keys import Keys, of_scope
 from breaker.redis_time import microseconds_of
 from breaker.state import Status, read_status, wrong_type_status
+from breaker.transition_terms import ResetToken, Watching
 from breaker.uuid7 import uuid7
 
 SOURCES = frozenset({"cli", "console", "api", "flow", "rule", "gate", "library", "override"})
@@ -63,15 +65,6 @@ class Request:
     """Whether it reads what a transition is about to change, so that its failure means that nothing was changed."""
     trailing_commands: tuple[Command, ...] = ()
     """Sent after either of them; their replies come last, and may be errors without the request having failed."""
-
-
-@dataclass(frozen=True, slots=True)
-class ResetToken:
-    """What a reset consumes: it is made only while `key` holds `value`, and leaves `spent` there in the same script."""
-
-    key: str
-    value: str
-    spent: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,6 +172,7 @@ class RequestBuilder:
         interval: float,
         details: Mapping[str, Any] | None = None,
         token: ResetToken | None = None,
+        ends_watched: bool = False,
     ) -> Callable[[int | None], Request]:
         """Checks everything at once; the reset itself is what this returns, given the epoch that is meant.
 
@@ -198,6 +192,7 @@ class RequestBuilder:
                 round(interval * 1000),
                 "none" if epoch is None else _epoch(epoch),
                 incident_id,
+                int(ends_watched),
                 *((token.value, token.spent) if token else ()),
                 by=by,
                 reason=why,
@@ -209,13 +204,20 @@ class RequestBuilder:
 
         return at_epoch
 
-    def end_quiet_period(self, expected_epoch: int, by: str | None, event_id: str | None) -> Request:
+    def end_quiet_period(
+        self, expected_epoch: int, by: str | None, event_id: str | None, watch: Watching | None = None
+    ) -> Request:
+        watch = watch or Watching(self.keys.key("reset_watch"), "", 0.0, 0.0)
         return self.request(
             "end_quiet_period",
             _epoch(expected_epoch),
+            watch.holder,
+            round(watch.silent * 1000),
+            round(watch.lasting * 1000),
             by=_name(by, "by"),
             reason="QUIET_PERIOD_END",
             event_id=event_id,
+            further_keys=(watch.key,),
         )
 
     def initialize(self, force: bool, by: str | None, event_id: str | None) -> Request:
@@ -304,6 +306,7 @@ def _refusal(outcome: str, extra: str, status: Status, keys: Keys) -> BreakerErr
             f"What this reset was decided by has been used or withdrawn: {now}. Nothing was changed; decide again."
         ),
         "NOT_QUIET": StateConflict(f"There is no quiet period to end: {now}. Nothing was changed."),
+        "UNWATCHED": QuietPeriodUnwatched(f"Only its watch ends this quiet period, and {extra}. Nothing was changed."),
         "GARBAGE": StateConflict(
             f"{status.problem or keys.state} Nothing was changed; trading stays closed until one of the two is done."
         ),

@@ -52,8 +52,8 @@ class Status(Mapping[str, Any]):
 
     As a mapping it holds what is stored, with times as ISO 8601 text and without fields that are None, so that
     `dict(status)` can go to `json.dumps` as it is. The attributes give the same in Python's types; times are
-    UTC-aware. A quiet period that has ended by Redis's clock reads as OPEN, and `trip_count_today` is 0 once the UTC
-    day has changed.
+    UTC-aware. A quiet period that has ended by Redis's clock reads as OPEN, unless only its watch may end it, and
+    `trip_count_today` is 0 once the UTC day has changed.
 
     Attributes:
         state: Whether trading is allowed.
@@ -150,6 +150,11 @@ class Status(Mapping[str, Any]):
     def quiet_until(self) -> datetime | None:
         """When the quiet period ends; None outside one."""
         return self._time("quiet_until")
+
+    @property
+    def ends_watched(self) -> bool:
+        """Whether the quiet period ends by its watch alone, and goes on past `quiet_until` while nobody watches."""
+        return self.state is State.QUIET_PERIOD and self._fields.get("ends_watched") is True
 
     @property
     def trip_reason(self) -> str | None:
@@ -256,7 +261,7 @@ def read_status(raw: bytes | None, now: int, *, key: str = "circuit_breaker:stat
             return unknown_status(
                 _garbage(key, "says QUIET_PERIOD, but neither quiet_until nor reset_at tells its end"), as_of=as_of
             )
-        if quiet_until <= now:
+        if quiet_until <= now and fields.get("ends_watched") is not True:
             state = State.OPEN
         if fields.get("quiet_until") is None:
             fields |= {"quiet_until": to_datetime(quiet_until).isoformat().replace("+00:00", "Z")}

@@ -13,6 +13,7 @@ from breaker.state import State, Status
 from cli import circuit_view
 from cli.acting_on import say_what_is_acted_on, scope_of
 from cli.circuit import Circuit, open_circuit
+from cli.environment import through_console
 from cli.exit_codes import EPILOG, Exit
 from cli.messages import say
 from cli.options import (
@@ -127,6 +128,11 @@ def reset(
     before = circuit.status(scope)
     if drop_pending:
         _drop_pending(circuit, before, scope, checked_reason(drop_pending), operator)
+        return
+    if before.ends_watched and not through_console():
+        say(f"nothing to reset: {scope} is in the quiet period of a reset, which ends by its watch")
+        _show(before, scope, as_json)
+        circuit.watch(scope)
         return
     foreseen = "" if rebase_equity else circuit.foreseen_trip(scope)
     if foreseen:

@@ -68,11 +68,19 @@ def _facts(status: Status) -> list[tuple[str, str]]:
         ("details", ", ".join(f"{name}={value}" for name, value in details.items() if name != "operator")),
         ("reset", _when(status.reset_at, status.as_of, status.reset_by)),
         ("reset reason", status.reset_reason or ""),
-        ("quiet until", _when(status.quiet_until, None, None) if status.state is State.QUIET_PERIOD else ""),
+        ("quiet until", _quiet_until(status)),
         ("trips today", str(status.trip_count_today) if status.trip_count_today else ""),
         ("incident", status.incident_id or ""),
         ("epoch", str(status.epoch) if status.epoch is not None else ""),
     ]
+
+
+def _quiet_until(status: Status) -> str:
+    if status.state is not State.QUIET_PERIOD:
+        return ""
+    if status.ends_watched and status.quiet_until and status.as_of and status.quiet_until <= status.as_of:
+        return "it has been watched without a hole"
+    return _when(status.quiet_until, None, None)
 
 
 def show_restricted(statuses: Mapping[str, Status]) -> None:

@@ -117,7 +117,7 @@ async def _watch(settings: Settings, scope: str) -> WatchEnd | None:
         await asyncio.to_thread(recorder.record, made)
 
     holder = f"{login_name()} on {socket.gethostname()}, process {os.getpid()}"
-    leaving = "; leaving (Ctrl-C) ends the watch, not the reset"
+    leaving = "; leaving (Ctrl-C) ends the watch, not the reset, whose quiet period goes on until it has been watched"
     try:
         return await watch_unless_watched(settings, scope, holder, record, say, aside=leaving)
     finally:

@@ -113,9 +113,9 @@ class LocalCircuit:
             watch_here(self._settings, scope)
         except KeyboardInterrupt:
             say(
-                f"not watched here any more: the reset of {scope} stands, and its quiet period goes on. A service that "
-                "is up watches the rest of it; without one nobody does. If anything looks wrong: "
-                f"`breaker trip{of_scope(scope)}`"
+                f"not watched here any more: the reset of {scope} stands, and its quiet period goes on until somebody "
+                "has watched it to its end: a service or standby that is up, or else `breaker reset --reason "
+                f"WHY{of_scope(scope)}` again. If anything looks wrong: `breaker trip{of_scope(scope)}`"
             )
         except LedgerError as error:
             say(f"the reset stands, but is not watched here, as that can't be recorded: {error}")

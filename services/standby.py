@@ -2,8 +2,8 @@
 
 It takes requests from a socket in the state directory (its owner only) and from the stream `circuit_breaker:
 kill_requests`; it makes trips that wait on this host as soon as Redis is back, watches the dead-man's switches, takes
-over a kill switch whose process fell silent, and resumes pending exits that nobody else resumes. It tells people of
-transitions that nobody else has told.
+over a kill switch whose process fell silent, and resumes pending exits that nobody else resumes. It watches resets that
+nobody else watches, and tells people of transitions that nobody else has told.
 Nothing depends on it: `breaker kill` does it all itself when nobody acknowledges. Both at once are harmless, as both
 use the event and incident ids of the request. A second standby on the host refuses to start; on other hosts any
 number may run.
@@ -34,6 +34,7 @@ from services.kill_takeover import KillTakeover
 from services.notification_watch import NotificationWatch
 from services.outage_log import OutageLog
 from services.pending_trips import make_pending_trips
+from services.unwatched_resets import ResetWatch
 from tasks.running_services import STANDBY, reported
 
 WATCH_EVERY = 0.25
@@ -61,7 +62,7 @@ class Standby:
         self._takeover = KillTakeover(settings, self._executor, self._outages)
         self._deadmen = DeadManWatch(running, self._executor)
         self._exits = ResumeWatch(running, self._executor.lent, self._executor.begin)
-        self._notifications = NotificationWatch(settings)
+        self._watches = (NotificationWatch(settings), ResetWatch(settings, "standby"))
         self._stopping = asyncio.Event()
 
     async def run(self) -> None:
@@ -78,13 +79,14 @@ class Standby:
                     (self._keep_warm, KEEP_WARM_EVERY),
                 )
             ]
-            self._notifications.start()
+            for watch in self._watches:
+                watch.start()
             log.info("standing by", socket=str(self._socket.path), accounts=sorted(self._executor.brokers))
             try:
                 await self._stopping.wait()
             finally:
                 self._socket.close()
-                await asyncio.to_thread(self._notifications.stop)
+                await asyncio.gather(*(asyncio.to_thread(watch.stop) for watch in self._watches))
                 for watcher in watchers:
                     watcher.cancel()
                 # A client library may swallow a cancellation; the loops look for themselves whether to go on.

@@ -1,42 +1,72 @@
-"""Watch after every reset, whoever made it: what no recovery watches is watched here, and tripped again when red."""
+"""Watch after every reset, whoever made it: what no recovery watches is watched here, and tripped again when red.
+
+A watch whose process or host has died is taken over as soon as its sign of life is too old.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import socket
 import threading
+from collections.abc import Mapping
 from contextlib import closing
 
 import structlog
 
+from breaker import State, Status
 from breaker.keys import GLOBAL
+from breaker.status_reader import AsyncStatusReader
 from configuration.breakers import async_breaker_of
-from configuration.redis_clients import redis_client
+from configuration.redis_clients import async_redis_client, redis_client
 from configuration.settings import Settings
 from ledger.configured import open_ready_ledger, open_spool
 from ledger.outbox import known_scopes
 from ledger.record import AuditRecord
 from ledger.recorder import Recorder
 from services.outage_log import OutageLog
-from tasks.recovery.reset_watch import WatchedReset, Watcher, needs_a_watcher, reset_to_watch, watch_reset
+from tasks.recovery.reset_watch import LATE, WatchedReset, Watcher, reset_to_watch, watch_of, watch_reset
 
 EVERY = 1.0
-"""Seconds between two looks for a reset; one costs two commands per breaker."""
+"""Seconds between two looks for a reset; one is one exchange with Redis, however many breakers there are."""
 SCOPES_EVERY = 30
 """Looks between two readings of which breakers there are."""
 
 log = structlog.get_logger(__name__)
 
 
+def may_need_a_watcher(statuses: Mapping[str, Status], over: Mapping[str, int]) -> list[str]:
+    """The breakers that rest on a reset whose watch may not be over. Pure.
+
+    `over`: by breaker, the epoch of the reset whose watch is known to be.
+    """
+    return [
+        scope for scope, status in statuses.items() if _rests_on_reset(status) and not _is_over(status, over, scope)
+    ]
+
+
+def _rests_on_reset(status: Status) -> bool:
+    """Also where the state can't be told, for whoever watches trips then."""
+    if status.state is not State.OPEN:
+        return status.state is not State.TRIPPED
+    reset_at, now = status.reset_at, status.as_of
+    return reset_at is not None and now is not None and (now - reset_at).total_seconds() < LATE
+
+
+def _is_over(status: Status, over: Mapping[str, int], scope: str) -> bool:
+    """The end of a quiet period counts one epoch more."""
+    return scope in over and status.epoch in (over[scope], over[scope] + 1)
+
+
 class ResetWatch(threading.Thread):
     """Runs until `stop`. Outlives outages of Redis and database; says when each begins and ends."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, name: str = "services") -> None:
         super().__init__(name="reset watch", daemon=True)
         self._settings = settings
         self._stop_asked = threading.Event()
         self._outages = OutageLog("reset watch")
-        self._holder = f"services on {socket.gethostname()}"
+        self._holder = f"{name} on {socket.gethostname()}"
+        self._over: dict[str, int] = {}
 
     def stop(self) -> None:
         self._stop_asked.set()
@@ -49,12 +79,14 @@ class ResetWatch(threading.Thread):
         scopes: tuple[str, ...] = (GLOBAL,)
         watching: dict[str, asyncio.Task[None]] = {}
         looks = 0
+        timeout = self._settings.redis_timeout
+        reader = AsyncStatusReader(async_redis_client(self._settings), timeout=timeout, remember=False)
         while not await asyncio.to_thread(self._stop_asked.wait, EVERY):
             try:
                 if looks % SCOPES_EVERY == 0:
                     scopes = await asyncio.to_thread(self._scopes)
                 looks += 1
-                for scope in scopes:
+                for scope in may_need_a_watcher(await reader.read(scopes), self._over):
                     if scope in watching and not watching[scope].done():
                         continue
                     if (task := watching.pop(scope, None)) is not None:
@@ -67,6 +99,7 @@ class ResetWatch(threading.Thread):
         for task in watching.values():
             task.cancel()
         await asyncio.gather(*watching.values(), return_exceptions=True)
+        await reader.close()
 
     def _scopes(self) -> tuple[str, ...]:
         with closing(redis_client(self._settings)) as redis, closing(open_ready_ledger(self._settings)) as ledger:
@@ -78,7 +111,10 @@ class ResetWatch(threading.Thread):
             reset = await reset_to_watch(breaker)
         finally:
             await breaker.close()
-        return reset if reset is not None and await needs_a_watcher(self._settings, reset) else None
+        watch = None if reset is None else await watch_of(self._settings, reset)
+        if reset is not None and watch is not None and watch.ended is not None:
+            self._over[scope] = reset.epoch
+        return reset if watch is None or watch.is_abandoned else None
 
     async def _watch(self, reset: WatchedReset) -> None:
         breaker = async_breaker_of(self._settings, reset.scope)

@@ -13,7 +13,7 @@ local TRANSITIONS = {'TRIP', 'RESET', 'INITIALIZE', 'QUIET_PERIOD_END'}
 local STORED = {OPEN = true, TRIPPED = true, QUIET_PERIOD = true}
 local FIELDS = {
   'state', 'tripped_at', 'trip_reason', 'trip_details', 'tripped_by', 'last_trip_at', 'reset_at', 'reset_by',
-  'reset_reason', 'quiet_until', 'trip_count_today', 'incident_id', 'epoch',
+  'reset_reason', 'quiet_until', 'ends_watched', 'trip_count_today', 'incident_id', 'epoch',
 }
 local KNOWN = {}
 for _, name in ipairs(FIELDS) do KNOWN[name] = true end
@@ -152,7 +152,9 @@ local function load_state()
   if fields.state == 'QUIET_PERIOD' and not quiet_until then return state end
   state.stored, state.word, state.fields = fields.state, fields.state, fields
   state.values, state.names = members(text)
-  if fields.state == 'QUIET_PERIOD' and quiet_until <= now then state.word = 'OPEN' end
+  -- One that is to be watched to its end goes on until its watch has written so: nobody watching is no end.
+  local over = quiet_until and quiet_until <= now and fields.ends_watched ~= true
+  if fields.state == 'QUIET_PERIOD' and over then state.word = 'OPEN' end
   return state
 end
 
@@ -291,7 +293,7 @@ local function trip(new_incident_id)
 
   local changes = {
     state = '"TRIPPED"', last_trip_at = at, trip_count_today = number(count), incident_id = incident_id,
-    epoch = number(epoch), quiet_until = false,
+    epoch = number(epoch), quiet_until = false, ends_watched = false,
   }
   local explained = present(state, 'tripped_at') or present(state, 'trip_reason') or present(state, 'trip_details')
     or present(state, 'tripped_by')

@@ -1,8 +1,9 @@
 #!lua
 -- Lets trading resume. ARGV[8]: quiet period in ms (0: none), [9]: ms until the next reset (0: no limit),
 -- [10]: epoch of the state that is meant, or 'none' if it has none: whatever changed it since, a trip above all, is not
--- undone by a reset that was long on its way. [11]: expected incident id, or ''. With KEYS[6], the reset is made only
--- while that key holds [12], and leaves [13] there: whoever it was decided by decides it once.
+-- undone by a reset that was long on its way. [11]: expected incident id, or ''. [12]: '1' for a quiet period that only
+-- its watch may end. With KEYS[6], the reset is made only while that key holds [13], and leaves [14] there: whoever it
+-- was decided by decides it once.
 local stop = obstacle('RESET')
 if stop then return stop end
 local TOKEN = KEYS[6]
@@ -14,7 +15,7 @@ local state = load_state()
 if state.word ~= 'TRIPPED' then return reply('NOT_TRIPPED', state.word) end
 if whole(state.fields.epoch) ~= tonumber(ARGV[10]) then return reply('EPOCH_DIFFERS') end
 if ARGV[11] ~= '' and state.fields.incident_id ~= ARGV[11] then return reply('INCIDENT_DIFFERS') end
-if TOKEN and redis.call('GET', TOKEN) ~= ARGV[12] then return reply('TOKEN_SPENT') end
+if TOKEN and redis.call('GET', TOKEN) ~= ARGV[13] then return reply('TOKEN_SPENT') end
 if redis.call('EXISTS', RATE_LIMIT) == 1 then
   return reply('RATE_LIMITED', tostring(redis.call('PTTL', RATE_LIMIT)))
 end
@@ -26,8 +27,9 @@ local to = quiet > 0 and 'QUIET_PERIOD' or 'OPEN'
 record('RESET', 'TRIPPED', to, incident_of(state), epoch)
 store(state, {
   state = quoted(to), reset_at = quoted(iso(now)), reset_by = BY, reset_reason = REASON ~= '""' and REASON,
-  quiet_until = quiet > 0 and quoted(iso(now + quiet * 1000)), epoch = number(epoch),
+  quiet_until = quiet > 0 and quoted(iso(now + quiet * 1000)), ends_watched = quiet > 0 and ARGV[12] == '1' and 'true',
+  epoch = number(epoch),
 })
-if TOKEN then redis.call('SET', TOKEN, ARGV[13], 'KEEPTTL') end
+if TOKEN then redis.call('SET', TOKEN, ARGV[14], 'KEEPTTL') end
 if interval > 0 then redis.call('SET', RATE_LIMIT, EVENT_ID, 'PX', ARGV[9]) end
 return reply('DONE')

@@ -42,9 +42,7 @@ def reset_watched(status: Status, watch: WatchRecord | None, seconds: float) -> 
     """
     if status.state not in (State.QUIET_PERIOD, State.OPEN) or status.epoch is None:
         return None
-    of_this_reset = watch is not None and (
-        watch.epoch == status.epoch or (watch.ended is not None and watch.epoch + 1 == status.epoch)
-    )
+    of_this_reset = watch is not None and status.epoch in (watch.epoch, watch.epoch + 1)
     if watch is None or not of_this_reset:
         return ResetWatched() if status.state is State.QUIET_PERIOD else None
     if watch.ended is not None:

@@ -79,7 +79,10 @@ def judge_trading(probe: Probe, status: Status, quiet_period: float, scope: str 
                 "proper one."
             )
             return probe.measured("stuck in QUIET_PERIOD", Colour.RED, problem)
-        return probe.measured(f"limited for {left:.0f} s more", Colour.YELLOW, "After a reset; it ends by itself.")
+        if status.ends_watched and left <= 0:
+            return probe.measured("limited", Colour.YELLOW, "After a reset; it ends when it has been watched.")
+        ends = "when it has been watched" if status.ends_watched else "by itself"
+        return probe.measured(f"limited for {left:.0f} s more", Colour.YELLOW, f"After a reset; it ends {ends}.")
     return probe.measured("allowed")
 
 

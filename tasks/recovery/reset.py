@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from breaker.errors import BreakerError, NotTripped, ResetRateLimited, StateConflict
 from breaker.events import Transition
-from breaker.requests import ResetToken
 from breaker.state import State, Status
+from breaker.transition_terms import ResetToken
 from configuration.login import behind_sudo
 from configuration.settings import Settings
 from ledger.errors import LedgerError
@@ -246,6 +246,7 @@ async def _transition(
         details={**said, **(details or {})},
         ip_address=request.ip_address,
         token=request.token,
+        ends_watched=True,
     )
 
 

@@ -1,22 +1,27 @@
 """Watch conditions after a reset, wherever it came from, and trip again on anything red (runbook, *Reset and Verify*).
 
-One watcher at a time: a recovery's flow, a service or a command claims the reset in Redis, and shows there that it is
-still at it. A watch counts from its own beginning, not from the reset; one that nobody carried on for `HOLE` seconds
-has to be begun anew. What an override went past does not trip again; what else is red does.
+One watcher at a time: a recovery's flow, a service or a command claims the reset in Redis, and gives a sign of life
+there every second. A watch counts from its own beginning, not from the reset; one silent for `SILENT` seconds is begun
+anew by whoever sees it first. The quiet period of a reset by the rules ends by this alone: once a watch without a hole
+has lasted as long as it, or to the watch's own end where that comes first. What an override went past does not trip
+again; what else is red does.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+import contextlib
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from breaker import AsyncCircuitBreaker
-from breaker.errors import StateConflict
+from breaker.errors import BreakerError, QuietPeriodUnwatched, StateConflict
 from breaker.events import Transition, TransitionEvent
 from breaker.keys import Keys
-from breaker.state import State
+from breaker.state import State, Status
+from breaker.transition_terms import Watching
 from breaker.trip_reasons import TripReason
 from configuration.settings import Settings
 from ledger.record import FAILED, OK, AuditRecord, derived_id
@@ -27,10 +32,15 @@ from tasks.kill.venue_lock_release import release_venue_locks
 from tasks.recovery.approval_rules import red_of
 from tasks.recovery.gate_probe import GateProbe
 
-HOLE = 30.0
+SILENT = 5.0
 """Seconds without a sign of life after which nobody watches any more."""
+SIGN_EVERY = 1.0
+LOOK_WITHIN = 30.0
+"""Seconds that one look at everything may take; who is stuck in it gives no sign of life, though its process lives."""
 LATE = 3_600.0
-"""Seconds after which a reset that nobody has watched is nobody's to watch any more."""
+"""Seconds after which a reset that nobody has watched is nobody's to watch any more, unless only that ends its quiet
+period.
+"""
 BY = "recovery watch"
 STARTED = "RESET_WATCH_STARTED"
 ENDED = "RESET_WATCH_ENDED"
@@ -49,6 +59,15 @@ if epoch == ARGV[1] then
 end
 redis.call('HSET', KEYS[1], 'epoch', ARGV[1], 'holder', ARGV[2], 'began', now, 'seen', now, 'ended', '')
 return {ARGV[2], tostring(now), '', tostring(now)}
+"""
+_SIGN = """
+local epoch, holder, seen, ended = unpack(redis.call('HMGET', KEYS[1], 'epoch', 'holder', 'seen', 'ended'))
+if epoch ~= ARGV[1] or holder ~= ARGV[2] or ended ~= '' then return 0 end
+local clock = redis.call('TIME')
+local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
+if now - seen >= tonumber(ARGV[3]) then return 0 end
+redis.call('HSET', KEYS[1], 'seen', now)
+return 1
 """
 _END = """
 if redis.call('HGET', KEYS[1], 'epoch') ~= ARGV[1] or redis.call('HGET', KEYS[1], 'holder') ~= ARGV[2] then return 0 end
@@ -108,13 +127,17 @@ class Watcher:
         """What the reset could not unlock at its venue still is locked, or nothing any more."""
 
 
-async def reset_to_watch(breaker: AsyncCircuitBreaker, now: datetime | None = None) -> WatchedReset | None:
-    """The breaker's newest transition, if it is a reset that may still have to be watched. Raises what Redis's does."""
-    events = await breaker.get_history(1)
+async def reset_to_watch(breaker: AsyncCircuitBreaker) -> WatchedReset | None:
+    """The reset that is in force, if it may still have to be watched. Raises what Redis's does."""
+    events = list(await breaker.get_history(2))
+    # A quiet period that is shorter than the watch is ended on the way.
+    if events and events[0].transition is Transition.QUIET_PERIOD_END and events[0].by == BY:
+        events = events[1:]
     if not events or events[0].transition is not Transition.RESET:
         return None
-    age = ((now or datetime.now(UTC)) - events[0].at).total_seconds()
-    return WatchedReset.of(events[0]) if age < LATE else None
+    status = await breaker.get_status()
+    age = ((status.as_of or datetime.now(UTC)) - events[0].at).total_seconds()
+    return WatchedReset.of(events[0]) if age < LATE or status.ends_watched else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,27 +154,44 @@ class WatchRecord:
     @property
     def is_abandoned(self) -> bool:
         """Not ended, and nobody is at it any more."""
-        return self.ended is None and (self.now - self.seen).total_seconds() >= HOLE
+        return self.ended is None and (self.now - self.seen).total_seconds() >= SILENT
+
+
+WATCH_FIELDS = ("epoch", "holder", "began", "seen", "ended")
 
 
 async def read_watch(redis: RedisReader, scope: str) -> WatchRecord | None:
     """The watch of the newest reset that was watched. Raises what Redis's does, and ValueError for what is none."""
     key = Keys.of(scope).key("reset_watch")
     now = datetime.fromtimestamp(await redis.now() / 1_000_000, UTC)
-    fields = ("HMGET", key, "epoch", "holder", "began", "seen", "ended")
-    ((epoch, holder, began, seen, ended),) = await redis.ask(f"read {key}", fields)
-    if None in (epoch, holder, began, seen):
+    (kept,) = await redis.ask(f"read {key}", ("HMGET", key, *WATCH_FIELDS))
+    return watch_record(kept, now)
+
+
+def watch_record(kept: Sequence[bytes | None], now: datetime) -> WatchRecord | None:
+    """What `WATCH_FIELDS` hold at `now`, Redis's own time; None for no watch. Raises ValueError for what is none."""
+    epoch, holder, began, seen, ended = kept
+    if epoch is None or holder is None or began is None or seen is None:
         return None
     return WatchRecord(
         int(epoch), holder.decode(), _moment(began), _moment(seen), _moment(ended) if ended else None, now
     )
 
 
-async def needs_a_watcher(settings: Settings, reset: WatchedReset) -> bool:
-    """Whether nobody watches it, nor has. Raises what Redis's does."""
+async def watch_of(settings: Settings, reset: WatchedReset) -> WatchRecord | None:
+    """The watch of that reset; None where it has had none, or where that can't be read. Raises what Redis's does."""
     async with redis_reader(settings) as redis:
-        watch = await read_watch(redis, reset.scope)
-    return watch is None or watch.epoch != reset.epoch or watch.is_abandoned
+        try:
+            watch = await read_watch(redis, reset.scope)
+        except ValueError:  # whoever watches next writes it anew
+            return None
+    return watch if watch is not None and watch.epoch == reset.epoch else None
+
+
+async def needs_a_watcher(settings: Settings, reset: WatchedReset) -> bool:
+    """Whether nobody watches it, nor has to the end. Raises what Redis's does."""
+    watch = await watch_of(settings, reset)
+    return watch is None or watch.is_abandoned
 
 
 async def reset_at_epoch(breaker: AsyncCircuitBreaker, epoch: int) -> WatchedReset | None:
@@ -177,7 +217,9 @@ async def watch_reset(
     try:
         with GateProbe(settings, reset.scope) as gate:
             async with redis_reader(settings) as redis:
-                return await _Watch(settings, breaker, reset, holder, record, watcher, redis, gate).run()
+                watch = _Watch(settings, breaker, reset, holder, record, watcher, redis, gate)
+                async with watch.giving_signs_of_life():
+                    return await watch.run()
     finally:
         unlocking.cancel()
 
@@ -203,13 +245,38 @@ class _Watch:
     watcher: Watcher
     redis: RedisReader
     gate: GateProbe
+    looked_at: float = field(default_factory=time.monotonic)
+    over: bool = False
+
+    @contextlib.asynccontextmanager
+    async def giving_signs_of_life(self) -> AsyncIterator[None]:
+        """As long as this looks at everything again and again, however long one look takes."""
+        signs = asyncio.create_task(self._give_signs())
+        try:
+            yield
+        finally:
+            self.over = True  # a client library may swallow a cancellation
+            signs.cancel()
+            await asyncio.gather(signs, return_exceptions=True)
+
+    async def _give_signs(self) -> None:
+        async with redis_reader(self.settings) as redis:
+            while not self.over:
+                await asyncio.sleep(SIGN_EVERY)
+                if time.monotonic() - self.looked_at > LOOK_WITHIN + self.settings.recovery.watch_interval:
+                    continue
+                with contextlib.suppress(BreakerError):  # whoever takes over meanwhile may; the next look tells
+                    asked = ("EVAL", _SIGN, 1, self._key, self.reset.epoch, self.holder, round(SILENT * 1000))
+                    await redis.ask(f"say in {self._key} that the reset is watched", asked)
 
     async def run(self) -> WatchEnd:
         limits = self.settings.recovery
         begun: datetime | None = None
         while True:
+            self.looked_at = time.monotonic()
             claim = await self._claim()
-            why = await self._why_over()
+            status = await self.breaker.get_status()
+            why = await self._why_over(status)
             if claim.ended is not None:
                 return WatchEnd(why, claim.holder, claim.began, claim.ended)
             now = claim.now or claim.began
@@ -228,10 +295,18 @@ class _Watch:
             if red:
                 why = "; ".join(f"{one.name} is {one.value}, limit {one.limit}" for one in red)
                 return await self._trip_again(claim, why)
-            if left <= 0:
-                return await self._end_well(claim)
+            try:
+                if left <= 0:
+                    return await self._end_well(claim)
+                quiet = _quiet_left(status, claim, now)
+                if quiet is not None and quiet <= 0:
+                    await self._end_quiet_period()
+            except StateConflict:  # this watch was taken for dead, or a trip came: the next look tells
+                await asyncio.sleep(min(limits.watch_interval, SIGN_EVERY))
+                continue
             await self.watcher.goes_on(left, claim.holder, admitted)
-            await asyncio.sleep(min(limits.watch_interval, left))
+            next_due = left if quiet is None or quiet <= 0 else min(left, quiet)
+            await asyncio.sleep(min(limits.watch_interval, next_due))
 
     async def _measure(self) -> tuple[list[Measurement], str]:
         """What is red and was not gone past at the reset; and what the gate says."""
@@ -244,9 +319,8 @@ class _Watch:
         red = [one for one in red_of([*measured, admitted]) if one.name not in self.reset.overridden]
         return red, admitted.value
 
-    async def _why_over(self) -> str:
+    async def _why_over(self, status: Status) -> str:
         """Why there is nothing to watch any more; empty if there is, or if the watch has come to its good end."""
-        status = await self.breaker.get_status()
         if status.state is State.TRIPPED:
             return f"tripped by {status.tripped_by}: {status.trip_reason}"
         if status.state is State.UNKNOWN:
@@ -269,27 +343,37 @@ class _Watch:
 
     async def _end_well(self, claim: _Claim) -> WatchEnd:
         """Write OPEN, also where the quiet period's time ran out before: readers say OPEN then, but Redis does not."""
-        identity = derived_id(ENDED, self.reset.scope, str(self.reset.epoch))
         try:
-            await self.breaker.end_quiet_period(expected_epoch=self.reset.epoch, by=BY, event_id=identity)
+            await self._end_quiet_period()
+        except QuietPeriodUnwatched:
+            raise
         except StateConflict:
             status = await self.breaker.get_status()
-            if (status.state, status.epoch) != (State.OPEN, self.reset.epoch):  # there was no quiet period to end
-                return await self._over(claim, await self._why_over() or f"the state is {status.state.value}")
+            # There was no quiet period to end, or this watch has ended it before.
+            if status.state is not State.OPEN or status.epoch not in (self.reset.epoch, self.reset.epoch + 1):
+                return await self._over(claim, await self._why_over(status) or f"the state is {status.state.value}")
         return await self._over(claim, "")
+
+    async def _end_quiet_period(self) -> None:
+        watching = Watching(self._key, self.holder, SILENT, self.settings.recovery.watch)
+        identity = derived_id(ENDED, self.reset.scope, str(self.reset.epoch))
+        await self.breaker.end_quiet_period(expected_epoch=self.reset.epoch, by=BY, event_id=identity, watch=watching)
 
     async def _over(self, claim: _Claim, why: str) -> WatchEnd:
         now = datetime.fromtimestamp(await self.redis.now() / 1_000_000, UTC)
         details = {"began": claim.began.isoformat(), "ended": now.isoformat(), "tripped_again": why}
         await self._tell(ENDED, claim, details, once="", outcome=FAILED if why else OK)
-        key = Keys.of(self.reset.scope).key("reset_watch")
-        await self.redis.ask(f"end the watch in {key}", ("EVAL", _END, 1, key, self.reset.epoch, self.holder))
+        ending = ("EVAL", _END, 1, self._key, self.reset.epoch, self.holder)
+        await self.redis.ask(f"end the watch in {self._key}", ending)
         return WatchEnd(why, claim.holder, claim.began, now)
 
+    @property
+    def _key(self) -> str:
+        return Keys.of(self.reset.scope).key("reset_watch")
+
     async def _claim(self) -> _Claim:
-        key = Keys.of(self.reset.scope).key("reset_watch")
-        asked = ("EVAL", _CLAIM, 1, key, self.reset.epoch, self.holder, round(HOLE * 1000))
-        ((holder, began, ended, *now),) = await self.redis.ask(f"claim the watch in {key}", asked)
+        asked = ("EVAL", _CLAIM, 1, self._key, self.reset.epoch, self.holder, round(SILENT * 1000))
+        ((holder, began, ended, *now),) = await self.redis.ask(f"claim the watch in {self._key}", asked)
         seen = _moment(now[0]) if now else None
         return _Claim(holder.decode(), _moment(began), _moment(ended) if ended else None, seen)
 
@@ -306,6 +390,13 @@ class _Watch:
                 outcome=outcome,
             )
         )
+
+
+def _quiet_left(status: Status, claim: _Claim, now: datetime) -> float | None:
+    """Seconds of this watch after which the quiet period has been watched; None where time ends it, or nothing does."""
+    if not status.ends_watched or status.quiet_until is None or status.reset_at is None:
+        return None
+    return (status.quiet_until - status.reset_at - (now - claim.began)).total_seconds()
 
 
 def _moment(milliseconds: bytes) -> datetime:

@@ -22,8 +22,8 @@ from prefect.tasks import Task
 
 from breaker.atomic_file import write_atomically
 from breaker.errors import BreakerError
-from breaker.requests import ResetToken
 from breaker.state import State
+from breaker.transition_terms import ResetToken
 from configuration.redis_clients import redis_client
 from ledger.errors import LedgerError
 from ledger.ledger import Ledger

@@ -1,11 +1,15 @@
-"""Check that the reset in force was decided by somebody: one straight from the library asks nobody (promise 9)."""
+"""Check that the reset in force was decided by somebody, and is watched where only that ends its quiet period
+(promise 9). One straight from the library asks nobody.
+"""
 
 from __future__ import annotations
 
-from contextlib import closing
+from collections.abc import Mapping
+from contextlib import closing, suppress
+from dataclasses import replace
 
 from breaker import CircuitBreaker
-from breaker.keys import GLOBAL, of_scope
+from breaker.keys import GLOBAL, Keys, of_scope
 from breaker.state import State, Status
 from ledger.queries import Filter
 from ledger.record import AuditRow
@@ -13,19 +17,62 @@ from tasks.checks.measurement import Colour, Measurement
 from tasks.checks.probe import Probe
 from tasks.checks.stores import Stores
 from tasks.recovery.reset import ADOPTED
+from tasks.recovery.reset_watch import WATCH_FIELDS, WatchRecord, watch_record
 
 LIBRARY = "library"
 """The source of what no rules were asked for."""
+WATCHED_WITHIN = 15.0
+"""Seconds after its reset in which somebody begins to watch it, or takes over from whoever died."""
 
 
 def check_resets(stores: Stores) -> list[Measurement]:
     """One measurement for each breaker. Raises LedgerError where the ledger can't be asked. Blocks."""
-    return [_judge_reset(stores, scope, status) for scope, status in stores.statuses().items()]
+    return _judge_resets(stores, stores.statuses())
 
 
 def check_reset(stores: Stores, scope: str) -> Measurement:
     with closing(CircuitBreaker(stores.redis, scope, timeout=stores.timeout)) as breaker:
-        return _judge_reset(stores, scope, breaker.get_status())
+        return _judge_resets(stores, {scope: breaker.get_status()})[0]
+
+
+def _judge_resets(stores: Stores, statuses: Mapping[str, Status]) -> list[Measurement]:
+    watches = _watches(stores, {scope: status for scope, status in statuses.items() if status.ends_watched})
+    return [
+        judge_watched(_judge_reset(stores, scope, status), status, watches.get(scope), scope)
+        for scope, status in statuses.items()
+    ]
+
+
+def _watches(stores: Stores, statuses: Mapping[str, Status]) -> dict[str, WatchRecord]:
+    """The watches of those quiet periods, as far as they can be told."""
+    if not statuses:
+        return {}
+    with stores.redis.pipeline(transaction=False) as together:
+        for scope in statuses:
+            together.hmget(Keys.of(scope).key("reset_watch"), WATCH_FIELDS)
+        replies = together.execute(raise_on_error=False)
+    found = {}
+    for (scope, status), kept in zip(statuses.items(), replies, strict=True):
+        with suppress(ValueError):
+            watch = watch_record(kept, status.as_of) if isinstance(kept, list) and status.as_of else None
+            if watch is not None and watch.epoch == status.epoch:
+                found[scope] = watch
+    return found
+
+
+def judge_watched(found: Measurement, status: Status, watch: WatchRecord | None, scope: str = GLOBAL) -> Measurement:
+    """`found`, or red where nobody watches the quiet period that only a watch may end."""
+    if not status.ends_watched or status.reset_at is None or status.as_of is None:
+        return found
+    since = status.reset_at if watch is None else watch.seen
+    alone = (status.as_of - since).total_seconds()
+    if alone < WATCHED_WITHIN or (watch is not None and watch.ended is not None):
+        return found
+    problem = (
+        f"Nobody has watched this reset for {alone:.0f} s, and its quiet period ends by that alone: start a service or "
+        f"a standby, or let `breaker reset --reason WHY{of_scope(scope)}` watch it."
+    )
+    return replace(found, colour=Colour.RED, problem=" ".join(filter(None, (found.problem, problem))))
 
 
 def _judge_reset(stores: Stores, scope: str, status: Status) -> Measurement:

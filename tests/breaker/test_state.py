@@ -85,6 +85,13 @@ def test_a_quiet_period_is_over_from_its_very_last_microsecond_on(now: datetime,
     assert status["state"] == state.value
 
 
+@pytest.mark.parametrize(("mark", "state"), [(True, State.QUIET_PERIOD), (False, State.OPEN), ("yes", State.OPEN)])
+def test_a_quiet_period_that_its_watch_ends_is_not_over_by_time(mark: object, state: State) -> None:
+    fields = {"state": "QUIET_PERIOD", "quiet_until": "2026-11-24T12:00:00Z", "ends_watched": mark}
+    status = read(fields, datetime(2026, 11, 24, 13, tzinfo=UTC))
+    assert (status.state, status.ends_watched) == (state, mark is True)
+
+
 @pytest.mark.parametrize("left_out", [{}, {"quiet_until": None}])
 def test_a_quiet_period_that_does_not_say_its_end_lasts_five_minutes_from_its_reset(left_out: dict[str, Any]) -> None:
     fields = {"state": "QUIET_PERIOD", "reset_at": "2026-11-24T12:00:00Z", **left_out}

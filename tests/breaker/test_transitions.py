@@ -13,8 +13,9 @@ import pytest
 import redis
 
 from breaker import NotTripped, RedisRefused, ResetRateLimited, State, StateConflict, TransitionEvent
-from breaker.errors import InvalidInput
+from breaker.errors import InvalidInput, QuietPeriodUnwatched
 from breaker.keys import Keys
+from breaker.transition_terms import Watching
 from breaker.uuid7 import uuid7
 from sandbox.embedded_redis import EmbeddedRedis
 from tests.helpers import eventually
@@ -478,6 +479,57 @@ def test_the_quiet_period_is_told_truly_during_and_after_it(
     tripped = cb.trip("LATER")
     assert tripped.incident_id != incident
     assert cb.get_history(1)[0].from_state == "OPEN"
+
+
+def test_promise_9_a_quiet_period_that_its_watch_ends_goes_on_past_its_time_while_nobody_watches(
+    make_breaker: Any, redis_server: EmbeddedRedis, redis_client: Any
+) -> None:
+    cb = make_breaker(redis_server.url, quiet_period=0.05)
+    incident = cb.trip("MANUAL").incident_id
+    reset = cb.reset("ada", ends_watched=True)
+    assert reset.ends_watched
+    eventually(lambda: cb.get_status().as_of > reset.quiet_until)
+    assert cb.get_state() is State.QUIET_PERIOD
+    assert cb.initialize_state().state is State.QUIET_PERIOD
+    again = cb.trip("AGAIN")
+    assert (again.incident_id, again.ends_watched) == (incident, False)
+    assert "ends_watched" not in stored(redis_client)
+
+
+def test_promise_9_only_a_whole_watch_that_is_alive_ends_it(
+    make_breaker: Any, redis_server: EmbeddedRedis, redis_client: Any
+) -> None:
+    cb = make_breaker(redis_server.url, quiet_period=60)
+    cb.trip("MANUAL")
+    epoch = cb.reset("ada", ends_watched=True).epoch
+    watching = Watching("circuit_breaker:reset_watch", "a", silent=5, lasting=300)
+    seconds, _ = redis_client.time()
+    now = 1000 * seconds
+
+    def end(**changed: Any) -> str:
+        watch = {"epoch": epoch, "holder": "a", "began": now - 60_000, "seen": now + 60_000, "ended": "", **changed}
+        redis_client.hset(watching.key, mapping=watch)
+        before = everything(redis_client)
+        with pytest.raises(QuietPeriodUnwatched) as refused:
+            cb.end_quiet_period(expected_epoch=epoch, watch=watching)
+        assert everything(redis_client) == before
+        return str(refused.value)
+
+    assert "nobody has watched it" in _refused(lambda: cb.end_quiet_period(expected_epoch=epoch))
+    assert "no sign of life" in end(seen=now - 6_000)
+    assert "is not over" in end(began=now - 30_000)
+    assert "somebody else" in end(holder="b")
+    assert "somebody else" in end(epoch=epoch - 1)
+    assert "somebody else" in end(began="soon")
+    redis_client.hset(watching.key, mapping={"holder": "a", "epoch": epoch, "began": now - 60_000})
+    ended = cb.end_quiet_period(expected_epoch=epoch, watch=watching)
+    assert (ended.state, ended.epoch, ended.ends_watched) == (State.OPEN, epoch + 1, False)
+
+
+def _refused(act: Any) -> str:
+    with pytest.raises(QuietPeriodUnwatched) as refused:
+        act()
+    return str(refused.value)
 
 
 def test_without_a_quiet_period_a_reset_opens_at_once(

@@ -105,19 +105,19 @@ def test_what_a_page_says_of_the_watch_is_so(
     assert said() == ""
     breaker.trip("MANUAL")
     epoch = breaker.reset("ada", "the feed was repaired and checked").epoch
-    assert "Nobody watches the reset yet" in said()
+    assert "Nobody watches the reset now" in said()
     began = int(time.time() * 1000)
     watch: dict[Any, Any] = {
         "epoch": str(epoch),
         "holder": "services on a",
         "began": str(began),
-        "seen": str(began),
+        "seen": str(began + 60_000),
         "ended": "",
     }
     redis_client.hset("circuit_breaker:reset_watch", mapping=watch)
     assert "is watched by services on a" in said() and "(in 4 min)" in said()
     redis_client.hset("circuit_breaker:reset_watch", "seen", str(began - 60_000))
-    assert "Nobody watches the reset yet" in said()
+    assert "Nobody watches the reset now" in said()
     breaker.end_quiet_period(expected_epoch=epoch or 0, by="recovery watch")
     redis_client.hset("circuit_breaker:reset_watch", "ended", str(began + 1000))
     ended = f"{datetime.fromtimestamp(began // 1000 + 1, UTC):%Y-%m-%d %H:%M:%S} UTC"

@@ -31,7 +31,7 @@ from tasks.kill.venue_lock import Phase, begun, in_phase
 from tasks.kill.venue_lock_store import read_venue_locks, write_venue_lock
 from tasks.recovery import steps
 from tasks.recovery.context import RecoveryContext, current_recovery
-from tasks.recovery.reset_watch import WatchEnd, Watcher, reset_to_watch, watch_reset
+from tasks.recovery.reset_watch import WatchEnd, Watcher, needs_a_watcher, reset_to_watch, watch_reset
 from tasks.recovery.state import RecoveryState, Tick
 from tests.helpers import eventually
 from tests.tasks.recovery.conftest import Configure, approve
@@ -41,12 +41,12 @@ RUN = "6b7a6a4e-0000-4000-8000-000000000001"
 
 @asynccontextmanager
 async def desk_after_reset(
-    settings: Settings, client: redis.Redis, quiet_period: float = 0
+    settings: Settings, client: redis.Redis, quiet_period: float = 0, ends_watched: bool = False
 ) -> AsyncIterator[RecoveryContext]:
     """Of an incident that was tripped and reset a moment ago."""
     breaker = CircuitBreaker(client, quiet_period=quiet_period)
     incident = breaker.trip("MANUAL", tripped_by="ada").incident_id
-    breaker.reset(reset_by="cyd", reason="the cause was found and put right")
+    breaker.reset(reset_by="cyd", reason="the cause was found and put right", ends_watched=ends_watched)
     asynchronous, patient = async_breaker_of(settings), Redis.from_url(settings.redis_url.get_secret_value())
     ledger = open_ready_ledger(settings)
     state = RecoveryState(incident_id=str(incident), scope="global", flow_run_id=RUN)
@@ -196,7 +196,8 @@ async def test_one_watches_and_the_other_takes_its_word(configure: Configure, re
         assert (await service).why == ""
         started = context.recorder.ledger.query(Filter(actions=("RESET_WATCH_STARTED",))).rows
         assert [row.user_id for row in started] == ["services on a"]
-        assert await reset_to_watch(context.breaker) is None, "the newest transition is the quiet period's end"
+        reset = await reset_to_watch(context.breaker)
+        assert reset is not None and not await needs_a_watcher(settings, reset), "it has been watched to its end"
 
 
 async def test_what_an_override_went_past_does_not_trip_again_and_everything_else_does(
@@ -229,6 +230,46 @@ async def test_a_watch_with_a_hole_in_it_is_begun_anew(configure: Configure, red
         begun = time.monotonic()
         end = await watch_once(settings, redis_client, "services on b")
         assert (end.why, end.holder) == ("", "services on b") and time.monotonic() - begun >= 0.4
+
+
+async def test_a_quiet_period_shorter_than_its_watch_is_ended_by_it_on_the_way(
+    configure: Configure, redis_client: redis.Redis
+) -> None:
+    settings = configure(recovery={"watch": 0.6, "watch_interval": 5})
+    async with desk_after_reset(settings, redis_client, quiet_period=0.2, ends_watched=True) as context:
+        epoch = CircuitBreaker(redis_client).get_status().epoch or 0
+        watching = asyncio.create_task(watch_once(settings, redis_client, "services on a"))
+        await asyncio.to_thread(eventually, lambda: CircuitBreaker(redis_client).get_state() == "OPEN")
+        reset = await reset_to_watch(context.breaker)
+        assert reset is not None and reset.epoch == epoch, "it is watched on"
+        end = await watching
+        assert end.why == "" and (end.ended - end.began).total_seconds() >= 0.6
+        assert CircuitBreaker(redis_client).get_status().epoch == epoch + 1, "it ended once"
+
+
+async def test_a_watch_that_was_taken_for_dead_ends_no_quiet_period_and_waits_for_who_took_over(
+    configure: Configure, redis_client: redis.Redis
+) -> None:
+    settings = configure(recovery={"watch": 0.6, "watch_interval": 0.05})
+    breaker = CircuitBreaker(redis_client)
+
+    class Stalled(Watcher):
+        """Its host stands still; another one watches when it goes on."""
+
+        async def measured(self, measurements: Any) -> None:
+            redis_client.hset("circuit_breaker:reset_watch", "holder", "services on b")
+
+    async with desk_after_reset(settings, redis_client, quiet_period=60, ends_watched=True):
+        stalled = asyncio.create_task(watch_once(settings, redis_client, "services on a", Stalled()))
+        await asyncio.to_thread(
+            eventually, lambda: redis_client.hget("circuit_breaker:reset_watch", "holder") == b"services on b"
+        )
+        began = int(redis_client.hget("circuit_breaker:reset_watch", "began") or 0)
+        redis_client.hset("circuit_breaker:reset_watch", "seen", began + 60_000)
+        await asyncio.to_thread(eventually, lambda: redis_client.time()[0] * 1000 > began + 1_600)
+        assert not stalled.done() and breaker.get_state() == "QUIET_PERIOD"
+        breaker.trip("MANUAL", tripped_by="bob")
+        assert "tripped by bob" in (await stalled).why
 
 
 async def test_the_reset_unlocks_at_the_venue_and_the_watch_does_where_that_failed(
