@@ -157,7 +157,7 @@ def export(
 
 
 def drain() -> None:
-    """Move everything that waits in this host's spool and in Redis's outboxes into the log."""
+    """Move everything that waits in this host's spool, in Redis's outboxes and in its copy of spools into the log."""
     from ledger import audit  # noqa: PLC0415
     from ledger.configured import open_ready_ledger, open_spool  # noqa: PLC0415
     from ledger.outbox import known_scopes  # noqa: PLC0415
@@ -166,7 +166,9 @@ def drain() -> None:
     make_pending_trips(settings)
     ledger, redis = open_ready_ledger(settings), redis_client(settings)
     done = audit.drain(redis, ledger, open_spool(settings), known_scopes(redis, ledger), timeout=settings.redis_timeout)
-    typer.echo(f"{done.spool.moved} records from the spool, {done.outbox.moved} transitions from Redis")
+    lost = sum(done.copy.moved.values())
+    copied = f", {lost} records from the copy of a spool ({', '.join(done.copy.moved)})" if lost else ""
+    typer.echo(f"{done.spool.moved} records from the spool, {done.outbox.moved} transitions from Redis{copied}")
     for problem in done.problems:
         say(problem)
     if done.problems:

@@ -16,7 +16,7 @@ from brokers.registry import open_brokers
 from configuration.breakers import REFUSAL_PATIENCE, async_breaker_of
 from configuration.redis_clients import redis_client
 from configuration.settings import Settings, load_settings
-from ledger.spool import Spool
+from ledger.spool_copy import spool_of
 from tasks.audit_trail import AuditTrail
 from tasks.kill.account import Observer
 from tasks.kill.close_names import agree_on_close_names
@@ -67,7 +67,7 @@ async def open_kill_run(
     breaker = async_breaker_of(settings, scope, refusal_patience=REFUSAL_PATIENCE)
     incident = await _incident_under_way(breaker) if incident_id == "new" else incident_id
     trail = AuditTrail(
-        Spool(settings.state_dir / "spool"),
+        spool_of(settings),
         partial(_ledger, settings),
         partial(_drain_transitions, settings, scope),
         source=source,

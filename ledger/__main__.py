@@ -7,9 +7,9 @@ import sys
 
 from breaker.errors import BreakerError
 from configuration.settings import load_settings
-from ledger.configured import database_url
 from ledger.errors import LedgerError
 from ledger.ledger import Ledger
+from ledger.location import database_url
 from ledger.schema import upgrade
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from breaker.errors import BreakerError
@@ -17,6 +17,7 @@ from ledger.ledger import Ledger
 from ledger.outbox import OutboxDrain, drain_outboxes
 from ledger.shared_checkpoint import SharedCheckpoint
 from ledger.spool import Spool, SpoolDrain
+from ledger.spool_copy import CopyDrain, drain_copy
 from ledger.verify import Verification, verify
 
 if TYPE_CHECKING:
@@ -84,15 +85,16 @@ def verify_ledger(
 
 @dataclass(frozen=True, slots=True)
 class DrainResult:
-    """What a drain moved from both waiting places, and, for each that it couldn't empty, why."""
+    """What a drain moved from each waiting place, and, for each that it couldn't empty, why."""
 
     spool: SpoolDrain
     outbox: OutboxDrain
     problems: tuple[str, ...]
+    copy: CopyDrain = field(default_factory=CopyDrain)
 
 
 def drain(redis: Redis, ledger: Ledger, spool: Spool, scopes: Sequence[str], *, timeout: float = 2.0) -> DrainResult:
-    """Move everything that waits in the spool and in the outboxes of `scopes` into the ledger.
+    """Move everything that waits in the spool, in the outboxes of `scopes` and in the copy of spools into the ledger.
 
     What fails for one does not stop the others; what was not moved still waits where it was.
     """
@@ -104,4 +106,9 @@ def drain(redis: Redis, ledger: Ledger, spool: Spool, scopes: Sequence[str], *, 
         from_spool = spool.drain(ledger)
     except LedgerError as error:
         problems.append(str(error))
-    return DrainResult(from_spool, from_outbox, tuple(dict.fromkeys(problems)))
+    from_copy = CopyDrain()
+    try:
+        from_copy = drain_copy(redis, ledger, timeout=timeout)  # last: what is still missing then is missing elsewhere
+    except (LedgerError, BreakerError) as error:
+        problems.append(str(error))
+    return DrainResult(from_spool, from_outbox, tuple(dict.fromkeys(problems)), from_copy)

@@ -2,25 +2,14 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
-from pydantic import SecretStr
-
 from configuration.settings import Settings
 from ledger.checkpoint import Checkpoints
 from ledger.errors import LedgerError, LedgerNotReady
 from ledger.ledger import Ledger
+from ledger.location import database_url, state_file
 from ledger.recorder import Recorder
 from ledger.spool import Spool
-
-
-def database_url(settings: Settings) -> SecretStr:
-    """`database_url`, or an SQLite file in the state directory."""
-    return settings.database_url or SecretStr(f"sqlite:///{state_file(settings, 'audit.db')}")
-
-
-def state_file(settings: Settings, name: str) -> Path:
-    return settings.state_dir / name
+from ledger.spool_copy import spool_of
 
 
 def open_ledger(settings: Settings, *, timeout: float = 2.0) -> Ledger:
@@ -55,7 +44,7 @@ def _is_made(ledger: Ledger) -> bool:
 
 
 def open_spool(settings: Settings) -> Spool:
-    return Spool(state_file(settings, "spool"))
+    return spool_of(settings)
 
 
 def open_checkpoints(settings: Settings) -> Checkpoints:

@@ -6,7 +6,6 @@ An empty ledger, or one that was put back from an older copy, is told by it apar
 from __future__ import annotations
 
 import json
-import socket
 from contextlib import closing
 from dataclasses import asdict
 from typing import TYPE_CHECKING
@@ -15,6 +14,7 @@ from breaker.deadline_client import DeadlineClient
 from breaker.requests import Request
 from ledger.checkpoint import Checkpoint
 from ledger.errors import ExportUnreadable
+from ledger.location import place_of
 
 if TYPE_CHECKING:
     from redis import Redis
@@ -49,11 +49,3 @@ class SharedCheckpoint:
     def _ask(self, doing: str, *command: str) -> object:
         with closing(DeadlineClient(self._redis, self._timeout)) as client:
             return client.execute(Request(doing, (command,)))[0]
-
-
-def place_of(ledger: Ledger) -> str:
-    """Where it is, without credentials; a file is on one host."""
-    url = ledger.engine.url
-    if url.host is None:
-        return f"{socket.gethostname()}:{url.database}"
-    return f"{url.host}:{url.port or 5432}/{url.database}"

@@ -13,11 +13,11 @@ import fcntl
 import math
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from breaker.atomic_file import sync_directory, write_atomically
 from breaker.process_lock import process_lock
@@ -49,11 +49,28 @@ class SpoolDrain:
     unfinished: bool = False
 
 
-class Spool:
-    """The spool in one directory. Any number of processes may use it at once."""
+class Copy(Protocol):
+    """What is kept of a spool elsewhere. None of it raises, or waits for longer than it is told to."""
 
-    def __init__(self, directory: Path) -> None:
+    def offer(self, records: Iterable[AuditRecord]) -> None:
+        """These are on the disk now."""
+
+    def withdraw(self, ids: Iterable[str]) -> None:
+        """The ledger has these now."""
+
+    def finish(self) -> None:
+        """The process ends."""
+
+
+class Spool:
+    """The spool in one directory. Any number of processes may use it at once.
+
+    `copy` is told what is on the disk, and what the ledger has of it since.
+    """
+
+    def __init__(self, directory: Path, copy: Copy | None = None) -> None:
         self.directory = directory
+        self.copy = copy
         self._current = directory / "current.jsonl"
 
     def add(self, records: Sequence[AuditRecord]) -> None:
@@ -75,6 +92,9 @@ class Spool:
             raise SpoolUnavailable(
                 f"the spool {self.directory} can't be written ({error.strerror}); the record is not kept there"
             ) from None
+        finally:
+            if self.copy is not None:  # also what the disk refused: then it is the only one there is
+                self.copy.offer(records)
 
     def pending(self) -> bool:
         """Whether anything waits to be drained."""
@@ -100,7 +120,7 @@ class Spool:
                 self._put_current_aside()
                 drained, end = SpoolDrain(), time.monotonic() + within
                 for file in self._files(aside=True):
-                    drained = _drain_file(file, ledger, drained, end)
+                    drained = self._drain_file(file, ledger, drained, end)
                     if drained.unfinished:
                         break
                     file.unlink()
@@ -109,6 +129,23 @@ class Spool:
             raise SpoolUnavailable(
                 f"the spool {self.directory} can't be drained ({error.strerror}); it is kept"
             ) from None
+
+    def _drain_file(self, file: Path, ledger: Ledger, before: SpoolDrain, end: float) -> SpoolDrain:
+        drained, records = before, _parse(file)
+        for start in range(0, len(records), _BATCH):
+            if time.monotonic() > end:
+                return replace(drained, unfinished=True)
+            batch = records[start : start + _BATCH]
+            done = ledger.append(batch)
+            if self.copy is not None:
+                self.copy.withdraw(record.id for record in batch)
+            drained = replace(
+                drained,
+                moved=drained.moved + len(done.new),
+                known=drained.known + len(done.known),
+                unreadable=drained.unreadable + sum(record.action == UNREADABLE for record in batch),
+            )
+        return drained
 
     def _files(self, *, aside: bool = False) -> Iterator[Path]:
         yield from sorted(self.directory.glob("aside-*.jsonl"))
@@ -149,22 +186,6 @@ class Spool:
             if self._current.exists():
                 self._current.rename(self._name_aside())
             sync_directory(self.directory)
-
-
-def _drain_file(file: Path, ledger: Ledger, before: SpoolDrain, end: float) -> SpoolDrain:
-    drained, records = before, _parse(file)
-    for start in range(0, len(records), _BATCH):
-        if time.monotonic() > end:
-            return replace(drained, unfinished=True)
-        batch = records[start : start + _BATCH]
-        done = ledger.append(batch)
-        drained = replace(
-            drained,
-            moved=drained.moved + len(done.new),
-            known=drained.known + len(done.known),
-            unreadable=drained.unreadable + sum(record.action == UNREADABLE for record in batch),
-        )
-    return drained
 
 
 def _parse(file: Path) -> list[AuditRecord]:

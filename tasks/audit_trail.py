@@ -117,6 +117,8 @@ class AuditTrail:
         self.start()
         self._wake.set()
         self._thread.join(max(end - time.monotonic(), 0))
+        if self._spool.copy is not None and (self._problem or self._thread.is_alive()):
+            self._spool.copy.finish()
         missing = []
         if unspooled := list(self._unspooled):
             sys.stderr.write("".join(f"{record.to_json()}\n" for record in unspooled))

@@ -22,7 +22,7 @@ from configuration.printed_commands import with_pastable
 from configuration.settings import NotificationSettings, Settings
 from ledger.errors import InvalidRecord, SpoolUnavailable
 from ledger.record import FAILED, AuditRecord, uuid_or_none
-from ledger.spool import Spool
+from ledger.spool_copy import spool_of
 from tasks.notification import Notification, apprise_type, pagerduty_event, plain_text, slack_message
 from tasks.redaction import configured_secrets, redact
 
@@ -171,7 +171,7 @@ async def _record(
     """Put the failures on record. Returns what kept that from happening, as a failure of its own."""
     if not failures:
         return []
-    spool = Spool(settings.state_dir / "spool")
+    spool = spool_of(settings)
     try:
         records = [_failure_record(notification, failure) for failure in failures]
         async with asyncio.timeout(RECORD_WAIT):

@@ -6,8 +6,8 @@ from alembic import context
 from sqlalchemy import Connection
 
 from configuration.settings import load_settings
-from ledger.configured import database_url
 from ledger.ledger import Ledger
+from ledger.location import database_url
 from ledger.schema import migration_lock
 
 

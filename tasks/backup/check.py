@@ -16,8 +16,9 @@ from configuration.identity import configured_identity
 from configuration.in_force import store_named
 from configuration.redis_clients import redis_client
 from ledger.checkpoint import Checkpoint, Checkpoints
-from ledger.configured import database_url, open_checkpoints, open_ledger
+from ledger.configured import open_checkpoints, open_ledger
 from ledger.errors import LedgerError
+from ledger.location import database_url
 from ledger.verify import verify
 from tasks.backup.archive import archive_sha256, unpack_archive
 from tasks.backup.comparison import (

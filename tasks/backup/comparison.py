@@ -28,6 +28,7 @@ _LEFT_OUT = {
     "deadmen": "dead-man's switches, not armed: the next renewal of each arms it",
     "kill_requests": "requests to kill, not made",
     "pending_exits": "pending exits, not resumed: look at the venue, and kill again what still stands",
+    "spool": "copies of records that waited for the ledger, not delivered: the archive has them",
     "venue_locks": "locks at the venue, not lifted by a reset: look at the venue, and lift them there",
 }
 _NOT_WORTH_NAMING = {

@@ -149,7 +149,7 @@ def _epoch(stores: Stores, scope: str) -> int | None:
 
 def check_drain(stores: Stores) -> Measurement:
     """Move what waits in outboxes and spool into the ledger."""
-    probe = Probe("drain", "nothing left waiting", "outboxes in Redis and this host's spool, moved into the ledger")
+    probe = Probe("drain", "nothing left waiting", "outboxes and spools' copy in Redis, this host's spool")
     drained = drain(stores.redis, stores.ledger, open_spool(stores.settings), stores.scopes, timeout=stores.timeout)
     return judge_drain(probe, drained)
 
@@ -163,6 +163,13 @@ def judge_drain(probe: Probe, drained: DrainResult) -> Measurement:
     if unreadable:
         problem = f"{unreadable} entries could not be read, and were recorded as such: look at them in the audit log."
         return probe.measured(value, Colour.YELLOW, problem)
+    if drained.copy.moved:
+        counts = ", ".join(f"{count} of {host}" for host, count in drained.copy.moved.items())
+        problem = (
+            f"Records came from the copy in Redis, as their host had not delivered them: {counts}. See whether it is "
+            "up, and whether its state directory is still there."
+        )
+        return probe.measured(f"{value}, {sum(drained.copy.moved.values())} of a copy", Colour.YELLOW, problem)
     return probe.measured(value)
 
 

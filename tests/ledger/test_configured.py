@@ -11,7 +11,6 @@ from pydantic import SecretStr
 
 from configuration.settings import Settings
 from ledger.configured import (
-    database_url,
     open_checkpoints,
     open_ledger,
     open_ready_ledger,
@@ -19,6 +18,7 @@ from ledger.configured import (
     open_spool,
 )
 from ledger.errors import LedgerUnavailable
+from ledger.location import database_url
 from ledger.record import AuditRecord
 from ledger.recorder import Destination
 from ledger.schema import upgrade
