@@ -191,6 +191,14 @@ class Ledger:
         """The last word on the breaker of `scope`, and whether its last trip stands."""
         return self._read(lambda connection: Tail(connection, self.engine.dialect.name).state_of(scope))
 
+    def states_of(self, scopes: Sequence[str]) -> dict[str, RecordedState]:
+        """`state_of` for each of them, all at one moment."""
+        return self._read(lambda connection: Tail(connection, self.engine.dialect.name).states_of(scopes))
+
+    def newest_of_each(self, scopes: Sequence[str], action: str) -> dict[str, AuditRow | None]:
+        """Of each scope the newest row of that action, by when it happened: one of those that say a state."""
+        return self._read(lambda connection: Tail(connection, self.engine.dialect.name).newest_of_each(scopes, action))
+
     def newest(self, scope: str, actions: Sequence[str]) -> AuditRow | None:
         """The last row of one of these actions, of those that say a breaker's state; none that was recorded late."""
         return self._read(lambda connection: Tail(connection, self.engine.dialect.name).newest(scope, actions))

@@ -6,7 +6,7 @@ empty and the ledger's last word on the breaker was the same before and after Re
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -16,7 +16,7 @@ from breaker.circuit import CircuitBreaker
 from breaker.deadline_client import DeadlineClient
 from breaker.events import TransitionEvent
 from breaker.keys import GLOBAL, Keys
-from breaker.requests import Request
+from breaker.requests import Command, Request, raise_if_error
 from breaker.state import State
 from breaker.trip_reasons import TripReason
 from ledger.continuity import StoredState, explains, override_record, transition_record
@@ -28,9 +28,10 @@ from ledger.tail import LATE, RecordedState
 if TYPE_CHECKING:
     from redis import Redis
 
-"""The reason of the trip that restores what the ledger says."""
-
 _ATTEMPTS = 10
+_AT_ONCE = 50
+"""Breakers that are compared together: each brings its whole history."""
+_IDS_AT_ONCE = 5_000
 _NOTHING = OutboxDrain()
 
 
@@ -82,6 +83,47 @@ def reconcile(redis: Redis, ledger: Ledger, scope: str = GLOBAL, *, timeout: flo
             if settled is not None:
                 return _trip_if_opened(redis, ledger, before, settled, timeout)
         return found
+
+
+def settled_at_once(
+    redis: Redis, ledger: Ledger, scopes: Sequence[str], *, timeout: float = 2.0
+) -> dict[str, Reconciliation]:
+    """What `reconcile` would find of those breakers that are as the ledger says, asked for all of them together.
+
+    Whatever has to be looked at more closely, or put right, is left out. Raises what `reconcile` raises.
+    """
+    found: dict[str, Reconciliation] = {}
+    with closing(DeadlineClient(redis, timeout)) as client:
+        for start in range(0, len(scopes), _AT_ONCE):
+            some = scopes[start : start + _AT_ONCE]
+            before = ledger.states_of(some)
+            seen = _snapshots(client, some)
+            recorded = _all_recorded(ledger, seen)
+            after = ledger.states_of(some)
+            for scope in some:
+                said, stored = before[scope], seen[scope].stored
+                quiet = not seen[scope].outbox_length and scope in recorded and after[scope] == said
+                opened = said.standing_trip is not None and stored.state != State.TRIPPED
+                if quiet and not opened and explains(said.row, stored):
+                    found[scope] = Reconciliation(scope, stored.state, settled=True)
+    return found
+
+
+def _all_recorded(ledger: Ledger, seen: Mapping[str, _Snapshot]) -> set[str]:
+    """The breakers of whose histories the ledger has every transition, under its own id."""
+    told = {
+        scope: [record for raw in snapshot.history if (record := _transition(raw, scope)) is not None]
+        for scope, snapshot in seen.items()
+    }
+    ids = [record.id for records in told.values() for record in records]
+    known: dict[str, tuple[str, int | None]] = {}
+    for start in range(0, len(ids), _IDS_AT_ONCE):
+        known |= ledger.transitions(ids[start : start + _IDS_AT_ONCE])
+    return {
+        scope
+        for scope, records in told.items()
+        if all(known.get(record.id) == (record.scope, record.details.get("epoch")) for record in records)
+    }
 
 
 def _settle(
@@ -148,8 +190,19 @@ def _transition(raw: bytes, scope: str) -> AuditRecord | None:
 
 def _snapshot(client: DeadlineClient, scope: str) -> _Snapshot:
     """State, outbox and history at one moment."""
-    keys = Keys.of(scope)
-    commands = (
+    return _snapshots(client, [scope])[scope]
+
+
+def _snapshots(client: DeadlineClient, scopes: Sequence[str]) -> dict[str, _Snapshot]:
+    """The same of each, in one exchange."""
+    what = Keys.of(scopes[0]).state if len(scopes) == 1 else f"{len(scopes)} breakers"
+    commands = tuple(command for scope in scopes for command in _snapshot_commands(Keys.of(scope)))
+    replies = client.execute(Request(f"compare {what} with the ledger", commands))
+    return {scope: _read_snapshot(reply) for scope, reply in zip(scopes, replies[_EXEC::_COMMANDS], strict=True)}
+
+
+def _snapshot_commands(keys: Keys) -> tuple[Command, ...]:
+    return (
         ("MULTI",),
         ("TIME",),
         ("TYPE", keys.state),
@@ -160,9 +213,15 @@ def _snapshot(client: DeadlineClient, scope: str) -> _Snapshot:
         ("ZRANGE", keys.history, 0, -1),
         ("EXEC",),
     )
-    clock, state_kind, state, outbox_kind, length, history_kind, history = client.execute(
-        Request(f"compare {keys.state} with the ledger", commands)
-    )[-1]
+
+
+_COMMANDS = len(_snapshot_commands(Keys.of(GLOBAL)))
+_EXEC = _COMMANDS - 1
+
+
+def _read_snapshot(reply: Any) -> _Snapshot:
+    raise_if_error(reply)
+    clock, state_kind, state, outbox_kind, length, history_kind, history = reply
     at = datetime.fromtimestamp(int(clock[0]), UTC).replace(microsecond=int(clock[1]))
     kind = _text(state_kind)
     return _Snapshot(

@@ -3,16 +3,34 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, and_, or_, select
+from sqlalchemy import (
+    ARRAY,
+    Alias,
+    Column,
+    ColumnElement,
+    Connection,
+    ScalarSelect,
+    Text,
+    and_,
+    func,
+    literal,
+    or_,
+    select,
+)
+from sqlalchemy.sql.base import ReadOnlyColumnCollection
 
 from ledger.models import IS_STATE, OVERRIDE_DETECTED, TRANSITION_ACTIONS, audit_log, raw_columns
 from ledger.record import AuditRow
 
 LATE = "LATE"
 """Outcome of a transition recorded after later ones, found in the breaker's history; it says nothing of the present."""
+
+_AT_ONCE = 500
+"""Rows that are asked for by number in one question."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +46,7 @@ class Tail:
 
     def __init__(self, connection: Connection, dialect: str) -> None:
         self._connection = connection
+        self._dialect = dialect
         self._columns = raw_columns(dialect)
 
     def known(self, ids: Iterable[str]) -> frozenset[str]:
@@ -50,12 +69,58 @@ class Tail:
 
     def state_of(self, scope: str) -> RecordedState:
         """The last word on the breaker of `scope`, and whether its last trip stands."""
-        columns = audit_log.c
-        tripped_by_hand = and_(columns.action == OVERRIDE_DETECTED, columns.outcome == "TRIPPED")
-        decisive = or_(columns.action.in_((TRANSITION_ACTIONS["TRIP"], TRANSITION_ACTIONS["RESET"])), tripped_by_hand)
-        decision = self._newest(scope, decisive)
-        standing = None if decision is None or decision.action == TRANSITION_ACTIONS["RESET"] else decision
-        return RecordedState(self.last_state_row(scope), standing)
+        return _recorded(self.last_state_row(scope), self._newest(scope, _decides(audit_log.c)))
+
+    def states_of(self, scopes: Sequence[str]) -> dict[str, RecordedState]:
+        """`state_of` for each of them, in two questions whatever their number is."""
+        newest, decisive = audit_log.alias("newest"), audit_log.alias("decisive")
+        found = self._of_each(
+            scopes,
+            lambda scope: self._last_of(newest, scope),
+            lambda scope: self._last_of(decisive, scope, _decides(decisive.c)),
+        )
+        return {scope: _recorded(last, decision) for scope, (last, decision) in found.items()}
+
+    def newest_of_each(self, scopes: Sequence[str], action: str) -> dict[str, AuditRow | None]:
+        """The newest row of that action of each of them, by when it happened; `action` is one that says a state."""
+        row = audit_log.alias("row")
+        found = self._of_each(
+            scopes,
+            lambda scope: (
+                select(row.c.seq)
+                .where(IS_STATE, row.c.scope == scope, row.c.action == action)
+                .order_by(row.c.timestamp.desc(), row.c.seq.desc())
+                .limit(1)
+                .scalar_subquery()
+            ),
+        )
+        return {scope: newest for scope, (newest,) in found.items()}
+
+    def _of_each(
+        self, scopes: Sequence[str], *rows: Callable[[ColumnElement[str]], ScalarSelect[int]]
+    ) -> dict[str, tuple[AuditRow | None, ...]]:
+        """For each scope the row that each of `rows` names by its number."""
+        if self._dialect == "postgresql":
+            asked = func.unnest(literal(list(scopes), ARRAY(Text))).table_valued("value", name="asked").render_derived()
+        else:
+            asked = func.json_each(json.dumps(list(scopes))).table_valued("value", name="asked")
+        scope = asked.c.value
+        numbers = {each[0]: each[1:] for each in self._connection.execute(select(scope, *(row(scope) for row in rows)))}
+        wanted = sorted({number for some in numbers.values() for number in some if number is not None})
+        read = {}
+        for start in range(0, len(wanted), _AT_ONCE):
+            some = select(*self._columns).where(audit_log.c.seq.in_(wanted[start : start + _AT_ONCE]))
+            read |= {row[0]: AuditRow.from_raw(row) for row in self._connection.execute(some)}
+        return {scope: tuple(read.get(number) for number in some) for scope, some in numbers.items()}
+
+    def _last_of(self, rows: Alias, scope: ColumnElement[str], *conditions: ColumnElement[bool]) -> ScalarSelect[int]:
+        return (
+            select(rows.c.seq)
+            .where(IS_STATE, rows.c.scope == scope, rows.c.outcome != LATE, *conditions)
+            .order_by(rows.c.seq.desc())
+            .limit(1)
+            .scalar_subquery()
+        )
 
     def _newest(self, scope: str, *conditions: ColumnElement[bool]) -> AuditRow | None:
         columns = audit_log.c
@@ -66,6 +131,17 @@ class Tail:
             .limit(1)
         ).first()
         return None if found is None else AuditRow.from_raw(found)
+
+
+def _decides(columns: ReadOnlyColumnCollection[str, Column[Any]]) -> ColumnElement[bool]:
+    """Whether a row says if the breaker's last trip stands."""
+    tripped_by_hand = and_(columns.action == OVERRIDE_DETECTED, columns.outcome == "TRIPPED")
+    return or_(columns.action.in_((TRANSITION_ACTIONS["TRIP"], TRANSITION_ACTIONS["RESET"])), tripped_by_hand)
+
+
+def _recorded(last: AuditRow | None, decision: AuditRow | None) -> RecordedState:
+    standing = None if decision is None or decision.action == TRANSITION_ACTIONS["RESET"] else decision
+    return RecordedState(last, standing)
 
 
 def _epoch(details: object) -> int | None:

@@ -6,7 +6,7 @@ database block, and are run in a thread.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 
@@ -29,8 +29,9 @@ from ledger.ledger import Ledger
 from ledger.models import OVERRIDE_DETECTED
 from ledger.outbox import known_scopes
 from ledger.queries import Filter
-from ledger.reconcile import Reconciliation, reconcile
+from ledger.reconcile import Reconciliation, reconcile, settled_at_once
 from ledger.record import AuditRow
+from ledger.tail import RecordedState
 from tasks.checks.measurement import Colour, Measurement
 from tasks.checks.probe import Probe, describe_error
 
@@ -105,23 +106,29 @@ def judge_trips_of_others(probe: Probe, left: Sequence[PendingTrip]) -> Measurem
 
 def check_states(stores: Stores) -> list[Measurement]:
     """Whether each breaker's state can be read, and its epoch is not older than the ledger knows it."""
-    return [found for scope, status in stores.statuses().items() for found in _judge_state(stores, scope, status)]
+    return _judge_states(stores, stores.statuses())
 
 
 def check_state(stores: Stores, scope: str) -> list[Measurement]:
     """The same for one breaker. Raises LedgerError where the ledger can't be asked for the epoch."""
     with closing(CircuitBreaker(stores.redis, scope, timeout=stores.timeout)) as breaker:
-        return list(_judge_state(stores, scope, breaker.get_status()))
+        return _judge_states(stores, {scope: breaker.get_status()})
 
 
-def _judge_state(stores: Stores, scope: str, status: Status) -> Iterator[Measurement]:
+def _judge_states(stores: Stores, statuses: Mapping[str, Status]) -> list[Measurement]:
+    known = [scope for scope, status in statuses.items() if status.state is not State.UNKNOWN]
+    recorded = stores.ledger.states_of(known) if known else {}
+    return [found for scope, status in statuses.items() for found in _judge_state(scope, status, recorded.get(scope))]
+
+
+def _judge_state(scope: str, status: Status, recorded: RecordedState | None) -> Iterator[Measurement]:
     key = Keys.of(scope).state
     readable = Probe(_name("state", scope), "readable", key)
     if status.state is State.UNKNOWN:
         yield readable.measured("UNKNOWN", Colour.RED, str(status.problem))
         return
     yield readable.measured(status.state.value)
-    yield judge_epoch(Probe(_name("epoch", scope), "not below the ledger's", key), status.epoch, _epoch(stores, scope))
+    yield judge_epoch(Probe(_name("epoch", scope), "not below the ledger's", key), status.epoch, _epoch(recorded))
 
 
 def judge_epoch(probe: Probe, epoch: int | None, recorded: int | None) -> Measurement:
@@ -138,8 +145,8 @@ def judge_epoch(probe: Probe, epoch: int | None, recorded: int | None) -> Measur
     return probe.measured(value)
 
 
-def _epoch(stores: Stores, scope: str) -> int | None:
-    row = stores.ledger.state_of(scope).row
+def _epoch(recorded: RecordedState | None) -> int | None:
+    row = None if recorded is None else recorded.row
     if row is None:
         return None
     said = row.details["after"] if row.action == OVERRIDE_DETECTED else row.details
@@ -186,7 +193,11 @@ def check_reconciliation(stores: Stores, after: int | None) -> ReconciliationChe
 
     Without `after` only what is found here counts.
     """
-    found = [_compare(stores, scope) for scope in stores.scopes]
+    try:
+        settled = settled_at_once(stores.redis, stores.ledger, stores.scopes, timeout=stores.timeout)
+    except (BreakerError, LedgerError):  # each is asked by itself, and says so
+        settled = {}
+    found = [_compare(stores, scope, settled.get(scope)) for scope in stores.scopes]
     up_to, _ = stores.ledger.head()
     if after is None:
         return ReconciliationCheck(tuple(found), up_to)
@@ -196,10 +207,11 @@ def check_reconciliation(stores: Stores, after: int | None) -> ReconciliationChe
     return ReconciliationCheck((*found, *(_override(row) for row in by_others)), up_to)
 
 
-def _compare(stores: Stores, scope: str) -> Measurement:
+def _compare(stores: Stores, scope: str, settled: Reconciliation | None) -> Measurement:
     probe = Probe(_name("reconciliation", scope), "Redis as the ledger says", Keys.of(scope).state)
     try:
-        return judge_reconciliation(probe, reconcile(stores.redis, stores.ledger, scope, timeout=stores.timeout))
+        found = settled or reconcile(stores.redis, stores.ledger, scope, timeout=stores.timeout)
+        return judge_reconciliation(probe, found)
     except (BreakerError, LedgerError) as error:  # one breaker's trouble must not hide another's
         return probe.failed(describe_error(error))
 

@@ -21,6 +21,7 @@ from tasks.recovery.reset_watch import WATCH_FIELDS, WatchRecord, watch_record
 
 LIBRARY = "library"
 """The source of what no rules were asked for."""
+_TRADING = (State.OPEN, State.QUIET_PERIOD)
 WATCHED_WITHIN = 15.0
 """Seconds after its reset in which somebody begins to watch it, or takes over from whoever died."""
 
@@ -37,8 +38,10 @@ def check_reset(stores: Stores, scope: str) -> Measurement:
 
 def _judge_resets(stores: Stores, statuses: Mapping[str, Status]) -> list[Measurement]:
     watches = _watches(stores, {scope: status for scope, status in statuses.items() if status.ends_watched})
+    trading = [scope for scope, status in statuses.items() if status.state in _TRADING]
+    newest = stores.ledger.newest_of_each(trading, "CIRCUIT_BREAKER_RESET") if trading else {}
     return [
-        judge_watched(_judge_reset(stores, scope, status), status, watches.get(scope), scope)
+        judge_watched(_judge_reset(stores, scope, status, newest.get(scope)), status, watches.get(scope), scope)
         for scope, status in statuses.items()
     ]
 
@@ -75,23 +78,22 @@ def judge_watched(found: Measurement, status: Status, watch: WatchRecord | None,
     return replace(found, colour=Colour.RED, problem=" ".join(filter(None, (found.problem, problem))))
 
 
-def _judge_reset(stores: Stores, scope: str, status: Status) -> Measurement:
-    newest = stores.ledger.query(Filter(actions=("CIRCUIT_BREAKER_RESET",), scope=scope), limit=1).rows
+def _judge_reset(stores: Stores, scope: str, status: Status, newest: AuditRow | None) -> Measurement:
     adopted: tuple[AuditRow, ...] = ()
-    if newest and newest[0].source == LIBRARY:  # of no other is it asked
-        wanted = Filter(actions=(ADOPTED,), scope=scope, since=newest[0].timestamp)
+    if newest is not None and newest.source == LIBRARY:  # of no other is it asked
+        wanted = Filter(actions=(ADOPTED,), scope=scope, since=newest.timestamp)
         adopted = stores.ledger.query(wanted, limit=20).rows
     name = "reset" if scope == GLOBAL else f"reset/{scope}"
     probe = Probe(name, "decided by the rules", "the newest reset in the ledger, and whether a recovery adopted it")
     epochs = [row.details.get("epoch") for row in adopted]
-    return judge_reset(probe, status, newest[0] if newest else None, epochs, scope)
+    return judge_reset(probe, status, newest, epochs, scope)
 
 
 def judge_reset(
     probe: Probe, status: Status, reset: AuditRow | None, adopted: list[object], scope: str = GLOBAL
 ) -> Measurement:
     """Red while trading goes on by a reset that no rule was asked for and no recovery vouches for."""
-    if reset is None or status.state not in (State.OPEN, State.QUIET_PERIOD):
+    if reset is None or status.state not in _TRADING:
         return probe.measured("none in force")
     value = f"by {reset.user_id or 'somebody'} at {reset.timestamp:%Y-%m-%d %H:%M:%S} UTC, from {reset.source}"
     epoch = reset.details.get("epoch")

@@ -17,7 +17,7 @@ from ledger.ledger import Ledger
 from ledger.models import OVERRIDE_DETECTED
 from ledger.outbox import drain_outbox
 from ledger.queries import Filter
-from ledger.reconcile import Reconciliation, reconcile
+from ledger.reconcile import Reconciliation, reconcile, settled_at_once
 from ledger.record import AuditRow
 from ledger.tail import LATE
 from ledger.verify import verify
@@ -38,7 +38,15 @@ def breaker(redis_client: redis.Redis) -> CircuitBreaker:
 
 @pytest.fixture
 def look(redis_client: redis.Redis, ledger: Ledger) -> Look:
-    return lambda: reconcile(redis_client, ledger)
+    """What is found of the breaker; what all are asked together never calls settled what this finds something of."""
+
+    def find() -> Reconciliation:
+        at_once = settled_at_once(redis_client, ledger, ["global"])
+        found = reconcile(redis_client, ledger)
+        assert not at_once or (found.override, found.tripped, found.recovered) == (None, False, 0)
+        return found
+
+    return find
 
 
 def overrides(ledger: Ledger) -> list[AuditRow]:
@@ -77,6 +85,40 @@ def test_what_the_breaker_does_itself_is_no_override(
         assert (found.settled, found.override, found.tripped) == (True, None, False)
     assert overrides(ledger) == []
     assert len(ledger.query().rows) == len(steps)
+
+
+def test_many_breakers_are_found_at_once_as_one_by_one(ledger: Ledger, redis_client: redis.Redis) -> None:
+    def opened(breaker: CircuitBreaker) -> None:
+        breaker.trip("MANUAL")
+        redis_client.set(breaker.keys.state, '{"state": "OPEN"}')
+
+    ways: dict[str, Callable[[CircuitBreaker], object]] = {
+        "global": lambda breaker: breaker.initialize_state(),
+        "a:never": lambda _: None,
+        "a:tripped": lambda breaker: breaker.trip("MANUAL"),
+        "a:reset": lambda breaker: (breaker.trip("MANUAL"), breaker.reset("ada")),
+        "a:halted_by_hand": lambda breaker: redis_client.set(breaker.keys.state, RUNBOOKS_OVERRIDE),
+        "a:opened_by_hand": opened,
+        "a:garbage": lambda breaker: redis_client.set(breaker.keys.state, "garbage"),
+    }
+    for scope, way in ways.items():
+        way(CircuitBreaker(redis_client, scope, reset_interval=0))
+    drain_outbox(redis_client, ledger, ways)
+    CircuitBreaker(redis_client, "a:waits").trip("MANUAL")
+    CircuitBreaker(redis_client, "a:vanished").trip("MANUAL")
+    redis_client.delete(f"{OUTBOX}:a:vanished")
+    scopes = [*ways, "a:waits", "a:vanished"]
+
+    at_once = settled_at_once(redis_client, ledger, scopes)
+    assert sorted(at_once) == ["a:never", "a:reset", "a:tripped", "global"]
+    assert at_once == {scope: reconcile(redis_client, ledger, scope) for scope in at_once}
+    for scope in scopes:
+        reconcile(redis_client, ledger, scope)
+    assert sorted(settled_at_once(redis_client, ledger, scopes)) == sorted(scopes), "all is on record now"
+    assert ledger.states_of(scopes) == {scope: ledger.state_of(scope) for scope in scopes}
+    reset = "CIRCUIT_BREAKER_RESET"
+    newest = {scope: ledger.query(Filter(actions=(reset,), scope=scope), limit=1).rows for scope in scopes}
+    assert ledger.newest_of_each(scopes, reset) == {scope: (*rows, None)[0] for scope, rows in newest.items()}
 
 
 def test_the_runbooks_override_is_recorded_within_one_verification(
