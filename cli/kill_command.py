@@ -93,6 +93,9 @@ def kill(
         from cli.kill_resume import resume_by_hand  # noqa: PLC0415  halting doesn't pay for it
 
         _exit(resume_by_hand(settings, operator or login_name(), coverage, view, as_json=as_json))
+    document = _Document()
+    if as_json:
+        view = kill_view.KillView(quiet=True, answer=lambda report: document.print(True, report, None, view))
     trip = requested_trip(
         TripReason.KILL_SWITCH,
         operator=operator or login_name(),
@@ -113,7 +116,7 @@ def kill(
             say(f"the standby goes on with it, followed or not; look with: `breaker status{of_scope(scope)}`")
             _exit(Exit.NOT_FLAT if view.is_halted else Exit.NOT_HALTED)
         if followed.ended:
-            _leave(followed.halted, followed.report, None, view, as_json)
+            _leave(followed.halted, followed.report, None, view, document if as_json else None)
         view.standby_lost(followed.problem)
         # The same ids: what the standby has done already is not done again.
         trip = replace(trip, event_id=session.event_id, incident_id=session.incident_id)
@@ -128,7 +131,7 @@ def kill(
         _tell_of_halt(settings, start, halted)
     _tell_if_declined(settings, start, view)
     is_halted = halted.status is not None or _halted_meanwhile(settings, report, view)
-    _leave(is_halted, report, halted.after, view, as_json)
+    _leave(is_halted, report, halted.after, view, document if as_json else None)
 
 
 _loader = threading.Thread(target=load_procedure, name="procedure", daemon=True)
@@ -210,12 +213,32 @@ def _halted_meanwhile(settings: Settings, report: KillReport | None, view: kill_
     return True
 
 
-def _leave(
-    halted: bool, report: KillReport | None, halted_after: float | None, view: kill_view.KillView, as_json: bool
-) -> NoReturn:
-    if as_json:
+class _Document:
+    """The one that `--json` prints: as soon as it is known, as the record of it may take long without Prefect."""
+
+    def __init__(self) -> None:
+        self._printed = False
+
+    def print(
+        self, halted: bool, report: KillReport | None, halted_after: float | None, view: kill_view.KillView
+    ) -> None:
+        if self._printed:
+            return
+        self._printed = True
         body = report.as_dict() if report else {"flat": False, "accounts": [], "halted_after": halted_after}
         typer.echo(json.dumps({"halted": halted, "unconfirmed": view.unconfirmed, **body}))
+        sys.stdout.flush()
+
+
+def _leave(
+    halted: bool,
+    report: KillReport | None,
+    halted_after: float | None,
+    view: kill_view.KillView,
+    document: _Document | None,
+) -> NoReturn:
+    if document is not None:
+        document.print(halted, report, halted_after, view)
     status = Exit.NOT_HALTED
     if halted and view.unconfirmed is None:
         status = Exit.OK if report is not None and report.flat else Exit.NOT_FLAT

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -42,11 +42,15 @@ COST_LINES = 12
 
 
 class KillView(KillDisplay):
-    """Writes to standard error, so that `--json` owns standard output; `quiet` leaves out all but trouble."""
+    """Writes to standard error, so that `--json` owns standard output; `quiet` leaves out all but trouble.
 
-    def __init__(self, *, quiet: bool) -> None:
+    `answer` is given the result with what it cost, once the halt is made: what follows is only the record of it.
+    """
+
+    def __init__(self, *, quiet: bool, answer: Callable[[KillReport], None] = lambda _: None) -> None:
         self._console = console(stderr=True)
         self._quiet = quiet
+        self._answer = answer
         self._live: Live | None = None
         self._run: KillRun | None = None
         self.is_halted = False
@@ -246,6 +250,8 @@ class KillView(KillDisplay):
 
     def costs(self, report: KillReport) -> None:
         """What the exit cost, account by account."""
+        if self.is_halted:
+            self._answer(report)
         if not self._quiet:
             for cost in report.costs:
                 self._console.print()

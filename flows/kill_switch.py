@@ -36,6 +36,7 @@ from tasks.kill.cost import ExitCost
 from tasks.kill.exit_settlement import settle_exits
 from tasks.kill.report import KillReport, cost_record, seconds
 from tasks.kill.run import KillRun, current_kill, make_report
+from tasks.orchestrator import describe_failure
 from tasks.transition_notices import Told, longest, tell_transitions, tell_undelivered_trip
 
 CONFIRMATION_WAIT = 2.0
@@ -342,8 +343,8 @@ async def _wait_for_record(run: KillRun, flow_run: asyncio.Task[None]) -> None:
     if not flow_run.done():
         run.record_missing(f"Prefect did not record the run within {wait:g} s")
         flow_run.cancel()
-    elif flow_run.exception() is not None:
-        run.record_missing(f"Prefect did not record the run ({type(flow_run.exception()).__name__})")
+    elif (error := flow_run.exception()) is not None:
+        run.record_missing(f"Prefect did not record the run: {describe_failure(error)}")
 
 
 async def _refuses_connections(api: str) -> bool:
@@ -386,7 +387,7 @@ def _why_without_prefect(flow_run: asyncio.Task[None], api: str, wait: float) ->
     if not flow_run.done():
         return f"Prefect at {api}, which did not answer within {wait:g} s"
     error = flow_run.exception()
-    return f"Prefect at {api}, which failed ({type(error).__name__})" if error else f"Prefect at {api}: no result"
+    return f"Prefect at {api}: {describe_failure(error) if error else 'no result'}"
 
 
 def _what_is_left(report: KillReport) -> str:

@@ -11,6 +11,7 @@ import asyncio
 import os
 import sys
 
+import httpx
 from prefect.deployments.runner import RunnerDeployment
 from prefect.events import DeploymentEventTrigger
 from prefect.runner import Runner
@@ -27,6 +28,7 @@ from flows.recovery import recovery
 from flows.resume import resume
 from flows.run_names import environment_tag
 from services.watches import watching
+from tasks import orchestrator
 from tasks.running_services import SERVE, another_runs, reported
 from tasks.trip_announcement import TRIPPED
 
@@ -116,6 +118,12 @@ def main() -> int:
         asyncio.run(_serve())
     except BreakerError as error:
         sys.stderr.write(f"serve: {error}\n")
+        return 2
+    except (httpx.HTTPError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and not orchestrator.is_unreachable(error):
+            raise
+        why = orchestrator.describe_failure(error)
+        sys.stderr.write(f"serve: Prefect at {orchestrator.api_url()}: {why}. Nothing is served: put that right\n")
         return 2
     except KeyboardInterrupt:
         return 0

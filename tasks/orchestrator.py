@@ -37,6 +37,25 @@ def api_url() -> str | None:
     return get_current_settings().api.url or None
 
 
+def describe_failure(error: BaseException) -> str:
+    """Why Prefect's API could not be asked, in a few words on one line."""
+    answered = getattr(getattr(error, "response", None), "status_code", None)
+    if answered in (401, 403):
+        return f"it refuses the credentials ({answered}); see PREFECT_API_AUTH_STRING and PREFECT_API_KEY"
+    if answered is not None:
+        return f"it answered {answered}"
+    if isinstance(error, TimeoutError) or "Timeout" in type(error).__name__:
+        return "it did not answer in time"
+    if type(error).__name__ == "ConnectError" or is_unreachable(error):
+        return "it can't be reached"
+    return type(error).__name__
+
+
+def is_unreachable(error: BaseException) -> bool:
+    """Whether Prefect's client raised it for an API that does not answer: a bare RuntimeError, known by its text."""
+    return isinstance(error, RuntimeError) and str(error).startswith("Failed to reach API")
+
+
 def flow_run_url(flow_run_id: str) -> str | None:
     """The run's page in Prefect's UI, where there is one."""
     if not is_configured():
@@ -146,8 +165,8 @@ async def start(deployment: str, **parameters: str) -> str:
     except ObjectNotFound:
         raise NotStarted(f"Prefect knows no deployment {deployment}: are the deployments served?") from None
     except (httpx.HTTPError, TimeoutError, PrefectException) as error:
-        said = str(error) or type(error).__name__
-        raise NotStarted(f"Prefect at {api_url()} can't be asked ({said}); look with: `breaker doctor`") from None
+        said = describe_failure(error)
+        raise NotStarted(f"Prefect at {api_url()} can't be asked: {said}; look with: `breaker doctor`") from None
 
 
 async def reschedule_if_lost(flow_run_id: UUID) -> bool:

@@ -84,7 +84,7 @@ async def submit_answer(state: RecoveryState, answer: RootCause | Approval) -> N
         raise AnswerNotTaken(await _why_not_taken(state)) from None
     except (httpx.HTTPError, TimeoutError) as error:
         raise AnswerNotTaken(
-            f"the orchestrator did not confirm the answer ({type(error).__name__}: {error}); "
+            f"the orchestrator did not confirm the answer: {orchestrator.describe_failure(error)}; "
             "look whether the recovery still waits",
             may_have_happened=True,
         ) from None

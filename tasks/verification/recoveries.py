@@ -63,7 +63,7 @@ async def check_recoveries(stores: Stores) -> Measurement:
             found += await _cancel_superseded(statuses)
         except Exception as error:  # they do no harm while they wait
             colour = max(colour, Colour.YELLOW, key=list(Colour).index)
-            problems.append(f"Prefect could not be asked which recoveries wait ({type(error).__name__}).")
+            problems.append(f"Prefect can't be asked which recoveries wait: {orchestrator.describe_failure(error)}.")
     return probe.measured("; ".join(found) or "none under way", colour, " ".join(problems))
 
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 
+import httpx
 import pytest
 from prefect.client.schemas.objects import State, StateType
 
-from tasks.orchestrator import FAILED_FOR, SILENT_FOR, is_failed_or_crashed, is_lost
+from tasks.orchestrator import FAILED_FOR, SILENT_FOR, describe_failure, is_failed_or_crashed, is_lost
 
+REQUEST = httpx.Request("GET", "http://prefect.example/api/health")
 NOW = datetime(2026, 11, 24, 16, 0, tzinfo=UTC)
 
 
@@ -46,3 +48,20 @@ def test_without_a_sign_of_life_what_runs_or_was_submitted_for_long_has_no_proce
     kind: StateType, ago: timedelta, again: bool
 ) -> None:
     assert is_lost(State[None](type=kind, timestamp=NOW - ago), NOW) is again
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (httpx.HTTPStatusError("Client error\nfor url", request=REQUEST, response=httpx.Response(401)), "(401)"),
+        (httpx.HTTPStatusError("Server error\nfor url", request=REQUEST, response=httpx.Response(503)), "answered 503"),
+        (httpx.ReadTimeout("", request=REQUEST), "did not answer in time"),
+        (TimeoutError(), "did not answer in time"),
+        (httpx.ConnectError("All connection attempts failed", request=REQUEST), "can't be reached"),
+        (RuntimeError("Failed to reach API at http://prefect.example/api/"), "can't be reached"),
+        (RuntimeError("another"), "RuntimeError"),
+    ],
+)
+def test_why_prefect_can_not_be_asked_is_said_in_a_few_words_on_one_line(error: Exception, said: str) -> None:
+    told = describe_failure(error)
+    assert said in told and "\n" not in told and "http" not in told
