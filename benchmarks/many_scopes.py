@@ -11,17 +11,21 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from pydantic import SecretStr
+
 from benchmarks.rows import Row
 from benchmarks.servers import bench
 from breaker import CircuitBreaker
 from breaker.status_reader import AsyncStatusReader
-from configuration.redis_clients import async_redis_client
+from configuration.redis_clients import async_redis_client, redis_client
 from configuration.settings import Settings
 from console.live.state_watcher import StateWatcher
 from ledger.configured import open_ready_ledger
 from ledger.outbox import drain_outbox, known_scopes
 from services.exporter.exporter import Exporter
+from services.notification_watch import NotificationWatch
 from services.trip_watch import TripWatch
+from services.unwatched_resets import ResetWatch
 from tasks.checks.stores import check_drain, check_reconciliation, check_states, open_stores
 from tasks.verification.recoveries import check_recoveries
 from tasks.verification.resets import check_resets
@@ -47,6 +51,11 @@ def run() -> list[Row]:
             rows.append(_verification(settings, size))
             rows.append(_console(settings, size))
             rows.append(_share("trip watch", size, TripWatch(settings)))
+            rows.append(_share("reset watch", size, ResetWatch(settings)))
+            _age(settings)
+            told = settings.notifications.model_copy(update={"slack": SecretStr("http://127.0.0.1:1/")})
+            watch = NotificationWatch(settings.model_copy(update={"notifications": told}))
+            rows.append(_share("notification watch", size, watch))
     return rows
 
 
@@ -103,12 +112,16 @@ def _console(settings: Settings, size: int) -> Row:
             reader = AsyncStatusReader(redis)
             watcher = StateWatcher(reader.read, lambda _: None)
             watcher.watch_always(f"strategy:s{number}" for number in range(1, size))
+            with contextlib.closing(redis_client(settings)) as listening:
+                changes = watcher.listen(listening, settings.redis_timeout)
             running = asyncio.create_task(watcher.run())
             await watcher.first_round()
+            await asyncio.sleep(1)
             begun, used = time.perf_counter(), time.process_time()
             await asyncio.sleep(_WATCHED)
             share = 100 * (time.process_time() - used) / (time.perf_counter() - begun)
             running.cancel()
+            changes.stop()
             await reader.close()
             return share
 
@@ -116,7 +129,15 @@ def _console(settings: Settings, size: int) -> Row:
     return Row("scopes", f"console's states, {size:,} breakers", share, "% of a core", "", "≤ 5", share <= 5)
 
 
-def _share(what: str, size: int, watch: TripWatch) -> Row:
+def _age(settings: Settings) -> None:
+    """Make the breakers' transitions hours old: of new ones people are told."""
+    with redis_client(settings) as client:
+        for key in client.scan_iter("circuit_breaker:history*"):
+            members = client.zrange(key, 0, -1, withscores=True)
+            client.zadd(key, {member: score - 7_200 for member, score in members})
+
+
+def _share(what: str, size: int, watch: TripWatch | ResetWatch | NotificationWatch) -> Row:
     """How much of one processor it takes while nothing happens, after it has found the breakers."""
     watch.start()
     time.sleep(3)

@@ -101,12 +101,14 @@ class ConsoleContext:
     async def running(self) -> AsyncIterator[None]:
         """Keep everything up to date while the block runs. A kill switch under way is waited for at the end."""
         self.live.start()
+        changes = self.live.watcher.listen(self._redis, self.settings.redis_timeout)
         for work in (self._find_scopes(), self._drain_when_wanted(), self._make_pending_trips()):
             self._tasks.start(work)
         try:
             await self.live.watcher.first_round()
             yield
         finally:
+            changes.stop()
             self.broadcast.close()
             await self.kills.finish()
             await asyncio.gather(self._tasks.end(), self.live.end())

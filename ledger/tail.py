@@ -9,8 +9,6 @@ from typing import Any
 
 from sqlalchemy import (
     ARRAY,
-    Alias,
-    Column,
     ColumnElement,
     Connection,
     ScalarSelect,
@@ -22,6 +20,7 @@ from sqlalchemy import (
     select,
 )
 from sqlalchemy.sql.base import ReadOnlyColumnCollection
+from sqlalchemy.sql.selectable import NamedFromClause
 
 from ledger.models import IS_STATE, OVERRIDE_DETECTED, TRANSITION_ACTIONS, audit_log, raw_columns
 from ledger.record import AuditRow
@@ -107,13 +106,15 @@ class Tail:
         scope = asked.c.value
         numbers = {each[0]: each[1:] for each in self._connection.execute(select(scope, *(row(scope) for row in rows)))}
         wanted = sorted({number for some in numbers.values() for number in some if number is not None})
-        read = {}
+        read: dict[int, AuditRow] = {}
         for start in range(0, len(wanted), _AT_ONCE):
             some = select(*self._columns).where(audit_log.c.seq.in_(wanted[start : start + _AT_ONCE]))
             read |= {row[0]: AuditRow.from_raw(row) for row in self._connection.execute(some)}
         return {scope: tuple(read.get(number) for number in some) for scope, some in numbers.items()}
 
-    def _last_of(self, rows: Alias, scope: ColumnElement[str], *conditions: ColumnElement[bool]) -> ScalarSelect[int]:
+    def _last_of(
+        self, rows: NamedFromClause, scope: ColumnElement[str], *conditions: ColumnElement[bool]
+    ) -> ScalarSelect[int]:
         return (
             select(rows.c.seq)
             .where(IS_STATE, rows.c.scope == scope, rows.c.outcome != LATE, *conditions)
@@ -133,7 +134,7 @@ class Tail:
         return None if found is None else AuditRow.from_raw(found)
 
 
-def _decides(columns: ReadOnlyColumnCollection[str, Column[Any]]) -> ColumnElement[bool]:
+def _decides(columns: ReadOnlyColumnCollection[str, Any]) -> ColumnElement[bool]:
     """Whether a row says if the breaker's last trip stands."""
     tripped_by_hand = and_(columns.action == OVERRIDE_DETECTED, columns.outcome == "TRIPPED")
     return or_(columns.action.in_((TRANSITION_ACTIONS["TRIP"], TRANSITION_ACTIONS["RESET"])), tripped_by_hand)

@@ -5,20 +5,29 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
+from collections.abc import Sequence
 from contextlib import closing
+from typing import Any
 
 import structlog
 
-from breaker.keys import GLOBAL
+from breaker.deadline_client import DeadlineClient
+from breaker.errors import BreakerError
+from breaker.keys import GLOBAL, Keys
+from breaker.requests import Request
 from configuration.redis_clients import redis_client
 from configuration.settings import Settings
 from ledger.configured import open_ready_ledger
 from ledger.outbox import known_scopes
 from services.outage_log import OutageLog
-from tasks.transition_notices import tell_transitions
+from tasks.transition_notices import RECENT, tell_transitions
 
 EVERY = 1.0
-"""Seconds between two looks; one costs one command per breaker."""
+"""Seconds between two looks; one is one exchange with Redis, and more only for breakers that changed lately."""
+AGAIN_AFTER = 20.0
+"""Seconds after which a breaker is looked at again that has not changed: whoever was about to tell may have died."""
+LATELY = RECENT.total_seconds() + 60
+"""Seconds; some more than people are told of, as hosts' clocks and Redis's may differ."""
 SCOPES_EVERY = 30.0
 
 log = structlog.get_logger(__name__)
@@ -34,22 +43,53 @@ class NotificationWatch(threading.Thread):
         self._outages = OutageLog("notification watch")
         self._scopes: tuple[str, ...] = (GLOBAL,)
         self._scopes_read = float("-inf")
+        self._looked: dict[str, tuple[Any, float]] = {}
+        """By breaker, its newest transition when it was last looked at, and when that was."""
 
     def stop(self) -> None:
         self._stop_asked.set()
         self.join(5)
 
     def run(self) -> None:
-        while self._settings.notifications.any_channel and not self._stop_asked.wait(EVERY):
-            self._find_scopes()
-            for scope in self._scopes:
-                try:
-                    for told in asyncio.run(tell_transitions(self._settings, scope)):
-                        say = log.info if told.delivered else log.error
-                        say("people told", title=told.notification.title, failures=[str(one) for one in told.failures])
-                    self._outages.note(scope, None)
-                except Exception as error:  # whatever one breaker fails with must not end the watch over the others
-                    self._outages.note(scope, error)
+        timeout = self._settings.redis_timeout
+        with closing(DeadlineClient(redis_client(self._settings), timeout)) as client:
+            while self._settings.notifications.any_channel and not self._stop_asked.wait(EVERY):
+                self._find_scopes()
+                self._tell(self._changed_lately(client))
+
+    def _changed_lately(self, client: DeadlineClient) -> list[str]:
+        """The breakers with a transition that may be news, and those of which that can't be told."""
+        asked = tuple(("ZREVRANGE", Keys.of(scope).history, 0, 0, "WITHSCORES") for scope in self._scopes)
+        request = Request("look for news of the breakers", (("TIME",),), trailing_commands=asked)
+        try:
+            (seconds, _), *found = client.execute(request)
+            self._outages.note("histories", None)
+        except BreakerError as error:
+            self._outages.note("histories", error)
+            return []
+        newest = dict(zip(self._scopes, found, strict=True))
+        return [scope for scope, last in newest.items() if self._is_due(scope, last, int(seconds) - LATELY)]
+
+    def _is_due(self, scope: str, last: Any, since: float) -> bool:
+        """`last` is the newest transition with its time, or the error that Redis answered with."""
+        if isinstance(last, list) and (not last or float(last[1]) < since):
+            return False
+        looked = self._looked.get(scope)
+        if looked is not None and looked[0] == last and time.monotonic() - looked[1] < AGAIN_AFTER:
+            return False
+        self._looked[scope] = last, time.monotonic()
+        return True
+
+    def _tell(self, scopes: Sequence[str]) -> None:
+        for scope in scopes:
+            try:
+                for told in asyncio.run(tell_transitions(self._settings, scope)):
+                    say = log.info if told.delivered else log.error
+                    say("people told", title=told.notification.title, failures=[str(one) for one in told.failures])
+                self._outages.note(scope, None)
+            except Exception as error:  # whatever one breaker fails with must not end the watch over the others
+                self._looked.pop(scope, None)
+                self._outages.note(scope, error)
 
     def _find_scopes(self) -> None:
         if time.monotonic() - self._scopes_read < SCOPES_EVERY:

@@ -1,5 +1,8 @@
 """Watch for trips, whoever made them: within a second they are in the ledger and announced to the orchestrator.
 
+Redis tells of each state that is written; all breakers are looked at now and then besides, and twice a second where it
+doesn't tell.
+
 It also starts a recovery again whose process died or that failed, as for want of Redis; one whose host is gone is
 found by the health verification.
 """
@@ -17,7 +20,9 @@ from redis import Redis
 from redis.exceptions import RedisError
 
 from breaker.errors import BreakerError
+from breaker.keys import is_scope
 from breaker.state import Status
+from breaker.state_changes import StateChanges
 from breaker.status_reader import StatusReader
 from configuration.identity import look_up_identity
 from configuration.redis_clients import redis_client
@@ -35,7 +40,13 @@ from tasks.recovery.state import RecoveryState, claim_key, state_key
 from tasks.trip_announcement import announce_trips
 
 EVERY = 0.5
-"""Seconds between two looks; one costs two exchanges, each with one command per breaker."""
+"""Seconds between two looks at what is due."""
+ALL_EVERY = 3.0
+"""Seconds between two looks at all breakers where Redis tells of changes; one costs two exchanges, with one command per
+breaker each.
+"""
+AT_LEAST = 0.05
+"""Seconds between two looks, however much is told."""
 SCOPES_EVERY = 30.0
 RECOVERIES_EVERY = 5.0
 
@@ -54,9 +65,13 @@ class TripWatch(threading.Thread):
         self._scopes_read = float("-inf")
         self._recoveries_read = float("-inf")
         self._resumptions = ResumeScheduler(settings)
+        self._woken = threading.Event()
+        self._written: list[str] = []
+        self._all_looked_at = float("-inf")
 
     def stop(self) -> None:
         self._stop_asked.set()
+        self._woken.set()
         self.join(5)
 
     def run(self) -> None:
@@ -64,23 +79,43 @@ class TripWatch(threading.Thread):
         redis = redis_client(self._settings, timeout=timeout)
         reader = StatusReader(redis, timeout=timeout, remember=False)
         ledger: Ledger | None = None
-        while not self._stop_asked.wait(EVERY):
+        changes = StateChanges(redis, self._note_written, timeout=timeout)
+        changes.start()
+        while not self._stop_asked.wait(AT_LEAST):
+            written = self._woken.wait(EVERY - AT_LEAST)
+            self._woken.clear()
             self._make_pending_trips()
-            try:
-                ledger = ledger or open_ready_ledger(self._settings)
-                self._find_scopes(redis, ledger)
-                drain_outbox(redis, ledger, self._scopes, timeout=timeout)
-                self._outages.note("ledger", None)
-            except (BreakerError, LedgerError) as error:
-                self._outages.note("ledger", error)
-            try:
-                for announced in announce_trips(redis, reader.read(self._scopes)):
-                    log.info("trip announced", scope=announced.scope, incident_id=announced.incident_id)
-                self._outages.note("announcement", None)
-            except (BreakerError, RedisError) as error:
-                self._outages.note("announcement", error)
+            if written or not changes.is_listening or time.monotonic() - self._all_looked_at >= ALL_EVERY:
+                self._all_looked_at = time.monotonic()
+                ledger = self._look_at_all(redis, reader, ledger)
             self._look_after_recoveries(redis, reader, ledger)
             self._schedule_resumptions()
+        changes.stop()
+
+    def _note_written(self, scopes: frozenset[str] | None) -> None:
+        self._written.extend(scope for scope in scopes or () if is_scope(scope))
+        self._woken.set()
+
+    def _look_at_all(self, redis: Redis, reader: StatusReader, ledger: Ledger | None) -> Ledger | None:
+        """What fails is tried again at the next look. Returns the ledger, once it could be opened."""
+        written = {self._written.pop() for _ in range(len(self._written))}
+        self._scopes += tuple(sorted(written.difference(self._scopes)))  # one that nobody had looked for yet
+        try:
+            ledger = ledger or open_ready_ledger(self._settings)
+            self._find_scopes(redis, ledger)
+            drain_outbox(redis, ledger, self._scopes, timeout=self._settings.redis_timeout)
+            self._outages.note("ledger", None)
+        except (BreakerError, LedgerError) as error:
+            self._all_looked_at = float("-inf")
+            self._outages.note("ledger", error)
+        try:
+            for announced in announce_trips(redis, reader.read(self._scopes)):
+                log.info("trip announced", scope=announced.scope, incident_id=announced.incident_id)
+            self._outages.note("announcement", None)
+        except (BreakerError, RedisError) as error:
+            self._all_looked_at = float("-inf")
+            self._outages.note("announcement", error)
+        return ledger
 
     def _make_pending_trips(self) -> None:
         """Trips that were asked for on this host while Redis could not be reached."""

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +16,13 @@ from breaker import CircuitBreaker
 from breaker.pending_trips import PendingTrip
 from breaker.uuid7 import uuid7
 from configuration.settings import Settings
+from ledger.configured import open_ready_ledger
+from ledger.outbox import drain_outbox
 from sandbox.child_process import free_port
 from sandbox.embedded_redis import EmbeddedRedis
 from sandbox.exchange.scenario import parse
 from sandbox.exchange.server import PaperExchangeThread
+from services import notification_watch
 from services.notification_watch import NotificationWatch
 from tasks.transition_notices import tell_transitions, tell_undelivered_trip
 from tests.helpers import eventually
@@ -152,6 +157,35 @@ async def test_a_trip_that_redis_was_not_told_of_is_told_all_the_same(web: Web, 
     assert told is not None and told.delivered
     assert titles(web) == ["global could not be tripped: Redis was not told"]
     assert "It is kept on this host." in text(web) and "fills that no engine" in text(web)
+
+
+def test_breakers_without_news_cost_no_connection(
+    settings: Settings, redis_client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scopes = tuple(f"account:A{number}" for number in range(20))
+    for scope in scopes:
+        breaker = CircuitBreaker(redis_client, scope)
+        breaker.initialize_state()
+        aged: dict[Any, float] = {redis_client.zrange(breaker.keys.history, 0, -1)[0]: time.time() - 86_400}
+        redis_client.zadd(breaker.keys.history, aged)
+    with closing(open_ready_ledger(settings)) as ledger:
+        drain_outbox(redis_client, ledger, scopes)
+    monkeypatch.setattr(notification_watch, "EVERY", 0.01)
+    watch = NotificationWatch(settings)
+    watch.start()
+
+    def looks() -> int:
+        return int(redis_client.info("commandstats").get("cmdstat_zrevrange", {"calls": 0})["calls"])
+
+    try:
+        before = looks()
+        eventually(lambda: looks() > before + 20 * len(scopes))
+        connections = redis_client.info("stats")["total_connections_received"]
+        before = looks()
+        eventually(lambda: looks() > before + 20 * len(scopes))
+        assert redis_client.info("stats")["total_connections_received"] - connections < 5
+    finally:
+        watch.stop()
 
 
 def test_the_services_tell_of_a_trip_that_a_library_made(settings: Settings, breaker: CircuitBreaker, web: Web) -> None:
