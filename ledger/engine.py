@@ -37,7 +37,7 @@ def open_engine(url: str | SecretStr, timeout: float) -> Engine:
     Raises:
         LedgerError: the URL names no database that the ledger can live in.
     """
-    parsed = _parse(url)
+    parsed = parsed_url(url)
     return _sqlite(parsed, timeout) if parsed.get_backend_name() == "sqlite" else _postgresql(parsed, timeout)
 
 
@@ -79,7 +79,8 @@ def explained(url: URL) -> Iterator[None]:
         raise _explain(error, url) from None
 
 
-def _parse(url: str | SecretStr) -> URL:
+def parsed_url(url: str | SecretStr) -> URL:
+    """The URL as SQLAlchemy has it. Raises LedgerError: it names no database that the ledger can live in."""
     secret = url.get_secret_value() if isinstance(url, SecretStr) else url
     try:
         parsed = make_url(_SEVERAL_HOSTS.sub(_as_parameters, secret, count=1))

@@ -27,17 +27,23 @@ def state_file(settings: Settings, name: str) -> Path:
 
 def place_of(ledger: Ledger) -> str:
     """Where it is, without credentials; a file is on one host."""
-    return _place(ledger.engine.url)
+    return place_named(ledger.engine.url)
 
 
 def configured_place(settings: Settings) -> str:
-    """The same of the ledger that is configured."""
-    from sqlalchemy import make_url  # noqa: PLC0415  slow to import, and seldom needed
+    """The same of the ledger that is configured. Raises LedgerError for a URL that names none."""
+    from ledger.engine import parsed_url  # noqa: PLC0415  SQLAlchemy is slow to import
 
-    return _place(make_url(database_url(settings).get_secret_value()))
+    return place_named(parsed_url(database_url(settings)))
 
 
-def _place(url: URL) -> str:
-    if url.host is None:
+def place_named(url: URL) -> str:
+    """What the place is called. Of several hosts, and by whichever of them a client comes, it is one."""
+    service = url.query.get("service")
+    if service and url.host is None:
+        return f"service {service}/{url.database or ''}"
+    named = url.query.get("host") or ()
+    hosts = [f"{url.host}:{url.port or 5432}"] if url.host else [named] if isinstance(named, str) else sorted(named)
+    if not hosts or hosts[0].startswith("/"):  # a file, or a socket
         return f"{socket.gethostname()}:{url.database}"
-    return f"{url.host}:{url.port or 5432}/{url.database}"
+    return f"{','.join(host if ':' in host else f'{host}:5432' for host in hosts)}/{url.database}"

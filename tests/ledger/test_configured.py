@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import sqlite3
 from contextlib import closing
 from pathlib import Path
@@ -18,7 +19,7 @@ from ledger.configured import (
     open_spool,
 )
 from ledger.errors import LedgerUnavailable
-from ledger.location import database_url
+from ledger.location import configured_place, database_url
 from ledger.record import AuditRecord
 from ledger.recorder import Destination
 from ledger.schema import upgrade
@@ -64,3 +65,20 @@ def test_a_file_that_is_no_ledger_is_left_as_it_is(settings: Settings, tmp_path:
     with closing(open_ready_ledger(settings)) as ledger, pytest.raises(LedgerUnavailable, match="not a database"):
         ledger.head()
     assert file.read_text().startswith("not a database, but somebody's notes")
+
+
+@pytest.mark.parametrize(
+    ("url", "place"),
+    [
+        ("postgresql://me:secret@db.example/audit", "db.example:5432/audit"),
+        ("postgresql://me@b:5433,a/audit?target_session_attrs=read-write", "a:5432,b:5433/audit"),
+        ("postgresql://me@a,b:5433/audit", "a:5432,b:5433/audit"),
+        ("postgresql://?service=audit", "service audit/"),
+    ],
+)
+def test_a_ledger_is_at_the_same_place_whichever_way_and_from_wherever_it_is_named(url: str, place: str) -> None:
+    assert configured_place(Settings.model_validate({"database_url": url})) == place
+
+
+def test_a_ledger_in_a_file_is_on_its_host(tmp_path: Path) -> None:
+    assert configured_place(Settings(state_dir=tmp_path)) == f"{socket.gethostname()}:{tmp_path / 'audit.db'}"
