@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import threading
+import time
 from collections.abc import Mapping
 from contextlib import closing
 
@@ -15,6 +16,7 @@ import structlog
 
 from breaker import State, Status
 from breaker.keys import GLOBAL
+from breaker.state_changes import StateChanges
 from breaker.status_reader import AsyncStatusReader
 from configuration.breakers import async_breaker_of
 from configuration.redis_clients import async_redis_client, redis_client
@@ -27,7 +29,9 @@ from services.outage_log import OutageLog
 from tasks.recovery.reset_watch import LATE, WatchedReset, Watcher, reset_to_watch, watch_of, watch_reset
 
 EVERY = 1.0
-"""Seconds between two looks for a reset; one is one exchange with Redis, however many breakers there are."""
+"""Seconds between two looks at resets whose watch may not be over."""
+ALL_EVERY = 3.0
+"""Seconds between two readings of all breakers, in one exchange, where Redis tells of those that are written."""
 SCOPES_EVERY = 30
 """Looks between two readings of which breakers there are."""
 
@@ -67,6 +71,7 @@ class ResetWatch(threading.Thread):
         self._outages = OutageLog("reset watch")
         self._holder = f"{name} on {socket.gethostname()}"
         self._over: dict[str, int] = {}
+        self._written = threading.Event()
 
     def stop(self) -> None:
         self._stop_asked.set()
@@ -81,12 +86,20 @@ class ResetWatch(threading.Thread):
         looks = 0
         timeout = self._settings.redis_timeout
         reader = AsyncStatusReader(async_redis_client(self._settings), timeout=timeout, remember=False)
+        changes = StateChanges(redis_client(self._settings), lambda _: self._written.set(), timeout=timeout)
+        changes.start()
+        statuses: Mapping[str, Status] = {}
+        read_at = float("-inf")
         while not await asyncio.to_thread(self._stop_asked.wait, EVERY):
             try:
                 if looks % SCOPES_EVERY == 0:
                     scopes = await asyncio.to_thread(self._scopes)
                 looks += 1
-                for scope in may_need_a_watcher(await reader.read(scopes), self._over):
+                if self._written.is_set() or not changes.is_listening or time.monotonic() - read_at >= ALL_EVERY:
+                    self._written.clear()
+                    read_at = time.monotonic()
+                    statuses = await reader.read(scopes)
+                for scope in may_need_a_watcher(statuses, self._over):
                     if scope in watching and not watching[scope].done():
                         continue
                     if (task := watching.pop(scope, None)) is not None:
@@ -99,6 +112,7 @@ class ResetWatch(threading.Thread):
         for task in watching.values():
             task.cancel()
         await asyncio.gather(*watching.values(), return_exceptions=True)
+        changes.stop()
         await reader.close()
 
     def _scopes(self) -> tuple[str, ...]:

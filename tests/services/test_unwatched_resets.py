@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -21,13 +22,14 @@ from tests.helpers import eventually
 
 
 @pytest.fixture
-def settings(
-    redis_server: EmbeddedRedis, redis_client: redis.Redis, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Settings:
-    monkeypatch.delenv("PREFECT_API_URL")
+def settings(redis_server: EmbeddedRedis, redis_client: redis.Redis, tmp_path: Path) -> Iterator[Settings]:
+    """Of an installation without Prefect, for threads too."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("PREFECT_API_URL")
+        refresh_global_settings_context()
+        recovery = {"watch": 0.5, "watch_interval": 0.05}
+        yield Settings.model_validate({"redis_url": redis_server.url, "state_dir": tmp_path, "recovery": recovery})
     refresh_global_settings_context()
-    recovery = {"watch": 0.5, "watch_interval": 0.05}
-    return Settings.model_validate({"redis_url": redis_server.url, "state_dir": tmp_path, "recovery": recovery})
 
 
 ANOTHER_HOST = """
