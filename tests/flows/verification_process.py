@@ -12,12 +12,15 @@ from datetime import UTC, datetime, timedelta
 from prefect import aserve
 from prefect.schedules import Interval
 
+from configuration.running import RunningConfiguration
 from flows.health_verification import health_verification
+from tasks.running_services import SERVE, reported
 
 
 async def main(begins: float) -> None:
     schedule = Interval(timedelta(minutes=1), anchor_date=datetime.now(UTC) + timedelta(seconds=begins))
-    await aserve(await health_verification.ato_deployment("health-verification", schedule=schedule))
+    with reported(SERVE, RunningConfiguration.load()):
+        await aserve(await health_verification.ato_deployment("health-verification", schedule=schedule))
 
 
 if __name__ == "__main__":
