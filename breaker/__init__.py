@@ -22,6 +22,7 @@ if TYPE_CHECKING:
         StateConflict,
     )
     from breaker.events import TransitionEvent
+    from breaker.redis_clients import open_async_redis, open_redis
     from breaker.state import State, Status
     from breaker.trip_reasons import TripReason
 
@@ -40,6 +41,8 @@ __all__ = [
     "Status",
     "TransitionEvent",
     "TripReason",
+    "open_async_redis",
+    "open_redis",
 ]
 
 __getattr__ = lazy_names(
@@ -53,5 +56,7 @@ __getattr__ = lazy_names(
         "Status": "breaker.state",
         "TransitionEvent": "breaker.events",
         "TripReason": "breaker.trip_reasons",
+        "open_async_redis": "breaker.redis_clients",
+        "open_redis": "breaker.redis_clients",
     },
 )

@@ -22,12 +22,14 @@ from redis.exceptions import (
     AuthenticationError,
     AuthorizationError,
     BusyLoadingError,
+    ConnectionError,
     RedisError,
     ResponseError,
 )
 from redis.retry import Retry
 
 from breaker.errors import InvalidInput
+from breaker.redis_url import unreadable_file
 from breaker.request_attempts import NotSent, RequestAttempts
 from breaker.requests import Command, Request, encode_command
 
@@ -77,7 +79,12 @@ def address_of(client: Any) -> str:
 
 
 def connection_settings(pool: Any, timeout: float, retry: Any) -> dict[str, Any]:
-    """What a connection of our own is made with: the pool's address, credentials and TLS, our limits, and RESP2."""
+    """What a connection of our own is made with: the pool's address, credentials and TLS, our limits, and RESP2.
+
+    Raises ConnectionError for a file that TLS needs and that is not there, which redis-py would not name.
+    """
+    if (problem := unreadable_file(pool.connection_kwargs)) is not None:
+        raise ConnectionError(problem)
     copied = {name: value for name, value in pool.connection_kwargs.items() if name not in _NOT_COPIED}
     return copied | {
         "socket_timeout": timeout,
@@ -118,6 +125,7 @@ class DeadlineClient:
             try:
                 replies = self._round_trip(commands, until)
             except (NotSent, RedisError, OSError) as error:
+                self.close()  # what else is open may lead to the same dead server
                 time.sleep(attempts.delay_after_failure(error, time.monotonic()))
                 continue
             delay = attempts.delay_after_replies(replies, time.monotonic())
@@ -260,6 +268,7 @@ class AsyncDeadlineClient:
             try:
                 replies = await self._round_trip(commands, until)
             except (NotSent, RedisError, OSError) as error:
+                await self.close()
                 await asyncio.sleep(attempts.delay_after_failure(error, time.monotonic()))
                 continue
             delay = attempts.delay_after_replies(replies, time.monotonic())
@@ -301,7 +310,10 @@ class AsyncDeadlineClient:
         return await self._connect(until)
 
     async def _connect(self, until: float) -> Any:
-        settings = connection_settings(self._pool, self._timeout, AsyncRetry(NoBackoff(), 0))
+        try:
+            settings = connection_settings(self._pool, self._timeout, AsyncRetry(NoBackoff(), 0))
+        except ConnectionError as error:
+            raise NotSent from error
         # The limit is ours, around each round trip: with one of its own redis-py writes by `asyncio.wait_for`, which
         # before Python 3.12 may lose a cancellation, and so somebody's Ctrl-C.
         connection: Any = self._pool.connection_class(**settings | {"socket_timeout": None})

@@ -31,9 +31,35 @@ from breaker.requests import Command, Request, one_line
 _MIN_ATTEMPT = 0.05
 _MAX_DELAY = 0.25
 _TRANSIENT_ERRORS = (BusyLoadingError, ReadOnlyError, ClusterDownError, TryAgainError)
-_TRANSIENT_CODES = ("BUSY", "LOADING", "READONLY", "CLUSTERDOWN", "MASTERDOWN", "TRYAGAIN", "NOREPLICAS", "UNBLOCKED")
+_TRANSIENT_CODES = (
+    "BUSY",
+    "LOADING",
+    "READONLY",
+    "CLUSTERDOWN",
+    "MASTERDOWN",
+    "TRYAGAIN",
+    "NOREPLICAS",
+    "UNBLOCKED",
+    "The previous master is now a slave",  # what redis-py makes of READONLY where Sentinels led
+)
+
+_HOPELESS = {
+    "CERTIFICATE_VERIFY_FAILED": "can't be trusted",
+    "is no file that can be read": "can't be reached by TLS",
+    "watches a master named": "can't be found",
+}
+"""What no second attempt will change, though nobody has refused anything; and what it comes to."""
 
 _OF_A_CLUSTER = ("CROSSSLOT", "MOVED", "ASK")
+
+_ADVICE_ON = {
+    "no Sentinel answered": "Check that the Sentinels are up and reachable from here, then try again.",
+    "watches a master": "Check the master's name as `sentinel monitor` has it.",
+    "is no file": "Put it there, or correct its path.",
+    "CERTIFICATE_VERIFY_FAILED": "Check who vouches for it (ca_file, ssl_ca_certs) and what hosts it names.",
+    "WRONG_VERSION_NUMBER": "It speaks no TLS at that port: use its TLS port, or an address without TLS.",
+    "CERTIFICATE_REQUIRED": "It wants to see a client's certificate: configure one, with its key.",
+}
 
 
 class NotSent(Exception):
@@ -78,6 +104,10 @@ class RequestAttempts:
             self.may_have_happened = True
         if _is_permanent(cause):
             raise self.refusal(cause)
+        for sign, what in _HOPELESS.items():
+            if sign in str(cause):
+                self.last_error = one_line(cause)
+                raise self.unavailable(what)
         if not isinstance(cause, TimeoutError | RedisTimeoutError):
             self.last_error = one_line(cause)
         self.only_refused = self.only_refused and isinstance(cause.__context__, ConnectionRefusedError)
@@ -144,6 +174,9 @@ def _is_permanent(error: BaseException) -> bool:
 def _advice_on(last_error: str) -> str:
     if last_error.startswith("NOREPLICAS"):
         return "It has fewer replicas than min-replicas-to-write asks for: bring one back, or lower it, then try again."
+    for sign, advice in _ADVICE_ON.items():
+        if sign in last_error:
+            return advice
     return "Check that it is up and reachable, then try again."
 
 

@@ -79,16 +79,25 @@ class StoreIdentity:
 
 
 def store_address(client: Any) -> str:
-    """Where a client of redis-py connects to, as `StoreIdentity.address` has it."""
+    """Where a client of redis-py connects to, as `StoreIdentity.address` has it; Sentinels and master where it asks."""
     pool = getattr(client, "connection_pool", None)
     settings: Mapping[str, Any] = getattr(pool, "connection_kwargs", {})
     database = settings.get("db") or 0
     if path := settings.get("path"):
         return f"{path}/{database}"
-    host = getattr(pool, "service_name", None) or settings.get("host", "localhost")
+    if (master := getattr(pool, "service_name", None)) is not None:
+        sentinels = getattr(getattr(pool, "sentinel_manager", None), "sentinels", ())
+        return f"{','.join(sorted(map(_sentinel_address, sentinels)))}/{master}/{database}"
+    host = settings.get("host", "localhost")
     if host in _LOOPBACK:
         host = "localhost"
     return f"{host}:{settings.get('port', 6379)}/{database}"
+
+
+def _sentinel_address(sentinel: Any) -> str:
+    """Of one of ours, host and port, or of redis-py's, a client."""
+    host, port = sentinel if isinstance(sentinel, tuple) else store_address(sentinel).split("/")[0].rsplit(":", 1)
+    return f"{host}:{port}"
 
 
 def read_identity(client: Redis, *, environment: str | None = None, timeout: float = 2.0) -> StoreIdentity:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from enum import Enum
 from pathlib import PurePath
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from pydantic import BaseModel, SecretStr
 from pydantic_settings import EnvSettingsSource, TomlConfigSettingsSource
@@ -151,14 +151,24 @@ def store_named(url: str) -> str:
     """
     try:
         parts = urlsplit(url)
-        host, port = parts.hostname, parts.port
+        where = _sentinels(parts.netloc) if parts.scheme.endswith("+sentinel") else _server(parts)
     except ValueError:
         return HIDDEN
     user_info, _, _ = parts.netloc.rpartition("@")
     if "@" in user_info or "@" in parts.path + parts.query + parts.fragment or not parts.scheme or parts.fragment:
         return HIDDEN
+    return f"{parts.scheme}://{where}{parts.path}"
+
+
+def _server(parts: SplitResult) -> str:
+    host, port = parts.hostname, parts.port
     where = f"[{host}]" if host and ":" in host else host or ""
-    return f"{parts.scheme}://{where}{f':{port}' if port else ''}{parts.path}"
+    return f"{where}:{port}" if port else where
+
+
+def _sentinels(netloc: str) -> str:
+    """Raises ValueError for one that is none."""
+    return ",".join(_server(urlsplit(f"//{each}")) for each in netloc.rpartition("@")[2].split(","))
 
 
 def without_credentials(text: str) -> str:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from breaker.redis_clients import open_async_redis, open_redis
+
 if TYPE_CHECKING:
     from redis import Redis
     from redis.asyncio import Redis as AsyncRedis
@@ -17,17 +19,9 @@ def redis_client(settings: Settings, *, timeout: float | None = None, **options:
     `timeout`: seconds that connecting, and each answer, may take; redis-py's own limits unless given. `options` go to
     redis-py as they are. A breaker brings limits of its own, whatever its client has.
     """
-    from redis import Redis  # noqa: PLC0415  `--help` and usage errors don't pay for it
-
-    return Redis.from_url(settings.redis_url.get_secret_value(), **_limits(timeout), **options)
+    return open_redis(settings.redis_address.get_secret_value(), timeout=timeout, **options)
 
 
 def async_redis_client(settings: Settings, *, timeout: float | None = None, **options: Any) -> AsyncRedis:
     """`redis_client` for coroutines."""
-    from redis.asyncio import Redis  # noqa: PLC0415  the blocking paths don't pay for it
-
-    return Redis.from_url(settings.redis_url.get_secret_value(), **_limits(timeout), **options)
-
-
-def _limits(timeout: float | None) -> dict[str, Any]:
-    return {} if timeout is None else {"socket_timeout": timeout, "socket_connect_timeout": timeout}
+    return open_async_redis(settings.redis_address.get_secret_value(), timeout=timeout, **options)

@@ -12,7 +12,6 @@ from collections.abc import Mapping
 from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
-from urllib.parse import urlsplit
 
 from pydantic import (
     AfterValidator,
@@ -33,10 +32,11 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
-from breaker.errors import BreakerError
+from breaker.errors import BreakerError, InvalidInput
 from breaker.limits import Rule
 from configuration.console import ConsoleSettings
 from configuration.locations import absolute, configuration_file, default_state_dir, not_empty
+from configuration.redis_settings import DEFAULT_URL, RedisSettings, compose_redis_url
 from configuration.units import Seconds, Unit
 
 
@@ -301,8 +301,10 @@ class Settings(BaseSettings):
 
     environment: str = Field(default="", pattern=r"^([A-Za-z0-9][A-Za-z0-9 _.-]{0,39})?$")
     """What people call what this acts on, such as `production`; shown wherever somebody acts or is told something."""
-    redis_url: SecretStr = SecretStr("redis://localhost:6379/0")
-    """Where the breakers' state is: `redis://`, `rediss://` or `unix://`, with user and password if need be."""
+    redis_url: SecretStr = SecretStr(DEFAULT_URL)
+    """Where the breakers' state is: `redis://`, `rediss://`, `unix://` or `redis+sentinel://A,B/MASTER/DATABASE`."""
+    redis: RedisSettings = RedisSettings()
+    """What else there is to say of Redis, and its Sentinels."""
     redis_timeout: Seconds = 2.0
     """Longest wait for one transition or reading of the breaker, retries included."""
     state_dir: Annotated[Path, AfterValidator(absolute), BeforeValidator(not_empty)] = Field(
@@ -340,6 +342,12 @@ class Settings(BaseSettings):
         return self.environment or "unnamed"
 
     @property
+    def redis_address(self) -> SecretStr:
+        """The address of Redis with all that is configured of it, as an engine, a gate or a sidecar takes it."""
+        url = self.redis_url.get_secret_value() if "redis_url" in self.model_fields_set else None
+        return SecretStr(compose_redis_url(url, self.redis))
+
+    @property
     def pending_trips_dir(self) -> Path:
         """Where trips wait that Redis could not be told of."""
         return self.state_dir / "pending_trips"
@@ -369,13 +377,11 @@ class Settings(BaseSettings):
         return merged
 
     @model_validator(mode="after")
-    def _redis_url_is_usable(self) -> Self:
-        if not self.redis_url.get_secret_value().startswith(("redis://", "rediss://", "unix://")):
-            raise ValueError("redis_url must start with redis://, rediss:// or unix://")
+    def _redis_is_usable(self) -> Self:
         try:
-            urlsplit(self.redis_url.get_secret_value()).port  # noqa: B018  reading it is what checks it
-        except ValueError:
-            raise ValueError("redis_url has no usable port") from None
+            _ = self.redis_address
+        except InvalidInput as error:
+            raise ValueError(str(error)) from None
         return self
 
     @classmethod

@@ -17,12 +17,12 @@ from dataclasses import asdict, dataclass
 from decimal import Decimal
 from typing import Annotated, Any
 
-import redis.asyncio
 import uvicorn
 from fastapi import FastAPI, HTTPException
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
 
+from breaker import open_async_redis
 from breaker.errors import BreakerError
 from breaker.gate import Decision, Gate, OrderIntent
 from breaker.orders import OrderType, Side
@@ -136,7 +136,7 @@ def create_app(
 
     @contextlib.asynccontextmanager
     async def life(app: FastAPI) -> AsyncIterator[None]:
-        client = redis.asyncio.Redis.from_url(redis_url)
+        client = open_async_redis(redis_url)
         rules = AsyncRules(client, limits=limits or Limits(), timeout=0.5)
         # The event loop is busy with orders, and `drain` does not depend on a thread getting its turn.
         with Gate(redis_url, scopes=[f"account:{broker.name}"], backend="drain") as gate:
@@ -181,7 +181,7 @@ def main() -> None:
     given = options.parse_args()
     settings = load_settings()
     broker = from_settings(given.account, settings.accounts[given.account])
-    uvicorn.run(create_app(settings.redis_url.get_secret_value(), broker), port=given.port)
+    uvicorn.run(create_app(settings.redis_address.get_secret_value(), broker), port=given.port)
 
 
 if __name__ == "__main__":

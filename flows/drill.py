@@ -122,7 +122,7 @@ async def _kill(environment: DrillEnvironment, result: DrillResult) -> DrillResu
 
 async def _halt(environment: DrillEnvironment, breaker: AsyncCircuitBreaker) -> tuple[float, float, str]:
     """When it began, how long until a gate refused new risk, and the incident."""
-    gate = Gate(environment.settings.redis_url.get_secret_value())
+    gate = Gate(environment.settings.redis_address.get_secret_value())
     try:
         await _until(lambda: bool(gate.check(_NEW_RISK, 0)), "the gate did not open before the trip")
         started = time.monotonic()

@@ -41,15 +41,15 @@ def connector(source: redis.Redis | str, timeout: float, name: str) -> Callable[
         )
 
     def connect() -> GateConnection:
-        from redis import ConnectionPool  # noqa: PLC0415 -- redis costs 100 ms to import; the engine may not need it
-        from redis.backoff import NoBackoff  # noqa: PLC0415
+        from redis.backoff import NoBackoff  # noqa: PLC0415 -- redis costs 100 ms to import; the engine may not need it
         from redis.connection import SSLConnection  # noqa: PLC0415
         from redis.maint_notifications import MaintNotificationsConfig  # noqa: PLC0415
         from redis.retry import Retry  # noqa: PLC0415
 
         from breaker.deadline_client import connection_settings  # noqa: PLC0415
+        from breaker.redis_clients import open_redis  # noqa: PLC0415
 
-        pool = ConnectionPool.from_url(source) if isinstance(source, str) else source.connection_pool
+        pool = (open_redis(source) if isinstance(source, str) else source).connection_pool
         settings = connection_settings(pool, timeout, Retry(NoBackoff(), 0)) | {
             "protocol": 3,
             "client_name": name,

@@ -55,7 +55,7 @@ class HostPendingTrips:
         if not isinstance(self._source, str):
             self._pending.apply(self._source)
             return
-        from redis import Redis  # noqa: PLC0415 -- seldom needed
+        from breaker.redis_clients import open_redis  # noqa: PLC0415 -- seldom needed
 
-        with Redis.from_url(self._source) as client:
+        with open_redis(self._source) as client:
             self._pending.apply(client)

@@ -78,12 +78,11 @@ def redis_sender(source: redis.Redis | str) -> Send:
 
     def send(report: GateReport, last: bool) -> None:
         nonlocal client
-        from redis import Redis  # noqa: PLC0415 -- redis costs 100 ms to import
-
-        from breaker.deadline_client import DeadlineClient  # noqa: PLC0415
+        from breaker.deadline_client import DeadlineClient  # noqa: PLC0415 -- redis costs 100 ms to import
+        from breaker.redis_clients import open_redis  # noqa: PLC0415
 
         if client is None:
-            client = DeadlineClient(Redis.from_url(source) if isinstance(source, str) else source, _REDIS_TIMEOUT)
+            client = DeadlineClient(open_redis(source) if isinstance(source, str) else source, _REDIS_TIMEOUT)
         (reply,) = client.execute(report_request(report, last=last))
         raise_if_error(reply)
         if last:

@@ -14,8 +14,6 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from redis import Redis
-
 from breaker.gate.lease import Lease, ScopeView
 from breaker.gate.listener import make_listener
 from breaker.gate.report_relay import ReportRelay
@@ -24,6 +22,7 @@ from breaker.gate.shared_memory import SharedMemoryInUse, SharedMemoryWriter
 from breaker.gate.staleness_watch import StalenessWatch
 from breaker.gate.state_source import DEFAULT_SHARED_MEMORY
 from breaker.keys import GLOBAL, check_scope
+from breaker.redis_clients import open_redis
 from breaker.rules import Limits, Rules
 
 _STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
@@ -70,7 +69,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _watches(options: argparse.Namespace) -> list[StalenessWatch]:
     if not options.feed:
         return []
-    rules = Rules(Redis.from_url(options.redis), limits=Limits(data_age=options.data_age))
+    rules = Rules(open_redis(options.redis), limits=Limits(data_age=options.data_age))
     return [StalenessWatch(rules, options.feed, every=5.0)]
 
 

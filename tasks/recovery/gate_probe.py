@@ -26,7 +26,7 @@ class GateProbe:
 
     def __init__(self, settings: Settings, scope: str) -> None:
         scopes = () if scope == GLOBAL else (scope,)
-        self._gate = Gate(settings.redis_url.get_secret_value(), scopes=scopes, report=False)
+        self._gate = Gate(settings.redis_address.get_secret_value(), scopes=scopes, report=False)
 
     async def measure(self) -> Measurement:
         """Whether it admits a small order that adds risk: red when it doesn't though the breaker is not tripped."""
