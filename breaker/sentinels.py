@@ -91,7 +91,8 @@ class AsyncSentinelQuery:
     ) -> None:
         self.sentinels = tuple(sentinels)
         self._connection_class = AsyncSSLConnection if encrypted else AsyncConnection
-        self._options = _settings(options, timeout, AsyncRetry(NoBackoff(), 0))
+        # No limit on each answer: all of them have one together, and redis-py's own way may lose a cancellation.
+        self._options = _settings(options, timeout, AsyncRetry(NoBackoff(), 0)) | {"socket_timeout": None}
         self._timeout = timeout
 
     async def discover_master(self, service_name: str) -> Address:
@@ -110,6 +111,15 @@ class AsyncSentinelQuery:
                 each.cancel()
             await asyncio.gather(*asked, return_exceptions=True)
         raise _not_found(service_name, self.sentinels, found)
+
+    async def answers(self, service_name: str) -> dict[Address, Answer]:
+        """What each has to say of it, of those that answer in time: for who wants to know whether they agree."""
+        asked = [asyncio.create_task(self._ask(sentinel, service_name)) for sentinel in self.sentinels]
+        done, late = await asyncio.wait(asked, timeout=self._timeout)
+        for each in late:
+            each.cancel()
+        await asyncio.gather(*late, return_exceptions=True)
+        return dict(each.result() for each in done)
 
     async def _ask(self, sentinel: Address, name: str) -> tuple[Address, Answer]:
         host, port = sentinel
@@ -149,17 +159,19 @@ def _read(reply: Any) -> Address | None:
 
 def _not_found(name: str, sentinels: Sequence[Address], found: Mapping[Address, Answer]) -> Exception:
     """What to raise when nobody has named the primary; those that are not in `found` were silent."""
-    asked = ", ".join(_named(sentinel) for sentinel in sentinels)
+    asked = ", ".join(address_text(sentinel) for sentinel in sentinels)
     if None in found.values():
         return MasterNotFoundError(f"no Sentinel of {asked} watches a master named {name!r:.60}")
     for sentinel, answer in found.items():
         if isinstance(answer, _DENIED):
-            return type(answer)(f"the Sentinel {_named(sentinel)} does not let us ask: {one_line(answer)}")
-    said = "; ".join(f"{_named(sentinel)}: {_text(found.get(sentinel, TimeoutError()))}" for sentinel in sentinels)
+            return type(answer)(f"the Sentinel {address_text(sentinel)} does not let us ask: {one_line(answer)}")
+    said = "; ".join(
+        f"{address_text(sentinel)}: {_text(found.get(sentinel, TimeoutError()))}" for sentinel in sentinels
+    )
     return MasterNotFoundError(f"no Sentinel answered ({said})")
 
 
-def _named(sentinel: Address) -> str:
+def address_text(sentinel: Address) -> str:
     host, port = sentinel
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, Literal, TypeAlias
 from urllib.parse import SplitResult, parse_qsl, quote, urlencode, urlsplit
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr
@@ -13,6 +14,7 @@ from breaker.redis_url import check_redis_url
 from configuration.locations import absolute, not_empty
 from configuration.units import Unit
 
+Durable: TypeAlias = Literal["local", "aof", "replicas"]
 DEFAULT_URL = "redis://localhost:6379/0"
 _PemFile = Annotated[Path | None, AfterValidator(lambda path: path and absolute(path)), BeforeValidator(not_empty)]
 
@@ -46,6 +48,13 @@ class RedisSettings(BaseModel):
     """A PEM file: the certificate's key."""
     check_hostname: bool = True
     """Whether a certificate must be for the host that was connected to; a Sentinel names hosts as it was told them."""
+
+
+def default_durability(given: Mapping[str, Any]) -> Durable:
+    """`local`; under Sentinel `replicas`"""
+    url, redis = given.get("redis_url"), given.get("redis")
+    named = redis is not None and redis.sentinels
+    return "replicas" if named or (url is not None and "+sentinel://" in url.get_secret_value()) else "local"
 
 
 def compose_redis_url(url: str | None, given: RedisSettings) -> str:

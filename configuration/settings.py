@@ -36,7 +36,7 @@ from breaker.errors import BreakerError, InvalidInput
 from breaker.limits import Rule
 from configuration.console import ConsoleSettings
 from configuration.locations import absolute, configuration_file, default_state_dir, not_empty
-from configuration.redis_settings import DEFAULT_URL, RedisSettings, compose_redis_url
+from configuration.redis_settings import DEFAULT_URL, Durable, RedisSettings, compose_redis_url, default_durability
 from configuration.units import Seconds, Unit
 
 
@@ -317,7 +317,7 @@ class Settings(BaseSettings):
     """Makes the ledger's chain one of HMACs, which only its holders extend or verify. From the first row or never."""
     quiet_period: Annotated[float, Field(ge=0, le=86_400), Unit("seconds")] = 300.0
     """How long trading is limited after a reset; 0 for none."""
-    trip_durability: Literal["local", "aof", "replicas"] = "local"
+    trip_durability: Durable = Field(default_factory=default_durability)
     """How far a trip is followed before it is reported: Redis's memory, its disk, or `trip_replicas` replicas."""
     trip_replicas: Annotated[int, Unit("replicas")] = Field(default=1, ge=1, le=100)
     """How many replicas must have a trip where `trip_durability` is `replicas`."""

@@ -31,7 +31,7 @@ from breaker.gate.quiet_period import OrderRateLimiter, QuietPeriodLimits
 from breaker.gate.reservations import Reservations
 from breaker.gate.state_source import SourceSettings
 from breaker.gate.status import GateStatus
-from breaker.gate.topology import Topology
+from breaker.gate.topology import Topology, default_topology
 from breaker.keys import GLOBAL
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ class Gate:
         backend: `thread` (simple; a busy interpreter sees a trip some milliseconds late), `drain` (checks read the
             socket themselves) or `shm` (reads what the host's sidecar, `python -m breaker.gate.sidecar`, writes to
             `shared_memory`; the only one that survives a fork).
-        topology: How that Redis may fail over.
+        topology: How that Redis may fail over. Unless given: not at all, and under Sentinel to one replica.
         quiet_limits: What the quiet period after a reset allows.
         shared_memory: The file that the sidecar writes, when it isn't the default one.
         report: Tell Redis every two seconds how this gate stands and what its checks came to, for exporter and console.
@@ -73,7 +73,7 @@ class Gate:
         reserve_for: Seconds, at most 600, for which what was let through to reduce counts as working and may be sent.
 
     Raises:
-        InvalidInput: a scope makes no sense.
+        InvalidInput: a scope or the URL makes no sense.
         ValueError: another setting makes no sense, or doesn't go with the backend.
 
     Example:
@@ -93,7 +93,7 @@ class Gate:
         max_staleness: float = 0.2,
         heartbeat: float | None = None,
         backend: Literal["thread", "drain", "shm"] = "thread",
-        topology: Topology = Topology(),  # noqa: B008 -- frozen
+        topology: Topology | None = None,
         quiet_limits: QuietPeriodLimits = QuietPeriodLimits(),  # noqa: B008 -- frozen
         shared_memory: Path | str | None = None,
         report: bool = True,
@@ -106,7 +106,7 @@ class Gate:
             max_staleness,
             max_staleness / 4 if heartbeat is None else heartbeat,
             backend,
-            topology,
+            topology or default_topology(redis_source),
             None if shared_memory is None else Path(shared_memory),
             None if pending_trips is None else Path(pending_trips),
         )

@@ -14,6 +14,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from breaker.errors import InvalidInput
 from breaker.gate.lease import Lease, ScopeView
 from breaker.gate.listener import make_listener
 from breaker.gate.report_relay import ReportRelay
@@ -21,6 +22,7 @@ from breaker.gate.reporter import redis_sender
 from breaker.gate.shared_memory import SharedMemoryInUse, SharedMemoryWriter
 from breaker.gate.staleness_watch import StalenessWatch
 from breaker.gate.state_source import DEFAULT_SHARED_MEMORY
+from breaker.gate.topology import default_topology
 from breaker.keys import GLOBAL, check_scope
 from breaker.redis_clients import open_redis
 from breaker.rules import Limits, Rules
@@ -36,11 +38,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for scope in scopes:
         check_scope(scope)
     try:
+        replicas = default_topology(options.redis).replicas if options.replicas is None else options.replicas
         shared_memory = SharedMemoryWriter(options.shared_memory, options.max_staleness)
-    except (SharedMemoryInUse, OSError) as error:
+    except (SharedMemoryInUse, InvalidInput, OSError) as error:
         sys.stderr.write(f"{error}\n")
         return 2
-    lease = Lease(options.max_staleness, tuple(ScopeView(scope) for scope in scopes), options.replicas)
+    lease = Lease(options.max_staleness, tuple(ScopeView(scope) for scope in scopes), replicas)
     listener = make_listener(
         options.redis,
         lease,
@@ -78,7 +81,8 @@ def _options() -> argparse.ArgumentParser:
     options.add_argument(
         "--redis",
         default=os.environ.get("BREAKER_REDIS_URL", "redis://localhost:6379/0"),
-        help="URL of the breaker's Redis; BREAKER_REDIS_URL unless given (credentials then stay out of `ps`)",
+        help="URL of the breaker's Redis, or redis+sentinel://A,B/MASTER/DATABASE; "
+        "BREAKER_REDIS_URL unless given (credentials then stay out of `ps`)",
     )
     options.add_argument(
         "--shared-memory", type=Path, default=DEFAULT_SHARED_MEMORY, help="file in shared memory to write"
@@ -92,7 +96,9 @@ def _options() -> argparse.ArgumentParser:
     options.add_argument("--scope", action="append", default=[], help="watch this scope too; may be given repeatedly")
     options.add_argument("--max-staleness", type=float, default=0.2, help="seconds; gates that demand less stay closed")
     options.add_argument(
-        "--replicas", type=int, default=0, help="replicas that can be promoted, each to confirm heartbeats"
+        "--replicas",
+        type=int,
+        help="replicas that can be promoted, each to confirm heartbeats; 0 unless given, and 1 under Sentinel",
     )
     options.add_argument(
         "--feed", action="append", default=[], help="trip when this feed's data is too old; repeatable"

@@ -3,6 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from breaker.redis_url import read_sentinel_url
+
+if TYPE_CHECKING:
+    import redis
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,3 +51,15 @@ class Topology:
         if replicas < 1:
             raise ValueError(f"a replicated topology has at least one replica, not {replicas}")
         return cls(replicas)
+
+
+def default_topology(source: redis.Redis | str | None) -> Topology:
+    """What a gate takes for true of the Redis that `source` (a client or a URL) leads to, unless it is told.
+
+    Under Sentinel that is one replica: what a failover needs at least. Raises InvalidInput for what is no address.
+    """
+    if isinstance(source, str):
+        watched = read_sentinel_url(source) is not None
+    else:
+        watched = getattr(getattr(source, "connection_pool", None), "service_name", None) is not None
+    return Topology.replicated(1) if watched else Topology.single()

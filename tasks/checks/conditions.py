@@ -193,28 +193,38 @@ async def measure_redis(settings: Settings) -> Measurement:
 
     async def measure() -> Measurement:
         async with redis_reader(settings) as redis:
-            (stored,) = await redis.ask("look at its persistence and replication", ("INFO",))
+            try:
+                (stored,) = await redis.ask("look at its persistence and replication", ("INFO",))
+            except RedisRefused:  # hosted servers don't let everyone ask
+                stored = None
             round_trip = median([await _ping(redis) for _ in range(_PINGS)])
             saves = await _saves(redis)
-        return judge_redis(probe, round_trip, _info(stored), saves, limits)
+        return judge_redis(probe, round_trip, None if stored is None else _info(stored), saves, limits)
 
     return await measure_within(probe, 3 * settings.redis_timeout + 1, measure())
 
 
 def judge_redis(
-    probe: Probe, round_trip: float, info: Mapping[str, str], saves: bool, limits: RecoverySettings
+    probe: Probe, round_trip: float, info: Mapping[str, str] | None, saves: bool, limits: RecoverySettings
 ) -> Measurement:
-    """`info` is INFO's answer, `saves` whether snapshots are scheduled; `round_trip` is in seconds."""
+    """`info` is INFO's answer, or None if that is refused; `saves` whether snapshots are scheduled.
+
+    `round_trip` is in seconds.
+    """
     parts = [
         _part(f"round trip {_ms(round_trip)}", judge(round_trip, limits.redis_latency), "it answers slowly"),
-        _persistence(info, saves),
-        *_replication(info, limits.replication_lag),
+        *([_HIDDEN] if info is None else [_persistence(info, saves), *_replication(info, limits.replication_lag)]),
     ]
     return _together(probe, parts, "Redis")
 
 
 _Part = tuple[str, Colour, str]
 """One aspect of a measurement: its value, its colour, and what is the matter unless it is green."""
+_HIDDEN: _Part = (
+    "INFO refused",
+    Colour.YELLOW,
+    "persistence and replicas can't be seen, as INFO is refused: ask whoever runs it, or `breaker acl`",
+)
 
 
 def _part(value: str, colour: Colour, problem: str) -> _Part:

@@ -28,6 +28,7 @@ from tasks.doctor.monitoring import (
 )
 from tasks.doctor.orchestration import measure_deployments, measure_prefect
 from tasks.doctor.redis_server import measure_rate_limit, measure_redis_settings
+from tasks.doctor.redis_use import measure_use
 from tasks.doctor.stores import measure_pending_trips, measure_stores
 from tasks.doctor.venues import measure_venue, measure_venue_lock, no_account
 from tasks.kill.venue_lock_store import read_venue_locks
@@ -35,6 +36,8 @@ from tasks.running_services import measure_services, measure_watches
 
 RESTS_ON = {
     "redis/settings": "redis",
+    "redis/commands": "redis",
+    "redis/gate": "redis",
     "reset-rate-limit": "redis",
     "queues/outbox": "redis",
     "chain": "ledger",
@@ -46,6 +49,7 @@ RESTS_ON = {
 async def diagnose(settings: Settings) -> list[Measurement]:
     """Every check, each within its own deadline, what others rest on first. Never raises."""
     await asyncio.to_thread(_make_ledger, settings)
+    using_redis = asyncio.create_task(measure_use(settings))
     (states, chain), *stores = await asyncio.gather(
         measure_stores(settings),
         measure_redis(settings),
@@ -68,7 +72,18 @@ async def diagnose(settings: Settings) -> list[Measurement]:
     )
     venues = [measure_venue_lock(settings), *others] if settings.accounts else [no_account(), *others]
     services, health = await asyncio.gather(measure_services(settings), measure_health(settings))
-    found = [configuration(settings), *services, *stores, *states, chain, *venues, notifications(settings), *health]
+    redis = await using_redis
+    found = [
+        configuration(settings),
+        *services,
+        *redis,
+        *stores,
+        *states,
+        chain,
+        *venues,
+        notifications(settings),
+        *health,
+    ]
     return _without_echoes(found)
 
 

@@ -28,19 +28,27 @@ async def measure_redis_settings(settings: Settings) -> Measurement:
             before = datetime.now(UTC).timestamp()
             now = await redis.now() / 1_000_000
             apart = now - (before + datetime.now(UTC).timestamp()) / 2
-            told = await redis.ask("say which version it is", ("INFO", "server"), ("INFO", "replication"))
+            try:  # hosted servers don't let everyone ask; what that hides is said by `redis/commands`
+                told = await redis.ask("say which version it is", ("INFO", "server"), ("INFO", "replication"))
+            except RedisRefused:
+                told = ()
             try:
                 config = _pairs(*await redis.ask("show its settings", ("CONFIG", "GET", "*")))
-            except RedisRefused:  # hosted servers don't let everyone ask
+            except RedisRefused:
                 config = {}
         info = "\n".join(part.decode("utf-8", "replace") for part in told)
-        return judge_redis_settings(probe, info, config, apart)
+        return judge_redis_settings(probe, info, config, apart, relied_on=settings.trip_durability == "replicas")
 
     return await measure_within(probe, 2 * settings.redis_timeout + 2, measure())
 
 
-def judge_redis_settings(probe: Probe, info: str, config: Mapping[str, str], apart: float) -> Measurement:
-    """`apart` is how far Redis's clock is ahead of this host's, in seconds."""
+def judge_redis_settings(
+    probe: Probe, info: str, config: Mapping[str, str], apart: float, *, relied_on: bool = False
+) -> Measurement:
+    """`info` and `config` are empty where Redis doesn't let us ask.
+
+    `apart` is how far Redis's clock is ahead of this host's, in seconds; `relied_on` whether its replicas are.
+    """
     version = re.search(r"redis_version:(\d+)\.(\d+)\S*", info)
     fsync, policy = config.get("appendfsync", "?"), config.get("maxmemory-policy", "?")
     value = f"version {version[0].partition(':')[2] if version else '?'}, appendfsync {fsync}, {policy}"
@@ -63,6 +71,12 @@ def judge_redis_settings(probe: Probe, info: str, config: Mapping[str, str], apa
         return probe.measured(value, Colour.RED, problem)
     if config.get("appendonly") == "yes" and fsync == "no":
         problem = "A power cut may lose half a minute of transitions: CONFIG SET appendfsync everysec, or always."
+        return probe.measured(value, Colour.YELLOW, problem)
+    if relied_on and not good and least == "0":
+        problem = (
+            "A primary that is cut off goes on taking trips, which a failover loses: on every server set "
+            "min-replicas-to-write 1 and min-replicas-max-lag 10."
+        )
         return probe.measured(value, Colour.YELLOW, problem)
     if abs(apart) > CLOCKS_APART:
         problem = f"Its clock is {apart:+.1f} s from this host's: let both keep time by NTP."

@@ -20,7 +20,8 @@ from breaker import (
     open_async_redis,
     open_redis,
 )
-from breaker.gate import Gate, OrderIntent
+from breaker.gate import Gate, OrderIntent, Topology
+from breaker.gate.topology import default_topology
 from breaker.store_identity import store_address
 from configuration.breakers import breaker_of
 from configuration.settings import GivenSettings
@@ -43,16 +44,26 @@ def test_a_failover_is_followed_by_breakers_and_gates(tmp_path: Path) -> None:
         )
         breaker = breaker_of(settings)
         breaker.initialize_state()
-        with Gate(watched.url) as gate:
-            assert gate.wait_until_open(PATIENCE)
+        with Gate(watched.url, topology=Topology.single()) as gate, Gate(watched.url) as careful:
+            assert gate.wait_until_open(PATIENCE) and careful.wait_until_open(PATIENCE)
             old = watched.primary
             old.kill()
             watched.promoted(old)
             epoch = eventually(lambda: tripped(breaker))
             eventually(lambda: gate.status().reason == "TRIPPED")
             assert not gate.check(NEW_RISK, 0)
+            # It wants a replica to confirm, and the only one is the primary now.
+            eventually(lambda: "only 0 of the 1 replicas" in str(careful.status().problem))
+            assert not careful.check(NEW_RISK, 0)
         assert asyncio.run(epoch_of(watched.url)) == epoch
         breaker.close()
+
+
+def test_a_gate_wants_a_replica_to_confirm_unless_told_otherwise(watched: WatchedServers) -> None:
+    for source in (watched.url, open_redis(watched.url)):
+        assert default_topology(source) == Topology.replicated(1)
+    for single in ("redis://localhost", redis.Redis(), None):
+        assert default_topology(single) == Topology.single()
 
 
 def tripped(breaker: CircuitBreaker) -> int | None:

@@ -280,6 +280,16 @@ def test_trading_that_was_halted(desk: Desk, breaker: CircuitBreaker) -> None:
     holds("nothing trades, and nobody knows why", desk.doctor()["trading"])
 
 
+def test_a_redis_that_refuses_what_is_needed(desk: Desk, own_server: EmbeddedRedis) -> None:
+    client: Any = redis.Redis.from_url(own_server.url)
+    CircuitBreaker(client).initialize_state()
+    client.execute_command("ACL", "SETUSER", "narrow", "on", ">secret", "~*", "&*", "+@all", "-config", "-role")
+    desk.configure(redis_url=own_server.url.replace("://", "://narrow:secret@"))
+    found = desk.doctor()
+    holds("Redis refuses what engines need", found["redis/gate"])
+    holds("a hosted Redis that refuses `CONFIG`", found["redis/commands"])
+
+
 def test_a_redis_that_would_lose_the_state(desk: Desk, own_server: EmbeddedRedis) -> None:
     client = redis.Redis.from_url(own_server.url)
     CircuitBreaker(client).initialize_state()
