@@ -1,7 +1,8 @@
 """Watch for trips, whoever made them: within a second they are in the ledger and announced to the orchestrator.
 
 Redis tells of each state that is written; all breakers are looked at now and then besides, and twice a second where it
-doesn't tell.
+doesn't tell. A trip that Redis has lost in a failover, or with a copy put back, is made again as soon as the other
+server is seen.
 
 It also starts a recovery again whose process died or that failed, as for want of Redis; one whose host is gone is
 found by the health verification.
@@ -12,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
+from collections.abc import Mapping
 from typing import Any
 from uuid import UUID
 
@@ -34,6 +36,7 @@ from ledger.outbox import drain_outbox, known_scopes
 from services.exit_watch import ResumeScheduler
 from services.outage_log import OutageLog
 from services.pending_trips import make_pending_trips
+from services.primary_watch import PrimaryWatch
 from tasks import orchestrator
 from tasks.recovery.cancellation import look_for_cancellation
 from tasks.recovery.state import RecoveryState, claim_key, state_key
@@ -78,6 +81,7 @@ class TripWatch(threading.Thread):
         timeout = self._settings.redis_timeout
         redis = redis_client(self._settings, timeout=timeout)
         reader = StatusReader(redis, timeout=timeout, remember=False)
+        primary = PrimaryWatch(redis, timeout)
         ledger: Ledger | None = None
         changes = StateChanges(redis, self._note_written, timeout=timeout)
         changes.start()
@@ -87,7 +91,7 @@ class TripWatch(threading.Thread):
             self._make_pending_trips()
             if written or not changes.is_listening or time.monotonic() - self._all_looked_at >= ALL_EVERY:
                 self._all_looked_at = time.monotonic()
-                ledger = self._look_at_all(redis, reader, ledger)
+                ledger = self._look_at_all(redis, reader, primary, ledger)
             self._look_after_recoveries(redis, reader, ledger)
             self._schedule_resumptions()
         changes.stop()
@@ -96,20 +100,26 @@ class TripWatch(threading.Thread):
         self._written.extend(scope for scope in scopes or () if is_scope(scope))
         self._woken.set()
 
-    def _look_at_all(self, redis: Redis, reader: StatusReader, ledger: Ledger | None) -> Ledger | None:
+    def _look_at_all(
+        self, redis: Redis, reader: StatusReader, primary: PrimaryWatch, ledger: Ledger | None
+    ) -> Ledger | None:
         """What fails is tried again at the next look. Returns the ledger, once it could be opened."""
         written = {self._written.pop() for _ in range(len(self._written))}
         self._scopes += tuple(sorted(written.difference(self._scopes)))  # one that nobody had looked for yet
+        statuses: Mapping[str, Status] = {}
         try:
             ledger = ledger or open_ready_ledger(self._settings)
             self._find_scopes(redis, ledger)
             drain_outbox(redis, ledger, self._scopes, timeout=self._settings.redis_timeout)
+            statuses = reader.read(self._scopes)
+            if primary.look(ledger, statuses):
+                statuses = {}  # some may have been tripped again
             self._outages.note("ledger", None)
         except (BreakerError, LedgerError) as error:
             self._all_looked_at = float("-inf")
             self._outages.note("ledger", error)
         try:
-            for announced in announce_trips(redis, reader.read(self._scopes)):
+            for announced in announce_trips(redis, statuses or reader.read(self._scopes)):
                 log.info("trip announced", scope=announced.scope, incident_id=announced.incident_id)
             self._outages.note("announcement", None)
         except (BreakerError, RedisError) as error:

@@ -1,0 +1,87 @@
+"""Notice that another Redis answers than before, or one with an older copy, and compare it with the ledger at once.
+
+A failover can lose a trip that was acknowledged, and a restored copy has one that was reset since. The ledger knows:
+what it has a trip of and no reset is tripped again. Nobody waits for the scheduled verification then.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import structlog
+from redis import Redis
+
+from breaker.deadline_client import DeadlineClient
+from breaker.errors import BreakerError, RedisRefused
+from breaker.requests import Request
+from breaker.state import Status
+from ledger.errors import LedgerError
+from ledger.ledger import Ledger
+from ledger.outbox import known_scopes
+from ledger.reconcile import reconcile
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """Which run of a Redis server has answered, and the epoch of each breaker that had one."""
+
+    run: str
+    """Its run id; empty where it may not be read."""
+    epochs: Mapping[str, int]
+
+    def goes_on_from(self, before: Seen) -> bool:
+        """Whether nothing speaks against it that the same server goes on: no other run, and no epoch that went back."""
+        back = any(epoch < before.epochs.get(scope, epoch) for scope, epoch in self.epochs.items())
+        return self.run == before.run and not back
+
+
+class PrimaryWatch:
+    """Looks at one Redis for as long as the trip watch runs. `timeout`: seconds that each exchange with it may take."""
+
+    def __init__(self, redis: Redis, timeout: float) -> None:
+        self._redis = redis
+        self._timeout = timeout
+        self._client = DeadlineClient(redis, timeout)
+        self._compared: Seen | None = None
+
+    def look(self, ledger: Ledger, statuses: Mapping[str, Status]) -> bool:
+        """Compare every breaker with the ledger, unless the same server goes on. Returns whether it did.
+
+        Raises BreakerUnavailable, RedisRefused or LedgerError when that was not possible for all: the next look does.
+        """
+        now = Seen(self._run_id(), {scope: found.epoch for scope, found in statuses.items() if found.epoch is not None})
+        if self._compared is not None and now.goes_on_from(self._compared):
+            self._compared = now
+            return False
+        self._compare(ledger)
+        self._compared = now
+        return True
+
+    def close(self) -> None:
+        self._client.close()
+
+    def _compare(self, ledger: Ledger) -> None:
+        problem: BreakerError | LedgerError | None = None
+        for scope in known_scopes(self._redis, ledger, timeout=self._timeout):
+            try:
+                found = reconcile(self._redis, ledger, scope, timeout=self._timeout)
+            except (BreakerError, LedgerError) as error:  # one breaker's trouble must not keep another's from it
+                problem = error
+                continue
+            if found.tripped:
+                log.error("tripped again: Redis had lost a trip that the ledger has", scope=scope, found=found.state)
+            elif found.override is not None:
+                log.error("Redis has a state that the ledger doesn't explain", scope=scope, found=found.state)
+        if problem is not None:
+            raise problem
+
+    def _run_id(self) -> str:
+        try:
+            (told,) = self._client.execute(Request("say which run of it this is", (("INFO", "server"),)))
+        except RedisRefused:
+            return ""
+        lines = told.decode("utf-8", "replace").splitlines() if isinstance(told, bytes) else []
+        return next((line.partition(":")[2] for line in lines if line.startswith("run_id:")), "")

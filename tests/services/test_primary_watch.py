@@ -1,0 +1,96 @@
+"""A Redis that has lost a trip which the ledger has is tripped again as soon as the services see it."""
+
+from __future__ import annotations
+
+import shutil
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+import redis
+
+from breaker import CircuitBreaker
+from breaker.status_reader import StatusReader
+from configuration.settings import GivenSettings, Settings
+from ledger.configured import open_ready_ledger
+from ledger.outbox import drain_outbox
+from ledger.queries import Filter
+from sandbox.embedded_redis import EmbeddedRedis
+from services.primary_watch import PrimaryWatch, Seen
+from services.trip_watch import TripWatch
+from tasks import trip_announcement
+from tests.helpers import PATIENCE, eventually
+
+SCOPE = "account:ALPHA"
+
+
+@pytest.fixture
+def settings(own_server: EmbeddedRedis, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
+    monkeypatch.setattr(trip_announcement, "emit_event", lambda **event: None)  # no orchestrator is needed for this
+    return GivenSettings.model_validate(
+        {"redis_url": own_server.url, "state_dir": tmp_path / "state", "redis_timeout": PATIENCE}
+    )
+
+
+def set_back(server: EmbeddedRedis, copy: Path) -> None:
+    """As a replica that is promoted without what it had not received yet, or a copy that is put back."""
+    server.stop()
+    shutil.rmtree(server.data_dir)
+    shutil.copytree(copy, server.data_dir)
+    server.start()
+
+
+def test_a_trip_that_redis_lost_is_made_again_at_once(
+    settings: Settings, own_server: EmbeddedRedis, tmp_path: Path
+) -> None:
+    client = redis.Redis.from_url(own_server.url)
+    breaker = CircuitBreaker(client, SCOPE, timeout=PATIENCE)
+    breaker.initialize_state()
+    own_server.stop()
+    shutil.copytree(own_server.data_dir, tmp_path / "copy")
+    own_server.start()
+    watch = TripWatch(settings)
+    watch.start()
+    try:
+        lost = breaker.trip("MANUAL")
+        with closing(open_ready_ledger(settings)) as ledger:
+            # Before that the trip is nowhere but in Redis, and lost with it.
+            eventually(lambda: ledger.query(Filter(scope=SCOPE, actions=("CIRCUIT_BREAKER_TRIP",))).rows)
+        set_back(own_server, tmp_path / "copy")
+        fresh = CircuitBreaker(client, SCOPE, timeout=PATIENCE)  # the other one remembers the epoch, and so is closed
+        eventually(lambda: fresh.get_state() == "TRIPPED")
+        found = fresh.get_status()
+        assert (found.trip_reason, found.incident_id) == ("LEDGER_MISMATCH", lost.incident_id)
+        fresh.close()
+    finally:
+        watch.stop()
+    breaker.close()
+
+
+def test_the_same_server_is_compared_once(settings: Settings, own_server: EmbeddedRedis) -> None:
+    client = redis.Redis.from_url(own_server.url)
+    CircuitBreaker(client).initialize_state()
+    watch, reader = PrimaryWatch(client, PATIENCE), StatusReader(client, timeout=PATIENCE, remember=False)
+    with closing(open_ready_ledger(settings)) as ledger, closing(watch), closing(reader):
+        drain_outbox(client, ledger, timeout=PATIENCE)
+        assert [watch.look(ledger, reader.read(["global"])) for _ in range(2)] == [True, False]
+        own_server.stop()
+        with pytest.raises(Exception, match="refused"):
+            PrimaryWatch(client, 0.2).look(ledger, {})
+        own_server.start()
+        assert [watch.look(ledger, reader.read(["global"])) for _ in range(2)] == [True, False]
+
+
+@pytest.mark.parametrize(
+    ("later", "goes_on"),
+    [
+        (Seen("one", {"global": 5, "account:A": 2}), True),
+        (Seen("one", {"global": 6, "account:A": 2, "account:B": 1}), True),
+        (Seen("one", {}), True),  # removed by hand, which is the verification's to find
+        (Seen("one", {"global": 5, "account:A": 1}), False),
+        (Seen("two", {"global": 6, "account:A": 2}), False),
+        (Seen("", {"global": 5, "account:A": 2}), False),
+    ],
+)
+def test_another_run_or_an_epoch_that_went_back_is_another_redis(later: Seen, goes_on: bool) -> None:
+    assert later.goes_on_from(Seen("one", {"global": 5, "account:A": 2})) is goes_on
