@@ -55,7 +55,7 @@ class _CircuitBreakerBase:
 
     def _followed(self, trip: Request) -> Request:
         """The trip, and after it whatever its durability asks."""
-        return replace(trip, trailing_commands=self.durability.wait_command(self.timeout))
+        return replace(trip, confirmation=self.durability.wait_command)
 
     def _read_trip(self, replies: Sequence[Any]) -> Status:
         status = read_transition_reply(replies[0], self.keys)

@@ -42,16 +42,17 @@ class Durability:
         if isinstance(self.replicas, bool) or not isinstance(self.replicas, int) or self.replicas < 1:
             raise InvalidInput(f"replicas is {self.replicas!r:.40}; use a whole number from 1 on.")
 
-    def wait_command(self, timeout: float) -> tuple[tuple[str | bytes | int, ...], ...]:
+    def wait_command(self, attempt: float) -> tuple[tuple[str | bytes | int, ...], ...]:
         """The command to send after the trip, on the same connection.
 
         Args:
-            timeout: Seconds after which the trip's call must have ended.
+            attempt: Seconds that the trip has got on that connection, of which this takes half at most: a trip that is
+                tried once more, as after a failover, has fewer than the first time.
 
         Returns:
             One command, or none for `local`.
         """
-        wait = round(min(timeout / 4, MAX_WAIT) * 1000)
+        wait = max(round(min(attempt / 2, MAX_WAIT) * 1000), 1)  # 0 would be for ever
         if self.kind == AOF:
             return (("WAITAOF", 1, 0, wait),)
         if self.kind == REPLICAS:

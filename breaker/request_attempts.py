@@ -90,7 +90,9 @@ class RequestAttempts:
             raise self.unavailable()
         self.count += 1
         commands = self.request.eval_commands if self.script_unknown else self.request.commands
-        return (*commands, *self.request.trailing_commands), now + min(left, max(left / 2, _MIN_ATTEMPT))
+        seconds = min(left, max(left / 2, _MIN_ATTEMPT))
+        waiting = self.request.confirmation(seconds) if self.request.confirmation else ()
+        return (*commands, *self.request.trailing_commands, *waiting), now + seconds
 
     def delay_after_failure(self, error: BaseException, now: float) -> float:
         """Take note of an attempt without an answer. Returns how many seconds to wait before the next one."""

@@ -65,6 +65,8 @@ class Request:
     """Whether it reads what a transition is about to change, so that its failure means that nothing was changed."""
     trailing_commands: tuple[Command, ...] = ()
     """Sent after either of them; their replies come last, and may be errors without the request having failed."""
+    confirmation: Callable[[float], tuple[Command, ...]] | None = None
+    """The same for what waits on purpose, made for each attempt of the seconds that it has."""
 
 
 @dataclass(frozen=True, slots=True)

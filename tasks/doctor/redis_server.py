@@ -37,17 +37,18 @@ async def measure_redis_settings(settings: Settings) -> Measurement:
             except RedisRefused:
                 config = {}
         info = "\n".join(part.decode("utf-8", "replace") for part in told)
-        return judge_redis_settings(probe, info, config, apart, relied_on=settings.trip_durability == "replicas")
+        return judge_redis_settings(probe, info, config, apart, confirmed_by=_confirmed_by(settings))
 
     return await measure_within(probe, 2 * settings.redis_timeout + 2, measure())
 
 
 def judge_redis_settings(
-    probe: Probe, info: str, config: Mapping[str, str], apart: float, *, relied_on: bool = False
+    probe: Probe, info: str, config: Mapping[str, str], apart: float, *, confirmed_by: int = 0
 ) -> Measurement:
     """`info` and `config` are empty where Redis doesn't let us ask.
 
-    `apart` is how far Redis's clock is ahead of this host's, in seconds; `relied_on` whether its replicas are.
+    `apart` is how far Redis's clock is ahead of this host's, in seconds; `confirmed_by` how many replicas must have a
+    trip, 0 if none is asked.
     """
     version = re.search(r"redis_version:(\d+)\.(\d+)\S*", info)
     fsync, policy = config.get("appendfsync", "?"), config.get("maxmemory-policy", "?")
@@ -72,16 +73,35 @@ def judge_redis_settings(
     if config.get("appendonly") == "yes" and fsync == "no":
         problem = "A power cut may lose half a minute of transitions: CONFIG SET appendfsync everysec, or always."
         return probe.measured(value, Colour.YELLOW, problem)
-    if relied_on and not good and least == "0":
-        problem = (
-            "A primary that is cut off goes on taking trips, which a failover loses: on every server set "
-            "min-replicas-to-write 1 and min-replicas-max-lag 10."
-        )
+    if confirmed_by and (problem := _what_replicas_lack(info, good is not None or least != "0", confirmed_by)):
         return probe.measured(value, Colour.YELLOW, problem)
     if abs(apart) > CLOCKS_APART:
         problem = f"Its clock is {apart:+.1f} s from this host's: let both keep time by NTP."
         return probe.measured(value, Colour.YELLOW, problem)
     return probe.measured(value)
+
+
+def _confirmed_by(settings: Settings) -> int:
+    return settings.trip_replicas if settings.trip_durability == "replicas" else 0
+
+
+def _what_replicas_lack(info: str, writes_need_one: bool, confirmed_by: int) -> str:
+    """So that no confirmed trip is lost; empty where nothing is lacking, or can be seen."""
+    if not writes_need_one:
+        return (
+            "A primary that is cut off goes on taking trips, which a failover loses: on every server set "
+            "min-replicas-to-write 1 and min-replicas-max-lag 10."
+        )
+    connected = re.search(r"connected_slaves:(\d+)", info)
+    there = int(connected[1]) if connected else confirmed_by
+    if there < confirmed_by:
+        return f"Only {there} of {confirmed_by} replicas are there, so no trip is confirmed: bring one back."
+    if there > confirmed_by:
+        return (
+            f"A failover may promote a replica that lacks what {confirmed_by} of {there} have confirmed: set "
+            f"trip_replicas = {there}."
+        )
+    return ""
 
 
 async def measure_rate_limit(settings: Settings) -> Measurement:

@@ -10,6 +10,8 @@ import pytest
 import redis
 
 from breaker import CircuitBreaker, Durability, InvalidInput
+from breaker.request_attempts import RequestAttempts
+from breaker.requests import Request
 from sandbox.embedded_redis import EmbeddedRedis
 from tests.breaker.conftest import MakeBreaker
 from tests.helpers import in_time
@@ -69,6 +71,18 @@ def test_a_repeated_trip_is_not_called_durable(make_breaker: MakeBreaker, own_se
     CircuitBreaker(redis.Redis.from_url(own_server.url)).trip("MANUAL", event_id=event)
     status = make_breaker(own_server.url, durability=Durability("aof")).trip("MANUAL", event_id=event)
     assert "made before" in status.unconfirmed
+
+
+@pytest.mark.parametrize("kind", ["aof", "replicas"])
+def test_what_is_waited_for_leaves_each_attempt_the_time_to_answer(kind: str) -> None:
+    request = Request("trip", (("PING",),), confirmation=Durability(kind).wait_command)
+    attempts = RequestAttempts(request, "here", deadline=2.0, timeout=2.0)
+    waits = []
+    for now in (0.0, 1.0, 1.5, 1.9, 1.9999):
+        commands, until = attempts.next_attempt(now)
+        waits.append(int(commands[-1][-1]))
+        assert 1 <= waits[-1] <= max(round((until - now) * 500), 1)
+    assert waits[0] == 500
 
 
 @pytest.mark.parametrize("wrong", [("disk", 1), ("replicas", 0), ("replicas", True)])

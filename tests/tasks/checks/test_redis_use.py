@@ -69,11 +69,18 @@ async def test_a_gate_that_can_not_connect_is_red(
 def test_an_open_cut_off_primary_is_pointed_out_where_replicas_are_relied_on() -> None:
     info, config = "role:master\nconnected_slaves:1\n", {"min-replicas-to-write": "0"}
     assert judge_redis_settings(PROBE, info, config, 0.0).colour is Colour.GREEN
-    found = judge_redis_settings(PROBE, info, config, 0.0, relied_on=True)
+    found = judge_redis_settings(PROBE, info, config, 0.0, confirmed_by=1)
     assert found.colour is Colour.YELLOW and "min-replicas-to-write 1" in found.problem
     enough = f"{info}min_slaves_good_slaves:1\n"
     for seen in ({"min-replicas-to-write": "1"}, {}):  # hosted, only INFO tells that it is set
-        assert judge_redis_settings(PROBE, enough, seen, 0.0, relied_on=True).colour is Colour.GREEN
+        assert judge_redis_settings(PROBE, enough, seen, 0.0, confirmed_by=1).colour is Colour.GREEN
+
+
+@pytest.mark.parametrize(("there", "said"), [(1, "Only 1 of 2 replicas"), (2, ""), (3, "set trip_replicas = 3")])
+def test_every_replica_that_may_be_promoted_has_to_confirm(there: int, said: str) -> None:
+    info = f"role:master\nconnected_slaves:{there}\nmin_slaves_good_slaves:{there}\n"
+    found = judge_redis_settings(PROBE, info, {"min-replicas-to-write": "1"}, 0.0, confirmed_by=2)
+    assert said in found.problem and (found.colour is Colour.GREEN) == (not said)
 
 
 @pytest.mark.parametrize(
