@@ -124,6 +124,10 @@ crash-points: $(READY) ## Kill each procedure at each of its I/O    [MINUTES=10 
 stops: $(READY) ## How long a position has neither stop nor close, killed at each I/O   [EVERY=20th]; into docs/evidence
 	@$(BIN)/python -m proofs.crash_points.stops --write $(if $(EVERY),--every $(EVERY))
 
+.PHONY: failovers
+failovers: $(READY) ## Take a primary away under three Sentinels   [TIMES=100]; into docs/evidence
+	@$(BIN)/python -m proofs.failovers --write $(if $(TIMES),--times $(TIMES))
+
 lint: $(READY) ## Style, types and layers
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/lint-imports
 

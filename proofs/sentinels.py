@@ -15,15 +15,23 @@ from sandbox.embedded_redis import EmbeddedRedis, find_binary
 from tests.helpers import eventually
 
 MASTER = "breaker"
-DOWN_AFTER = 300
-"""Milliseconds without an answer after which a Sentinel takes a server for dead."""
+DOWN_AFTER = 1_000
+"""Milliseconds without an answer after which a Sentinel takes a server for dead. With 300 a busy machine flaps."""
+
+FAILOVER_TIMEOUT = 10_000
+"""Milliseconds that a failover gets. With too few another Sentinel begins the next before it has heard of its end."""
 
 
 class WatchedServers:
     """`replicas` of one primary under `sentinels` Sentinels. `config`: further settings of each server."""
 
     def __init__(
-        self, home: Path, *, replicas: int = 1, sentinels: int = 1, config: dict[str, str] | None = None
+        self,
+        home: Path,
+        *,
+        replicas: int = 1,
+        sentinels: int = 1,
+        config: dict[str, str] | None = None,
     ) -> None:
         self._home = home
         self._replicas = replicas
@@ -58,6 +66,18 @@ class WatchedServers:
                 return server if client.info("replication")["role"] == "master" else None
 
         return cast(EmbeddedRedis, eventually(found, "no other server was promoted", every=0.01))
+
+    def ask_for_failover(self) -> None:
+        """Have a Sentinel replace the primary, which is well; asked again until it is ready to."""
+
+        def begun() -> bool:
+            with redis.Redis(port=self._ports[0]) as sentinel:
+                try:
+                    return bool(sentinel.execute_command("SENTINEL", "FAILOVER", MASTER))
+                except redis.ResponseError:
+                    return False
+
+        eventually(begun, "no Sentinel would fail over", every=0.1)
 
     def settled(self, replicas: int) -> None:
         """Waits until so many replicas have what the primary has."""
@@ -109,7 +129,7 @@ class WatchedServers:
             f"port {port}\nbind 127.0.0.1\ndir {folder}\nlogfile {folder / 'sentinel.log'}\n"
             f"sentinel monitor {MASTER} 127.0.0.1 {primary} {quorum}\n"
             f"sentinel down-after-milliseconds {MASTER} {DOWN_AFTER}\n"
-            f"sentinel failover-timeout {MASTER} 1000\n"
+            f"sentinel failover-timeout {MASTER} {FAILOVER_TIMEOUT}\n"
         )
         process = spawn([str(find_binary()), str(file), "--sentinel"])
         eventually(lambda: _answers(port), "a Sentinel never answered")
