@@ -124,14 +124,15 @@ def test_a_wrong_password_is_said_at_once(kind: str, watched: WatchedServers) ->
 
 def test_the_sentinels_have_a_password_of_their_own(watched: WatchedServers) -> None:
     with redis.Redis(port=int(watched.addresses[0].rpartition(":")[2])) as sentinel:
-        sentinel.execute_command("ACL", "SETUSER", "asker", "on", ">secret", "+@all")
+        sentinel.execute_command("ACL", "SETUSER", "admin", "on", ">secret", "+@all")
+        sentinel.execute_command("ACL", "SETUSER", "asker", "on", ">secret", "+sentinel|get-master-addr-by-name")
         sentinel.execute_command("ACL", "SETUSER", "default", "resetpass")
     try:
         with pytest.raises(RedisRefused, match="does not let us ask"):
             trip("blocking", watched.url)
         trip("blocking", f"{watched.url}?sentinel_username=asker&sentinel_password=secret")
     finally:
-        with redis.Redis(port=int(watched.addresses[0].rpartition(":")[2]), username="asker", password="secret") as it:
+        with redis.Redis(port=int(watched.addresses[0].rpartition(":")[2]), username="admin", password="secret") as it:
             it.execute_command("ACL", "SETUSER", "default", "nopass")
 
 

@@ -113,7 +113,8 @@ def _model(model: type[BaseModel], marks: Marks) -> BaseModel:
     for name, field in model.model_fields.items():
         given[name] = found = _filled(field.annotation, marks)
         if found is None:
-            given[name] = field.get_default(call_default_factory=True) if not field.is_required() else "x"
+            default = "x" if field.is_required() else field.get_default(call_default_factory=True, validated_data={})
+            given[name] = default
     return model.model_construct(**given)
 
 
