@@ -3,7 +3,7 @@
 `python -m proofs.failovers` runs a primary, two replicas and three Sentinels, and takes the primary away: killed,
 stopped (it comes back and still believes that it is one), or replaced in order. Lost is a trip that was acknowledged
 and is not in the history of the primary afterwards. Wrong is an order that a gate let through later than
-`max_staleness` after a confirmed trip, and before the next reset was asked for.
+`max_staleness` after a trip that was not lost, and before the next reset was asked for.
 """
 
 from __future__ import annotations
@@ -38,7 +38,6 @@ WAYS = KILLED, STOPPED, REPLACED = "killed", "stopped", "replaced"
 BACKENDS: tuple[Literal["thread", "drain"], ...] = ("thread", "drain")
 STALENESS = 0.2
 CONFIG = {"min-replicas-to-write": "1", "min-replicas-max-lag": "2"}
-_PAUSE = 0.02
 _BACK_WITHIN = 60.0
 """Seconds that a Sentinel may take to make a replica of a primary that comes back."""
 
@@ -59,10 +58,12 @@ class Record:
     refusals: int = 0
     checks: int = 0
     admitted: int = 0
-    wrong: dict[int, list[float]] = field(default_factory=dict)
-    """How long after the trip an order was let through all the same, by how many replicas its gate waits for."""
-    halted_since: float | None = None
-    """On the gates' clock; None from the moment that a reset is about to be asked for."""
+    admitted_late: dict[int, list[str]] = field(default_factory=dict)
+    """The trip, for each order that was let through in spite of it, by how many replicas its gate waits for."""
+    halted: tuple[str, float] | None = None
+    """By which trip, and since when on the gates' clock; None from when a reset is about to be asked for."""
+    gone: set[str] = field(default_factory=set)
+    """Trips that were acknowledged and are gone."""
 
 
 class Operator(threading.Thread):
@@ -79,14 +80,14 @@ class Operator(threading.Thread):
     def run(self) -> None:
         while not self._stop_asked.is_set():
             self._trip()
-            time.sleep(random.uniform(0, 4) * _PAUSE)
-            self._record.halted_since = None
+            time.sleep(random.uniform(0, 5 * STALENESS))  # long enough to catch a gate that is late
+            self._record.halted = None
             try:
                 self._breaker.reset("operator", "so that there is something to trip")
                 self._record.resets += 1
             except BreakerError:
                 self._record.refusals += 1
-            time.sleep(random.uniform(0, 4) * _PAUSE)
+            time.sleep(random.uniform(0, STALENESS))
 
     def _trip(self) -> None:
         event = uuid7()
@@ -98,8 +99,8 @@ class Operator(threading.Thread):
                 continue
             self._record.made_at.append(time.monotonic())
             self._record.trips += 1
+            self._record.halted = event, gate_now()
             if status.unconfirmed is None:
-                self._record.halted_since = gate_now()
                 self._record.confirmed.add(event)
             else:
                 self._record.unconfirmed.add(event)
@@ -112,17 +113,17 @@ class Trader(threading.Thread):
     def __init__(self, gate: Gate, replicas: int, record: Record, stop: threading.Event) -> None:
         super().__init__(name="trader")
         self._gate, self._record, self._stop_asked = gate, record, stop
-        self._wrong = record.wrong.setdefault(replicas, [])
+        self._admitted_late = record.admitted_late.setdefault(replicas, [])
 
     def run(self) -> None:
         order = OrderIntent("AAPL", "buy", 1)
         while not self._stop_asked.wait(0.001):
-            halted, at = self._record.halted_since, gate_now()
+            halted, at = self._record.halted, gate_now()
             admitted = bool(self._gate.check(order, 0))
             self._record.checks += 1
             self._record.admitted += admitted
-            if admitted and halted is not None and self._record.halted_since == halted and at - halted > STALENESS:
-                self._wrong.append(at - halted)
+            if admitted and halted is not None and self._record.halted is halted and at - halted[1] > STALENESS:
+                self._admitted_late.append(halted[0])
 
 
 def fail_over(watched: WatchedServers, way: str) -> float:
@@ -205,13 +206,17 @@ def _look_for_lost(looker: CircuitBreaker, record: Record, checked: set[str], wa
     """Among the newest transitions, which are far more than there were since the last look."""
     confirmed, unconfirmed = set(record.confirmed) - checked, set(record.unconfirmed) - checked
     kept = {event.event_id for event in looker.get_history(1_000)}
+    record.gone |= (confirmed | unconfirmed) - kept
     record.lost += [way for _ in confirmed - kept]
     record.lost_unconfirmed += [way for _ in unconfirmed - kept]
     return confirmed | unconfirmed
 
 
 def wrong_of(record: Record) -> str:
-    return ", ".join(f"{len(found)} where {number} must confirm" for number, found in sorted(record.wrong.items()))
+    return ", ".join(
+        f"{sum(trip not in record.gone for trip in found)} where {number} must confirm"
+        for number, found in sorted(record.admitted_late.items())
+    )
 
 
 def report(record: Record, next_trips: dict[str, list[float]], replicas: int) -> str:
@@ -234,8 +239,8 @@ without a pause; a trip counts as confirmed when {replicas} of the 2 replicas ha
 - {record.trips} trips, {len(record.confirmed)} of them confirmed; of the {len(record.unconfirmed)} that were reported
   as not confirmed {len(record.lost_unconfirmed)} were lost. {record.resets} resets. {record.refusals} calls got no
   answer or a refusal meanwhile and were repeated.
-- {record.checks} checks, {record.admitted} of which let the order through. Later than `max_staleness` after a confirmed
-  trip: {wrong_of(record)}.
+- {record.checks} checks, {record.admitted} of which let the order through. Later than `max_staleness` after a trip,
+  confirmed or not, that was not lost: {wrong_of(record)}.
 
 *Killed*: SIGKILL, and started again. *Stopped*: SIGSTOP, and let go on half a second to two seconds after the
 promotion, when it still believes that it is the primary; a call that it holds when the promotion comes loses up to half
