@@ -48,8 +48,8 @@ class Record:
 
     confirmed: set[str] = field(default_factory=set)
     unconfirmed: set[str] = field(default_factory=set)
-    made_at: list[float] = field(default_factory=list)
-    """When each trip had been acknowledged, by the monotonic clock."""
+    made_at: list[tuple[float, float]] = field(default_factory=list)
+    """When each trip was asked for and when it had been acknowledged, by the monotonic clock."""
     lost: list[str] = field(default_factory=list)
     """For each confirmed trip that is gone, how the primary was taken away."""
     lost_unconfirmed: list[str] = field(default_factory=list)
@@ -90,14 +90,14 @@ class Operator(threading.Thread):
             time.sleep(random.uniform(0, STALENESS))
 
     def _trip(self) -> None:
-        event = uuid7()
+        event, asked = uuid7(), time.monotonic()
         while not self._stop_asked.is_set():
             try:
                 status = self._breaker.trip("MANUAL", event_id=event)
             except BreakerError:
                 self._record.refusals += 1
                 continue
-            self._record.made_at.append(time.monotonic())
+            self._record.made_at.append((asked, time.monotonic()))
             self._record.trips += 1
             self._record.halted = event, gate_now()
             if status.unconfirmed is None:
@@ -180,7 +180,7 @@ def run(times: int, replicas: int) -> tuple[Record, dict[str, list[float]]]:
             for number in range(times):
                 way = WAYS[number % len(WAYS)]
                 at = fail_over(watched, way)
-                next_trips.setdefault(way, []).append(_first_after(record, at) - at)
+                next_trips.setdefault(way, []).append(_next_trip(record, at))
                 checked |= _look_for_lost(looker, record, checked, way)
                 print(
                     f"{number + 1}: {way}, next trip {next_trips[way][-1] * 1000:.0f} ms after the promotion, "
@@ -197,9 +197,13 @@ def run(times: int, replicas: int) -> tuple[Record, dict[str, list[float]]]:
     return record, next_trips
 
 
-def _first_after(record: Record, at: float) -> float:
-    found = eventually(lambda: next((made for made in list(record.made_at) if made > at), None), "no trip", every=0.005)
-    return cast(float, found)
+def _next_trip(record: Record, at: float) -> float:
+    """How long after `at`, or after it was asked for if that was later, the next trip had been acknowledged."""
+
+    def found() -> float | None:
+        return next((made - max(asked, at) for asked, made in list(record.made_at) if made > at), None)
+
+    return cast(float, eventually(found, "no trip", every=0.005))
 
 
 def _look_for_lost(looker: CircuitBreaker, record: Record, checked: set[str], way: str) -> set[str]:
@@ -245,10 +249,10 @@ without a pause; a trip counts as confirmed when {replicas} of the 2 replicas ha
 *Killed*: SIGKILL, and started again. *Stopped*: SIGSTOP, and let go on half a second to two seconds after the
 promotion, when it still believes that it is the primary; a call that it holds when the promotion comes loses up to half
 of its two seconds. *Replaced*: `SENTINEL FAILOVER` of a primary that is well; it goes on for a moment, so the next trip
-may be its own, and is reported as not confirmed then. The times include everything up to the answer: the Sentinel that
-is asked, the connection, the replica that the new primary needs before it takes a write, and the half second in which
-as many as asked for could confirm, which they can't before the old primary is back. The p99 of some thirty is the
-longest.
+may be its own, and is reported as not confirmed then. The times, from the promotion or from when the trip was asked for
+if that was later, include everything up to the answer: the Sentinel that is asked, the connection, the replica that the
+new primary needs before it takes a write, and the half second in which as many as asked for could confirm, which they
+can't before the old primary is back. The p99 of some thirty is the longest.
 
 With `trip_replicas = 1` confirmed trips were lost, a few in some twenty failovers: a primary that is replaced goes on
 for some hundred milliseconds, two Sentinels may promote one replica each, and in both cases the other replica still
