@@ -80,9 +80,11 @@ def open_async_redis(url: str, *, timeout: float | None = None, **options: Any) 
     """
     from redis.asyncio import Redis  # noqa: PLC0415  the blocking paths don't pay for it
 
+    from breaker.cancellable_connection import cancellable  # noqa: PLC0415
+
     watched, options = read_sentinel_url(url), {**options, **_limits(timeout)}
     if watched is None:
-        return Redis.from_url(url, **options)
+        return cancellable(Redis.from_url(url, **options))
     from redis.asyncio.connection import parse_url  # noqa: PLC0415
     from redis.asyncio.sentinel import SentinelConnectionPool  # noqa: PLC0415
 
@@ -93,7 +95,8 @@ def open_async_redis(url: str, *, timeout: float | None = None, **options: Any) 
         watched.sentinels, _of_sentinels(said), _search_limit(timeout), encrypted=watched.encrypted
     )
     settings = {**options, **_of_servers(said), "ssl": watched.encrypted}
-    return Redis.from_pool(SentinelConnectionPool(watched.master, query, **settings))  # type: ignore[no-untyped-call]
+    pool: Any = SentinelConnectionPool(watched.master, query, **settings)  # type: ignore[no-untyped-call]
+    return cancellable(Redis.from_pool(pool))
 
 
 def _limits(timeout: float | None) -> dict[str, Any]:

@@ -15,7 +15,8 @@ from typing import Any
 
 import pytest
 import redis
-import redis.asyncio
+from redis.asyncio.retry import Retry as AsyncRetry
+from redis.backoff import NoBackoff
 
 from breaker import (
     AsyncCircuitBreaker,
@@ -25,6 +26,7 @@ from breaker import (
     RedisRefused,
     State,
     TransitionEvent,
+    open_async_redis,
 )
 from breaker.keys import Keys
 from breaker.uuid7 import uuid7
@@ -379,13 +381,17 @@ def test_what_is_no_redis_client_is_refused() -> None:
         CircuitBreaker(object())  # type: ignore[arg-type]
 
 
-async def test_a_cancellation_is_never_lost(redis_server: EmbeddedRedis, redis_client: redis.Redis) -> None:
+@pytest.mark.parametrize("plain", [False, True], ids=["the breaker's own client", "a plain one"])
+async def test_a_cancellation_is_never_lost(
+    redis_server: EmbeddedRedis, redis_client: redis.Redis, plain: bool
+) -> None:
     """However far a call has come: somebody's Ctrl-C ends it."""
     CircuitBreaker(redis_client).initialize_state()
     ended, steps = False, 0
     while not ended:
-        async with redis.asyncio.Redis.from_url(redis_server.url) as client:
-            call = asyncio.create_task(AsyncCircuitBreaker(client).get_status())
+        async with open_async_redis(redis_server.url, timeout=20.0) as client:
+            asked: Any = client.get(KEYS.state) if plain else AsyncCircuitBreaker(client).get_status()
+            call = asyncio.create_task(asked)
             for _ in range(steps):
                 await asyncio.sleep(0)
             # What it waits for may be over, too: then it goes on in the same turn of the loop that cancels it.
@@ -396,6 +402,14 @@ async def test_a_cancellation_is_never_lost(redis_server: EmbeddedRedis, redis_c
                     await call
         steps += 1
     assert steps > 5
+
+
+async def test_a_plain_client_still_gives_up_a_write_that_nobody_takes(proxy: FaultProxy) -> None:
+    proxy.inject(Fault.HUNG)
+    url = f"redis://127.0.0.1:{proxy.port}/0"
+    async with open_async_redis(url, timeout=0.2, retry=AsyncRetry(NoBackoff(), 0)) as client:
+        with pytest.raises(redis.exceptions.TimeoutError):
+            await client.ping()
 
 
 def test_threads_share_one_breaker(redis_server: EmbeddedRedis, redis_client: Any) -> None:
