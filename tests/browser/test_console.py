@@ -11,6 +11,7 @@ import redis
 from playwright.sync_api import Page, expect
 
 from breaker import CircuitBreaker, State
+from breaker.transition_terms import Watching
 from console.auth.permissions import PERMISSIONS, Permission, Role
 from sandbox.exchange.server import PaperExchangeThread
 from tests.browser.conftest import SignIn
@@ -40,7 +41,9 @@ def test_every_role_signs_in_and_sees_what_it_may_do(sign_in: SignIn, breaker: C
 
 
 @pytest.mark.parametrize("javascript", [True, False], ids=["with JavaScript", "without JavaScript"])
-def test_the_runbooks_trip_and_reset(sign_in: SignIn, breaker: CircuitBreaker, javascript: bool) -> None:
+def test_the_runbooks_trip_and_reset(
+    sign_in: SignIn, breaker: CircuitBreaker, redis_client: redis.Redis, javascript: bool
+) -> None:
     page = sign_in(Role.ADMIN, java_script_enabled=javascript)
     assert state_on(page) == "OPEN"
     page.get_by_role("link", name="Trip Circuit Breaker").click()
@@ -61,7 +64,12 @@ def test_the_runbooks_trip_and_reset(sign_in: SignIn, breaker: CircuitBreaker, j
     status = breaker.get_status()
     assert status.state is State.QUIET_PERIOD
     if javascript:
-        breaker.end_quiet_period(expected_epoch=status.epoch or 0, by="recovery watch")
+        key, now = "circuit_breaker:reset_watch", round(time.time() * 1000)
+        for field, value in ("epoch", status.epoch or 0), ("began", now - 3_600_000), ("seen", now):
+            redis_client.hset(key, field, str(value))
+        redis_client.hset(key, "holder", "recovery")
+        watching = Watching(key, "recovery", silent=3_600.0, lasting=60.0)
+        breaker.end_quiet_period(expected_epoch=status.epoch or 0, by="recovery watch", watch=watching)
         expect(page.get_by_text("A quiet period has begun")).to_be_hidden()
 
 
