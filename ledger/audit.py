@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from breaker.errors import BreakerError
+from breaker.errors import BreakerError, BreakerUnavailable
 from ledger.checkpoint import Checkpoint, Checkpoints
 from ledger.errors import LedgerError
 from ledger.ledger import Ledger
@@ -107,8 +107,9 @@ def drain(redis: Redis, ledger: Ledger, spool: Spool, scopes: Sequence[str], *, 
     except LedgerError as error:
         problems.append(str(error))
     from_copy = CopyDrain()
-    try:
-        from_copy = drain_copy(redis, ledger, timeout=timeout)  # last: what is still missing then is missing elsewhere
-    except (LedgerError, BreakerError) as error:
-        problems.append(str(error))
+    if not any(isinstance(error, BreakerUnavailable) for error in failures):  # it is the same Redis, and said already
+        try:
+            from_copy = drain_copy(redis, ledger, timeout=timeout)  # last: what is missing then is missing elsewhere
+        except (LedgerError, BreakerError) as error:
+            problems.append(str(error))
     return DrainResult(from_spool, from_outbox, tuple(dict.fromkeys(problems)), from_copy)
