@@ -560,7 +560,10 @@ class Flattening:
                 if flat_since is not None and read_at - flat_since >= self._pace.settle + self._pace.guard:
                     return {}
                 flat_since = flat_since or read_at
-                time.sleep(self._pace.settle)
+                # What a late fill opens again has all its time anew.
+                self._forget(set(self._memory) - {held.symbol for held in book.positions}, self._now())
+                self._pause = self._pace.settle
+                time.sleep(self._pause)
                 continue
             flat_since = None
             stuck = self._round(book, read_at)
@@ -667,6 +670,8 @@ class Flattening:
         memory = self._memory.setdefault(symbol, Memory(changed_at=now, quantity=quantity))
         if quantity < memory.quantity:
             memory.changed_at, memory.refusals = now, 0
+        elif quantity > memory.quantity:  # somebody's fill, also one that has turned it
+            memory.changed_at = now
         memory.dust = memory.dust and quantity == memory.quantity
         memory.quantity = quantity
         return memory
@@ -1116,8 +1121,8 @@ def read_order(body: dict[str, Any], parent: dict[str, Any] | None = None) -> Or
             _number(body[name])
     of = parent or body
     return Order(
-        id=body["id"],
-        client_order_id=of.get("client_order_id") or "",
+        id=_name(body, "id"),
+        client_order_id=_name(of, "client_order_id") if of.get("client_order_id") else "",
         symbol=_symbol(body),
         side=SIDES[body["side"]],
         quantity=filled if by_amount else _number(quantity),
@@ -1127,6 +1132,12 @@ def read_order(body: dict[str, Any], parent: dict[str, Any] | None = None) -> Or
         parent_id="" if parent is None else str(parent["id"]),
         by_amount=by_amount,
     )
+
+
+def _name(body: dict[str, Any], of: str) -> str:
+    if not isinstance(body[of], str) or not body[of]:
+        raise ValueError(f"its {of} is {body[of]!r:.40}")
+    return str(body[of])
 
 
 def read_positions(body: Any) -> tuple[list[Position], list[Unreadable]]:

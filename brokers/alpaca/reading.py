@@ -111,6 +111,12 @@ def _order_or_not(body: Json, parent: Json | None = None) -> Order | Unreadable:
         return Unreadable("order", _symbol_or_none(body), str(of.get("id") or ""), _problem(error))
 
 
+def _name(body: Json, of: str) -> str:
+    if not isinstance(body[of], str) or not body[of]:
+        raise ValueError(f"its {of} is {body[of]!r:.40}")
+    return str(body[of])
+
+
 def read_order(body: Json, parent: Json | None = None) -> Order:
     """One order. Raises one of `SENSELESS`: what is not said is not guessed.
 
@@ -123,8 +129,8 @@ def read_order(body: Json, parent: Json | None = None) -> Order:
         raise ValueError("it has neither a quantity nor an amount")
     of = parent or body
     return Order(
-        id=body["id"],
-        client_order_id=of.get("client_order_id") or "",
+        id=_name(body, "id"),
+        client_order_id=_name(of, "client_order_id") if of.get("client_order_id") else "",
         symbol=_symbol(body),
         side=_side(body["side"]),
         quantity=filled if by_amount else _decimal(quantity),

@@ -17,7 +17,7 @@ from tasks.kill.account import AccountRun, CloseRecord, StuckItem, TimeIsUp
 from tasks.kill.book import Book, MarketSession, ReadingAllowance, book_of, read_book
 from tasks.kill.cancel import Cancelling, together
 from tasks.kill.ladder import Pace
-from tasks.kill.memory import SymbolMemory, attempt_of, may_close_again, refused, sent, unanswered, untried
+from tasks.kill.memory import SymbolMemory, attempt_of, gone, may_close_again, refused, sent, unanswered, untried
 from tasks.kill.plan import Plan, entries, plan_round
 
 BULK_CLOSE_FROM = 100
@@ -139,6 +139,9 @@ class Flattening:
             self._session.close()
 
     async def _rounds(self) -> bool:
+        # What was flat before, and is open again by a late fill, has all its time anew.
+        now = self._now()
+        self._memory = {name: each if each.dust else gone(each, now) for name, each in self._memory.items()}
         while True:
             try:
                 book = await self._read_book()

@@ -144,7 +144,9 @@ def remember(memory: SymbolMemory | None, position: Position | None, now: float)
         return SymbolMemory(changed_at=now, quantity=quantity)
     if quantity < memory.quantity:
         return replace(memory, changed_at=now, quantity=quantity, refusals=0)
-    return replace(memory, quantity=quantity, dust=memory.dust and quantity == memory.quantity)
+    if quantity > memory.quantity:  # somebody's fill, also one that has turned it: there is as much to do as at first
+        return replace(memory, changed_at=now, quantity=quantity, dust=False)
+    return memory
 
 
 def gone(memory: SymbolMemory, now: float) -> SymbolMemory:

@@ -111,6 +111,8 @@ def test_what_an_order_leaves_out_or_says_in_other_words(changed: dict[str, Any]
         ({"side": "hold"}, "its side is 'hold'"),
         ({"symbol": ""}, "it names no symbol"),
         ({"symbol": 7}, "it names no symbol"),
+        ({"client_order_id": 77}, "its client_order_id is 77"),
+        ({"client_order_id": ["o1"]}, "its client_order_id is ['o1']"),
         ({"submitted_at": 7}, "TypeError: fromisoformat: argument must be str"),
     ],
 )
@@ -118,6 +120,11 @@ def test_what_cannot_be_read_is_named_with_what_is_wrong(changed: dict[str, Any]
     (item,) = orders_of({**ORDER, **changed})
     symbol = "AAPL" if "symbol" not in changed else ""
     assert item == Unreadable("order", symbol, "o1", problem)
+
+
+def test_an_order_under_no_name_is_no_order_and_one_under_a_number_can_be_cancelled_by_it() -> None:
+    assert orders_of({**ORDER, "id": None}) == [Unreadable("order", "AAPL", "", "its id is None")]
+    assert orders_of({**ORDER, "id": 77}) == [Unreadable("order", "AAPL", "77", "its id is 77")]
 
 
 def test_what_is_missing_is_called_missing() -> None:

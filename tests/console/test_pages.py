@@ -491,6 +491,7 @@ def test_commands_on_pages_carry_what_a_shell_lacks(
     monkeypatch.setattr("shutil.which", lambda _: "/usr/bin/breaker")
     redis_client.set("circuit_breaker:state:account:ALPHA", "nonsense")
     visitor = console.visitor(Role.ADMIN)
+    eventually(lambda: "<h2>Breakers</h2>" in visitor.get("/circuit-breaker?scope=account:ALPHA").text)
     pages = [visitor.get(path).text for path in ("/circuit-breaker?scope=account:ALPHA", "/recovery", "/kill/nothing")]
     assert "a folder" not in console.visitor().get("/login").text, "who is nobody is told of no path"
     commands = [unescape(code) for page in pages for code in re.findall(r"<code>([^<]*breaker [^<]*)</code>", page)]

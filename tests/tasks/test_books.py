@@ -163,6 +163,12 @@ BOOKS = {
         Round(cancels=("o1",), closes=(market("MSFT", "sell", "10"),)),
         Round(cancels=("o1",), closes=(market("MSFT", "sell", "10"),)),
     ),
+    "an order of whose names one is no text blocks its own symbol only": Case(
+        [order("o1", client_order_id=77)],
+        [held(), held("MSFT")],
+        Round(cancels=("o1",), closes=(market("MSFT", "sell", "10"),)),
+        Round(cancels=("o1",), closes=(market("MSFT", "sell", "10"),)),
+    ),
     "one unreadable position blocks its own symbol only": Case(
         [],
         [held(qty_available=""), held("MSFT")],

@@ -26,6 +26,7 @@ class Venue:
     changes: Mapping[float, str] = field(default_factory=dict)
     answers_after: float = 0.0
     """Seconds that a close is kept waiting."""
+    refuses_until: float = 0.0
     closes: list[str] = field(default_factory=list)
     started: float = field(init=False)
 
@@ -53,6 +54,8 @@ class Venue:
         self.closes.append(body["qty"])
         if Decimal(body["qty"]) < 1:
             return TOO_LITTLE
+        if self.elapsed < self.refuses_until:
+            return 403, {"message": "trading is halted"}
         self.quantity = "0"
         return 201, {}
 
@@ -92,3 +95,24 @@ def test_dust_that_is_found_when_the_time_is_up_is_watched_too(
     venue = Venue(emergency, StillClock(), "0.000000005", answers_after=11.0, changes={14.0: "2.000000005"})
     flattening = last_resort(venue, monkeypatch)
     assert [*flattening.until_flat()] == ["BTCUSD"], "what came then is left, and named"
+
+
+def test_what_a_late_fill_opens_again_has_all_its_time_anew(
+    emergency: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where the symbol had been held up before, until it was nearly given up."""
+    venue = Venue(emergency, StillClock(), "3")
+    flattening = last_resort(venue, monkeypatch)
+    flattening._pace = emergency.Pace(**{**PACE, "deadline": 300.0, "stuck_after": 8.0, "retry_backoff_max": 1.0})
+    venue.refuses_until, venue.changes = 7.0, {12.0: "3"}
+    assert flattening.until_flat() == {}
+    assert venue.closes[-1] == "3" and venue.quantity == "0"
+
+
+def test_what_has_grown_has_all_its_time_anew(emergency: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    venue = Venue(emergency, StillClock(), "3")
+    flattening = last_resort(venue, monkeypatch)
+    flattening._pace = emergency.Pace(**{**PACE, "deadline": 300.0, "stuck_after": 8.0, "retry_backoff_max": 1.0})
+    venue.refuses_until, venue.changes = 12.0, {7.0: "5"}
+    assert flattening.until_flat() == {}
+    assert venue.closes[-1] == "5" and venue.quantity == "0"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from decimal import Decimal
 from itertools import pairwise
 from typing import Any
 
@@ -127,6 +128,28 @@ async def test_the_deadline_ends_it_with_everything_that_is_left_named_and_cance
     assert not flat and 60 <= venue.when("orders")[-1] <= 62.1
     assert {item.symbol for item in account.run.progress.stuck} == {"AAPL", "MSFT"}
     assert list(venue.orders) == [], "what is too late to wait for is cancelled all the same"
+
+
+async def test_what_a_late_fill_opens_again_has_all_its_time_anew(clock: StillClock) -> None:
+    """Also where the symbol had been held up before, until it was nearly given up."""
+    venue = TimedVenue(clock, holdings=[position()], changes={9.0: {"holdings": []}}, answer=refuses("halted"))
+    account = watched(venue, **{**PACE, "deadline": 300.0})
+    flattening = Flattening(account.run)
+    flattening.note_market(OPEN)
+    assert await flattening.until_flat()
+    clock.now += 3.0
+    venue.answer, venue.holdings = None, [position()]
+    assert await flattening.until_flat()
+    assert venue.closes[-1].quantity == Decimal(10) and not venue.holdings
+
+
+@pytest.mark.parametrize("quantity", ["12", "-12"])
+async def test_what_has_grown_or_turned_has_all_its_time_anew(clock: StillClock, quantity: str) -> None:
+    changes: dict[float, dict[str, Any]]
+    changes = {9.0: {"holdings": [position(quantity=quantity)]}, 12.0: {"answer": None}}
+    venue = TimedVenue(clock, holdings=[position()], answer=refuses("halted"), changes=changes)
+    _, flat = await flattened(venue, deadline=300.0)
+    assert flat and venue.closes[-1].quantity == Decimal(12)
 
 
 async def test_dust_keeps_nothing_else_from_being_closed(clock: StillClock) -> None:

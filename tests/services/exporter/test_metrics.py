@@ -78,6 +78,7 @@ def test_a_state_that_was_read_is_verified(breaker: CircuitBreaker, scrape: Scra
 def test_more_than_a_thousand_breakers_are_no_false_alarm(
     breaker: CircuitBreaker, redis_client: redis.Redis, exporter: Exporter, scrape: Scrape
 ) -> None:
+    exporter.deadline, exporter._settings = 60.0, exporter._settings.model_copy(update={"redis_timeout": 60.0})
     exporter._scopes = ("global", *(f"strategy:s{number}" for number in range(1_150)))
     redis_client.mset({Keys.of(scope).state: '{"state":"OPEN","epoch":1}' for scope in exporter._scopes[1:]})
     redis_client.delete("circuit_breaker:outbox")
