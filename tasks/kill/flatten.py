@@ -120,7 +120,7 @@ class Flattening:
             return [order for order in listed.items if attempt_of(order, ours) is None]
         positions: Listed[Position] = Listed()
         if listed.items:
-            positions = await self._run.in_time(self._broker.positions())
+            positions = self._coverage.of_positions(await self._run.in_time(self._broker.positions()))
             self._run.opening.note_positions(positions.items, positions.unreadable, self._run.elapsed)
         protective = len(protective_orders(listed.items, positions.items))
         if self._protective_last is None:

@@ -125,6 +125,14 @@ async def test_of_a_strategy_its_orders_go_and_positions_are_not_asked_for(clock
     assert venue.canceled == ["o9"] and venue.when("positions") == []
 
 
+async def test_positions_that_are_not_covered_are_none_of_the_exits(clock: StillClock) -> None:
+    """They would be missing from every later reading, and count as closed."""
+    venue = TimedVenue(clock, orders=[order(1)], holdings=[position(), position("MSFT")])
+    account = watched(venue, coverage_of("symbol:AAPL", [NAME]), **PACE)
+    await Flattening(account.run).until_no_orders()
+    assert account.run.opening.quantities == {"AAPL": 10}
+
+
 async def test_positions_are_what_the_last_reading_of_them_said(clock: StillClock) -> None:
     """The one that finds no order reads none; it says nothing of positions."""
     venue = TimedVenue(clock, orders=[order(1)], holdings=[position()])
