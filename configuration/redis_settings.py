@@ -63,7 +63,10 @@ def compose_redis_url(url: str | None, given: RedisSettings) -> str:
     Raises InvalidInput, without any secret, for what is said twice or can't be used.
     """
     base = _base(url, given)
-    check_redis_url(base)
+    try:
+        check_redis_url(base)
+    except InvalidInput as error:
+        raise InvalidInput(f"{'redis.sentinels' if given.sentinels else 'redis_url'}: {error}") from None
     parts = _with_user(urlsplit(base), given)
     if given.database is not None:
         parts = _with_database(parts, given.database, said=url is not None)

@@ -441,10 +441,13 @@ def load_settings() -> Settings:
 
 def _one_line(error: ValidationError, file: Path) -> str:
     """Every complaint with its key; the offending values are left out, since they may be secrets."""
-    complaints = "; ".join(
-        f"{'.'.join(str(part) for part in item['loc']) or 'settings'}: {item['msg']}"
-        for item in error.errors(include_input=False, include_url=False, include_context=False)
-    )
+    items = error.errors(include_input=False, include_url=False, include_context=False)
+    complaints = "; ".join(_complaint(item["loc"], item["msg"]) for item in items)
     return (
         f"configuration ({file} and BREAKER_* variables): {complaints}; nothing was changed, correct it and try again"
     )
+
+
+def _complaint(key: tuple[int | str, ...], message: str) -> str:
+    said = message.removeprefix("Value error, ").rstrip(".")
+    return f"{'.'.join(str(part) for part in key)}: {said}" if key else said

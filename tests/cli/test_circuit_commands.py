@@ -225,7 +225,7 @@ def test_bad_input_changes_nothing(
     ("configuration", "says"),
     [
         ("redis_url = ", "not valid TOML"),
-        ('redis_url = "http://localhost"', "redis_url must start with"),
+        ('redis_url = "http://localhost"', "redis_url: The address of Redis must start with"),
         ('redis_url = "redis://localhost:port/0"', "no usable port"),
         ("redis_ulr = 'redis://localhost'", "redis_ulr"),
         ("[accounts.ALPHA]\nbase_url = 'https://x'\nkey_id = 'k'", "accounts.ALPHA.secret_key"),

@@ -172,6 +172,7 @@ def test_a_resumption_that_is_interrupted_says_what_stays_pending(
     assert said.startswith("interrupted while resuming ALPHA MSFT -5: what was sent to the venue stands"), said
     assert "It stays pending; tried again until flat by" in said and said.endswith("breaker kill --resume`")
     assert "\n" not in said and "Aborted" not in resume.seen and "Traceback" not in resume.seen
+    breaker_cli("audit", "drain")  # a ledger that was slow had not taken it before the command left
     newest, *_ = rows(breaker_cli, "--action", "KILL_SWITCH_FINISHED")
     assert "'interrupted': True" in str(newest["details"])
 

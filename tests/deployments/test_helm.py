@@ -29,6 +29,7 @@ from pydantic import BaseModel, SecretStr
 
 from cli.app import command_line
 from configuration.console import OidcSettings
+from configuration.redis_settings import RedisSettings
 from configuration.settings import AccountSettings, KillSettings, NotificationSettings, Settings, load_settings
 from configuration.unknown_variables import unknown_variables
 from console.serve import check_address
@@ -369,10 +370,13 @@ def _kinds(annotation: Any) -> Iterator[Any]:
 
 
 SECRETS = sorted(secret_names(Settings))
+IN_THE_URL = secret_names(RedisSettings)
+"""Come with the URL of Redis."""
 
 
 def test_there_are_the_secrets_that_are_known_of() -> None:
-    known = {name for model in (AccountSettings, NotificationSettings, OidcSettings) for name in secret_names(model)}
+    models = (AccountSettings, NotificationSettings, OidcSettings, RedisSettings)
+    known = {name for model in models for name in secret_names(model)}
     assert {*known, "redis_url", "database_url", "ledger_key"} == set(SECRETS)
 
 
@@ -380,7 +384,7 @@ def test_there_are_the_secrets_that_are_known_of() -> None:
 def test_every_secret_comes_by_reference(helm: Helm, values: str) -> None:
     objects = helm.objects(values)
     assert of_kind(objects, "Secret") == []
-    ends = tuple(name.upper() for name in (*SECRETS, "auth_string"))
+    ends = tuple(name.upper() for name in (*SECRETS, "auth_string") if name not in IN_THE_URL)
     by_reference = set()
     for _, container in containers(objects):
         for each in container["env"]:

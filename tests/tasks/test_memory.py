@@ -120,7 +120,7 @@ def test_a_position_is_remembered_by_its_size_long_or_short() -> None:
 
     tried = replace(FRESH, refusals=3, dust=True)
     assert remember(tried, of("-100"), 9.0) == remember(tried, of("100"), 9.0) == tried
-    assert remember(tried, of("-120"), 9.0) == replace(tried, quantity=D(120), dust=False)
+    assert remember(tried, of("-120"), 9.0) == replace(tried, changed_at=9.0, quantity=D(120), dust=False)
     assert remember(tried, of("-60"), 9.0) == replace(tried, changed_at=9.0, quantity=D(60), refusals=0)
     assert remember(FRESH, of("120"), 9.0).dust is False
 

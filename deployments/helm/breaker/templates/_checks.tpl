@@ -2,7 +2,7 @@
 
 {{/* Keys of the configuration that hold secrets. */}}
 {{- define "breaker.secretKeys" -}}
-redis_url|database_url|ledger_key|key_id|secret_key|client_secret|slack|pagerduty|others
+redis_url|database_url|ledger_key|key_id|secret_key|client_secret|slack|pagerduty|others|password|sentinel_password
 {{- end -}}
 
 {{/* Variables that hold secrets. */}}
