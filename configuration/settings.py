@@ -442,7 +442,8 @@ def load_settings() -> Settings:
 def _one_line(error: ValidationError, file: Path) -> str:
     """Every complaint with its key; the offending values are left out, since they may be secrets."""
     items = error.errors(include_input=False, include_url=False, include_context=False)
-    complaints = "; ".join(_complaint(item["loc"], item["msg"]) for item in items)
+    own = [item for item in items if item["type"] != "default_factory_not_called"]  # only the echo of another one
+    complaints = "; ".join(_complaint(item["loc"], item["msg"]) for item in own)
     return (
         f"configuration ({file} and BREAKER_* variables): {complaints}; nothing was changed, correct it and try again"
     )
