@@ -143,6 +143,17 @@ async def test_what_a_late_fill_opens_again_has_all_its_time_anew(clock: StillCl
     assert venue.closes[-1].quantity == Decimal(10) and not venue.holdings
 
 
+async def test_what_a_late_fill_opens_beside_dust_is_closed_and_the_dust_is_left(clock: StillClock) -> None:
+    tiny = position("BTCUSD", "0.000000005", CRYPTO)
+    venue = TimedVenue(clock, holdings=[tiny], answer=refuses("too small", Refusal.BELOW_MINIMUM))
+    flattening = Flattening(watched(venue, **PACE).run)
+    flattening.note_market(OPEN)
+    assert await flattening.until_flat()
+    venue.answer, venue.holdings = None, [tiny, position()]
+    assert await flattening.until_flat()
+    assert [close.symbol for close in venue.closes] == ["BTCUSD", "AAPL"]
+
+
 @pytest.mark.parametrize("quantity", ["12", "-12"])
 async def test_what_has_grown_or_turned_has_all_its_time_anew(clock: StillClock, quantity: str) -> None:
     changes: dict[float, dict[str, Any]]
