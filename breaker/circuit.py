@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from breaker.checked_inputs import checked_seconds
 from breaker.deadline_client import AsyncDeadlineClient, DeadlineClient
 from breaker.durability import DEFAULT_DURABILITY, Durability
 from breaker.errors import BreakerError
@@ -14,7 +15,6 @@ from breaker.events import History
 from breaker.keys import GLOBAL
 from breaker.requests import (
     Request,
-    checked_seconds,
     read_history_reply,
     read_status_replies,
     read_transition_reply,

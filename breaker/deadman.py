@@ -16,9 +16,9 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 from uuid import UUID, uuid5
 
+from breaker.checked_inputs import checked_seconds
 from breaker.errors import BreakerUnavailable, InvalidInput
 from breaker.keys import GLOBAL, check_scope
-from breaker.requests import checked_seconds
 from breaker.uuid7 import uuid7
 
 if TYPE_CHECKING:

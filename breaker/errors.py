@@ -139,3 +139,8 @@ class NotHalted(BreakerError):
     def __init__(self, message: str, *, pending: bool) -> None:
         super().__init__(message)
         self.pending = pending
+
+
+def one_line(error: BaseException) -> str:
+    """An error's text in at most 300 characters on one line; its type's name where it has none."""
+    return " ".join(str(error).split()).rstrip(".")[:300] or type(error).__name__

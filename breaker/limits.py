@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 from enum import StrEnum
 
+from breaker.checked_inputs import checked_seconds
 from breaker.errors import InvalidInput
-from breaker.requests import checked_seconds
 from breaker.trip_reasons import TripReason
 
 

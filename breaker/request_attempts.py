@@ -25,8 +25,8 @@ from redis.exceptions import (
 )
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from breaker.errors import BreakerUnavailable, RedisRefused
-from breaker.requests import Command, Request, one_line
+from breaker.errors import BreakerUnavailable, RedisRefused, one_line
+from breaker.requests import Command, Request
 
 _MIN_ATTEMPT = 0.05
 _MAX_DELAY = 0.25

@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-import getpass
 import hashlib
-import ipaddress
 import json
 import math
-import os
-import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, date, datetime
-from decimal import Decimal
 from functools import cache
 from pathlib import Path
 from typing import Any
-from uuid import UUID
 
+from breaker.checked_inputs import (
+    checked_address,
+    checked_details,
+    checked_epoch,
+    checked_name,
+    checked_text,
+    checked_uuid,
+)
 from breaker.errors import (
     BreakerError,
     InvalidInput,
@@ -26,6 +27,7 @@ from breaker.errors import (
     RedisRefused,
     ResetRateLimited,
     StateConflict,
+    one_line,
 )
 from breaker.events import History, read_history
 from breaker.keys import Keys, of_scope
@@ -37,10 +39,6 @@ from breaker.uuid7 import uuid7
 SOURCES = frozenset({"cli", "console", "api", "flow", "rule", "gate", "library", "override"})
 _REASON_LENGTH = 200
 _RESET_REASON_LENGTH = 1_000
-_NAME_LENGTH = 128
-_DETAILS_BYTES = 16_384
-_DETAILS_DEPTH = 32
-_MAX_SECONDS = 30 * 86_400.0
 
 Command = tuple[str | bytes | int, ...]
 
@@ -122,7 +120,7 @@ class RequestBuilder:
         ip_address: str | None = None,
         further_keys: Sequence[str] = (),
     ) -> Request:
-        event_id = uuid7() if event_id is None else _uuid(event_id, "event_id")
+        event_id = uuid7() if event_id is None else checked_uuid(event_id, "event_id")
         common = (
             event_id,
             _json(self.keys.scope),
@@ -130,7 +128,7 @@ class RequestBuilder:
             _json(reason),
             details,
             _json(self.source),
-            "null" if ip_address is None else _json(_address(ip_address)),
+            "null" if ip_address is None else _json(checked_address(ip_address)),
         )
         return script_request(
             load_script(script),
@@ -149,15 +147,15 @@ class RequestBuilder:
         incident_id: str | None,
         ip_address: str | None,
     ) -> Request:
-        text = _details(details)
+        text = checked_details(details)
         operator = (details or {}).get("operator")
         if tripped_by is None and isinstance(operator, str) and operator:
             tripped_by = operator
         return self.request(
             "trip",
-            uuid7() if incident_id is None else _uuid(incident_id, "incident_id"),
-            by=_name(tripped_by, "tripped_by"),
-            reason=_text(reason, "reason", _REASON_LENGTH),
+            uuid7() if incident_id is None else checked_uuid(incident_id, "incident_id"),
+            by=checked_name(tripped_by, "tripped_by"),
+            reason=checked_text(reason, "reason", _REASON_LENGTH),
             details=text,
             event_id=event_id,
             ip_address=ip_address,
@@ -180,19 +178,21 @@ class RequestBuilder:
 
         That epoch is None for a state that has none.
         """
-        event_id = uuid7() if event_id is None else _uuid(event_id, "event_id")
-        incident_id = "" if expected_incident_id is None else _text(expected_incident_id, "expected_incident_id", 64)
-        by = _name(reset_by, "reset_by")
-        why = "" if reason is None else _text(reason, "reason", _RESET_REASON_LENGTH)
-        address = None if ip_address is None else _address(ip_address)
-        said = _details(details)
+        event_id = uuid7() if event_id is None else checked_uuid(event_id, "event_id")
+        incident_id = (
+            "" if expected_incident_id is None else checked_text(expected_incident_id, "expected_incident_id", 64)
+        )
+        by = checked_name(reset_by, "reset_by")
+        why = "" if reason is None else checked_text(reason, "reason", _RESET_REASON_LENGTH)
+        address = None if ip_address is None else checked_address(ip_address)
+        said = checked_details(details)
 
         def at_epoch(epoch: int | None) -> Request:
             return self.request(
                 "reset",
                 round(quiet_period * 1000),
                 round(interval * 1000),
-                "none" if epoch is None else _epoch(epoch),
+                "none" if epoch is None else checked_epoch(epoch),
                 incident_id,
                 int(ends_watched),
                 *((token.value, token.spent) if token else ()),
@@ -212,11 +212,11 @@ class RequestBuilder:
         watch = watch or Watching(self.keys.key("reset_watch"), "", 0.0, 0.0)
         return self.request(
             "end_quiet_period",
-            _epoch(expected_epoch),
+            checked_epoch(expected_epoch),
             watch.holder,
             round(watch.silent * 1000),
             round(watch.lasting * 1000),
-            by=_name(by, "by"),
+            by=checked_name(by, "by"),
             reason="QUIET_PERIOD_END",
             event_id=event_id,
             further_keys=(watch.key,),
@@ -226,7 +226,7 @@ class RequestBuilder:
         return self.request(
             "initialize",
             1 if force else 0,
-            by=_name(by, "by"),
+            by=checked_name(by, "by"),
             reason="INITIALIZE_FORCED" if force else "INITIALIZE",
             event_id=event_id,
         )
@@ -250,13 +250,6 @@ def request_builder(scope: str, source: str) -> RequestBuilder:
     if source not in SOURCES:
         raise InvalidInput(f"source is {source!r:.40}; use one of {', '.join(sorted(SOURCES))}.")
     return RequestBuilder(Keys.of(scope), source)
-
-
-def checked_seconds(value: float, name: str, *, least: float = 0.0) -> float:
-    """`value` if it is a number of seconds from `least` to 30 days. Raises InvalidInput otherwise."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value <= _MAX_SECONDS:
-        raise InvalidInput(f"{name} is {value!r:.40}; use seconds from {least:g} to {_MAX_SECONDS:g}.")
-    return float(value)
 
 
 def read_status_replies(replies: Sequence[Any], keys: Keys) -> Status:
@@ -356,96 +349,5 @@ def raise_if_error(reply: Any) -> None:
         raise RedisRefused(f"Redis answered with an error: {one_line(reply)}. Nothing is known to have changed.")
 
 
-def one_line(error: BaseException) -> str:
-    """An error's text in at most 300 characters on one line; its type's name where it has none."""
-    return " ".join(str(error).split()).rstrip(".")[:300] or type(error).__name__
-
-
 def _json(text: str) -> str:
     return json.dumps(text, ensure_ascii=False)
-
-
-def _text(value: str, name: str, longest: int) -> str:
-    if not isinstance(value, str):
-        raise InvalidInput(f"{name} is {type(value).__name__}, not text; nothing was changed.")
-    if not value.strip():
-        raise InvalidInput(f"{name} is empty; nothing was changed. Say in 1 to {longest} characters why or who.")
-    if len(value) > longest:
-        raise InvalidInput(f"{name} has {len(value)} characters; nothing was changed. Use at most {longest}.")
-    if any(unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp") for character in value):
-        raise InvalidInput(f"{name} holds control characters or line breaks; nothing was changed. Use one plain line.")
-    return value
-
-
-def _name(value: str | None, name: str) -> str:
-    return _login() if value is None else _text(value, name, _NAME_LENGTH)
-
-
-def _login() -> str:
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):
-        return f"uid:{os.getuid()}"
-
-
-def _uuid(value: str, name: str) -> str:
-    try:
-        return str(UUID(value))
-    except (ValueError, AttributeError, TypeError):
-        raise InvalidInput(f"{name} is {value!r:.60}, not a UUID; nothing was changed.") from None
-
-
-def _epoch(value: int) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-        raise InvalidInput(f"expected_epoch is {value!r:.40}, not a whole number from 0 on; nothing was changed.")
-    return value
-
-
-def _address(value: str) -> str:
-    try:
-        return str(ipaddress.ip_address(value))
-    except ValueError:
-        raise InvalidInput(f"ip_address is {value!r:.60}, no IPv4 or IPv6 address; nothing was changed.") from None
-
-
-def _details(details: Mapping[str, Any] | None) -> str:
-    if details is not None and not isinstance(details, Mapping):
-        raise InvalidInput(f"details is {type(details).__name__}, not a mapping; nothing was changed.")
-    try:
-        text = json.dumps(_plain(details or {}, "details", 0), ensure_ascii=False, allow_nan=False)
-        size = len(text.encode())
-    except ValueError as error:
-        raise InvalidInput(f"details can't be written as JSON ({one_line(error)}); nothing was changed.") from error
-    if size > _DETAILS_BYTES:
-        raise InvalidInput(f"details take {size} bytes as JSON; nothing was changed. Use at most {_DETAILS_BYTES}.")
-    return text
-
-
-def _plain(value: object, where: str, depth: int) -> Any:
-    """`value` in JSON's own types: Decimal and UUID as text, times as ISO 8601 in UTC. Raises ValueError."""
-    if depth > _DETAILS_DEPTH:
-        raise ValueError(f"nested deeper than {_DETAILS_DEPTH}")
-    match value:
-        case None | bool() | int() | float() | str():
-            return value
-        case Decimal() | UUID():
-            return str(value)
-        case datetime():
-            if value.tzinfo is None:
-                raise ValueError(f"{where} is a time without a zone")
-            return value.astimezone(UTC).isoformat().replace("+00:00", "Z")
-        case date():
-            return value.isoformat()
-        case Mapping():
-            return {_key(key, where): _plain(item, f"{where}[{key!r:.40}]", depth + 1) for key, item in value.items()}
-        case list() | tuple():
-            return [_plain(item, f"{where}[{index}]", depth + 1) for index, item in enumerate(value)]
-    raise ValueError(f"{where} is {type(value).__name__}")
-
-
-def _key(key: object, where: str) -> str:
-    if not isinstance(key, str):
-        raise ValueError(  # noqa: TRY004 (caught above as one kind of bad details)
-            f"{where} has a key that is {type(key).__name__}, not text"
-        )
-    return key

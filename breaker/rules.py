@@ -26,10 +26,11 @@ from datetime import datetime
 from decimal import Decimal
 from typing import TYPE_CHECKING
 
+from breaker.checked_inputs import checked_seconds
 from breaker.deadline_client import AsyncDeadlineClient, DeadlineClient
 from breaker.keys import GLOBAL, Keys
 from breaker.limits import Limits, Rule
-from breaker.requests import Request, checked_seconds
+from breaker.requests import Request
 from breaker.rule_requests import (
     READ_CLOCK,
     Calendar,

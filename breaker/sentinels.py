@@ -23,7 +23,7 @@ from redis.exceptions import AuthenticationError, AuthorizationError, NoPermissi
 from redis.retry import Retry
 from redis.sentinel import MasterNotFoundError
 
-from breaker.requests import one_line
+from breaker.errors import one_line
 
 Address: TypeAlias = tuple[str, int]
 Answer: TypeAlias = "Address | Exception | None"

@@ -6,11 +6,12 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from breaker.checked_inputs import checked_seconds
 from breaker.deadline_client import AsyncDeadlineClient, DeadlineClient
 from breaker.errors import BreakerError, InvalidInput, RedisRefused
 from breaker.keys import GLOBAL, Keys, scope_of_state
 from breaker.redis_time import microseconds_of, to_datetime
-from breaker.requests import Request, checked_seconds, raise_if_error, read_status_replies
+from breaker.requests import Request, raise_if_error, read_status_replies
 from breaker.state import State, Status, is_older, reject_older, unknown_status
 
 if TYPE_CHECKING:

@@ -8,10 +8,9 @@ import socket
 import threading
 from pathlib import Path
 
-from breaker.errors import BreakerError
+from breaker.errors import BreakerError, one_line
 from breaker.gate.report import MAX_REPORT_BYTES, GateReport
 from breaker.gate.reporter import LAST, Send, report_socket
-from breaker.requests import one_line
 
 _log = logging.getLogger(__name__)
 _WAKE_INTERVAL = 0.5

@@ -12,9 +12,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
-from breaker.errors import BreakerError
+from breaker.errors import BreakerError, one_line
 from breaker.gate.report import REPORT_EVERY, GateReport, report_request
-from breaker.requests import one_line, raise_if_error
+from breaker.requests import raise_if_error
 
 if TYPE_CHECKING:
     import redis
