@@ -34,6 +34,7 @@ from pydantic_settings import (
 
 from breaker.errors import BreakerError, InvalidInput
 from breaker.limits import Rule
+from configuration.complaints import describe_complaints
 from configuration.console import ConsoleSettings
 from configuration.locations import absolute, configuration_file, default_state_dir, not_empty
 from configuration.redis_settings import DEFAULT_URL, Durable, RedisSettings, compose_redis_url, default_durability
@@ -436,19 +437,4 @@ def load_settings() -> Settings:
     except SettingsError as error:
         raise ConfigurationError(f"a BREAKER_* variable cannot be read: {error}; nothing was changed") from None
     except ValidationError as error:
-        raise ConfigurationError(_one_line(error, file)) from None
-
-
-def _one_line(error: ValidationError, file: Path) -> str:
-    """Every complaint with its key; the offending values are left out, since they may be secrets."""
-    items = error.errors(include_input=False, include_url=False, include_context=False)
-    own = [item for item in items if item["type"] != "default_factory_not_called"]  # only the echo of another one
-    complaints = "; ".join(_complaint(item["loc"], item["msg"]) for item in own)
-    return (
-        f"configuration ({file} and BREAKER_* variables): {complaints}; nothing was changed, correct it and try again"
-    )
-
-
-def _complaint(key: tuple[int | str, ...], message: str) -> str:
-    said = message.removeprefix("Value error, ").rstrip(".")
-    return f"{'.'.join(str(part) for part in key)}: {said}" if key else said
+        raise ConfigurationError(describe_complaints(error, file)) from None
