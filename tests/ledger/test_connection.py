@@ -133,26 +133,21 @@ def is_whole(ledger: Ledger) -> bool:
     )
 
 
-def test_a_pooler_that_takes_no_options_gets_the_limits_with_each_transaction(
-    without_options: int, postgres_url: str
+@pytest.mark.parametrize("pooler", ["without_options", "pgbouncer"])
+def test_behind_a_pooler_each_transaction_brings_its_limits_and_the_chain_is_whole(
+    pooler: str, request: pytest.FixtureRequest, postgres_url: str
 ) -> None:
-    url = through(without_options, postgres_url)
+    url = through(request.getfixturevalue(pooler), postgres_url)
     with closing(Ledger.connect(url, timeout=20.0)) as ledger:
         upgrade(ledger)
         append_from_several_threads(url)
         assert is_whole(ledger) and len(ledger.query().rows) == 20
         assert limits_of(ledger) == {"20s"}
+
+
+def test_without_a_pooler_the_session_has_the_limits(postgres_url: str) -> None:
     with closing(Ledger.connect(postgres_url, timeout=20.0)) as straight:
         assert limits_of(straight) == {"20s"}
-
-
-def test_behind_pgbouncer_in_transaction_mode_the_chain_is_whole(pgbouncer: int, postgres_url: str) -> None:
-    url = through(pgbouncer, postgres_url)
-    with closing(Ledger.connect(url, timeout=20.0)) as ledger:
-        upgrade(ledger)
-        append_from_several_threads(url)
-        assert is_whole(ledger) and len(ledger.query().rows) == 20
-        assert limits_of(ledger) == {"20s"}
 
 
 def test_of_several_hosts_the_one_that_can_be_written_is_used(postgres: Postgres, postgres_url: str) -> None:
