@@ -1135,9 +1135,10 @@ def read_order(body: dict[str, Any], parent: dict[str, Any] | None = None) -> Or
 
 
 def _name(body: dict[str, Any], of: str) -> str:
-    if not isinstance(body[of], str) or not body[of]:
-        raise ValueError(f"its {of} is {body[of]!r:.40}")
-    return str(body[of])
+    name = body[of]
+    if not isinstance(name, str) or not name:
+        raise ValueError(f"its {of} is {name!r:.40}")
+    return name
 
 
 def read_positions(body: Any) -> tuple[list[Position], list[Unreadable]]:

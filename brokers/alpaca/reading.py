@@ -112,9 +112,10 @@ def _order_or_not(body: Json, parent: Json | None = None) -> Order | Unreadable:
 
 
 def _name(body: Json, of: str) -> str:
-    if not isinstance(body[of], str) or not body[of]:
-        raise ValueError(f"its {of} is {body[of]!r:.40}")
-    return str(body[of])
+    name = body[of]
+    if not isinstance(name, str) or not name:
+        raise ValueError(f"its {of} is {name!r:.40}")
+    return name
 
 
 def read_order(body: Json, parent: Json | None = None) -> Order:
