@@ -169,6 +169,8 @@ def drain() -> None:
     lost = sum(done.copy.moved.values())
     copied = f", {lost} records from the copy of a spool ({', '.join(done.copy.moved)})" if lost else ""
     typer.echo(f"{done.spool.moved} records from the spool, {done.outbox.moved} transitions from Redis{copied}")
+    if done.spool.busy:
+        say("another process is draining this host's spool: what came after it began waits for the next drain")
     for problem in done.problems:
         say(problem)
     if done.problems:

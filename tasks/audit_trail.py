@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import sys
 import threading
 import time
@@ -25,6 +26,8 @@ GATHER_FOR = 0.1
 """Seconds in which records come together before they are moved into the ledger, in one transaction."""
 DISK_WAIT = 2.0
 """Seconds that an action waits for the disk to take the records before it; after that the disk is not waited for."""
+BUSY_AGAIN_AFTER = 0.05
+_BUSY = "another process is draining the spool"
 _TOO_SLOW = f"the disk has not taken them within {DISK_WAIT:g} s"
 _FAILURE_WORDS = ("FAILED", "UNAVAILABLE", "WITHOUT", "NOT_FLAT")
 
@@ -65,6 +68,8 @@ class AuditTrail:
         self._spool_problem: str | None = None
         self._wake = threading.Event()
         self._closing = threading.Event()
+        self._until = math.inf
+        """When closing ends, on the monotonic clock."""
         self._thread = threading.Thread(target=self._keep_draining, name="audit trail", daemon=True)
 
     def start(self) -> None:
@@ -108,12 +113,13 @@ class AuditTrail:
         Records that neither ledger nor disk has are written to standard error, a JSON line each: all that is left then.
         """
         end = time.monotonic() + timeout
-        self._closing.set()
         with self._news:
-            self._news.notify_all()
             if not self._news.wait_for(lambda: not self._unwritten, min(timeout, DISK_WAIT)):
                 self._unspooled += self._unwritten  # should the disk take them after all, the ledger knows them by id
                 self._spool_problem = _TOO_SLOW
+            self._until = end
+            self._closing.set()  # not before: whoever drains ends by it, and was to see what the disk had still to take
+            self._news.notify_all()
         self.start()
         self._wake.set()
         self._thread.join(max(end - time.monotonic(), 0))
@@ -166,19 +172,22 @@ class AuditTrail:
                 self._problem = self._move_into(ledger)
             except (LedgerError, BreakerError, OSError) as error:
                 self._problem = str(error)
-            if self._closing.is_set() and not self._wake.is_set():
+            busy = self._problem == _BUSY and time.monotonic() < self._until  # whose drain may have begun before ours
+            if self._closing.is_set() and not self._wake.is_set() and not busy:
                 break
-            if self._problem:
+            if busy:
+                time.sleep(BUSY_AGAIN_AFTER)
+            elif self._problem:
                 self._closing.wait(RETRY_AFTER)
+            if self._problem:
                 self._wake.set()
         if ledger is not None:
             ledger.close()
 
     def _move_into(self, ledger: Ledger) -> str | None:
         """Returns what kept the spool's own records where they are; that keeps the others from nothing."""
-        problem = None
         try:
-            self._spool.drain(ledger)
+            problem = _BUSY if self._spool.drain(ledger).busy else None
         except SpoolUnavailable as error:
             problem = str(error)
         self._append_unspooled(ledger)

@@ -14,6 +14,9 @@ from pathlib import Path
 import pytest
 import redis
 
+from breaker.process_lock import process_lock
+from ledger.record import AuditRecord
+from ledger.spool import Spool
 from sandbox.embedded_redis import EmbeddedRedis
 from sandbox.exchange.server import PaperExchangeThread
 from tests.cli.conftest import RunCli, WriteConfiguration
@@ -97,6 +100,16 @@ def test_without_the_database_a_transition_waits_and_is_not_lost(
     assert drained.returncode == 0, drained.stderr
     assert "1 transitions from Redis" in drained.stdout
     assert [row["action"] for row in rows(breaker_cli)] == ["CIRCUIT_BREAKER_TRIP"]
+
+
+def test_a_drain_says_that_another_one_is_at_work(audited: redis.Redis, breaker_cli: RunCli, state_dir: Path) -> None:
+    spool = Spool(state_dir / "spool")
+    spool.add([AuditRecord(action="ORDERS_CANCELED", source="cli")])
+    with process_lock(spool.directory / "drain.lock"):
+        drained = breaker_cli("audit", "drain")
+    assert "0 records from the spool" in drained.stdout
+    assert "another process is draining this host's spool" in drained.stderr
+    assert len(spool.records()) == 1
 
 
 def test_export_can_be_read_without_the_database(audited: redis.Redis, breaker_cli: RunCli, tmp_path: Path) -> None:

@@ -6,10 +6,12 @@ import asyncio
 import os
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 
 import pytest
 
+from breaker.process_lock import process_lock
 from ledger.ledger import Ledger
 from ledger.record import AuditRecord
 from ledger.schema import upgrade
@@ -115,3 +117,57 @@ async def test_promise_10_a_disk_that_hangs_holds_up_one_action_and_the_ledger_h
         disk.free.set()
     assert "can't be drained" in missing  # its own file, which is held
     assert [row.action for row in ledger.query().rows] == ["POSITIONS_CLOSE_ALL_SENT", "ORDERS_CANCELED"]
+
+
+def test_promise_8_what_the_disk_takes_while_a_run_ends_is_in_the_ledger(
+    tmp_path: Path, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever drains is at work when the last record comes, and finished before the disk has it."""
+    drained, go_on = threading.Event(), threading.Event()
+
+    def drain_transitions(_: Ledger) -> None:
+        drained.set()
+        go_on.wait(60)
+
+    spool = Spool(tmp_path / "spool")
+    trail = AuditTrail(spool, lambda: ledger, drain_transitions, source="cli", user_id="ada", incident_id="i")
+    trail.start()
+    trail("FIRST", {})
+    assert drained.wait(60)
+    disk = SlowDisk(monkeypatch)
+    trail("LAST", {})
+    assert disk.reached.wait(60)
+    with ThreadPoolExecutor() as pool:
+        missing = pool.submit(trail.close, 10)
+        (drainer,) = (thread for thread in threading.enumerate() if thread.name == "audit trail")
+        go_on.set()
+        drainer.join(0.5)  # what would be too early
+        disk.free.set()
+        assert missing.result(60) == []
+    assert [row.action for row in ledger.query().rows] == ["LAST", "FIRST"]
+    assert not spool.pending()
+
+
+def test_promise_8_a_run_that_ends_while_another_process_drains_waits_for_it(tmp_path: Path, ledger: Ledger) -> None:
+    """Their drain may have begun before our last record."""
+    spool = Spool(tmp_path / "spool")
+    spool.directory.mkdir()
+    trail = trail_of(spool, ledger)
+    with ThreadPoolExecutor() as pool:
+        with process_lock(spool.directory / "drain.lock") as mine:
+            assert mine
+            trail("LAST", {})
+            missing = pool.submit(trail.close, 10)
+            assert not wait([missing], 0.5).done
+        assert missing.result(60) == []
+    assert [row.action for row in ledger.query().rows] == ["LAST"]
+
+
+def test_who_waits_for_a_frozen_drain_says_what_waits_and_ends_in_time(tmp_path: Path, ledger: Ledger) -> None:
+    spool = Spool(tmp_path / "spool")
+    spool.directory.mkdir()
+    trail = trail_of(spool, ledger)
+    with process_lock(spool.directory / "drain.lock"):
+        trail("LAST", {})
+        (missing,) = trail.close(0.5)
+    assert "another process is draining the spool" in missing and "breaker audit drain" in missing
