@@ -7,6 +7,7 @@ import itertools
 import os
 import shutil
 import ssl
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO
@@ -92,6 +93,15 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     if server is not None and "redis_server" in getattr(item, "fixturenames", ()):
         with redis.Redis.from_url(server.url) as client:
             client.flushall()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _no_copy_of_a_spool_comes_late() -> Iterator[None]:
+    """Into what the next file's tests find in Redis."""
+    yield
+    for thread in threading.enumerate():
+        if thread.name == "copy of the spool":
+            thread.join(1.0)
 
 
 @pytest.fixture(scope="session")

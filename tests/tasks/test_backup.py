@@ -27,7 +27,7 @@ from configuration.settings import GivenSettings, Settings
 from console.auth.identities import Identities
 from console.auth.permissions import Role
 from console.auth.schema import upgrade as upgrade_console
-from ledger.configured import open_checkpoints, open_ledger, open_spool
+from ledger.configured import open_checkpoints, open_ledger
 from ledger.errors import LedgerUnavailable
 from ledger.ledger import Ledger
 from ledger.outbox import drain_outbox
@@ -35,6 +35,7 @@ from ledger.queries import Filter
 from ledger.reconcile import reconcile
 from ledger.record import AuditRecord, AuditRow
 from ledger.schema import upgrade as upgrade_log
+from ledger.spool import Spool
 from ledger.verify import verify
 from sandbox.embedded_redis import EmbeddedRedis
 from tasks.backup.archive import unpack_archive, write_archive
@@ -85,6 +86,11 @@ def desk_of(redis_url: str, state_dir: Path, database_url: str | None, environme
 def names_of(desk: Desk) -> set[str]:
     """Of the keys in its Redis."""
     return {key.decode() for key in cast("list[bytes]", desk.redis.keys("*"))}
+
+
+def spool_of(desk: Desk) -> Spool:
+    """Without the copy in Redis, which a thread would make later, perhaps in the next test."""
+    return Spool(desk.settings.state_dir / "spool")
 
 
 @pytest.fixture
@@ -258,7 +264,7 @@ def test_an_archive_of_any_database_fills_postgresql_as_a_user_who_owns_nothing(
     ("obstacle", "named"),
     [
         (lambda desk: desk.breaker().trip("MANUAL"), "Redis has"),
-        (lambda desk: open_spool(desk.settings).add([AuditRecord(action="SOMETHING_DONE", source="cli")]), "spool/"),
+        (lambda desk: spool_of(desk).add([AuditRecord(action="SOMETHING_DONE", source="cli")]), "spool/"),
         (lambda desk: runs(desk, "standby"), "standby@"),
     ],
 )
