@@ -29,6 +29,8 @@ class SweepResult:
     problem: str = ""
     orders: tuple[Mapping[str, Any], ...] | None = None
     """The orders that were open before it; None when they could not be read in time."""
+    open_orders: int = 0
+    """How many these were, with those that can't be read; the legs of one order count once."""
     protective: int = 0
     """Of these, how many stay until their position is about to be closed."""
     positions: tuple[Mapping[str, Any], ...] = ()
@@ -89,6 +91,7 @@ async def _sweep(
         refused=sum(result.outcome in (CancelOutcome.REFUSED, CancelOutcome.UNKNOWN) for result in results),
         problem=problem,
         orders=None if seen.orders is None else tuple(order_row(order) for order in seen.orders),
+        open_orders=len({order.cancel_id for order in seen.orders or ()} | {*seen.unreadable}),
         protective=len(seen.protective),
         positions=tuple(position_row(position) for position in seen.positions),
         unseen=tuple(result.order_id for result in results) if seen.orders is None else (),

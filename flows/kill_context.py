@@ -107,7 +107,7 @@ async def open_kill_run(
 def record_sweep(run: KillRun, swept: Iterable[SweepResult]) -> None:
     """What the first sweep did, into the run and its records."""
     for result in swept:
-        asked = result.accepted + result.refused if result.orders is None else len(result.orders)
+        asked = result.accepted + result.refused if result.orders is None else result.open_orders
         # Open until the venue's own list says otherwise: an accepted cancel is not yet a cancelled order.
         known = {} if result.problem and result.orders is None else {"orders_at_start": asked, "orders_open": asked}
         run.update(result.account, canceled=result.accepted, **known)

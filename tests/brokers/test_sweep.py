@@ -77,5 +77,22 @@ mode = "hold"
         await broker.aclose()
 
 
+async def test_an_order_with_several_legs_counts_once() -> None:
+    book = """
+prices.SPY261218C00600000 = 4
+prices.SPY261218C00610000 = 2.5
+[[orders]]
+qty = 1
+limit_price = 0.10
+legs = [{ symbol = "SPY261218C00600000", side = "buy" }, { symbol = "SPY261218C00610000", side = "sell" }]
+"""
+    with PaperExchangeThread(parse(book)) as exchange:
+        broker = AlpacaBroker("GOOD", exchange.url, "key", "secret")
+        (swept,) = await first_sweep([broker], 1.5, coverage=coverage_of("global", ["GOOD"]))
+        await broker.aclose()
+    assert swept.orders is not None
+    assert (swept.open_orders, len(swept.orders), swept.accepted) == (1, 2, 1)
+
+
 async def test_no_account_is_no_trouble() -> None:
     assert await first_sweep([], timeout=0.1, coverage=coverage_of("global", ())) == []
