@@ -809,8 +809,9 @@ class Flattening:
             return ("accepted", "") if found else ("unknown", f"{lost}; the venue does not know the order (yet)")
         if status in (200, 201):
             return "accepted", ""
-        outcome, reason = _refusal(body)
-        return ("not authorized" if status == 401 else outcome), reason
+        if status == 401:
+            return "not authorized", f"the venue lets the keys read and refuses them this (401): {_message(body)}"
+        return _refusal(body)
 
     def _may_close(self, memory: Memory, close: Close) -> bool:
         """Whether it is known what became of the last close, and the position can be believed."""

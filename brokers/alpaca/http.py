@@ -45,6 +45,8 @@ class Connection:
         self._name = name
         self._timeout = timeout
         self._rate = RateLimit()
+        self._reads = False
+        """The venue has let these keys read something."""
         self._client = httpx.AsyncClient(
             base_url=base_url.rstrip("/").removesuffix("/v2") + "/v2",
             headers={"APCA-API-KEY-ID": key_id, "APCA-API-SECRET-KEY": secret_key},
@@ -120,12 +122,17 @@ class Connection:
         if response.is_server_error:
             raise self._unavailable(method, path, f"the venue answered {response.status_code}")
         if response.status_code == httpx.codes.UNAUTHORIZED:
-            raise KeysRefused(
-                f"{self._name}: the venue at {self._client.base_url.host} refuses the keys (401); nothing was done "
-                f"there, correct key_id and secret_key of account {self._name}",
-                account=self._name,
-            )
+            raise KeysRefused(self._refuses_keys(method), account=self._name)
+        if method == "GET":
+            self._reads = True
         return response
+
+    def _refuses_keys(self, method: str) -> str:
+        where = f"{self._name}: the venue at {self._client.base_url.host}"
+        keys = f"key_id and secret_key of account {self._name}"
+        if method != "GET" and self._reads:
+            return f"{where} lets the keys read and refuses them this (401); give {keys} that may trade"
+        return f"{where} refuses the keys (401); nothing was done there, correct {keys}"
 
     def _rate_limited(self, method: str, path: str) -> RateLimited:
         wait = self._rate.seconds_to_wait

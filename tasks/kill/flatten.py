@@ -315,8 +315,9 @@ class Flattening:
         except TimeIsUp as error:
             result = CloseResult(close.symbol, CloseOutcome.UNKNOWN, reason=str(error))
         except BrokerError as error:
-            # Nothing was taken: a rate limit. The next round, when there is one, plans on what is then.
-            self._memory[close.symbol] = untried(memory, self._now())
+            # Nothing was taken: a rate limit, or keys refused. The next round, if there is one, plans on what is then.
+            reason = str(error) if isinstance(error, BrokerRefused) else memory.reason
+            self._memory[close.symbol] = replace(untried(memory, self._now()), reason=reason)
             await self._trouble(error)
             return
         now = self._now()

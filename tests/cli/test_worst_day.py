@@ -121,6 +121,13 @@ CASES = {
         closable={"AAPL": "10"},
         orders_left=1,
     ),
+    "the keys may read and not trade": Case(
+        AAPL + refused("401", "POST *", "DELETE *"),
+        left={"AAPL": "10"},
+        reasons={"AAPL": "lets the keys read and refuses them this (401)"},
+        closable={"AAPL": "10"},
+        settings={"deadline": 3},
+    ),
     # What a bulk cancel leaves goes by its id.
     "a bulk cancel fails for six of ten": Case("[cancels]\nbulk_leaves = 6\n[book]\norders = 10\npositions = 4\n"),
     "a bulk cancel fails as a whole": Case("[book]\norders = 10\n" + AAPL + refused("500", "DELETE /v2/orders")),
