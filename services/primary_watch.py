@@ -14,6 +14,7 @@ from redis import Redis
 
 from breaker.deadline_client import DeadlineClient
 from breaker.errors import BreakerError, RedisRefused
+from breaker.redis_run import COMPARED_KEY, run_id_of
 from breaker.requests import Request
 from breaker.state import Status
 from ledger.errors import LedgerError
@@ -52,11 +53,14 @@ class PrimaryWatch:
 
         Raises BreakerUnavailable, RedisRefused or LedgerError when that was not possible for all: the next look does.
         """
-        now = Seen(self._run_id(), {scope: found.epoch for scope, found in statuses.items() if found.epoch is not None})
-        if self._compared is not None and now.goes_on_from(self._compared):
+        run, noted = self._runs()
+        now = Seen(run, {scope: found.epoch for scope, found in statuses.items() if found.epoch is not None})
+        if self._compared is not None and now.goes_on_from(self._compared) and noted == run:
             self._compared = now
             return False
         self._compare(ledger)
+        if run:  # by whatever answers now: if that is another one already, it is none that its run id stands in
+            self._client.execute(Request("note that it was compared with the ledger", (("SET", COMPARED_KEY, run),)))
         self._compared = now
         return True
 
@@ -78,10 +82,11 @@ class PrimaryWatch:
         if problem is not None:
             raise problem
 
-    def _run_id(self) -> str:
+    def _runs(self) -> tuple[str, str]:
+        """The run that answers, and the one that was last compared; both empty where INFO is refused."""
+        commands = (("INFO", "server"), ("GET", COMPARED_KEY))
         try:
-            (told,) = self._client.execute(Request("say which run of it this is", (("INFO", "server"),)))
+            told, noted = self._client.execute(Request("say which run of it this is", commands))
         except RedisRefused:
-            return ""
-        lines = told.decode("utf-8", "replace").splitlines() if isinstance(told, bytes) else []
-        return next((line.partition(":")[2] for line in lines if line.startswith("run_id:")), "")
+            return "", ""
+        return run_id_of(told), noted.decode("utf-8", "replace") if isinstance(noted, bytes) else ""

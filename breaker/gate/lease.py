@@ -155,9 +155,9 @@ def heartbeat_confirmed(lease: Lease, replicas: int) -> Lease:
     return replace(lease, sent=tuple(later), deadline=sent + lease.max_staleness)
 
 
-def writes_refused(lease: Lease) -> Lease:
-    """The oldest heartbeat in flight has been answered by a Redis that would refuse a trip: what it says is no ground
-    to open on, as whoever wants to halt can't make it say so.
+def not_believed(lease: Lease) -> Lease:
+    """The oldest heartbeat in flight has been answered by a Redis whose word is no ground to open on: it would refuse a
+    trip, or may have lost one.
     """
     return replace(lease, sent=lease.sent[1:], deadline=EXPIRED)
 

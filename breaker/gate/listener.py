@@ -268,13 +268,15 @@ def make_listener(
     heartbeat: float,
     drain: bool,
     pending_trips: Path | None = None,
+    compared_only: bool = False,
 ) -> Listener:
     """A listener, not started yet, on a connection of its own to where `source` points.
 
-    It never opens before the trips that wait in the directory `pending_trips` are made.
+    It never opens before the trips that wait in the directory `pending_trips` are made; with `compared_only` only on a
+    Redis that was compared with the ledger.
     """
     gate_id = f"{os.getpid()}-{secrets.token_hex(4)}"
     connect = connector(source, _CONNECT_TIMEOUT, name=f"breaker-gate-{gate_id}")
     host_pending_trips = None if pending_trips is None else HostPendingTrips(pending_trips, source)
-    protocol = GateProtocol(lease, gate_id)
+    protocol = GateProtocol(lease, gate_id, compared_only=compared_only)
     return Listener(connect, protocol, publish, heartbeat=heartbeat, drain=drain, host_pending_trips=host_pending_trips)

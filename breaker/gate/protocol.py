@@ -23,12 +23,13 @@ from breaker.gate.lease import (
     heartbeat_confirmed,
     heartbeat_sent,
     invalidated,
+    not_believed,
     states_read,
-    writes_refused,
 )
 from breaker.gate.quiet_period import QuietPeriod
 from breaker.gate.resp3 import ErrorReply, Frame, Parser, ProtocolError, Push
 from breaker.keys import Keys
+from breaker.redis_run import COMPARED_KEY, run_id_of
 from breaker.redis_time import microseconds_of
 from breaker.requests import encode_command
 from breaker.state import State, read_status
@@ -47,8 +48,12 @@ class GateProtocol:
     Not safe for concurrent calls; whoever drives it holds a lock. `lease` is replaced, never changed.
     """
 
-    def __init__(self, lease: Lease, gate_id: str) -> None:
+    def __init__(self, lease: Lease, gate_id: str, *, compared_only: bool = False) -> None:
         self.lease = lease
+        self._compared_only = compared_only
+        self._run: bytes | None = None
+        """The run id of the Redis that answers, where it has been asked."""
+        self._is_compared = not compared_only
         self.heartbeat_due = False
         """An invalidation has arrived: the states should be read again at once."""
         self.why_unconfirmed: str | None = None
@@ -69,6 +74,8 @@ class GateProtocol:
         commands.append(self._command(self._on_role, "ROLE"))
         for index, view in enumerate(self.lease.views):
             commands.append(self._command(self._on_exists(index), "EXISTS", Keys.of(view.scope).history))
+        if self._compared_only:
+            commands.append(self._command(self._on_info, "INFO", "server"))
         return b"".join(commands)
 
     def heartbeat(self, now: float) -> bytes:
@@ -82,6 +89,8 @@ class GateProtocol:
             )
         else:
             commands.append(self._command(self._on_delete, "DEL", self._gate_key))
+        if not self._is_compared:  # asked before the states, which then have what the comparison made of them
+            commands.append(self._command(self._on_compared, "GET", COMPARED_KEY))
         commands.append(self._command(self._on_time, "TIME"))
         commands.extend(self._command(self._on_state, "GET", key) for key in self._state_keys)
         if self.lease.replicas:
@@ -108,6 +117,7 @@ class GateProtocol:
         self._pending_replies.clear()
         self._states_read.clear()
         self._refusal = None
+        self._run, self._is_compared = None, not self._compared_only
         self.heartbeat_due = False
         self.why_unconfirmed = None
         self.lease = connection_lost(self.lease)
@@ -132,6 +142,14 @@ class GateProtocol:
         role = frame[0] if isinstance(frame, list) and frame else None
         if role != b"master":
             raise ProtocolFailed(f"This Redis is a {_text(role)}, not a primary; give the gate the primary's address.")
+
+    def _on_info(self, frame: Frame, now: float) -> None:
+        _refuse_error(frame, "INFO")
+        self._run = run_id_of(frame).encode()
+
+    def _on_compared(self, frame: Frame, now: float) -> None:
+        _refuse_error(frame, "GET")
+        self._is_compared = bool(self._run) and frame == self._run
 
     def _on_exists(self, index: int) -> Callable[[Frame, float], None]:
         def on_reply(frame: Frame, now: float) -> None:
@@ -168,23 +186,31 @@ class GateProtocol:
             self.lease = states_read(self.lease, tuple(self._states_read))
             self._states_read.clear()
             if not self.lease.replicas:
-                self._end_heartbeat()
-
-    def _end_heartbeat(self) -> None:
-        if self._refusal is None:
-            self.why_unconfirmed = None
-            self.lease = heartbeat_confirmed(self.lease, 0)
-            return
-        self.why_unconfirmed = f"Redis refuses to write, and so would refuse a trip: {self._refusal.rstrip('.')}"
-        self.lease = writes_refused(self.lease)
+                self._end_heartbeat(0)
 
     def _on_wait(self, frame: Frame, now: float) -> None:
         _refuse_error(frame, "WAIT")
-        confirmed = frame if isinstance(frame, int) else 0
-        self.why_unconfirmed = None
+        self._end_heartbeat(frame if isinstance(frame, int) else 0)
+
+    def _end_heartbeat(self, confirmed: int) -> None:
+        self.why_unconfirmed = self._why_not_believed
+        if self.why_unconfirmed is not None:
+            self.lease = not_believed(self.lease)
+            return
         if confirmed < self.lease.replicas:
             self.why_unconfirmed = f"only {confirmed} of the {self.lease.replicas} replicas confirm what Redis says"
         self.lease = heartbeat_confirmed(self.lease, confirmed)
+
+    @property
+    def _why_not_believed(self) -> str | None:
+        if self._refusal is not None:
+            return f"Redis refuses to write, and so would refuse a trip: {self._refusal.rstrip('.')}"
+        if not self._is_compared:
+            return (
+                "this Redis has not been compared with the ledger since it began to answer, which `breaker serve` or "
+                "`breaker services` does"
+            )
+        return None
 
 
 def _refuse_error(frame: Frame, command_name: str) -> None:

@@ -51,6 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         heartbeat=options.max_staleness / 4,
         drain=False,
         pending_trips=options.pending_trips,
+        compared_only=options.compared,
     )
     # Blocked in every thread and waited for: a handler would have to wait for the main thread to wake.
     signal.pthread_sigmask(signal.SIG_BLOCK, _STOP_SIGNALS)
@@ -99,6 +100,11 @@ def _options() -> argparse.ArgumentParser:
         "--replicas",
         type=int,
         help="replicas that can be promoted, each to confirm heartbeats; 0 unless given, and 1 under Sentinel",
+    )
+    options.add_argument(
+        "--compared",
+        action="store_true",
+        help="open only on a Redis that `breaker serve` or `breaker services` has compared with the ledger",
     )
     options.add_argument(
         "--feed", action="append", default=[], help="trip when this feed's data is too old; repeatable"

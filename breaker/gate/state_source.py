@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 from breaker.gate.lease import Lease, ScopeView
+from breaker.gate.topology import Topology
 from breaker.keys import check_scope
 
 if TYPE_CHECKING:
@@ -16,7 +17,6 @@ if TYPE_CHECKING:
 
     from breaker.gate.judge import Halt
     from breaker.gate.reporter import Send
-    from breaker.gate.topology import Topology
 
 DEFAULT_SHARED_MEMORY = Path(
     "/dev/shm/circuit_breaker.gate" if sys.platform == "linux" else "/tmp/circuit_breaker.gate"  # noqa: S108
@@ -82,7 +82,7 @@ class SourceSettings:
         if self.backend not in ("thread", "drain", "shm"):
             raise ValueError(f"backend must be 'thread', 'drain' or 'shm', not {self.backend!r}")
         given = self.redis_source is not None
-        if self.backend == "shm" and (given or self.topology.replicas or self.pending_trips is not None):
+        if self.backend == "shm" and (given or self.topology != Topology.single() or self.pending_trips is not None):
             raise ValueError(
                 "a shm gate reads the sidecar's shared memory; Redis, its topology and pending trips are the sidecar's"
             )
@@ -112,6 +112,7 @@ class SourceSettings:
             heartbeat=self.heartbeat,
             drain=self.backend == "drain",
             pending_trips=self.pending_trips,
+            compared_only=self.topology.compared,
         )
 
     def report_sender(self) -> Send:

@@ -17,23 +17,32 @@ class Topology:
 
     Attributes:
         replicas: How many replicas may be promoted; each of them confirms every heartbeat.
+        compared: Whether a gate opens only on a Redis that was compared with the ledger since it began to answer.
 
     Example:
         >>> Topology.single()
-        Topology(replicas=0)
-        >>> Topology.replicated(2)
-        Topology(replicas=2)
+        Topology(replicas=0, compared=False)
+        >>> Topology.replicated(2, compared=True)
+        Topology(replicas=2, compared=True)
     """
 
     replicas: int = 0
+    compared: bool = False
 
     @classmethod
-    def single(cls) -> Topology:
-        """One server that nothing is ever promoted in place of. Heartbeats change nothing."""
-        return cls()
+    def single(cls, *, compared: bool = False) -> Topology:
+        """One server that nothing is ever promoted in place of. Heartbeats change nothing.
+
+        Args:
+            compared: As for `replicated`; here it concerns a server that was started from an older copy.
+
+        Returns:
+            The topology.
+        """
+        return cls(0, compared)
 
     @classmethod
-    def replicated(cls, replicas: int) -> Topology:
+    def replicated(cls, replicas: int, *, compared: bool = False) -> Topology:
         """A primary and replicas, any of which may be promoted.
 
         Each heartbeat is a write that all of them must acknowledge (WAIT), so a gate left on an old primary closes. A
@@ -41,6 +50,8 @@ class Topology:
 
         Args:
             replicas: How many can be promoted; keep it true.
+            compared: Stay closed on a new primary until `breaker serve` or `breaker services` has compared it with
+                the ledger, and tripped again what it had lost: about half a second. Without one of them, for good.
 
         Returns:
             The topology.
@@ -50,7 +61,7 @@ class Topology:
         """
         if replicas < 1:
             raise ValueError(f"a replicated topology has at least one replica, not {replicas}")
-        return cls(replicas)
+        return cls(replicas, compared)
 
 
 def default_topology(source: redis.Redis | str | None) -> Topology:

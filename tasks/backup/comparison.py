@@ -41,6 +41,7 @@ _NOT_WORTH_NAMING = {
     "ledger_checkpoints",
     "kill_taken_over",
     "closes",
+    "compared_run",
 }
 """Restored in another form, or named by one of the others."""
 

@@ -10,6 +10,8 @@ import pytest
 import redis
 
 from breaker import CircuitBreaker
+from breaker.gate import Gate, Topology
+from breaker.gate.decision import Reason
 from breaker.status_reader import StatusReader
 from configuration.settings import GivenSettings, Settings
 from ledger.configured import open_ready_ledger
@@ -19,6 +21,7 @@ from sandbox.embedded_redis import EmbeddedRedis
 from services.primary_watch import PrimaryWatch, Seen
 from services.trip_watch import TripWatch
 from tasks import trip_announcement
+from tests.breaker.gate.harness import BUY, UNHURRIED, Record
 from tests.helpers import PATIENCE, eventually
 
 SCOPE = "account:ALPHA"
@@ -79,6 +82,52 @@ def test_the_same_server_is_compared_once(settings: Settings, own_server: Embedd
             PrimaryWatch(client, 0.2).look(ledger, {})
         own_server.start()
         assert [watch.look(ledger, reader.read(["global"])) for _ in range(2)] == [True, False]
+
+
+def test_a_gate_that_asks_for_it_opens_only_on_a_redis_that_was_compared(
+    settings: Settings, own_server: EmbeddedRedis
+) -> None:
+    client = redis.Redis.from_url(own_server.url)
+    CircuitBreaker(client).initialize_state()
+    topology = Topology.single(compared=True)
+    with (
+        closing(open_ready_ledger(settings)) as ledger,
+        closing(PrimaryWatch(client, PATIENCE)) as watch,
+        closing(StatusReader(client, timeout=PATIENCE, remember=False)) as reader,
+        Gate(own_server.url, topology=topology, max_staleness=UNHURRIED, heartbeat=0.02) as gate,
+    ):
+        drain_outbox(client, ledger, timeout=PATIENCE)
+        for _ in range(2):
+            eventually(lambda: "has not been compared with the ledger" in gate.check(BUY, 0).sentence)
+            watch.look(ledger, reader.read(["global"]))
+            eventually(lambda: gate.check(BUY, 0).allowed)
+            own_server.stop()
+            own_server.start()
+
+
+def test_promise_1_a_gate_never_opens_on_a_redis_that_lost_a_trip_before_it_was_compared(
+    settings: Settings, own_server: EmbeddedRedis, tmp_path: Path
+) -> None:
+    client = redis.Redis.from_url(own_server.url)
+    with closing(CircuitBreaker(client, timeout=PATIENCE)) as breaker, closing(open_ready_ledger(settings)) as ledger:
+        breaker.initialize_state()
+        with closing(PrimaryWatch(client, PATIENCE)) as watch:
+            watch.look(ledger, {})
+        own_server.stop()
+        shutil.copytree(own_server.data_dir, tmp_path / "copy")
+        own_server.start()
+        breaker.trip("MANUAL")
+        drain_outbox(client, ledger, timeout=PATIENCE)
+        set_back(own_server, tmp_path / "copy")
+        with (
+            Gate(own_server.url, topology=Topology.single(compared=True), max_staleness=UNHURRIED) as gate,
+            Record(gate) as record,
+            closing(PrimaryWatch(client, PATIENCE)) as watch,
+        ):
+            eventually(lambda: "has not been compared with the ledger" in gate.check(BUY, 0).sentence)
+            watch.look(ledger, {})
+            eventually(lambda: gate.check(BUY, 0).reason is Reason.TRIPPED)
+            assert record.admitted_since(0) == 0
 
 
 @pytest.mark.parametrize(
