@@ -22,8 +22,10 @@ from ledger.audit import verify_ledger
 from ledger.configured import open_checkpoints, open_ready_ledger, open_spool
 from ledger.errors import LedgerError
 from ledger.ledger import Ledger
+from ledger.location import configured_place
 from ledger.outbox import known_scopes
-from services.exporter.families import render
+from ledger.spool_copy import copy_key
+from services.exporter.families import Rendering
 from services.exporter.ledger_counts import Counts, read_on
 from services.exporter.redis_reading import RedisReading, ScopeReading, read_redis
 from services.exporter.scrape import ChainReading, LedgerReading, Scrape
@@ -63,12 +65,14 @@ class Exporter:
         self._settings = settings
         self._redis = redis_client(settings)
         self._spool = open_spool(settings)
+        self._copy = copy_key(configured_place(settings))
         self._checkpoints = open_checkpoints(settings)
         self._ledger: Ledger | None = None
         self._counts: Counts | None = None
         self._scopes: tuple[str, ...] = (GLOBAL,)
         self._chain = ChainReading()
         self._checks: Counter[str] = Counter(verified=0, failed=0)
+        self._rendering = Rendering()
         self._one_at_a_time = threading.Lock()
         self._stopping = threading.Event()
         self._from_redis = Source("redis", self._read_redis)
@@ -95,7 +99,7 @@ class Exporter:
             self._checks["verified" if redis_reading.verified else "failed"] += 1
             took = time.monotonic() - begun
             taken = Scrape(redis_reading, ledger_reading, self._chain, Counter(self._checks), took, pending)
-        return render(taken)
+            return self._rendering.render(taken)
 
     def _read(self, until: float) -> tuple[RedisReading, LedgerReading, Mapping[str, int] | None]:
         from_redis, from_ledger = self._from_redis.start(), self._from_ledger.start()
@@ -112,7 +116,8 @@ class Exporter:
         return {**dict.fromkeys(self._settings.accounts, 0), **Counter(pending.account for pending in exits)}
 
     def _read_redis(self) -> RedisReading:
-        return read_redis(self._redis, self._scopes, timeout=min(self._settings.redis_timeout, self.deadline))
+        timeout = min(self._settings.redis_timeout, self.deadline)
+        return read_redis(self._redis, self._scopes, copy=self._copy, timeout=timeout)
 
     def _read_ledger(self) -> LedgerReading:
         spooled: tuple[int | None, float | None] = None, None

@@ -12,7 +12,6 @@ from datetime import datetime
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import generate_latest
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
@@ -26,23 +25,32 @@ from tasks.running_services import RunningService
 
 VERIFIED = 0.0
 FAILED = 999_999.0
+_STATES = tuple((word, word.value) for word in State)
 _STAGES = ("halted", "no_orders", "flat")
 _DRILL_STAGES = ("halted", "first_cancel", "no_orders", "flat", "recovery")
 
 
-def render(taken: Scrape) -> bytes:
-    """In Prometheus's text format."""
-    registry = CollectorRegistry(auto_describe=False)
-    registry.register(_Families(taken))
-    return generate_latest(registry)
+class Rendering:
+    """Prometheus's text format. Of a thousand breakers most stand as they stood: their text is made once."""
+
+    def __init__(self) -> None:
+        self._kept: dict[str, tuple[Metric, bytes]] = {}
+
+    def render(self, taken: Scrape) -> bytes:
+        self._kept = {family.name: self._with_text(family) for family in families(taken)}
+        return b"".join(text for _, text in self._kept.values())
+
+    def _with_text(self, family: Metric) -> tuple[Metric, bytes]:
+        kept = self._kept.get(family.name)
+        return kept if kept is not None and kept[0] == family else (family, generate_latest(_One(family)))
 
 
-class _Families(Collector):
-    def __init__(self, taken: Scrape) -> None:
-        self._taken = taken
+class _One(Collector):
+    def __init__(self, family: Metric) -> None:
+        self._family = family
 
     def collect(self) -> Iterable[Metric]:
-        return families(self._taken)
+        return (self._family,)
 
 
 def families(taken: Scrape) -> Iterator[Metric]:
@@ -82,6 +90,11 @@ def families(taken: Scrape) -> Iterator[Metric]:
         taken.ledger_lag,
     )
     yield from _ledger_families(taken.ledger, taken.chain)
+    yield _gauge(
+        "cb_spool_copied_records",
+        "Audit records that wait on any host for the ledger, by their copy in Redis.",
+        taken.redis.copied_records,
+    )
     yield _labelled(
         GaugeMetricFamily("cb_build_info", "Which version this is; always 1.", labels=["version"]), {_version(): 1}
     )
@@ -106,8 +119,8 @@ def _state_families(scopes: Iterable[ScopeReading]) -> Iterator[Metric]:
     )
     for reading in scopes:
         status, label = reading.status, [reading.scope]
-        for word in State:
-            state.add_metric([reading.scope, word.value], float(status.state is word))
+        for word, name in _STATES:
+            state.add_metric([reading.scope, name], float(status.state is word))
         tripped_at = status.tripped_at if status.state is State.TRIPPED else None
         quiet_until = status.quiet_until if status.state is State.QUIET_PERIOD else None
         for family, value in (

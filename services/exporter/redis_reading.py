@@ -72,6 +72,8 @@ class RedisReading:
     """Seconds since the scheduled verification last ran; None when it never did, or that can't be read."""
     services: tuple[RunningService, ...] | None = None
     """The resident processes that report; None when that can't be read."""
+    copied_records: int | None = None
+    """Records that wait in the spool of any host, by their copy in Redis; None when that can't be read."""
 
     @property
     def outbox_oldest(self) -> float | None:
@@ -85,10 +87,11 @@ class RedisReading:
         return bool(self.scopes) and all(scope.verified for scope in self.scopes)
 
 
-def read_redis(redis: Redis, scopes: Iterable[str] = (GLOBAL,), *, timeout: float) -> RedisReading:
+def read_redis(redis: Redis, scopes: Iterable[str] = (GLOBAL,), *, copy: str = "", timeout: float) -> RedisReading:
     """Every breaker of `scopes`, in two exchanges however many there are: their states, then what lies beside them.
 
-    Ends within about `timeout` seconds if Redis doesn't answer: then nothing else is asked of it.
+    `copy` is the key of the copy of hosts' spools. Ends within about `timeout` seconds if Redis doesn't answer: then
+    nothing else is asked of it.
     """
     begun = time.monotonic()
     with closing(StatusReader(redis, timeout=timeout, remember=False)) as reader:
@@ -102,7 +105,8 @@ def read_redis(redis: Redis, scopes: Iterable[str] = (GLOBAL,), *, timeout: floa
     with closing(DeadlineClient(redis, timeout)) as client:
         found = _beside(client, statuses, now)
         gates, age = _reported_gates(client), _verification_age(client, now)
-    return RedisReading(found, latency, None, gates, age, _services(redis))
+        copied = _entries(client, copy)
+    return RedisReading(found, latency, None, gates, age, _services(redis), copied)
 
 
 def _services(redis: Redis) -> tuple[RunningService, ...] | None:
@@ -115,6 +119,14 @@ def _services(redis: Redis) -> tuple[RunningService, ...] | None:
 def _reported_gates(client: DeadlineClient) -> ReportedGates | None:
     try:
         return read_reports(client.execute(reports_request()))
+    except BreakerError:
+        return None
+
+
+def _entries(client: DeadlineClient, stream: str) -> int | None:
+    try:
+        (length,) = client.execute(Request("count the copies of spooled records", (("XLEN", stream),)))
+        return _count(length)
     except BreakerError:
         return None
 

@@ -30,7 +30,7 @@ def exported() -> set[str]:
     scope = ScopeReading("global", unknown_status("x"), 0, 0.0, Measurements(), 0.0)
     report = GateReport("a", "host", 1, "thread", ("global",), "OPEN", 0.1, 1, {})
     gates = ReportedGates((ReportedGate(report, 1.0),), {"admitted": 1})
-    redis_reading = RedisReading((scope,), 0.001, gates=gates, verification_age=1.0, services=())
+    redis_reading = RedisReading((scope,), 0.001, gates=gates, verification_age=1.0, services=(), copied_records=0)
     ledger = LedgerReading(Counts(last_kill=kill), None, 0, 0.0)
     taken = Scrape(redis_reading, ledger, ChainReading(True, 1.0, 1), {"verified": 1}, 0.1)
     return {family.name + ("_total" if family.type == "counter" else "") for family in families(taken)}

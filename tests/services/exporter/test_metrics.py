@@ -235,6 +235,7 @@ def test_the_ledger_lags_by_the_oldest_that_it_lacks_in_redis_or_in_the_spool(
     assert (values["cb_spool_records",], values["cb_ledger_last_seq",]) == (1, 1)
     assert 3600 <= values["cb_spool_oldest_seconds",] < 3700
     assert values["cb_ledger_lag_seconds",] == values["cb_spool_oldest_seconds",]
+    eventually(lambda: scrape()["cb_spool_copied_records",] == 1, "on another host it would be seen by this alone")
 
 
 def test_a_lag_that_is_not_known_is_left_out(redis_client: redis.Redis, scrape: Scrape) -> None:
