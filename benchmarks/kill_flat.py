@@ -74,7 +74,7 @@ def run() -> list[Row]:
         down = {"PREFECT_API_URL": f"http://127.0.0.1:{free_port()}/api", "PREFECT_HOME": str(directory / "prefect")}
         ideal, ours = _ideal_times(venue), {}
         for orchestrator, address in (("Prefect down", down), ("with Prefect", prefect.environment)):
-            environment = kill_environment(directory, redis.url, venue.url, "record_wait = 0.2", address)
+            environment = kill_environment(directory, redis.url, [venue.url], "record_wait = 0.2", address)
             ours[f"cold, {orchestrator}"] = _times(venue, partial(_kill, environment))
             with standby(directory, environment):
                 ours[f"standby, {orchestrator}"] = _times(venue, partial(_kill, environment))

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from pydantic import SecretStr
 
-from benchmarks.rows import Row
+from benchmarks.rows import Row, growth
 from benchmarks.servers import bench
 from breaker import CircuitBreaker
 from breaker.status_reader import AsyncStatusReader
@@ -45,10 +45,12 @@ class Cost:
 
 def run() -> list[Row]:
     rows: list[Row] = []
+    scrapes, verifications = dict[int, Row](), dict[int, Row]()
     for size in SIZES:
         with _desk(size) as settings:
-            rows.append(_scrape(settings, size))
-            rows.append(_verification(settings, size))
+            scrapes[size] = _scrape(settings, size)
+            verifications[size] = _verification(settings, size)
+            rows += [scrapes[size], verifications[size]]
             rows.append(_console(settings, size))
             rows.append(_share("trip watch", size, TripWatch(settings)))
             rows.append(_share("reset watch", size, ResetWatch(settings)))
@@ -56,6 +58,9 @@ def run() -> list[Row]:
             told = settings.notifications.model_copy(update={"slack": SecretStr("http://127.0.0.1:1/")})
             watch = NotificationWatch(settings.model_copy(update={"notifications": told}))
             rows.append(_share("notification watch", size, watch))
+    for what, measured in ("scrapes of breakers", scrapes), ("health verifications of breakers", verifications):
+        costs = {size: row.value for size, row in measured.items() if isinstance(row.value, float)}
+        rows.append(growth(what, costs, "ms"))
     return rows
 
 

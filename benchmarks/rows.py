@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import statistics
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 
@@ -18,6 +19,21 @@ class Row:
     baseline: str = ""
     target: str = ""
     met: bool | None = None
+
+
+MOST_GROWTH = 1.1
+"""The exponent beyond which something is done for each that looks at all of them."""
+
+
+def growth(what: str, costs: Mapping[int, float], unit: str) -> Row:
+    """How fast the cost grows with the size: 1 means that twice as many cost twice as much.
+
+    What every run costs, however little there is to do, makes it less.
+    """
+    sizes, logarithms = zip(*((math.log(size), math.log(cost)) for size, cost in costs.items()), strict=True)
+    exponent = statistics.linear_regression(sizes, logarithms).slope
+    of_each = ", ".join(f"{size:,}: {cost:.3g} {unit}" for size, cost in costs.items())
+    return Row("growth", what, exponent, "exponent", of_each, f"≤ {MOST_GROWTH:g}", exponent <= MOST_GROWTH)
 
 
 def quantile(values: Iterable[float], fraction: float) -> float:

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -72,13 +72,16 @@ def open_gate(url: str, backend: str, shared_memory: Path) -> Iterator[Gate]:
 
 
 def kill_environment(
-    directory: Path, redis_url: str, venue_url: str, pace: str, prefect: dict[str, str]
+    directory: Path, redis_url: str, venue_urls: Sequence[str], pace: str, prefect: dict[str, str]
 ) -> dict[str, str]:
-    """For `breaker kill` on one account, with this `[kill]` section and these variables for Prefect."""
+    """For `breaker kill` on an account at each venue, with this `[kill]` section and these variables for Prefect."""
+    accounts = (
+        f'[accounts.A{number}]\nbase_url = "{url}"\nkey_id = "key"\nsecret_key = "secret"\n'
+        for number, url in enumerate(venue_urls)
+    )
     configuration = directory / "breaker.toml"
     configuration.write_text(
-        f'redis_url = "{redis_url}"\nstate_dir = "{directory / "state"}"\n[kill]\n{pace}\n'
-        f'[accounts.ALPHA]\nbase_url = "{venue_url}"\nkey_id = "key"\nsecret_key = "secret"\n'
+        f'redis_url = "{redis_url}"\nstate_dir = "{directory / "state"}"\n[kill]\n{pace}\n{"".join(accounts)}'
     )
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("BREAKER_", "PREFECT_"))}
     return {**kept, **prefect, "BREAKER_CONFIG": str(configuration), "PYTHONPATH": str(ROOT)}
