@@ -124,6 +124,8 @@ class KillView(KillDisplay):
         said = "halted" if self.is_halted else f"not known to be halted: look with `breaker status{of_scope(scope)}`"
         if self._run is not None:
             said += f"; open at the last reading: {', '.join(map(_open, self._run.progress.values()))}"
+            if elsewhere := [name for name in self._run.elsewhere if not self._run.progress[name].flat]:
+                said += f"; workers go on with {', '.join(elsewhere)}"
         said += f"; to go on, which is safe: `{_again(coverage)}`"
         self._console.print(Text.assemble(("✗ INTERRUPTED", "bold red"), f"  {with_pastable(said)}"), soft_wrap=True)
 

@@ -28,7 +28,7 @@ from configuration.breakers import async_breaker_of
 from configuration.settings import Settings, load_settings
 from flows.drivers import run_directly, without_prefect
 from flows.kill_context import open_kill_run, record_sweep
-from flows.kill_switch import halt_and_flatten, read_costs
+from flows.kill_procedure import halt_and_flatten, read_costs
 from flows.recovery import FormT, open_recovery, walk_checklist
 from flows.run_names import run_name
 from tasks.drill.environment import APPROVER, AUTHOR, DrillEnvironment, open_drill_environment

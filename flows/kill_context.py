@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from brokers.protocol import Broker
     from brokers.sweep import SweepResult
     from ledger.ledger import Ledger
+    from tasks.kill.shares import Share
 
 LEDGER_WAIT = 3.0
 """Seconds that the ledger may take, after everything else, to catch up with the run."""
@@ -46,6 +47,7 @@ async def open_kill_run(
     observers: Sequence[Observer] = (),
     trip_event_id: str | None = None,
     opened: Mapping[str, Broker] | None = None,
+    share: Share | None = None,
 ) -> AsyncIterator[KillRun]:
     """A run on what the scope covers, its connections closed at the end; those `opened` before are left open.
 
@@ -53,6 +55,7 @@ async def open_kill_run(
 
     Args:
         accounts: only these of the scope's accounts; all of them otherwise.
+        share: the part of another run that this one is.
 
     Raises:
         InvalidInput: as `coverage_of`.
@@ -88,16 +91,23 @@ async def open_kill_run(
         observers=(trail, *observers),
         trail=trail,
         trip_event_id=trip_event_id,
+        share=share,
     )
     if record_at_once:
         trail.start()
-    run.record("KILL_SWITCH_STARTED", reason=reason, accounts=list(wanted), covers=str(coverage))
+    if share is None:
+        run.record("KILL_SWITCH_STARTED", reason=reason, accounts=list(wanted), covers=str(coverage))
+    else:
+        run.run_id = share.run_id
+        run.record("KILL_SHARE_STARTED", share=str(share), accounts=list(wanted))
     run.naming_closes = asyncio.create_task(agree_on_close_names(run, settings))
     async with publish_status(run, settings):
         try:
             yield run
         finally:
             run.naming_closes.cancel()
+            if run.following is not None:
+                run.following.cancel()
             for broker in own.values():
                 await broker.aclose()
             await breaker.close()

@@ -24,10 +24,8 @@ from services.kill_request import KillRequest
 from services.outage_log import OutageLog
 from services.redis_uptime import redis_uptime
 from tasks.kill.status import KillStatus
-from tasks.kill.status_feed import read_kill_statuses
+from tasks.kill.status_feed import SILENT, read_kill_statuses
 
-SILENT = 3.0
-"""Seconds without a sign of life after which a run is taken over."""
 LATE = 3_600.0
 """Seconds of silence after which a run is left to people: nobody expects it to go on by itself any more."""
 LOOK_EVERY = 1.0

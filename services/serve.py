@@ -23,6 +23,7 @@ from configuration.running import RunningConfiguration
 from configuration.settings import Settings, load_settings
 from flows.drill import drill
 from flows.health_verification import health_verification
+from flows.kill_share import kill_share
 from flows.kill_switch import kill_switch
 from flows.recovery import recovery
 from flows.resume import resume
@@ -48,6 +49,12 @@ async def deployments() -> list[RunnerDeployment]:
             "kill-switch",
             tags=["kill-switch", environment],
             description="Halt, cancel every open order, flatten every position, prove it. For emergencies.",
+            entrypoint_type=module,
+        ),
+        await kill_share.ato_deployment(
+            "kill-share",
+            tags=["kill-switch", environment],
+            description="A share of a kill switch's accounts, spread over workers. Started by the kill switch itself.",
             entrypoint_type=module,
         ),
         await recovery.ato_deployment(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
@@ -167,6 +167,27 @@ async def start(deployment: str, **parameters: str) -> str:
     except (httpx.HTTPError, TimeoutError, PrefectException) as error:
         said = describe_failure(error)
         raise NotStarted(f"Prefect at {api_url()} can't be asked: {said}; look with: `breaker doctor`") from None
+
+
+async def start_subflow(deployment: str, name: str, tags: Sequence[str], parameters: dict[str, Any]) -> UUID:
+    """Have a run of the deployment (`flow/name`) started now, as a part of the flow run that this is called in.
+
+    Raises TimeoutError, and what Prefect's client raises.
+    """
+    from prefect.deployments.flow_runs import arun_deployment  # noqa: PLC0415
+
+    async with asyncio.timeout(DEADLINE):
+        started = await arun_deployment(deployment, parameters=parameters, flow_run_name=name, timeout=0, tags=tags)
+    return started.id
+
+
+async def cancel(flow_run_id: UUID, why: str) -> None:
+    """Have the run not begun any more, or no longer said to be running. Raises as `start_subflow`."""
+    from prefect.states import Cancelled  # noqa: PLC0415
+
+    async with _client() as client:
+        cancelled: State[None] = Cancelled(message=why)
+        await client.set_flow_run_state(flow_run_id, cancelled, force=True)
 
 
 async def reschedule_if_lost(flow_run_id: UUID) -> bool:

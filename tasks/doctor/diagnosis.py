@@ -63,7 +63,7 @@ async def diagnose(settings: Settings) -> list[Measurement]:
     others = await asyncio.gather(
         *(measure_venue(name, account, locks.of(name)) for name, account in settings.accounts.items()),
         measure_prefect(),
-        measure_deployments(),
+        measure_deployments(settings),
         *([measure_watches(settings)] if orchestrator.is_configured() else []),
         measure_verification(settings),
         measure_exporter(settings),

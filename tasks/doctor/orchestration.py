@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from configuration.settings import Settings
 from tasks import orchestrator
 from tasks.checks.endpoint import measure_http
 from tasks.checks.measurement import Colour, Measurement
@@ -19,15 +20,16 @@ async def measure_prefect() -> Measurement:
     return await measure_http("prefect", f"{orchestrator.api_url()}/health", remedy)
 
 
-async def measure_deployments() -> Measurement:
-    """Whether somebody serves what a trip and the clock start."""
-    probe = Probe("deployments", f"{', '.join(DEPLOYMENTS)} served", "the configured Prefect API")
+async def measure_deployments(settings: Settings) -> Measurement:
+    """Whether somebody serves what a trip and the clock start, and shares where a kill switch is to be spread."""
+    wanted = DEPLOYMENTS if settings.kill.accounts_per_worker is None else (*DEPLOYMENTS, "kill-share")
+    probe = Probe("deployments", f"{', '.join(wanted)} served", "the configured Prefect API")
     if not orchestrator.is_configured():
         return probe.measured("no Prefect", Colour.YELLOW, "Without PREFECT_API_URL nothing can be served.")
 
     async def measure() -> Measurement:
         served = await orchestrator.served_deployments()
-        if missing := [name for name in DEPLOYMENTS if name not in served]:
+        if missing := [name for name in wanted if name not in served]:
             problem = f"Nobody serves {', '.join(missing)}: `python -m services.serve`."
             return probe.measured(f"{len(served)} served", Colour.RED, problem)
         return probe.measured("all served")

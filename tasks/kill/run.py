@@ -7,7 +7,7 @@ readable arguments, runs as a Prefect task and without Prefect.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -25,7 +25,9 @@ from tasks.kill.report import KillReport
 if TYPE_CHECKING:
     from breaker import AsyncCircuitBreaker
     from tasks.audit_trail import AuditTrail
+    from tasks.kill.cost import ExitCost
     from tasks.kill.flatten import Flattening
+    from tasks.kill.shares import Share
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +62,12 @@ class KillRun:
     """The pending exits that it was begun for; none for a kill switch that was asked for. It never trips a breaker."""
     unknown: str = ""
     """Why an account that is configured may be missing here, which keeps the rest from being called flat."""
+    share: Share | None = None
+    """The part of another run that this one is: it neither trips nor tells people, and that one reports all of it."""
+    elsewhere: dict[str, Callable[[str], Awaitable[ExitCost]]] = field(default_factory=dict)
+    """The accounts that a share in another process closes, each with whom to ask what its exit cost."""
+    following: asyncio.Task[None] | None = None
+    """Reads what becomes of these shares."""
     halted_after: float | None = None
     first_sweep_after: float | None = None
     started_at: datetime = field(default_factory=lambda: datetime.now(UTC))

@@ -12,7 +12,7 @@ from pydantic import TypeAdapter
 
 from tasks.kill.account import AccountProgress
 from tasks.kill.cost import ExitCost, without_fills
-from tasks.kill.report import AccountsTogether
+from tasks.kill.report import RECORDED_LINES, AccountsTogether
 from tasks.kill.run import KillRun
 
 Verdict = Literal["RUNNING", "FLAT", "NOT FLAT", "DECLINED", "NOT KNOWN"]
@@ -92,6 +92,9 @@ class KillStatus(AccountsTogether):
 def kill_status(run: KillRun) -> KillStatus:
     report = run.report
     progress = run.progress.values() if report is None else report.accounts
+    # Whoever has split off a share makes the report of all of it by this.
+    whole = run.share is not None and report is not None
+    closes, cost_lines = (None, RECORDED_LINES) if whole else (CLOSES, COST_LINES)
     return KillStatus(
         run_id=run.run_id,
         incident_id=run.incident_id,
@@ -104,7 +107,9 @@ def kill_status(run: KillRun) -> KillStatus:
         started_at=run.started_at,
         elapsed=run.elapsed if report is None else report.finished_after,
         halted_after=run.halted_after,
-        accounts=tuple(replace(account, closes=account.closes[-CLOSES:]) for account in progress),
+        accounts=tuple(
+            account if closes is None else replace(account, closes=account.closes[-closes:]) for account in progress
+        ),
         missing=tuple(run.missing),
         reported=report is not None,
         covers=str(run.coverage),
@@ -114,7 +119,7 @@ def kill_status(run: KillRun) -> KillStatus:
         asking=run.asking,
         resuming=bool(run.resumes),
         declined=run.declined,
-        costs=() if report is None else tuple(without_fills(cost, COST_LINES) for cost in report.costs),
+        costs=() if report is None else tuple(without_fills(cost, cost_lines) for cost in report.costs),
     )
 
 

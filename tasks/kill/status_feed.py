@@ -2,14 +2,14 @@
 
 Keys: `circuit_breaker:kill_run:{run id}` holds one status, `circuit_breaker:kill_runs` the ids of the newest, scored
 by their start. No run waits for it. It is for people, and it is the run's sign of life: one that falls silent is taken
-over (services/kill_takeover.py).
+over (services/kill_takeover.py). A share is not among the ids: the run that it is a part of reads it, and shows it.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -31,6 +31,8 @@ EVERY = 0.2
 """Seconds between two statuses, if anything has changed."""
 SIGN_OF_LIFE = 1.0
 """Seconds between two statuses in which nothing has changed."""
+SILENT = 3.0
+"""Seconds without a sign of life after which a run, or a share of it, is taken over."""
 LIMIT = 0.5
 """Seconds that Redis may take for one; also how long the end of a run may be held up by it, in all."""
 AWAY = 2.0
@@ -58,7 +60,8 @@ async def publish_status(run: KillRun, settings: Settings) -> AsyncIterator[None
         with suppress(TimeoutError):
             async with asyncio.timeout(LIMIT):
                 await asyncio.wait({publishing})
-                await _publish(redis, replace(kill_status(run), over=True, problem=problem))
+                ended = replace(kill_status(run), over=True, problem=problem)
+                await _publish(redis, ended, listed=run.share is None)
                 await redis.aclose()
 
 
@@ -69,23 +72,24 @@ async def _keep_publishing(run: KillRun, redis: Redis) -> None:
         status = kill_status(run)
         still = replace(status, elapsed=0.0)
         if still != shown or time.monotonic() - shown_at >= SIGN_OF_LIFE:
-            if await _publish(redis, status):
+            if await _publish(redis, status, listed=run.share is None):
                 shown, shown_at = still, time.monotonic()
             else:
                 await asyncio.sleep(AWAY)
         await asyncio.sleep(EVERY)
 
 
-async def _publish(redis: Redis, status: KillStatus) -> bool:
+async def _publish(redis: Redis, status: KillStatus, *, listed: bool) -> bool:
     from redis.exceptions import RedisError  # noqa: PLC0415
 
     try:
         async with asyncio.timeout(LIMIT):
             asked = redis.pipeline(transaction=False)
             asked.set(f"{RUN}{status.run_id}", status.to_json(), ex=KEPT)
-            asked.zadd(RUNS, {status.run_id: status.started_at.timestamp()})
-            asked.zremrangebyrank(RUNS, 0, -_MOST - 1)
-            asked.expire(RUNS, KEPT)
+            if listed:
+                asked.zadd(RUNS, {status.run_id: status.started_at.timestamp()})
+                asked.zremrangebyrank(RUNS, 0, -_MOST - 1)
+                asked.expire(RUNS, KEPT)
             for account in status.covered:
                 asked.pexpire(f"{CLOSES}{account}", KEPT_MS)
             await asked.execute()
@@ -97,18 +101,27 @@ async def _publish(redis: Redis, status: KillStatus) -> bool:
 async def read_kill_statuses(redis: Redis, known: Mapping[str, KillStatus], limit: int) -> list[KillStatus]:
     """The newest runs, newest first; those that are `known` to be over are not read again.
 
-    How long nothing was heard of one is told by Redis's clock. Raises RedisError, OSError.
+    Raises RedisError, OSError.
     """
     listed: Any = await redis.zrevrange(RUNS, 0, limit - 1)
     ids: list[str] = [name.decode() for name in listed]
     wanted = [name for name in ids if name not in known or not known[name].over]
+    read = {name: known[name] for name in ids if name not in wanted} | await read_runs(redis, wanted)
+    return [read[name] for name in ids if name in read]
+
+
+async def read_runs(redis: Redis, ids: Sequence[str]) -> dict[str, KillStatus]:
+    """These runs, as far as Redis has them. How long nothing was heard of one is told by its clock.
+
+    Raises RedisError, OSError.
+    """
     asked = redis.pipeline(transaction=False)
-    for name in wanted:
+    for name in ids:
         asked.get(f"{RUN}{name}")
         asked.pttl(f"{RUN}{name}")
-    replies: list[Any] = await asked.execute() if wanted else []
-    read = {name: known[name] for name in ids if name not in wanted}
-    for name, raw, left in zip(wanted, replies[::2], replies[1::2], strict=True):
+    replies: list[Any] = await asked.execute() if ids else []
+    read = {}
+    for name, raw, left in zip(ids, replies[::2], replies[1::2], strict=True):
         with suppress(ValueError, TypeError):  # it has expired, or somebody has written something else there
             read[name] = replace(KillStatus.from_json(raw), silent_for=max(0.0, KEPT - left / 1000))
-    return [read[name] for name in ids if name in read]
+    return read

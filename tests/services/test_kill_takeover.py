@@ -15,8 +15,9 @@ from proofs.fork_server import ForkServer
 from sandbox.embedded_redis import EmbeddedRedis
 from sandbox.exchange.scenario import parse
 from sandbox.exchange.server import PaperExchangeThread
-from services.kill_takeover import LATE, SILENT, abandoned
+from services.kill_takeover import LATE, abandoned
 from tasks.kill.status import KillStatus
+from tasks.kill.status_feed import SILENT
 from tests.helpers import eventually
 from tests.services.test_standby import Host, trips
 

@@ -20,7 +20,7 @@ from brokers.coverage import Coverage, coverage_of
 from brokers.protocol import Broker
 from configuration.settings import KillSettings
 from flows.drivers import without_prefect
-from flows.kill_switch import halt_and_flatten
+from flows.kill_procedure import halt_and_flatten
 from sandbox.exchange.scenario import Scenario, parse
 from sandbox.exchange.server import PaperExchange, PaperExchangeThread
 from tasks.kill import book, cancel, flatten

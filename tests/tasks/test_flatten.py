@@ -13,7 +13,7 @@ from breaker.uuid7 import uuid7
 from brokers.alpaca import AlpacaBroker
 from brokers.protocol import Listed
 from configuration.settings import KillSettings
-from flows import kill_switch
+from flows import kill_procedure
 from sandbox.embedded_redis import EmbeddedRedis
 from sandbox.exchange.server import PaperExchange
 from tasks.kill import account, flatten
@@ -83,7 +83,7 @@ async def test_wrong_keys_are_named_and_nothing_is_called_flat(
 async def test_what_redis_was_asked_for_in_vain_before_keeps_no_position_waiting(
     exchange: PaperExchange, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(kill_switch, "CONFIRMATION_WAIT", 60.0)
+    monkeypatch.setattr(kill_procedure, "CONFIRMATION_WAIT", 60.0)
     book = "[book]\norders = 4\npositions = 3\n"
     nowhere = kill(exchange, "redis://127.0.0.1:1/0", redis_timeout=0.1, trip_event_id=uuid7())
     outcome = await judge(exchange, scaled(book), [nowhere])

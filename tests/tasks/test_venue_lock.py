@@ -19,7 +19,7 @@ from breaker import CircuitBreaker
 from configuration.settings import Settings
 from flows.drivers import without_prefect
 from flows.kill_context import open_kill_run
-from flows.kill_switch import halt_and_flatten
+from flows.kill_procedure import halt_and_flatten
 from ledger.configured import open_ready_ledger
 from ledger.queries import Filter
 from ledger.record import FAILED, OK

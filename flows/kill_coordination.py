@@ -1,0 +1,179 @@
+"""Spread a kill switch of many accounts over the work pool's workers, follow them, and take over what falls silent.
+
+The run that is asked for closes the first share itself and has a worker close each of the others. Nothing rests on
+that: where no worker begins in time, or one falls silent, its accounts are closed here, by the same procedure.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from contextlib import suppress
+from uuid import UUID
+
+from redis.asyncio import Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import RedisError
+
+from configuration.redis_clients import async_redis_client
+from configuration.settings import Settings
+from flows.drivers import RunStep
+from flows.kill_procedure import close_account, close_here
+from flows.run_names import environment_tag
+from tasks import orchestrator
+from tasks.kill.account import ANSWERS_AFTER_DEADLINE
+from tasks.kill.run import KillRun
+from tasks.kill.share_watch import ShareElsewhere, claim_share, why_taken_over
+from tasks.kill.shares import Share, split
+from tasks.kill.status import KillStatus
+from tasks.kill.status_feed import EVERY, LIMIT, read_runs
+
+DEPLOYMENT = "kill-share"
+LOOK_EVERY = 0.1
+"""Seconds between two looks at what was heard of a share."""
+
+
+async def close_in_shares(run: KillRun, do: RunStep) -> None:
+    """Close the run's accounts: here, and where there are more than one process is to take, on workers too."""
+    settings = run.configuration
+    shares = split(list(run.brokers), None if run.resumes else run.settings.accounts_per_worker)
+    if settings is None or len(shares) < 2:
+        await close_here(run, do)
+        return
+    mine, *others = shares
+    await asyncio.gather(
+        *(close_account(run, do, account) for account in mine.accounts), _close_elsewhere(run, do, settings, others)
+    )
+
+
+async def _close_elsewhere(run: KillRun, do: RunStep, settings: Settings, shares: Sequence[Share]) -> None:
+    asked_at, accounts = run.elapsed, [name for share in shares for name in share.accounts]
+    redis = async_redis_client(settings, timeout=LIMIT, retry=Retry(NoBackoff(), 0))
+    if why := await _why_no_shares(redis):
+        await redis.aclose()
+        run.record_missing(f"workers for {', '.join(accounts)}: {why}; they were closed here")
+        await asyncio.gather(*(close_account(run, do, account) for account in accounts))
+        return
+    for name in accounts:
+        run.update(name, phase="waiting for a worker")
+    away = [ShareElsewhere(share, asked_at, {name: run.progress[name] for name in share.accounts}) for share in shares]
+    coordination = _Coordination(run, do, settings, redis, away)
+    run.following = asyncio.create_task(coordination.follow())
+    await asyncio.gather(*map(coordination.see_to, away))
+
+
+async def _why_no_shares(redis: Redis) -> str:
+    """Why no worker can take a share now; empty where one can."""
+    try:
+        await redis.ping()
+    except (RedisError, OSError) as error:
+        return f"Redis, by which they give signs of life, does not answer ({type(error).__name__})"
+    try:
+        served = await orchestrator.served_deployments()
+    except Exception as error:  # whatever Prefect's client raises: the accounts are closed all the same
+        return f"Prefect can't be asked: {orchestrator.describe_failure(error)}"
+    return "" if DEPLOYMENT in served else f"nobody serves the deployment {DEPLOYMENT}"
+
+
+class _Coordination:
+    """The shares of one run that workers were asked for."""
+
+    def __init__(self, run: KillRun, do: RunStep, settings: Settings, redis: Redis, away: list[ShareElsewhere]) -> None:
+        self._run, self._do = run, do
+        self._settings = settings
+        self._redis = redis
+        self._away = away
+        self._redis_heard_at = run.elapsed
+
+    async def follow(self) -> None:
+        """Read what becomes of the shares, until nothing more will."""
+        try:
+            while waited_for := [each for each in self._away if not each.ended.is_set()]:
+                with suppress(RedisError, OSError):
+                    found = await read_runs(self._redis, [each.share.run_id for each in waited_for])
+                    self._redis_heard_at = self._run.elapsed
+                    for each in waited_for:
+                        if (status := found.get(each.share.run_id)) is not None and not each.ended.is_set():
+                            self._note(each, status)
+                await asyncio.sleep(EVERY)
+        finally:
+            await self._redis.aclose()
+
+    async def see_to(self, each: ShareElsewhere) -> None:
+        """Have a worker close the share's accounts, and close them here if that comes to nothing."""
+        share, run = each.share, self._run
+        run.elsewhere |= dict.fromkeys(share.accounts, each.cost_of)
+        flow_run_id, why = await self._ask_for(each)
+        if not why and not (why := await self._wait_for(each)):
+            return
+        each.ended.set()
+        for name in share.accounts:
+            del run.elsewhere[name]
+        run.record("KILL_SHARE_TAKEN_OVER", share=str(share), accounts=list(share.accounts), why=why)
+        run.missing.append(f"the worker of {share}: {why}; it was closed here")
+        await asyncio.gather(
+            *(close_account(run, self._do, account) for account in share.accounts), _give_up(flow_run_id, why)
+        )
+
+    async def _ask_for(self, each: ShareElsewhere) -> tuple[UUID | None, str]:
+        """The flow run that is to close it, or why there is none."""
+        run, share = self._run, each.share
+        try:
+            flow_run_id = await orchestrator.start_subflow(
+                f"{DEPLOYMENT}/{DEPLOYMENT}",
+                f"{DEPLOYMENT}-{share.number}-of-{share.of}-{run.incident_id}",
+                ["kill-switch", environment_tag(self._settings)],
+                {
+                    "incident_id": run.incident_id,
+                    "run_id": share.run_id,
+                    "number": share.number,
+                    "of": share.of,
+                    "accounts": list(share.accounts),
+                    "scope": run.scope,
+                    "reason": run.reason,
+                    "operator": run.operator,
+                    "trip_event_id": run.trip_event_id or run.run_id,
+                    "time_left": max(run.clock.left, 0.0),
+                },
+            )
+        except Exception as error:  # whatever Prefect's client raises: its accounts are closed all the same
+            return None, f"Prefect did not take it: {orchestrator.describe_failure(error)}"
+        run.record("KILL_SHARE_SENT", share=str(share), accounts=list(share.accounts), flow_run=str(flow_run_id))
+        return flow_run_id, ""
+
+    async def _wait_for(self, each: ShareElsewhere) -> str:
+        """Return once the worker has reported, or why its accounts are to be closed here."""
+        run = self._run
+        while not each.reported:
+            if run.clock.left < -ANSWERS_AFTER_DEADLINE:
+                return "its time is up"
+            why = why_taken_over(each, run.elapsed, self._redis_heard_at, run.settings.share_starts_within)
+            if why and (each.heard_at is not None or await self._is_mine(each)):
+                return why
+            await asyncio.sleep(LOOK_EVERY)
+        return ""
+
+    async def _is_mine(self, each: ShareElsewhere) -> bool:
+        """Whether no worker has begun it, and none will. One that has begun just now is waited for after all."""
+        try:
+            mine = await claim_share(self._redis, each.share.run_id)
+        except (RedisError, OSError):  # twice is harmless, not at all is not
+            return True
+        if not mine:
+            each.begun_by_somebody(self._run.elapsed)
+        return mine
+
+    def _note(self, each: ShareElsewhere, status: KillStatus) -> None:
+        run = self._run
+        each.hear(status, run.elapsed)
+        for name, progress in each.progress.items():
+            run.accounts[name].progress = progress
+        run.missing += [what for what in status.missing if what not in run.missing]
+
+
+async def _give_up(flow_run_id: UUID | None, why: str) -> None:
+    """So that Prefect neither starts it later nor says that it is running. Its word is not needed."""
+    if flow_run_id is not None:
+        with suppress(Exception):
+            await orchestrator.cancel(flow_run_id, f"Taken over: {why}.")

@@ -1,0 +1,140 @@
+"""Close a share of a kill switch's accounts, on a worker: the flow that the run which splits them off asks for.
+
+It neither trips the breaker nor tells people nor keeps pending exits: the run that it is a part of does, by what this
+one publishes in Redis.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+from typing import Any
+
+from prefect import flow, get_run_logger
+from prefect.client.schemas.objects import State
+from prefect.context import TagsContext
+from prefect.runtime import flow_run as this_flow_run
+from prefect.states import Completed, Failed
+from redis.exceptions import RedisError
+
+from brokers.coverage import coverage_of
+from configuration.redis_clients import async_redis_client
+from configuration.settings import Settings, load_settings
+from flows.drivers import RunStep, with_prefect
+from flows.kill_context import open_kill_run
+from flows.kill_procedure import close_here, read_cost
+from tasks.kill.report import KillReport, seconds
+from tasks.kill.run import current_kill, make_report
+from tasks.kill.share_watch import claim_share
+from tasks.kill.shares import Share
+
+
+@flow(
+    name="kill-share",
+    flow_run_name="kill-share-{number}-of-{of}-{incident_id}",
+    description="Close a share of a kill switch's accounts. Started by the kill switch, and by nobody else.",
+    persist_result=False,
+    validate_parameters=True,
+)
+async def kill_share(
+    incident_id: str,
+    run_id: str,
+    number: int,
+    of: int,
+    accounts: list[str],
+    scope: str,
+    reason: str,
+    operator: str,
+    trip_event_id: str,
+    time_left: float,
+) -> State[Any]:
+    """Close these accounts.
+
+    Args:
+        incident_id: the kill switch's.
+        run_id: under which the status of this share is looked for.
+        number: which share this is.
+        of: how many there are.
+        accounts: names from the configuration.
+        scope: which breaker was tripped.
+        reason: why, for the record.
+        operator: who asked for it.
+        trip_event_id: of the trip that was made.
+        time_left: seconds after which it says what is not flat.
+    """
+    share = Share(number, of, tuple(accounts), run_id)
+    get_run_logger().info("%s", share)
+    settings = _with_deadline(load_settings(), time_left)
+    with TagsContext(current_tags=set()):  # the run's tags stay the run's; see the steps
+        report = await run_share(
+            share,
+            with_prefect,
+            settings,
+            reason=reason,
+            operator=operator,
+            incident_id=incident_id,
+            scope=scope,
+            trip_event_id=trip_event_id,
+        )
+    if report is None:
+        return Completed(name="Skipped", message="Another process had begun it before.")
+    if report.flat:
+        return Completed(message=f"FLAT {seconds(report.flat_after)} after its start: {report.covers}")
+    return Failed(message=f"NOT FLAT: {', '.join(each.account for each in report.accounts if not each.flat)}")
+
+
+async def run_share(
+    share: Share,
+    do: RunStep,
+    settings: Settings,
+    *,
+    reason: str,
+    operator: str,
+    incident_id: str,
+    scope: str,
+    trip_event_id: str,
+) -> KillReport | None:
+    """Close its accounts and read what that cost; None where another process has begun it before.
+
+    Raises InvalidInput where one of them is not configured here, before anything is begun.
+    """
+    coverage_of(scope, settings.accounts, share.accounts)
+    if not await _is_mine(settings, share):
+        return None
+    async with open_kill_run(
+        reason=reason,
+        operator=operator,
+        incident_id=incident_id,
+        accounts=share.accounts,
+        scope=scope,
+        settings=settings,
+        trip_event_id=trip_event_id,
+        share=share,
+    ) as run:
+        token = current_kill.set(run)
+        try:
+            if run.trail is not None:
+                run.trail.flow_run_id = this_flow_run.id
+            await close_here(run, do)
+            run.report = report = make_report(run)
+            run.record("KILL_SHARE_FINISHED", share=str(share), flat=report.flat)
+            costs = await asyncio.gather(*(read_cost(run, do, account) for account in run.brokers))
+            run.report = replace(report, costs=tuple(costs))
+            return run.report
+        finally:
+            current_kill.reset(token)
+
+
+def _with_deadline(settings: Settings, time_left: float) -> Settings:
+    return settings.model_copy(update={"kill": settings.kill.model_copy(update={"deadline": time_left})})
+
+
+async def _is_mine(settings: Settings, share: Share) -> bool:
+    """Without Redis nobody could be told of it: then the run that it is a part of does it."""
+    redis = async_redis_client(settings, timeout=settings.redis_timeout)
+    try:
+        return await claim_share(redis, share.run_id)
+    except (RedisError, OSError):
+        return False
+    finally:
+        await redis.aclose()

@@ -1,0 +1,225 @@
+"""A kill switch in shares: each account is closed and told of once, whatever becomes of workers (promises 5, 6)."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+from uuid import UUID, uuid4
+
+import pytest
+import redis
+
+from breaker import CircuitBreaker
+from breaker.uuid7 import uuid7
+from configuration.redis_clients import async_redis_client
+from configuration.settings import Settings
+from flows.drivers import without_prefect
+from flows.kill_context import open_kill_run
+from flows.kill_coordination import close_in_shares
+from flows.kill_procedure import halt_and_flatten, read_costs
+from flows.kill_share import run_share
+from sandbox.embedded_redis import EmbeddedRedis
+from tasks import orchestrator
+from tasks.kill import share_watch
+from tasks.kill.report import KillReport
+from tasks.kill.run import KillRun, current_kill
+from tasks.kill.share_watch import claim_share
+from tasks.kill.shares import Share
+from tasks.kill.status import kill_status
+from tasks.kill.status_feed import RUN, RUNS
+from tests.two_accounts import NOTHING, POSITIONS, Venues
+
+Work = Callable[[Settings, dict[str, Any]], Awaitable[None]]
+
+
+@pytest.fixture
+def venues() -> Iterator[Venues]:
+    with Venues() as running:
+        yield running
+
+
+@pytest.fixture
+def settings(redis_server: EmbeddedRedis, redis_client: redis.Redis, venues: Venues, tmp_path: Path) -> Settings:
+    CircuitBreaker(redis_client).initialize_state()
+    return Settings.model_validate(
+        {
+            "redis_url": redis_server.url,
+            "state_dir": tmp_path / "state",
+            "accounts": venues.settings(),
+            "kill": {
+                "poll_interval": 0.05,
+                "settle": 0.1,
+                "guard": 0.1,
+                "deadline": 100,
+                "accounts_per_worker": 1,
+                "share_starts_within": 60,
+            },
+        }
+    )
+
+
+@dataclass
+class Pool:
+    """In place of Prefect and its workers: begins what is asked for, if anything, as `work` does."""
+
+    settings: Settings
+    served: frozenset[str] = frozenset({"kill-share"})
+    work: Work | None = None
+    asked: list[dict[str, Any]] = field(default_factory=list)
+    cancelled: list[UUID] = field(default_factory=list)
+    working: list[asyncio.Future[None]] = field(default_factory=list)
+
+    async def served_deployments(self) -> frozenset[str]:
+        return self.served
+
+    async def start_subflow(self, deployment: str, name: str, tags: Sequence[str], parameters: dict[str, Any]) -> UUID:
+        assert deployment == "kill-share/kill-share" and name.startswith("kill-share-2-of-2-")
+        self.asked.append(parameters)
+        if self.work is not None:
+            self.working.append(asyncio.ensure_future(self.work(self.settings, parameters)))
+        return uuid4()
+
+    async def cancel(self, flow_run_id: UUID, why: str) -> None:
+        self.cancelled.append(flow_run_id)
+
+
+@pytest.fixture
+async def pool(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Pool]:
+    pool = Pool(settings)
+    for name in ("served_deployments", "start_subflow", "cancel"):
+        monkeypatch.setattr(orchestrator, name, getattr(pool, name))
+    yield pool
+    for each in pool.working:
+        each.cancel()
+    await asyncio.gather(*pool.working, return_exceptions=True)
+
+
+async def close(settings: Settings, asked: dict[str, Any]) -> None:
+    """As a worker does."""
+    share = Share(asked["number"], asked["of"], tuple(asked["accounts"]), asked["run_id"])
+    told = {name: asked[name] for name in ("reason", "operator", "incident_id", "scope", "trip_event_id")}
+    await run_share(share, without_prefect, settings, **told)
+
+
+async def fall_silent(settings: Settings, asked: dict[str, Any]) -> None:
+    """As a worker that dies once it has begun: one sign of life, and never another."""
+    share = Share(asked["number"], asked["of"], tuple(asked["accounts"]), asked["run_id"])
+    client = async_redis_client(settings)
+    assert await claim_share(client, share.run_id)
+    async with open_kill_run(
+        reason="-", operator="-", incident_id=uuid7(), accounts=share.accounts, settings=settings, share=share
+    ) as run:
+        status = replace(kill_status(run), over=False)
+    await client.set(f"{RUN}{share.run_id}", status.to_json(), ex=86_400)
+    await client.aclose()
+
+
+async def break_off(settings: Settings, asked: dict[str, Any]) -> None:
+    """As one whose run ends with an error in the middle."""
+    share = Share(asked["number"], asked["of"], tuple(asked["accounts"]), asked["run_id"])
+    with pytest.raises(MemoryError):
+        async with open_kill_run(
+            reason="-", operator="-", incident_id=uuid7(), accounts=share.accounts, settings=settings, share=share
+        ):
+            raise MemoryError
+
+
+async def kill(settings: Settings, client: redis.Redis) -> tuple[KillReport, Counter[tuple[str, str]], KillRun]:
+    """The report, what this run put on record by action and account, and the run itself."""
+    recorded: Counter[tuple[str, str]] = Counter()
+    trip = CircuitBreaker(client).trip("KILL_SWITCH")
+    async with open_kill_run(
+        reason="a test",
+        operator="ada",
+        incident_id=trip.incident_id or "",
+        settings=settings,
+        observers=(lambda action, details: recorded.update([(action, str(details.get("account", "")))]),),
+    ) as run:
+        run.halted_after = 0.0
+        token = current_kill.set(run)
+        try:
+            report = await halt_and_flatten(run, without_prefect, close_in_shares)
+            report = await read_costs(run, without_prefect, report)
+        finally:
+            current_kill.reset(token)
+    return report, recorded, run
+
+
+def is_done(venues: Venues, report: KillReport) -> bool:
+    """Every account is flat, in the report and at its venue, and each position was closed by one order."""
+    for name in ("ALPHA", "BETA"):
+        assert venues.left(name) == NOTHING
+        seen = venues[name].report()
+        assert seen["sign_changes"] == [] and seen["closes"] == dict.fromkeys(POSITIONS, 1)
+    return report.flat and [each.account for each in report.accounts] == ["ALPHA", "BETA"]
+
+
+async def test_a_worker_closes_its_share_and_one_report_tells_of_all(
+    settings: Settings, redis_client: redis.Redis, venues: Venues, pool: Pool
+) -> None:
+    pool.work = close
+    report, recorded, run = await kill(settings, redis_client)
+    assert is_done(venues, report) and report.missing == ()
+    assert [asked["accounts"] for asked in pool.asked] == [["BETA"]] and pool.cancelled == []
+    assert "secret" not in str(pool.asked), "whoever can read Prefect sees it"
+    assert report.flat_after is not None and report.no_orders_after is not None
+    beta = report.accounts[1]
+    assert (beta.orders_at_start, beta.positions_at_start, beta.closes_sent) == (5, 3, 3)
+    assert len(beta.closes) == 3
+    assert [(cost.account, cost.whole, cost.priced) for cost in report.costs] == [("ALPHA", True, 3), ("BETA", True, 3)]
+    assert recorded["KILL_SWITCH_COST", "BETA"] == recorded["KILL_SWITCH_COST", "ALPHA"] == 1
+    assert recorded["ACCOUNT_FLAT", "ALPHA"] == 1 and recorded["ACCOUNT_FLAT", "BETA"] == 0, "the share's own record"
+    assert redis_client.zrange(RUNS, 0, -1) == [run.run_id.encode()], "people see one run, and standbys too"
+
+
+@pytest.mark.parametrize("work", [None, fall_silent, break_off])
+async def test_a_share_that_comes_to_nothing_is_closed_here(
+    settings: Settings,
+    redis_client: redis.Redis,
+    venues: Venues,
+    pool: Pool,
+    monkeypatch: pytest.MonkeyPatch,
+    work: Work | None,
+) -> None:
+    monkeypatch.setattr(share_watch, "SILENT", 1.5)
+    pool.work = work
+    if work is None:
+        settings = settings.model_copy(update={"kill": settings.kill.model_copy(update={"share_starts_within": 0.3})})
+    report, recorded, _ = await kill(settings, redis_client)
+    assert is_done(venues, report)
+    (said,) = report.missing
+    assert said.startswith("the worker of share 2 of 2, BETA: ") and said.endswith("; it was closed here")
+    assert recorded["KILL_SHARE_TAKEN_OVER", ""] == 1 and len(pool.cancelled) == 1
+    assert recorded["ACCOUNT_FLAT", "BETA"] == recorded["KILL_SWITCH_COST", "BETA"] == 1
+
+
+async def test_a_worker_that_comes_too_late_does_nothing(
+    settings: Settings, redis_client: redis.Redis, venues: Venues, pool: Pool
+) -> None:
+    begun = settings.model_copy(update={"kill": settings.kill.model_copy(update={"share_starts_within": 0.1})})
+    report, _, _ = await kill(begun, redis_client)
+    assert is_done(venues, report)
+    before = {name: venues[name].report()["requests"] for name in ("ALPHA", "BETA")}
+    await close(settings, pool.asked[0])
+    assert {name: venues[name].report()["requests"] for name in before} == before
+
+
+async def test_without_anybody_who_serves_shares_all_is_closed_here(
+    settings: Settings, redis_client: redis.Redis, venues: Venues, pool: Pool
+) -> None:
+    pool.served = frozenset({"kill-switch"})
+    report, _, _ = await kill(settings, redis_client)
+    assert is_done(venues, report) and pool.asked == []
+    assert report.missing == ("workers for BETA: nobody serves the deployment kill-share; they were closed here",)
+
+
+async def test_no_more_accounts_than_one_takes_are_closed_here_and_nobody_is_asked(
+    settings: Settings, redis_client: redis.Redis, venues: Venues, pool: Pool
+) -> None:
+    alone = settings.model_copy(update={"kill": settings.kill.model_copy(update={"accounts_per_worker": 2})})
+    report, _, _ = await kill(alone, redis_client)
+    assert is_done(venues, report) and pool.asked == [] and report.missing == ()
