@@ -37,6 +37,7 @@ from breaker.limits import Rule
 from configuration.complaints import describe_complaints
 from configuration.console import ConsoleSettings
 from configuration.locations import absolute, configuration_file, default_state_dir, not_empty
+from configuration.prefect_settings import PrefectSettings
 from configuration.redis_settings import DEFAULT_URL, Durable, RedisSettings, compose_redis_url, default_durability
 from configuration.units import Seconds, Unit
 
@@ -340,6 +341,8 @@ class Settings(BaseSettings):
     """Whom to tell."""
     drill: DrillSettings = DrillSettings()
     """The scheduled drill."""
+    prefect: PrefectSettings = PrefectSettings()
+    """What all hosts share of Prefect."""
 
     @property
     def environment_name(self) -> str:

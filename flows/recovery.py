@@ -42,6 +42,7 @@ from tasks.recovery.evidence_store import read_evidence
 from tasks.recovery.forms import ApprovalForm, RootCauseForm
 from tasks.recovery.questions import NoAnswer, Question
 from tasks.recovery.state import RecoveryState, claim, now_iso, read_state, take_over_claim
+from tasks.result_storage import results_kept
 
 WAIT_FOR_PEOPLE = 365 * 86_400
 """Seconds that a form stays open. Nobody answering leads to reminders, not to a failure."""
@@ -78,7 +79,7 @@ async def recovery(incident_id: str, scope: str = "global") -> State[Any]:
             return Completed(message=f"Attached: flow run {holder} is this incident's recovery.")
         token = current_recovery.set(context)
         try:
-            async with live_artifacts(context):
+            async with results_kept(settings), live_artifacts(context):
                 for round_ in itertools.count(await context.questions.round_in_hand()):
                     if await walk_checklist(context, round_, with_prefect, _ask_by_suspending):
                         break

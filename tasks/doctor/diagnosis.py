@@ -26,7 +26,7 @@ from tasks.doctor.monitoring import (
     measure_verification,
     notifications,
 )
-from tasks.doctor.orchestration import measure_deployments, measure_prefect
+from tasks.doctor.orchestration import measure_deployments, measure_prefect, measure_results
 from tasks.doctor.redis_server import measure_rate_limit, measure_redis_settings
 from tasks.doctor.redis_use import measure_use
 from tasks.doctor.stores import measure_pending_trips, measure_stores
@@ -64,7 +64,7 @@ async def diagnose(settings: Settings) -> list[Measurement]:
         *(measure_venue(name, account, locks.of(name)) for name, account in settings.accounts.items()),
         measure_prefect(),
         measure_deployments(settings),
-        *([measure_watches(settings)] if orchestrator.is_configured() else []),
+        *([measure_watches(settings), measure_results(settings)] if orchestrator.is_configured() else []),
         measure_verification(settings),
         measure_exporter(settings),
         measure_prometheus(settings),
