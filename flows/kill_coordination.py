@@ -30,6 +30,8 @@ from tasks.kill.status import KillStatus
 from tasks.kill.status_feed import EVERY, LIMIT, read_runs
 
 DEPLOYMENT = "kill-share"
+ASK_AGAIN_AFTER = 0.5
+"""Seconds until a Prefect that did not answer is asked again, for as long as a share may take to begin."""
 LOOK_EVERY = 0.1
 """Seconds between two looks at what was heard of a share."""
 
@@ -50,7 +52,7 @@ async def close_in_shares(run: KillRun, do: RunStep) -> None:
 async def _close_elsewhere(run: KillRun, do: RunStep, settings: Settings, shares: Sequence[Share]) -> None:
     asked_at, accounts = run.elapsed, [name for share in shares for name in share.accounts]
     redis = async_redis_client(settings, timeout=LIMIT, retry=Retry(NoBackoff(), 0))
-    if why := await _why_no_shares(redis):
+    if why := await _why_no_shares(redis, run, asked_at + run.settings.share_starts_within):
         await redis.aclose()
         run.record_missing(f"workers for {', '.join(accounts)}: {why}; they were closed here")
         await asyncio.gather(*(close_account(run, do, account) for account in accounts))
@@ -63,17 +65,21 @@ async def _close_elsewhere(run: KillRun, do: RunStep, settings: Settings, shares
     await asyncio.gather(*map(coordination.see_to, away))
 
 
-async def _why_no_shares(redis: Redis) -> str:
-    """Why no worker can take a share now; empty where one can."""
+async def _why_no_shares(redis: Redis, run: KillRun, until: float) -> str:
+    """Why no worker can take a share now; empty where one can. A busy Prefect is asked again."""
     try:
         await redis.ping()
     except (RedisError, OSError) as error:
         return f"Redis, by which they give signs of life, does not answer ({type(error).__name__})"
-    try:
-        served = await orchestrator.served_deployments()
-    except Exception as error:  # whatever Prefect's client raises: the accounts are closed all the same
-        return f"Prefect can't be asked: {orchestrator.describe_failure(error)}"
-    return "" if DEPLOYMENT in served else f"nobody serves the deployment {DEPLOYMENT}"
+    while True:
+        try:
+            served = await orchestrator.served_deployments()
+        except Exception as error:  # whatever Prefect's client raises: the accounts are closed all the same
+            if run.elapsed + ASK_AGAIN_AFTER < until:
+                await asyncio.sleep(ASK_AGAIN_AFTER)
+                continue
+            return f"Prefect can't be asked: {orchestrator.describe_failure(error)}"
+        return "" if DEPLOYMENT in served else f"nobody serves the deployment {DEPLOYMENT}"
 
 
 class _Coordination:
@@ -117,30 +123,39 @@ class _Coordination:
         )
 
     async def _ask_for(self, each: ShareElsewhere) -> tuple[UUID | None, str]:
-        """The flow run that is to close it, or why there is none."""
+        """The flow run that is to close it, or why there is none. A busy Prefect is asked again."""
         run, share = self._run, each.share
-        try:
-            flow_run_id = await orchestrator.start_subflow(
-                f"{DEPLOYMENT}/{DEPLOYMENT}",
-                f"{DEPLOYMENT}-{share.number}-of-{share.of}-{run.incident_id}",
-                ["kill-switch", environment_tag(self._settings)],
-                {
-                    "incident_id": run.incident_id,
-                    "run_id": share.run_id,
-                    "number": share.number,
-                    "of": share.of,
-                    "accounts": list(share.accounts),
-                    "scope": run.scope,
-                    "reason": run.reason,
-                    "operator": run.operator,
-                    "trip_event_id": run.trip_event_id or run.run_id,
-                    "time_left": max(run.clock.left, 0.0),
-                },
-            )
-        except Exception as error:  # whatever Prefect's client raises: its accounts are closed all the same
-            return None, f"Prefect did not take it: {orchestrator.describe_failure(error)}"
-        run.record("KILL_SHARE_SENT", share=str(share), accounts=list(share.accounts), flow_run=str(flow_run_id))
-        return flow_run_id, ""
+        while True:
+            try:
+                flow_run_id = await self._start(share)
+            except Exception as error:  # whatever Prefect's client raises: its accounts are closed all the same
+                if run.elapsed - each.asked_at + ASK_AGAIN_AFTER < run.settings.share_starts_within:
+                    await asyncio.sleep(ASK_AGAIN_AFTER)
+                    continue
+                return None, f"Prefect did not take it: {orchestrator.describe_failure(error)}"
+            run.record("KILL_SHARE_SENT", share=str(share), accounts=list(share.accounts), flow_run=str(flow_run_id))
+            return flow_run_id, ""
+
+    async def _start(self, share: Share) -> UUID:
+        run = self._run
+        return await orchestrator.start_subflow(
+            f"{DEPLOYMENT}/{DEPLOYMENT}",
+            f"{DEPLOYMENT}-{share.number}-of-{share.of}-{run.incident_id}",
+            ["kill-switch", environment_tag(self._settings)],
+            share.run_id,
+            {
+                "incident_id": run.incident_id,
+                "run_id": share.run_id,
+                "number": share.number,
+                "of": share.of,
+                "accounts": list(share.accounts),
+                "scope": run.scope,
+                "reason": run.reason,
+                "operator": run.operator,
+                "trip_event_id": run.trip_event_id or run.run_id,
+                "time_left": max(run.clock.left, 0.0),
+            },
+        )
 
     async def _wait_for(self, each: ShareElsewhere) -> str:
         """Return once the worker has reported, or why its accounts are to be closed here."""

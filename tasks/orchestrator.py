@@ -169,15 +169,17 @@ async def start(deployment: str, **parameters: str) -> str:
         raise NotStarted(f"Prefect at {api_url()} can't be asked: {said}; look with: `breaker doctor`") from None
 
 
-async def start_subflow(deployment: str, name: str, tags: Sequence[str], parameters: dict[str, Any]) -> UUID:
+async def start_subflow(deployment: str, name: str, tags: Sequence[str], key: str, parameters: dict[str, Any]) -> UUID:
     """Have a run of the deployment (`flow/name`) started now, as a part of the flow run that this is called in.
 
-    Raises TimeoutError, and what Prefect's client raises.
+    The same `key` makes it once. Raises TimeoutError, and what Prefect's client raises.
     """
     from prefect.deployments.flow_runs import arun_deployment  # noqa: PLC0415
 
     async with asyncio.timeout(DEADLINE):
-        started = await arun_deployment(deployment, parameters=parameters, flow_run_name=name, timeout=0, tags=tags)
+        started = await arun_deployment(
+            deployment, parameters=parameters, flow_run_name=name, timeout=0, tags=tags, idempotency_key=key
+        )
     return started.id
 
 

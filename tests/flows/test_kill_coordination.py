@@ -69,6 +69,8 @@ class Pool:
     settings: Settings
     served: frozenset[str] = frozenset({"kill-share"})
     work: Work | None = None
+    busy: int = 0
+    """So many times it does not answer."""
     asked: list[dict[str, Any]] = field(default_factory=list)
     cancelled: list[UUID] = field(default_factory=list)
     working: list[asyncio.Future[None]] = field(default_factory=list)
@@ -76,8 +78,14 @@ class Pool:
     async def served_deployments(self) -> frozenset[str]:
         return self.served
 
-    async def start_subflow(self, deployment: str, name: str, tags: Sequence[str], parameters: dict[str, Any]) -> UUID:
+    async def start_subflow(
+        self, deployment: str, name: str, tags: Sequence[str], key: str, parameters: dict[str, Any]
+    ) -> UUID:
         assert deployment == "kill-share/kill-share" and name.startswith("kill-share-2-of-2-")
+        assert key == parameters["run_id"]
+        if self.busy:
+            self.busy -= 1
+            raise TimeoutError
         self.asked.append(parameters)
         if self.work is not None:
             self.working.append(asyncio.ensure_future(self.work(self.settings, parameters)))
@@ -161,7 +169,7 @@ def is_done(venues: Venues, report: KillReport) -> bool:
 async def test_a_worker_closes_its_share_and_one_report_tells_of_all(
     settings: Settings, redis_client: redis.Redis, venues: Venues, pool: Pool
 ) -> None:
-    pool.work = close
+    pool.work, pool.busy = close, 1
     report, recorded, run = await kill(settings, redis_client)
     assert is_done(venues, report) and report.missing == ()
     assert [asked["accounts"] for asked in pool.asked] == [["BETA"]] and pool.cancelled == []
