@@ -27,7 +27,7 @@ from tasks.kill.run import KillRun
 from tasks.kill.share_watch import ShareElsewhere, claim_share, why_taken_over
 from tasks.kill.shares import Share, split
 from tasks.kill.status import KillStatus
-from tasks.kill.status_feed import EVERY, LIMIT, read_runs
+from tasks.kill.status_feed import EVERY, read_runs
 
 DEPLOYMENT = "kill-share"
 ASK_AGAIN_AFTER = 0.5
@@ -51,7 +51,7 @@ async def close_in_shares(run: KillRun, do: RunStep) -> None:
 
 async def _close_elsewhere(run: KillRun, do: RunStep, settings: Settings, shares: Sequence[Share]) -> None:
     asked_at, accounts = run.elapsed, [name for share in shares for name in share.accounts]
-    redis = async_redis_client(settings, timeout=LIMIT, retry=Retry(NoBackoff(), 0))
+    redis = async_redis_client(settings, timeout=settings.redis_timeout, retry=Retry(NoBackoff(), 0))
     if why := await _why_no_shares(redis, run, asked_at + run.settings.share_starts_within):
         await redis.aclose()
         run.record_missing(f"workers for {', '.join(accounts)}: {why}; they were closed here")

@@ -83,18 +83,18 @@ async def served_deployments() -> frozenset[str]:
     return frozenset(each.name for each in found if each.status is DeploymentStatus.READY and not each.paused)
 
 
-async def running(flow_name: str) -> list[FlowRun]:
-    """The flow's runs that are going on now."""
+async def running(*flow_names: str) -> list[FlowRun]:
+    """The flows' runs that are going on now."""
     from prefect.client.schemas.objects import StateType  # noqa: PLC0415
 
-    return await _runs_of(flow_name, StateType.RUNNING, StateType.CANCELLING)
+    return await _runs_of(flow_names, StateType.RUNNING, StateType.CANCELLING)
 
 
 async def suspended(flow_name: str) -> list[FlowRun]:
     """The flow's runs that are suspended until a person answers."""
     from prefect.client.schemas.objects import StateType  # noqa: PLC0415
 
-    return await _runs_of(flow_name, StateType.PAUSED)
+    return await _runs_of([flow_name], StateType.PAUSED)
 
 
 async def cancel_suspended(flow_run_id: UUID, why: str) -> bool:
@@ -122,7 +122,7 @@ async def how_cancelled(flow_run_id: UUID) -> str:
     return "cancelled" if run.state is not None and (run.state.is_cancelled() or run.state.is_cancelling()) else ""
 
 
-async def _runs_of(flow_name: str, *types: StateType) -> list[FlowRun]:
+async def _runs_of(flow_names: Sequence[str], *types: StateType) -> list[FlowRun]:
     from prefect.client.schemas.filters import (  # noqa: PLC0415
         FlowFilter,
         FlowFilterName,
@@ -133,7 +133,7 @@ async def _runs_of(flow_name: str, *types: StateType) -> list[FlowRun]:
 
     async with _client() as client:
         return await client.read_flow_runs(
-            flow_filter=FlowFilter(name=FlowFilterName(any_=[flow_name])),
+            flow_filter=FlowFilter(name=FlowFilterName(any_=list(flow_names))),
             flow_run_filter=FlowRunFilter(state=FlowRunFilterState(type=FlowRunFilterStateType(any_=list(types)))),
         )
 

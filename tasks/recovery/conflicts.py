@@ -65,7 +65,7 @@ async def _kills_in_prefect(settings: Settings) -> list[str]:
     since = datetime.now(UTC) - longest_kill(settings.kill)
     return [
         f"the kill switch is running ({run.name} in Prefect)"
-        for run in await orchestrator.running("kill-switch")
+        for run in await orchestrator.running("kill-switch", "kill-share")
         if run.start_time is None or run.start_time >= since
     ]
 
