@@ -128,6 +128,11 @@ stops: $(READY) ## How long a position has neither stop nor close, killed at eac
 failovers: $(READY) ## Take a primary away under three Sentinels   [TIMES=100]; into docs/evidence
 	@$(BIN)/python -m proofs.failovers --write $(if $(TIMES),--times $(TIMES))
 
+.PHONY: three-hosts
+three-hosts: $(READY) ## Lose each host and service at each phase; as root   [SEED=1] [KILLS=2] [RECOVERIES=1]; into docs/evidence
+	@$(BIN)/python -m proofs.three_hosts --write $(if $(SEED),--seed $(SEED)) $(if $(KILLS),--kills $(KILLS)) \
+	    $(if $(RECOVERIES),--recoveries $(RECOVERIES))
+
 lint: $(READY) ## Style, types and layers
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/lint-imports
 

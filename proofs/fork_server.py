@@ -173,6 +173,11 @@ class ForkServer:
             self.python.write_text(_PYTHON.format(python=sys.executable, stand_in=str(stand_in), address=str(address)))
             self.python.chmod(0o755)
 
+    @property
+    def pid(self) -> int | None:
+        """The process whose children the programs are, where it was started by this object."""
+        return self._process.pid if self._process is not None else None
+
     def _begin(self, address: Path | None = None) -> socket.socket:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with contextlib.ExitStack() as given:
@@ -355,7 +360,8 @@ class _Held(importlib.abc.MetaPathFinder, importlib.abc.Loader):
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> importlib.machinery.ModuleSpec | None:
-        return importlib.util.spec_from_loader(fullname, self) if fullname == self._package else None
+        # Known as a package, `python -m prefect` looks for what is to be run in it.
+        return importlib.util.spec_from_loader(fullname, self, is_package=True) if fullname == self._package else None
 
     def create_module(self, spec: importlib.machinery.ModuleSpec) -> ModuleType:
         return self._modules[self._package]

@@ -31,24 +31,27 @@ class PrefectServerError(BreakerError):
 
 
 class PrefectServer:
-    """One server on 127.0.0.1; `home` keeps its database and its log.
+    """One server at `host`, the loopback interface unless given; `home` keeps its database and its log.
 
     `environment` is what a process needs to use it: its API's address and its home. `start` starts its process.
     """
 
-    def __init__(self, home: Path, *, port: int | None = None, start: StartChild = spawn) -> None:
+    def __init__(
+        self, home: Path, *, port: int | None = None, start: StartChild = spawn, host: str = "127.0.0.1"
+    ) -> None:
         self.home = home
+        self.host = host
         self.port = port or free_port()
         self._start = start
         self._process: Child | None = None
 
     @property
     def api_url(self) -> str:
-        return f"http://127.0.0.1:{self.port}/api"
+        return f"http://{self.host}:{self.port}/api"
 
     @property
     def ui_url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
+        return f"http://{self.host}:{self.port}"
 
     @property
     def pid(self) -> int | None:
@@ -72,7 +75,7 @@ class PrefectServer:
         command = [sys.executable, "-m", "uvicorn", "--factory", "prefect.server.api.server:create_app"]
         command += [
             "--host",
-            "127.0.0.1",
+            self.host,
             "--port",
             str(self.port),
             "--timeout-keep-alive",
@@ -81,7 +84,7 @@ class PrefectServer:
             "warning",
         ]
         # The UI calls the address that these two name; they follow no command-line option.
-        address = {"PREFECT_SERVER_API_HOST": "127.0.0.1", "PREFECT_SERVER_API_PORT": str(self.port)}
+        address = {"PREFECT_SERVER_API_HOST": self.host, "PREFECT_SERVER_API_PORT": str(self.port)}
         quiet = {"PREFECT_SERVER_LOGGING_LEVEL": "WARNING", "PREFECT_LOGGING_LEVEL": "WARNING"}
         ours = {**self.environment, **RETENTION, **address, **quiet}
         with self._log_file.open("ab") as log:
@@ -119,7 +122,7 @@ class PrefectServer:
 
     def _answers(self) -> bool:
         try:
-            with urllib.request.urlopen(f"{self.api_url}/health", timeout=1) as response:  # noqa: S310  loopback
+            with urllib.request.urlopen(f"{self.api_url}/health", timeout=1) as response:  # noqa: S310  our own
                 return bool(response.status == 200)
         except (urllib.error.URLError, OSError):
             return False

@@ -40,12 +40,14 @@ class PaperExchangeFailed(RuntimeError):
     """The exchange could not be started or reached; one line."""
 
 
-def listen(port: int = 0) -> socket.socket:
-    """A listening socket on the loopback interface; port 0 takes a free one. Raises `OSError` when it's taken."""
+def listen(port: int = 0, host: str = "127.0.0.1") -> socket.socket:
+    """A listening socket, on the loopback interface unless told; port 0 takes a free one. Raises `OSError` when it's
+    taken.
+    """
     listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
-        listener.bind(("127.0.0.1", port))
+        listener.bind((host, port))
         listener.listen(128)
     except OSError:
         listener.close()
@@ -135,8 +137,9 @@ class _ControlClient:
 class PaperExchange(_ControlClient):
     """The exchange in a child process on a free loopback port; it ends with `stop()`, and with its parent (Linux)."""
 
-    def __init__(self, scenario: Scenario | None = None, *, port: int = 0) -> None:
+    def __init__(self, scenario: Scenario | None = None, *, port: int = 0, host: str = "127.0.0.1") -> None:
         self._scenario = scenario or Scenario()
+        self._host = host
         self._port = port
         self._process: subprocess.Popen[bytes] | None = None
         self.url = ""
@@ -144,11 +147,11 @@ class PaperExchange(_ControlClient):
     def start(self) -> Self:
         """Start it and wait until it answers. Raises `PaperExchangeFailed`."""
         try:
-            listener = listen(self._port)
+            listener = listen(self._port, self._host)
         except OSError as error:
             raise PaperExchangeFailed(f"paper exchange cannot listen on port {self._port}: {error}") from error
         with listener, tempfile.TemporaryFile() as scenario:
-            self.url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+            self.url = f"http://{self._host}:{listener.getsockname()[1]}"
             scenario.write(self._scenario.model_dump_json(exclude_defaults=True).encode())
             scenario.seek(0)
             with os.fdopen(os.dup(2), "wb") as our_stderr:

@@ -29,14 +29,30 @@ def _binaries() -> Path:
 
 
 class Postgres:
-    """One PostgreSQL server, which refuses to run as root, so root gives it another user's number."""
+    """One PostgreSQL server, which refuses to run as root, so root gives it another user's number.
 
-    def __init__(self, directory: Path) -> None:
+    `host`: its address, which other machines of that network may use too. `standby_of`: the server, which runs, that it
+    follows.
+    """
+
+    def __init__(self, directory: Path, *, host: str = "127.0.0.1", standby_of: Postgres | None = None) -> None:
         self.directory = directory
+        self.host = host
         self.port = free_port()
         self._process: subprocess.Popen[bytes] | None = None
         self._wrapper, self._user = self._unprivileged()
-        self._command("initdb", "-A", "trust", "-E", "UTF8", "--locale=C", "-U", "postgres", "-D", str(directory))
+        if standby_of is None:
+            self._command("initdb", "-A", "trust", "-E", "UTF8", "--locale=C", "-U", "postgres", "-D", str(directory))
+            with (directory / "pg_hba.conf").open("a") as rules:
+                rules.write("host all,replication all samenet trust\n")
+        else:
+            source = ["-h", standby_of.host, "-p", str(standby_of.port), "-U", "postgres"]
+            self._command("pg_basebackup", *source, "-D", str(directory), "-R", "-X", "stream", "-c", "fast")
+
+    @property
+    def process(self) -> subprocess.Popen[bytes] | None:
+        """The postmaster, once it was started."""
+        return self._process
 
     @property
     def pid(self) -> int | None:
@@ -65,7 +81,7 @@ class Postgres:
 
     def start(self) -> None:
         settings = {
-            "listen_addresses": "127.0.0.1",
+            "listen_addresses": self.host,
             "unix_socket_directories": "",
             "port": str(self.port),
             "max_connections": "60",
@@ -124,7 +140,7 @@ class Postgres:
                 os.kill(pid, number)
 
     def dsn(self, database: str) -> str:
-        return f"postgresql://postgres@127.0.0.1:{self.port}/{database}"
+        return f"postgresql://postgres@{self.host}:{self.port}/{database}"
 
     def create_database(self, name: str) -> str:
         self.execute("postgres", f"CREATE DATABASE {name}")
