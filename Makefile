@@ -129,9 +129,9 @@ failovers: $(READY) ## Take a primary away under three Sentinels   [TIMES=100]; 
 	@$(BIN)/python -m proofs.failovers --write $(if $(TIMES),--times $(TIMES))
 
 .PHONY: three-hosts
-three-hosts: $(READY) ## Lose each host and service at each phase; as root   [SEED=1] [KILLS=2] [RECOVERIES=1]; into docs/evidence
-	@$(BIN)/python -m proofs.three_hosts --write $(if $(SEED),--seed $(SEED)) $(if $(KILLS),--kills $(KILLS)) \
-	    $(if $(RECOVERIES),--recoveries $(RECOVERIES))
+three-hosts: $(READY) ## Lose each host and service at each phase; as root   [SEED=1] [MINUTES=60 at most]; into docs/evidence
+	@$(BIN)/python -m proofs.three_hosts --write $(if $(SEED),--seed $(SEED)) \
+	    $(if $(MINUTES),--minutes $(MINUTES))
 
 lint: $(READY) ## Style, types and layers
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/lint-imports

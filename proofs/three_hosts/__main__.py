@@ -10,7 +10,7 @@ import argparse
 import os
 import sys
 
-from proofs.three_hosts.losses import KillCase, RecoveryCase, kill_cases, recovery_cases
+from proofs.three_hosts.losses import in_order, kill_cases, recovery_cases
 from proofs.three_hosts.network import NoNamespaces, lay_network
 
 
@@ -22,6 +22,7 @@ def main() -> int:
     options.add_argument("--kills", type=int, default=2, help="how often each loss meets a kill switch")
     options.add_argument("--recoveries", type=int, default=1, help="how often each loss meets a recovery")
     options.add_argument("--only", default="*", help="cases whose name matches, such as 'kill/*/host A*'")
+    options.add_argument("--minutes", type=float, default=float("inf"), help="begin no case after that many")
     options.add_argument("--write", action="store_true", help="write docs/evidence/three-hosts.md")
     given = options.parse_args()
     if os.geteuid() != 0:
@@ -36,11 +37,8 @@ def main() -> int:
     from proofs.three_hosts.campaign import run  # noqa: PLC0415
     from proofs.three_hosts.report import EVIDENCE, report  # noqa: PLC0415
 
-    cases: list[KillCase | RecoveryCase] = [
-        *kill_cases(given.seed, given.kills),
-        *recovery_cases(given.seed, given.recoveries),
-    ]
-    campaign = run(cases, given.only, lambda text: print(text, flush=True))
+    cases = in_order(kill_cases(given.seed, given.kills), recovery_cases(given.seed, given.recoveries))
+    campaign = run(cases, given.only, given.minutes, lambda text: print(text, flush=True))
     print(f"{len(campaign.kills)} kills, {len(campaign.recoveries)} recoveries, {campaign.red} red")
     if given.write:
         EVIDENCE.write_text(report(campaign, given.seed), encoding="utf-8")

@@ -49,16 +49,19 @@ def name_of(case: KillCase | RecoveryCase) -> str:
     return "recovery/" + "; ".join(f"{phase}/{loss}" for phase, loss in cells)
 
 
-def run(cases: Sequence[KillCase | RecoveryCase], only: str, say: Callable[[str], None]) -> Campaign:
-    """Those of the cases whose name matches. Of what is red the logs stay, in the folder that is named."""
+def run(cases: Sequence[KillCase | RecoveryCase], only: str, minutes: float, say: Callable[[str], None]) -> Campaign:
+    """Those of the cases whose name matches, until so many minutes have gone by.
+
+    Of what is red the logs stay, in the folder that is named.
+    """
     campaign = Campaign()
     wanted = [case for case in cases if fnmatch(name_of(case), only)]
     for _ in range(REBUILDS):
-        if not wanted:
+        if not wanted or campaign.seconds >= 60 * minutes:
             break
         home = Path(tempfile.mkdtemp(prefix="hosts-"))
         red_before = campaign.red
-        _run_on_one(home, wanted, campaign, say)
+        _run_on_one(home, wanted, campaign, 60 * minutes, say)
         if campaign.red == red_before:
             shutil.rmtree(home)
         else:
@@ -67,15 +70,23 @@ def run(cases: Sequence[KillCase | RecoveryCase], only: str, say: Callable[[str]
 
 
 def _run_on_one(
-    home: Path, wanted: list[KillCase | RecoveryCase], campaign: Campaign, say: Callable[[str], None]
+    home: Path,
+    wanted: list[KillCase | RecoveryCase],
+    campaign: Campaign,
+    until: float,
+    say: Callable[[str], None],
 ) -> None:
     """Takes the cases off the list as it goes; returns early where the topology can't be used any more."""
     begun = time.monotonic()
     with Topology(home) as topology:
         say(f"three hosts stand after {time.monotonic() - begun:.0f} s")
-        while wanted:
+        recoveries_begin = False
+        while wanted and campaign.seconds < until:
             case = wanted.pop(0)
             try:
+                if recoveries_begin is isinstance(case, KillCase):
+                    recoveries_begin = not recoveries_begin
+                    topology.have_recoveries(begin=recoveries_begin)
                 if isinstance(case, KillCase):
                     campaign.kills.append(run_kill(topology, case, len(campaign.kills)))
                     say(str(campaign.kills[-1]))

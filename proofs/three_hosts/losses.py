@@ -63,16 +63,15 @@ LOSSES: Final = (
 
 
 def kill_cases(seed: int, rounds: int) -> list[KillCase]:
-    """Every loss `rounds` times, each time at another phase; every phase about as often as each other."""
+    """Every loss once a round, each time at another phase; every phase about as often as each other."""
     dice = random.Random(seed)
+    losses = dice.sample(LOSSES, len(LOSSES))
     # 2 and 5 have no common divisor: no phase comes twice before each has come once.
-    cases = [
-        KillCase(KILL_PHASES[(number + 2 * each) % len(KILL_PHASES)], loss)
-        for number, loss in enumerate(dice.sample(LOSSES, len(LOSSES)))
+    drawn = [
+        [KillCase(KILL_PHASES[(number + 2 * each) % len(KILL_PHASES)], loss) for number, loss in enumerate(losses)]
         for each in range(min(rounds, len(KILL_PHASES)))
     ]
-    dice.shuffle(cases)
-    return cases
+    return [case for cases in drawn for case in dice.sample(cases, len(cases))]
 
 
 def recovery_cases(seed: int, rounds: int) -> list[RecoveryCase]:
@@ -87,3 +86,9 @@ def recovery_cases(seed: int, rounds: int) -> list[RecoveryCase]:
 
 def phases_of(cases: Sequence[RecoveryCase]) -> Iterator[tuple[str, Loss]]:
     return (each for case in cases for each in (case.early, case.late) if each is not None)
+
+
+def in_order(kills: Sequence[KillCase], recoveries: Sequence[RecoveryCase]) -> list[KillCase | RecoveryCase]:
+    """So that every loss has met both before the time may be over."""
+    first = len(LOSSES)
+    return [*kills[:first], *recoveries, *kills[first:]]

@@ -213,6 +213,7 @@ class Topology:
         how = ("--all", "--prefect-file", str(ROOT / "deployments" / "prefect.yaml"))
         deployed = host.run("prefect", "--no-prompt", "deploy", *how, cwd=ROOT, timeout=120, also=where)
         assert deployed.returncode == 0, deployed.stdout + deployed.stderr
+        self.have_recoveries(begin=False)
 
     def _start_programs(self) -> None:
         for host in self.hosts.values():
@@ -318,7 +319,7 @@ class Topology:
     def asked(self, what: str, body: Mapping[str, object] | None = None) -> list[dict[str, Any]]:
         """Of Prefect; nothing while it is away."""
         try:
-            answer = httpx.post(f"{self.prefect_url}/{what}", json=body or {}, timeout=2)
+            answer = httpx.post(f"{self.prefect_url}/{what}", json=body or {}, timeout=5)
             answer.raise_for_status()
         except httpx.HTTPError:
             return []
@@ -347,6 +348,15 @@ class Topology:
             return httpx.get(f"{self.prefect_url}/health", timeout=1).status_code
         except httpx.HTTPError:
             return 0
+
+    def have_recoveries(self, *, begin: bool) -> None:
+        """Whether a trip starts one, and the verification looks after them every minute."""
+        with httpx.Client(base_url=self.prefect_url, timeout=30) as prefect:
+            for each in prefect.post("/automations/filter", json={}).raise_for_status().json():
+                prefect.patch(f"/automations/{each['id']}", json={"enabled": begin}).raise_for_status()
+            asked = {"deployments": {"name": {"any_": ["health-verification"]}}}
+            (verification,) = prefect.post("/deployments/filter", json=asked).raise_for_status().json()
+            prefect.patch(f"/deployments/{verification['id']}", json={"paused": not begin}).raise_for_status()
 
     # --- beginning a case -------------------------------------------------------------------------------------------
     def begin_anew(self, scenario: Scenario) -> None:
