@@ -18,7 +18,7 @@ class OutageLog:
         """How `what` went just now; None if it worked."""
         if error is not None and what not in self._failing:
             self._failing.add(what)
-            log.warning(f"{self._service} in trouble", what=what, error=str(error))
+            log.warning(f"{self._service} in trouble", what=what, error=str(error) or type(error).__name__)
         elif error is None and what in self._failing:
             self._failing.remove(what)
             log.info(f"{self._service} well again", what=what)

@@ -292,6 +292,8 @@ class _Watch:
                 await asyncio.sleep(min(limits.watch_interval, 1.0))
                 continue
             red, admitted = await self._measure()
+            if red and (await self._claim()).holder != self.holder:
+                continue  # this host was cut off meanwhile, and says nothing of what another one watches now
             if red:
                 why = "; ".join(f"{one.name} is {one.value}, limit {one.limit}" for one in red)
                 return await self._trip_again(claim, why)

@@ -272,6 +272,26 @@ async def test_a_watch_that_was_taken_for_dead_ends_no_quiet_period_and_waits_fo
         assert "tripped by bob" in (await stalled).why
 
 
+async def test_a_watch_that_was_cut_off_trips_nothing_that_another_one_watches_by_now(
+    configure: Configure, redis_client: redis.Redis
+) -> None:
+    service = {"gateway": {"url": f"http://127.0.0.1:{free_port()}/"}}  # red from here, as all is from a host cut off
+    settings = configure(recovery={"watch": 60, "watch_interval": 0.05, "services": service})
+
+    class CutOff(Watcher):
+        async def measured(self, measurements: Any) -> None:
+            redis_client.hset("circuit_breaker:reset_watch", "holder", "services on b")
+
+        async def goes_on(self, left: float, holder: str, gate: str) -> None:
+            now = round(time.time() * 1000)
+            redis_client.hset("circuit_breaker:reset_watch", "ended", now)
+
+    async with desk_after_reset(settings, redis_client, quiet_period=60, ends_watched=True):
+        end = await watch_once(settings, redis_client, "services on a", CutOff())
+        assert (end.why, end.holder) == ("", "services on b")
+        assert CircuitBreaker(redis_client).get_state() == "QUIET_PERIOD"
+
+
 async def test_the_reset_unlocks_at_the_venue_and_the_watch_does_where_that_failed(
     configure: Configure, redis_client: redis.Redis
 ) -> None:
