@@ -7,6 +7,7 @@ first sweep. Who asked decides how the trip is made and what is shown of the run
 from __future__ import annotations
 
 import asyncio
+import socket
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, asynccontextmanager, contextmanager, nullcontext
@@ -174,7 +175,8 @@ async def sweep_and_flatten(
         async with _brokers(settings, start.coverage.accounts, opened) as brokers:
             early = confirm is None and (opened is not None or not tripping.done())
             incident = _incident(start, tripping.result() if tripping.done() else Halt())
-            swept = await _sweep(start, settings, brokers, display, incident) if early else None
+            sweep = _sweep if opened is None else _told_sweep
+            swept = await sweep(start, settings, brokers, display, incident) if early else None
             await asyncio.wait({tripping}, timeout=settings.redis_timeout)
             made = tripping.result() if tripping.done() else Halt()
             return await _flatten(settings, start, made, display, brokers, swept, confirm)
@@ -259,6 +261,46 @@ def load_procedure() -> RunKillSwitch:
     from flows.kill_switch import run_kill_switch  # noqa: PLC0415
 
     return run_kill_switch
+
+
+async def _told_sweep(
+    start: KillStart, settings: Settings, brokers: Mapping[str, Broker], display: KillDisplay, incident_id: str
+) -> FirstSweep:
+    """Told of beside it, as no run is open yet: whoever dies in it is taken over."""
+    sweeping = asyncio.create_task(_sweep(start, settings, brokers, display, incident_id))
+    await asyncio.sleep(0)  # its requests go first
+    telling = asyncio.create_task(_tell_that_it_began(settings, start, incident_id))
+    try:
+        return await sweeping
+    finally:
+        telling.cancel()  # what could not be told by now, the run tells itself
+        await asyncio.gather(telling, return_exceptions=True)
+
+
+async def _tell_that_it_began(settings: Settings, start: KillStart, incident_id: str) -> None:
+    from tasks.kill.status import KillStatus  # noqa: PLC0415  after the trip
+    from tasks.kill.status_feed import publish_beginning  # noqa: PLC0415
+
+    beginning = KillStatus(
+        run_id=start.run_id,
+        incident_id=incident_id,
+        event_id=start.trip.event_id,
+        scope=start.coverage.scope,
+        operator=start.trip.tripped_by,
+        reason=start.reason,
+        source=start.trip.source,
+        host=socket.gethostname(),
+        started_at=start.started_at,
+        elapsed=time.monotonic() - start.started,
+        halted_after=None,
+        accounts=(),
+        missing=(),
+        reported=False,
+        over=False,
+        covered=tuple(start.coverage.accounts),
+        covers=str(start.coverage),
+    )
+    await publish_beginning(beginning, settings)
 
 
 def _incident(start: KillStart, made: Halt) -> str:

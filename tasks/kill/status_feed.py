@@ -44,10 +44,7 @@ _MOST = 50
 @asynccontextmanager
 async def publish_status(run: KillRun, settings: Settings) -> AsyncIterator[None]:
     """Keep the run's status up to date while the block goes on, beside it, and leave how it ended."""
-    from redis.asyncio.retry import Retry  # noqa: PLC0415  only where a run goes on
-    from redis.backoff import NoBackoff  # noqa: PLC0415
-
-    redis = async_redis_client(settings, timeout=LIMIT, retry=Retry(NoBackoff(), 0))
+    redis = _redis(settings)
     publishing = asyncio.create_task(_keep_publishing(run, redis))
     problem = ""
     try:
@@ -63,6 +60,20 @@ async def publish_status(run: KillRun, settings: Settings) -> AsyncIterator[None
                 ended = replace(kill_status(run), over=True, problem=problem)
                 await _publish(redis, ended, listed=run.share is None)
                 await redis.aclose()
+
+
+async def publish_beginning(status: KillStatus, settings: Settings) -> None:
+    """A first sign of life, of a run that is not open yet: what it has begun is taken over from here on."""
+    async with _redis(settings) as redis:
+        await _publish(redis, status)
+
+
+def _redis(settings: Settings) -> Redis:
+    """A client that tries everything once."""
+    from redis.asyncio.retry import Retry  # noqa: PLC0415  only where a run goes on
+    from redis.backoff import NoBackoff  # noqa: PLC0415
+
+    return async_redis_client(settings, timeout=LIMIT, retry=Retry(NoBackoff(), 0))
 
 
 async def _keep_publishing(run: KillRun, redis: Redis) -> None:

@@ -15,6 +15,7 @@ from breaker.pending_trips import PendingTrip, PendingTrips
 from breaker.state import Status
 from breaker.trip_reasons import TripReason
 from brokers.coverage import coverage_of
+from brokers.protocol import CancelResult
 from brokers.registry import open_brokers
 from brokers.sweep import SweepResult
 from configuration.breakers import async_breaker_of, make_or_store_trip, requested_trip
@@ -27,9 +28,11 @@ from sandbox.child_process import free_port
 from sandbox.embedded_redis import EmbeddedRedis
 from sandbox.exchange.scenario import parse
 from sandbox.exchange.server import PaperExchangeThread
+from services.kill_takeover import SILENT, abandoned
 from tasks.kill.report import KillReport
 from tasks.kill.run import KillRun
-from tasks.kill.status import kill_status
+from tasks.kill.status import KillStatus, kill_status
+from tasks.kill.status_feed import RUN, RUNS
 from tasks.recovery.conflicts import unfinished_kills
 from tests.helpers import PATIENCE, eventually
 
@@ -125,6 +128,35 @@ async def test_with_everything_open_it_sweeps_right_after_the_trip_and_leaves_it
     assert journal.shown == ["halted", "swept", "began", "flat", "done"]
     assert len(await opened["ALPHA"].positions()) == 0
     await opened["ALPHA"].aclose()
+
+
+async def test_promise_6_whoever_dies_in_the_first_sweep_has_left_a_sign_of_life(
+    settings: Settings, venue: PaperExchangeThread, redis_client: redis.Redis
+) -> None:
+    settings = settings.model_copy(update={"kill": settings.kill.model_copy(update={"cancel": "all"})})
+    start, journal, opened = start_of(settings), Journal(settings), open_brokers(settings.accounts)
+    left: list[KillStatus] = []
+    broker = opened["ALPHA"]
+    cancel_all = broker.cancel_all
+
+    async def cancel_once_told() -> Sequence[CancelResult]:
+        await asyncio.to_thread(eventually, lambda: redis_client.zcard(RUNS), within=5)
+        raw = redis_client.get(f"{RUN}{start.run_id}")
+        assert isinstance(raw, bytes)
+        left.append(KillStatus.from_json(raw))
+        return await cancel_all()
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(broker, "cancel_all", cancel_once_told)
+        halting = halt(start, way_of(settings), journal)
+        await sweep_and_flatten(settings, start, halting, journal, opened=opened, trip_first=PATIENCE)
+    await broker.aclose()
+    assert journal.shown == ["halted", "swept", "began", "flat", "done"]
+    (sign, *_) = left
+    incident = CircuitBreaker(redis_client).get_status().incident_id
+    assert (sign.incident_id, sign.event_id, sign.covered) == (incident, start.trip.event_id, ("ALPHA",))
+    assert abandoned([replace(sign, silent_for=SILENT)], float("inf")), "nobody would go on with it"
+    assert redis_client.zcard(RUNS) == 1, "the run goes on under the same id"
 
 
 async def test_promise_5_a_silent_redis_holds_up_no_cancel(settings: Settings, venue: PaperExchangeThread) -> None:
