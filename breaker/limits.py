@@ -17,13 +17,14 @@ class Rule(StrEnum):
 
     Example:
         >>> [rule.value for rule in Rule]
-        ['API_ERRORS', 'DRAWDOWN', 'DATA_STALENESS', 'DAILY_LOSS', 'CONSECUTIVE_REJECTIONS']
+        ['API_ERRORS', 'DRAWDOWN', 'DATA_STALENESS', 'DAILY_LOSS', 'LOSS_VELOCITY', 'CONSECUTIVE_REJECTIONS']
     """
 
     API_ERRORS = TripReason.API_ERRORS
     DRAWDOWN = TripReason.DRAWDOWN
     DATA_STALENESS = TripReason.DATA_STALENESS
     DAILY_LOSS = TripReason.DAILY_LOSS
+    LOSS_VELOCITY = TripReason.LOSS_VELOCITY
     CONSECUTIVE_REJECTIONS = TripReason.CONSECUTIVE_REJECTIONS
 
 
@@ -38,7 +39,9 @@ class Limits:
         api_error_window: Seconds.
         drawdown: How far equity may fall below its high-water mark; a fraction, 0.05 is 5 %.
         data_age: Seconds that a feed's newest data may be old.
-        daily_loss: How far equity may fall below that of the UTC day's start; a fraction.
+        daily_loss: How far equity may fall below that of the day's start; a fraction.
+        loss_velocity: How far equity may fall within `loss_window`; a fraction.
+        loss_window: Seconds.
         consecutive_rejections: How many orders in a row the venue may reject.
         confirmations: How many measurements in a row have to be beyond the limit; 1 unless given.
         dry_run: Rules that only record what they would have done.
@@ -60,6 +63,8 @@ class Limits:
     drawdown: Decimal | None = Decimal("0.05")
     data_age: float | None = 1800.0
     daily_loss: Decimal | None = None
+    loss_velocity: Decimal | None = None
+    loss_window: float = 60.0
     consecutive_rejections: int | None = None
     confirmations: Mapping[Rule, int] = field(default_factory=dict)
     dry_run: frozenset[Rule] = frozenset()
@@ -68,10 +73,12 @@ class Limits:
         for name, count in (("api_errors", self.api_errors), ("consecutive_rejections", self.consecutive_rejections)):
             if count is not None and count < 0:
                 raise InvalidInput(f"{name} is {count}; use a whole number from 0 on, or None to switch the rule off.")
-        for name, share in (("drawdown", self.drawdown), ("daily_loss", self.daily_loss)):
+        for name in ("drawdown", "daily_loss", "loss_velocity"):
+            share = getattr(self, name)
             if share is not None and not 0 < share < 1:
                 raise InvalidInput(f"{name} is {share}; use a fraction between 0 and 1 (0.05 is 5 %), or None.")
         checked_seconds(self.api_error_window, "api_error_window", least=1.0)
+        checked_seconds(self.loss_window, "loss_window", least=1.0)
         if self.data_age is not None:
             checked_seconds(self.data_age, "data_age", least=1.0)
         if any(count < 1 for count in self.confirmations.values()):
@@ -90,3 +97,14 @@ class Limits:
         if limit is None:
             return "off"
         return "dry" if rule in self.dry_run else "on"
+
+    def wanted(self, rule: Rule) -> int:
+        """How many measurements in a row have to be beyond a limit.
+
+        Args:
+            rule: Whose.
+
+        Returns:
+            1 unless `confirmations` say otherwise.
+        """
+        return self.confirmations.get(rule, 1)

@@ -6,11 +6,12 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import date, datetime
 from decimal import Decimal, InvalidOperation
 from enum import StrEnum
 from typing import Any, Protocol
 
+from breaker.checked_inputs import checked_uuid
 from breaker.errors import InvalidInput, RedisRefused
 from breaker.keys import GLOBAL, Keys
 from breaker.limits import Limits, Rule
@@ -22,7 +23,11 @@ READ_CLOCK = Request("read its clock", (("TIME",),))
 
 _FEED = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 _MAX_TEXT = 200
-_OF_EVERY_RULE = ("would_have_tripped", "refused_measurements", "confirmations")
+_OF_EVERY_RULE = ("would_have_tripped", "refused_measurements", "confirmations", "judged")
+_OF_EQUITY = ("equity_readings", "transfers")
+WARNINGS = "circuit_breaker:rule_warnings"
+"""The stream of what came near its limit, of every scope."""
+_UNIX_EPOCH = date(1970, 1, 1)
 
 
 class Verdict(StrEnum):
@@ -41,7 +46,7 @@ class Verdict(StrEnum):
     TRIPPED = "TRIPPED"
     """This very measurement tripped the breaker."""
     REFUSED = "REFUSED"
-    """Impossible: not recorded, not acted on, counted."""
+    """Impossible, or not trusted by its venue: not recorded, not acted on, counted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,8 +109,16 @@ class RuleRequests:
         )
 
     def api_success(self, source: str) -> Request:
-        limit = self.limits.api_errors
-        return self._request("record_api_success", Rule.API_ERRORS, limit, "api_success", (checked_text(source),))
+        limits = self.limits
+        window = round(limits.api_error_window * 1000)
+        return self._request(
+            "record_api_success",
+            Rule.API_ERRORS,
+            limits.api_errors,
+            "api_success",
+            (window, limits.api_errors or 0, checked_text(source)),
+            (self.keys.key("api_errors"),),
+        )
 
     def order_rejected(self, why: str) -> Request:
         return self._rejection(checked_text(why))
@@ -113,22 +126,21 @@ class RuleRequests:
     def order_accepted(self) -> Request:
         return self._rejection("")
 
-    def equity(self, value: object, at: datetime | None) -> Request:
-        limits = self.limits
-        arguments = (
-            decimal_text(value),
-            time_text(at),
-            limits.drawdown or 0,
-            limits.mode(Rule.DAILY_LOSS, limits.daily_loss),
-            limits.daily_loss or 0,
+    def equity(
+        self, value: object, at: datetime | None, *, trusted: bool, day: date | None, event_id: str | None
+    ) -> Request:
+        named = "" if day is None else str((day - _UNIX_EPOCH).days)
+        arguments = (decimal_text(value), time_text(at), named, int(trusted))
+        return self._of_equity("record_equity", arguments, event_id)
+
+    def transfer(self, amount: object, at: datetime | None, transfer_id: str) -> Request:
+        return self._of_equity(
+            "record_transfer", (decimal_text(amount), time_text(at), checked_text(transfer_id)), None
         )
-        return self._request("record_equity", Rule.DRAWDOWN, limits.drawdown, "equity", arguments)
 
     def rebase(self, value: object, event_id: str | None) -> Request:
         """`value` is None for the last equity that was measured."""
-        text = "" if value is None else decimal_text(value)
-        limit = self.limits.drawdown
-        return self._request("rebase_equity", Rule.DRAWDOWN, limit, "equity", (text,), event_id=event_id)
+        return self._of_equity("rebase_equity", ("" if value is None else decimal_text(value),), event_id)
 
     def heartbeat(self, feed: str, at: datetime | None) -> Request:
         measurement = f"heartbeat:{checked_feed(feed)}"
@@ -155,6 +167,29 @@ class RuleRequests:
         limit = self.limits.consecutive_rejections
         return self._request("record_rejection", Rule.CONSECUTIVE_REJECTIONS, limit, "rejections", (limit or 0, why))
 
+    def _of_equity(self, script: str, arguments: Sequence[object], event_id: str | None) -> Request:
+        limits = self.limits
+        judged_by = (
+            limits.drawdown or 0,
+            limits.mode(Rule.DAILY_LOSS, limits.daily_loss),
+            limits.wanted(Rule.DAILY_LOSS),
+            limits.daily_loss or 0,
+            limits.mode(Rule.LOSS_VELOCITY, limits.loss_velocity),
+            limits.wanted(Rule.LOSS_VELOCITY),
+            limits.loss_velocity or 0,
+            round(limits.loss_window * 1_000_000),
+        )
+        return self._request(
+            script,
+            Rule.DRAWDOWN,
+            limits.drawdown,
+            "equity",
+            (*judged_by, *arguments),
+            tuple(self.keys.key(name) for name in _OF_EQUITY),
+            event_id,
+            ("equity",),
+        )
+
     def _request(
         self,
         script: str,
@@ -164,15 +199,17 @@ class RuleRequests:
         arguments: Sequence[object],
         further_keys: tuple[str, ...] = (),
         event_id: str | None = None,
+        shared: tuple[str, ...] = (),
     ) -> Request:
         keys = self.keys
-        names = (*keys.of_transition, *(keys.key(name) for name in (measurement, *_OF_EVERY_RULE)), *further_keys)
-        event_id = event_id or uuid7()
+        of_rule = (*(keys.key(name) for name in (measurement, *_OF_EVERY_RULE)), WARNINGS)
+        names = (*keys.of_transition, *of_rule, *further_keys)
+        event_id = uuid7() if event_id is None else checked_uuid(event_id, "event_id")
         # What a trip is recorded with; the script gives its reason and details.
         transition = (event_id, json.dumps(keys.scope), '"rule"', '""', "{}", '"rule"', "null", uuid7())
-        judged_by = (self.limits.mode(rule, limit), self.limits.confirmations.get(rule, 1))
+        judged_by = (self.limits.mode(rule, limit), self.limits.wanted(rule))
         return script_request(
-            load_script(script, "rules"),
+            load_script(script, "rules", *shared),
             names,
             (*transition, *judged_by, *(str(argument) for argument in arguments)),
             purpose=f"{script.replace('_', ' ')} for {keys.state}",

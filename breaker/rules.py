@@ -11,18 +11,22 @@ Keys, with `:{scope}` appended for a scope other than global:
 | `circuit_breaker:api_errors` | zset | one member per error of the window, score Unix microseconds |
 | `circuit_breaker:api_success` | hash | when each source last succeeded |
 | `circuit_breaker:equity` | hash | equity, high-water mark, the day's first equity |
+| `circuit_breaker:equity_readings` | list | the newest 1,000 readings, each with what was judged from after it |
+| `circuit_breaker:transfers` | hash | money moved in and out, by the transfer's id |
 | `circuit_breaker:rejections` | hash | orders rejected in a row |
 | `circuit_breaker:heartbeat:{feed}` | string | time of the feed's newest data |
 | `circuit_breaker:feeds` | hash | since when a feed that never came has been waited for |
 | `circuit_breaker:would_have_tripped` | stream | what rules in dry run would have done; the newest 1,000 |
 | `circuit_breaker:refused_measurements` | hash | how many impossible measurements were refused |
 | `circuit_breaker:confirmations` | hash | measurements in a row beyond each limit |
+| `circuit_breaker:judged` | hash | when each rule last heard something, and how much of its limit that was |
+| `circuit_breaker:rule_warnings` | stream | what came near a limit, of every scope; about the newest 1,000 |
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from datetime import datetime
+from datetime import date, datetime
 from decimal import Decimal
 from typing import TYPE_CHECKING
 
@@ -150,23 +154,66 @@ class Rules:
         """
         return self._record(self._requests.order_accepted())
 
-    def record_equity(self, value: Decimal | float | str, at: datetime | None = None) -> Outcome:
+    def record_equity(
+        self,
+        value: Decimal | float | str,
+        at: datetime | None = None,
+        *,
+        trusted: bool = True,
+        day: date | None = None,
+        event_id: str | None = None,
+    ) -> Outcome:
         """Record the account's equity (runbook: trips more than 5 % under its high-water mark).
 
-        NaN, infinity, zero, a negative amount, a time in the future and one before the last are REFUSED.
+        Zero and less are the worst drawdown there is, and trip. NaN, infinity, text, a time in the future and one
+        before the last are REFUSED, and so is what the venue itself doesn't trust: it is set aside.
 
         Args:
             value: The equity, in the account's currency.
             at: When it was measured, with a zone; now unless given.
+            trusted: Whether the venue stands by it.
+            day: The trading day that it belongs to, for DAILY_LOSS; that of `at` in UTC unless given.
+            event_id: An id (UUID) of the caller's own, so that recording it once more counts once.
 
         Returns:
-            The graver verdict of the two rules that look at equity, DRAWDOWN and DAILY_LOSS.
+            The gravest verdict of the rules that look at equity: DRAWDOWN, DAILY_LOSS, LOSS_VELOCITY.
 
         Raises:
-            InvalidInput: `at` has no zone.
+            InvalidInput: `at` has no zone, or `event_id` is no UUID.
             BreakerUnavailable, RedisRefused: as for `record_api_error`.
         """
-        return self._record(self._requests.equity(value, at))
+        return self._record(self._requests.equity(value, at, trusted=trusted, day=day, event_id=event_id))
+
+    def record_transfer(self, amount: Decimal | float | str, at: datetime | None, transfer_id: str) -> Outcome:
+        """Money was moved in or out of the account, which is neither a gain nor a loss.
+
+        High-water mark and the day's first equity are scaled by (equity + amount) / equity, so that the rules see what
+        they would of an account without transfers. A reading of equity is taken to have what was moved by its time:
+        one after `at` is waited for, one that has come already is judged anew, with all that followed (the newest 1,000
+        readings; what was moved before is REFUSED). When between two readings money was moved isn't known: of the
+        equity before it and the one after it that one counts that leaves the greater fall. Of an account that has
+        nothing, no share can be told: there the amount itself is added.
+
+        Args:
+            amount: In the account's currency, negative for what left it.
+            at: When it was moved, with a zone; None for now.
+            transfer_id: The venue's id, in 1 to 200 characters; each counts once.
+
+        Returns:
+            WITHIN, whose `effect` says what came of it; or, where the newest reading is beyond a limit by it, as for
+            `record_equity`; or REFUSED.
+
+        Raises:
+            InvalidInput: `at` has no zone, or the id is empty or too long.
+            BreakerUnavailable, RedisRefused: as for `record_api_error`.
+
+        Example:
+            >>> _ = rules.record_equity(100_000)
+            >>> _ = rules.record_transfer(-6_000, None, "W-1")
+            >>> rules.record_equity(94_000).verdict
+            <Verdict.WITHIN: 'WITHIN'>
+        """
+        return self._record(self._requests.transfer(amount, at, transfer_id))
 
     def rebase_equity(self, value: Decimal | float | str | None = None, *, event_id: str | None = None) -> Outcome:
         """Begin anew, as high-water mark and as the day's first equity: after a deposit, a withdrawal or a drawdown.
@@ -229,7 +276,7 @@ class Rules:
         """How many impossible measurements were refused.
 
         Returns:
-            The count by kind: `EQUITY`, `HEARTBEAT`.
+            The count by kind: `EQUITY`, `EQUITY_UNTRUSTED`, `TRANSFER`, `HEARTBEAT`.
 
         Raises:
             BreakerUnavailable, RedisRefused: as for `record_api_error`.
@@ -316,9 +363,21 @@ class AsyncRules:
         """See `Rules.record_order_accepted`."""
         return await self._record(self._requests.order_accepted())
 
-    async def record_equity(self, value: Decimal | float | str, at: datetime | None = None) -> Outcome:
+    async def record_equity(
+        self,
+        value: Decimal | float | str,
+        at: datetime | None = None,
+        *,
+        trusted: bool = True,
+        day: date | None = None,
+        event_id: str | None = None,
+    ) -> Outcome:
         """See `Rules.record_equity`."""
-        return await self._record(self._requests.equity(value, at))
+        return await self._record(self._requests.equity(value, at, trusted=trusted, day=day, event_id=event_id))
+
+    async def record_transfer(self, amount: Decimal | float | str, at: datetime | None, transfer_id: str) -> Outcome:
+        """See `Rules.record_transfer`."""
+        return await self._record(self._requests.transfer(amount, at, transfer_id))
 
     async def rebase_equity(
         self, value: Decimal | float | str | None = None, *, event_id: str | None = None

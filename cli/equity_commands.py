@@ -1,9 +1,11 @@
-"""Run `breaker equity`: show what a drawdown is judged from, and begin it anew."""
+"""Run `breaker equity`: show what a drawdown is judged from, begin it anew, tell of money moved in or out."""
 
 from __future__ import annotations
 
 import asyncio
 import json
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from decimal import Decimal, InvalidOperation
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,6 +14,8 @@ import typer
 from breaker.errors import InvalidInput
 from breaker.keys import of_scope
 from breaker.limits import Limits
+from breaker.rule_requests import Outcome, Verdict
+from breaker.uuid7 import uuid7
 from cli.acting_on import say_what_is_acted_on, scope_of
 from cli.exit_codes import EPILOG, Exit
 from cli.messages import say
@@ -36,6 +40,8 @@ equity_app = typer.Typer(
 def register(app: typer.Typer) -> None:
     equity_app.command(epilog=EPILOG)(show)
     equity_app.command(epilog=EPILOG)(rebase)
+    # A withdrawal begins with a minus, which is no option.
+    equity_app.command(epilog=EPILOG, context_settings={"ignore_unknown_options": True})(transfer)
     app.add_typer(equity_app, name="equity")
 
 
@@ -52,9 +58,10 @@ def show(scope: ScopeOption = "global", as_json: JsonOption = False) -> None:
         typer.echo(f"No equity of {scope} is recorded; the engine's record_equity does so.")
         return
     since = f"{held.day_start:f}, down {held.daily_loss:.2%}" if held.day_start is not None else "none yet"
+    mark = "none yet" if held.high_water is None else f"{held.high_water:f}"
     typer.echo(
         f"equity {held.equity:f}, measured {duration(held.age)} ago\n"
-        f"high-water mark {held.high_water:f}, down {held.drawdown:.2%} (limit {_limit(limits.drawdown)})\n"
+        f"high-water mark {mark}, down {held.drawdown:.2%} (limit {_limit(limits.drawdown)})\n"
         f"the day's first {since} (limit {_limit(limits.daily_loss)})"
     )
     if foreseen := trips_again(held, limits):
@@ -85,6 +92,72 @@ def rebase(
         typer.echo(json.dumps({"scope": scope, **rebased.as_details()}))
     else:
         typer.echo(f"{scope}: {rebased}")
+
+
+def transfer(
+    amount: Annotated[str, typer.Argument(help="In the account's currency; what left the account with a minus.")],
+    reason: Annotated[str, typer.Option("--reason", help=f"Why, {MIN_REASON} characters or more.")],
+    at: Annotated[
+        datetime | None,
+        typer.Option(
+            "--at", formats=["%Y-%m-%dT%H:%M:%S%z", "%Y-%m-%d %H:%M:%S%z"], help="When it was moved; now unless given."
+        ),
+    ] = None,
+    transfer_id: Annotated[
+        str | None, typer.Option("--id", help="The bank's or venue's id; the same one counts once.")
+    ] = None,
+    operator: ClaimedOption = None,
+    scope: ScopeOption = "global",
+    as_json: JsonOption = False,
+) -> None:
+    """Tell the rules of money moved in or out, which is neither a gain nor a loss. On record.
+
+    High-water mark and the day's first equity move with it. It takes what a re-base takes.
+    """
+    why, value = checked_reason(reason), _moved(amount)
+    settings = load_settings()
+    scope = scope_of(settings, scope)
+    say_what_is_acted_on(settings)
+    person = acting_person(settings, operator)
+    moved = _Moved(value, at or datetime.now(UTC), transfer_id or f"by hand {uuid7()}")
+    outcome = asyncio.run(_transfer(settings, scope, person, why, moved))
+    effect = outcome.details.get("effect", str(outcome.verdict))
+    if as_json:
+        typer.echo(json.dumps({"scope": scope, "amount": f"{value:f}", "effect": effect, "id": moved.transfer_id}))
+    else:
+        typer.echo(f"{scope}: {value:+f} is recorded ({effect})")
+    if outcome.verdict in (Verdict.TRIPPED, Verdict.ALREADY_TRIPPED):
+        say(f"by that, equity is {outcome.details['measured']} down {outcome.details['window']}: {scope} is TRIPPED")
+
+
+@dataclass(frozen=True, slots=True)
+class _Moved:
+    amount: Decimal
+    at: datetime
+    transfer_id: str
+
+
+async def _transfer(settings: Settings, scope: str, person: Person, why: str, moved: _Moved) -> Outcome:
+    from cli.reset import recording  # noqa: PLC0415  what it measures with is slow to import
+    from tasks.recovery.transfer import TransferRequest, record_transfer  # noqa: PLC0415
+
+    request = TransferRequest(
+        scope=scope,
+        person=person.name,
+        permissions=person.permissions,
+        reason=why,
+        source="cli",
+        claimed=person.claimed,
+        amount=moved.amount,
+        at=moved.at,
+        transfer_id=moved.transfer_id,
+    )
+    breaker = async_breaker_of(settings, scope, source="cli")
+    try:
+        with recording(settings) as record:
+            return await record_transfer(settings, breaker, request, record)
+    finally:
+        await breaker.close()
 
 
 async def _rebase(settings: Settings, scope: str, person: Person, why: str, value: Decimal | None) -> Rebased:
@@ -143,6 +216,20 @@ def _text(value: Decimal | None) -> str | None:
 
 def _limit(limit: Decimal | None) -> str:
     return "none: the rule is off" if limit is None else f"{limit:.1%}"
+
+
+def _moved(text: str) -> Decimal:
+    """Raises InvalidInput for what can't be moved."""
+    try:
+        value = Decimal(text)
+    except InvalidOperation:
+        value = Decimal(0)
+    if not value.is_finite() or not LEAST <= abs(value) <= MOST:
+        raise InvalidInput(
+            f"{text!r:.60} is no amount: it has to be a number of {LEAST:f} to {MOST:f}, with a minus for what left; "
+            "nothing changed"
+        )
+    return value
 
 
 def _amount(text: str) -> Decimal:

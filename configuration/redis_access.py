@@ -13,14 +13,14 @@ REDIS_ROLES: tuple[RedisRole, ...] = get_args(RedisRole)
 _CONNECT = ("hello", "auth", "ping", "select", "client|setinfo", "client|setname", "client|tracking")
 _LIBRARY = (
     # reading
-    "time", "get", "exists", "type", "pttl", "hget", "hgetall", "zcard", "zrangebyscore", "zrevrange", "zscore",
-    "xrevrange", "role", "info",
+    "time", "get", "exists", "type", "pttl", "hget", "hmget", "hgetall", "hexists", "lrange", "zcard", "zcount",
+    "zrangebyscore", "zrevrange", "zscore", "xrevrange", "role", "info",
     # writing, by scripts too
-    "eval", "evalsha", "multi", "exec", "set", "del", "rename", "pexpire", "hset", "hdel", "hincrby", "zadd", "zrem",
-    "zremrangebyrank", "zremrangebyscore", "xadd", "wait", "waitaof",
+    "eval", "evalsha", "multi", "exec", "set", "del", "rename", "pexpire", "hset", "hdel", "hincrby", "rpush",
+    "lset", "ltrim", "zadd", "zrem", "zremrangebyrank", "zremrangebyscore", "xadd", "wait", "waitaof",
 )  # fmt: skip
 _APPLICATION = (
-    "scan", "config|get", "hkeys", "hmget", "xlen", "xrange", "xread", "xdel", "zcount", "zrange", "script|load",
+    "scan", "config|get", "hkeys", "xlen", "xrange", "xread", "xdel", "zrange", "script|load",
     "expire",
 )  # fmt: skip
 _COMMANDS: dict[RedisRole, tuple[str, ...]] = {

@@ -245,6 +245,10 @@ class RuleSettings(BaseModel):
     """A feed whose newest data is older trips."""
     daily_loss: Annotated[Decimal | None, Unit("fraction")] = Field(default=None, gt=0, lt=1)
     """Equity further below the day's first trips; not judged unless given."""
+    loss_velocity: Annotated[Decimal | None, Unit("fraction")] = Field(default=None, gt=0, lt=1)
+    """Equity that falls further within `loss_window` trips; not judged unless given."""
+    loss_window: Annotated[float, Field(ge=1, le=86_400), Unit("seconds")] = 60.0
+    """How far back a loss counts for `loss_velocity`."""
     consecutive_rejections: Annotated[int | None, Unit("orders")] = Field(default=None, ge=0)
     """One more rejected in a row trips; not judged unless given."""
     confirmations: Annotated[Mapping[Rule, Annotated[int, Field(ge=1)]], Unit("measurements")] = Field(

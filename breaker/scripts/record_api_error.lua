@@ -8,6 +8,6 @@ redis.call('ZREMRANGEBYSCORE', MEASUREMENTS, '-inf', number(now - window * 1000)
 redis.call('ZREMRANGEBYRANK', MEASUREMENTS, 0, -math.max(KEPT, limit + 1) - 1)
 redis.call('PEXPIRE', MEASUREMENTS, window)
 local count = redis.call('ZCARD', MEASUREMENTS)
-return conclude('API_ERRORS', count > limit, details_of({
+return conclude('API_ERRORS', count > limit, share_of(count, limit), details_of({
   'measured', number(count), 'limit', number(limit), 'window', string.format('%g s', window / 1000), 'source', source,
 }))

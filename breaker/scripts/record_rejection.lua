@@ -4,9 +4,9 @@ local limit, why = tonumber(ARGV[11]), ARGV[12]
 expect_type(MEASUREMENTS, 'hash')
 if why == '' then
   redis.call('DEL', MEASUREMENTS)
-  return conclude('CONSECUTIVE_REJECTIONS', false, details_of({'measured', '0'}))
+  return conclude('CONSECUTIVE_REJECTIONS', false, 0, details_of({'measured', '0', 'limit', number(limit)}))
 end
 local count = count_up(MEASUREMENTS, 'in_a_row')
-return conclude('CONSECUTIVE_REJECTIONS', count > limit, details_of({
+return conclude('CONSECUTIVE_REJECTIONS', count > limit, share_of(count, limit), details_of({
   'measured', number(count), 'limit', number(limit), 'window', 'in a row', 'last', why,
 }))

@@ -19,6 +19,7 @@ from breaker.keys import GLOBAL, Keys
 from breaker.requests import Command, Request
 from breaker.rules import Limits
 from breaker.status_reader import StatusReader
+from tasks.checks.equity import fallen
 from tasks.recovery.state import RecoveryState
 from tasks.running_services import RunningService, read_services
 from tasks.verification.last_result import KEY as VERIFICATION
@@ -209,7 +210,7 @@ def _drawdown(reply: Any) -> Decimal | None:
     if not isinstance(reply, list) or None in reply:
         return None
     try:
-        equity, high = (Decimal(bytes(value).decode()) for value in reply)
-        return max(Decimal(0), (high - equity) / high)
+        equity, high = (Decimal(text) if (text := bytes(value).decode()) else None for value in reply)
+        return None if equity is None else fallen(high, equity)
     except (InvalidOperation, ArithmeticError, UnicodeDecodeError):
         return None

@@ -85,10 +85,14 @@ def judge_drawdown(probe: Probe, stored: Mapping[str, str], now: int, limits: Li
             "No equity is recorded, so no drawdown can be told: look at the account, and let the engine record_equity.",
         )
     fallen, age = held.drawdown, held.age
-    value = f"{fallen:.2%} below {held.high_water:f} (equity {held.equity:f}, {age:.0f} s old)"
+    mark = "no high-water mark" if held.high_water is None else f"{held.high_water:f}"
+    value = f"{fallen:.2%} below {mark} (equity {held.equity:f}, {age:.0f} s old)"
     if limits.drawdown is None:
         return probe.measured(value, Colour.YELLOW, "The rule DRAWDOWN is off, so nothing judges this: do so yourself.")
-    if fallen > limits.drawdown:
+    if fallen > limits.drawdown and held.equity <= 0:
+        problem = f"Equity is {held.equity:f}: nothing is left of the account. Look at it at the venue."
+        return probe.measured(value, Colour.RED, problem)
+    if fallen > limits.drawdown and held.high_water is not None:
         enough = least_within(held.high_water, limits.drawdown)
         problem = (
             f"Equity {held.equity:f} is {fallen:.2%} below its high-water mark {held.high_water:f}, more than "

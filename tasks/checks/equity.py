@@ -27,21 +27,23 @@ class Equity:
     """In the account's currency, as the rule DRAWDOWN keeps it."""
 
     equity: Decimal
-    high_water: Decimal
+    """Zero or less for an account that has lost everything."""
+    high_water: Decimal | None
+    """None where there never was any equity above zero; zero for an account that was emptied."""
     day_start: Decimal | None
-    """The first of the present UTC day; None before there was one."""
+    """The first of the present trading day; None before there was one."""
     age: float
     """Seconds since it was measured."""
 
     @property
     def drawdown(self) -> Decimal:
-        """How far it is below the high-water mark, as a fraction."""
-        return _fallen(self.high_water, self.equity)
+        """How far it is below the high-water mark, as a fraction; one and more where nothing is left."""
+        return fallen(self.high_water, self.equity)
 
     @property
     def daily_loss(self) -> Decimal:
         """How far it is below the day's first, as a fraction."""
-        return Decimal(0) if self.day_start is None else _fallen(self.day_start, self.equity)
+        return Decimal(0) if self.day_start is None else fallen(self.day_start, self.equity)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +51,7 @@ class _Fall:
     """One rule's view of it."""
 
     rule: Rule
-    reference: Decimal
+    reference: Decimal | None
     called: str
     limit: Decimal
 
@@ -59,13 +61,17 @@ def equity_of(stored: Mapping[str, str], now: int) -> Equity | None:
     if not stored:
         return None
     try:
-        equity, high_water = Decimal(stored["equity"]), Decimal(stored["high_water"])
-        day_start = Decimal(stored["day_start"]) if stored.get("day") == str(now // _DAY) else None
+        equity = Decimal(stored["equity"])
+        high_water = Decimal(stored["high_water"]) if stored["high_water"] else None
+        # A trading day may begin before its date does.
+        day_start = Decimal(stored["day_start"]) if int(stored.get("day", -1)) >= now // _DAY else None
         age = (now - float(stored["measured_at"])) / 1_000_000
-    except (KeyError, InvalidOperation) as error:
+    except (KeyError, ValueError, InvalidOperation) as error:
         raise ValueError(f"what is stored is no equity ({error!r})") from None
-    marks = [mark for mark in (high_water, day_start) if mark is not None]
-    if not equity.is_finite() or any(not mark.is_finite() or mark <= 0 for mark in marks):
+    known = [amount for amount in (equity, high_water, day_start) if amount is not None]
+    if not all(amount.is_finite() for amount in known):
+        raise ValueError("what is stored is no equity")
+    if high_water is not None and (high_water < 0 or (high_water == 0 and equity > 0)):
         raise ValueError("what is stored is no equity")
     return Equity(equity, high_water, day_start, age)
 
@@ -84,14 +90,19 @@ async def read_equity(settings: Settings, scope: str = GLOBAL) -> Equity | None:
 
 def trips_again(held: Equity, limits: Limits) -> str:
     """That the next measurement trips again, with the figures and the two ways out; empty where it would not."""
-    beyond = [fall for fall in _judged(held, limits) if _fallen(fall.reference, held.equity) > fall.limit]
+    beyond = [fall for fall in _judged(held, limits) if fallen(fall.reference, held.equity) > fall.limit]
     if not beyond:
         return ""
+    if held.equity <= 0:
+        return (
+            f"equity {held.equity:f} is all that is left of the account: each measurement that low trips again, and "
+            "there is nothing at which the high-water mark could begin anew"
+        )
     figures = " and ".join(
-        f"{_fallen(fall.reference, held.equity):.2%} below {fall.called} {fall.reference:f} (limit {fall.limit:.1%})"
+        f"{fallen(fall.reference, held.equity):.2%} below {fall.called} {fall.reference:f} (limit {fall.limit:.1%})"
         for fall in beyond
     )
-    enough = max(least_within(fall.reference, fall.limit) for fall in beyond)
+    enough = max(least_within(fall.reference, fall.limit) for fall in beyond if fall.reference is not None)
     return (
         f"equity {held.equity:f} is {figures}: the next measurement below {enough:f} trips again, unless the "
         "high-water mark begins anew (re-base)"
@@ -132,5 +143,11 @@ def _judged(held: Equity, limits: Limits) -> list[_Fall]:
     return [fall for fall in falls if fall.rule not in limits.dry_run]
 
 
-def _fallen(reference: Decimal, equity: Decimal) -> Decimal:
-    return max((reference - equity) / reference, Decimal(0))
+def fallen(reference: Decimal | None, equity: Decimal) -> Decimal:
+    """How far `equity` is below `reference`, as a fraction; as the rules' script tells it.
+
+    Zero or less is the whole of it, but for an account that was emptied: that one has lost nothing.
+    """
+    if reference is not None and reference > 0:
+        return max((reference - equity) / reference, Decimal(0))
+    return Decimal(0) if equity > 0 or (reference == 0 and equity == 0) else Decimal(1)

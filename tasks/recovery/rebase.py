@@ -7,7 +7,7 @@ the drawdown is red it takes what overriding it takes.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from decimal import Decimal, InvalidOperation
 from typing import TYPE_CHECKING, Any
@@ -23,7 +23,7 @@ from tasks.recovery.approval_rules import Approval, Refusal, in_words, refusals_
 from tasks.recovery.rules_in_force import rules_in_force
 
 if TYPE_CHECKING:
-    from breaker import AsyncCircuitBreaker
+    from breaker import AsyncCircuitBreaker, Status
 
 REBASED = "EQUITY_REBASED"
 REBASE_REFUSED = "EQUITY_REBASE_REFUSED"
@@ -33,11 +33,11 @@ class NotRebased(BreakerError):
     """There is no equity at which it could begin anew, or what was given is none. Nothing changed."""
 
 
-class RebaseRefused(BreakerError):
+class EquityChangeRefused(BreakerError):
     """A rule refuses it. On record; nothing changed."""
 
-    def __init__(self, refusals: Collection[Refusal]) -> None:
-        super().__init__(f"Not re-based: {in_words(list(refusals))}. Nothing changed.")
+    def __init__(self, refusals: Collection[Refusal], not_done: str) -> None:
+        super().__init__(f"{not_done}: {in_words(list(refusals))}. Nothing changed.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,17 +74,23 @@ class Rebased:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RebaseRequest:
-    """Who asks for it, by which way in, and why. `value` is None for the last equity that was measured."""
+class EquityChange:
+    """Who asks that something else be judged from, by which way in, and why."""
 
     scope: str
     person: str
     permissions: Collection[str]
     reason: str
     source: str
-    value: Decimal | None = None
     claimed: str = ""
     """A name that was only typed. Kept, and nothing is decided by it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RebaseRequest(EquityChange):
+    """`value` is None for the last equity that was measured."""
+
+    value: Decimal | None = None
 
 
 async def begin_anew(
@@ -116,33 +122,44 @@ async def rebase_equity(
     """Begin anew, if the rules of a reset allow it.
 
     Raises:
-        RebaseRefused: they don't. NotRebased: there is nothing to begin at. Both are on record, in one row.
+        EquityChangeRefused: they don't. NotRebased: there is nothing to begin at. Both are on record, in one row.
         BreakerUnavailable, RedisRefused: Redis can't be asked.
     """
+    status = await breaker.get_status()
+    incident = incident_of(status)
+    try:
+        await check_change(settings, status, request, "Not re-based")
+        rebased = await begin_anew(settings, request.scope, request.value)
+    except (EquityChangeRefused, NotRebased) as error:
+        await record(change_row(REBASE_REFUSED, request, incident, {"refused": str(error)}, DENIED))
+        raise
+    await record(change_row(REBASED, request, incident, rebased.as_details()))
+    return rebased
+
+
+async def check_change(settings: Settings, status: Status, request: EquityChange, not_done: str) -> None:
+    """Raise EquityChangeRefused unless a reset's rules let this person change what is judged from."""
     from tasks.checks.conditions import measure_drawdown  # noqa: PLC0415  slow to import
 
-    status = await breaker.get_status()
     rules = await rules_in_force(settings, request.scope, request.person, request.permissions, status)
     if status.state is State.OPEN:  # whose incident is over
         rules = replace(rules, tripped_by=(), author="")
     answer = Approval(request.person, request.reason, acknowledge=True, override_reason=request.reason)
-    incident = status.incident_id if status.state is not State.OPEN else None
-    try:
-        if refusals := refusals_of_reset(answer, rules, []):
-            raise RebaseRefused(refusals)  # noqa: TRY301
-        if refusals := refusals_of_reset(answer, rules, [await measure_drawdown(settings, request.scope)]):
-            raise RebaseRefused(refusals)  # noqa: TRY301
-        rebased = await begin_anew(settings, request.scope, request.value)
-    except (RebaseRefused, NotRebased) as error:
-        await record(_row(REBASE_REFUSED, request, incident, {"refused": str(error)}, DENIED))
-        raise
-    await record(_row(REBASED, request, incident, rebased.as_details()))
-    return rebased
+    if refusals := refusals_of_reset(answer, rules, []):
+        raise EquityChangeRefused(refusals, not_done)
+    if refusals := refusals_of_reset(answer, rules, [await measure_drawdown(settings, request.scope)]):
+        raise EquityChangeRefused(refusals, not_done)
 
 
-def _row(
-    action: str, request: RebaseRequest, incident: str | None, details: dict[str, Any], outcome: str = "OK"
+def incident_of(status: Status) -> str | None:
+    """Which incident a change now belongs to; what is OPEN has none."""
+    return status.incident_id if status.state is not State.OPEN else None
+
+
+def change_row(
+    action: str, request: EquityChange, incident: str | None, details: Mapping[str, Any], outcome: str = "OK"
 ) -> AuditRecord:
+    """What is recorded of a change, or of its refusal."""
     said = {"reason": request.reason, **({"claimed": request.claimed} if request.claimed else {})}
     return AuditRecord(
         action=action,

@@ -158,7 +158,7 @@ def test_drawdown_is_measured_from_the_highest_so_far(redis_client: redis.Redis,
         assert with_breaker.is_tripped() is expected
 
 
-@pytest.mark.parametrize("value", ["NaN", float("nan"), float("inf"), "-inf", 0, -5, "", "ten", None, True, "0x10"])
+@pytest.mark.parametrize("value", ["NaN", float("nan"), float("inf"), "-inf", "", "ten", None, True, "0x10"])
 def test_an_impossible_equity_is_refused_and_counted(breaker: CircuitBreaker, rules: Rules, value: Any) -> None:
     rules.record_equity(100)
     assert rules.record_equity(value).verdict is Verdict.REFUSED

@@ -51,6 +51,23 @@ def test_it_is_shown_begun_anew_and_shown_again(configured: redis.Redis, rules: 
     assert (after["equity"], after["high_water"], after["trips_again"]) == ("800000", "800000", None)
 
 
+def test_money_that_was_moved_is_told_once_and_moves_the_marks(
+    configured: redis.Redis, rules: Rules, breaker_cli: RunCli
+) -> None:
+    told = ("equity", "transfer", "-250000", "--reason", WHY, "--scope", "account:ALPHA", "--id", "W-7")
+    done = breaker_cli(*told)
+    assert done.returncode == 0, done.stderr
+    assert "account:ALPHA: -250000 is recorded (waits for the first reading that has it)" in done.stdout
+    assert json.loads(breaker_cli(*told, "--json").stdout)["effect"] == "counted already"
+    rules.record_equity("500000")
+    shown = json.loads(breaker_cli("equity", "show", "--scope", "account:ALPHA", "--json").stdout)
+    assert shown["high_water"] == "666666.666666667"
+    wrong = breaker_cli("equity", "transfer", "much", "--reason", WHY)
+    assert wrong.returncode == 2 and "'much' is no amount" in wrong.stderr
+    recorded = rows(breaker_cli, "--action", "EQUITY_TRANSFERRED")
+    assert len(recorded) == 2 and recorded[0]["user_id"] == login_name()
+
+
 @pytest.mark.parametrize("to", ["-5", "0", "NaN", "Infinity", "1e30", "1e-9", "1e999999", "a lot", ""])
 def test_what_is_no_equity_is_refused_and_changes_nothing(
     configured: redis.Redis, rules: Rules, breaker_cli: RunCli, to: str

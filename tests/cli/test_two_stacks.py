@@ -32,6 +32,7 @@ ACTING = (
     ("recover end", "--reason", GOOD_REASON),
     ("reset", "--reason", GOOD_REASON, "--acknowledge", "--override", GOOD_REASON),
     ("equity rebase", "--reason", GOOD_REASON),
+    ("equity transfer", "100", "--reason", GOOD_REASON),
     ("kill", "--yes"),
     ("audit drain",),
     ("audit verify",),

@@ -57,8 +57,18 @@ def test_what_lifts_it_is_within_the_limit_and_a_cent_less_is_not(reference: Dec
     assert (reference - (enough - Decimal("0.01"))) > limit * reference
 
 
-@pytest.mark.parametrize("wrong", [{"equity": "x"}, {"high_water": "0"}, {"high_water": "nan"}, {"day_start": "-1"}])
+@pytest.mark.parametrize("wrong", [{"equity": "x"}, {"high_water": "0"}, {"high_water": "nan"}, {"day_start": "inf"}])
 def test_what_is_no_equity_is_not_judged(wrong: dict[str, str]) -> None:
     with pytest.raises(ValueError, match="no equity"):
         equity_of({**STORED, **wrong}, NOW)
     assert equity_of({}, NOW) is None
+
+
+def test_an_account_that_has_lost_everything_trips_again_and_one_that_was_emptied_does_not() -> None:
+    lost = equity_of({**STORED, "equity": "-5"}, NOW)
+    assert lost is not None and lost.drawdown > 1
+    assert "nothing at which the high-water mark could begin anew" in trips_again(lost, Limits())
+    never = equity_of({**STORED, "equity": "0", "high_water": ""}, NOW)
+    assert never is not None and never.drawdown == 1
+    emptied = equity_of({**STORED, "equity": "0", "high_water": "0", "day_start": "0"}, NOW)
+    assert emptied is not None and trips_again(emptied, Limits()) == ""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
@@ -13,7 +14,7 @@ import redis
 from redis.asyncio import Redis
 
 from breaker import CircuitBreaker, State
-from breaker.rules import Rules, Verdict
+from breaker.rules import Outcome, Rules, Verdict
 from configuration.breakers import async_breaker_of
 from configuration.settings import Settings
 from ledger.configured import open_ready_ledger, open_spool
@@ -22,8 +23,9 @@ from ledger.record import DENIED, FAILED, AuditRow
 from ledger.recorder import Recorder
 from tasks.recovery import steps
 from tasks.recovery.context import RecoveryContext, current_recovery
-from tasks.recovery.rebase import REBASE_REFUSED, REBASED, NotRebased, RebaseRefused, RebaseRequest, rebase_equity
+from tasks.recovery.rebase import REBASE_REFUSED, REBASED, EquityChangeRefused, NotRebased, RebaseRequest, rebase_equity
 from tasks.recovery.state import RecoveryState
+from tasks.recovery.transfer import TRANSFER_REFUSED, TRANSFERRED, NotTransferred, TransferRequest, record_transfer
 from tests.tasks.recovery import conftest
 from tests.tasks.recovery.conftest import Configure
 
@@ -153,7 +155,7 @@ async def test_promise_9_a_rebase_without_a_reset_takes_what_a_reset_takes(
             ("bob", "bob has no RESET_CIRCUIT permission"),
             ("eve", "eve has no APPROVE_RECOVERY permission"),
         ):
-            with pytest.raises(RebaseRefused, match=why):
+            with pytest.raises(EquityChangeRefused, match=why):
                 await rebase(context, person)
         assert redis_client.hget(EQUITY, "high_water") == b"100000"
         await rebase(context, "cyd")
@@ -161,7 +163,7 @@ async def test_promise_9_a_rebase_without_a_reset_takes_what_a_reset_takes(
 
         open_again(breaker)
         breaker.trip("MANUAL", tripped_by="eve")
-        with pytest.raises(RebaseRefused, match="eve tripped the breaker: somebody else"):
+        with pytest.raises(EquityChangeRefused, match="eve tripped the breaker: somebody else"):
             await rebase(context, "eve")
         open_again(breaker)
         await rebase(context, "eve", value=Decimal(80000))  # whose trip is over
@@ -179,3 +181,38 @@ async def test_promise_9_a_rebase_without_a_reset_takes_what_a_reset_takes(
 def open_again(breaker: CircuitBreaker) -> None:
     reset = breaker.reset("dan", "everything was looked at twice")
     breaker.end_quiet_period(expected_epoch=reset.epoch or 0)
+
+
+async def test_a_transfer_by_hand_takes_what_a_rebase_takes_and_is_on_record(
+    settings: Settings, redis_client: redis.Redis
+) -> None:
+    async with tripped_by_drawdown(settings, redis_client) as (context, rules):
+
+        async def moved(person: str, ahead: float = 0) -> Outcome:
+            at = datetime.now(UTC) + timedelta(seconds=ahead)
+            request = TransferRequest(
+                scope="global",
+                person=person,
+                permissions=PEOPLE.get(person, ()),
+                reason=WHY,
+                source="cli",
+                amount=Decimal(-6000),
+                at=at,
+                transfer_id=f"W-{at:%H%M%S}",
+            )
+            return await record_transfer(context.settings, context.breaker, request, context.keep)
+
+        with pytest.raises(EquityChangeRefused, match="Not recorded: eve has no APPROVE_RECOVERY permission"):
+            await moved("eve")
+        with pytest.raises(NotTransferred, match="in the future"):
+            await moved("cyd", 3600)
+        assert (await moved("cyd")).details["effect"] == "waits for the first reading that has it"
+        assert rules.record_equity("88000").verdict is Verdict.ALREADY_TRIPPED, (
+            "the six percent of before are still lost"
+        )
+        assert redis_client.hget(EQUITY, "high_water") == b"93617.0212765957"
+
+        (row,) = rows(context, TRANSFERRED)
+        told = {name: row.details[name] for name in ("amount", "reason", "effect")}
+        assert told == {"amount": "-6000", "reason": WHY, "effect": "waits for the first reading that has it"}
+        assert [row.user_id for row in rows(context, TRANSFER_REFUSED)] == ["cyd", "eve"]

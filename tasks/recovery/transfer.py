@@ -1,0 +1,84 @@
+"""Tell the rules of money moved in or out of an account, for a person and on record, where no venue tells it.
+
+A transfer moves what a drawdown is judged from, as a re-base does: whoever may do the one may do the other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import TYPE_CHECKING
+
+from breaker.errors import BreakerError
+from breaker.rules import AsyncRules, Outcome, Verdict
+from configuration.breakers import limits_from
+from configuration.redis_clients import async_redis_client
+from configuration.settings import Settings
+from ledger.record import DENIED, AuditRecord
+from tasks.recovery.rebase import EquityChange, EquityChangeRefused, change_row, check_change, incident_of
+
+if TYPE_CHECKING:
+    from breaker import AsyncCircuitBreaker
+
+TRANSFERRED = "EQUITY_TRANSFERRED"
+TRANSFER_REFUSED = "EQUITY_TRANSFER_REFUSED"
+
+
+class NotTransferred(BreakerError):
+    """The rules can't take it any more. On record; nothing changed."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TransferRequest(EquityChange):
+    """`amount` in the account's currency, negative for what left it; each `transfer_id` counts once."""
+
+    amount: Decimal
+    at: datetime
+    transfer_id: str
+
+
+async def record_transfer(
+    settings: Settings,
+    breaker: AsyncCircuitBreaker,
+    request: TransferRequest,
+    record: Callable[[AuditRecord], Awaitable[None]],
+) -> Outcome:
+    """Tell the rules of it, if those of a reset allow that.
+
+    Returns:
+        What came of it: WITHIN with its `effect`, or what the newest equity is judged to be by it.
+
+    Raises:
+        EquityChangeRefused: they don't. NotTransferred: it is too old to be told. Both are on record, in one row.
+        BreakerUnavailable, RedisRefused: Redis can't be asked.
+    """
+    status = await breaker.get_status()
+    incident = incident_of(status)
+    told = {
+        "amount": f"{request.amount:f}",
+        "moved_at": request.at.astimezone(UTC).isoformat(),
+        "transfer_id": request.transfer_id,
+    }
+    try:
+        await check_change(settings, status, request, "Not recorded")
+        outcome = await _tell(settings, request)
+    except (EquityChangeRefused, NotTransferred) as error:
+        await record(change_row(TRANSFER_REFUSED, request, incident, {**told, "refused": str(error)}, DENIED))
+        raise
+    came = outcome.details.get("effect", f"{outcome.verdict}, equity {outcome.details.get('equity')}")
+    await record(change_row(TRANSFERRED, request, incident, {**told, "effect": came}))
+    return outcome
+
+
+async def _tell(settings: Settings, request: TransferRequest) -> Outcome:
+    limits = limits_from(settings, request.scope)
+    rules = AsyncRules(async_redis_client(settings), request.scope, limits=limits, timeout=settings.redis_timeout)
+    try:
+        outcome = await rules.record_transfer(request.amount, request.at, request.transfer_id)
+    finally:
+        await rules.close()
+    if outcome.verdict is Verdict.REFUSED:
+        raise NotTransferred(f"Not recorded: {outcome.details['problem']}. The marks of {request.scope} are as before.")
+    return outcome
