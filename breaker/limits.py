@@ -16,8 +16,8 @@ class Rule(StrEnum):
     """The automatic rules; the word is the `trip_reason` that each trips with.
 
     Example:
-        >>> [rule.value for rule in Rule]
-        ['API_ERRORS', 'DRAWDOWN', 'DATA_STALENESS', 'DAILY_LOSS', 'LOSS_VELOCITY', 'CONSECUTIVE_REJECTIONS']
+        >>> Rule("DRAWDOWN") is Rule.DRAWDOWN
+        True
     """
 
     API_ERRORS = TripReason.API_ERRORS
@@ -26,6 +26,20 @@ class Rule(StrEnum):
     DAILY_LOSS = TripReason.DAILY_LOSS
     LOSS_VELOCITY = TripReason.LOSS_VELOCITY
     CONSECUTIVE_REJECTIONS = TripReason.CONSECUTIVE_REJECTIONS
+    POSITION_SIZE = TripReason.POSITION_SIZE
+    GROSS_EXPOSURE = TripReason.GROSS_EXPOSURE
+    POSITION_MISMATCH = TripReason.POSITION_MISMATCH
+    MARGIN = TripReason.MARGIN
+    ORDER_RATE = TripReason.ORDER_RATE
+    REPEATED_EXECUTION = TripReason.REPEATED_EXECUTION
+    SILENT_INPUT = TripReason.SILENT_INPUT
+
+
+_CONFIRMATIONS: Mapping[Rule, int] = {Rule.POSITION_MISMATCH: 3}
+"""Where one measurement isn't enough unless said otherwise: a fill reaches engine and venue at different moments."""
+
+
+_MOST = Decimal(10) ** 30
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +57,16 @@ class Limits:
         loss_velocity: How far equity may fall within `loss_window`; a fraction.
         loss_window: Seconds.
         consecutive_rejections: How many orders in a row the venue may reject.
-        confirmations: How many measurements in a row have to be beyond the limit; 1 unless given.
+        position_size: The largest notional of one position, in the account's currency.
+        gross_exposure: The largest notional of all positions together, long and short, in the account's currency.
+        position_mismatch: How far the engine's position may be apart from the venue's, as a fraction of the larger.
+        margin: How much of the equity the maintenance margin may take; a fraction.
+        order_rate: How many messages may be sent within a second.
+        repeated_executions: How often a strategy may be executed until a person enables it again by a reset.
+        silence: Seconds for which a rule that is on may hear nothing.
+        silence_trips: Whether that trips; people are told in any case, by the health verification.
+        confirmations: How many measurements in a row have to be beyond the limit; 1 unless given, and 3 for
+            POSITION_MISMATCH.
         dry_run: Rules that only record what they would have done.
 
     Raises:
@@ -66,21 +89,35 @@ class Limits:
     loss_velocity: Decimal | None = None
     loss_window: float = 60.0
     consecutive_rejections: int | None = None
+    position_size: Decimal | None = None
+    gross_exposure: Decimal | None = None
+    position_mismatch: Decimal | None = None
+    margin: Decimal | None = None
+    order_rate: int | None = None
+    repeated_executions: int | None = None
+    silence: float | None = 600.0
+    silence_trips: bool = False
     confirmations: Mapping[Rule, int] = field(default_factory=dict)
     dry_run: frozenset[Rule] = frozenset()
 
     def __post_init__(self) -> None:
-        for name, count in (("api_errors", self.api_errors), ("consecutive_rejections", self.consecutive_rejections)):
+        for name in ("api_errors", "consecutive_rejections", "order_rate", "repeated_executions"):
+            count = getattr(self, name)
             if count is not None and count < 0:
                 raise InvalidInput(f"{name} is {count}; use a whole number from 0 on, or None to switch the rule off.")
-        for name in ("drawdown", "daily_loss", "loss_velocity"):
+        for name in ("drawdown", "daily_loss", "loss_velocity", "position_mismatch"):
             share = getattr(self, name)
             if share is not None and not 0 < share < 1:
                 raise InvalidInput(f"{name} is {share}; use a fraction between 0 and 1 (0.05 is 5 %), or None.")
+        for name in ("position_size", "gross_exposure", "margin"):
+            amount = getattr(self, name)
+            if amount is not None and not 0 < amount < _MOST:
+                raise InvalidInput(f"{name} is {amount}; use a number above 0, or None to switch the rule off.")
         checked_seconds(self.api_error_window, "api_error_window", least=1.0)
         checked_seconds(self.loss_window, "loss_window", least=1.0)
-        if self.data_age is not None:
-            checked_seconds(self.data_age, "data_age", least=1.0)
+        for name in ("data_age", "silence"):
+            if getattr(self, name) is not None:
+                checked_seconds(getattr(self, name), name, least=1.0)
         if any(count < 1 for count in self.confirmations.values()):
             raise InvalidInput("confirmations must be 1 or more; 1 acts on the first measurement.")
 
@@ -107,4 +144,4 @@ class Limits:
         Returns:
             1 unless `confirmations` say otherwise.
         """
-        return self.confirmations.get(rule, 1)
+        return self.confirmations.get(rule, _CONFIRMATIONS.get(rule, 1))

@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 from breaker.checked_inputs import checked_uuid
 from breaker.errors import InvalidInput, RedisRefused
+from breaker.instruments import canonical_symbol
 from breaker.keys import GLOBAL, Keys
 from breaker.limits import Limits, Rule
 from breaker.redis_time import microseconds_of, to_datetime, to_microseconds
@@ -99,14 +100,67 @@ class RuleRequests:
 
     def api_error(self, source: str) -> Request:
         limits = self.limits
-        window = round(limits.api_error_window * 1000)
-        return self._request(
-            "record_api_error",
-            Rule.API_ERRORS,
-            limits.api_errors,
-            "api_errors",
-            (window, limits.api_errors or 0, checked_text(source)),
+        return self._event(Rule.API_ERRORS, limits.api_errors, "api_errors", limits.api_error_window, source)
+
+    def order_sent(self, what: str) -> Request:
+        return self._event(Rule.ORDER_RATE, self.limits.order_rate, "orders_sent", 1.0, what)
+
+    def execution(self) -> Request:
+        limit = self.limits.repeated_executions
+        return self._request("record_execution", Rule.REPEATED_EXECUTION, limit, "executions", (limit or 0,))
+
+    def margin(self, required: object, equity: object) -> Request:
+        """Of nothing, or less, any margin is all of it and more."""
+        limit = self.limits.margin
+        arguments = (Rule.MARGIN, margin_text(required, equity), limit or 0, "of the equity")
+        return self._request("record_value", Rule.MARGIN, limit, "judged", arguments)
+
+    def positions(self, positions: Mapping[str, tuple[Decimal, Decimal]]) -> Request:
+        limits = self.limits
+        judged_by = (
+            limits.position_size or 0,
+            limits.mode(Rule.GROSS_EXPOSURE, limits.gross_exposure),
+            limits.wanted(Rule.GROSS_EXPOSURE),
+            limits.gross_exposure or 0,
+            limits.mode(Rule.POSITION_MISMATCH, limits.position_mismatch),
+            limits.wanted(Rule.POSITION_MISMATCH),
+            limits.position_mismatch or 0,
         )
+        held = [
+            word
+            for symbol, (quantity, notional) in positions.items()
+            for word in (canonical_symbol(symbol), decimal_text(quantity), decimal_text(notional))
+        ]
+        return self._request(
+            "record_positions",
+            Rule.POSITION_SIZE,
+            limits.position_size,
+            "believed_positions",
+            (*judged_by, *held),
+        )
+
+    def believed_positions(self, positions: Mapping[str, Decimal]) -> Request:
+        """Overwrites those of before: it is the whole of what the engine believes in. Raises InvalidInput."""
+        held: dict[str, Decimal] = {}
+        for symbol, quantity in positions.items():
+            text = decimal_text(quantity)
+            if not is_finite(text):
+                raise InvalidInput(
+                    f"The position in {symbol!r:.40} is {quantity!r:.40}, no number; nothing was changed."
+                )
+            held[canonical_symbol(symbol)] = held.get(canonical_symbol(symbol), Decimal(0)) + Decimal(text)
+        told = json.dumps({"positions": {symbol: f"{quantity:f}" for symbol, quantity in held.items()}})
+        key = self.keys.key("believed_positions")
+        return Request("publish positions", (("SET", key, told),))
+
+    def silence(self, rules: Sequence[Rule], open_since: str) -> Request:
+        """`open_since` as for `staleness`."""
+        limits = self.limits
+        if limits.silence is None or not rules:
+            raise InvalidInput("No rule was named whose silence could be judged, or it is not judged at all.")
+        trips = limits.silence if limits.silence_trips else None
+        arguments = (round(limits.silence * 1000), open_since, *rules)
+        return self._request("check_silence", Rule.SILENT_INPUT, trips, "judged", arguments)
 
     def api_success(self, source: str) -> Request:
         limits = self.limits
@@ -162,6 +216,10 @@ class RuleRequests:
     def would_have_tripped(self, limit: int) -> Request:
         key = self.keys.key("would_have_tripped")
         return Request("read dry runs", (("XREVRANGE", key, "+", "-", "COUNT", limit),))
+
+    def _event(self, rule: Rule, limit: int | None, measurement: str, window: float, source: str) -> Request:
+        arguments = (round(window * 1000), limit or 0, checked_text(source), rule)
+        return self._request("record_event", rule, limit, measurement, arguments)
 
     def _rejection(self, why: str) -> Request:
         limit = self.limits.consecutive_rejections
@@ -253,6 +311,24 @@ def decimal_text(value: object) -> str:
     except InvalidOperation:
         return "none"
     return f"{amount:f}" if amount.is_finite() and abs(amount.adjusted()) < _LONGEST_AMOUNT else str(amount)
+
+
+def is_finite(text: str) -> bool:
+    """Whether a text of `decimal_text` is an amount."""
+    try:
+        return Decimal(text).is_finite()
+    except InvalidOperation:
+        return False
+
+
+def margin_text(required: object, equity: object) -> str:
+    """The share of `equity` that is `required`, as text for the script, which refuses what is none."""
+    needed, held = decimal_text(required), decimal_text(equity)
+    if not is_finite(needed) or not is_finite(held):
+        return "none"
+    if Decimal(held) > 0:
+        return f"{Decimal(needed) / Decimal(held):.6f}"
+    return "0" if Decimal(needed) <= 0 else "1000000"
 
 
 def checked_text(value: str) -> str:

@@ -14,6 +14,9 @@ Keys, with `:{scope}` appended for a scope other than global:
 | `circuit_breaker:equity_readings` | list | the newest 1,000 readings, each with what was judged from after it |
 | `circuit_breaker:transfers` | hash | money moved in and out, by the transfer's id |
 | `circuit_breaker:rejections` | hash | orders rejected in a row |
+| `circuit_breaker:orders_sent` | zset | one member per message of the last second, score Unix microseconds |
+| `circuit_breaker:executions` | hash | executions of a strategy since a person enabled it |
+| `circuit_breaker:believed_positions` | string | the positions that the engine believes in |
 | `circuit_breaker:heartbeat:{feed}` | string | time of the feed's newest data |
 | `circuit_breaker:feeds` | hash | since when a feed that never came has been waited for |
 | `circuit_breaker:would_have_tripped` | stream | what rules in dry run would have done; the newest 1,000 |
@@ -30,11 +33,12 @@ from datetime import date, datetime
 from decimal import Decimal
 from typing import TYPE_CHECKING
 
+from breaker.async_rules import AsyncRules
 from breaker.checked_inputs import checked_seconds
-from breaker.deadline_client import AsyncDeadlineClient, DeadlineClient
+from breaker.deadline_client import DeadlineClient
 from breaker.keys import GLOBAL, Keys
 from breaker.limits import Limits, Rule
-from breaker.requests import Request
+from breaker.requests import Request, raise_if_error
 from breaker.rule_requests import (
     READ_CLOCK,
     Calendar,
@@ -50,7 +54,6 @@ from breaker.rule_requests import (
 
 if TYPE_CHECKING:
     from redis import Redis
-    from redis.asyncio import Redis as AsyncRedis
 
 __all__ = ["AsyncRules", "Calendar", "Limits", "Outcome", "Rule", "Rules", "Verdict"]
 
@@ -272,6 +275,92 @@ class Rules:
         open_since = "" if self._calendar is None else market_open_since(self._calendar, self._reply(READ_CLOCK))
         return self._record(self._requests.staleness(feeds, open_since))
 
+    def record_order_sent(self, what: str = "order") -> Outcome:
+        """The engine sends a message to the venue: an order, a replace or a cancel.
+
+        Args:
+            what: Which kind, in 1 to 200 characters.
+
+        Returns:
+            What came of it, by ORDER_RATE: more than the limit within a second trips.
+
+        Raises:
+            InvalidInput, BreakerUnavailable, RedisRefused: as for `record_api_error`.
+        """
+        return self._record(self._requests.order_sent(what))
+
+    def record_execution(self) -> Outcome:
+        """The strategy was executed once more without a person (RTS 6 Art. 15(3)).
+
+        A reset of this scope's breaker by a person enables it again and begins the count anew; nothing else does.
+
+        Returns:
+            What came of it, by REPEATED_EXECUTION.
+
+        Raises:
+            BreakerUnavailable, RedisRefused: as for `record_api_error`.
+        """
+        return self._record(self._requests.execution())
+
+    def record_margin(self, required: Decimal | float | str, equity: Decimal | float | str) -> Outcome:
+        """Record the maintenance margin that the venue requires.
+
+        Args:
+            required: In the account's currency.
+            equity: The same account's; of none left any margin is too much.
+
+        Returns:
+            What came of it, by MARGIN; REFUSED for what is no number.
+
+        Raises:
+            BreakerUnavailable, RedisRefused: as for `record_api_error`.
+        """
+        return self._record(self._requests.margin(required, equity))
+
+    def record_positions(self, positions: Mapping[str, tuple[Decimal, Decimal]]) -> Outcome:
+        """Record all positions as the venue reports them.
+
+        Args:
+            positions: By symbol: the signed quantity, and the notional in the account's currency.
+
+        Returns:
+            The gravest verdict of POSITION_SIZE, GROSS_EXPOSURE and POSITION_MISMATCH. The last one compares with what
+            the engine has published, by the same canonical symbols; without that it judges nothing.
+
+        Raises:
+            BreakerUnavailable, RedisRefused: as for `record_api_error`.
+        """
+        return self._record(self._requests.positions(positions))
+
+    def publish_positions(self, positions: Mapping[str, Decimal]) -> None:
+        """Say which positions the engine believes to hold, for POSITION_MISMATCH. Those of before are forgotten.
+
+        Args:
+            positions: The signed quantity by symbol.
+
+        Raises:
+            InvalidInput: a quantity is no number.
+            BreakerUnavailable, RedisRefused: as for `record_api_error`.
+        """
+        raise_if_error(self._reply(self._requests.believed_positions(positions)))
+
+    def check_silence(self, rules: Sequence[Rule]) -> Outcome:
+        """Judge for how long rules have heard nothing. With a calendar only time in which the market was open counts.
+
+        Args:
+            rules: Those that should hear something all the time.
+
+        Returns:
+            Details whose `silent` names the rules that heard nothing for longer than `Limits.silence`; the verdict is
+            OFF unless that trips (`Limits.silence_trips`).
+
+        Raises:
+            InvalidInput: no rule is named, or silence is not judged.
+            BreakerUnavailable, RedisRefused: as for `record_api_error`.
+        """
+        open_since = "" if self._calendar is None else market_open_since(self._calendar, self._reply(READ_CLOCK))
+        return self._record(self._requests.silence(rules, open_since))
+
     def refused_measurements(self) -> dict[str, int]:
         """How many impossible measurements were refused.
 
@@ -306,100 +395,3 @@ class Rules:
 
     def _reply(self, request: Request) -> object:
         return self._client.execute(request)[0]
-
-
-class AsyncRules:
-    """`Rules` for asyncio: the same arguments, results and errors; each method is awaited.
-
-    Args:
-        redis: A `redis.asyncio.Redis`.
-        scope: As for `Rules`, like all that follow.
-        limits: This scope's, or a mapping of scopes to theirs.
-        calendar: When the market is open.
-        timeout: Seconds after which each call has ended.
-
-    Raises:
-        InvalidInput: a setting or the scope makes no sense, or `redis` is no plain Redis client.
-
-    Example:
-        >>> import redis.asyncio
-        >>> from breaker.rules import AsyncRules
-        >>> async def count_one() -> str:
-        ...     async with redis.asyncio.Redis.from_url(url) as client:
-        ...         rules = AsyncRules(client)
-        ...         outcome = await rules.record_api_error("alpaca")
-        ...         await rules.close()
-        ...     return outcome.details["measured"]
-        >>> asyncio.run(count_one())
-        '1'
-    """
-
-    def __init__(
-        self,
-        redis: AsyncRedis,
-        scope: str = GLOBAL,
-        *,
-        limits: Limits | Mapping[str, Limits] = Limits(),  # noqa: B008 -- frozen
-        calendar: Calendar | None = None,
-        timeout: float = 2.0,
-    ) -> None:
-        self._requests = RuleRequests(Keys.of(scope), limits_of(scope, limits))
-        self._calendar = calendar
-        self._client = AsyncDeadlineClient(redis, checked_seconds(timeout, "timeout", least=0.001))
-
-    async def record_api_error(self, source: str) -> Outcome:
-        """See `Rules.record_api_error`."""
-        return await self._record(self._requests.api_error(source))
-
-    async def record_api_success(self, source: str) -> Outcome:
-        """See `Rules.record_api_success`."""
-        return await self._record(self._requests.api_success(source))
-
-    async def record_order_rejected(self, why: str) -> Outcome:
-        """See `Rules.record_order_rejected`."""
-        return await self._record(self._requests.order_rejected(why))
-
-    async def record_order_accepted(self) -> Outcome:
-        """See `Rules.record_order_accepted`."""
-        return await self._record(self._requests.order_accepted())
-
-    async def record_equity(
-        self,
-        value: Decimal | float | str,
-        at: datetime | None = None,
-        *,
-        trusted: bool = True,
-        day: date | None = None,
-        event_id: str | None = None,
-    ) -> Outcome:
-        """See `Rules.record_equity`."""
-        return await self._record(self._requests.equity(value, at, trusted=trusted, day=day, event_id=event_id))
-
-    async def record_transfer(self, amount: Decimal | float | str, at: datetime | None, transfer_id: str) -> Outcome:
-        """See `Rules.record_transfer`."""
-        return await self._record(self._requests.transfer(amount, at, transfer_id))
-
-    async def rebase_equity(
-        self, value: Decimal | float | str | None = None, *, event_id: str | None = None
-    ) -> Outcome:
-        """See `Rules.rebase_equity`."""
-        return await self._record(self._requests.rebase(value, event_id))
-
-    async def heartbeat(self, feed: str, at: datetime | None = None) -> Outcome:
-        """See `Rules.heartbeat`."""
-        return await self._record(self._requests.heartbeat(feed, at))
-
-    async def check_staleness(self, feeds: Sequence[str]) -> Outcome:
-        """See `Rules.check_staleness`."""
-        open_since = "" if self._calendar is None else market_open_since(self._calendar, await self._reply(READ_CLOCK))
-        return await self._record(self._requests.staleness(feeds, open_since))
-
-    async def close(self) -> None:
-        """See `Rules.close`."""
-        await self._client.close()
-
-    async def _record(self, request: Request) -> Outcome:
-        return read_outcome(await self._reply(request))
-
-    async def _reply(self, request: Request) -> object:
-        return (await self._client.execute(request))[0]

@@ -24,6 +24,7 @@ LOCAL_ONLY = (
     "incidents",
     "drill",
     "equity",
+    "rules",
     "deadman",
     "user",
     "token",
@@ -62,6 +63,7 @@ def command_line(first: str = "") -> typer.Typer:
             equity_commands,
             incident_commands,
             recover_commands,
+            rule_commands,
             service_commands,
             user_commands,
         )
@@ -75,6 +77,7 @@ def command_line(first: str = "") -> typer.Typer:
             doctor_command,
             drill_command,
             equity_commands,
+            rule_commands,
             service_commands,
             user_commands,
             acl_command,

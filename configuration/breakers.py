@@ -72,24 +72,15 @@ def async_breaker_of(
 
 def limits_from(settings: Settings, scope: str = GLOBAL) -> Limits:
     """The limits that the configuration gives to `scope`: its own, else those of `global`, else the runbook's."""
-    from breaker.limits import Limits, Rule  # noqa: PLC0415  halting doesn't pay for it
+    from breaker.limits import Limits  # noqa: PLC0415  halting doesn't pay for it
+    from breaker.rule_table import RULE_TABLE  # noqa: PLC0415
 
     given = settings.rules.get(scope) or settings.rules.get(GLOBAL)
     if given is None:
         return Limits()
-    off = frozenset(given.off)
-    return Limits(
-        api_errors=None if Rule.API_ERRORS in off else given.api_errors,
-        api_error_window=given.api_error_window,
-        drawdown=None if Rule.DRAWDOWN in off else given.drawdown,
-        data_age=None if Rule.DATA_STALENESS in off else given.data_age,
-        daily_loss=None if Rule.DAILY_LOSS in off else given.daily_loss,
-        loss_velocity=None if Rule.LOSS_VELOCITY in off else given.loss_velocity,
-        loss_window=given.loss_window,
-        consecutive_rejections=None if Rule.CONSECUTIVE_REJECTIONS in off else given.consecutive_rejections,
-        confirmations=given.confirmations,
-        dry_run=frozenset(given.dry_run),
-    )
+    told = {name: getattr(given, name) for name in type(given).model_fields if name not in ("off", "dry_run")}
+    off = {RULE_TABLE[rule].setting: None for rule in given.off}
+    return Limits(**{**told, **off}, dry_run=frozenset(given.dry_run))
 
 
 def requested_trip(

@@ -33,12 +33,12 @@ from pydantic_settings import (
 )
 
 from breaker.errors import BreakerError, InvalidInput
-from breaker.limits import Rule
 from configuration.complaints import describe_complaints
 from configuration.console import ConsoleSettings
 from configuration.locations import absolute, configuration_file, default_state_dir, not_empty
 from configuration.prefect_settings import PrefectSettings
 from configuration.redis_settings import DEFAULT_URL, Durable, RedisSettings, compose_redis_url, default_durability
+from configuration.rules import RuleSettings
 from configuration.units import Seconds, Unit
 
 
@@ -228,37 +228,6 @@ class RecoverySettings(BaseModel):
     """A Redis key that a deployment holds while it runs; present means conflict."""
     console_url: str | None = None
     """Where people reach the console; linked from notifications."""
-
-
-class RuleSettings(BaseModel):
-    """The automatic trips of one scope (runbook, *Automatic Trips*)."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    api_errors: Annotated[int, Unit("errors")] = Field(default=10, ge=0)
-    """One more within `api_error_window` trips."""
-    api_error_window: Seconds = 300.0
-    """For how long an API error counts."""
-    drawdown: Annotated[Decimal, Unit("fraction")] = Field(default=Decimal("0.05"), gt=0, lt=1)
-    """Equity further below its high-water mark trips."""
-    data_age: Seconds = 1_800.0
-    """A feed whose newest data is older trips."""
-    daily_loss: Annotated[Decimal | None, Unit("fraction")] = Field(default=None, gt=0, lt=1)
-    """Equity further below the day's first trips; not judged unless given."""
-    loss_velocity: Annotated[Decimal | None, Unit("fraction")] = Field(default=None, gt=0, lt=1)
-    """Equity that falls further within `loss_window` trips; not judged unless given."""
-    loss_window: Annotated[float, Field(ge=1, le=86_400), Unit("seconds")] = 60.0
-    """How far back a loss counts for `loss_velocity`."""
-    consecutive_rejections: Annotated[int | None, Unit("orders")] = Field(default=None, ge=0)
-    """One more rejected in a row trips; not judged unless given."""
-    confirmations: Annotated[Mapping[Rule, Annotated[int, Field(ge=1)]], Unit("measurements")] = Field(
-        default_factory=dict
-    )
-    """How many measurements in a row have to be beyond the limit; 1 unless given."""
-    dry_run: tuple[Rule, ...] = ()
-    """Rules that only record what they would have done."""
-    off: tuple[Rule, ...] = ()
-    """Rules that never trip; what they measure is kept."""
 
 
 class NotificationSettings(BaseModel):

@@ -23,9 +23,11 @@ import yaml
 from pydantic import BaseModel, SecretStr
 from pydantic.fields import FieldInfo
 
+from breaker.rule_table import RULE_TABLE
 from breaker.trip_reasons import TripReason
 from cli.app import command_line
 from cli.exit_codes import Exit
+from configuration.rules import RuleSettings
 from configuration.settings import Settings
 from configuration.units import Unit
 from console.api.application import create_api
@@ -62,7 +64,8 @@ def configuration() -> str:
 def _tables(model: type[BaseModel], path: str) -> Iterator[str]:
     yield f"## `[{path}]`\n\n{_first_line(model)}\n" if path else "## At the top\n"
     yield "| key | type | default | unit | meaning |\n| --- | --- | --- | --- | --- |"
-    words = meanings(model, model.model_fields)
+    of_rules = {row.setting: row.meaning for row in RULE_TABLE.values()} if model is RuleSettings else {}
+    words = {**meanings(model, (name for name in model.model_fields if name not in of_rules)), **of_rules}
     nested: list[tuple[str, type[BaseModel]]] = []
     for name, field in model.model_fields.items():
         inner = _nested(field.annotation)
@@ -335,6 +338,29 @@ def reasons() -> str:
     return "\n".join(["| reason | meaning |\n| --- | --- |", *rows])
 
 
+# --- the automatic rules ----------------------------------------------------------------------------------------------
+
+
+def rules() -> str:
+    """Every automatic rule, as the table has it."""
+    rows = []
+    for row in RULE_TABLE.values():
+        default = "off" if row.default is None else f"`{row.default}`"
+        cells = (
+            f"`{row.rule}`",
+            row.measured,
+            f"`{row.setting}`",
+            default,
+            row.unit,
+            row.scope,
+            row.fed_by,
+            row.source,
+        )
+        rows.append(f"| {' | '.join(cells)} |")
+    head = "| rule | what is measured | setting | default | unit | scope | who feeds it | source |"
+    return "\n".join([f"{head}\n| --- | --- | --- | --- | --- | --- | --- | --- |", *rows])
+
+
 # --- pages ------------------------------------------------------------------------------------------------------------
 
 PARTS: Mapping[str, tuple[str, Callable[[], str]]] = {
@@ -344,6 +370,7 @@ PARTS: Mapping[str, tuple[str, Callable[[], str]]] = {
     "metrics": ("metrics.md", metrics),
     "alerts": ("metrics.md", alerts),
     "reasons": ("audit-actions.md", reasons),
+    "rules": ("rules.md", rules),
 }
 """The generated parts by name: the page that each is on, and what writes it."""
 

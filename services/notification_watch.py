@@ -1,4 +1,4 @@
-"""See to it that people are told of every transition within a second or two, whoever made it."""
+"""See to it that people are told of every transition, and of what comes near a limit, within a second or two."""
 
 from __future__ import annotations
 
@@ -15,11 +15,13 @@ from breaker.deadline_client import DeadlineClient
 from breaker.errors import BreakerError
 from breaker.keys import GLOBAL, Keys
 from breaker.requests import Request
+from breaker.rule_requests import WARNINGS
 from configuration.redis_clients import redis_client
 from configuration.settings import Settings
 from ledger.configured import open_ready_ledger
 from ledger.outbox import known_scopes
 from services.outage_log import OutageLog
+from tasks.rule_warnings import tell_warnings
 from tasks.transition_notices import RECENT, tell_transitions
 
 EVERY = 1.0
@@ -45,6 +47,8 @@ class NotificationWatch(threading.Thread):
         self._scopes_read = float("-inf")
         self._looked: dict[str, tuple[Any, float]] = {}
         """By breaker, its newest transition when it was last looked at, and when that was."""
+        self._warned: Any = None
+        """The newest warning when warnings were last told."""
 
     def stop(self) -> None:
         self._stop_asked.set()
@@ -56,6 +60,7 @@ class NotificationWatch(threading.Thread):
             while self._settings.notifications.any_channel and not self._stop_asked.wait(EVERY):
                 self._find_scopes()
                 self._tell(self._changed_lately(client))
+                self._tell_warnings(client)
 
     def _changed_lately(self, client: DeadlineClient) -> list[str]:
         """The breakers with a transition that may be news, and those of which that can't be told."""
@@ -90,6 +95,16 @@ class NotificationWatch(threading.Thread):
             except Exception as error:  # whatever one breaker fails with must not end the watch over the others
                 self._looked.pop(scope, None)
                 self._outages.note(scope, error)
+
+    def _tell_warnings(self, client: DeadlineClient) -> None:
+        try:
+            (newest,) = client.execute(Request("look for warnings", (("XREVRANGE", WARNINGS, "+", "-", "COUNT", 1),)))
+            if newest and newest != self._warned:
+                asyncio.run(tell_warnings(self._settings))
+            self._warned = newest
+            self._outages.note("warnings", None)
+        except Exception as error:  # whatever warnings fail with must not end the watch over transitions
+            self._outages.note("warnings", error)
 
     def _find_scopes(self) -> None:
         if time.monotonic() - self._scopes_read < SCOPES_EVERY:

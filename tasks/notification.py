@@ -35,6 +35,8 @@ class NotificationKind(StrEnum):
     VERIFICATION_RECOVERED = "VERIFICATION_RECOVERED"
     DRILL_FAILED = "DRILL_FAILED"
     DRILL_PASSED = "DRILL_PASSED"
+    RULE_WARNING = "RULE_WARNING"
+    """A measurement came near the limit of its rule; nothing was halted."""
     CHECKPOINT = "CHECKPOINT"
     """Where the audit log stands, kept by whoever gets the message: what is cut off later shows against it."""
 
@@ -70,8 +72,8 @@ def console_page(console_url: str | None, path: str, scope: str = GLOBAL) -> str
 _RESOLVES = frozenset(
     {NotificationKind.RECOVERED, NotificationKind.VERIFICATION_RECOVERED, NotificationKind.DRILL_PASSED}
 )
-_NOT_FOR_PAGERDUTY = frozenset({NotificationKind.RESET, NotificationKind.CHECKPOINT})
-"""A reset neither opens an incident nor ends it: the watch after it does. A checkpoint is nobody's alarm."""
+_NOT_FOR_PAGERDUTY = frozenset({NotificationKind.RESET, NotificationKind.CHECKPOINT, NotificationKind.RULE_WARNING})
+"""A reset neither opens an incident nor ends it: the watch after it does. Of the others nobody is woken."""
 _MARKS: dict[Severity, str] = {"info": "ℹ️", "warning": "⚠️", "critical": "🛑"}
 _SLACK_HEADER, _SLACK_SECTION = 150, 3_000
 _PAGERDUTY_SUMMARY, _PAGERDUTY_KEY, _PAGERDUTY_BODY = 1_024, 255, 8_000

@@ -68,6 +68,7 @@ def families(taken: Scrape) -> Iterator[Metric]:
         taken.checks,
     )
     yield from _state_families(taken.redis.scopes)
+    yield from _rule_families(taken.redis.scopes)
     yield _gauge("cb_redis_up", "Whether Redis answered in time.", float(taken.redis.problem is None))
     yield _gauge("cb_redis_latency_seconds", "Time to read every breaker's state.", taken.redis.latency)
     yield _gauge(
@@ -136,6 +137,25 @@ def _state_families(scopes: Iterable[ScopeReading]) -> Iterator[Metric]:
             if value is not None:
                 family.add_metric(label, float(value))
     yield from (state, epoch, since, quiet, entries, lag, errors, drawdown, waiting)
+
+
+def _rule_families(scopes: Iterable[ScopeReading]) -> Iterator[Metric]:
+    distance = GaugeMetricFamily(
+        "cb_rule_distance",
+        "Share of its limit that a rule has left: 1 far from it, 0 at the limit, negative beyond it.",
+        labels=["rule", "scope"],
+    )
+    refused = CounterMetricFamily(
+        "cb_measurements_refused",
+        "Measurements that were impossible, or not trusted by their venue, by what they were of.",
+        labels=["kind", "scope"],
+    )
+    for reading in scopes:
+        for rule, left in reading.measured.distances.items():
+            distance.add_metric([rule, reading.scope], float(left))
+        for kind, count in reading.measured.refused.items():
+            refused.add_metric([kind, reading.scope], float(count))
+    yield from (distance, refused)
 
 
 def _service_family(services: Iterable[RunningService]) -> Metric:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from decimal import Decimal, InvalidOperation
 from typing import TYPE_CHECKING, Any
@@ -17,9 +17,11 @@ from breaker.deadline_client import DeadlineClient
 from breaker.gate.report import ReportedGates, read_reports, reports_request
 from breaker.keys import GLOBAL, Keys
 from breaker.requests import Command, Request
+from breaker.rule_requests import read_counts
 from breaker.rules import Limits
 from breaker.status_reader import StatusReader
-from tasks.checks.equity import fallen
+from tasks.checks.equity import fallen, texts
+from tasks.checks.rules import judged_of
 from tasks.recovery.state import RecoveryState
 from tasks.running_services import RunningService, read_services
 from tasks.verification.last_result import KEY as VERIFICATION
@@ -40,6 +42,10 @@ class Measurements:
     """Within the window of the rule (runbook: 5 minutes)."""
     drawdown: Decimal | None = None
     """Fraction below the high-water mark."""
+    distances: Mapping[str, Decimal] = field(default_factory=dict)
+    """The share of its limit that each rule which is not off has left; 0 at the limit, negative beyond it."""
+    refused: Mapping[str, int] = field(default_factory=dict)
+    """How many measurements were refused, by what they were of."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,18 +172,20 @@ def _commands_beside(keys: Keys, window_start: int) -> tuple[Command, ...]:
         ("XRANGE", keys.outbox, "-", "+", "COUNT", 1),
         ("ZCOUNT", keys.key("api_errors"), window_start, "+inf"),
         ("HMGET", keys.key("equity"), "equity", "high_water"),
+        ("HGETALL", keys.key("judged")),
+        ("HGETALL", keys.key("refused_measurements")),
         ("GET", keys.key("recovery")),
     )
 
 
 def _reading(scope: str, status: Status, replies: Sequence[Any], now: datetime) -> ScopeReading:
-    length, oldest, errors, equity, recovery = replies
+    length, oldest, errors, equity, judged, refused, recovery = replies
     return ScopeReading(
         scope,
         status,
         outbox_entries=_count(length),
         outbox_oldest=_age(oldest, now),
-        measured=Measurements(_count(errors), _drawdown(equity)),
+        measured=Measurements(_count(errors), _drawdown(equity), _distances(judged), _refused(refused)),
         recovery_waiting=_waiting(recovery, now),
     )
 
@@ -204,6 +212,16 @@ def _waiting(reply: Any, now: datetime) -> float | None:
         return max(0.0, (now - since).total_seconds())
     except (ValueError, TypeError, KeyError, AttributeError):
         return None
+
+
+def _distances(reply: Any) -> dict[str, Decimal]:
+    if not isinstance(reply, list):
+        return {}
+    return {str(rule): last.distance for rule, last in judged_of(texts(reply), 0).items() if last.mode != "off"}
+
+
+def _refused(reply: Any) -> dict[str, int]:
+    return read_counts(reply) if isinstance(reply, list) else {}
 
 
 def _drawdown(reply: Any) -> Decimal | None:

@@ -34,6 +34,7 @@ WRITTEN_BACK = frozenset(
         "api_errors",
         "api_success",
         "rejections",
+        "executions",
         "confirmations",
         "judged",
         "heartbeat",

@@ -22,7 +22,7 @@ from prefect.tasks import Task
 from configuration.printed_commands import with_pastable
 from configuration.settings import Settings
 from tasks import running_services
-from tasks.checks import conditions, pending_exits, system, venue_locks
+from tasks.checks import conditions, pending_exits, rules, system, venue_locks
 from tasks.checks.measurement import Colour, Measurement, worst
 from tasks.checks.stores import (
     Stores,
@@ -115,6 +115,11 @@ async def verify_feeds() -> list[Measurement]:
     return [await check_feeds(current_verification.get().settings)]
 
 
+@_check("Rules hear what they judge")
+async def verify_rules() -> list[Measurement]:
+    return await rules.check_rules(current_verification.get().settings)
+
+
 @_check("Conditions are within limits")
 async def measure_conditions() -> list[Measurement]:
     found = await conditions.measure_conditions(current_verification.get().settings)
@@ -201,6 +206,7 @@ SEQUENTIAL: tuple[Check, ...] = (
 and what isn't is a backlog."""
 CONCURRENT: tuple[Check, ...] = (
     verify_feeds,
+    verify_rules,
     measure_conditions,
     verify_pending_exits,
     check_recoveries,

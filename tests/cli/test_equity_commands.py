@@ -142,3 +142,18 @@ def test_an_answer_is_told_that_a_drawdown_trips_again(configured: redis.Redis, 
     assert told.returncode == 1 and "equity 94 is 6.00% below the high-water mark 100" in told.stderr
     asked = breaker_cli(*answer, "--rebase-equity")
     assert "trips again, unless" not in asked.stderr and "red: drawdown" in asked.stderr, "which is still to override"
+
+
+def test_every_rule_is_shown_with_its_limit_what_it_heard_and_what_is_left(
+    configured: redis.Redis, rules: Rules, breaker_cli: RunCli
+) -> None:
+    rules.record_api_error("venue")
+    shown = breaker_cli("rules", "show", "--scope", "account:ALPHA")
+    assert shown.returncode == 0, shown.stderr
+    assert max(len(line) for line in shown.stdout.splitlines()) <= 80
+    (drawdown,) = [line for line in shown.stdout.splitlines() if line.startswith("DRAWDOWN")]
+    assert drawdown.split()[1:4] == ["5.00%", "25.0000%", "-400%"]
+    assert "record_equity: account monitor or engine" in shown.stdout
+    told = json.loads(breaker_cli("rules", "show", "--scope", "account:ALPHA", "--json").stdout)
+    (errors,) = [rule for rule in told["rules"] if rule["rule"] == "API_ERRORS"]
+    assert (errors["limit"], errors["measured"], errors["share_left"]) == ("10", "1", "0.900000")

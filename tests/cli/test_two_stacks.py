@@ -60,6 +60,7 @@ READING = {
     "user list",
     "token list",
     "equity show",
+    "rules show",
     "incidents",
     "incidents show",
     "config",

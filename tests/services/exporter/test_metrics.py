@@ -18,6 +18,7 @@ from pydantic import SecretStr
 from breaker import CircuitBreaker
 from breaker.gate import Gate, OrderIntent
 from breaker.keys import Keys
+from breaker.rules import Rules
 from configuration.settings import Settings
 from ledger.configured import open_ready_ledger, open_spool
 from ledger.outbox import drain_outbox
@@ -73,6 +74,20 @@ def drain(redis_client: redis.Redis, settings: Settings) -> None:
 
 def test_a_state_that_was_read_is_verified(breaker: CircuitBreaker, scrape: Scrape) -> None:
     assert scrape()["cb_staleness_seconds",] == 0
+
+
+def test_rules_say_how_far_they_are_from_their_limits_and_what_was_refused(
+    breaker: CircuitBreaker, redis_client: redis.Redis, scrape: Scrape
+) -> None:
+    rules = Rules(redis_client)
+    for equity in ("100", "96", "NaN"):
+        rules.record_equity(equity)
+    values = scrape()
+    assert values["cb_rule_distance", "DRAWDOWN", "global"] == pytest.approx(0.2)
+    assert ("cb_rule_distance", "DAILY_LOSS", "global") not in values, "it is off"
+    assert values["cb_measurements_refused_total", "EQUITY", "global"] == 1
+    rules.record_equity("-5")
+    assert scrape()["cb_rule_distance", "DRAWDOWN", "global"] < 0
 
 
 def test_more_than_a_thousand_breakers_are_no_false_alarm(

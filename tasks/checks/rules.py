@@ -1,0 +1,179 @@
+"""Tell of each automatic rule what it last heard and how near its limit that is; red where a rule hears nothing.
+
+Source: runbook, *Automatic Trips*. A rule that is on and hears nothing protects nobody, and neither does one whose
+measurements are refused again and again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from decimal import Decimal, InvalidOperation
+from typing import Any
+
+from breaker.keys import GLOBAL, Keys
+from breaker.limits import Limits, Rule
+from breaker.rule_requests import Outcome, Verdict
+from breaker.rule_table import RULE_TABLE
+from breaker.rules import AsyncRules
+from configuration.breakers import limits_from
+from configuration.redis_clients import async_redis_client
+from configuration.settings import Settings
+from tasks.checks.equity import texts
+from tasks.checks.measurement import Colour, Measurement
+from tasks.checks.probe import Probe, measure_within, redis_reader
+
+_IN_A_ROW = " in a row"
+_REFUSED_OFTEN = 3
+_REFUSED_FOR = 60.0
+"""Refusals in a row, and seconds since the first of them, from which on they are no mishap."""
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """What a rule last heard."""
+
+    age: float
+    """Seconds since then."""
+    share: Decimal
+    """How much of its limit it took; 1 is at the limit."""
+    warned: int
+    """Of how many percent of the limit people were warned, 0 for none."""
+    mode: str
+    """`on`, `dry` or `off`, as whoever measured has it."""
+    details: Mapping[str, str]
+    """Measured value, limit and window as text."""
+
+    @property
+    def distance(self) -> Decimal:
+        """The share of the limit that is left; 0 at the limit, negative beyond it."""
+        return 1 - self.share
+
+
+def judged_of(stored: Mapping[str, str], now: int) -> dict[Rule, Judged]:
+    """What is `stored`, at Redis's time `now` in Unix microseconds; what none of our scripts wrote is left out."""
+    return {rule: found for rule in Rule if (found := _judged(stored.get(rule, ""), now)) is not None}
+
+
+async def read_judged(settings: Settings, scope: str = GLOBAL) -> dict[Rule, Judged]:
+    """What each rule of the scope last heard. Raises BreakerUnavailable or RedisRefused."""
+    key = Keys.of(scope).key("judged")
+    async with redis_reader(settings) as redis:
+        now = await redis.now()
+        (stored,) = await redis.ask(f"read {key}", ("HGETALL", key))
+    return judged_of(texts(stored), now)
+
+
+def scopes_of(settings: Settings) -> list[str]:
+    """The scopes whose rules are looked after: the desk's, those with limits of their own, those of accounts.
+
+    One account alone is judged as the desk.
+    """
+    accounts = [f"account:{name}" for name in settings.accounts] if len(settings.accounts) > 1 else []
+    return list(dict.fromkeys([GLOBAL, *settings.rules, *accounts]))
+
+
+def expected_rules(settings: Settings, scope: str) -> tuple[Rule, ...]:
+    """The rules of the scope that are on and should hear something all the time.
+
+    With several accounts each is judged by itself, and the desk has nothing to hear of any.
+    """
+    if scope == GLOBAL and len(settings.accounts) > 1:
+        return ()
+    if scope != GLOBAL and not scope.startswith("account:"):
+        return ()
+    limits = limits_from(settings, scope)
+    return tuple(rule for rule, row in RULE_TABLE.items() if row.hears_always and row.limit(limits) is not None)
+
+
+async def check_rules(settings: Settings) -> list[Measurement]:
+    """Of each scope, whether its rules hear what they judge; a red measurement where one does not."""
+    return list(await asyncio.gather(*(_check_scope(settings, scope) for scope in scopes_of(settings))))
+
+
+async def _check_scope(settings: Settings, scope: str) -> Measurement:
+    limits, expected = limits_from(settings, scope), expected_rules(settings, scope)
+    named = "rules" if scope == GLOBAL else f"rules/{scope}"
+    limit = "none: silence is not judged" if limits.silence is None else f"heard within {limits.silence:g} s"
+    probe = Probe(named, limit, f"what the rules of {scope} last heard")
+
+    async def measure() -> Measurement:
+        rules = AsyncRules(async_redis_client(settings), scope, limits=limits, timeout=settings.redis_timeout)
+        try:
+            silence = await rules.check_silence(expected) if expected and limits.silence is not None else None
+        finally:
+            await rules.close()
+        key = Keys.of(scope).key("refused_measurements")
+        async with redis_reader(settings) as redis:
+            now = await redis.now()
+            (refused,) = await redis.ask(f"read {key}", ("HGETALL", key))
+        return judge_rules(probe, silence, refused_in_a_row(texts(refused), now), bool(settings.accounts))
+
+    return await measure_within(probe, settings.redis_timeout + 1, measure())
+
+
+def judge_rules(probe: Probe, silence: Outcome | None, refused: Mapping[str, str], has_accounts: bool) -> Measurement:
+    """`refused` is why what is refused again and again is, by what it is."""
+    if refused:
+        what = "; ".join(f"{kind}: {why}" for kind, why in sorted(refused.items()))
+        return probe.measured(
+            "refused", Colour.RED, f"Measurements are refused again and again: {what}. See who sends."
+        )
+    silent = silence.details["silent"] if silence is not None else ""
+    if silence is None:
+        return probe.measured("nothing is expected")
+    value = f"the longest silence is {silence.details['measured']}"
+    if not silent:
+        return probe.measured(value)
+    tripped = " The breaker was tripped." if silence.verdict is Verdict.TRIPPED else ""
+    feeders = ", ".join(dict.fromkeys(RULE_TABLE[Rule(name)].fed_by for name in silent.split(", ")))
+    problem = f"{silent} heard nothing for {silence.details['limit']}, so nothing trips by them ({feeders}).{tripped}"
+    if not has_accounts:
+        return probe.measured(value, Colour.YELLOW, f"No account is configured. {problem}")
+    return probe.measured(value, Colour.RED, f"{problem} See that `breaker monitor` runs, or switch the rules off.")
+
+
+def refused_in_a_row(stored: Mapping[str, str], now: int) -> dict[str, str]:
+    """Why measurements are refused, of each kind that is so again and again: too often for a mishap."""
+    return {
+        field.removesuffix(_IN_A_ROW): why
+        for field, text in stored.items()
+        if field.endswith(_IN_A_ROW)
+        for count, began, why in _rows(text)
+        if count >= _REFUSED_OFTEN and (now - began) / 1_000_000 >= _REFUSED_FOR
+    }
+
+
+def _rows(text: str) -> Iterator[tuple[int, int, str]]:
+    count, _, rest = text.partition(" ")
+    began, _, why = rest.partition(" ")
+    if count.isdigit() and began.isdigit():
+        yield int(count), int(began), why
+
+
+def _judged(text: str, now: int) -> Judged | None:
+    try:
+        at, share, warned, mode, details = text.split(" ", 4)
+        told: Any = json.loads(details)
+        return Judged(
+            max(0.0, (now - int(at)) / 1_000_000),
+            Decimal(share),
+            int(warned),
+            mode,
+            {str(name): str(value) for name, value in told.items()},
+        )
+    except (ValueError, InvalidOperation, AttributeError):
+        return None
+
+
+def limits_in_words(limits: Limits, rule: Rule) -> str:
+    """The limit of a rule as people write it; `off` where it has none."""
+    limit = RULE_TABLE[rule].limit(limits)
+    if limit is None:
+        return "off"
+    unit = RULE_TABLE[rule].unit
+    if unit.startswith("fraction"):
+        return f"{Decimal(str(limit)):.2%}"
+    return f"{limit:g} s" if unit == "seconds" else f"{limit:g}" if isinstance(limit, float) else f"{limit}"

@@ -1,0 +1,63 @@
+"""Tell people once when a measurement comes near the limit of its rule, before anything trips.
+
+The scripts that judge write each crossing into one stream; whoever reads it claims the entry before it tells.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from breaker.keys import GLOBAL
+from breaker.rule_requests import WARNINGS
+from configuration.settings import Settings
+from tasks.checks.probe import redis_reader
+from tasks.notification import Notification, NotificationKind, console_page
+from tasks.transition_notices import LOOKED_AT, RECENT, Told, tell_once
+
+
+async def tell_warnings(settings: Settings) -> list[Told]:
+    """Tell what came near its limit lately and nobody has told yet, oldest first.
+
+    Raises BreakerUnavailable or RedisRefused.
+    """
+    if not settings.notifications.any_channel:
+        return []
+    async with redis_reader(settings) as redis:
+        since = (await redis.now()) // 1_000 - round(RECENT.total_seconds() * 1_000)
+        (entries,) = await redis.ask(
+            f"read {WARNINGS}", ("XREVRANGE", WARNINGS, "+", str(max(since, 0)), "COUNT", LOOKED_AT)
+        )
+    told = []
+    for entry, fields in reversed(entries):
+        identity = f"rule-warning:{entry.decode()}"
+        notification = warning_notification(_fields(fields), settings.recovery.console_url)
+        if notification is not None and (each := await tell_once(settings, identity, notification)) is not None:
+            told.append(each)
+    return told
+
+
+def warning_notification(fields: Mapping[str, str], console_url: str | None) -> Notification | None:
+    """What people are told of one entry; None for what none of our scripts wrote."""
+    try:
+        rule, scope, percent = fields["rule"], fields["scope"], int(fields["percent"])
+        details: dict[str, Any] = json.loads(fields["details"])
+        measured, limit = details["measured"], details["limit"]
+    except (KeyError, ValueError, TypeError):
+        return None
+    of = "" if scope == GLOBAL else f" of {scope}"
+    window = f" {details['window']}" if details.get("window") else ""
+    return Notification(
+        NotificationKind.RULE_WARNING,
+        f"rule-warning {rule} {scope}",
+        f"{rule}{of} is past {percent} % of its limit",
+        f"Measured {measured}{window}; it trips beyond {limit}. Nothing has been halted.",
+        "warning",
+        console_page(console_url, "circuit-breaker", scope),
+    )
+
+
+def _fields(raw: Sequence[bytes]) -> dict[str, str]:
+    words = [word.decode("utf-8", "replace") for word in raw]
+    return dict(zip(words[::2], words[1::2], strict=True))
