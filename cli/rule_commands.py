@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import json
+from decimal import Decimal
 
 import typer
 
-from breaker.limits import Limits, Rule
+from breaker.limits import Limits
 from breaker.rule_table import RULE_TABLE
 from cli.acting_on import scope_of
 from cli.exit_codes import EPILOG
@@ -15,9 +16,11 @@ from cli.options import JsonOption, ScopeOption
 from configuration.breakers import limits_from
 from configuration.settings import load_settings
 from console.value_format import duration
-from tasks.checks.rules import Judged, limits_in_words, read_judged
+from tasks.checks.rules import RuleLine, read_judged, rule_lines
 
 _ROW = "{:<22} {:>12} {:>14} {:>7}  {}"
+_LEAST = Decimal(-99)
+"""Of a limit; what is further beyond it is told no more exactly."""
 rules_app = typer.Typer(help="The automatic trips.", epilog=EPILOG, no_args_is_help=True)
 
 
@@ -38,42 +41,38 @@ def show(scope: ScopeOption = "global", as_json: JsonOption = False) -> None:
     limits = limits_from(settings, scope)
     judged = asyncio.run(read_judged(settings, scope))
     if as_json:
-        typer.echo(json.dumps({"scope": scope, "rules": [_as_dict(rule, limits, judged.get(rule)) for rule in Rule]}))
+        typer.echo(
+            json.dumps({"scope": scope, "rules": [_as_dict(line, limits) for line in rule_lines(limits, judged)]})
+        )
         return
     typer.echo(_ROW.format("rule", "limit", "measured", "left", "heard"))
-    for rule, row in RULE_TABLE.items():
-        last = judged.get(rule)
+    for line in rule_lines(limits, judged):
+        last = line.last
         typer.echo(
             _ROW.format(
-                rule.value,
-                limits_in_words(limits, rule) + ("*" if rule in limits.dry_run else ""),
+                line.rule.value,
+                line.limit + ("*" if line.dry_run else ""),
                 "-" if last is None else last.details.get("measured", "-"),
-                _left(last, limits, rule),
+                "-" if line.left is None else f"{max(line.left, _LEAST):.0%}",
                 "never" if last is None else f"{duration(last.age)} ago",
-            ).rstrip()
+            )
         )
-        typer.echo(f"  {row.fed_by}")
+        typer.echo(f"  {RULE_TABLE[line.rule].fed_by}")
     if limits.dry_run:
         typer.echo("* dry run: only records what it would have done")
 
 
-def _left(last: Judged | None, limits: Limits, rule: Rule) -> str:
-    if last is None or RULE_TABLE[rule].limit(limits) is None or last.mode == "off":
-        return "-"
-    return f"{max(last.distance, -9):.0%}"
-
-
-def _as_dict(rule: Rule, limits: Limits, last: Judged | None) -> dict[str, object]:
-    row = RULE_TABLE[rule]
+def _as_dict(line: RuleLine, limits: Limits) -> dict[str, object]:
+    row, last = RULE_TABLE[line.rule], line.last
     limit = row.limit(limits)
     return {
-        "rule": rule.value,
+        "rule": line.rule.value,
         "measures": row.measured,
         "limit": None if limit is None else str(limit),
         "unit": row.unit,
-        "dry_run": rule in limits.dry_run,
+        "dry_run": line.dry_run,
         "fed_by": row.fed_by,
         "measured": None if last is None else last.details.get("measured"),
-        "share_left": None if last is None or last.mode == "off" else f"{last.distance:.6f}",
+        "share_left": None if line.left is None else f"{line.left:.6f}",
         "age": None if last is None else last.age,
     }

@@ -16,6 +16,7 @@ from breaker.gate.report import ReportedGates
 from breaker.keys import GLOBAL
 from breaker.status_reader import AsyncStatusReader
 from brokers.coverage import Coverage
+from configuration.breakers import limits_from
 from configuration.settings import Settings
 from console.actions.kill_switch import KillSwitchRuns
 from console.actions.recovery import Recoveries
@@ -31,6 +32,7 @@ from console.live.watch_progress import read_reset_watch, reset_watched
 from console.render import Renderer
 from tasks.checks.conditions import measure_conditions
 from tasks.checks.measurement import Measurement
+from tasks.checks.rules import RuleLine, read_judged, rule_lines
 from tasks.kill.pending_exit_store import Reading, read_pending_exits
 from tasks.kill.status import KillStatus
 from tasks.kill.venue_lock_store import LockReading, read_venue_locks
@@ -85,6 +87,7 @@ class LiveUpdates:
         )
         self._part_published: dict[Coverage, str] = {}
         self._conditions: dict[str, Poller[list[Measurement]]] = {}
+        self._rules: dict[str, Poller[list[RuleLine] | str]] = {}
         self._recovery: dict[str, Poller[RecoveryState | str | None]] = {}
         self._reset_watch: dict[str, Poller[WatchRecord | str | None]] = {}
 
@@ -120,6 +123,15 @@ class LiveUpdates:
             )
             self._tasks.start(self._conditions[scope].run())
         return self._conditions[scope]
+
+    def rules(self, scope: str) -> Poller[list[RuleLine] | str]:
+        """What the automatic rules of one scope last heard, or why that can't be told."""
+        if scope not in self._rules:
+            self._rules[scope] = self._poller(
+                f"rules:{scope}", lambda: self._read_rules(scope), CONDITIONS_EVERY, self._render.rules
+            )
+            self._tasks.start(self._rules[scope].run())
+        return self._rules[scope]
 
     def recovery(self, scope: str) -> Poller[RecoveryState | str | None]:
         """Where the recovery of one scope stands, or why that can't be told."""
@@ -190,6 +202,12 @@ class LiveUpdates:
     async def _read_recovery(self, scope: str) -> RecoveryState | str | None:
         try:
             return await self._recoveries.read(scope)
+        except BreakerError as error:
+            return str(error)
+
+    async def _read_rules(self, scope: str) -> list[RuleLine] | str:
+        try:
+            return rule_lines(limits_from(self._settings, scope), await read_judged(self._settings, scope))
         except BreakerError as error:
             return str(error)
 

@@ -30,6 +30,7 @@ from console.live.poller import Sample
 from console.live.state_watcher import WatchedState
 from console.live.watch_progress import ResetWatched
 from tasks.checks.measurement import Measurement
+from tasks.checks.rules import RuleLine
 from tasks.kill import cost_text
 from tasks.kill.pending_exit_store import Reading
 from tasks.kill.report import count, seconds
@@ -114,6 +115,10 @@ class Renderer:
     def measurements(self, sample: Sample[list[Measurement]] | None) -> str:
         """Conditions, or what System Health shows."""
         return self.page("_measurements.html", sample=sample)
+
+    def rules(self, sample: Sample[list[RuleLine] | str] | None) -> str:
+        """What the automatic rules last heard, and how much of its limit each has left."""
+        return self.page("_rules.html", sample=sample)
 
     def gates(self, sample: Sample[ReportedGates | str] | None) -> str:
         return self.page("_gates.html", sample=sample)

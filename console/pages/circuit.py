@@ -102,11 +102,13 @@ async def circuit(request: Request, named: PageScope, done: str = "") -> Respons
             f"state:{scope}",
             f"reset_watch:{scope}",
             f"conditions:{scope}",
+            f"rules:{scope}",
             "exposure" if account is None else f"exposure:{account.scope}",
             f"history:{scope}",
             "scopes",
         ],
         conditions=markup(context.render.measurements(context.live.conditions(scope).watch())),
+        rules=markup(context.render.rules(context.live.rules(scope).watch())),
         exposed=account,
         exposure=markup(
             context.render.exposure(context.live.exposure.watch())

@@ -57,6 +57,8 @@ def keep_watching(context: ConsoleContext, topics: list[str]) -> None:
             context.live.gates.watch()
         elif kind == "conditions" and scope in context.live.watcher.scopes:
             context.live.conditions(scope).watch()
+        elif kind == "rules" and scope in context.live.watcher.scopes:
+            context.live.rules(scope).watch()
         elif kind == "reset_watch" and scope in context.live.watcher.scopes:
             context.live.reset_watch(scope).watch()
         elif kind == "recovery" and scope in context.live.watcher.scopes:

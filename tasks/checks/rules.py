@@ -10,11 +10,13 @@ import asyncio
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from decimal import Decimal, InvalidOperation
 from typing import Any
 
 from breaker.keys import GLOBAL, Keys
 from breaker.limits import Limits, Rule
+from breaker.redis_time import to_datetime
 from breaker.rule_requests import Outcome, Verdict
 from breaker.rule_table import RULE_TABLE
 from breaker.rules import AsyncRules
@@ -23,8 +25,9 @@ from configuration.redis_clients import async_redis_client
 from configuration.settings import Settings
 from tasks.checks.equity import texts
 from tasks.checks.measurement import Colour, Measurement
-from tasks.checks.probe import Probe, measure_within, redis_reader
+from tasks.checks.probe import NEAR, Probe, measure_within, redis_reader
 
+OFF = "off"
 _IN_A_ROW = " in a row"
 _REFUSED_OFTEN = 3
 _REFUSED_FOR = 60.0
@@ -35,6 +38,8 @@ _REFUSED_FOR = 60.0
 class Judged:
     """What a rule last heard."""
 
+    at: datetime
+    """When that was, by Redis's clock."""
     age: float
     """Seconds since then."""
     share: Decimal
@@ -158,21 +163,54 @@ def _judged(text: str, now: int) -> Judged | None:
         at, share, warned, mode, details = text.split(" ", 4)
         told: Any = json.loads(details)
         return Judged(
+            to_datetime(int(at)),
             max(0.0, (now - int(at)) / 1_000_000),
             Decimal(share),
             int(warned),
             mode,
             {str(name): str(value) for name, value in told.items()},
         )
-    except (ValueError, InvalidOperation, AttributeError):
+    except (ValueError, InvalidOperation, AttributeError, OverflowError):
         return None
+
+
+@dataclass(frozen=True, slots=True)
+class RuleLine:
+    """One rule as people read it."""
+
+    rule: Rule
+    limit: str
+    """`off` where it has none."""
+    dry_run: bool
+    last: Judged | None
+
+    @property
+    def left(self) -> Decimal | None:
+        """The share of the limit that is left; None for a rule that is off, or has heard nothing."""
+        return None if self.limit == OFF or self.last is None or self.last.mode == OFF else self.last.distance
+
+    @property
+    def colour(self) -> Colour:
+        """Red beyond the limit, yellow near it and for a rule that is on and never heard anything."""
+        if self.left is None:
+            return Colour.GREEN if self.limit == OFF else Colour.YELLOW
+        if self.left < 0:
+            return Colour.RED
+        return Colour.YELLOW if self.left <= 1 - Decimal(str(NEAR)) else Colour.GREEN
+
+
+def rule_lines(limits: Limits, judged: Mapping[Rule, Judged]) -> list[RuleLine]:
+    """Every rule, in the table's order."""
+    return [
+        RuleLine(rule, limits_in_words(limits, rule), rule in limits.dry_run, judged.get(rule)) for rule in RULE_TABLE
+    ]
 
 
 def limits_in_words(limits: Limits, rule: Rule) -> str:
     """The limit of a rule as people write it; `off` where it has none."""
     limit = RULE_TABLE[rule].limit(limits)
     if limit is None:
-        return "off"
+        return OFF
     unit = RULE_TABLE[rule].unit
     if unit.startswith("fraction"):
         return f"{Decimal(str(limit)):.2%}"

@@ -20,6 +20,7 @@ import redis
 from breaker import CircuitBreaker, State
 from breaker.gate import Gate
 from breaker.gate.report import GateReport, ReportedGate, ReportedGates
+from breaker.rules import Rules
 from breaker.uuid7 import uuid7
 from configuration.locations import LACKING
 from console.auth.permissions import PERMISSIONS, Permission, Role
@@ -64,6 +65,22 @@ def test_the_runbooks_trip(console: Console, breaker: CircuitBreaker) -> None:
     eventually(lambda: actions_in(console, "CIRCUIT_BREAKER_TRIP") == 1)
     row = console.ledger.query(Filter(actions=("CIRCUIT_BREAKER_TRIP",))).rows[0]
     assert (row.user_id, row.source, row.ip_address) == ("the_operator", "console", "127.0.0.1")
+
+
+def test_how_far_each_rule_is_from_its_limit_is_told_by_more_than_colour(
+    console: Console, breaker: CircuitBreaker, redis_client: redis.Redis
+) -> None:
+    rules = Rules(redis_client)
+    rules.record_equity(100)
+    rules.record_equity("95.5")
+    operator = console.visitor(Role.OPERATOR)
+    eventually(lambda: "DRAWDOWN" in operator.get("/circuit-breaker").text)
+    page = operator.get("/circuit-breaker").text
+    assert 'value="0.900"' in page and "4.5000%" in page and "10 % left of 5.00%" in page
+    drawdown = page[: page.index("DRAWDOWN")].rpartition("<li")[2]
+    assert 'class="yellow"' in drawdown and "▲" in drawdown
+    assert "nothing heard" in page[page.index("API_ERRORS") :]
+    assert "Off: DAILY_LOSS" in page
 
 
 @pytest.mark.usefixtures("no_orchestrator")
