@@ -21,7 +21,7 @@ from tasks.checks.rules import RuleLine, read_judged, rule_lines
 _ROW = "{:<22} {:>12} {:>14} {:>7}  {}"
 _LEAST = Decimal(-99)
 """Of a limit; what is further beyond it is told no more exactly."""
-rules_app = typer.Typer(help="The automatic trips.", epilog=EPILOG, no_args_is_help=True)
+rules_app = typer.Typer(help=f"The automatic trips: {', '.join(RULE_TABLE)}.", epilog=EPILOG, no_args_is_help=True)
 
 
 def register(app: typer.Typer) -> None:

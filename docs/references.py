@@ -36,6 +36,7 @@ ROOT = Path(__file__).parents[1]
 PAGES = ROOT / "docs" / "reference"
 EXPORTER = ROOT / "services" / "exporter"
 ALERTS = ROOT / "deployments" / "prometheus" / "rules.yml"
+DASHBOARD = ROOT / "deployments" / "grafana" / "track7_slo.json"
 _BOUNDS = {"gt": ">", "ge": "≥", "lt": "<", "le": "≤"}
 _PLAIN: Mapping[Any, str] = {
     str: "text",
@@ -361,6 +362,11 @@ def rules() -> str:
     return "\n".join([f"{head}\n| --- | --- | --- | --- | --- | --- | --- | --- |", *rows])
 
 
+def dashboard() -> str:
+    """What the dashboard's panel of the rules says of each."""
+    return "  \n".join(f"{row.rule}: {row.measured} ({row.unit})" for row in RULE_TABLE.values())
+
+
 # --- pages ------------------------------------------------------------------------------------------------------------
 
 PARTS: Mapping[str, tuple[str, Callable[[], str]]] = {
@@ -389,7 +395,17 @@ def with_part(page: str, name: str, text: str) -> str:
     return f"{before}{begin}\n\n{text.strip()}\n\n{end}{after}"
 
 
+def with_dashboard(text: str) -> str:
+    """The dashboard, its panel of the rules described by the table."""
+    board = json.loads(text)
+    for panel in board["panels"]:
+        if "cb_rule_distance" in json.dumps(panel):
+            panel["description"] = dashboard()
+    return json.dumps(board, indent=2, ensure_ascii=False) + "\n"
+
+
 def main() -> None:
+    DASHBOARD.write_text(with_dashboard(DASHBOARD.read_text(encoding="utf-8")), encoding="utf-8")
     for name, (page, write) in PARTS.items():
         path = PAGES / page
         path.write_text(with_part(path.read_text(encoding="utf-8"), name, write()), encoding="utf-8")

@@ -9,8 +9,9 @@ from collections.abc import Iterator
 
 import pytest
 
+from breaker.rule_table import RULE_TABLE
 from console.auth.permissions import PERMISSIONS, Permission, Role
-from docs.references import PAGES, PARTS, numbers_without_unit, with_part
+from docs.references import DASHBOARD, PAGES, PARTS, numbers_without_unit, with_dashboard, with_part
 from ledger.models import STATE_ACTIONS
 from tests.docs.pages import sources, table_words
 
@@ -56,6 +57,12 @@ def _actions() -> Iterator[str]:
                 value = given.value if isinstance(given, ast.Constant) else constants.get(getattr(given, "id", ""), "")
                 if re.fullmatch(r"[A-Z]+(_[A-Z]+)+", str(value)):
                     yield str(value)
+
+
+def test_the_dashboard_says_of_each_rule_what_the_table_says() -> None:
+    text = DASHBOARD.read_text(encoding="utf-8")
+    assert with_dashboard(text) == text
+    assert all(row.measured in text for row in RULE_TABLE.values())
 
 
 def test_every_action_on_record_is_listed() -> None:
