@@ -253,10 +253,10 @@ class Position:
 
 @dataclass(frozen=True, slots=True)
 class Unreadable:
-    """An order, a position or a fill that the venue lists and that can't be understood. It blocks its own symbol only.
+    """What the venue lists and that can't be understood. An order or a position blocks its own symbol only.
 
     Attributes:
-        what: `order`, `position` or `fill`.
+        what: `order`, `position`, `fill` or `transfer`.
         symbol: The venue's symbol; empty where not even that can be read.
         id: The one under which an order can be cancelled all the same; empty for a position.
         problem: What about it makes no sense.
@@ -287,6 +287,10 @@ class Account:
         buying_power: What may be bought for, in its currency.
         trading_blocked: Why the venue takes no orders for it, and what lifts that; empty where it does.
         trading_suspended: That the account's own setting suspends trading, and what lifts that; empty where it doesn't.
+        as_of: When the venue worked the equity out, UTC-aware; None where it doesn't say.
+        untrusted: Why the venue itself says that the equity is not to be relied on; empty where it doesn't.
+        initial_margin: What its positions ask for when they are opened, in its currency; None where not told.
+        maintenance_margin: What its positions ask for to be kept, in its currency; None where not told.
 
     Example:
         >>> Account("PA1", "USD", equity=Decimal(100_000), buying_power=Decimal(400_000)).trading_blocked
@@ -299,6 +303,10 @@ class Account:
     buying_power: Decimal
     trading_blocked: str = ""
     trading_suspended: str = ""
+    as_of: datetime | None = None
+    untrusted: str = ""
+    initial_margin: Decimal | None = None
+    maintenance_margin: Decimal | None = None
 
 
 @dataclass(frozen=True, slots=True)

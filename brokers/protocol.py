@@ -1,4 +1,4 @@
-"""Define what the kill switch asks of a venue, and how a venue's answers and failures are told apart.
+"""Define what kill switch and monitor ask of a venue, and how a venue's answers and failures are told apart.
 
 The distinction that matters most is between *refused* (the venue answered no, nothing happened) and *unknown* (no
 answer came, it may have happened). An unknown outcome is looked up, never repeated blindly.
@@ -39,6 +39,10 @@ class Capabilities:
     """Executions are listed, so that what an exit cost can be told."""
     suspends_trading: bool = False
     """The account has a setting by which the venue refuses its new orders until that is lifted."""
+    transfers: bool = False
+    """Money that was moved in or out is listed, so that it can be told from a gain or a loss."""
+    quotes: bool = False
+    """When a symbol was last quoted can be asked, so that silence of the market's data is noticed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +127,28 @@ class CloseResult:
     refusal: Refusal = Refusal.OTHER
 
 
+class TransferKind(StrEnum):
+    """Why money was moved in or out of an account without a trade."""
+
+    DEPOSIT = "deposit"
+    WITHDRAWAL = "withdrawal"
+    JOURNAL = "journal"
+    """Between two accounts at the same venue."""
+    DIVIDEND = "dividend"
+
+
+@dataclass(frozen=True, slots=True)
+class Transfer:
+    """Money moved in (positive) or out (negative) of an account, in its currency."""
+
+    id: str
+    """The venue's, unique within the account."""
+    amount: Decimal
+    at: datetime
+    """When the venue booked it, UTC-aware; by the day where it says no more."""
+    kind: TransferKind
+
+
 @runtime_checkable
 class Broker(Protocol):
     """One account at one venue. Every method has a deadline of its own; one that can't answer raises `BrokerError`."""
@@ -162,6 +188,17 @@ class Broker(Protocol):
 
         Asked when everything else is done: nothing that closes a position waits for it or decides by it.
         """
+        ...
+
+    async def transfers(self, since: datetime) -> Listed[Transfer]:
+        """Every transfer booked since then, every page, oldest first (only where `capabilities.transfers`).
+
+        One may be listed again, under the same id; where the venue tells only days, those of the day before come too.
+        """
+        ...
+
+    async def latest_quote(self, symbol: str) -> datetime:
+        """When the symbol was last quoted, UTC-aware (only where `capabilities.quotes`)."""
         ...
 
     async def set_trading_suspended(self, suspended: bool) -> None:

@@ -7,7 +7,8 @@ from importlib import import_module
 from importlib.metadata import entry_points
 
 from brokers.protocol import Broker
-from configuration.settings import AccountSettings, ConfigurationError
+from configuration.accounts import AccountSettings
+from configuration.settings import ConfigurationError
 
 ENTRY_POINTS = "breaker.brokers"
 """Third parties register a callable `(name, AccountSettings) -> Broker` in this group."""

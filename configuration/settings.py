@@ -33,9 +33,11 @@ from pydantic_settings import (
 )
 
 from breaker.errors import BreakerError, InvalidInput
+from configuration.accounts import AccountSettings
 from configuration.complaints import describe_complaints
 from configuration.console import ConsoleSettings
 from configuration.locations import absolute, configuration_file, default_state_dir, not_empty
+from configuration.monitor import FeedSettings, MonitorSettings, check_monitored_apart
 from configuration.prefect_settings import PrefectSettings
 from configuration.redis_settings import DEFAULT_URL, Durable, RedisSettings, compose_redis_url, default_durability
 from configuration.rules import RuleSettings
@@ -44,25 +46,6 @@ from configuration.units import Seconds, Unit
 
 class ConfigurationError(BreakerError):
     """The configuration cannot be used; the message names the file or variable, the key and what is wrong."""
-
-
-class AccountSettings(BaseModel):
-    """One account at one venue."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    adapter: str = "alpaca"
-    """Which adapter speaks to the venue: `alpaca`, or an entry point of the group `breaker.brokers`."""
-    base_url: str = Field(pattern=r"^https?://[^\s]+$")
-    """Where the venue's API is, without the version: `https://paper-api.alpaca.markets`."""
-    key_id: SecretStr
-    """The public half of the venue's API key."""
-    secret_key: SecretStr
-    """The secret half of it."""
-    request_timeout: Seconds = 5.0
-    """Longest wait for one answer of the venue."""
-    requests_per_minute: Annotated[int, Unit("requests a minute")] = Field(default=200, gt=0)
-    """The venue's limit for this account; what it says in its own headers wins."""
 
 
 class KillSettings(BaseModel):
@@ -310,6 +293,10 @@ class Settings(BaseSettings):
     """The recovery and what it measures."""
     rules: Mapping[str, RuleSettings] = Field(default_factory=dict)
     """The automatic trips by scope; a scope that is not named has those of `global`."""
+    monitor: MonitorSettings = MonitorSettings()
+    """The monitor of the accounts, which measures what the automatic trips judge."""
+    feeds: Mapping[str, FeedSettings] = Field(default_factory=dict)
+    """Data whose silence trips, by name: the monitor looks when the newest came."""
     notifications: NotificationSettings = NotificationSettings()
     """Whom to tell."""
     drill: DrillSettings = DrillSettings()
@@ -363,6 +350,11 @@ class Settings(BaseSettings):
             _ = self.redis_address
         except InvalidInput as error:
             raise ValueError(str(error)) from None
+        return self
+
+    @model_validator(mode="after")
+    def _what_is_monitored_makes_sense(self) -> Self:
+        check_monitored_apart(self.accounts, self.feeds)
         return self
 
     @classmethod

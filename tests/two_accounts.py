@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import httpx
 from pydantic import SecretStr
 
-from configuration.settings import AccountSettings
+from configuration.accounts import AccountSettings
 from sandbox.exchange.scenario import parse
 from sandbox.exchange.server import PaperExchangeThread
 

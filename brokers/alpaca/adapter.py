@@ -9,10 +9,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import httpx
 
+from breaker.instruments import is_option
 from breaker.orders import Account, Fill, MarketClock, Order, Position, Unreadable
 from brokers.alpaca.http import Connection, RateLimited
 from brokers.alpaca.reading import (
@@ -29,6 +31,8 @@ from brokers.alpaca.reading import (
     read_order,
     read_orders,
     read_positions,
+    read_quote_time,
+    read_transfers,
     refused_close,
     time_of,
 )
@@ -41,15 +45,19 @@ from brokers.protocol import (
     CloseOutcome,
     CloseResult,
     Listed,
+    Transfer,
 )
 
 if TYPE_CHECKING:
-    from configuration.settings import AccountSettings
+    from configuration.accounts import AccountSettings
 
 PAGE = 500
 """The largest page of orders that Alpaca serves; without a limit it serves 50."""
-FILLS_PAGE = 100
+ACTIVITIES_PAGE = 100
 """The largest page of activities that Alpaca serves."""
+TRANSFERS = "CSD,CSW,JNLC,DIV,DIVCGL,DIVCGS,DIVFEE,DIVFT,DIVNRA,DIVROC,DIVTW,DIVTXEX"
+"""Cash in and out, journals of cash, and dividends with what is kept back of them (Alpaca, account activities)."""
+DATA_URL = "https://data.alpaca.markets"
 FEW = 20
 """After a list of at most so many orders the next is likely to be empty, so its second opinion is asked for at once."""
 
@@ -62,6 +70,7 @@ class AlpacaBroker:
         base_url: `https://api.alpaca.markets`, the paper exchange's address, …, with or without `/v2`.
         timeout: longest wait for one answer, seconds. A call that is retried ends within three times that.
         requests_per_minute: assumed until the venue's own headers say what is left.
+        data_url: where its market data are; Alpaca's own for Alpaca's addresses, else `base_url`, unless given.
     """
 
     def __init__(
@@ -73,6 +82,7 @@ class AlpacaBroker:
         *,
         timeout: float = 5.0,
         requests_per_minute: int = 200,
+        data_url: str | None = None,
     ) -> None:
         self.name = name
         self.capabilities = Capabilities(
@@ -84,15 +94,23 @@ class AlpacaBroker:
             page_size=PAGE,
             fills=True,
             suspends_trading=True,
+            transfers=True,
+            quotes=True,
         )
         self._few = False
         self._requests = Connection(name, base_url, key_id, secret_key, timeout=timeout)
+        self.data_url = (data_url or _data_url(base_url)).rstrip("/")
+        # Of its own, as the rate limit of market data is another one; opened when needed, which a kill never does.
+        self._open_data = partial(Connection, name, self.data_url, key_id, secret_key, timeout=timeout)
+        self._data: Connection | None = None
 
     def __repr__(self) -> str:
         return f"AlpacaBroker({self.name!r}, {self._requests.base_url!r})"
 
     async def aclose(self) -> None:
         await self._requests.aclose()
+        if self._data is not None:
+            await self._data.aclose()
 
     async def account(self) -> Account:
         body = await self._requests.read("/account")
@@ -233,30 +251,62 @@ class AlpacaBroker:
             return [close_result(item["symbol"], item["status"], item.get("body") or {}) for item in body]
 
     async def fills(self, since: datetime) -> Listed[Fill]:
-        """Every execution since then, oldest first, without fees: Alpaca books those apart, at the end of the day.
+        """Every execution since then, oldest first, without fees.
 
-        The last id of a page is the token of the next one (Alpaca, account activities; fees are CFEE and FEE there).
+        Alpaca books those apart, at the end of the day (account activities: CFEE and FEE).
         """
-        params = {
-            "after": f"{since.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}",
-            "direction": "asc",
-            "page_size": str(FILLS_PAGE),
-        }
         read: list[Fill | Unreadable] = []
-        while True:
-            page = await self._requests.read("/account/activities/FILL", params)
+        async for page in self._activities("fills", "/account/activities/FILL", since):
             with self._requests.understood("list of fills"):
                 read += read_fills(page)
-                if len(page) < FILLS_PAGE:
-                    break
-                token = page[-1]["id"]
-                if token == params.get("page_token"):
-                    raise ValueError("a page ends as the one before it")
-                params["page_token"] = token
         return Listed(
             tuple(item for item in read if isinstance(item, Fill)),
             tuple(item for item in read if isinstance(item, Unreadable)),
         )
+
+    async def transfers(self, since: datetime) -> Listed[Transfer]:
+        """Deposits, withdrawals, journals of cash, dividends, from the day before on: Alpaca books them by the day."""
+        read: list[Transfer | Unreadable] = []
+        day_before = since - timedelta(days=1)
+        async for page in self._activities("transfers", "/account/activities", day_before, activity_types=TRANSFERS):
+            with self._requests.understood("list of transfers"):
+                read += read_transfers(page)
+        return Listed(
+            tuple(item for item in read if isinstance(item, Transfer)),
+            tuple(item for item in read if isinstance(item, Unreadable)),
+        )
+
+    async def _activities(self, what: str, path: str, since: datetime, **more: str) -> AsyncIterator[list[Any]]:
+        """Every page, oldest first; the last id of one is the token of the next (Alpaca, account activities)."""
+        params = {
+            "after": f"{since.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}",
+            "direction": "asc",
+            "page_size": str(ACTIVITIES_PAGE),
+            **more,
+        }
+        while True:
+            page = await self._requests.read(path, params)
+            yield page
+            if len(page) < ACTIVITIES_PAGE:
+                return
+            with self._requests.understood(f"list of {what}"):
+                token = page[-1]["id"]
+                if token == params.get("page_token"):
+                    raise ValueError("a page ends as the one before it")
+            params["page_token"] = token
+
+    async def latest_quote(self, symbol: str) -> datetime:
+        """Alpaca, market data: the latest quote of a stock, of a pair of currencies, or of an option."""
+        if is_option(symbol):
+            path = f"{self.data_url}/v1beta1/options/quotes/latest"
+        elif "/" in symbol:
+            path = f"{self.data_url}/v1beta3/crypto/us/latest/quotes"
+        else:
+            path = "/stocks/quotes/latest"
+        data = self._data = self._data or self._open_data()
+        body = await data.read(path, {"symbols": symbol})
+        with data.understood("latest quote"):
+            return read_quote_time(body, symbol)
 
     async def set_trading_suspended(self, suspended: bool) -> None:
         """Alpaca, account configurations: `suspend_trade` blocks new orders; cancels go on."""
@@ -274,7 +324,14 @@ def from_settings(name: str, account: AccountSettings) -> AlpacaBroker:
         account.secret_key.get_secret_value(),
         timeout=account.request_timeout,
         requests_per_minute=account.requests_per_minute,
+        data_url=account.data_url,
     )
+
+
+def _data_url(base_url: str) -> str:
+    """Where the market data of an account at this address are."""
+    host = httpx.URL(base_url).host
+    return DATA_URL if host == "alpaca.markets" or host.endswith(".alpaca.markets") else base_url.removesuffix("/v2")
 
 
 def _newest(page: Sequence[Any]) -> datetime | None:

@@ -27,7 +27,16 @@ from breaker.orders import (
     TimeInForce,
     Unreadable,
 )
-from brokers.protocol import CancelOutcome, CancelResult, CloseOutcome, CloseResult, Listed, Refusal
+from brokers.protocol import (
+    CancelOutcome,
+    CancelResult,
+    CloseOutcome,
+    CloseResult,
+    Listed,
+    Refusal,
+    Transfer,
+    TransferKind,
+)
 
 Json = dict[str, Any]
 SENSELESS = (KeyError, TypeError, ValueError, AttributeError, ArithmeticError)
@@ -53,6 +62,8 @@ _BELOW_MINIMUM = re.compile(
     r"minimal amount of order|minimum (order )?(size|quantity|qty|amount|notional)|qty must be (>|greater)"
 )
 """Less than may be traded. A price that "does not fulfill minimum pricing criteria" is something else."""
+_KINDS = {"CSD": TransferKind.DEPOSIT, "CSW": TransferKind.WITHDRAWAL, "JNLC": TransferKind.JOURNAL}
+_NOT_BOOKED = frozenset({"pending", "canceled"})
 SUSPENDED = "trading is suspended in this account by its own setting (suspend_trade): lift it in its configuration"
 _T = TypeVar("_T")
 _Word = TypeVar("_Word", bound=StrEnum)
@@ -67,6 +78,8 @@ def read_account(body: Json) -> Account:
         buying_power=_decimal(body["buying_power"]),
         trading_blocked=_why_blocked(body),
         trading_suspended=SUSPENDED if body.get("trade_suspended_by_user") else "",
+        initial_margin=_optional(body.get("initial_margin"), _decimal),
+        maintenance_margin=_optional(body.get("maintenance_margin"), _decimal),
     )
 
 
@@ -207,6 +220,31 @@ def _fill(body: Json) -> Fill:
         at=time_of(body["transaction_time"]),
         cumulative_quantity=_optional(body.get("cum_qty"), _decimal),
     )
+
+
+def read_transfers(page: Iterable[Any]) -> Iterator[Transfer | Unreadable]:
+    """Every transfer of a page of activities; one that can't be read is named, one that was undone is left out."""
+    for body in _a_list(page):
+        try:
+            if body.get("status") not in _NOT_BOOKED:
+                yield _transfer(body)
+        except SENSELESS as error:
+            of = body if isinstance(body, dict) else {}
+            yield Unreadable("transfer", "", str(of.get("id") or ""), _problem(error))
+
+
+def _transfer(body: Json) -> Transfer:
+    """Alpaca, NonTradeActivity: `date` is the day of settlement; newer ones say when they were booked."""
+    kind = str(body["activity_type"])
+    at = body.get("created_at") or f"{body['date']}T00:00:00+00:00"
+    return Transfer(
+        _name(body, "id"), _decimal(body["net_amount"]), time_of(at), _KINDS.get(kind, TransferKind.DIVIDEND)
+    )
+
+
+def read_quote_time(body: Json, symbol: str) -> datetime:
+    """When it was last quoted. Raises one of `SENSELESS`, also where the venue knows of no quote."""
+    return time_of(body["quotes"][symbol]["t"])
 
 
 def cancel_result(order_id: str, status: int, body: Any) -> CancelResult:

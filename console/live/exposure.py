@@ -11,7 +11,8 @@ from breaker.orders import ZERO, Order, Position
 from brokers.coverage import Coverage
 from brokers.protocol import Broker, BrokerError, Listed
 from brokers.registry import open_broker
-from configuration.settings import AccountSettings, ConfigurationError
+from configuration.accounts import AccountSettings
+from configuration.settings import ConfigurationError
 
 NOT_READ = (
     "configured since this console began, which does not read it: restart the console. "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from decimal import Decimal
 
 from breaker.orders import ZERO, Side
@@ -9,6 +10,15 @@ from sandbox.exchange.assets import Asset, in_orders
 from sandbox.exchange.orders import Fill, OrderClass, PaperOrder, PaperPosition, Status
 from sandbox.exchange.refusal import not_found
 from sandbox.exchange.scenario import Scenario
+
+
+@dataclass(frozen=True, slots=True)
+class Transfer:
+    """Money that was moved in or out (negative), at a moment of the exchange's clock."""
+
+    at: float
+    amount: Decimal
+    kind: str
 
 
 class Book:
@@ -23,6 +33,9 @@ class Book:
         """Every order ever, in the order of submission."""
         self.open_orders: dict[str, PaperOrder] = {}
         self.fills: list[Fill] = []
+        self.transfers: list[Transfer] = []
+        self.silent_since: dict[str, float] = {}
+        """Symbols whose quotes stand still, by when the last of them came."""
         self._settling: dict[str, PaperOrder] = {}
         self._scenario = scenario
         self._assets: dict[str, Asset] = {}
@@ -151,6 +164,11 @@ class Book:
         self.open_orders.pop(order.id, None)
         self._settling.pop(order.id, None)
         self._open_by_symbol.get(order.symbol, {}).pop(order.id, None)
+
+    def add_transfer(self, transfer: Transfer) -> None:
+        """Money comes or goes without a trade."""
+        self.transfers.append(transfer)
+        self.cash += transfer.amount
 
     def add_fill(self, fill: Fill) -> None:
         """One execution: its money and its effect on the position."""

@@ -32,6 +32,15 @@ class _Price(_Symbol):
     price: Decimal = Field(gt=0)
 
 
+class _Transfer(BaseModel):
+    amount: Decimal
+    kind: Literal["CSD", "CSW", "JNLC", "DIV"] | None = None
+
+
+class _Quotes(_Symbol):
+    silent: bool
+
+
 class _Market(BaseModel):
     session: Session
 
@@ -83,6 +92,21 @@ def add_control_routes(app: FastAPI, host: Host) -> None:
     @app.post("/_paper/price")
     async def price(move: _Price) -> Response:
         host.venue.exchange.matching.set_price(move.symbol, move.price)
+        return Response(status_code=204)
+
+    @app.post("/_paper/transfer")
+    async def transfer(transfer: _Transfer) -> Response:
+        kind = transfer.kind or ("CSD" if transfer.amount > 0 else "CSW")
+        host.venue.exchange.transfer(transfer.amount, kind)
+        return Response(status_code=204)
+
+    @app.post("/_paper/quotes")
+    async def quotes(quotes: _Quotes) -> Response:
+        exchange = _known(host, quotes.symbol)
+        if quotes.silent:
+            exchange.silence(quotes.symbol)
+        else:
+            exchange.quote_again(quotes.symbol)
         return Response(status_code=204)
 
     @app.post("/_paper/market")

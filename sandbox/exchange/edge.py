@@ -24,7 +24,7 @@ Disconnect = Callable[[Scope], None]
 class ApiConventions:
     """What the edge must know of one venue's API."""
 
-    prefix: str
+    prefixes: tuple[str, ...]
     """Paths that begin so are the venue's; others are the paper exchange's own."""
     route: Callable[[str, str], str]
     """Method and path with what varies replaced, as reports and trouble rules name it."""
@@ -48,7 +48,7 @@ class Edge:
         self._disconnect = disconnect
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or not scope["path"].startswith(self._conventions.prefix):
+        if scope["type"] != "http" or not scope["path"].startswith(self._conventions.prefixes):
             if scope["type"] == "http":
                 self._host.venue.advance()
             await self._app(scope, receive, send)

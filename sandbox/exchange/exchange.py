@@ -15,7 +15,7 @@ from uuid import UUID
 from breaker.instruments import AssetClass
 from breaker.orders import ZERO, OrderType, Side, TimeInForce
 from sandbox.exchange.acceptance import Acceptance, Locks, accepted_order
-from sandbox.exchange.book import Book
+from sandbox.exchange.book import Book, Transfer
 from sandbox.exchange.event_queue import EventQueue
 from sandbox.exchange.life_cycle import LifeCycle
 from sandbox.exchange.matching import MatchingEngine
@@ -220,6 +220,17 @@ class Exchange:
         request = OrderRequest(symbol, side, OrderType.MARKET, TimeInForce.DAY, qty=qty)
         order = self._begin(request, qty, Origin.VENUE)
         self.matching.fill(order, order.remaining, self.book.prices[symbol])
+
+    def transfer(self, amount: Decimal, kind: str) -> None:
+        """Money is moved in or out (negative) of the account."""
+        self.book.add_transfer(Transfer(self.now, amount, kind))
+
+    def silence(self, symbol: str) -> None:
+        """From now on the symbol is not quoted any more."""
+        self.book.silent_since.setdefault(symbol, self.now)
+
+    def quote_again(self, symbol: str) -> None:
+        self.book.silent_since.pop(symbol, None)
 
     def add_position(self, position: PaperPosition) -> None:
         """A position of the book, held since before the exchange started."""

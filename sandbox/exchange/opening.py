@@ -253,6 +253,12 @@ def _plan(scenario: Scenario, exchange: Exchange, random: Random) -> None:
     for move in scenario.price_moves:
         exchange.book.prices.setdefault(move.symbol, move.price)
         exchange.after(move.at, partial(exchange.matching.set_price, move.symbol, move.price))
+    for transfer in scenario.transfers:
+        exchange.after(transfer.at, partial(exchange.transfer, transfer.amount, transfer.activity))
+    for silence in scenario.quote_silences:
+        exchange.after(silence.at, partial(exchange.silence, silence.symbol))
+        if silence.until is not None:
+            exchange.after(silence.until, partial(exchange.quote_again, silence.symbol))
     if scenario.brackets.both_fill_at is not None:
         exchange.after(scenario.brackets.both_fill_at, exchange.matching.fast_market)
     for halt in scenario.halts:

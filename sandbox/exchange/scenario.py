@@ -216,6 +216,27 @@ class PriceMove(_Part):
     price: Decimal = Field(gt=0)
 
 
+class TransferEntry(_Part):
+    """Money moved in or out (negative) of the account."""
+
+    at: Seconds
+    amount: Decimal
+    kind: Literal["CSD", "CSW", "JNLC", "DIV"] | None = None
+    """CSD or CSW by its sign unless given."""
+
+    @property
+    def activity(self) -> str:
+        return self.kind or ("CSD" if self.amount > 0 else "CSW")
+
+
+class QuoteSilence(_Part):
+    """The symbol's quotes stand still, though it trades."""
+
+    symbol: Symbol
+    at: Seconds = 0
+    until: Seconds | None = None
+
+
 class Fills(_Part):
     delay: AnyDistribution = _ZERO
     partial_probability: Probability = 0.0
@@ -331,6 +352,8 @@ class Scenario(_Part):
     positions: tuple[PositionEntry, ...] = ()
     orders: tuple[OrderEntry, ...] = ()
     price_moves: tuple[PriceMove, ...] = ()
+    transfers: tuple[TransferEntry, ...] = ()
+    quote_silences: tuple[QuoteSilence, ...] = ()
     fills: Fills = Fills()
     cancels: Cancels = Cancels()
     brackets: Brackets = Brackets()

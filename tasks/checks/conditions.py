@@ -19,8 +19,9 @@ from breaker.orders import Position
 from breaker.rules import Limits
 from brokers.protocol import Listed
 from brokers.registry import open_broker
+from configuration.accounts import AccountSettings
 from configuration.breakers import limits_from
-from configuration.settings import AccountSettings, RecoverySettings, Settings
+from configuration.settings import RecoverySettings, Settings
 from tasks.checks.equity import equity_of, least_within, texts
 from tasks.checks.measurement import Colour, Measurement, worst
 from tasks.checks.pending_exits import measure_pending_exits

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING
 from breaker.keys import GLOBAL
 from brokers.coverage import Coverage, coverage_of
 from brokers.registry import open_broker
-from configuration.settings import AccountSettings, Settings
+from configuration.accounts import AccountSettings
+from configuration.settings import Settings
 from tasks.checks.measurement import Colour, Measurement
 from tasks.checks.probe import Probe, measure_within
 from tasks.kill.pending_exit_store import read_pending_exits

@@ -5,7 +5,8 @@ from __future__ import annotations
 from datetime import UTC, datetime
 
 from brokers.registry import open_broker
-from configuration.settings import AccountSettings, ConfigurationError, Settings
+from configuration.accounts import AccountSettings
+from configuration.settings import ConfigurationError, Settings
 from tasks.checks.measurement import Colour, Measurement
 from tasks.checks.probe import Probe, measure_within
 from tasks.doctor.redis_server import CLOCKS_APART

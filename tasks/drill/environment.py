@@ -12,7 +12,8 @@ from pathlib import Path
 from pydantic import SecretStr
 
 from breaker.keys import GLOBAL
-from configuration.settings import AccountSettings, GivenSettings, RecoverySettings, ServiceSettings, Settings
+from configuration.accounts import AccountSettings
+from configuration.settings import GivenSettings, RecoverySettings, ServiceSettings, Settings
 from sandbox.embedded_redis import EmbeddedRedis
 from sandbox.exchange.scenario import Account, Cancels, Distribution, Fills, GeneratedBook, Scenario
 from sandbox.exchange.server import PaperExchange

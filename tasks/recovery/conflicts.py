@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 from breaker.keys import GLOBAL, of_scope
 from brokers.registry import open_broker
-from configuration.settings import AccountSettings, KillSettings, Settings
+from configuration.accounts import AccountSettings
+from configuration.settings import KillSettings, Settings
 from tasks import orchestrator
 from tasks.checks.measurement import Colour, Measurement
 from tasks.checks.probe import Probe, describe_error, redis_reader

@@ -10,7 +10,8 @@ from pydantic import SecretStr
 
 from brokers.alpaca import AlpacaBroker
 from brokers.registry import open_broker, open_brokers
-from configuration.settings import AccountSettings, ConfigurationError
+from configuration.accounts import AccountSettings
+from configuration.settings import ConfigurationError
 
 
 def account(adapter: str = "alpaca") -> AccountSettings:

@@ -15,7 +15,8 @@ from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_play
 from pydantic import SecretStr
 
 from breaker import CircuitBreaker
-from configuration.settings import AccountSettings, KillSettings, RecoverySettings, Settings
+from configuration.accounts import AccountSettings
+from configuration.settings import KillSettings, RecoverySettings, Settings
 from console.auth import passwords
 from console.auth.permissions import Role
 from sandbox.embedded_redis import EmbeddedRedis

@@ -22,7 +22,8 @@ from pydantic import SecretStr
 from breaker import CircuitBreaker
 from breaker.gate import Gate
 from breaker.rules import Rules
-from configuration.settings import AccountSettings, KillSettings, Settings
+from configuration.accounts import AccountSettings
+from configuration.settings import KillSettings, Settings
 from console.auth.permissions import Role
 from sandbox.embedded_redis import EmbeddedRedis
 from sandbox.exchange.scenario import parse

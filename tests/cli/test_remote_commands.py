@@ -17,7 +17,8 @@ from prefect.context import refresh_global_settings_context
 from pydantic import SecretStr
 
 from breaker import CircuitBreaker
-from configuration.settings import AccountSettings, KillSettings, Settings
+from configuration.accounts import AccountSettings
+from configuration.settings import KillSettings, Settings
 from console.auth.permissions import Role
 from proofs.fork_server import ForkServer
 from sandbox.child_process import free_port

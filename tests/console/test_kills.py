@@ -10,7 +10,8 @@ import redis
 from pydantic import SecretStr
 
 from breaker import CircuitBreaker, State
-from configuration.settings import AccountSettings, KillSettings
+from configuration.accounts import AccountSettings
+from configuration.settings import KillSettings
 from console.auth.permissions import Role
 from ledger.queries import Filter
 from sandbox.child_process import free_port

@@ -15,7 +15,8 @@ import redis
 from pydantic import SecretStr
 
 from breaker import CircuitBreaker, State
-from configuration.settings import AccountSettings, KillSettings, Settings
+from configuration.accounts import AccountSettings
+from configuration.settings import KillSettings, Settings
 from console.auth.permissions import Role
 from flows.kill_context import open_kill_run
 from sandbox.child_process import free_port

@@ -28,9 +28,10 @@ from kubernetes_validate.utils import latest_version
 from pydantic import BaseModel, SecretStr
 
 from cli.app import command_line
+from configuration.accounts import AccountSettings
 from configuration.console import OidcSettings
 from configuration.redis_settings import RedisSettings
-from configuration.settings import AccountSettings, KillSettings, NotificationSettings, Settings, load_settings
+from configuration.settings import KillSettings, NotificationSettings, Settings, load_settings
 from configuration.unknown_variables import unknown_variables
 from console.serve import check_address
 

@@ -12,7 +12,8 @@ from pydantic import SecretStr
 from breaker import CircuitBreaker
 from breaker.errors import InvalidInput
 from brokers.sweep import SweepResult
-from configuration.settings import AccountSettings, Settings
+from configuration.accounts import AccountSettings
+from configuration.settings import Settings
 from flows.kill_context import open_kill_run, record_sweep
 from sandbox.embedded_redis import EmbeddedRedis
 from tests.helpers import eventually

@@ -38,6 +38,7 @@ from brokers.protocol import (
     CloseOutcome,
     CloseResult,
     Listed,
+    Transfer,
     repeat_until,
 )
 from configuration.settings import KillSettings
@@ -232,6 +233,12 @@ class TimedVenue:
 
     async def fills(self, since: datetime) -> Listed[Fill]:
         return Listed()
+
+    async def transfers(self, since: datetime) -> Listed[Transfer]:
+        raise NotImplementedError
+
+    async def latest_quote(self, symbol: str) -> datetime:
+        raise NotImplementedError
 
     async def set_trading_suspended(self, suspended: bool) -> None:
         raise NotImplementedError

@@ -13,8 +13,7 @@ from sandbox.exchange.refusal import invalid
 from sandbox.exchange.venue import Host, Venue
 
 _LARGEST_PAGE: Final = 100
-_KEPT: Final = "FILL"
-"""The one type of activity that the exchange has."""
+_FILL: Final = "FILL"
 
 
 def add_account_routes(app: FastAPI, host: Host) -> None:
@@ -35,12 +34,12 @@ def add_account_routes(app: FastAPI, host: Host) -> None:
     @app.get("/v2/account/activities")
     async def activities(request: Request) -> Response:
         query = dict(request.query_params)
-        wanted = query.get("activity_types", _KEPT).split(",")
-        return JSONResponse(_fills(host.venue, query) if _KEPT in wanted else [])
+        types = query.get("activity_types")
+        return JSONResponse(_activities(host.venue, query, types.split(",") if types else None))
 
     @app.get("/v2/account/activities/{kind}")
     async def activities_of(kind: str, request: Request) -> Response:
-        return JSONResponse(_fills(host.venue, dict(request.query_params)) if kind == _KEPT else [])
+        return JSONResponse(_activities(host.venue, dict(request.query_params), [kind]))
 
     @app.get("/v2/clock")
     async def clock() -> Response:
@@ -76,18 +75,29 @@ def _configure(venue: Venue, changes: Json) -> Json:
     return _configurations(venue)
 
 
-def _fills(venue: Venue, query: dict[str, str]) -> list[Json]:
-    """A page of executions, the newest first unless asked otherwise; the last id of a page is the next one's token."""
+def _activities(venue: Venue, query: dict[str, str], kinds: list[str] | None) -> list[Json]:
+    """A page of executions and transfers, of these kinds or of all.
+
+    The newest comes first unless asked otherwise; the last id of a page is the next one's token.
+    """
     writer, book = _writer(venue), venue.exchange.book
     after, until = moment(query, "after"), moment(query, "until")
     earliest = float("-inf") if after is None else writer.seconds(after)
     latest = float("inf") if until is None else writer.seconds(until)
     order_id = query.get("order_id")
-    listed = [
-        writer.fill(number, fill, book.order(fill.order_id))
+    found = [
+        (fill.at, writer.fill(number, fill, book.order(fill.order_id)))
         for number, fill in enumerate(book.fills)
-        if earliest < round(fill.at, 6) < latest and order_id in {None, fill.order_id}
+        if (kinds is None or _FILL in kinds)
+        and earliest < round(fill.at, 6) < latest
+        and order_id in {None, fill.order_id}
     ]
+    found += [
+        (transfer.at, writer.transfer(number, transfer))
+        for number, transfer in enumerate(book.transfers)
+        if (kinds is None or transfer.kind in kinds) and earliest < round(transfer.at, 6) < latest and order_id is None
+    ]
+    listed = [activity for _, activity in sorted(found, key=lambda entry: entry[0])]
     if word(query, "direction", ("desc", "asc")) == "desc":
         listed.reverse()
     size = query.get("page_size", str(_LARGEST_PAGE))

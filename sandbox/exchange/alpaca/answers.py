@@ -9,6 +9,7 @@ from uuid import NAMESPACE_URL, uuid5
 
 from breaker.instruments import AssetClass
 from sandbox.exchange.assets import Asset, in_positions
+from sandbox.exchange.book import Transfer
 from sandbox.exchange.exchange import Exchange
 from sandbox.exchange.orders import QUANTITY_STEP, Fill, OrderClass, PaperOrder, PaperPosition
 from sandbox.exchange.scenario import Account, Market, Session
@@ -148,7 +149,7 @@ class Writer:
         """One execution as an activity of the account; `number` counts them from the first."""
         moment = self._epoch + timedelta(seconds=fill.at)
         return {
-            "id": f"{moment:%Y%m%d%H%M%S}{moment.microsecond // 1000:03}::{uuid5(NAMESPACE_URL, f'fill:{number}')}",
+            "id": _activity_id(moment, f"fill:{number}"),
             "activity_type": "FILL",
             "transaction_time": _iso(moment),
             "type": "fill" if fill.left == 0 else "partial_fill",
@@ -160,6 +161,34 @@ class Writer:
             "order_id": fill.order_id,
             "cum_qty": _text(fill.filled_qty),
             "order_status": "filled" if fill.left == 0 else "partially_filled",
+        }
+
+    def transfer(self, number: int, transfer: Transfer) -> Json:
+        """Money in or out as an activity of the account; `number` counts them from the first."""
+        moment = self._epoch + timedelta(seconds=transfer.at)
+        return {
+            "id": _activity_id(moment, f"transfer:{number}"),
+            "activity_type": transfer.kind,
+            "date": f"{moment:%Y-%m-%d}",
+            "created_at": _iso(moment),
+            "net_amount": _text(transfer.amount),
+            "status": "executed",
+        }
+
+    def quote(self, symbol: str) -> Json:
+        """The latest; without a spread, as the market has one price."""
+        price = float(self._exchange.book.prices[symbol])
+        at = self._exchange.book.silent_since.get(symbol, self._exchange.now)
+        return {
+            "t": self.time(at),
+            "ap": price,
+            "as": 1,
+            "ax": "V",
+            "bp": price,
+            "bs": 1,
+            "bx": "V",
+            "c": ["R"],
+            "z": "C",
         }
 
     def clock(self, market: Market) -> Json:
@@ -219,6 +248,10 @@ def asset_id(symbol: str) -> str:
     if known is None:
         known = _ASSET_IDS[symbol] = str(uuid5(NAMESPACE_URL, f"asset:{symbol}"))
     return known
+
+
+def _activity_id(moment: datetime, name: str) -> str:
+    return f"{moment:%Y%m%d%H%M%S}{moment.microsecond // 1000:03}::{uuid5(NAMESPACE_URL, name)}"
 
 
 def _iso(moment: datetime) -> str:

@@ -39,7 +39,7 @@ def _rate_limit_headers(venue: Venue) -> dict[str, str]:
 
 
 ALPACA: Final = ApiConventions(
-    prefix="/v2",
+    prefixes=("/v2", "/v1beta"),
     route=_route,
     authorised=_authorised,
     unauthorised={"code": 40110000, "message": "request is not authorized"},

@@ -13,6 +13,7 @@ from breaker.instruments import AssetClass
 from breaker.orders import TimeInForce
 from sandbox.exchange.alpaca.account import add_account_routes
 from sandbox.exchange.alpaca.answers import Json, Writer, asset, asset_id
+from sandbox.exchange.alpaca.market_data import add_market_data_routes
 from sandbox.exchange.alpaca.requests import (
     flag,
     is_uuid,
@@ -36,6 +37,7 @@ def add_alpaca_routes(app: FastAPI, host: Host) -> None:
     """Alpaca's paths onto the host's venue."""
     app.add_exception_handler(Refusal, _refused)
     add_account_routes(app, host)
+    add_market_data_routes(app, host)
     _add_asset_routes(app, host)
     _add_order_routes(app, host)
     _add_position_routes(app, host)
