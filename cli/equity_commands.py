@@ -55,7 +55,7 @@ def show(scope: ScopeOption = "global", as_json: JsonOption = False) -> None:
         typer.echo(json.dumps(_as_dict(scope, held, limits)))
         return
     if held is None:
-        typer.echo(f"No equity of {scope} is recorded; the engine's record_equity does so.")
+        typer.echo(f"No equity of {scope} is recorded; the account monitor does so, or an engine's record_equity.")
         return
     since = f"{held.day_start:f}, down {held.daily_loss:.2%}" if held.day_start is not None else "none yet"
     mark = "none yet" if held.high_water is None else f"{held.high_water:f}"

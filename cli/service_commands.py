@@ -1,4 +1,4 @@
-"""Start resident processes (`standby`, `services`, `console`, `metrics`) and set dead-man's switches (`deadman`)."""
+"""Start resident processes (`standby`, `services`, `monitor`, `console`, `metrics`) and set dead-man's switches."""
 
 from __future__ import annotations
 
@@ -26,6 +26,7 @@ NameArgument = Annotated[str, typer.Argument(help="A word that names the switch.
 def register(app: typer.Typer) -> None:
     app.command(epilog=EPILOG)(standby)
     app.command(epilog=EPILOG)(services)
+    app.command(epilog=EPILOG)(monitor)
     app.command("console", epilog=EPILOG)(serve_console)
     app.command("metrics", epilog=EPILOG)(serve_metrics)
     for command in (renew, release):
@@ -46,6 +47,16 @@ def services() -> None:
     from services.watches import watch  # noqa: PLC0415  everything slow is behind it
 
     watch(RunningConfiguration.load())
+
+
+def monitor() -> None:
+    """Measure accounts and feeds for the automatic trips. Until SIGTERM or Ctrl-C.
+
+    On as many hosts as you like: one polls each account, another takes over. `serve` and `services` do it too.
+    """
+    from services.account_monitor import monitor as monitor_accounts  # noqa: PLC0415  everything slow is behind it
+
+    monitor_accounts(RunningConfiguration.load())
 
 
 def renew(

@@ -59,7 +59,7 @@ class FeedSettings(BaseModel):
     """How long before the open it speaks too: 19800 for the pre-market of XNYS."""
     after_close: Annotated[float, Field(ge=0, le=43_200), Unit("seconds")] = 0.0
     """How long after the close it speaks too: 14400 for the post-market of XNYS."""
-    limit: Seconds | None = None
+    limit: Annotated[float | None, Field(gt=0, le=2_592_000), Unit("seconds")] = None
     """How old its newest data may be; `data_age` of its breaker's rules unless given."""
     scope: str | None = None
     """Which breaker its silence trips; of a quote that of its account, else `global`, unless given."""

@@ -1,4 +1,4 @@
-"""Watch over the breakers beside the deployments: announce trips, watch resets, tell people.
+"""Watch over the breakers beside the deployments: announce trips, watch resets, tell people, monitor the accounts.
 
 `services.serve` does so for what it serves. Where workers of a Prefect work pool run the deployments instead,
 `breaker services` does: on as many hosts as one likes, as each trip is announced, each reset watched and each
@@ -16,6 +16,7 @@ import structlog
 
 from configuration.running import RunningConfiguration
 from configuration.settings import ConfigurationError, Settings
+from services.account_monitor import MonitorThread
 from services.notification_watch import NotificationWatch
 from services.trip_watch import TripWatch
 from services.unwatched_resets import ResetWatch
@@ -28,7 +29,13 @@ log = structlog.get_logger(__name__)
 @contextmanager
 def watching(settings: Settings) -> Iterator[None]:
     """Watch while the block goes on. Outages of Redis, database and orchestrator are outlived, and said."""
-    watches = (TripWatch(settings), ResetWatch(settings), NotificationWatch(settings))
+    watches: list[TripWatch | ResetWatch | NotificationWatch | MonitorThread] = [
+        TripWatch(settings),
+        ResetWatch(settings),
+        NotificationWatch(settings),
+    ]
+    if settings.monitor.enabled and (settings.accounts or settings.feeds):
+        watches.append(MonitorThread(settings))
     for watch in watches:
         watch.start()
     try:

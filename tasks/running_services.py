@@ -27,9 +27,9 @@ from tasks.checks.measurement import Colour, Measurement
 from tasks.checks.probe import Probe, describe_error, measure_within
 
 KEY = "circuit_breaker:services"
-SERVE, STANDBY, WATCHES = "serve", "standby", "services"
-"""What `services.serve`, `breaker standby` and `breaker services` are called there. The first and the last announce
-trips and watch resets."""
+SERVE, STANDBY, WATCHES, MONITOR = "serve", "standby", "services", "monitor"
+"""What `services.serve`, `breaker standby`, `breaker services`, `breaker monitor` are called there. The first and the
+third announce trips and watch resets."""
 EVERY = 5.0
 """Seconds between two reports of one process."""
 ALIVE_WITHIN = 15.0

@@ -42,6 +42,7 @@ _NOT_WORTH_NAMING = {
     "kill_taken_over",
     "closes",
     "compared_run",
+    "monitor_lease",
 }
 """Restored in another form, or named by one of the others."""
 

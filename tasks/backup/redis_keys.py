@@ -39,6 +39,7 @@ WRITTEN_BACK = frozenset(
         "judged",
         "heartbeat",
         "feeds",
+        "measurements",
         "would_have_tripped",
         "refused_measurements",
         "recovery_evidence",

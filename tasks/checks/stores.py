@@ -258,10 +258,16 @@ def judge_chain(probe: Probe, audit: Audit) -> Measurement:
 
 
 async def check_feeds(settings: Settings) -> Measurement:
-    """Judge the age of the configured feeds, which trips the breaker when it is too old (*Automatic Trips*)."""
-    feeds, limits = settings.recovery.feeds, limits_from(settings)
+    """Judge the age of the configured feeds, which trips the breaker when it is too old (*Automatic Trips*).
+
+    Those that the monitor looks at it judges itself, by the sessions of their markets.
+    """
+    feeds = tuple(feed for feed in settings.recovery.feeds if feed not in settings.feeds)
+    limits = limits_from(settings)
     limit = "none: the rule is off" if limits.data_age is None else f"{limits.data_age:g} s"
     probe = Probe("feeds", limit, f"heartbeats of {', '.join(feeds) or 'no feed'}")
+    if not feeds and settings.feeds:
+        return probe.measured(f"{len(settings.feeds)} judged by the monitor")
     if not feeds:
         return probe.measured("no feed", Colour.YELLOW, "No feeds are configured, so nobody notices old data by this.")
     redis = async_redis_client(settings)

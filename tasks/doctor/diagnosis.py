@@ -32,6 +32,7 @@ from tasks.doctor.redis_use import measure_use
 from tasks.doctor.stores import measure_pending_trips, measure_stores
 from tasks.doctor.venues import measure_venue, measure_venue_lock, no_account
 from tasks.kill.venue_lock_store import read_venue_locks
+from tasks.monitor.check import measure_monitor
 from tasks.running_services import measure_services, measure_watches
 
 RESTS_ON = {
@@ -42,6 +43,7 @@ RESTS_ON = {
     "queues/outbox": "redis",
     "chain": "ledger",
     "epoch": "ledger",
+    "monitor": "redis",
 }
 """What can be looked at only where something else answers."""
 
@@ -71,7 +73,11 @@ async def diagnose(settings: Settings) -> list[Measurement]:
         measure_standby(settings),
     )
     venues = [measure_venue_lock(settings), *others] if settings.accounts else [no_account(), *others]
-    services, health = await asyncio.gather(measure_services(settings), measure_health(settings))
+    services, monitor, health = await asyncio.gather(
+        measure_services(settings),
+        measure_monitor(settings, services_expected=orchestrator.is_configured()),
+        measure_health(settings),
+    )
     redis = await using_redis
     found = [
         configuration(settings),
@@ -81,6 +87,7 @@ async def diagnose(settings: Settings) -> list[Measurement]:
         *states,
         chain,
         *venues,
+        *monitor,
         notifications(settings),
         *health,
     ]

@@ -34,6 +34,7 @@ from tasks.checks.stores import (
     check_states,
 )
 from tasks.markdown import cell
+from tasks.monitor.check import measure_monitor
 from tasks.verification import recoveries
 from tasks.verification.last_result import LastVerification
 from tasks.verification.resets import check_resets
@@ -191,6 +192,12 @@ async def verify_services() -> list[Measurement]:
     return [*found, await running_services.measure_watches(settings)] if deployment.id else found
 
 
+@_check("Accounts and feeds are monitored")
+async def verify_monitor() -> list[Measurement]:
+    # As with who announces trips: whoever verifies by hand may have no resident process.
+    return await measure_monitor(current_verification.get().settings) if deployment.id else []
+
+
 Check = Task[[], Any]
 SEQUENTIAL: tuple[Check, ...] = (
     apply_pending_trips,
@@ -211,4 +218,5 @@ CONCURRENT: tuple[Check, ...] = (
     verify_pending_exits,
     check_recoveries,
     verify_services,
+    verify_monitor,
 )

@@ -70,6 +70,7 @@ OTHERWISE = {
     "drill": "on an account of its own; tests/flows/test_drill.py",
     "standby": "resident; goes by the configuration that it was started with, as each of these",
     "services": "resident",
+    "monitor": "resident",
     "console": "resident",
     "metrics": "resident",
 }

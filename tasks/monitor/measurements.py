@@ -1,0 +1,118 @@
+"""Keep what was measured of each account in Redis, bounded in time, each measurement once and by the holder alone.
+
+`circuit_breaker:measurements:{account}` is a stream. An entry's id begins with the Unix milliseconds at which the venue
+worked the figures out, or else of Redis's clock, so that one that is known already, or older, is not taken.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from typing import Any
+
+from breaker.deadline_client import AsyncDeadlineClient
+from breaker.redis_time import to_microseconds
+from breaker.requests import raise_if_error, script_request, standalone_script
+from tasks.monitor.leases import Holder, lease_key, lease_of_account
+
+_KEEP = standalone_script("""\
+#!lua flags=allow-oom
+-- KEYS[1]: the lease, [2]: the stream. ARGV[1]: the holder, [2]: Unix milliseconds of the venue's figures or '',
+-- [3]: milliseconds for which entries are kept, [4…]: fields and values.
+if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 'LOST' end
+local clock = redis.call('TIME')
+local now = tonumber(clock[1]) * 1000 + math.floor(tonumber(clock[2]) / 1000)
+local at = ARGV[2] == '' and now or tonumber(ARGV[2])
+local newest = redis.call('XREVRANGE', KEYS[2], '+', '-', 'COUNT', 1)[1]
+if newest and tonumber(string.match(newest[1], '^%d+')) >= at then return 'KNOWN' end
+local fields = {}
+for place = 4, #ARGV do fields[place - 3] = ARGV[place] end
+local oldest = string.format('%.0f', math.max(now - tonumber(ARGV[3]), 0))
+return redis.call('XADD', KEYS[2], 'MINID', '~', oldest, string.format('%.0f-0', at), unpack(fields))
+""")
+
+
+def measurements_key(account: str) -> str:
+    return f"circuit_breaker:measurements:{account}"
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What a venue said of one account at one moment. Money is in `currency`."""
+
+    equity: Decimal
+    currency: str
+    positions: int
+    """How many there are, unreadable ones too."""
+    gross_exposure: Decimal
+    """The sum of what all readable positions are worth, each without its sign."""
+    largest_position: Decimal
+    """What the largest of them is worth."""
+    initial_margin: Decimal | None = None
+    maintenance_margin: Decimal | None = None
+    as_of: datetime | None = None
+    """When the venue worked it out; None where it doesn't say."""
+    untrusted: str = ""
+    """Why the venue says that the equity is not to be relied on."""
+
+    def as_fields(self) -> dict[str, str]:
+        """What is kept of it: plain digits, and nothing for what is not known."""
+        known = {
+            "equity": self.equity,
+            "gross_exposure": self.gross_exposure,
+            "largest_position": self.largest_position,
+            "initial_margin": self.initial_margin,
+            "maintenance_margin": self.maintenance_margin,
+        }
+        told = {name: f"{value:f}" for name, value in known.items() if value is not None}
+        doubt = {"untrusted": self.untrusted} if self.untrusted else {}
+        return {**told, "currency": self.currency, "positions": str(self.positions), **doubt}
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """A measurement as it is kept: nobody else has kept the same one, so it may be judged."""
+
+    id: str
+    """The stream's."""
+
+    @property
+    def at(self) -> datetime:
+        """When it was measured."""
+        return datetime.fromtimestamp(int(self.id.partition("-")[0]) / 1000, UTC)
+
+
+class Measurements:
+    """What one holder keeps. `keep`: for how long."""
+
+    def __init__(self, client: AsyncDeadlineClient, holder: Holder, keep: timedelta) -> None:
+        self._client = client
+        self._holder = holder
+        self._keep = round(keep.total_seconds() * 1000)
+
+    async def keep(self, account: str, reading: Reading) -> Kept | None:
+        """Keep it; None where another process holds the account by now, or the same figures are kept already.
+
+        Raises what Redis's does: it may have been kept then, and is not to be judged.
+        """
+        at = "" if reading.as_of is None else str(to_microseconds(reading.as_of) // 1000)
+        fields = [text for pair in reading.as_fields().items() for text in pair]
+        request = script_request(
+            _KEEP,
+            (lease_key(lease_of_account(account)), measurements_key(account)),
+            (self._holder.as_stored(), at, self._keep, *fields),
+            purpose=f"keep a measurement of {account}",
+        )
+        (reply,) = await self._client.execute(request)
+        raise_if_error(reply)
+        answer = reply.decode()
+        return None if answer in ("LOST", "KNOWN") else Kept(answer)
+
+
+def read_measurement(entry: Any) -> tuple[datetime, Mapping[str, str]]:
+    """One entry of the stream as redis-py, or Redis itself, gives it: when it was measured, and its fields."""
+    entry_id, fields = entry
+    pairs = fields.items() if isinstance(fields, Mapping) else zip(fields[::2], fields[1::2], strict=True)
+    return Kept(entry_id.decode()).at, {name.decode(): value.decode() for name, value in pairs}
