@@ -24,7 +24,7 @@ from services.kill_request import KillRequest
 from services.outage_log import OutageLog
 from services.redis_uptime import redis_uptime
 from tasks.kill.status import KillStatus
-from tasks.kill.status_feed import SILENT, read_kill_statuses
+from tasks.kill.status_feed import TAKEN_OVER_AFTER, read_kill_statuses
 
 LATE = 3_600.0
 """Seconds of silence after which a run is left to people: nobody expects it to go on by itself any more."""
@@ -50,7 +50,7 @@ def abandoned(statuses: Iterable[KillStatus], redis_up_for: float) -> list[KillS
             continue
         incidents.add(status.incident_id)
         is_at_work = not (status.over or status.reported or status.declined or status.asking or status.resuming)
-        if is_at_work and status.covered and SILENT <= status.silent_for < min(LATE, redis_up_for):
+        if is_at_work and status.covered and TAKEN_OVER_AFTER <= status.silent_for < min(LATE, redis_up_for):
             found.append(status)
     return found
 
@@ -74,7 +74,7 @@ class KillTakeover:
             now = time.monotonic()
             self._reading_since = now if self._reading_since is None else self._reading_since
             # Redis's age is asked only where a run is silent, which is hardly ever so.
-            if now - self._reading_since >= SILENT and abandoned(statuses, float("inf")):
+            if now - self._reading_since >= TAKEN_OVER_AFTER and abandoned(statuses, float("inf")):
                 for status in abandoned(statuses, await redis_uptime(self._redis)):
                     await self._take_over(status)
             self._outages.note("kill switches under way", None)

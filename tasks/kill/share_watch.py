@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, TypeVar
 from tasks.kill.account import AccountProgress
 from tasks.kill.shares import Share
 from tasks.kill.status import KillStatus
-from tasks.kill.status_feed import KEPT, SILENT
+from tasks.kill.status_feed import KEPT, TAKEN_OVER_AFTER
 
 if TYPE_CHECKING:
     from redis.asyncio import Redis
@@ -90,13 +90,13 @@ def why_taken_over(elsewhere: ShareElsewhere, now: float, redis_heard_at: float,
     status = elsewhere.status
     if status is not None and status.over:
         return f"it broke off on {status.host}: {status.problem or 'no result'}"
-    if now - redis_heard_at >= SILENT:
-        return f"Redis has not told of it for {SILENT:g} s"
+    if now - redis_heard_at >= TAKEN_OVER_AFTER:
+        return f"Redis has not told of it for {TAKEN_OVER_AFTER:g} s"
     if elsewhere.heard_at is None:
         waited = now - elsewhere.asked_at
         return f"no worker has begun it within {starts_within:g} s" if waited >= starts_within else ""
     silent = now - elsewhere.heard_at
-    return f"nothing was heard of {elsewhere.host} for {silent:.0f} s" if silent >= SILENT else ""
+    return f"nothing was heard of {elsewhere.host} for {silent:.0f} s" if silent >= TAKEN_OVER_AFTER else ""
 
 
 def together(before: AccountProgress, there: AccountProgress, began_at: float) -> AccountProgress:

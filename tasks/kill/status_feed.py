@@ -31,7 +31,7 @@ EVERY = 0.2
 """Seconds between two statuses, if anything has changed."""
 SIGN_OF_LIFE = 1.0
 """Seconds between two statuses in which nothing has changed."""
-SILENT = 3.0
+TAKEN_OVER_AFTER = 3.0
 """Seconds without a sign of life after which a run, or a share of it, is taken over."""
 LIMIT = 0.5
 """Seconds that Redis may take for one; also how long the end of a run may be held up by it, in all."""
@@ -65,7 +65,7 @@ async def publish_status(run: KillRun, settings: Settings) -> AsyncIterator[None
 async def publish_beginning(status: KillStatus, settings: Settings) -> None:
     """A first sign of life, of a run that is not open yet: what it has begun is taken over from here on."""
     async with _redis(settings) as redis:
-        await _publish(redis, status)
+        await _publish(redis, status, listed=True)
 
 
 def _redis(settings: Settings) -> Redis:

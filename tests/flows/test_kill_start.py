@@ -28,11 +28,11 @@ from sandbox.child_process import free_port
 from sandbox.embedded_redis import EmbeddedRedis
 from sandbox.exchange.scenario import parse
 from sandbox.exchange.server import PaperExchangeThread
-from services.kill_takeover import SILENT, abandoned
+from services.kill_takeover import abandoned
 from tasks.kill.report import KillReport
 from tasks.kill.run import KillRun
 from tasks.kill.status import KillStatus, kill_status
-from tasks.kill.status_feed import RUN, RUNS
+from tasks.kill.status_feed import RUN, RUNS, TAKEN_OVER_AFTER
 from tasks.recovery.conflicts import unfinished_kills
 from tests.helpers import PATIENCE, eventually
 
@@ -155,7 +155,7 @@ async def test_promise_6_whoever_dies_in_the_first_sweep_has_left_a_sign_of_life
     (sign, *_) = left
     incident = CircuitBreaker(redis_client).get_status().incident_id
     assert (sign.incident_id, sign.event_id, sign.covered) == (incident, start.trip.event_id, ("ALPHA",))
-    assert abandoned([replace(sign, silent_for=SILENT)], float("inf")), "nobody would go on with it"
+    assert abandoned([replace(sign, silent_for=TAKEN_OVER_AFTER)], float("inf")), "nobody would go on with it"
     assert redis_client.zcard(RUNS) == 1, "the run goes on under the same id"
 
 

@@ -17,7 +17,7 @@ from sandbox.exchange.scenario import parse
 from sandbox.exchange.server import PaperExchangeThread
 from services.kill_takeover import LATE, abandoned
 from tasks.kill.status import KillStatus
-from tasks.kill.status_feed import SILENT
+from tasks.kill.status_feed import TAKEN_OVER_AFTER
 from tests.helpers import eventually
 from tests.services.test_standby import Host, trips
 
@@ -41,7 +41,7 @@ AT_WORK = KillStatus(
     reported=False,
     over=False,
     covered=("ALPHA",),
-    silent_for=SILENT,
+    silent_for=TAKEN_OVER_AFTER,
 )
 UP = float("inf")
 
@@ -50,14 +50,16 @@ def test_a_run_that_falls_silent_at_work_is_taken_over_once() -> None:
     assert abandoned([AT_WORK], UP) == [AT_WORK]
     again = replace(AT_WORK, run_id="2", started_at=AT_WORK.started_at + timedelta(seconds=5), silent_for=0.5)
     assert abandoned([AT_WORK, again], UP) == [], "another one has gone on with it"
-    assert abandoned([AT_WORK, replace(again, silent_for=SILENT)], UP) == [replace(again, silent_for=SILENT)]
+    assert abandoned([AT_WORK, replace(again, silent_for=TAKEN_OVER_AFTER)], UP) == [
+        replace(again, silent_for=TAKEN_OVER_AFTER)
+    ]
     assert abandoned([AT_WORK, replace(again, over=True)], UP) == []
 
 
 @pytest.mark.parametrize(
     "changed",
     [
-        {"silent_for": SILENT - 0.1},
+        {"silent_for": TAKEN_OVER_AFTER - 0.1},
         {"silent_for": LATE},
         {"over": True},
         {"reported": True},
@@ -74,7 +76,7 @@ def test_what_goes_on_has_ended_or_was_never_confirmed_is_left(changed: dict[str
 
 def test_what_redis_has_from_before_it_began_is_left() -> None:
     """It may be a copy, and the run over long since."""
-    assert abandoned([AT_WORK], SILENT - 1) == []
+    assert abandoned([AT_WORK], TAKEN_OVER_AFTER - 1) == []
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from tasks.kill.account import AccountProgress
 from tasks.kill.share_watch import ShareElsewhere, together, why_taken_over
 from tasks.kill.shares import Share, split
 from tasks.kill.status import KillStatus
-from tasks.kill.status_feed import SILENT
+from tasks.kill.status_feed import TAKEN_OVER_AFTER
 
 AT_WORK = KillStatus(
     run_id="1",
@@ -67,8 +67,8 @@ def test_what_no_worker_begins_is_taken_over_when_its_time_is_up() -> None:
 def test_what_falls_silent_is_taken_over_and_what_goes_on_is_not() -> None:
     share = elsewhere()
     share.hear(replace(AT_WORK, silent_for=0.5), 20.0)
-    assert why_taken_over(share, 19.5 + SILENT - 0.1, 22.0, 10.0) == ""
-    assert why_taken_over(share, 19.5 + SILENT, 22.0, 10.0) == "nothing was heard of beta.example for 3 s"
+    assert why_taken_over(share, 19.5 + TAKEN_OVER_AFTER - 0.1, 22.0, 10.0) == ""
+    assert why_taken_over(share, 19.5 + TAKEN_OVER_AFTER, 22.0, 10.0) == "nothing was heard of beta.example for 3 s"
     share.hear(replace(AT_WORK, elapsed=4.0), 23.0)
     assert why_taken_over(share, 24.0, 24.0, 10.0) == ""
 
@@ -76,15 +76,15 @@ def test_what_falls_silent_is_taken_over_and_what_goes_on_is_not() -> None:
 def test_what_a_worker_has_begun_without_a_word_gets_as_long_for_its_first() -> None:
     share = elsewhere(asked_at=0.0)
     share.begun_by_somebody(10.0)
-    assert why_taken_over(share, 10.0 + SILENT - 0.1, 12.0, 10.0) == ""
-    assert why_taken_over(share, 10.0 + SILENT, 13.0, 10.0) != ""
+    assert why_taken_over(share, 10.0 + TAKEN_OVER_AFTER - 0.1, 12.0, 10.0) == ""
+    assert why_taken_over(share, 10.0 + TAKEN_OVER_AFTER, 13.0, 10.0) != ""
 
 
 def test_without_redis_nothing_can_be_heard_so_that_everything_is_taken_over() -> None:
     share = elsewhere(asked_at=1.0)
-    assert why_taken_over(share, 4.0, 4.0 - SILENT, 10.0) == "Redis has not told of it for 3 s"
+    assert why_taken_over(share, 4.0, 4.0 - TAKEN_OVER_AFTER, 10.0) == "Redis has not told of it for 3 s"
     share.hear(AT_WORK, 4.0)
-    assert why_taken_over(share, 5.0, 5.0 - SILENT, 10.0) != ""
+    assert why_taken_over(share, 5.0, 5.0 - TAKEN_OVER_AFTER, 10.0) != ""
 
 
 def test_what_broke_off_is_taken_over_at_once() -> None:

@@ -24,7 +24,8 @@ from brokers.alpaca import AlpacaBroker
 from configuration.accounts import AccountSettings
 from configuration.monitor import FeedSettings, MonitorSettings, feed_scope
 from configuration.redis_clients import async_redis_client
-from configuration.settings import GivenSettings, RecoverySettings, RuleSettings, Settings
+from configuration.rules import RuleSettings
+from configuration.settings import GivenSettings, RecoverySettings, Settings
 from sandbox.embedded_redis import EmbeddedRedis
 from sandbox.exchange.scenario import parse
 from sandbox.exchange.server import PaperExchangeThread
