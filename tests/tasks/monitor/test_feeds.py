@@ -197,7 +197,7 @@ async def test_while_its_market_is_closed_nothing_is_missed(
     monkeypatch.setattr(feeds, "market_session", lambda *_: sessions[-1])
     feed = WatchedFeed("quotes", settings)
     async with sources_of(settings) as sources:
-        assert (await feed.judge(sources)).details == {"window": "market closed"}
+        assert (await feed.judge(sources)).details == {"window": "market closed", "feed": "quotes"}
         sessions.append(AlwaysOpen())
         assert (await feed.judge(sources)).verdict == "TRIPPED"
     await feed.aclose()
