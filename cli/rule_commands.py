@@ -1,20 +1,29 @@
-"""Run `breaker rules`: show each automatic rule with its limit, what it last heard, and how far that is from it."""
+"""Run `breaker rules`: show each automatic rule and what it last heard, and try other limits on what was recorded."""
 
 from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from datetime import UTC, datetime
 from decimal import Decimal
+from typing import Annotated
 
 import typer
+from pydantic import ValidationError
 
+from breaker.errors import BreakerError, InvalidInput
+from breaker.keys import GLOBAL
 from breaker.limits import Limits
 from breaker.rule_table import RULE_TABLE
 from cli.acting_on import scope_of
 from cli.exit_codes import EPILOG
 from cli.options import JsonOption, ScopeOption
 from configuration.breakers import limits_from
-from configuration.settings import load_settings
+from configuration.monitor import monitored_scope
+from configuration.rules import RuleSettings
+from configuration.settings import Settings, load_settings
 from console.value_format import duration
 from tasks.checks.rules import RuleLine, read_judged, rule_lines
 
@@ -25,13 +34,9 @@ rules_app = typer.Typer(help=f"The automatic trips: {', '.join(RULE_TABLE)}.", e
 
 
 def register(app: typer.Typer) -> None:
-    rules_app.callback()(_group)  # which keeps `show` a command of its own
     rules_app.command(epilog=EPILOG)(show)
+    rules_app.command(epilog=EPILOG)(replay)
     app.add_typer(rules_app, name="rules")
-
-
-def _group() -> None:
-    """The text of the help is the group's."""
 
 
 def show(scope: ScopeOption = "global", as_json: JsonOption = False) -> None:
@@ -76,3 +81,74 @@ def _as_dict(line: RuleLine, limits: Limits) -> dict[str, object]:
         "share_left": None if line.left is None else f"{line.left:.6f}",
         "age": None if last is None else last.age,
     }
+
+
+_MOMENTS = ["%Y-%m-%d", "%Y-%m-%dT%H:%M", "%Y-%m-%dT%H:%M:%S"]
+
+
+def replay(
+    since: Annotated[datetime, typer.Option("--from", formats=_MOMENTS, help="UTC.")],
+    until: Annotated[datetime | None, typer.Option("--to", formats=_MOMENTS, help="UTC; now unless given.")] = None,
+    changes: Annotated[
+        list[str] | None, typer.Option("--set", help="A limit to try, such as drawdown=0.03; any number of them.")
+    ] = None,
+    account: Annotated[
+        str | None, typer.Option("--account", help="Whose recording; the only one unless given.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """When the rules would have tripped on what the account's monitor recorded, by other limits. Acts on nothing."""
+    from tasks import rules_replay  # noqa: PLC0415  starts a Redis of its own
+
+    settings = load_settings()
+    name = _account_of(settings, account)
+    scope = monitored_scope(name, settings.accounts)
+    limits = limits_from(_with_limits(settings, scope, changes or []), scope)
+    begin = since.replace(tzinfo=UTC)
+    end = datetime.now(UTC) if until is None else until.replace(tzinfo=UTC)
+    recording = asyncio.run(rules_replay.read_recording(settings, name, scope, begin, end))
+    if not recording.readings:
+        raise NothingRecorded(
+            f"nothing of {name} is recorded from {_utc(begin)} to {_utc(end)}: does `breaker monitor` run?"
+        )
+    found = rules_replay.replay(recording, limits)
+    if as_json:
+        trips = [{**asdict(each), "at": each.at.isoformat()} for each in found]
+        typer.echo(json.dumps({"account": name, "readings": len(recording.readings), "would_have_tripped": trips}))
+        return
+    first, last = recording.readings[0].at, recording.readings[-1].at
+    typer.echo(f"{name}: {len(recording.readings)} readings from {_utc(first)} to {_utc(last)} UTC")
+    for each in found:
+        typer.echo(f"{_utc(each.at)}  {each.rule}: {each.measured} {each.window}, limit {each.limit}")
+    typer.echo("would not have tripped" if not found else f"would have tripped {len(found)} times")
+
+
+class NothingRecorded(BreakerError):
+    """There is nothing to try limits on."""
+
+
+def _account_of(settings: Settings, named: str | None) -> str:
+    """Raises InvalidInput where it is none, or not told which."""
+    known = ", ".join(settings.accounts) or "none"
+    if named is None and len(settings.accounts) == 1:
+        return next(iter(settings.accounts))
+    if named is None or named.upper() not in settings.accounts:
+        raise InvalidInput(f"--account has to name a configured account ({known}); nothing was replayed")
+    return named.upper()
+
+
+def _with_limits(settings: Settings, scope: str, changes: Sequence[str]) -> Settings:
+    """The settings with other limits of the scope. Raises InvalidInput for what is none."""
+    given = settings.rules.get(scope) or settings.rules.get(GLOBAL) or RuleSettings()
+    asked = dict(change.partition("=")[::2] for change in changes)
+    on = tuple(rule for rule in given.off if RULE_TABLE[rule].setting not in asked)
+    try:
+        limits = RuleSettings.model_validate({**given.model_dump(), "off": on, **asked})
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise InvalidInput(f"--set {'.'.join(map(str, first['loc']))}: {first['msg']}; nothing was replayed") from None
+    return settings.model_copy(update={"rules": {**settings.rules, scope: limits}})
+
+
+def _utc(moment: datetime) -> str:
+    return f"{moment:%Y-%m-%d %H:%M:%S}"

@@ -157,3 +157,23 @@ def test_every_rule_is_shown_with_its_limit_what_it_heard_and_what_is_left(
     told = json.loads(breaker_cli("rules", "show", "--scope", "account:ALPHA", "--json").stdout)
     (errors,) = [rule for rule in told["rules"] if rule["rule"] == "API_ERRORS"]
     assert (errors["limit"], errors["measured"], errors["share_left"]) == ("10", "1", "0.900000")
+
+
+def test_other_limits_are_tried_on_what_was_recorded(
+    redis_server: EmbeddedRedis, redis_client: redis.Redis, breaker_cli: RunCli, write_configuration: WriteConfiguration
+) -> None:
+    account = 'base_url = "https://paper-api.alpaca.markets"\nkey_id = "k"\nsecret_key = "s"\n'
+    write_configuration(f'redis_url = "{redis_server.url}"\n[accounts.ALPHA]\n{account}')
+    replay = ("rules", "replay", "--from", "2026-03-02")
+    nothing = breaker_cli(*replay)
+    assert nothing.returncode == 1 and "nothing of ALPHA is recorded from" in nothing.stderr
+    for second, equity in enumerate((100, 98, 96)):
+        redis_client.xadd(
+            "circuit_breaker:measurements:ALPHA", {"equity": equity}, id=f"{1_772_530_200_000 + 1000 * second}-0"
+        )
+    assert breaker_cli(*replay).stdout.endswith("would not have tripped\n")
+    tried = breaker_cli(*replay, "--set", "drawdown=0.03")
+    assert "2026-03-03 09:30:02  DRAWDOWN: 4.0000% from the high-water mark, limit 3%" in tried.stdout, tried.stderr
+    wrong = breaker_cli(*replay, "--set", "drawdown=3")
+    assert wrong.returncode == 2 and "--set drawdown:" in wrong.stderr
+    assert redis_client.exists("circuit_breaker:equity") == 0

@@ -61,6 +61,7 @@ READING = {
     "token list",
     "equity show",
     "rules show",
+    "rules replay",
     "incidents",
     "incidents show",
     "config",

@@ -178,6 +178,7 @@ async def test_each_check_is_a_task_with_a_name_that_reads(prefect: PrefectServe
         "Ledger and Redis agree",
         "Chain is unbroken",
         "Feeds are fresh",
+        "Rules hear what they judge",
         "Conditions are within limits",
         "Pending exits are resumed",
         "Accounts are locked at their venues until the reset",

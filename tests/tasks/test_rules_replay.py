@@ -1,0 +1,55 @@
+"""What was recorded is judged anew by other limits, through the same scripts, and nothing is acted on."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from typing import Any
+
+from breaker.limits import Limits
+from configuration.settings import Settings
+from sandbox.embedded_redis import EmbeddedRedis
+from tasks.rules_replay import Recorded, Recording, Transferred, read_recording, replay
+
+BEGUN = datetime(2026, 3, 2, 14, 30, tzinfo=UTC)
+ACCOUNT = {"base_url": "https://paper-api.alpaca.markets", "key_id": "k", "secret_key": "s"}
+
+
+def at(minutes: float) -> datetime:
+    return BEGUN + timedelta(minutes=minutes)
+
+
+def test_it_says_when_a_tighter_limit_would_have_tripped_and_each_time_once() -> None:
+    equities = ("100", "98", "96.9", "96.8", "99", "96.5")
+    readings = tuple(Recorded(at(place), Decimal(equity)) for place, equity in enumerate(equities))
+    margin = Recorded(at(10), Decimal(90), largest_position=Decimal(80), gross_exposure=Decimal(200))
+    recording = Recording(
+        (*readings, Recorded(at(9), Decimal(1), trusted=False), margin),
+        (Transferred(at(9.5), Decimal(-5), "W"),),
+    )
+    assert [each.rule for each in replay(recording, Limits())] == ["DRAWDOWN"], "the last one alone"
+    found = replay(recording, Limits(drawdown=Decimal("0.03"), gross_exposure=Decimal(150), position_size=Decimal(80)))
+    assert [(each.at, each.rule) for each in found] == [
+        (at(2), "DRAWDOWN"),
+        (at(5), "DRAWDOWN"),
+        (at(10), "GROSS_EXPOSURE"),
+    ]
+    assert (found[0].measured, found[0].limit, found[0].window) == ("3.1000%", "3%", "from the high-water mark")
+
+
+async def test_it_reads_what_the_monitor_keeps(redis_server: EmbeddedRedis, redis_client: Any) -> None:
+    stream = "circuit_breaker:measurements:ALPHA"
+    milliseconds = int(BEGUN.timestamp() * 1000)
+    told = {"equity": "100", "currency": "USD", "positions": "1", "gross_exposure": "50", "largest_position": "50"}
+    redis_client.xadd(stream, {**told, "maintenance_margin": "12.5"}, id=f"{milliseconds}-0")
+    redis_client.xadd(stream, {"equity": "1", "untrusted": "rebuilding"}, id=f"{milliseconds + 1000}-0")
+    redis_client.xadd(stream, {"somebody": "else's"}, id=f"{milliseconds + 2000}-0")
+    redis_client.xadd(stream, told, id=f"{milliseconds + 3_600_000}-0")
+    moved = {"W": f"{milliseconds * 1000 + 5} -6000", "ODD": "soon", "LATER": f"{milliseconds * 2000} 5"}
+    redis_client.hset("circuit_breaker:transfers", mapping=moved)
+    settings = Settings.model_validate({"redis_url": redis_server.url, "accounts": {"ALPHA": ACCOUNT}})
+    found = await read_recording(settings, "ALPHA", "global", BEGUN, at(30))
+    first, second = found.readings
+    assert (first.at, first.equity, first.maintenance_margin) == (BEGUN, Decimal(100), Decimal("12.5"))
+    assert not second.trusted
+    assert [(each.transfer_id, each.amount) for each in found.transfers] == [("W", Decimal(-6000))]
