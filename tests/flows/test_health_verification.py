@@ -179,6 +179,7 @@ async def test_each_check_is_a_task_with_a_name_that_reads(prefect: PrefectServe
         "Chain is unbroken",
         "Feeds are fresh",
         "Rules hear what they judge",
+        "Accounts and feeds are monitored",
         "Conditions are within limits",
         "Pending exits are resumed",
         "Accounts are locked at their venues until the reset",
