@@ -6,26 +6,27 @@ measurements are refused again and again.
 
 from __future__ import annotations
 
-import asyncio
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal, InvalidOperation
 from typing import Any
 
+from breaker.deadline_client import AsyncDeadlineClient
+from breaker.errors import BreakerError
 from breaker.keys import GLOBAL, Keys
 from breaker.limits import Limits, Rule
-from breaker.redis_time import to_datetime
-from breaker.rule_requests import Outcome, Verdict
+from breaker.redis_time import microseconds_of, to_datetime
+from breaker.requests import Command, Request, raise_if_error
+from breaker.rule_requests import Outcome, RuleRequests, Verdict, read_outcome
 from breaker.rule_table import RULE_TABLE
-from breaker.rules import AsyncRules
 from configuration.breakers import limits_from
 from configuration.redis_clients import async_redis_client
 from configuration.settings import Settings
 from tasks.checks.equity import texts
 from tasks.checks.measurement import Colour, Measurement
-from tasks.checks.probe import NEAR, Probe, measure_within, redis_reader
+from tasks.checks.probe import NEAR, Probe, redis_reader
 
 OFF = "off"
 _IN_A_ROW = " in a row"
@@ -94,29 +95,58 @@ def expected_rules(settings: Settings, scope: str) -> tuple[Rule, ...]:
 
 
 async def check_rules(settings: Settings) -> list[Measurement]:
-    """Of each scope, whether its rules hear what they judge; a red measurement where one does not."""
-    return list(await asyncio.gather(*(_check_scope(settings, scope) for scope in scopes_of(settings))))
+    """Of each scope, whether its rules hear what they judge; a red measurement where one does not.
+
+    In one exchange with Redis, however many accounts there are.
+    """
+    scopes = scopes_of(settings)
+    asked = [_silence_of(settings, scope) for scope in scopes]
+    client = AsyncDeadlineClient(async_redis_client(settings), settings.redis_timeout)
+    try:
+        clock, *replies = await client.execute(_request(scopes, [each for each in asked if each is not None]))
+        raise_if_error(clock)
+    except BreakerError as error:
+        return [_probe(settings, GLOBAL).failed(str(error))]
+    finally:
+        await client.close()
+    now, refused, silences = microseconds_of(clock), replies[: len(scopes)], iter(replies[len(scopes) :])
+    return [
+        _judge(settings, scope, now, reply, None if silence is None else next(silences))
+        for scope, silence, reply in zip(scopes, asked, refused, strict=True)
+    ]
 
 
-async def _check_scope(settings: Settings, scope: str) -> Measurement:
+def _request(scopes: Sequence[str], silences: Sequence[Request]) -> Request:
+    reads: list[Command] = [("TIME",), *(("HGETALL", Keys.of(scope).key("refused_measurements")) for scope in scopes)]
+    return Request(
+        "hear what the rules heard",
+        (*reads, *(command for each in silences for command in each.commands)),
+        (*reads, *(command for each in silences for command in each.eval_commands)),
+    )
+
+
+def _silence_of(settings: Settings, scope: str) -> Request | None:
     limits, expected = limits_from(settings, scope), expected_rules(settings, scope)
-    named = "rules" if scope == GLOBAL else f"rules/{scope}"
-    limit = "none: silence is not judged" if limits.silence is None else f"heard within {limits.silence:g} s"
-    probe = Probe(named, limit, f"what the rules of {scope} last heard")
+    if not expected or limits.silence is None:
+        return None
+    return RuleRequests(Keys.of(scope), limits).silence(expected, "")
 
-    async def measure() -> Measurement:
-        rules = AsyncRules(async_redis_client(settings), scope, limits=limits, timeout=settings.redis_timeout)
-        try:
-            silence = await rules.check_silence(expected) if expected and limits.silence is not None else None
-        finally:
-            await rules.close()
-        key = Keys.of(scope).key("refused_measurements")
-        async with redis_reader(settings) as redis:
-            now = await redis.now()
-            (refused,) = await redis.ask(f"read {key}", ("HGETALL", key))
-        return judge_rules(probe, silence, refused_in_a_row(texts(refused), now), bool(settings.accounts))
 
-    return await measure_within(probe, settings.redis_timeout + 1, measure())
+def _judge(settings: Settings, scope: str, now: int, refused: Any, silence: Any) -> Measurement:
+    """By what Redis replied of one scope."""
+    probe = _probe(settings, scope)
+    try:
+        raise_if_error(refused)
+        outcome = None if silence is None else read_outcome(silence)
+    except BreakerError as error:
+        return probe.failed(str(error))
+    return judge_rules(probe, outcome, refused_in_a_row(texts(refused), now), bool(settings.accounts))
+
+
+def _probe(settings: Settings, scope: str) -> Probe:
+    silence = limits_from(settings, scope).silence
+    limit = "none: silence is not judged" if silence is None else f"heard within {silence:g} s"
+    return Probe("rules" if scope == GLOBAL else f"rules/{scope}", limit, f"what the rules of {scope} last heard")
 
 
 def judge_rules(probe: Probe, silence: Outcome | None, refused: Mapping[str, str], has_accounts: bool) -> Measurement:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import redis
+from pydantic import SecretStr
 
 from breaker.limits import Limits, Rule
 from breaker.rule_requests import Outcome, Verdict
@@ -87,6 +88,22 @@ async def test_a_real_redis_tells_of_silence_and_refusals(
     assert (await check_rules(settings))[0].problem.startswith("Measurements are refused again and again: EQUITY: NaN")
     rules.record_equity(100)
     assert (await check_rules(settings))[0].colour is Colour.GREEN, "one that is accepted ends the row"
+
+
+async def test_many_accounts_are_looked_at_in_one_exchange_and_each_by_itself(
+    redis_client: redis.Redis, redis_server: EmbeddedRedis
+) -> None:
+    accounts = {f"A{number}": ACCOUNT for number in range(20)}
+    settings = Settings.model_validate({"redis_url": redis_server.url, "accounts": accounts})
+    redis_client.hset("circuit_breaker:judged:account:A7", "waiting DRAWDOWN", NOW - 1_000_000_000_000)
+    redis_client.script_flush()
+    connections = redis_client.info("stats")["total_connections_received"]
+    found = await check_rules(settings)
+    assert redis_client.info("stats")["total_connections_received"] - connections <= 2
+    assert len(found) == 21
+    assert [each.name for each in found if each.colour is Colour.RED] == ["rules/account:A7"]
+    (away,) = await check_rules(settings.model_copy(update={"redis_url": SecretStr("redis://127.0.0.1:1")}))
+    assert away.colour is Colour.RED
 
 
 def test_what_a_rule_last_heard_is_read_and_garbage_beside_it_is_left_out() -> None:
