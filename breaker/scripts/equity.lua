@@ -50,6 +50,18 @@ local function line_of(state)
     number(state.rising), state.lowest or '-', state.day, state.day_start}, ' ')
 end
 
+-- The readings that our scripts wrote, oldest first, each with its place in the list; what else is there hides none.
+local function readings()
+  local found = {}
+  for i, line in ipairs(redis.call('LRANGE', READINGS, 0, -1)) do
+    local at, equity, scale = string.match(line, '^(%d+) (%S+) (%S+) %S+ %d+ %S+ %S+ %S+$')
+    if at and tonumber(equity) and amount(scale, 0) then
+      table.insert(found, {at = tonumber(at), line = line, place = i - 1})
+    end
+  end
+  return found
+end
+
 local function state_of(line)
   local words = {}
   for word in string.gmatch(line, '%S+') do table.insert(words, word ~= '-' and word or false) end
@@ -149,8 +161,10 @@ local function highest_within(state, window)
     local lines = redis.call('LRANGE', READINGS, last - 63, last)
     for i = #lines, 1, -1 do
       local at, text, scale = string.match(lines[i], '^(%d+) (%S+) (%S+)')
-      if tonumber(at) < state.at - window then return highest * state.scale end
-      highest = math.max(highest, tonumber(text) / tonumber(scale))
+      if at and tonumber(at) < state.at - window then return highest * state.scale end
+      if at and tonumber(text) and tonumber(scale) then
+        highest = math.max(highest, tonumber(text) / tonumber(scale))
+      end
     end
     if #lines < 64 then return highest * state.scale end
     last = last - 64

@@ -15,30 +15,30 @@ local function told(effect)
 end
 if redis.call('HEXISTS', TRANSFERS, id) == 1 then return told('counted already') end
 
-local lines = redis.call('LRANGE', READINGS, 0, -1)
+local known = readings()
 local place = 0 -- of the last reading that has it not
-while lines[place + 1] and tonumber(string.match(lines[place + 1], '^%d+')) < at do place = place + 1 end
-if place == 0 and #lines >= READINGS_KEPT then
+while known[place + 1] and known[place + 1].at < at do place = place + 1 end
+if place == 0 and #known >= READINGS_KEPT then
   redis.call('HSET', TRANSFERS, id, string.format('%d %s', at, text)) -- so that it is refused once
   return refuse('TRANSFER', 'it was moved before the oldest reading that is kept, of '
-    .. iso(tonumber(string.match(lines[1], '^%d+'))) .. ': where the high-water mark is wrong for that, re-base')
+    .. iso(known[1].at) .. ': where the high-water mark is wrong for that, re-base')
 end
 
 accepted('TRANSFER')
 redis.call('HSET', TRANSFERS, id, string.format('%d %s', at, text))
 local all = transfers()
 for i = 1, #all - TRANSFERS_KEPT do redis.call('HDEL', TRANSFERS, all[i].id) end
-if #lines == 0 or place == #lines then
-  keep_next(all, #lines == 0 and 0 or tonumber(string.match(lines[#lines], '^%d+')))
+if place == #known then
+  keep_next(all, #known == 0 and 0 or known[#known].at)
   return told('waits for the first reading that has it')
 end
 if place == 0 then return told('none: all that is judged from has it') end
 
-local before = state_of(lines[place])
-for i = place + 1, #lines do
-  local reading = state_of(lines[i])
+local before = state_of(known[place].line)
+for i = place + 1, #known do
+  local reading = state_of(known[i].line)
   before = step(before, reading.at, reading.equity, reading.day, moved_between(all, before.at, reading.at))
-  redis.call('LSET', READINGS, i - 1, line_of(before))
+  redis.call('LSET', READINGS, known[i].place, line_of(before))
 end
 save(before)
 -- Where a limit has to be passed several times in a row, the next reading says so: this one has counted.

@@ -177,6 +177,20 @@ def test_what_was_moved_before_all_that_is_kept_is_refused_and_says_what_to_do(
     assert redis_client.llen("circuit_breaker:equity_readings") == 1000
 
 
+def test_what_somebody_else_wrote_among_readings_and_transfers_hides_none(
+    breaker: CircuitBreaker, redis_client: redis.Redis
+) -> None:
+    account = Account(rule_set(redis_client, loss_velocity=Decimal("0.05"), loss_window=600))
+    account.read(100)
+    for garbage in ("soon", "1 2 3", "9999999999999999 nan nan - 0 - 1 1", b"\xff"):
+        redis_client.rpush("circuit_breaker:equity_readings", garbage)
+    redis_client.hset("circuit_breaker:transfers", mapping={"MINE": "a lot", "YOURS": f"{10**15} much"})
+    assert account.read(110) is Verdict.WITHIN
+    assert account.move(10, -EVERY / 2) is Verdict.WITHIN, "it was a deposit and no gain"
+    assert account.read("104.6") is Verdict.WITHIN
+    assert account.read("104.4") is Verdict.TRIPPED
+
+
 @pytest.mark.parametrize("amount", ["0", "NaN", "-inf", "much"])
 def test_what_cannot_be_moved_is_refused(breaker: CircuitBreaker, account: Account, amount: str) -> None:
     account.read(100)
