@@ -18,13 +18,14 @@ from prefect.states import Completed, Failed
 from redis.exceptions import RedisError
 
 from brokers.coverage import coverage_of
+from brokers.registry import open_brokers
 from configuration.redis_clients import async_redis_client
 from configuration.settings import Settings, load_settings
 from flows.drivers import RunStep, with_prefect
 from flows.kill_context import open_kill_run
 from flows.kill_procedure import close_here, read_cost
 from tasks.kill.report import KillReport, seconds
-from tasks.kill.run import current_kill, make_report
+from tasks.kill.run import KillRun, current_kill, make_report
 from tasks.kill.share_watch import claim_share
 from tasks.kill.shares import Share
 
@@ -96,33 +97,45 @@ async def run_share(
 ) -> KillReport | None:
     """Close its accounts and read what that cost; None where another process has begun it before.
 
-    Raises InvalidInput where one of them is not configured here, before anything is begun.
+    Raises InvalidInput where one of them is not configured here, ConfigurationError where its adapter is not installed,
+    before anything is begun.
     """
-    coverage_of(scope, settings.accounts, share.accounts)
-    if not await _is_mine(settings, share):
-        return None
-    async with open_kill_run(
-        reason=reason,
-        operator=operator,
-        incident_id=incident_id,
-        accounts=share.accounts,
-        scope=scope,
-        settings=settings,
-        trip_event_id=trip_event_id,
-        share=share,
-    ) as run:
-        token = current_kill.set(run)
-        try:
-            if run.trail is not None:
-                run.trail.flow_run_id = this_flow_run.id
-            await close_here(run, do)
-            run.report = report = make_report(run)
-            run.record("KILL_SHARE_FINISHED", share=str(share), flat=report.flat)
-            costs = await asyncio.gather(*(read_cost(run, do, account) for account in run.brokers))
-            run.report = replace(report, costs=tuple(costs))
-            return run.report
-        finally:
-            current_kill.reset(token)
+    accounts = coverage_of(scope, settings.accounts, share.accounts).accounts
+    brokers = open_brokers({name: settings.accounts[name] for name in accounts})
+    try:
+        # Not before they are open, which takes seconds for many: whoever has begun is to give a sign of life at once.
+        if not await _is_mine(settings, share):
+            return None
+        async with open_kill_run(
+            reason=reason,
+            operator=operator,
+            incident_id=incident_id,
+            accounts=accounts,
+            scope=scope,
+            settings=settings,
+            trip_event_id=trip_event_id,
+            opened=brokers,
+            share=share,
+        ) as run:
+            return await _close(run, share, do)
+    finally:
+        for broker in brokers.values():
+            await broker.aclose()
+
+
+async def _close(run: KillRun, share: Share, do: RunStep) -> KillReport:
+    token = current_kill.set(run)
+    try:
+        if run.trail is not None:
+            run.trail.flow_run_id = this_flow_run.id
+        await close_here(run, do)
+        run.report = report = make_report(run)
+        run.record("KILL_SHARE_FINISHED", share=str(share), flat=report.flat)
+        costs = await asyncio.gather(*(read_cost(run, do, account) for account in run.brokers))
+        run.report = replace(report, costs=tuple(costs))
+        return run.report
+    finally:
+        current_kill.reset(token)
 
 
 def _with_deadline(settings: Settings, time_left: float) -> Settings:
