@@ -193,7 +193,7 @@ async def test_a_share_that_comes_to_nothing_is_closed_here(
     monkeypatch: pytest.MonkeyPatch,
     work: Work | None,
 ) -> None:
-    monkeypatch.setattr(share_watch, "SILENT", 1.5)
+    monkeypatch.setattr(share_watch, "TAKEN_OVER_AFTER", 1.5)
     pool.work = work
     if work is None:
         settings = settings.model_copy(update={"kill": settings.kill.model_copy(update={"share_starts_within": 0.3})})
