@@ -45,9 +45,10 @@ flat; in a recovery after {LASTS:g} s.
 ## A kill switch
 
 `breaker kill --yes` is typed on C (on B where C is lost before). One of the six positions can't be closed before
-1.5 s after the loss, so that somebody has to be left who closes it. In a cell: seconds from the command until Redis had
-the trip / until the venue was flat / from the loss or the command, whichever came later, until the last order that a
-gate let through.
+1.5 s after the loss, so that somebody has to be left who closes it. Trips begin no recovery meanwhile, and nothing is
+verified by schedule: that is for the recoveries, and one machine has to do it all. In a cell: seconds from the command
+until Redis had the trip / until the venue was flat / from the loss or the command, whichever came later, until the last
+order that a gate let through.
 
 {_table("lost", KILL_PHASES, LOSSES, lambda loss, phase: _kill(kills.get((loss, phase))))}
 
