@@ -48,6 +48,7 @@ async def open_kill_run(
     trip_event_id: str | None = None,
     opened: Mapping[str, Broker] | None = None,
     share: Share | None = None,
+    closes_as: Mapping[str, str] | None = None,
 ) -> AsyncIterator[KillRun]:
     """A run on what the scope covers, its connections closed at the end; those `opened` before are left open.
 
@@ -56,6 +57,8 @@ async def open_kill_run(
     Args:
         accounts: only these of the scope's accounts; all of them otherwise.
         share: the part of another run that this one is.
+        closes_as: of a run that is taken over, by account, the incident that its closes are named by where that is not
+            its own. None of a run that begins: it agrees with others.
 
     Raises:
         InvalidInput: as `coverage_of`.
@@ -100,7 +103,9 @@ async def open_kill_run(
     else:
         run.run_id = share.run_id
         run.record("KILL_SHARE_STARTED", share=str(share), accounts=list(wanted))
-    run.naming_closes = asyncio.create_task(agree_on_close_names(run, settings))
+    for name, account in run.accounts.items():
+        account.closes_as = (closes_as or {}).get(name, account.closes_as)
+    run.naming_closes = asyncio.create_task(agree_on_close_names(run, settings, adopt=closes_as is None))
     async with publish_status(run, settings):
         try:
             yield run

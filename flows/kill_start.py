@@ -48,6 +48,8 @@ class KillStart:
     """On the clock of `time.monotonic()`; the run's durations count from it."""
     started_at: datetime = field(default_factory=lambda: datetime.now(UTC))
     run_id: str = field(default_factory=uuid7)
+    closes_as: Mapping[str, str] | None = None
+    """Of a run that is taken over, by account, the incident that its closes are named by; None of one that begins."""
 
 
 def coverage_now(present: Present, scope: str, asked: Iterable[str] = ()) -> Coverage:
@@ -206,6 +208,7 @@ async def _flatten(
         settings=settings,
         trip_event_id=start.trip.event_id,
         opened=brokers,
+        closes_as=start.closes_as,
     ) as run:
         run.run_id, run.started_at, run.clock.started = start.run_id, start.started_at, start.started
         run.halted_after = made.after

@@ -79,10 +79,19 @@ class KillExecutor:
         task.add_done_callback(self._kills.discard)
         return asyncio.shield(task)
 
-    async def kill(self, request: KillRequest, source: str, send: Send, *, trip: PendingTrip | None = None) -> None:
+    async def kill(
+        self,
+        request: KillRequest,
+        source: str,
+        send: Send,
+        *,
+        trip: PendingTrip | None = None,
+        closes_as: Mapping[str, str] | None = None,
+    ) -> None:
         """Trip, sweep and flatten what it covers. Never raises: whoever asked is told.
 
-        `trip` takes the place of the request's own.
+        `trip` takes the place of the request's own. `closes_as`: of a run that is taken over, by account, the incident
+        by which it has named its closes.
         """
         now = time.monotonic()
         display = MessageDisplay(send)
@@ -95,6 +104,7 @@ class KillExecutor:
                 reason=request.reason,
                 coverage=coverage,
                 without=present.problem,
+                closes_as=closes_as,
                 started=request.started if request.started and 0 <= now - request.started <= OLDEST_START else now,
             )
             run = await sweep_and_flatten(

@@ -105,7 +105,7 @@ class KillTakeover:
             silent_for=round(status.silent_for, 1),
             accounts=list(status.covered),
         )
-        self._executor.begin(self._executor.kill(request, "rule", lambda _: None))
+        self._executor.begin(self._executor.kill(request, "rule", lambda _: None, closes_as=status.closes_as))
 
 
 def _request(status: KillStatus) -> KillRequest:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import socket
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import cache
 from typing import Literal
@@ -64,6 +65,8 @@ class KillStatus(AccountsTogether):
     covers: str = ""
     """What of which accounts it speaks of; empty of a run that did not tell."""
     unknown: str = ""
+    closes_as: Mapping[str, str] = field(default_factory=dict)
+    """By account, the incident that its closes are named by: whoever takes the run over names them alike."""
     silent_for: float = 0.0
     """Seconds for which nothing was heard of it."""
 
@@ -119,6 +122,7 @@ def kill_status(run: KillRun) -> KillStatus:
         asking=run.asking,
         resuming=bool(run.resumes),
         declined=run.declined,
+        closes_as={name: account.closes_as for name, account in run.accounts.items()},
         costs=() if report is None else tuple(without_fills(cost, cost_lines) for cost in report.costs),
     )
 

@@ -15,7 +15,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from configuration.redis_clients import async_redis_client
-from tasks.kill.close_names import KEPT_MS
+from tasks.kill.close_names import KEPT_FLAT_MS, KEPT_MS
 from tasks.kill.close_names import KEY as CLOSES
 from tasks.kill.run import KillRun
 from tasks.kill.status import KillStatus, kill_status
@@ -101,8 +101,9 @@ async def _publish(redis: Redis, status: KillStatus, *, listed: bool) -> bool:
                 asked.zadd(RUNS, {status.run_id: status.started_at.timestamp()})
                 asked.zremrangebyrank(RUNS, 0, -_MOST - 1)
                 asked.expire(RUNS, KEPT)
+            kept = KEPT_FLAT_MS if status.over and status.flat else KEPT_MS
             for account in status.covered:
-                asked.pexpire(f"{CLOSES}{account}", KEPT_MS)
+                asked.pexpire(f"{CLOSES}{account}", kept)
             await asked.execute()
     except (RedisError, OSError):  # a timeout is an OSError too
         return False

@@ -11,13 +11,19 @@ import pytest
 import redis
 
 from breaker import CircuitBreaker
+from configuration.running import RunningConfiguration
+from configuration.settings import Settings
 from proofs.fork_server import ForkServer
 from sandbox.embedded_redis import EmbeddedRedis
 from sandbox.exchange.scenario import parse
 from sandbox.exchange.server import PaperExchangeThread
-from services.kill_takeover import LATE, abandoned
+from services import kill_takeover
+from services.kill_executor import KillExecutor
+from services.kill_request import KillRequest
+from services.kill_takeover import LATE, KillTakeover, abandoned
+from services.outage_log import OutageLog
 from tasks.kill.status import KillStatus
-from tasks.kill.status_feed import TAKEN_OVER_AFTER
+from tasks.kill.status_feed import KEPT, RUN, RUNS, TAKEN_OVER_AFTER
 from tests.helpers import eventually
 from tests.services.test_standby import Host, trips
 
@@ -77,6 +83,40 @@ def test_what_goes_on_has_ended_or_was_never_confirmed_is_left(changed: dict[str
 def test_what_redis_has_from_before_it_began_is_left() -> None:
     """It may be a copy, and the run over long since."""
     assert abandoned([AT_WORK], TAKEN_OVER_AFTER - 1) == []
+
+
+async def test_who_takes_over_is_told_by_which_names_the_silent_one_closes(
+    redis_server: EmbeddedRedis, redis_client: redis.Redis, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    account = {"base_url": "http://127.0.0.1:9", "key_id": "key", "secret_key": "secret"}
+    settings = Settings.model_validate(
+        {"redis_url": redis_server.url, "state_dir": tmp_path, "accounts": {"ALPHA": account}}
+    )
+    breaker = CircuitBreaker(redis_client)
+    breaker.initialize_state()
+    incident = str(breaker.trip("KILL_SWITCH").incident_id)
+    silent = replace(AT_WORK, incident_id=incident, closes_as={"ALPHA": "an earlier incident"})
+    redis_client.set(f"{RUN}{silent.run_id}", silent.to_json(), ex=KEPT - 60)
+    redis_client.zadd(RUNS, {silent.run_id: 1})
+
+    async def up_for_ever(_: object) -> float:
+        return UP
+
+    monkeypatch.setattr(kill_takeover, "redis_uptime", up_for_ever)
+    monkeypatch.setattr(kill_takeover, "TAKEN_OVER_AFTER", 0.0)
+    told: list[object] = []
+
+    class Executor(KillExecutor):
+        async def kill(self, request: KillRequest, source: str, send: object, **more: object) -> None:
+            told.append((request.incident_id, more["closes_as"]))
+
+    executor = Executor(RunningConfiguration(settings))
+    takeover = KillTakeover(settings, executor, OutageLog("tests"))
+    await takeover.look()
+    await executor.finish()
+    await takeover.close()
+    await executor.close()
+    assert told == [(incident, {"ALPHA": "an earlier incident"})]
 
 
 @pytest.fixture
