@@ -145,8 +145,10 @@ class Transfer:
     """The venue's, unique within the account."""
     amount: Decimal
     at: datetime
-    """When the venue booked it, UTC-aware; by the day where it says no more."""
+    """When the venue booked it, UTC-aware."""
     kind: TransferKind
+    by_day: bool = False
+    """The venue tells no more of it than the day, of which `at` is the beginning."""
 
 
 @runtime_checkable

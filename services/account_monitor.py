@@ -14,6 +14,7 @@ import threading
 from collections.abc import Mapping
 from contextlib import suppress
 from datetime import timedelta
+from functools import partial
 
 import httpx
 import structlog
@@ -25,7 +26,7 @@ from breaker.rules import AsyncRules, Verdict
 from brokers.protocol import Broker, BrokerError
 from brokers.registry import open_broker
 from configuration.breakers import limits_from
-from configuration.monitor import monitored_scope
+from configuration.monitor import ALWAYS, monitored_scope
 from configuration.redis_clients import async_redis_client
 from configuration.running import RunningConfiguration
 from configuration.settings import ConfigurationError, Settings
@@ -34,6 +35,8 @@ from tasks.monitor.account import MonitoredAccount, RequestPace
 from tasks.monitor.feeds import FeedUnreadable, Sources, WatchedFeed
 from tasks.monitor.leases import EVERY, FEEDS, LEASE, Holder, Leases, account_of, lease_of_account
 from tasks.monitor.measurements import Measurements
+from tasks.monitor.sessions import market_session
+from tasks.monitor.transfers import KnownTransfers
 from tasks.running_services import MONITOR, reported
 
 AT_ONCE = 8
@@ -136,7 +139,7 @@ class AccountMonitor:
     async def _measure(self, account: MonitoredAccount) -> None:
         try:
             judged = await account.measure()
-            self._outages.note(account.name, None)
+            self._outages.note(account.name, judged.problems[0] if judged is not None and judged.problems else None)
         except TimeoutError:
             self._outages.note(account.name, TimeoutError("its venue's rate limit is used up by others"))
         except (BrokerError, BreakerError) as error:
@@ -144,8 +147,9 @@ class AccountMonitor:
         except Exception as error:  # an adapter's own mistake must not be the end of this account's protection
             self._outages.note(account.name, error)
         else:
-            if judged is not None and judged.outcome.verdict in _BAD:
-                log.warning("measured", account=account.name, verdict=judged.outcome.verdict, **judged.outcome.details)
+            for outcome in () if judged is None else judged.outcomes:
+                if outcome.verdict in _BAD:
+                    log.warning("measured", account=account.name, verdict=outcome.verdict, **outcome.details)
 
     async def _judge_feeds(self, feeds: Mapping[str, WatchedFeed], sources: Sources) -> None:
         async with asyncio.TaskGroup() as together:
@@ -193,8 +197,17 @@ class AccountMonitor:
                 async_redis_client(settings), scope, limits=limits_from(settings, scope), timeout=settings.redis_timeout
             )
             pace = RequestPace(broker.capabilities.requests_per_minute, settings.monitor.rate_share)
-            patience = 2 * account.request_timeout
-            found[name] = MonitoredAccount(name, broker, rules, measurements, pace, patience)
+            session = None if account.session == ALWAYS else partial(market_session, account.session)
+            found[name] = MonitoredAccount(
+                name,
+                broker,
+                rules,
+                measurements,
+                KnownTransfers(redis, name),
+                pace,
+                patience=2 * account.request_timeout,
+                session=session,
+            )
         return found
 
     def _feeds(self) -> dict[str, WatchedFeed]:

@@ -236,9 +236,13 @@ def read_transfers(page: Iterable[Any]) -> Iterator[Transfer | Unreadable]:
 def _transfer(body: Json) -> Transfer:
     """Alpaca, NonTradeActivity: `date` is the day of settlement; newer ones say when they were booked."""
     kind = str(body["activity_type"])
-    at = body.get("created_at") or f"{body['date']}T00:00:00+00:00"
+    booked = body.get("created_at")
     return Transfer(
-        _name(body, "id"), _decimal(body["net_amount"]), time_of(at), _KINDS.get(kind, TransferKind.DIVIDEND)
+        _name(body, "id"),
+        _decimal(body["net_amount"]),
+        time_of(booked or f"{body['date']}T00:00:00+00:00"),
+        _KINDS.get(kind, TransferKind.DIVIDEND),
+        by_day=not booked,
     )
 
 

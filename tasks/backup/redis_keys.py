@@ -40,6 +40,7 @@ WRITTEN_BACK = frozenset(
         "heartbeat",
         "feeds",
         "measurements",
+        "monitor_transfers",
         "would_have_tripped",
         "refused_measurements",
         "recovery_evidence",

@@ -22,6 +22,7 @@ from breaker.requests import Command, Request, raise_if_error
 from breaker.rule_requests import Outcome, RuleRequests, Verdict, read_outcome
 from breaker.rule_table import RULE_TABLE
 from configuration.breakers import limits_from
+from configuration.monitor import monitored_scope
 from configuration.redis_clients import async_redis_client
 from configuration.settings import Settings
 from tasks.checks.equity import texts
@@ -73,12 +74,13 @@ async def read_judged(settings: Settings, scope: str = GLOBAL) -> dict[Rule, Jud
 
 
 def scopes_of(settings: Settings) -> list[str]:
-    """The scopes whose rules are looked after: the desk's, those with limits of their own, those of accounts.
+    """The scopes whose rules are looked after: the desk's, those with limits of their own, those of accounts."""
+    return list(dict.fromkeys([GLOBAL, *settings.rules, *_monitored_scopes(settings)]))
 
-    One account alone is judged as the desk.
-    """
-    accounts = [f"account:{name}" for name in settings.accounts] if len(settings.accounts) > 1 else []
-    return list(dict.fromkeys([GLOBAL, *settings.rules, *accounts]))
+
+def _monitored_scopes(settings: Settings) -> list[str]:
+    """Those that the account monitor measures for: one account alone is judged as the desk."""
+    return [monitored_scope(name, settings.accounts) for name in settings.accounts]
 
 
 def expected_rules(settings: Settings, scope: str) -> tuple[Rule, ...]:
@@ -86,9 +88,7 @@ def expected_rules(settings: Settings, scope: str) -> tuple[Rule, ...]:
 
     With several accounts each is judged by itself, and the desk has nothing to hear of any.
     """
-    if scope == GLOBAL and len(settings.accounts) > 1:
-        return ()
-    if scope != GLOBAL and not scope.startswith("account:"):
+    if scope not in (_monitored_scopes(settings) or [GLOBAL]):
         return ()
     limits = limits_from(settings, scope)
     return tuple(rule for rule, row in RULE_TABLE.items() if row.hears_always and row.limit(limits) is not None)

@@ -7,18 +7,23 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
+from datetime import UTC, date, datetime
 from decimal import Decimal
 from typing import TypeVar
+from uuid import UUID, uuid5
 
 from breaker.orders import Account, Position
 from breaker.rules import AsyncRules, Outcome
 from brokers.protocol import Broker, BrokerError, Listed, repeat_until
 from tasks.monitor.measurements import Kept, Measurements, Reading
+from tasks.monitor.sessions import MarketSession
+from tasks.monitor.transfers import LOOK_BACK, KnownTransfers, moved_at
 
 HEARTBEAT = "monitor"
 """The feed, of the account's breaker, that tells when the monitor last measured."""
+_NAMESPACE = UUID("0c7f3a52-52a0-5e0b-9a53-6a0c3f1d7c11")
 _T = TypeVar("_T")
 
 
@@ -46,15 +51,22 @@ class RequestPace:
 
 @dataclass(frozen=True, slots=True)
 class Judged:
-    """A measurement, and what the rules that look at equity said of it."""
+    """A measurement, and what the rules said of it: of its equity, of its positions, of its margin."""
 
     kept: Kept
     reading: Reading
-    outcome: Outcome
+    outcomes: tuple[Outcome, ...]
+    problems: tuple[BrokerError, ...] = ()
+    """What else of the account the venue did not tell."""
 
 
 class MonitoredAccount:
-    """One account under the eyes of one holder. `patience`: seconds that one request may take, waiting included."""
+    """One account under the eyes of one holder.
+
+    Args:
+        patience: Seconds that one request may take, waiting included.
+        session: Where the trading day begins; UTC's day without one. Called before each judgement, off the event loop.
+    """
 
     def __init__(
         self,
@@ -62,16 +74,21 @@ class MonitoredAccount:
         broker: Broker,
         rules: AsyncRules,
         measurements: Measurements,
+        transfers: KnownTransfers,
         pace: RequestPace,
         patience: float,
+        session: Callable[[], MarketSession] | None = None,
     ) -> None:
         self.name = name
         self._broker = broker
         self._rules = rules
         self._measurements = measurements
+        self._transfers = transfers
         self._pace = pace
         self._patience = patience
+        self._session = session
         self._source = f"monitor of {name}"
+        self._judged_at: datetime | None = None
 
     @property
     def seconds_to_wait(self) -> float:
@@ -83,27 +100,77 @@ class MonitoredAccount:
 
         Returns:
             None for a reading that is not to be judged: another process has taken over, or the venue's figures are the
-            same as before, or not to be relied on.
+            same as before.
 
         Raises:
             BrokerError: the venue gave no answer, which is counted as an API error.
             TimeoutError: this process's share of the venue's rate limit was not to be had in time.
             BreakerUnavailable, RedisRefused: it could not be kept, or not be judged.
         """
-        reading = await self._read()
+        problems: list[BrokerError] = []
+        account, positions = await self._read(problems)
+        if await self._tell_transfers(problems):
+            # Whether that equity had them nobody can tell; the one that is read now has.
+            account, positions = await self._read(problems)
+        reading = reading_of(account, positions)
         kept = await self._measurements.keep(self.name, reading)
         if kept is None:
             return None
-        await self._rules.record_api_success(self._source)
+        if not problems:
+            await self._rules.record_api_success(self._source)
         await self._rules.heartbeat(HEARTBEAT)
-        if reading.untrusted:
-            return None
-        # Its time comes along: one that a later one has overtaken, while this process was stopped, is refused.
-        return Judged(kept, reading, await self._rules.record_equity(reading.equity, kept.at))
+        outcomes = await self._judge(kept, reading, positions)
+        self._judged_at = kept.at
+        return Judged(kept, reading, outcomes, tuple(problems))
 
-    async def _read(self) -> Reading:
+    async def _read(self, problems: list[BrokerError]) -> tuple[Account, Listed[Position] | None]:
+        """The equity has to be had; it is judged also where the positions are not."""
         account = await self._asked(self._broker.account)
-        return reading_of(account, await self._asked(self._broker.positions))
+        try:
+            return account, await self._asked(self._broker.positions)
+        except BrokerError as error:
+            problems.append(error)
+            return account, None
+
+    async def _tell_transfers(self, problems: list[BrokerError]) -> bool:
+        """Tell the rules of money that was moved since the last look; returns whether there was any.
+
+        Where the venue doesn't say, the equity is judged all the same: a loss must not hide behind that.
+        """
+        if not self._broker.capabilities.transfers:
+            return False
+        since = datetime.now(UTC) - LOOK_BACK
+        try:
+            news = await self._transfers.news(await self._asked(lambda: self._broker.transfers(since)))
+        except BrokerError as error:
+            problems.append(error)
+            return False
+        for transfer in news:
+            await self._rules.record_transfer(transfer.amount, moved_at(transfer, self._judged_at), transfer.id)
+        if news:
+            await self._transfers.add(news)
+        return bool(news)
+
+    async def _judge(self, kept: Kept, reading: Reading, positions: Listed[Position] | None) -> tuple[Outcome, ...]:
+        """Positions of which some can't be read are not judged: no sum can be told of them."""
+        # Its time comes along: one that a later one has overtaken, while this process was stopped, is refused.
+        outcomes = [
+            await self._rules.record_equity(
+                reading.equity,
+                kept.at,
+                trusted=not reading.untrusted,
+                day=await self._trading_day(kept.at),
+                event_id=str(uuid5(_NAMESPACE, f"{self.name} {kept.id}")),
+            )
+        ]
+        if positions is not None and not positions.unreadable:
+            outcomes.append(await self._rules.record_positions(held(positions)))
+        if reading.maintenance_margin is not None and not reading.untrusted:
+            outcomes.append(await self._rules.record_margin(reading.maintenance_margin, reading.equity))
+        return tuple(outcomes)
+
+    async def _trading_day(self, at: datetime) -> date | None:
+        return None if self._session is None else (await asyncio.to_thread(self._session)).trading_day(at)
 
     async def _asked(self, ask: Callable[[], Awaitable[_T]]) -> _T:
         self._pace.used(1)
@@ -122,15 +189,24 @@ class MonitoredAccount:
         await self._rules.close()
 
 
-def reading_of(account: Account, positions: Listed[Position]) -> Reading:
+def held(positions: Iterable[Position]) -> dict[str, tuple[Decimal, Decimal]]:
+    """By symbol the signed quantity and the notional, of both sides together in hedge mode. Pure."""
+    found: dict[str, tuple[Decimal, Decimal]] = {}
+    for position in positions:
+        quantity, notional = found.get(position.symbol, (Decimal(0), Decimal(0)))
+        found[position.symbol] = (quantity + position.quantity, notional + position.notional)
+    return found
+
+
+def reading_of(account: Account, positions: Listed[Position] | None) -> Reading:
     """What is kept and judged of the two answers. Pure."""
-    worth = [position.notional for position in positions]
+    worth = None if positions is None else [position.notional for position in positions]
     return Reading(
         equity=account.equity,
         currency=account.currency,
-        positions=len(positions),
-        gross_exposure=sum(worth, Decimal(0)),
-        largest_position=max(worth, default=Decimal(0)),
+        positions=None if positions is None else len(positions),
+        gross_exposure=None if worth is None else sum(worth, Decimal(0)),
+        largest_position=None if worth is None else max(worth, default=Decimal(0)),
         initial_margin=account.initial_margin,
         maintenance_margin=account.maintenance_margin,
         as_of=account.as_of,

@@ -49,7 +49,7 @@ def late_after(settings: Settings) -> float:
         (60 / (each.requests_per_minute * settings.monitor.rate_share) for each in settings.accounts.values()),
         default=0,
     )
-    return round(LEASE + 4 * max(settings.monitor.interval, 2 * slowest))
+    return round(LEASE + 4 * max(settings.monitor.interval, 3 * slowest))
 
 
 async def read_monitored(settings: Settings) -> list[MonitoredNow]:

@@ -23,7 +23,7 @@ _KEEP = standalone_script("""\
 -- [3]: milliseconds for which entries are kept, [4…]: fields and values.
 if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 'LOST' end
 local clock = redis.call('TIME')
-local now = tonumber(clock[1]) * 1000 + math.floor(tonumber(clock[2]) / 1000)
+local now = tonumber(clock[1]) * 1000 + math.ceil(tonumber(clock[2]) / 1000) -- after all that happened before
 local at = ARGV[2] == '' and now or tonumber(ARGV[2])
 local newest = redis.call('XREVRANGE', KEYS[2], '+', '-', 'COUNT', 1)[1]
 if newest and tonumber(string.match(newest[1], '^%d+')) >= at then return 'KNOWN' end
@@ -44,11 +44,11 @@ class Reading:
 
     equity: Decimal
     currency: str
-    positions: int
-    """How many there are, unreadable ones too."""
-    gross_exposure: Decimal
+    positions: int | None = None
+    """How many there are, unreadable ones too; None, as for all that follow, where the venue didn't tell."""
+    gross_exposure: Decimal | None = None
     """The sum of what all readable positions are worth, each without its sign."""
-    largest_position: Decimal
+    largest_position: Decimal | None = None
     """What the largest of them is worth."""
     initial_margin: Decimal | None = None
     maintenance_margin: Decimal | None = None
@@ -67,8 +67,9 @@ class Reading:
             "maintenance_margin": self.maintenance_margin,
         }
         told = {name: f"{value:f}" for name, value in known.items() if value is not None}
+        counted = {} if self.positions is None else {"positions": str(self.positions)}
         doubt = {"untrusted": self.untrusted} if self.untrusted else {}
-        return {**told, "currency": self.currency, "positions": str(self.positions), **doubt}
+        return {**told, "currency": self.currency, **counted, **doubt}
 
 
 @dataclass(frozen=True, slots=True)

@@ -82,7 +82,7 @@ def test_a_transfer_is_read_as_the_venue_writes_it_and_one_that_was_undone_is_no
     senseless = {**DIVIDEND, "id": "b", "net_amount": "much"}
     dividend, unreadable = read_transfers([DIVIDEND, undone, senseless])
     assert dividend == Transfer(
-        str(DIVIDEND["id"]), Decimal("1.02"), datetime(2019, 8, 1, tzinfo=UTC), TransferKind.DIVIDEND
+        str(DIVIDEND["id"]), Decimal("1.02"), datetime(2019, 8, 1, tzinfo=UTC), TransferKind.DIVIDEND, by_day=True
     )
     assert str(unreadable) == "the venue's transfer b can't be read: 'much' is not a number"
 

@@ -6,7 +6,7 @@ import asyncio
 import threading
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
 
@@ -16,10 +16,10 @@ from pydantic import SecretStr
 
 from breaker import CircuitBreaker
 from breaker.deadline_client import AsyncDeadlineClient
-from breaker.orders import Account
+from breaker.orders import Account, Position, PositionSide
 from breaker.rules import AsyncRules
 from brokers.alpaca import AlpacaBroker
-from brokers.protocol import BrokerUnavailable, Listed
+from brokers.protocol import Listed, Transfer, TransferKind
 from configuration.accounts import AccountSettings
 from configuration.monitor import MonitorSettings, monitored_scope
 from configuration.redis_clients import async_redis_client
@@ -29,10 +29,12 @@ from sandbox.exchange.scenario import parse
 from sandbox.exchange.server import PaperExchangeThread
 from services.account_monitor import AccountMonitor
 from tasks.checks.measurement import Colour
-from tasks.monitor.account import MonitoredAccount, RequestPace, reading_of
+from tasks.monitor.account import MonitoredAccount, RequestPace, held, reading_of
 from tasks.monitor.check import measure_monitor
 from tasks.monitor.leases import FEEDS, Holder, Leases, lease_key, lease_of_account
 from tasks.monitor.measurements import Measurements, Reading, measurements_key, read_measurement
+from tasks.monitor.sessions import ExchangeSession, OpenPeriod
+from tasks.monitor.transfers import KnownTransfers, moved_at
 from tests.helpers import eventually
 
 BOOK = """
@@ -150,29 +152,94 @@ def test_a_venue_that_fails_is_an_api_error_each_time_and_trips_as_errors_do(
     assert exchange.report()["requests"] == {"GET /v2/account": 11 + (exchange.report()["responses"]["503"] - 11)}
 
 
-async def test_one_request_that_is_rate_limited_is_not_repeated_and_counts_once(
-    redis_server: EmbeddedRedis, redis_client: redis.Redis, tmp_path: Path, exchange: PaperExchangeThread
-) -> None:
-    exchange.restart(parse(BOOK + '[[trouble]]\nkind = "429"\nfirst = 1\nroutes = ["GET /v2/positions"]\n'))
-    async with client_of(redis_server, tmp_path) as client:
+@asynccontextmanager
+async def opened(server: EmbeddedRedis, folder: Path, url: str) -> AsyncIterator[tuple[MonitoredAccount, AlpacaBroker]]:
+    """ALPHA at that venue, held for a minute, to be measured when the test says so."""
+    broker = AlpacaBroker("ALPHA", url, "key", "secret")
+    async with client_of(server, folder) as client:
         holder = Holder()
+        await Leases(client, holder, [lease_of_account("ALPHA")], lease=60).hold()
         account = MonitoredAccount(
             "ALPHA",
-            AlpacaBroker("ALPHA", exchange.url, "key", "secret"),
-            AsyncRules(async_redis_client(settings_for(redis_server, tmp_path))),
+            broker,
+            AsyncRules(async_redis_client(settings_for(server, folder)), timeout=10),
             Measurements(client, holder, timedelta(days=7)),
+            KnownTransfers(client, "ALPHA"),
             RequestPace(None, 0.1),
-            patience=10,
+            patience=30,
         )
-        await Leases(client, holder, [lease_of_account("ALPHA")], lease=60).hold()
-        with pytest.raises(BrokerUnavailable, match="429"):
-            await account.measure()
-        assert redis_client.zcard("circuit_breaker:api_errors") == 1
-        judged = await account.measure()
+        yield account, broker
         await account.aclose()
-    assert judged is not None and judged.outcome.verdict == "WITHIN"
-    assert exchange.report()["requests"]["GET /v2/positions"] == 2
+
+
+@pytest.mark.parametrize("route", ["GET /v2/positions", "GET /v2/account/activities"])
+async def test_what_a_venue_does_not_tell_is_asked_once_counts_once_and_hides_no_loss(
+    redis_server: EmbeddedRedis, redis_client: redis.Redis, tmp_path: Path, exchange: PaperExchangeThread, route: str
+) -> None:
+    exchange.restart(parse(BOOK + f'[[trouble]]\nkind = "429"\nroutes = ["{route}"]\n'))
+    CircuitBreaker(redis_client).initialize_state()
+    async with opened(redis_server, tmp_path, exchange.url) as (account, _):
+        judged = await account.measure()
+        assert judged is not None and judged.outcomes[0].verdict == "WITHIN"
+        assert len(judged.problems) == 1 and "429" in str(judged.problems[0])
+        assert redis_client.zcard("circuit_breaker:api_errors") == 1
+        assert exchange.report()["requests"][route] == 1
+        exchange.control("price", {"symbol": "AAPL", "price": "140"})
+        judged = await account.measure()
+        assert judged is not None and judged.outcomes[0].verdict == "TRIPPED"
     assert redis_client.exists("circuit_breaker:heartbeat:monitor")
+
+
+async def test_money_in_and_out_is_no_gain_and_no_loss_and_hides_none(
+    redis_server: EmbeddedRedis, redis_client: redis.Redis, tmp_path: Path, exchange: PaperExchangeThread
+) -> None:
+    exchange.restart(parse(BOOK + "[[transfers]]\nat = 0\namount = 500000\n"))
+    CircuitBreaker(redis_client).initialize_state()
+    async with opened(redis_server, tmp_path, exchange.url) as (account, _):
+
+        async def verdict() -> str:
+            judged = await account.measure()
+            assert judged is not None
+            return judged.outcomes[0].verdict
+
+        exchange.control("transfer", {"amount": "-500000"})
+        assert await verdict() == "WITHIN"  # what was moved before the first look is in the equity since
+        exchange.control("transfer", {"amount": "-6000"})
+        assert await verdict() == "WITHIN"
+        assert redis_client.hget("circuit_breaker:equity", "equity") == b"94000.00"
+        assert await verdict() == "WITHIN"
+        exchange.control("transfer", {"amount": "9400", "kind": "JNLC"})
+        assert await verdict() == "WITHIN"
+        exchange.control("transfer", {"amount": "10340"})
+        exchange.control("price", {"symbol": "AAPL", "price": "130"})  # 7,000 of 113,740 are lost
+        assert await verdict() == "TRIPPED"
+    assert CircuitBreaker(redis_client).get_status().trip_reason == "DRAWDOWN"
+
+
+async def test_transfers_are_told_once_whoever_monitors(
+    redis_server: EmbeddedRedis, redis_client: redis.Redis, tmp_path: Path, exchange: PaperExchangeThread
+) -> None:
+    exchange.restart(parse(BOOK))
+    for _ in range(2):
+        async with opened(redis_server, tmp_path, exchange.url) as (account, _):
+            await account.measure()
+            exchange.control("transfer", {"amount": "-6000"})
+            await account.measure()
+        redis_client.delete(lease_key(lease_of_account("ALPHA")))
+    told = redis_client.hgetall("circuit_breaker:transfers")
+    assert len(told) == 2
+    assert not redis_client.hgetall("circuit_breaker:refused_measurements")
+
+
+def test_the_venue_s_time_counts_only_where_the_equity_was_read_since() -> None:
+    at = datetime(2026, 11, 30, 14, 0, tzinfo=UTC)
+    booked = Transfer("1", Decimal(-6), at, TransferKind.WITHDRAWAL)
+    by_day = Transfer("1", Decimal(-6), at, TransferKind.WITHDRAWAL, by_day=True)
+    assert moved_at(booked, at + timedelta(minutes=5)) == at
+    assert moved_at(booked, at + timedelta(seconds=2)) is None, "the two clocks may differ by that"
+    assert moved_at(booked, at - timedelta(minutes=5)) is None
+    assert moved_at(booked, None) is None
+    assert moved_at(by_day, at + timedelta(minutes=5)) is None
 
 
 async def test_only_the_holder_s_measurements_count_and_each_of_the_venue_s_once(
@@ -213,27 +280,36 @@ async def test_measurements_are_kept_for_a_while_only(
     }  # fmt: skip
 
 
-async def test_a_reading_that_the_venue_does_not_stand_behind_is_kept_and_not_judged(
+async def test_a_reading_that_the_venue_does_not_stand_behind_is_kept_and_set_aside(
     redis_server: EmbeddedRedis, redis_client: redis.Redis, tmp_path: Path, exchange: PaperExchangeThread
 ) -> None:
     exchange.restart(parse(BOOK))
-    broker = AlpacaBroker("ALPHA", exchange.url, "key", "secret")
+    CircuitBreaker(redis_client).initialize_state()
 
     async def doubtful() -> Account:
         return Account("A", "USD", Decimal(1), Decimal(1), untrusted="prices are being corrected")
 
-    broker.account = doubtful  # type: ignore[method-assign]  # no venue of ours marks its figures so
-    async with client_of(redis_server, tmp_path) as client:
-        holder = Holder()
-        await Leases(client, holder, [lease_of_account("ALPHA")], lease=60).hold()
-        rules = AsyncRules(async_redis_client(settings_for(redis_server, tmp_path)))
-        measurements = Measurements(client, holder, timedelta(days=7))
-        account = MonitoredAccount("ALPHA", broker, rules, measurements, RequestPace(None, 0.1), patience=10)
-        assert await account.measure() is None
-        await account.aclose()
-    assert not redis_client.exists("circuit_breaker:equity")
+    async with opened(redis_server, tmp_path, exchange.url) as (account, broker):
+        await account.measure()
+        broker.account = doubtful  # type: ignore[method-assign]  # no venue of ours marks its figures so
+        judged = await account.measure()
+    assert judged is not None and judged.outcomes[0].verdict == "REFUSED"
+    assert redis_client.hget("circuit_breaker:equity", "equity") == b"100000.00"
     _, fields = measured(redis_client)[-1]
     assert fields["untrusted"] == "prices are being corrected"
+
+
+async def test_the_trading_day_is_the_session_s(
+    redis_server: EmbeddedRedis, redis_client: redis.Redis, tmp_path: Path, exchange: PaperExchangeThread
+) -> None:
+    exchange.restart(parse(BOOK))
+    yesterday = datetime.now(UTC).date() - timedelta(days=1)
+    periods = [OpenPeriod(datetime.now(UTC) - timedelta(days=1), datetime.now(UTC), yesterday)]
+    async with opened(redis_server, tmp_path, exchange.url) as (account, _):
+        account._session = lambda: ExchangeSession(periods)
+        await account.measure()
+    day = redis_client.hget("circuit_breaker:equity", "day")
+    assert day == str((yesterday - date(1970, 1, 1)).days).encode()
 
 
 def test_a_share_of_the_rate_limit_is_never_exceeded() -> None:
@@ -253,6 +329,12 @@ def test_an_account_without_positions_has_no_exposure() -> None:
     reading = reading_of(Account("A", "USD", Decimal(-5), Decimal(0)), Listed())
     assert (reading.equity, reading.positions) == (Decimal(-5), 0)
     assert (reading.gross_exposure, reading.largest_position) == (Decimal(0), Decimal(0))
+
+
+def test_both_sides_of_a_hedged_symbol_are_one_position() -> None:
+    long = Position("BTC", Decimal(3), Decimal(3), Decimal(10), position_side=PositionSide.LONG)
+    short = Position("BTC", Decimal(-1), Decimal(1), Decimal(10), position_side=PositionSide.SHORT)
+    assert held([long, short]) == {"BTC": (Decimal(2), Decimal(40))}
 
 
 async def test_the_check_is_red_while_nobody_monitors_and_when_no_measurement_comes(

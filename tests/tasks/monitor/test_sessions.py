@@ -18,6 +18,7 @@ from tasks.monitor.sessions import (
     read_calendar,
 )
 
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of the calendars, about pandas
 LIMIT = timedelta(minutes=30)
 INTERVAL = timedelta(minutes=15)
 YEAR = (datetime(2026, 1, 1, tzinfo=UTC), datetime(2027, 1, 1, tzinfo=UTC))
@@ -114,7 +115,6 @@ def test_the_trading_day_begins_with_its_session(new_york: ExchangeSession) -> N
     assert AlwaysOpen().trading_day(datetime(2026, 11, 26, 23, 59, tzinfo=UTC)).isoformat() == "2026-11-26"
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of the calendar, about pandas
 def test_a_lunch_break_is_closed_and_belongs_to_no_pre_market() -> None:
     periods = read_calendar("XHKG", date(2026, 11, 2), date(2026, 11, 6))
     hong_kong = ExchangeSession(extended(periods, timedelta(minutes=30), timedelta(minutes=30)))
