@@ -119,14 +119,16 @@ class AccountMonitor:
         sources: Sources,
     ) -> None:
         """Begin what was not at work yet, and end what another process does by now."""
-        for lease in [*self._at_work]:
-            if lease not in held:
-                self._at_work.pop(lease).cancel()
-                log.warning("another process monitors", what=lease)
-        for lease in sorted(held - self._at_work.keys()):
+        lost, new = sorted(self._at_work.keys() - held), sorted(held - self._at_work.keys())
+        for lease in lost:
+            self._at_work.pop(lease).cancel()
+        for lease in new:
             work = self._judge_feeds(feeds, sources) if lease == FEEDS else self._monitor(accounts[account_of(lease)])
             self._at_work[lease] = asyncio.create_task(work)
-            log.info("monitoring", what=lease)
+        if lost:
+            log.warning("another process monitors", what=", ".join(lost))
+        if new:
+            log.info("monitoring", what=", ".join(new))
 
     async def _monitor(self, account: MonitoredAccount) -> None:
         """Measure one account again and again; whatever one reading fails with does not end it."""

@@ -22,6 +22,7 @@ from configuration.settings import Settings
 from sandbox.embedded_redis import EmbeddedRedis
 from sandbox.exchange.scenario import parse
 from sandbox.exchange.server import PaperExchangeThread
+from services.account_monitor import MonitorThread
 from services.exporter.exporter import Exporter
 from services.notification_watch import NotificationWatch
 from services.standby import Standby
@@ -173,7 +174,7 @@ def test_the_services(
     )
     running = RunningConfiguration(settings)
     standby = Standby(running, {})
-    watches = (TripWatch(settings), ResetWatch(settings), NotificationWatch(settings))
+    watches = (TripWatch(settings), ResetWatch(settings), NotificationWatch(settings), MonitorThread(settings))
     with (
         temporary_settings({PREFECT_API_URL: None}),
         Console(settings),
@@ -188,6 +189,7 @@ def test_the_services(
         try:
             exporter.scrape()
             asyncio.run(verify(settings))
+            eventually(lambda: client.xlen("circuit_breaker:measurements:ALPHA"))
             eventually(lambda: any(b"standby" in name for name in client.hkeys("circuit_breaker:services")))
             DeadMansSwitch(client, "night", 0.1, scope="account:ALPHA", action="kill").renew()
             eventually(lambda: venue.report()["is_flat"])
