@@ -355,6 +355,7 @@ def test_a_venue_that_refuses_the_credentials(desk: Desk, breaker: CircuitBreake
     )
     found = desk.doctor()
     holds("the venue refuses the credentials", found["venue/ALPHA"])
+    holds("nobody monitors an account", found["monitor"])
     assert "the secret" not in str(found)
 
 
