@@ -32,7 +32,7 @@ from tasks.doctor.redis_use import measure_use
 from tasks.doctor.stores import measure_pending_trips, measure_stores
 from tasks.doctor.venues import measure_venue, measure_venue_lock, no_account
 from tasks.kill.venue_lock_store import read_venue_locks
-from tasks.monitor.check import measure_monitor
+from tasks.monitor.check import measure_calendars, measure_monitor
 from tasks.running_services import measure_services, measure_watches
 
 RESTS_ON = {
@@ -73,9 +73,10 @@ async def diagnose(settings: Settings) -> list[Measurement]:
         measure_standby(settings),
     )
     venues = [measure_venue_lock(settings), *others] if settings.accounts else [no_account(), *others]
-    services, monitor, health = await asyncio.gather(
+    services, monitor, calendars, health = await asyncio.gather(
         measure_services(settings),
         measure_monitor(settings, services_expected=orchestrator.is_configured()),
+        measure_calendars(settings),
         measure_health(settings),
     )
     redis = await using_redis
@@ -88,6 +89,7 @@ async def diagnose(settings: Settings) -> list[Measurement]:
         chain,
         *venues,
         *monitor,
+        *calendars,
         notifications(settings),
         *health,
     ]

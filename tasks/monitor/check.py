@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from configuration.settings import Settings
+from configuration.monitor import ALWAYS
+from configuration.settings import ConfigurationError, Settings
 from tasks.checks.measurement import Colour, Measurement
 from tasks.checks.probe import Probe, measure_within, redis_reader
 from tasks.monitor.leases import FEEDS, LEASE, Holder, lease_key, lease_of_account
 from tasks.monitor.measurements import measurements_key, read_measurement
+from tasks.monitor.sessions import market_session
 
 _NAMED = 5
+_CALENDARS_WITHIN = 30.0
+"""Seconds; reading one takes one or two."""
 _ADVICE = "run `breaker monitor`, `breaker services` or `python -m services.serve`"
 
 
@@ -41,6 +46,25 @@ async def measure_monitor(settings: Settings, *, services_expected: bool = True)
         return judge_monitored(probe, await read_monitored(settings), limit, nobody)
 
     return [await measure_within(probe, settings.redis_timeout + 2, measure())]
+
+
+async def measure_calendars(settings: Settings) -> list[Measurement]:
+    """Whether there is each exchange calendar that is configured: a feed of another is not judged. Never raises."""
+    codes = {feed.session for feed in settings.feeds.values()} | {each.session for each in settings.accounts.values()}
+    asked = sorted(codes - {ALWAYS})
+    if not asked:
+        return []
+    probe = Probe("calendars", "known", "session of feeds and accounts, in exchange_calendars")
+
+    async def measure() -> Measurement:
+        for code in asked:
+            try:
+                await asyncio.to_thread(market_session, code)
+            except ConfigurationError as error:
+                return probe.measured(code, Colour.RED, f"{error}.")
+        return probe.measured(", ".join(asked))
+
+    return [await measure_within(probe, _CALENDARS_WITHIN, measure())]
 
 
 def late_after(settings: Settings) -> float:

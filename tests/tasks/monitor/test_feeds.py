@@ -33,6 +33,7 @@ from services.account_monitor import AccountMonitor
 from tasks.checks.stores import check_feeds
 from tasks.monitor import feeds
 from tasks.monitor.account import RequestPace
+from tasks.monitor.check import measure_calendars
 from tasks.monitor.feeds import FeedUnreadable, Sources, WatchedFeed, at_path, newest_data, read_time
 from tasks.monitor.sessions import AlwaysOpen, ExchangeSession
 from tests.helpers import eventually
@@ -251,3 +252,15 @@ def test_a_quote_trips_the_breaker_of_its_account() -> None:
     assert feed_scope(quote.model_copy(update={"scope": "strategy:x"}), two) == "strategy:x"
     with pytest.raises(ValidationError, match=r"feeds\.apple: no account of the name beta"):
         GivenSettings(accounts={"ALPHA": account}, feeds={"apple": quote})
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of the calendars, about pandas
+async def test_doctor_knows_a_calendar_that_there_is_not(redis_server: EmbeddedRedis, tmp_path: Path) -> None:
+    def settings(session: str) -> Settings:
+        return settings_for(redis_server, tmp_path, feeds={"quotes": FeedSettings(redis_key="q", session=session)})
+
+    assert await measure_calendars(settings("24/7")) == []
+    (known,) = await measure_calendars(settings("XNYS"))
+    assert (known.colour, known.value) == ("green", "XNYS")
+    (unknown,) = await measure_calendars(settings("XNOWHERE"))
+    assert unknown.colour == "red" and "'XNOWHERE' is no calendar of exchange_calendars" in unknown.problem
