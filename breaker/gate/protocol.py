@@ -207,7 +207,7 @@ class GateProtocol:
             return f"Redis refuses to write, and so would refuse a trip: {self._refusal.rstrip('.')}"
         if not self._is_compared:
             return (
-                "this Redis has not been compared with the ledger since it began to answer, which `breaker serve` or "
+                "this Redis has not been compared with the ledger since it began to answer, which `services.serve` or "
                 "`breaker services` does"
             )
         return None

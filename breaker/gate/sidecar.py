@@ -104,7 +104,7 @@ def _options() -> argparse.ArgumentParser:
     options.add_argument(
         "--compared",
         action="store_true",
-        help="open only on a Redis that `breaker serve` or `breaker services` has compared with the ledger",
+        help="open only on a Redis that `services.serve` or `breaker services` has compared with the ledger",
     )
     options.add_argument(
         "--feed", action="append", default=[], help="trip when this feed's data is too old; repeatable"

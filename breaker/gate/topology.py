@@ -50,7 +50,7 @@ class Topology:
 
         Args:
             replicas: How many can be promoted; keep it true.
-            compared: Stay closed on a new primary until `breaker serve` or `breaker services` has compared it with
+            compared: Stay closed on a new primary until `services.serve` or `breaker services` has compared it with
                 the ledger, and tripped again what it had lost: about half a second. Without one of them, for good.
 
         Returns:
