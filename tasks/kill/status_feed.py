@@ -33,9 +33,12 @@ SIGN_OF_LIFE = 1.0
 """Seconds between two statuses in which nothing has changed."""
 TAKEN_OVER_AFTER = 3.0
 """Seconds without a sign of life after which a run, or a share of it, is taken over."""
+ATTEMPT = 2.0
+"""Seconds that Redis, and the Sentinels before it, may take for one on the way. Nobody waits for it, and a busy host
+that gave up sooner would give no sign of life at all."""
 LIMIT = 0.5
-"""Seconds that Redis may take for one; also how long the end of a run may be held up by it, in all."""
-AWAY = 2.0
+"""Seconds for which the end of a run may be held up by it, in all."""
+AWAY = 0.5
 """Seconds for which a Redis that failed is left alone."""
 KEPT = 86_400
 _MOST = 50
@@ -73,7 +76,7 @@ def _redis(settings: Settings) -> Redis:
     from redis.asyncio.retry import Retry  # noqa: PLC0415  only where a run goes on
     from redis.backoff import NoBackoff  # noqa: PLC0415
 
-    return async_redis_client(settings, timeout=LIMIT, retry=Retry(NoBackoff(), 0))
+    return async_redis_client(settings, timeout=ATTEMPT, retry=Retry(NoBackoff(), 0))
 
 
 async def _keep_publishing(run: KillRun, redis: Redis) -> None:
@@ -94,7 +97,7 @@ async def _publish(redis: Redis, status: KillStatus, *, listed: bool) -> bool:
     from redis.exceptions import RedisError  # noqa: PLC0415
 
     try:
-        async with asyncio.timeout(LIMIT):
+        async with asyncio.timeout(ATTEMPT):
             asked = redis.pipeline(transaction=False)
             asked.set(f"{RUN}{status.run_id}", status.to_json(), ex=KEPT)
             if listed:
