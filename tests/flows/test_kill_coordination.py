@@ -167,8 +167,9 @@ def is_done(venues: Venues, report: KillReport) -> bool:
 
 
 async def test_a_worker_closes_its_share_and_one_report_tells_of_all(
-    settings: Settings, redis_client: redis.Redis, venues: Venues, pool: Pool
+    settings: Settings, redis_client: redis.Redis, venues: Venues, pool: Pool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(share_watch, "TAKEN_OVER_AFTER", 60.0)  # nothing falls silent here but a busy machine
     pool.work, pool.busy = close, 1
     report, recorded, run = await kill(settings, redis_client)
     assert is_done(venues, report) and report.missing == ()
