@@ -128,10 +128,13 @@ stops: $(READY) ## How long a position has neither stop nor close, killed at eac
 failovers: $(READY) ## Take a primary away under three Sentinels   [TIMES=100]; into docs/evidence
 	@$(BIN)/python -m proofs.failovers --write $(if $(TIMES),--times $(TIMES))
 
-.PHONY: three-hosts
+.PHONY: three-hosts many-accounts
 three-hosts: $(READY) ## Lose each host and service at each phase; as root   [SEED=1] [MINUTES=60 at most]; into docs/evidence
 	@$(BIN)/python -m proofs.three_hosts --write $(if $(SEED),--seed $(SEED)) \
 	    $(if $(MINUTES),--minutes $(MINUTES))
+
+many-accounts: $(READY) ## Kill 100 accounts, on one host and over workers, one of them killed; into docs/evidence
+	@$(BIN)/python -m proofs.many_accounts --write
 
 lint: $(READY) ## Style, types and layers
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/lint-imports
