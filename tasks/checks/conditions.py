@@ -30,6 +30,8 @@ from tasks.checks.unclosed import measure_unclosed
 
 API_ERROR_WINDOW = 300
 """Seconds (runbook, *Automatic Trips*: more than 10 in 5 minutes; *Recovery Checklist*: none in the last 5)."""
+DRAWDOWN = "drawdown"
+"""The name of its measurement."""
 OFF = "none: the rule is off"
 _OLD_EQUITY = 1_800.0
 _PINGS = 3
@@ -59,7 +61,7 @@ async def measure_drawdown(settings: Settings, scope: str = GLOBAL) -> Measureme
     key = Keys.of(scope).key("equity")
     limits = limits_from(settings, scope)
     limit = OFF if limits.drawdown is None else f"{limits.drawdown:.1%}"
-    probe = Probe("drawdown", limit, f"equity and high-water mark in {key}")
+    probe = Probe(DRAWDOWN, limit, f"equity and high-water mark in {key}")
 
     async def measure() -> Measurement:
         async with redis_reader(settings) as redis:

@@ -32,7 +32,8 @@ from ledger.queries import Filter
 from ledger.record import DENIED, FAILED, AuditRow, derived_id
 from tasks import transition_notices
 from tasks.checks import conditions, system
-from tasks.checks.measurement import Colour, Measurement, worst
+from tasks.checks.conditions import DRAWDOWN
+from tasks.checks.measurement import Colour, Measurement
 from tasks.notification import Notification, NotificationKind, console_page
 from tasks.recovery.approval_rules import Approval, RootCause, refuse_root_cause
 from tasks.recovery.book_at_trip import BOOK_ACTIONS
@@ -134,7 +135,7 @@ async def ask_again(form: str, round_: int, attempt: int, question: str, why: st
 
 @_step("Measure conditions", run_name="2. Conditions, round {round_}", timeout=86_400)
 async def measure_conditions(round_: int) -> list[dict[str, str]]:
-    """Measured again and again until none is red or the deadline has passed; shown while they change."""
+    """Measured again and again while waiting may help, until the deadline; shown while they change."""
     context = current_recovery.get()
     await context.update(phase="measuring conditions")
     return await _until_not_red(context, lambda: conditions.measure_conditions(context.settings, context.state.scope))
@@ -147,6 +148,14 @@ async def measure_health(round_: int) -> list[dict[str, str]]:
     return await _until_not_red(context, lambda: system.measure_health(context.settings))
 
 
+def waiting_may_help(measured: Sequence[Measurement]) -> bool:
+    """Whether something is red that may get better by itself.
+
+    A drawdown is for a person to decide: whether the high-water mark begins anew. Nobody is kept waiting for that.
+    """
+    return any(each.colour is Colour.RED and each.name != DRAWDOWN for each in measured)
+
+
 async def _until_not_red(context: RecoveryContext, measure: Callable[[], Any]) -> list[dict[str, str]]:
     settings = context.settings.recovery
     loop = asyncio.get_running_loop()
@@ -154,7 +163,7 @@ async def _until_not_red(context: RecoveryContext, measure: Callable[[], Any]) -
     while True:
         measured: list[Measurement] = await measure()
         await context.tick_measured(measured)
-        if worst(measured) is not Colour.RED or loop.time() >= deadline:
+        if not waiting_may_help(measured) or loop.time() >= deadline:
             return [measurement.as_dict() for measurement in measured]
         await asyncio.sleep(settings.condition_interval)
 
