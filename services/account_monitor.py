@@ -142,8 +142,6 @@ class AccountMonitor:
         try:
             judged = await account.measure()
             self._outages.note(account.name, judged.problems[0] if judged is not None and judged.problems else None)
-        except TimeoutError:
-            self._outages.note(account.name, TimeoutError("its venue's rate limit is used up by others"))
         except (BrokerError, BreakerError) as error:
             self._outages.note(account.name, error)
         except Exception as error:  # an adapter's own mistake must not be the end of this account's protection

@@ -14,15 +14,18 @@ from decimal import Decimal
 from typing import TypeVar
 from uuid import UUID, uuid5
 
+from breaker.errors import InvalidInput
 from breaker.orders import Account, Position
-from breaker.rules import AsyncRules, Outcome
-from brokers.protocol import Broker, BrokerError, Listed, repeat_until
+from breaker.rules import AsyncRules, Outcome, Verdict
+from brokers.protocol import Broker, BrokerError, BrokerUnavailable, Listed, Transfer, repeat_until
 from tasks.monitor.measurements import Kept, Measurements, Reading
 from tasks.monitor.sessions import MarketSession
 from tasks.monitor.transfers import LOOK_BACK, KnownTransfers, moved_at
 
 HEARTBEAT = "monitor"
 """The feed, of the account's breaker, that tells when the monitor last measured."""
+_LOOKS = 3
+"""How often at most transfers are looked for in one reading, where each look finds some."""
 _NAMESPACE = UUID("0c7f3a52-52a0-5e0b-9a53-6a0c3f1d7c11")
 _T = TypeVar("_T")
 
@@ -57,7 +60,7 @@ class Judged:
     reading: Reading
     outcomes: tuple[Outcome, ...]
     problems: tuple[BrokerError, ...] = ()
-    """What else of the account the venue did not tell."""
+    """What else of the account the venue did not tell, or told so that it can't be judged."""
 
 
 class MonitoredAccount:
@@ -88,7 +91,6 @@ class MonitoredAccount:
         self._patience = patience
         self._session = session
         self._source = f"monitor of {name}"
-        self._judged_at: datetime | None = None
 
     @property
     def seconds_to_wait(self) -> float:
@@ -103,36 +105,40 @@ class MonitoredAccount:
             same as before.
 
         Raises:
-            BrokerError: the venue gave no answer, which is counted as an API error.
-            TimeoutError: this process's share of the venue's rate limit was not to be had in time.
+            BrokerError: the venue gave no answer, which is counted as an API error, or this process's share of its rate
+                limit was not to be had in time, which is not.
             BreakerUnavailable, RedisRefused: it could not be kept, or not be judged.
         """
-        problems: list[BrokerError] = []
-        account, positions = await self._read(problems)
-        if await self._tell_transfers(problems):
-            # Whether that equity had them nobody can tell; the one that is read now has.
-            account, positions = await self._read(problems)
+        failed: list[BrokerError] = []
+        senseless: list[BrokerError] = []
+        account, positions = await self._read(failed)
+        for _ in range(_LOOKS):
+            if not await self._tell_transfers(failed, senseless):
+                break
+            # Whether that equity had them nobody can tell; the one that is read now has, and it may have more of them.
+            account, positions = await self._read(failed)
+        if positions is not None and positions.unreadable:
+            senseless.append(self._unreadable(positions, "the rules of positions are not judged"))
         reading = reading_of(account, positions)
         kept = await self._measurements.keep(self.name, reading)
         if kept is None:
             return None
-        if not problems:
+        if not failed:
             await self._rules.record_api_success(self._source)
         await self._rules.heartbeat(HEARTBEAT)
         outcomes = await self._judge(kept, reading, positions)
-        self._judged_at = kept.at
-        return Judged(kept, reading, outcomes, tuple(problems))
+        return Judged(kept, reading, outcomes, (*failed, *senseless))
 
-    async def _read(self, problems: list[BrokerError]) -> tuple[Account, Listed[Position] | None]:
+    async def _read(self, failed: list[BrokerError]) -> tuple[Account, Listed[Position] | None]:
         """The equity has to be had; it is judged also where the positions are not."""
         account = await self._asked(self._broker.account)
         try:
             return account, await self._asked(self._broker.positions)
         except BrokerError as error:
-            problems.append(error)
+            failed.append(error)
             return account, None
 
-    async def _tell_transfers(self, problems: list[BrokerError]) -> bool:
+    async def _tell_transfers(self, failed: list[BrokerError], senseless: list[BrokerError]) -> bool:
         """Tell the rules of money that was moved since the last look; returns whether there was any.
 
         Where the venue doesn't say, the equity is judged all the same: a loss must not hide behind that.
@@ -141,15 +147,36 @@ class MonitoredAccount:
             return False
         since = datetime.now(UTC) - LOOK_BACK
         try:
-            news = await self._transfers.news(await self._asked(lambda: self._broker.transfers(since)))
+            listed = await self._asked(lambda: self._broker.transfers(since))
         except BrokerError as error:
-            problems.append(error)
+            failed.append(error)
             return False
-        for transfer in news:
-            await self._rules.record_transfer(transfer.amount, moved_at(transfer, self._judged_at), transfer.id)
-        if news:
-            await self._transfers.add(news)
-        return bool(news)
+        if listed.unreadable:
+            senseless.append(self._unreadable(listed, "what they moved counts as gained or lost"))
+        news = await self._transfers.news(listed)
+        if not news:
+            return False
+        previous = await self._measurements.newest(self.name)
+        refused = [await self._tell(transfer, previous) for transfer in news]
+        senseless += [each for each in refused if each is not None]
+        await self._transfers.add(news)
+        return True
+
+    async def _tell(self, transfer: Transfer, previous: datetime | None) -> BrokerError | None:
+        """Why the rules don't take it; None where they do."""
+        try:
+            outcome = await self._rules.record_transfer(transfer.amount, moved_at(transfer, previous), transfer.id)
+        except InvalidInput as error:
+            problem = str(error)
+        else:
+            if outcome.verdict is not Verdict.REFUSED:
+                return None
+            problem = outcome.details["problem"]
+        return BrokerError(f"{self.name}: transfer {transfer.id!r:.60}: {problem}", account=self.name)
+
+    def _unreadable(self, listed: Listed[Position] | Listed[Transfer], so: str) -> BrokerError:
+        others = f" and {len(listed.unreadable) - 1} more" if len(listed.unreadable) > 1 else ""
+        return BrokerError(f"{self.name}: {listed.unreadable[0]}{others}; {so}", account=self.name)
 
     async def _judge(self, kept: Kept, reading: Reading, positions: Listed[Position] | None) -> tuple[Outcome, ...]:
         """Positions of which some can't be read are not judged: no sum can be told of them."""
@@ -178,6 +205,9 @@ class MonitoredAccount:
         try:
             async with asyncio.timeout(self._patience):
                 return await ask()
+        except TimeoutError:
+            used_up = f"{self.name}: its venue's rate limit is used up by others"
+            raise BrokerUnavailable(used_up, account=self.name) from None
         except BrokerError:
             await self._rules.record_api_error(self._source)
             raise

@@ -1,7 +1,8 @@
 """Keep what was measured of each account in Redis, bounded in time, each measurement once and by the holder alone.
 
 `circuit_breaker:measurements:{account}` is a stream. An entry's id begins with the Unix milliseconds at which the venue
-worked the figures out, or else of Redis's clock, so that one that is known already, or older, is not taken.
+worked the figures out, or else of Redis's clock, so that one that is known already, or older, is not taken. What is in
+the future by Redis's clock is moved to `circuit_breaker:measurements:{account}:aside:{milliseconds}`.
 """
 
 from __future__ import annotations
@@ -14,24 +15,37 @@ from typing import Any
 
 from breaker.deadline_client import AsyncDeadlineClient
 from breaker.redis_time import to_microseconds
-from breaker.requests import raise_if_error, script_request, standalone_script
+from breaker.requests import Request, raise_if_error, script_request, standalone_script
 from tasks.monitor.leases import Holder, lease_key, lease_of_account
 
 _KEEP = standalone_script("""\
 #!lua flags=allow-oom
 -- KEYS[1]: the lease, [2]: the stream. ARGV[1]: the holder, [2]: Unix milliseconds of the venue's figures or '',
--- [3]: milliseconds for which entries are kept, [4…]: fields and values.
+-- [3]: milliseconds for which entries are kept, [4]: by how many a clock may be ahead, [5…]: fields and values.
 if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 'LOST' end
 local clock = redis.call('TIME')
 local now = tonumber(clock[1]) * 1000 + math.ceil(tonumber(clock[2]) / 1000) -- after all that happened before
 local at = ARGV[2] == '' and now or tonumber(ARGV[2])
+if at > now + tonumber(ARGV[4]) then at = now end -- a clock of the venue's that is wrong hides no loss
 local newest = redis.call('XREVRANGE', KEYS[2], '+', '-', 'COUNT', 1)[1]
-if newest and tonumber(string.match(newest[1], '^%d+')) >= at then return 'KNOWN' end
+local newest_at = newest and tonumber(string.match(newest[1], '^%d+'))
+if newest_at and newest_at > now + tonumber(ARGV[4]) then
+  -- After a failover to a host whose clock is behind, all that is measured would be known already until then.
+  local aside = KEYS[2] .. ':aside:' .. string.format('%.0f', now)
+  redis.call('RENAME', KEYS[2], aside)
+  redis.call('PEXPIRE', aside, ARGV[3])
+  newest_at = nil
+end
+if newest_at and newest_at >= at then return 'KNOWN' end
 local fields = {}
-for place = 4, #ARGV do fields[place - 3] = ARGV[place] end
+for place = 5, #ARGV do fields[place - 4] = ARGV[place] end
 local oldest = string.format('%.0f', math.max(now - tonumber(ARGV[3]), 0))
 return redis.call('XADD', KEYS[2], 'MINID', '~', oldest, string.format('%.0f-0', at), unpack(fields))
 """)
+
+
+_AHEAD = 5_000
+"""Milliseconds by which another host's clock may be ahead of Redis's, as the rules have it."""
 
 
 def measurements_key(account: str) -> str:
@@ -103,13 +117,20 @@ class Measurements:
         request = script_request(
             _KEEP,
             (lease_key(lease_of_account(account)), measurements_key(account)),
-            (self._holder.as_stored(), at, self._keep, *fields),
+            (self._holder.as_stored(), at, self._keep, _AHEAD, *fields),
             purpose=f"keep a measurement of {account}",
         )
         (reply,) = await self._client.execute(request)
         raise_if_error(reply)
         answer = reply.decode()
         return None if answer in ("LOST", "KNOWN") else Kept(answer)
+
+    async def newest(self, account: str) -> datetime | None:
+        """When the account was last measured, by whoever did; None where nothing is kept. Raises what Redis's does."""
+        key = measurements_key(account)
+        (entries,) = await self._client.execute(Request(f"read {key}", (("XREVRANGE", key, "+", "-", "COUNT", 1),)))
+        raise_if_error(entries)
+        return read_measurement(entries[0])[0] if entries else None
 
 
 def read_measurement(entry: Any) -> tuple[datetime, Mapping[str, str]]:

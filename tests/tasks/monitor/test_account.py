@@ -16,8 +16,8 @@ from pydantic import SecretStr
 
 from breaker import CircuitBreaker
 from breaker.deadline_client import AsyncDeadlineClient
-from breaker.orders import Account, Position, PositionSide
-from breaker.rules import AsyncRules
+from breaker.orders import Account, Position, PositionSide, Unreadable
+from breaker.rules import AsyncRules, Rules
 from brokers.alpaca import AlpacaBroker
 from brokers.protocol import Listed, Transfer, TransferKind
 from configuration.accounts import AccountSettings
@@ -34,7 +34,7 @@ from tasks.monitor.check import measure_monitor
 from tasks.monitor.leases import FEEDS, Holder, Leases, lease_key, lease_of_account
 from tasks.monitor.measurements import Measurements, Reading, measurements_key, read_measurement
 from tasks.monitor.sessions import ExchangeSession, OpenPeriod
-from tasks.monitor.transfers import KnownTransfers, moved_at
+from tasks.monitor.transfers import KnownTransfers, moved_at, transfers_key
 from tests.helpers import eventually
 
 BOOK = """
@@ -229,6 +229,124 @@ async def test_transfers_are_told_once_whoever_monitors(
     told = redis_client.hgetall("circuit_breaker:transfers")
     assert len(told) == 2
     assert not redis_client.hgetall("circuit_breaker:refused_measurements")
+
+
+async def test_money_that_moves_while_transfers_are_read_again_is_no_loss(
+    redis_server: EmbeddedRedis, redis_client: redis.Redis, tmp_path: Path, exchange: PaperExchangeThread
+) -> None:
+    exchange.restart(parse(BOOK))
+    CircuitBreaker(redis_client).initialize_state()
+    async with opened(redis_server, tmp_path, exchange.url) as (account, broker):
+        await account.measure()
+        listed = broker.transfers
+
+        async def then_moved(since: datetime) -> Listed[Transfer]:
+            found = await listed(since)
+            broker.transfers = listed  # type: ignore[method-assign]
+            exchange.control("transfer", {"amount": "-6000"})
+            return found
+
+        exchange.control("transfer", {"amount": "-1000"})
+        broker.transfers = then_moved  # type: ignore[method-assign]
+        judged = await account.measure()
+    assert judged is not None and judged.reading.equity == Decimal(93_000)
+    assert judged.outcomes[0].verdict == "WITHIN"
+
+
+async def test_a_deposit_that_is_listed_late_is_put_in_its_place_by_whoever_has_taken_over(
+    redis_server: EmbeddedRedis, redis_client: redis.Redis, tmp_path: Path, exchange: PaperExchangeThread
+) -> None:
+    exchange.restart(parse(BOOK))
+    CircuitBreaker(redis_client).initialize_state()
+    now = datetime.now(UTC)
+
+    def milliseconds(ago: float) -> int:
+        return int((now - timedelta(seconds=ago)).timestamp() * 1000)
+
+    rules = Rules(redis_client)
+    rules.record_equity(90_000, now - timedelta(seconds=60))
+    rules.record_equity(100_000, now - timedelta(seconds=20))  # has it already
+    redis_client.xadd(measurements_key("ALPHA"), {"equity": "100000"}, id=f"{milliseconds(20)}-0")
+    redis_client.zadd(transfers_key("ALPHA"), {"begun": float("inf")})
+    deposit = Transfer("D", Decimal(10_000), now - timedelta(seconds=40), TransferKind.DEPOSIT)
+
+    async def late(since: datetime) -> Listed[Transfer]:
+        return Listed((deposit,))
+
+    async with opened(redis_server, tmp_path, exchange.url) as (account, broker):
+        broker.transfers = late  # type: ignore[method-assign]
+        judged = await account.measure()
+    assert judged is not None and judged.outcomes[0].verdict == "WITHIN"
+    assert redis_client.hget("circuit_breaker:equity", "high_water") == b"100000"
+
+
+@pytest.mark.parametrize("what", ["positions", "transfers"])
+async def test_a_rate_limit_that_others_use_up_hides_no_loss(
+    redis_server: EmbeddedRedis, redis_client: redis.Redis, tmp_path: Path, exchange: PaperExchangeThread, what: str
+) -> None:
+    exchange.restart(parse(BOOK))
+    CircuitBreaker(redis_client).initialize_state()
+
+    async def throttled(*_: object) -> Listed[Transfer]:
+        raise TimeoutError
+
+    async with opened(redis_server, tmp_path, exchange.url) as (account, broker):
+        await account.measure()
+        exchange.control("price", {"symbol": "AAPL", "price": "140"})
+        setattr(broker, what, throttled)
+        judged = await account.measure()
+    assert judged is not None and judged.outcomes[0].verdict == "TRIPPED"
+    assert "rate limit is used up by others" in str(judged.problems[0])
+    assert not redis_client.exists("circuit_breaker:api_errors"), "which is no error of the venue's"
+
+
+async def test_transfers_and_positions_that_make_no_sense_are_said_and_hide_no_loss(
+    redis_server: EmbeddedRedis, redis_client: redis.Redis, tmp_path: Path, exchange: PaperExchangeThread
+) -> None:
+    exchange.restart(parse(BOOK))
+    CircuitBreaker(redis_client).initialize_state()
+    nameless = Unreadable("transfer", "", "", "its id is empty")
+    endless = Transfer("x" * 300, Decimal(-5), datetime.now(UTC), TransferKind.WITHDRAWAL)
+
+    async def senseless(_: datetime) -> Listed[Transfer]:
+        return Listed((endless,), (nameless,))
+
+    async def unreadable() -> Listed[Position]:
+        return Listed((), (Unreadable("position", "AAPL", "", "its quantity is empty"),))
+
+    async with opened(redis_server, tmp_path, exchange.url) as (account, broker):
+        await account.measure()
+        exchange.control("price", {"symbol": "AAPL", "price": "140"})
+        broker.transfers, broker.positions = senseless, unreadable  # type: ignore[method-assign]
+        judged = await account.measure()
+    assert judged is not None and judged.outcomes[0].verdict == "TRIPPED"
+    said = "\n".join(map(str, judged.problems))
+    for words in (
+        "its id is empty; what they moved counts",
+        "use text of 1 to 200",
+        "rules of positions are not judged",
+    ):
+        assert words in said
+
+
+async def test_a_clock_that_was_ahead_stops_no_measurement(
+    redis_server: EmbeddedRedis, redis_client: redis.Redis, tmp_path: Path
+) -> None:
+    holder, key, ahead = Holder(), measurements_key("ALPHA"), timedelta(hours=1)
+    later = round((datetime.now(UTC) + ahead).timestamp() * 1000)
+    redis_client.xadd(key, {"equity": "1"}, id=f"{later}-0")  # by the clock of a primary that is gone
+    dated = Reading(Decimal(1), "USD", as_of=datetime.now(UTC) + ahead)
+    async with client_of(redis_server, tmp_path) as client:
+        await Leases(client, holder, [lease_of_account("ALPHA")], lease=60).hold()
+        measurements = Measurements(client, holder, timedelta(days=7))
+        for reading in (READING, dated, READING):
+            async with asyncio.timeout(30):
+                while (kept := await measurements.keep("ALPHA", reading)) is None:
+                    pass  # two of one millisecond are one
+            assert kept.at < datetime.now(UTC) + timedelta(seconds=5)
+    assert redis_client.xlen(key) == 3
+    (aside,) = redis_client.keys(f"{key}:aside:*")
+    assert redis_client.pttl(aside) > 0
 
 
 def test_the_venue_s_time_counts_only_where_the_equity_was_read_since() -> None:
