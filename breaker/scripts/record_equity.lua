@@ -26,7 +26,12 @@ if next_transfer and next_transfer <= at then
   if before.at then moved = moved_between(all, before.at, at) end
   keep_next(all, at)
 end
-local state = step(before, at, text, ARGV[21] == '' and number(math.floor(at / DAY)) or ARGV[21], moved)
+local today = math.floor(at / DAY)
+local day = ARGV[21] == '' and today or tonumber(ARGV[21])
+-- A day begins once: of two that record, one by UTC and one by a session, the later would begin it at each reading.
+local begun = tonumber(before.day or '')
+if begun and begun > day and begun <= today + 1 then day = begun end
+local state = step(before, at, text, number(day), moved)
 save(state)
 redis.call('HSET', MEASUREMENTS, 'event', EVENT_ID)
 redis.call('RPUSH', READINGS, line_of(state))

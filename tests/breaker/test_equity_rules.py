@@ -221,6 +221,22 @@ def test_the_day_begins_where_the_calendar_says(breaker: CircuitBreaker, redis_c
     assert breaker.get_status().trip_details["reference"] == "100", "with the last of the day before"
 
 
+def test_a_day_begins_once_of_two_that_record_by_different_calendars(
+    breaker: CircuitBreaker, redis_client: redis.Redis
+) -> None:
+    account = Account(rule_set(redis_client, drawdown=None, daily_loss=Decimal("0.03")))
+    today = account.at.date()
+    yesterday = today - timedelta(days=1)
+    for equity, day in (("100", yesterday), ("99", today), ("98.5", yesterday), ("97.5", today), ("97.2", yesterday)):
+        account.at += EVERY
+        assert account.rules.record_equity(equity, account.at, day=day).verdict is Verdict.WITHIN
+    account.at += EVERY
+    assert account.rules.record_equity("96", account.at, day=today).verdict is Verdict.TRIPPED, "of the first day's 100"
+    redis_client.hset(EQUITY, "day", 10**6)
+    assert account.rules.record_equity("96", account.at, day=yesterday)
+    assert redis_client.hget(EQUITY, "day") == str((yesterday - date(1970, 1, 1)).days).encode()
+
+
 def test_a_fast_loss_trips_and_a_slow_one_does_not(breaker: CircuitBreaker, redis_client: redis.Redis) -> None:
     account = Account(rule_set(redis_client, drawdown=None, loss_velocity=Decimal("0.02"), loss_window=60))
     slow = [account.read(100 - step * Decimal("0.3")) for step in range(80)]
