@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Annotated, Protocol, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
+from breaker.errors import InvalidInput
 from breaker.keys import GLOBAL, is_scope
 from configuration.locations import not_empty
 from configuration.units import Seconds, Unit
 
 ALWAYS = "24/7"
+OWN_FEED = "monitor"
+"""The feed, of an account's breaker, that tells when the monitor last measured."""
 Session = Annotated[str, Field(pattern=r"^(24/7|[A-Z][A-Z0-9_]{1,15})$")]
 """`24/7`, or the code of a calendar of `exchange_calendars`, such as `XNYS`."""
 
@@ -114,3 +117,30 @@ def check_monitored_apart(accounts: Mapping[str, Monitored], feeds: Mapping[str,
     for name, feed in feeds.items():
         if feed.account is not None and feed.account.upper() not in accounts:
             raise ValueError(f"feeds.{name}: no account of the name {feed.account} is configured")
+
+
+def check_feed_names(feeds: Collection[str]) -> None:
+    """Raises ValueError for a name that no feed can have: nobody would judge it."""
+    if not feeds:
+        return
+    from breaker.rule_requests import checked_feed  # noqa: PLC0415  halting doesn't pay for it
+
+    for name in feeds:
+        try:
+            checked_feed(name)
+        except InvalidInput as error:
+            raise ValueError(f"feeds: {error}".rstrip(".")) from None
+        if name == OWN_FEED:
+            raise ValueError(f"feeds.{name}: the account monitor's own sign of life is called so; use another name")
+
+
+def check_rule_scopes(scopes: Collection[str], accounts: Collection[str]) -> None:
+    """Raises ValueError for limits of what can be no breaker, or of an account that is spelled otherwise."""
+    for scope in scopes:
+        if not is_scope(scope):
+            raise ValueError(f"rules.{scope!r:.60} is no scope")
+        kind, _, name = scope.partition(":")
+        if kind == "account" and name not in accounts and name.upper() in accounts:
+            raise ValueError(
+                f"rules.{scope!r}: the account is called {name.upper()}, and its breaker account:{name.upper()}"
+            )

@@ -37,7 +37,13 @@ from configuration.accounts import AccountSettings
 from configuration.complaints import describe_complaints
 from configuration.console import ConsoleSettings
 from configuration.locations import absolute, configuration_file, default_state_dir, not_empty
-from configuration.monitor import FeedSettings, MonitorSettings, check_monitored_apart
+from configuration.monitor import (
+    FeedSettings,
+    MonitorSettings,
+    check_feed_names,
+    check_monitored_apart,
+    check_rule_scopes,
+)
 from configuration.prefect_settings import PrefectSettings
 from configuration.redis_settings import DEFAULT_URL, Durable, RedisSettings, compose_redis_url, default_durability
 from configuration.rules import RuleSettings
@@ -355,6 +361,8 @@ class Settings(BaseSettings):
     @model_validator(mode="after")
     def _what_is_monitored_makes_sense(self) -> Self:
         check_monitored_apart(self.accounts, self.feeds)
+        check_feed_names(self.feeds)
+        check_rule_scopes(self.rules, self.accounts)
         return self
 
     @classmethod

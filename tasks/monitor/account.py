@@ -18,12 +18,11 @@ from breaker.errors import InvalidInput
 from breaker.orders import Account, Position
 from breaker.rules import AsyncRules, Outcome, Verdict
 from brokers.protocol import Broker, BrokerError, BrokerUnavailable, Listed, Transfer, repeat_until
+from configuration.monitor import OWN_FEED
 from tasks.monitor.measurements import Kept, Measurements, Reading
 from tasks.monitor.sessions import MarketSession
 from tasks.monitor.transfers import LOOK_BACK, KnownTransfers, moved_at
 
-HEARTBEAT = "monitor"
-"""The feed, of the account's breaker, that tells when the monitor last measured."""
 _LOOKS = 3
 """How often at most transfers are looked for in one reading, where each look finds some."""
 _NAMESPACE = UUID("0c7f3a52-52a0-5e0b-9a53-6a0c3f1d7c11")
@@ -125,7 +124,7 @@ class MonitoredAccount:
             return None
         if not failed:
             await self._rules.record_api_success(self._source)
-        await self._rules.heartbeat(HEARTBEAT)
+        await self._rules.heartbeat(OWN_FEED)
         outcomes = await self._judge(kept, reading, positions)
         return Judged(kept, reading, outcomes, (*failed, *senseless))
 

@@ -26,6 +26,7 @@ from configuration.settings import Settings
 from tasks.checks.prometheus import Prometheus, PrometheusError
 from tasks.monitor.account import RequestPace
 from tasks.monitor.sessions import MarketSession, market_session, open_since
+from tasks.monitor.transfers import CLOCKS_APART
 
 TIMEOUT = 5.0
 """Seconds that a source may take to answer."""
@@ -68,8 +69,12 @@ async def newest_data(feed: FeedSettings, sources: Sources) -> datetime:
         raise FeedUnreadable(f"there was no answer within {TIMEOUT:g} s") from None
     except OSError as error:
         raise FeedUnreadable(f"{feed.file}: {error.strerror or error}") from None
+    except FeedUnreadable:
+        raise
     except (BreakerError, BrokerError, PrometheusError) as error:
         raise FeedUnreadable(str(error)) from None
+    except Exception as error:  # what a source does that nobody thought of must not be the end of judging its silence
+        raise FeedUnreadable(f"its source can't be read ({type(error).__name__}: {error!s:.100})") from error
 
 
 async def _of_key(redis: AsyncDeadlineClient, key: str) -> datetime:
@@ -134,15 +139,18 @@ def read_time(value: Any) -> datetime:
         raise FeedUnreadable(f"{value!r:.40} is no time")
     if _NUMBER.fullmatch(text):
         number = float(text)
-        parts = next(parts for limit, parts in _UNITS if number < limit)
-        return datetime.fromtimestamp(number / parts, UTC)
+        parts = next((parts for limit, parts in _UNITS if number < limit), 1.0)
+        try:
+            return datetime.fromtimestamp(number / parts, UTC)
+        except (ValueError, OverflowError):
+            raise FeedUnreadable(f"{text!r:.40} is no time") from None
     try:
         moment = datetime.fromisoformat(text)
-    except ValueError:
+        if moment.tzinfo is None:
+            raise FeedUnreadable(f"{text!r:.40} has no time zone")
+        return moment.astimezone(UTC)
+    except (ValueError, OverflowError):
         raise FeedUnreadable(f"{text!r:.40} is no time") from None
-    if moment.tzinfo is None:
-        raise FeedUnreadable(f"{text!r:.40} has no time zone")
-    return moment.astimezone(UTC)
 
 
 class _OpenTime:
@@ -179,6 +187,7 @@ class WatchedFeed:
             timeout=settings.redis_timeout,
         )
         self._watching_since: datetime | None = None
+        self._ahead: tuple[datetime, datetime] | None = None
         self.unreadable = ""
         """Why its source could not be read the last time; empty where it could."""
 
@@ -205,8 +214,10 @@ class WatchedFeed:
         self._watching_since = self._watching_since or now
         self._calendar.session = await asyncio.to_thread(self._session)
         seen = _known(known)
+        if seen is not None and seen > now + CLOCKS_APART:
+            seen = None  # nor does the rule believe it
         try:
-            newest = min(await newest_data(self.feed, sources), now)
+            newest = self._not_ahead(await newest_data(self.feed, sources), now)
             await self._rules.heartbeat(self.name, newest)
             self.unreadable = ""
         except FeedUnreadable as error:
@@ -214,6 +225,14 @@ class WatchedFeed:
             newest = self._watching_since
         self._calendar.newest = newest if seen is None else max(seen, newest)
         return await self._rules.check_staleness([self.name])
+
+    def _not_ahead(self, told: datetime, now: datetime) -> datetime:
+        """A time in the future, by a clock that is ahead, came when it was first told: it stays young no longer."""
+        if told <= now:
+            return told
+        if self._ahead is None or self._ahead[0] != told:
+            self._ahead = (told, now)
+        return self._ahead[1]
 
     async def aclose(self) -> None:
         await self._rules.close()

@@ -308,7 +308,7 @@ async def test_transfers_and_positions_that_make_no_sense_are_said_and_hide_no_l
     nameless = Unreadable("transfer", "", "", "its id is empty")
     endless = Transfer("x" * 300, Decimal(-5), datetime.now(UTC), TransferKind.WITHDRAWAL)
 
-    async def senseless(_: datetime) -> Listed[Transfer]:
+    async def senseless(since: datetime) -> Listed[Transfer]:
         return Listed((endless,), (nameless,))
 
     async def unreadable() -> Listed[Position]:
@@ -317,7 +317,8 @@ async def test_transfers_and_positions_that_make_no_sense_are_said_and_hide_no_l
     async with opened(redis_server, tmp_path, exchange.url) as (account, broker):
         await account.measure()
         exchange.control("price", {"symbol": "AAPL", "price": "140"})
-        broker.transfers, broker.positions = senseless, unreadable  # type: ignore[method-assign]
+        broker.transfers = senseless  # type: ignore[method-assign]
+        broker.positions = unreadable  # type: ignore[method-assign]
         judged = await account.measure()
     assert judged is not None and judged.outcomes[0].verdict == "TRIPPED"
     said = "\n".join(map(str, judged.problems))

@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -77,7 +77,10 @@ def test_a_time_is_read_as_feeds_write_it(value: object, expected: datetime) -> 
     assert read_time(value) == expected
 
 
-@pytest.mark.parametrize("value", ["", "soon", None, True, {}, "2026-11-30T14:30:00", "nan", "-1"])
+@pytest.mark.parametrize(
+    "value",
+    ["", "soon", None, True, {}, "2026-11-30T14:30:00", "nan", "-1", "9" * 30, "9" * 400, "0001-01-01T00:00:00+14:00"],
+)
 def test_what_is_no_time_is_refused(value: object) -> None:
     with pytest.raises(FeedUnreadable):
         read_time(value)
@@ -185,6 +188,41 @@ async def test_what_can_not_be_read_is_silent_from_when_it_was_looked_for(
     await feed.aclose()
 
 
+async def test_a_source_that_fails_as_nobody_thought_of_is_silent_too(
+    redis_server: EmbeddedRedis, redis_client: redis.Redis, tmp_path: Path, web: Web
+) -> None:
+    CircuitBreaker(redis_client).initialize_state()
+    web.answering = lambda _: Answer(body="[" * 100_000)
+    nested = FeedSettings(url=f"{web.url}/status", json_path="time")
+    settings = settings_for(redis_server, tmp_path, feeds={"quotes": nested})
+    feed = WatchedFeed("quotes", settings)
+    async with sources_of(settings) as sources:
+        assert (await feed.judge(sources)).verdict == "WITHIN"
+        assert "can't be read (RecursionError" in feed.unreadable
+    await feed.aclose()
+
+
+async def test_a_feed_whose_clock_is_ahead_grows_old_when_it_stops(
+    redis_server: EmbeddedRedis, redis_client: redis.Redis, tmp_path: Path
+) -> None:
+    CircuitBreaker(redis_client).initialize_state()
+    ahead = datetime.now(UTC) + timedelta(hours=9)
+    redis_client.set("circuit_breaker:heartbeat:quotes", f"{ahead:%Y-%m-%dT%H:%M:%S.%f}Z")  # by a clock of before
+    settings = settings_for(redis_server, tmp_path, feeds={"quotes": FeedSettings(redis_key="quotes:last")})
+    feed = WatchedFeed("quotes", settings)
+    async with sources_of(settings) as sources:
+        redis_client.set("quotes:last", ahead.isoformat())
+        assert (await feed.judge(sources)).verdict == "WITHIN"
+        deadline = time.monotonic() + 60
+        while (outcome := await feed.judge(sources)).verdict == "WITHIN":
+            assert time.monotonic() < deadline
+            await asyncio.sleep(0.05)
+        assert outcome.verdict == "TRIPPED"
+        redis_client.set("quotes:last", (ahead + timedelta(seconds=1)).isoformat())
+        assert (await feed.judge(sources)).verdict == "WITHIN", "it speaks"
+    await feed.aclose()
+
+
 async def test_while_its_market_is_closed_nothing_is_missed(
     redis_server: EmbeddedRedis, redis_client: redis.Redis, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -240,6 +278,21 @@ async def test_the_scheduled_verification_leaves_the_monitor_s_feeds_to_it(
 def test_a_feed_that_makes_no_sense_is_refused(given: dict[str, str], why: str) -> None:
     with pytest.raises(ValidationError, match=why):
         FeedSettings.model_validate(given)
+
+
+@pytest.mark.parametrize(
+    ("given", "why"),
+    [
+        ({"feeds": {"bad name": {"redis_key": "a"}}}, "'bad name' is no feed's name"),
+        ({"feeds": {"monitor": {"redis_key": "a"}}}, "own sign of life is called so"),
+        ({"rules": {"foo bar": {"drawdown": 0.1}}}, "is no scope"),
+        ({"rules": {"account:alpha": {"drawdown": 0.1}}}, "its breaker account:ALPHA"),
+    ],
+)
+def test_names_by_which_nothing_would_be_judged_are_refused(given: dict[str, Any], why: str) -> None:
+    account = {"base_url": "http://127.0.0.1:1", "key_id": "k", "secret_key": "s"}
+    with pytest.raises(ValidationError, match=why):
+        GivenSettings.model_validate({"accounts": {"alpha": account}, **given})
 
 
 def test_a_quote_trips_the_breaker_of_its_account() -> None:
