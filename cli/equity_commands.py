@@ -14,7 +14,7 @@ import typer
 from breaker.errors import InvalidInput
 from breaker.keys import of_scope
 from breaker.limits import Limits
-from breaker.rule_requests import Outcome, Verdict
+from breaker.rule_requests import Outcome, Verdict, checked_text
 from breaker.uuid7 import uuid7
 from cli.acting_on import say_what_is_acted_on, scope_of
 from cli.exit_codes import EPILOG, Exit
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 LEAST, MOST = Decimal("0.01"), Decimal(10) ** 15
 """In any currency; what is beyond was mistyped, and a high-water mark that high trips at once."""
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 equity_app = typer.Typer(
     help="The account's equity, as the rules DRAWDOWN and DAILY_LOSS know it.", epilog=EPILOG, no_args_is_help=True
 )
@@ -115,11 +116,13 @@ def transfer(
     High-water mark and the day's first equity move with it. It takes what a re-base takes.
     """
     why, value = checked_reason(reason), _moved(amount)
+    when = datetime.now(UTC) if at is None else _moment(at)
+    named = f"by hand {uuid7()}" if transfer_id is None else checked_text(transfer_id)
     settings = load_settings()
     scope = scope_of(settings, scope)
     say_what_is_acted_on(settings)
     person = acting_person(settings, operator)
-    moved = _Moved(value, at or datetime.now(UTC), transfer_id or f"by hand {uuid7()}")
+    moved = _Moved(value, when, named)
     outcome = asyncio.run(_transfer(settings, scope, person, why, moved))
     effect = outcome.details.get("effect", str(outcome.verdict))
     if as_json:
@@ -230,6 +233,17 @@ def _moved(text: str) -> Decimal:
             "nothing changed"
         )
     return value
+
+
+def _moment(at: datetime) -> datetime:
+    """In UTC. Raises InvalidInput for what is before any account."""
+    try:
+        when = at.astimezone(UTC)
+    except OverflowError:
+        when = _EPOCH
+    if when <= _EPOCH:
+        raise InvalidInput(f"--at {at.isoformat()} is no time at which money was moved; nothing changed")
+    return when
 
 
 def _amount(text: str) -> Decimal:

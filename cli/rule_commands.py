@@ -106,6 +106,8 @@ def replay(
     limits = limits_from(_with_limits(settings, scope, changes or []), scope)
     begin = since.replace(tzinfo=UTC)
     end = datetime.now(UTC) if until is None else until.replace(tzinfo=UTC)
+    if not datetime(1970, 1, 1, tzinfo=UTC) <= begin < end:
+        raise InvalidInput(f"--from {_utc(begin)} has to be after 1970 and before {_utc(end)}; nothing was replayed")
     recording = asyncio.run(rules_replay.read_recording(settings, name, scope, begin, end))
     if not recording.readings:
         raise NothingRecorded(

@@ -68,6 +68,24 @@ def test_money_that_was_moved_is_told_once_and_moves_the_marks(
     assert len(recorded) == 2 and recorded[0]["user_id"] == login_name()
 
 
+@pytest.mark.parametrize(
+    ("more", "why"),
+    [
+        (("--at", "9999-12-31T23:59:59-1200"), "--at 9999-12-31T23:59:59-12:00 is no time"),
+        (("--at", "0001-01-01T00:00:00+1400"), "is no time at which money was moved; nothing changed"),
+        (("--at", "0026-11-30T00:00:00+0000"), "is no time at which money was moved; nothing changed"),
+        (("--id", ""), "'' can't be recorded"),
+        (("--id", "x" * 201), "can't be recorded; use text of 1 to 200 characters"),
+    ],
+)
+def test_a_transfer_that_was_mistyped_changes_nothing(
+    configured: redis.Redis, breaker_cli: RunCli, more: tuple[str, str], why: str
+) -> None:
+    wrong = breaker_cli("equity", "transfer", "-5", "--reason", WHY, *more)
+    assert wrong.returncode == 2 and why in wrong.stderr and len(wrong.stderr.splitlines()) == 1
+    assert not configured.exists("circuit_breaker:transfers")
+
+
 @pytest.mark.parametrize("to", ["-5", "0", "NaN", "Infinity", "1e30", "1e-9", "1e999999", "a lot", ""])
 def test_what_is_no_equity_is_refused_and_changes_nothing(
     configured: redis.Redis, rules: Rules, breaker_cli: RunCli, to: str
@@ -164,6 +182,9 @@ def test_other_limits_are_tried_on_what_was_recorded(
 ) -> None:
     account = 'base_url = "https://paper-api.alpaca.markets"\nkey_id = "k"\nsecret_key = "s"\n'
     write_configuration(f'redis_url = "{redis_server.url}"\n[accounts.ALPHA]\n{account}')
+    for period in (("0001-01-01",), ("2026-03-02", "--to", "2026-03-01")):
+        wrong = breaker_cli("rules", "replay", "--from", *period)
+        assert wrong.returncode == 2 and "has to be after 1970 and before" in wrong.stderr
     replay = ("rules", "replay", "--from", "2026-03-02")
     nothing = breaker_cli(*replay)
     assert nothing.returncode == 1 and "nothing of ALPHA is recorded from" in nothing.stderr
