@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
-from decimal import Decimal, InvalidOperation
+from decimal import MAX_EMAX, MIN_EMIN, Decimal, InvalidOperation, localcontext
 from enum import StrEnum
 from typing import Any, Protocol
 
@@ -291,6 +291,8 @@ def market_open_since(calendar: Calendar, clock: Any) -> str:
 
 _LONGEST_AMOUNT = 40
 """Digits before or after the point that are written out; a text can name millions of them."""
+_MOST_MARGIN = Decimal(1_000_000)
+"""Times the equity; what is more is told no more exactly."""
 
 
 def time_text(at: datetime | None) -> str:
@@ -326,9 +328,10 @@ def margin_text(required: object, equity: object) -> str:
     needed, held = decimal_text(required), decimal_text(equity)
     if not is_finite(needed) or not is_finite(held):
         return "none"
-    if Decimal(held) > 0:
-        return f"{Decimal(needed) / Decimal(held):.6f}"
-    return "0" if Decimal(needed) <= 0 else "1000000"
+    if Decimal(held) <= 0:
+        return "0" if Decimal(needed) <= 0 else f"{_MOST_MARGIN}"
+    with localcontext(Emax=MAX_EMAX, Emin=MIN_EMIN):
+        return f"{min(max(Decimal(needed) / Decimal(held), Decimal(0)), _MOST_MARGIN):.6f}"
 
 
 def checked_text(value: str) -> str:

@@ -39,6 +39,12 @@ if MODE == 'off' then return worst end
 expect_type(MEASUREMENTS, 'string')
 local decodes, believed = pcall(cjson.decode, redis.call('GET', MEASUREMENTS) or '')
 if not decodes or type(believed) ~= 'table' or type(believed.positions) ~= 'table' then return worst end
+-- What is no number is none that the engine holds.
+local engine_has = {}
+for symbol, quantity in pairs(believed.positions) do
+  local value = tonumber(quantity)
+  if type(symbol) == 'string' then engine_has[symbol] = value and math.abs(value) < math.huge and value or 0 end
+end
 limit = tonumber(ARGV[17])
 local most, where = 0, ''
 local function compare(symbol, venue, engine)
@@ -47,13 +53,13 @@ local function compare(symbol, venue, engine)
     most, where = share, symbol
   end
 end
-for symbol, quantity in pairs(held) do compare(symbol, quantity, tonumber(believed.positions[symbol] or 0) or 0) end
-for symbol, quantity in pairs(believed.positions) do
-  if held[symbol] == nil then compare(symbol, 0, tonumber(quantity) or 0) end
+for symbol, quantity in pairs(held) do compare(symbol, quantity, engine_has[symbol] or 0) end
+for symbol, quantity in pairs(engine_has) do
+  if held[symbol] == nil then compare(symbol, 0, quantity) end
 end
 worst = graver(worst, conclude('POSITION_MISMATCH', most > limit, share_of(most, limit), details_of({
   'measured', string.format('%.4f%%', most * 100), 'limit', string.format('%g%%', limit * 100), 'window',
   'engine against venue', 'symbol', where, 'venue', string.format('%.15g', held[where] or 0), 'engine',
-  tostring(believed.positions[where] or 0),
+  string.format('%.15g', engine_has[where] or 0),
 })))
 return worst

@@ -79,6 +79,24 @@ def test_a_mismatch_trips_when_it_persists(breaker: CircuitBreaker, redis_client
         rules.publish_positions({"AAPL": Decimal("NaN")})
 
 
+@pytest.mark.parametrize("believed", ['{"positions": [1, 2]}', '{"positions": {"AAPL": "nan", "MSFT": {}}}'])
+def test_positions_that_are_no_numbers_are_none_that_the_engine_holds(
+    breaker: CircuitBreaker, redis_client: redis.Redis, believed: str
+) -> None:
+    redis_client.set("circuit_breaker:believed_positions", believed)
+    rules = rule_set(redis_client, position_mismatch=Decimal("0.1"), confirmations={Rule.POSITION_MISMATCH: 1})
+    outcome = rules.record_positions(held(AAPL=("1", "5"), MSFT=("1", "5")))
+    assert (outcome.verdict, outcome.details["engine"]) == (Verdict.TRIPPED, "0")
+
+
+@pytest.mark.parametrize(("required", "equity"), [("1e300", "1e-300"), ("1e999999", "1e-999999"), ("1e999999", 5)])
+def test_a_margin_of_almost_nothing_is_beyond_any_limit(
+    breaker: CircuitBreaker, redis_client: redis.Redis, required: str, equity: object
+) -> None:
+    outcome = rule_set(redis_client, margin=Decimal("0.9")).record_margin(required, equity)
+    assert (outcome.verdict, outcome.details["measured"]) == (Verdict.TRIPPED, "1000000.000000")
+
+
 def test_a_margin_of_an_account_with_nothing_left_is_beyond_any_limit(
     breaker: CircuitBreaker, redis_client: redis.Redis
 ) -> None:
