@@ -91,7 +91,7 @@ def test_positions_that_are_no_numbers_are_none_that_the_engine_holds(
 
 @pytest.mark.parametrize(("required", "equity"), [("1e300", "1e-300"), ("1e999999", "1e-999999"), ("1e999999", 5)])
 def test_a_margin_of_almost_nothing_is_beyond_any_limit(
-    breaker: CircuitBreaker, redis_client: redis.Redis, required: str, equity: object
+    breaker: CircuitBreaker, redis_client: redis.Redis, required: str, equity: str | int
 ) -> None:
     outcome = rule_set(redis_client, margin=Decimal("0.9")).record_margin(required, equity)
     assert (outcome.verdict, outcome.details["measured"]) == (Verdict.TRIPPED, "1000000.000000")
