@@ -16,15 +16,18 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
+from brokers.sweep import first_sweep
 from configuration.redis_clients import async_redis_client
 from configuration.settings import Settings
 from flows.drivers import RunStep
+from flows.kill_context import record_sweep
 from flows.kill_procedure import close_account, close_here
 from flows.run_names import environment_tag
 from tasks import orchestrator
 from tasks.kill.account import ANSWERS_AFTER_DEADLINE
+from tasks.kill.memory import attempt_of
 from tasks.kill.run import KillRun
-from tasks.kill.share_watch import ShareElsewhere, claim_share, why_taken_over
+from tasks.kill.share_watch import ShareElsewhere, ask_for_share, claim_share, why_taken_over
 from tasks.kill.shares import Share, split
 from tasks.kill.status import KillStatus
 from tasks.kill.status_feed import EVERY, read_runs
@@ -50,9 +53,14 @@ async def close_in_shares(run: KillRun, do: RunStep) -> None:
 
 
 async def _close_elsewhere(run: KillRun, do: RunStep, settings: Settings, shares: Sequence[Share]) -> None:
-    asked_at, accounts = run.elapsed, [name for share in shares for name in share.accounts]
+    accounts = [name for share in shares for name in share.accounts]
+    if run.first_sweep_after is None:
+        await _sweep(run, accounts)
+    if run.naming_closes is not None:  # the shares are told what was agreed on
+        await asyncio.wait({run.naming_closes})
+    asked_at = run.elapsed
     redis = async_redis_client(settings, timeout=settings.redis_timeout, retry=Retry(NoBackoff(), 0))
-    if why := await _why_no_shares(redis, run, asked_at + run.settings.share_starts_within):
+    if why := await _why_no_shares(redis, run, shares, asked_at + run.settings.share_starts_within):
         await redis.aclose()
         run.record_missing(f"workers for {', '.join(accounts)}: {why}; they were closed here")
         await asyncio.gather(*(close_account(run, do, account) for account in accounts))
@@ -65,17 +73,33 @@ async def _close_elsewhere(run: KillRun, do: RunStep, settings: Settings, shares
     await asyncio.gather(*map(coordination.see_to, away))
 
 
-async def _why_no_shares(redis: Redis, run: KillRun, until: float) -> str:
+async def _sweep(run: KillRun, accounts: Sequence[str]) -> None:
+    """In a run that Prefect has started nobody has: what waits for a worker must not wait with orders that may fill."""
+    results = await first_sweep(
+        [run.brokers[name] for name in accounts],
+        run.settings.first_sweep_timeout,
+        run.settings.cancel,
+        lambda order: attempt_of(order, run.incident_id) is not None,
+        coverage=run.coverage,
+    )
+    run.first_sweep_after = run.elapsed
+    record_sweep(run, results)
+
+
+async def _why_no_shares(redis: Redis, run: KillRun, shares: Sequence[Share], until: float) -> str:
     """Why no worker can take a share now; empty where one can. A busy Prefect is asked again."""
+    if run.halted_after is None:
+        return "the trip is not confirmed, and none begins before"
     try:
-        await redis.ping()
+        for share in shares:
+            await ask_for_share(redis, share.run_id, run.clock.left)
     except (RedisError, OSError) as error:
         return f"Redis, by which they give signs of life, does not answer ({type(error).__name__})"
     while True:
         try:
             served = await orchestrator.served_deployments()
         except Exception as error:  # whatever Prefect's client raises: the accounts are closed all the same
-            if run.elapsed + ASK_AGAIN_AFTER < until:
+            if run.elapsed + ASK_AGAIN_AFTER < until and not orchestrator.is_refusal(error):
                 await asyncio.sleep(ASK_AGAIN_AFTER)
                 continue
             return f"Prefect can't be asked: {orchestrator.describe_failure(error)}"
@@ -111,16 +135,20 @@ class _Coordination:
         share, run = each.share, self._run
         run.elsewhere |= dict.fromkeys(share.accounts, each.cost_of)
         flow_run_id, why = await self._ask_for(each)
-        if not why and not (why := await self._wait_for(each)):
-            return
-        each.ended.set()
-        for name in share.accounts:
-            del run.elsewhere[name]
-        run.record("KILL_SHARE_TAKEN_OVER", share=str(share), accounts=list(share.accounts), why=why)
+        why = why or await self._wait_for(each)
+        if why:
+            each.ended.set()
+            await asyncio.gather(self._take_over(share, share.accounts, why), _give_up(flow_run_id, why))
+        elif (failed := each.failed) and not run.overdue:  # its host may lack what this one has: a key, a way there
+            await self._take_over(share, failed, f"it could not close {', '.join(failed)}")
+
+    async def _take_over(self, share: Share, accounts: Sequence[str], why: str) -> None:
+        run = self._run
+        for name in accounts:
+            run.elsewhere.pop(name, None)
+        run.record("KILL_SHARE_TAKEN_OVER", share=str(share), accounts=list(accounts), why=why)
         run.missing.append(f"the worker of {share}: {why}; it was closed here")
-        await asyncio.gather(
-            *(close_account(run, self._do, account) for account in share.accounts), _give_up(flow_run_id, why)
-        )
+        await asyncio.gather(*(close_account(run, self._do, account) for account in accounts))
 
     async def _ask_for(self, each: ShareElsewhere) -> tuple[UUID | None, str]:
         """The flow run that is to close it, or why there is none. A busy Prefect is asked again."""
@@ -129,7 +157,8 @@ class _Coordination:
             try:
                 flow_run_id = await self._start(share)
             except Exception as error:  # whatever Prefect's client raises: its accounts are closed all the same
-                if run.elapsed - each.asked_at + ASK_AGAIN_AFTER < run.settings.share_starts_within:
+                in_time = run.elapsed - each.asked_at + ASK_AGAIN_AFTER < run.settings.share_starts_within
+                if in_time and not orchestrator.is_refusal(error):
                     await asyncio.sleep(ASK_AGAIN_AFTER)
                     continue
                 return None, f"Prefect did not take it: {orchestrator.describe_failure(error)}"
@@ -153,7 +182,7 @@ class _Coordination:
                 "reason": run.reason,
                 "operator": run.operator,
                 "trip_event_id": run.trip_event_id or run.run_id,
-                "time_left": max(run.clock.left, 0.0),
+                "closes_as": {name: run.accounts[name].closes_as for name in share.accounts},
             },
         )
 
@@ -183,6 +212,8 @@ class _Coordination:
         run = self._run
         each.hear(status, run.elapsed)
         for name, progress in each.progress.items():
+            if name not in run.elsewhere:  # it is closed here by now
+                continue
             run.accounts[name].progress = progress
         run.missing += [what for what in status.missing if what not in run.missing]
 

@@ -180,6 +180,7 @@ async def run_kill_switch(
                 run.record_missing(f"Prefect at {configured}, which refuses connections")
             elif configured and flow_run is not None:
                 run.record_missing(_why_without_prefect(flow_run, configured, run.settings.orchestrator_wait))
+            run.elsewhere.clear()  # what workers had is closed here too, and told of by what is done here
             run.report = await halt_and_flatten(run, without_prefect)
             run.reported.set()
         announce(run.report)

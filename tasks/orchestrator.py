@@ -51,6 +51,12 @@ def describe_failure(error: BaseException) -> str:
     return type(error).__name__
 
 
+def is_refusal(error: BaseException) -> bool:
+    """Whether Prefect's API has answered that it won't do it: asking again changes nothing."""
+    answered = getattr(getattr(getattr(error, "http_exc", error), "response", None), "status_code", None)
+    return isinstance(answered, int) and 400 <= answered < 500 and answered not in (408, 425, 429)
+
+
 def is_unreachable(error: BaseException) -> bool:
     """Whether Prefect's client raised it for an API that does not answer: a bare RuntimeError, known by its text."""
     return isinstance(error, RuntimeError) and str(error).startswith("Failed to reach API")

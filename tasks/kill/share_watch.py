@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 
 CLAIM = "circuit_breaker:kill_share:"
 """Before a share's run id: the host that has begun it. Whoever is first has it, a worker or who takes it over."""
+WANTED = "circuit_breaker:kill_share_wanted:"
+"""Before a share's run id: there while whoever asked for it has time left, and for as long as that. A share that a
+worker comes to later is not begun: nobody waits for it, and people may be trading again."""
 
 _N = TypeVar("_N", int, Decimal)
 
@@ -60,6 +63,12 @@ class ShareElsewhere:
     @property
     def reported(self) -> bool:
         return self.status is not None and self.status.reported
+
+    @property
+    def failed(self) -> tuple[str, ...]:
+        """The accounts that it has given up, as it reports; what is stuck or out of time there is so anywhere."""
+        there = {} if self.status is None else {each.account: each.phase for each in self.status.accounts}
+        return tuple(name for name in self.share.accounts if there.get(name, "failed") == "failed")
 
     @property
     def host(self) -> str:
@@ -113,6 +122,17 @@ def together(before: AccountProgress, there: AccountProgress, began_at: float) -
         no_orders_after=_later(there.no_orders_after, began_at),
         flat_after=_later(there.flat_after, began_at),
     )
+
+
+async def ask_for_share(redis: Redis, run_id: str, seconds: float) -> None:
+    """Let the share be begun, with so much time left. Raises RedisError, OSError."""
+    await redis.set(f"{WANTED}{run_id}", socket.gethostname(), px=max(int(seconds * 1000), 1))
+
+
+async def time_left_of_share(redis: Redis, run_id: str) -> float | None:
+    """Seconds that it still has, by Redis's clock; None where it is not to be begun. Raises RedisError, OSError."""
+    left = int(await redis.pttl(f"{WANTED}{run_id}"))
+    return left / 1000 if left > 0 else None
 
 
 async def claim_share(redis: Redis, run_id: str) -> bool:

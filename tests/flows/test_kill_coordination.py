@@ -10,13 +10,17 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
 
+import httpx
 import pytest
 import redis
+from prefect.settings import PREFECT_API_URL, temporary_settings
+from pydantic import SecretStr
 
 from breaker import CircuitBreaker
 from breaker.uuid7 import uuid7
 from configuration.redis_clients import async_redis_client
 from configuration.settings import Settings
+from flows import kill_switch
 from flows.drivers import without_prefect
 from flows.kill_context import open_kill_run
 from flows.kill_coordination import close_in_shares
@@ -25,9 +29,11 @@ from flows.kill_share import run_share
 from sandbox.embedded_redis import EmbeddedRedis
 from tasks import orchestrator
 from tasks.kill import share_watch
+from tasks.kill.close_names import KEY as CLOSES
+from tasks.kill.cost import ExitCost
 from tasks.kill.report import KillReport
 from tasks.kill.run import KillRun, current_kill
-from tasks.kill.share_watch import claim_share
+from tasks.kill.share_watch import CLAIM, WANTED, claim_share
 from tasks.kill.shares import Share
 from tasks.kill.status import kill_status
 from tasks.kill.status_feed import RUN, RUNS
@@ -71,6 +77,7 @@ class Pool:
     work: Work | None = None
     busy: int = 0
     """So many times it does not answer."""
+    refuses: Exception | None = None
     asked: list[dict[str, Any]] = field(default_factory=list)
     cancelled: list[UUID] = field(default_factory=list)
     working: list[asyncio.Future[None]] = field(default_factory=list)
@@ -83,6 +90,8 @@ class Pool:
     ) -> UUID:
         assert deployment == "kill-share/kill-share" and name.startswith("kill-share-2-of-2-")
         assert key == parameters["run_id"]
+        if self.refuses is not None:
+            raise self.refuses
         if self.busy:
             self.busy -= 1
             raise TimeoutError
@@ -109,7 +118,7 @@ async def pool(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> AsyncIter
 async def close(settings: Settings, asked: dict[str, Any]) -> None:
     """As a worker does."""
     share = Share(asked["number"], asked["of"], tuple(asked["accounts"]), asked["run_id"])
-    told = {name: asked[name] for name in ("reason", "operator", "incident_id", "scope", "trip_event_id")}
+    told = {name: asked[name] for name in ("reason", "operator", "incident_id", "scope", "trip_event_id", "closes_as")}
     await run_share(share, without_prefect, settings, **told)
 
 
@@ -134,6 +143,14 @@ async def break_off(settings: Settings, asked: dict[str, Any]) -> None:
             reason="-", operator="-", incident_id=uuid7(), accounts=share.accounts, settings=settings, share=share
         ):
             raise MemoryError
+
+
+async def lack_keys(settings: Settings, asked: dict[str, Any]) -> None:
+    """As a worker whose host has no valid keys for the account."""
+    beta = settings.accounts["BETA"].model_copy(update={"secret_key": SecretStr("another")})
+    kill = settings.kill.model_copy(update={"refusal_patience": 0.1})
+    accounts = {**settings.accounts, "BETA": beta}
+    await close(settings.model_copy(update={"accounts": accounts, "kill": kill}), asked)
 
 
 async def kill(settings: Settings, client: redis.Redis) -> tuple[KillReport, Counter[tuple[str, str]], KillRun]:
@@ -206,15 +223,90 @@ async def test_a_share_that_comes_to_nothing_is_closed_here(
     assert recorded["ACCOUNT_FLAT", "BETA"] == recorded["KILL_SWITCH_COST", "BETA"] == 1
 
 
+@pytest.mark.parametrize("since", ["closed here", "reset", "out of time"])
 async def test_a_worker_that_comes_too_late_does_nothing(
-    settings: Settings, redis_client: redis.Redis, venues: Venues, pool: Pool
+    settings: Settings, redis_client: redis.Redis, venues: Venues, pool: Pool, since: str
 ) -> None:
     begun = settings.model_copy(update={"kill": settings.kill.model_copy(update={"share_starts_within": 0.1})})
     report, _, _ = await kill(begun, redis_client)
     assert is_done(venues, report)
+    asked = pool.asked[0]
+    if since != "closed here":  # whoever asked died before it could take anything back
+        redis_client.delete(f"{CLAIM}{asked['run_id']}")
+    if since == "reset":
+        CircuitBreaker(redis_client).reset("ada", "a test")
+    if since == "out of time":
+        redis_client.delete(f"{WANTED}{asked['run_id']}")
     before = {name: venues[name].report()["requests"] for name in ("ALPHA", "BETA")}
-    await close(settings, pool.asked[0])
+    await close(settings, asked)
     assert {name: venues[name].report()["requests"] for name in before} == before
+
+
+async def test_what_a_worker_can_not_close_is_closed_here(
+    settings: Settings, redis_client: redis.Redis, venues: Venues, pool: Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(share_watch, "TAKEN_OVER_AFTER", 60.0)
+    pool.work = lack_keys
+    report, recorded, _ = await kill(settings, redis_client)
+    assert is_done(venues, report) and recorded["KILL_SHARE_TAKEN_OVER", ""] == 1
+    said = "the worker of share 2 of 2, BETA: it could not close BETA; it was closed here"
+    assert said in report.missing
+
+
+async def test_a_prefect_that_refuses_a_share_is_not_asked_for_as_long_as_one_may_take_to_begin(
+    settings: Settings, redis_client: redis.Redis, venues: Venues, pool: Pool
+) -> None:
+    request = httpx.Request("POST", "http://prefect/")
+    pool.refuses = httpx.HTTPStatusError("-", request=request, response=httpx.Response(409, request=request))
+    report, _, _ = await kill(settings, redis_client)
+    assert is_done(venues, report)
+    assert report.missing == (
+        "the worker of share 2 of 2, BETA: Prefect did not take it: it answered 409; it was closed here",
+    )
+    assert report.flat_after is not None and report.flat_after < settings.kill.share_starts_within
+
+
+async def test_a_trip_that_is_not_confirmed_keeps_nothing_waiting_for_a_worker(
+    settings: Settings, redis_client: redis.Redis, venues: Venues, pool: Pool
+) -> None:
+    async with open_kill_run(reason="-", operator="-", incident_id=uuid7(), settings=settings) as run:
+        token = current_kill.set(run)
+        try:
+            await close_in_shares(run, without_prefect)
+        finally:
+            current_kill.reset(token)
+    assert pool.asked == [] and all(venues.left(name) == NOTHING for name in ("ALPHA", "BETA"))
+    assert "the trip is not confirmed" in run.missing[0]
+
+
+async def test_orders_are_cancelled_before_a_worker_begins_in_a_run_that_nobody_swept_for(
+    settings: Settings, redis_client: redis.Redis, venues: Venues, pool: Pool
+) -> None:
+    async def look_first(settings: Settings, asked: dict[str, Any]) -> None:
+        left.append(venues.left("BETA"))
+        await close(settings, asked)
+
+    left: list[tuple[dict[str, str], set[str]]] = []
+    pool.work = look_first
+    report, recorded, _ = await kill(settings, redis_client)
+    assert is_done(venues, report) and left == [(POSITIONS, set())] and recorded["FIRST_SWEEP", "BETA"] == 1
+
+
+async def test_a_share_names_its_closes_as_whoever_asked_for_it_does(
+    settings: Settings, redis_client: redis.Redis, venues: Venues, pool: Pool
+) -> None:
+    async def forget(settings: Settings, asked: dict[str, Any]) -> None:
+        redis_client.delete(f"{CLOSES}BETA")  # as a failover may
+        await close(settings, asked)
+
+    earlier = uuid7()
+    redis_client.set(f"{CLOSES}BETA", earlier)
+    pool.work = forget
+    report, _, _ = await kill(settings, redis_client)
+    assert is_done(venues, report)
+    assert all(
+        close.client_order_id.startswith(f"{earlier}-") for close in report.accounts[1].closes if len(close.symbol) < 5
+    )
 
 
 async def test_without_anybody_who_serves_shares_all_is_closed_here(
@@ -232,3 +324,28 @@ async def test_no_more_accounts_than_one_takes_are_closed_here_and_nobody_is_ask
     alone = settings.model_copy(update={"kill": settings.kill.model_copy(update={"accounts_per_worker": 2})})
     report, _, _ = await kill(alone, redis_client)
     assert is_done(venues, report) and pool.asked == [] and report.missing == ()
+
+
+async def test_what_workers_had_is_told_of_by_what_is_done_here_once_prefect_is_lost(
+    settings: Settings, redis_client: redis.Redis, venues: Venues, pool: Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def break_off_with_a_share_away(run: KillRun) -> None:
+        run.elsewhere["BETA"] = ask_the_worker
+        run.begun.set()
+        raise TimeoutError
+
+    async def ask_the_worker(account: str) -> ExitCost:
+        asked.append(account)
+        raise LookupError
+
+    async def refuses_nobody(api: str) -> bool:
+        return False
+
+    asked: list[str] = []
+    monkeypatch.setattr(kill_switch, "_refuses_connections", refuses_nobody)
+    monkeypatch.setattr(kill_switch, "_start_flow", break_off_with_a_share_away)
+    CircuitBreaker(redis_client).trip("KILL_SWITCH")
+    with temporary_settings({PREFECT_API_URL: "http://prefect.invalid/api"}):
+        async with open_kill_run(reason="-", operator="-", settings=settings) as run:
+            report = await kill_switch.run_kill_switch(run, lambda _: None)
+    assert is_done(venues, report) and asked == []
