@@ -1,13 +1,21 @@
-"""Tell one run of a Redis server from another: a restarted or promoted one may have lost what was acknowledged."""
+"""Tell one run of a Redis server as a primary from another: a restarted or promoted one may have lost what was
+acknowledged.
+"""
 
 from __future__ import annotations
 
 COMPARED_KEY = "circuit_breaker:compared_run"
-"""Holds the run id of the Redis that was last compared with the ledger. A copy of it, restored or replicated, names
+"""Holds the run of the Redis that was last compared with the ledger. A copy of it, restored or replicated, names
 another run than the one that answers from it."""
 
 
-def run_id_of(info: object) -> str:
-    """The run id in Redis's answer to `INFO server`; empty where it says none."""
+def run_of(info: object) -> str:
+    """The run in Redis's answer to `INFO`; empty where it says none.
+
+    Its run id, which a restart changes, and the id of its replication history, which a promotion changes: a primary
+    that was a replica meanwhile has the data of another one.
+    """
     lines = info.decode("utf-8", "replace").splitlines() if isinstance(info, bytes) else []
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("run_id:")), "")
+    told = dict(line.strip().split(":", 1) for line in lines if ":" in line)
+    run_id = told.get("run_id", "")
+    return f"{run_id}:{told.get('master_replid', '')}" if run_id else ""

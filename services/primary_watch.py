@@ -14,7 +14,7 @@ from redis import Redis
 
 from breaker.deadline_client import DeadlineClient
 from breaker.errors import BreakerError, RedisRefused
-from breaker.redis_run import COMPARED_KEY, run_id_of
+from breaker.redis_run import COMPARED_KEY, run_of
 from breaker.requests import Request
 from breaker.state import Status
 from ledger.errors import LedgerError
@@ -30,7 +30,7 @@ class Seen:
     """Which run of a Redis server has answered, and the epoch of each breaker that had one."""
 
     run: str
-    """Its run id; empty where it may not be read."""
+    """As `run_of` has it; empty where it may not be read."""
     epochs: Mapping[str, int]
 
     def goes_on_from(self, before: Seen) -> bool:
@@ -47,6 +47,7 @@ class PrimaryWatch:
         self._timeout = timeout
         self._client = DeadlineClient(redis, timeout)
         self._compared: Seen | None = None
+        self._not_told = False
 
     def look(self, ledger: Ledger, statuses: Mapping[str, Status]) -> bool:
         """Compare every breaker with the ledger, unless the same server goes on. Returns whether it did.
@@ -59,7 +60,7 @@ class PrimaryWatch:
             self._compared = now
             return False
         self._compare(ledger)
-        if run:  # by whatever answers now: if that is another one already, it is none that its run id stands in
+        if run:  # by whatever answers now: if that is another one already, this is not its run
             self._client.execute(Request("note that it was compared with the ledger", (("SET", COMPARED_KEY, run),)))
         self._compared = now
         return True
@@ -84,9 +85,13 @@ class PrimaryWatch:
 
     def _runs(self) -> tuple[str, str]:
         """The run that answers, and the one that was last compared; both empty where INFO is refused."""
-        commands = (("INFO", "server"), ("GET", COMPARED_KEY))
+        commands = (("INFO",), ("GET", COMPARED_KEY))
         try:
             told, noted = self._client.execute(Request("say which run of it this is", commands))
-        except RedisRefused:
+        except RedisRefused as error:
+            if not self._not_told:
+                log.warning("gates that ask for a compared Redis stay closed: its run can't be read", error=str(error))
+            self._not_told = True
             return "", ""
-        return run_id_of(told), noted.decode("utf-8", "replace") if isinstance(noted, bytes) else ""
+        self._not_told = False
+        return run_of(told), noted.decode("utf-8", "replace") if isinstance(noted, bytes) else ""

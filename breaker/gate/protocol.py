@@ -29,7 +29,7 @@ from breaker.gate.lease import (
 from breaker.gate.quiet_period import QuietPeriod
 from breaker.gate.resp3 import ErrorReply, Frame, Parser, ProtocolError, Push
 from breaker.keys import Keys
-from breaker.redis_run import COMPARED_KEY, run_id_of
+from breaker.redis_run import COMPARED_KEY, run_of
 from breaker.redis_time import microseconds_of
 from breaker.requests import encode_command
 from breaker.state import State, read_status
@@ -52,7 +52,7 @@ class GateProtocol:
         self.lease = lease
         self._compared_only = compared_only
         self._run: bytes | None = None
-        """The run id of the Redis that answers, where it has been asked."""
+        """The run of the Redis that answers, where it has been asked."""
         self._is_compared = not compared_only
         self.heartbeat_due = False
         """An invalidation has arrived: the states should be read again at once."""
@@ -74,8 +74,6 @@ class GateProtocol:
         commands.append(self._command(self._on_role, "ROLE"))
         for index, view in enumerate(self.lease.views):
             commands.append(self._command(self._on_exists(index), "EXISTS", Keys.of(view.scope).history))
-        if self._compared_only:
-            commands.append(self._command(self._on_info, "INFO", "server"))
         return b"".join(commands)
 
     def heartbeat(self, now: float) -> bytes:
@@ -90,6 +88,7 @@ class GateProtocol:
         else:
             commands.append(self._command(self._on_delete, "DEL", self._gate_key))
         if not self._is_compared:  # asked before the states, which then have what the comparison made of them
+            commands.append(self._command(self._on_info, "INFO"))
             commands.append(self._command(self._on_compared, "GET", COMPARED_KEY))
         commands.append(self._command(self._on_time, "TIME"))
         commands.extend(self._command(self._on_state, "GET", key) for key in self._state_keys)
@@ -145,7 +144,7 @@ class GateProtocol:
 
     def _on_info(self, frame: Frame, now: float) -> None:
         _refuse_error(frame, "INFO")
-        self._run = run_id_of(frame).encode()
+        self._run = run_of(frame).encode()
 
     def _on_compared(self, frame: Frame, now: float) -> None:
         _refuse_error(frame, "GET")
@@ -206,6 +205,8 @@ class GateProtocol:
         if self._refusal is not None:
             return f"Redis refuses to write, and so would refuse a trip: {self._refusal.rstrip('.')}"
         if not self._is_compared:
+            if not self._run:
+                return "this Redis doesn't tell in INFO which run of it answers, without which none counts as compared"
             return (
                 "this Redis has not been compared with the ledger since it began to answer, which `services.serve` or "
                 "`breaker services` does"

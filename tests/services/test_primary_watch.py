@@ -8,10 +8,12 @@ from pathlib import Path
 
 import pytest
 import redis
+from structlog.testing import capture_logs
 
 from breaker import CircuitBreaker
 from breaker.gate import Gate, Topology
 from breaker.gate.decision import Reason
+from breaker.redis_run import COMPARED_KEY
 from breaker.status_reader import StatusReader
 from configuration.settings import GivenSettings, Settings
 from ledger.configured import open_ready_ledger
@@ -105,6 +107,25 @@ def test_a_gate_that_asks_for_it_opens_only_on_a_redis_that_was_compared(
             own_server.start()
 
 
+def test_it_is_said_once_that_gates_stay_closed_as_info_is_refused(
+    settings: Settings, own_server: EmbeddedRedis
+) -> None:
+    client = redis.Redis.from_url(own_server.url)
+    CircuitBreaker(client).initialize_state()
+    client.acl_setuser("watch", enabled=True, nopass=True, keys=["*"], commands=["+@all", "-info"])
+    refused = redis.Redis(port=own_server.port, username="watch", password="")
+    with (
+        closing(open_ready_ledger(settings)) as ledger,
+        closing(PrimaryWatch(refused, PATIENCE)) as watch,
+        capture_logs() as said,
+    ):
+        for _ in range(2):
+            watch.look(ledger, {})
+    assert [each["event"] for each in said if "stay closed" in each["event"]] == [
+        "gates that ask for a compared Redis stay closed: its run can't be read"
+    ]
+
+
 def test_promise_1_a_gate_never_opens_on_a_redis_that_lost_a_trip_before_it_was_compared(
     settings: Settings, own_server: EmbeddedRedis, tmp_path: Path
 ) -> None:
@@ -119,6 +140,39 @@ def test_promise_1_a_gate_never_opens_on_a_redis_that_lost_a_trip_before_it_was_
         breaker.trip("MANUAL")
         drain_outbox(client, ledger, timeout=PATIENCE)
         set_back(own_server, tmp_path / "copy")
+        with (
+            Gate(own_server.url, topology=Topology.single(compared=True), max_staleness=UNHURRIED) as gate,
+            Record(gate) as record,
+            closing(PrimaryWatch(client, PATIENCE)) as watch,
+        ):
+            eventually(lambda: "has not been compared with the ledger" in gate.check(BUY, 0).sentence)
+            watch.look(ledger, {})
+            eventually(lambda: gate.check(BUY, 0).reason is Reason.TRIPPED)
+            assert record.admitted_since(0) == 0
+
+
+def test_promise_1_a_gate_never_opens_on_a_primary_that_came_back_by_way_of_one_that_had_lost_a_trip(
+    settings: Settings, own_server: EmbeddedRedis, tmp_path: Path
+) -> None:
+    """Nobody compared the other one, whose copy says that this one was compared; and it has not been started anew."""
+    client = redis.Redis.from_url(own_server.url)
+    with (
+        EmbeddedRedis(tmp_path / "other") as other,
+        closing(CircuitBreaker(client, timeout=PATIENCE)) as breaker,
+        closing(open_ready_ledger(settings)) as ledger,
+        closing(redis.Redis.from_url(other.url)) as promoted,
+    ):
+        breaker.initialize_state()
+        with closing(PrimaryWatch(client, PATIENCE)) as watch:
+            watch.look(ledger, {})
+        promoted.replicaof("127.0.0.1", own_server.port)
+        eventually(lambda: promoted.get(COMPARED_KEY))
+        promoted.replicaof("NO", "ONE")
+        breaker.trip("MANUAL")
+        drain_outbox(client, ledger, timeout=PATIENCE)
+        client.replicaof("127.0.0.1", other.port)
+        eventually(lambda: "OPEN" in str(client.get("circuit_breaker:state")))
+        client.replicaof("NO", "ONE")
         with (
             Gate(own_server.url, topology=Topology.single(compared=True), max_staleness=UNHURRIED) as gate,
             Record(gate) as record,
