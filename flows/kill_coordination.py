@@ -27,7 +27,7 @@ from tasks import orchestrator
 from tasks.kill.account import ANSWERS_AFTER_DEADLINE
 from tasks.kill.memory import attempt_of
 from tasks.kill.run import KillRun
-from tasks.kill.share_watch import ShareElsewhere, ask_for_share, claim_share, why_taken_over
+from tasks.kill.share_watch import ShareElsewhere, ask_for_share, claim_share, starts_within, why_taken_over
 from tasks.kill.shares import Share, split
 from tasks.kill.status import KillStatus
 from tasks.kill.status_feed import EVERY, read_runs
@@ -58,9 +58,9 @@ async def _close_elsewhere(run: KillRun, do: RunStep, settings: Settings, shares
         await _sweep(run, accounts)
     if run.naming_closes is not None:  # the shares are told what was agreed on
         await asyncio.wait({run.naming_closes})
-    asked_at = run.elapsed
+    asked_at, begin_within = run.elapsed, starts_within(run.settings.share_starts_within, run.clock.left)
     redis = async_redis_client(settings, timeout=settings.redis_timeout, retry=Retry(NoBackoff(), 0))
-    if why := await _why_no_shares(redis, run, shares, asked_at + run.settings.share_starts_within):
+    if why := await _why_no_shares(redis, run, shares, asked_at + begin_within):
         await redis.aclose()
         run.record_missing(f"workers for {', '.join(accounts)}: {why}; they were closed here")
         await asyncio.gather(*(close_account(run, do, account) for account in accounts))
@@ -68,7 +68,7 @@ async def _close_elsewhere(run: KillRun, do: RunStep, settings: Settings, shares
     for name in accounts:
         run.update(name, phase="waiting for a worker")
     away = [ShareElsewhere(share, asked_at, {name: run.progress[name] for name in share.accounts}) for share in shares]
-    coordination = _Coordination(run, do, settings, redis, away)
+    coordination = _Coordination(run, do, settings, redis, away, begin_within)
     run.following = asyncio.create_task(coordination.follow())
     await asyncio.gather(*map(coordination.see_to, away))
 
@@ -109,11 +109,20 @@ async def _why_no_shares(redis: Redis, run: KillRun, shares: Sequence[Share], un
 class _Coordination:
     """The shares of one run that workers were asked for."""
 
-    def __init__(self, run: KillRun, do: RunStep, settings: Settings, redis: Redis, away: list[ShareElsewhere]) -> None:
+    def __init__(
+        self,
+        run: KillRun,
+        do: RunStep,
+        settings: Settings,
+        redis: Redis,
+        away: list[ShareElsewhere],
+        begin_within: float,
+    ) -> None:
         self._run, self._do = run, do
         self._settings = settings
         self._redis = redis
         self._away = away
+        self._begin_within = begin_within
         self._redis_heard_at = run.elapsed
 
     async def follow(self) -> None:
@@ -157,7 +166,7 @@ class _Coordination:
             try:
                 flow_run_id = await self._start(share)
             except Exception as error:  # whatever Prefect's client raises: its accounts are closed all the same
-                in_time = run.elapsed - each.asked_at + ASK_AGAIN_AFTER < run.settings.share_starts_within
+                in_time = run.elapsed - each.asked_at + ASK_AGAIN_AFTER < self._begin_within
                 if in_time and not orchestrator.is_refusal(error):
                     await asyncio.sleep(ASK_AGAIN_AFTER)
                     continue
@@ -192,7 +201,7 @@ class _Coordination:
         while not each.reported:
             if run.clock.left < -ANSWERS_AFTER_DEADLINE:
                 return "its time is up"
-            why = why_taken_over(each, run.elapsed, self._redis_heard_at, run.settings.share_starts_within)
+            why = why_taken_over(each, run.elapsed, self._redis_heard_at, self._begin_within)
             if why and (each.heard_at is not None or await self._is_mine(each)):
                 return why
             await asyncio.sleep(LOOK_EVERY)

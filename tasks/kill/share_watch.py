@@ -91,7 +91,14 @@ class ShareElsewhere:
         raise LookupError(account)
 
 
-def why_taken_over(elsewhere: ShareElsewhere, now: float, redis_heard_at: float, starts_within: float) -> str:
+def starts_within(configured: float, left: float) -> float:
+    """Seconds that a worker may take to begin it, where the run has so many `left`: half of them are for doing it here,
+    should none begin. Pure.
+    """
+    return round(min(configured, max(left, 0.0) / 2), 1)
+
+
+def why_taken_over(elsewhere: ShareElsewhere, now: float, redis_heard_at: float, begin_within: float) -> str:
     """Why the share's accounts are to be closed here, as a sentence; empty while it is waited for. Pure.
 
     `redis_heard_at`: when Redis last answered. Without it no share can give a sign of life.
@@ -103,7 +110,7 @@ def why_taken_over(elsewhere: ShareElsewhere, now: float, redis_heard_at: float,
         return f"Redis has not told of it for {TAKEN_OVER_AFTER:g} s"
     if elsewhere.heard_at is None:
         waited = now - elsewhere.asked_at
-        return f"no worker has begun it within {starts_within:g} s" if waited >= starts_within else ""
+        return f"no worker has begun it within {begin_within:g} s" if waited >= begin_within else ""
     silent = now - elsewhere.heard_at
     return f"nothing was heard of {elsewhere.host} for {silent:.0f} s" if silent >= TAKEN_OVER_AFTER else ""
 

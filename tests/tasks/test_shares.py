@@ -9,7 +9,7 @@ from decimal import Decimal
 import pytest
 
 from tasks.kill.account import AccountProgress
-from tasks.kill.share_watch import ShareElsewhere, together, why_taken_over
+from tasks.kill.share_watch import ShareElsewhere, starts_within, together, why_taken_over
 from tasks.kill.shares import Share, split
 from tasks.kill.status import KillStatus
 from tasks.kill.status_feed import TAKEN_OVER_AFTER
@@ -121,3 +121,8 @@ def test_a_share_began_when_its_first_sign_of_life_says() -> None:
     share.hear(replace(AT_WORK, elapsed=1.0, silent_for=0.2), 6.2)
     share.hear(replace(AT_WORK, elapsed=4.0, accounts=(flat,)), 9.4)
     assert share.progress["B"].flat_after == pytest.approx(7.0)
+
+
+@pytest.mark.parametrize(("left", "within"), [(290.0, 10.0), (12.0, 6.0), (-1.0, 0.0)])
+def test_half_of_the_time_that_is_left_is_kept_for_what_no_worker_begins(left: float, within: float) -> None:
+    assert starts_within(10.0, left) == within
