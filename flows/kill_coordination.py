@@ -16,6 +16,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
+from breaker import State
 from brokers.sweep import first_sweep
 from configuration.redis_clients import async_redis_client
 from configuration.settings import Settings
@@ -88,13 +89,14 @@ async def _sweep(run: KillRun, accounts: Sequence[str]) -> None:
 
 async def _why_no_shares(redis: Redis, run: KillRun, shares: Sequence[Share], until: float) -> str:
     """Why no worker can take a share now; empty where one can. A busy Prefect is asked again."""
-    if run.halted_after is None:
-        return "the trip is not confirmed, and none begins before"
     try:
         for share in shares:
             await ask_for_share(redis, share.run_id, run.clock.left)
     except (RedisError, OSError) as error:
         return f"Redis, by which they give signs of life, does not answer ({type(error).__name__})"
+    status = await run.breaker.get_status()
+    if status.state is not State.TRIPPED or status.incident_id != run.incident_id:  # as each of them looks
+        return "the trip is not confirmed in this incident, and none begins before"
     while True:
         try:
             served = await orchestrator.served_deployments()

@@ -266,9 +266,12 @@ async def test_a_prefect_that_refuses_a_share_is_not_asked_for_as_long_as_one_ma
     assert report.flat_after is not None and report.flat_after < settings.kill.share_starts_within
 
 
+@pytest.mark.parametrize("tripped", [False, True], ids=["not at all", "by another incident"])
 async def test_a_trip_that_is_not_confirmed_keeps_nothing_waiting_for_a_worker(
-    settings: Settings, redis_client: redis.Redis, venues: Venues, pool: Pool
+    settings: Settings, redis_client: redis.Redis, venues: Venues, pool: Pool, tripped: bool
 ) -> None:
+    if tripped:
+        CircuitBreaker(redis_client).trip("MANUAL")
     async with open_kill_run(reason="-", operator="-", incident_id=uuid7(), settings=settings) as run:
         token = current_kill.set(run)
         try:
