@@ -34,7 +34,8 @@ def _installed(environment: Path, dist: Path) -> Path:
     _run("uv", "venv", "--quiet", "--python", sys.executable, str(environment))
     install = ("uv", "pip", "install", "--quiet", "--python", str(python))
     _run(*install, "--require-hashes", "-r", str(LOCK))
-    _run(*install, "--no-deps", "--no-index", "--find-links", str(dist), APPLICATION, "trading-breaker")
+    # Without the cache, which may have another build of the same version.
+    _run(*install, "--no-cache", "--no-deps", "--no-index", "--find-links", str(dist), APPLICATION, "trading-breaker")
     _run("uv", "pip", "check", "--quiet", "--python", str(python))
     return python
 
