@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from redis.asyncio import Redis as AsyncRedis
 
     from breaker import Status
+    from breaker.async_rules import AsyncRules
     from breaker.limits import Limits
     from configuration.settings import Settings
 
@@ -81,6 +82,14 @@ def limits_from(settings: Settings, scope: str = GLOBAL) -> Limits:
     told = {name: getattr(given, name) for name in type(given).model_fields if name not in ("off", "dry_run")}
     off = {RULE_TABLE[rule].setting: None for rule in given.off}
     return Limits(**{**told, **off}, dry_run=frozenset(given.dry_run))
+
+
+def async_rules_of(settings: Settings, scope: str = GLOBAL) -> AsyncRules:
+    """The automatic rules of `scope`, by the limits that are configured. Close them after use."""
+    from breaker.async_rules import AsyncRules  # noqa: PLC0415  halting doesn't pay for it
+
+    limits = limits_from(settings, scope)
+    return AsyncRules(async_redis_client(settings), scope, limits=limits, timeout=settings.redis_timeout)
 
 
 def requested_trip(

@@ -22,10 +22,10 @@ import structlog
 from breaker.deadline_client import AsyncDeadlineClient
 from breaker.errors import BreakerError
 from breaker.keys import check_scope
-from breaker.rules import AsyncRules, Verdict
+from breaker.rules import Verdict
 from brokers.protocol import Broker, BrokerError
 from brokers.registry import open_broker
-from configuration.breakers import limits_from
+from configuration.breakers import async_rules_of
 from configuration.monitor import ALWAYS, monitored_scope
 from configuration.redis_clients import async_redis_client
 from configuration.running import RunningConfiguration
@@ -193,9 +193,7 @@ class AccountMonitor:
             except BreakerError as error:
                 self._outages.note(name, error)
                 continue
-            rules = AsyncRules(
-                async_redis_client(settings), scope, limits=limits_from(settings, scope), timeout=settings.redis_timeout
-            )
+            rules = async_rules_of(settings, scope)
             pace = RequestPace(broker.capabilities.requests_per_minute, settings.monitor.rate_share)
             session = None if account.session == ALWAYS else partial(market_session, account.session)
             found[name] = MonitoredAccount(

@@ -13,10 +13,9 @@ from decimal import Decimal, InvalidOperation
 from typing import TYPE_CHECKING, Any
 
 from breaker.errors import BreakerError
-from breaker.rules import AsyncRules, Verdict
+from breaker.rules import Verdict
 from breaker.state import State
-from configuration.breakers import limits_from
-from configuration.redis_clients import async_redis_client
+from configuration.breakers import async_rules_of
 from configuration.settings import Settings
 from ledger.record import DENIED, AuditRecord
 from tasks.recovery.approval_rules import Approval, Refusal, in_words, refusals_of_reset
@@ -100,8 +99,7 @@ async def begin_anew(
 
     Raises NotRebased, and BreakerUnavailable or RedisRefused as for a measurement.
     """
-    limits = limits_from(settings, scope)
-    rules = AsyncRules(async_redis_client(settings), scope, limits=limits, timeout=settings.redis_timeout)
+    rules = async_rules_of(settings, scope)
     try:
         outcome = await rules.rebase_equity(value, event_id=event_id)
     finally:

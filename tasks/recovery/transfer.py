@@ -12,9 +12,8 @@ from decimal import Decimal
 from typing import TYPE_CHECKING
 
 from breaker.errors import BreakerError
-from breaker.rules import AsyncRules, Outcome, Verdict
-from configuration.breakers import limits_from
-from configuration.redis_clients import async_redis_client
+from breaker.rules import Outcome, Verdict
+from configuration.breakers import async_rules_of
 from configuration.settings import Settings
 from ledger.record import DENIED, AuditRecord
 from tasks.recovery.rebase import EquityChange, EquityChangeRefused, change_row, check_change, incident_of
@@ -73,8 +72,7 @@ async def record_transfer(
 
 
 async def _tell(settings: Settings, request: TransferRequest) -> Outcome:
-    limits = limits_from(settings, request.scope)
-    rules = AsyncRules(async_redis_client(settings), request.scope, limits=limits, timeout=settings.redis_timeout)
+    rules = async_rules_of(settings, request.scope)
     try:
         outcome = await rules.record_transfer(request.amount, request.at, request.transfer_id)
     finally:
