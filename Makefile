@@ -43,7 +43,7 @@ LOCK = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generat
 lock: $(READY) ## Resolve again what a checkout, an installation and a build consist of
 	@$(LOCK) --group dev pyproject.toml -o requirements.lock
 	@$(LOCK) --group build --no-annotate -c requirements.lock -o distributions/requirements.lock
-	@$(LOCK) --extra embedded --no-annotate -c requirements.lock distributions/ops/pyproject.toml \
+	@$(LOCK) --extra ccxt --extra embedded --extra ib --no-annotate -c requirements.lock distributions/ops/pyproject.toml \
 	    -o distributions/ops/requirements.lock
 
 # --- the runbook's commands -------------------------------------------------------------------------------------------
