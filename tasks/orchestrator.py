@@ -214,8 +214,39 @@ def is_lost(state: State[Any], now: datetime) -> bool:
 
 
 async def reschedule_if_failed(flow_run_id: UUID) -> bool:
-    """The same for a run whose process was reported dead, or that failed `FAILED_FOR` ago or before."""
-    return await _reschedule(flow_run_id, is_failed_or_crashed)
+    """The same for a run whose process was reported dead, or that failed `FAILED_FOR` ago or before.
+
+    And for one that asks and can't be answered.
+    """
+    return await _reschedule(flow_run_id, is_failed_or_crashed) or await _reschedule_if_unanswerable(flow_run_id)
+
+
+async def _reschedule_if_unanswerable(flow_run_id: UUID) -> bool:
+    """A server that breaks off in the middle of an asking keeps a run suspended without the form that it waits for.
+
+    It takes no answer then, for ever. Begun again, the run finds that nobody has answered, and asks anew.
+    """
+    async with _client() as client:
+        run = await client.read_flow_run(flow_run_id)
+        if run.state is None or not run.state.is_paused() or datetime.now(UTC) - run.state.timestamp < FAILED_FOR:
+            return False
+        asked = run.state.state_details.run_input_keyset
+        if not asked or await _has_input(client, flow_run_id, asked["schema"]):
+            return False
+        await client.set_flow_run_state(flow_run_id, _scheduled("it asked and its form was lost"), force=True)
+    return True
+
+
+async def _has_input(client: PrefectClient, flow_run_id: UUID, key: str) -> bool:
+    import httpx  # noqa: PLC0415
+
+    try:
+        await client.read_flow_run_input(flow_run_id, key)
+    except httpx.HTTPStatusError as error:
+        if error.response.status_code == httpx.codes.NOT_FOUND:
+            return False
+        raise
+    return True
 
 
 def is_failed_or_crashed(state: State[Any], now: datetime) -> bool:
@@ -224,15 +255,19 @@ def is_failed_or_crashed(state: State[Any], now: datetime) -> bool:
 
 
 async def _reschedule(flow_run_id: UUID, when: Callable[[State[Any], datetime], bool]) -> bool:
-    from prefect.states import Scheduled  # noqa: PLC0415
-
     async with _client() as client:
         run = await client.read_flow_run(flow_run_id)
         if run.state is None or not when(run.state, datetime.now(UTC)):
             return False
-        again: State[None] = Scheduled(message=f"Started again, as it was {run.state.name} and had no process any more")
+        again = _scheduled(f"it was {run.state.name} and had no process any more")
         await client.set_flow_run_state(flow_run_id, again, force=True)
     return True
+
+
+def _scheduled(why: str) -> State[None]:
+    from prefect.states import Scheduled  # noqa: PLC0415
+
+    return Scheduled(message=f"Started again, as {why}")
 
 
 @asynccontextmanager

@@ -194,8 +194,11 @@ class Topology:
     def _start_prefect(self) -> None:
         host = self.a
         started: list[Child] = []
+        # With its tables in a file the server stands still for a minute when workers on three hosts write at once.
+        database = self.primary_database.create_database("prefect").replace("postgresql://", "postgresql+asyncpg://")
 
         def start(command: Sequence[str], *, env: Mapping[str, str], output: IO[bytes]) -> Child:
+            env = {**env, "PREFECT_SERVER_DATABASE_CONNECTION_URL": database}
             started.append(host.start_command(command, env=env, output=output))
             return started[-1]
 

@@ -6,9 +6,22 @@ from datetime import UTC, datetime, timedelta
 
 import httpx
 import pytest
+from prefect import flow, get_client
 from prefect.client.schemas.objects import State, StateType
+from prefect.input.run_input import keyset_from_paused_state
+from prefect.settings import PREFECT_API_URL, temporary_settings
+from prefect.states import Suspended
 
-from tasks.orchestrator import FAILED_FOR, SILENT_FOR, describe_failure, is_failed_or_crashed, is_lost
+from sandbox.prefect_server import PrefectServer
+from tasks import orchestrator
+from tasks.orchestrator import (
+    FAILED_FOR,
+    SILENT_FOR,
+    describe_failure,
+    is_failed_or_crashed,
+    is_lost,
+    reschedule_if_failed,
+)
 
 REQUEST = httpx.Request("GET", "http://prefect.example/api/health")
 NOW = datetime(2026, 11, 24, 16, 0, tzinfo=UTC)
@@ -65,3 +78,26 @@ def test_without_a_sign_of_life_what_runs_or_was_submitted_for_long_has_no_proce
 def test_why_prefect_can_not_be_asked_is_said_in_a_few_words_on_one_line(error: Exception, said: str) -> None:
     told = describe_failure(error)
     assert said in told and "\n" not in told and "http" not in told
+
+
+async def test_a_run_that_asks_and_whose_form_the_server_never_got_is_started_again(
+    prefect: PrefectServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    @flow(name="asking")
+    async def asking() -> None: ...
+
+    asks: State[None] = Suspended(pause_key="approval-1-4")
+    asks.state_details.run_input_keyset = keyset = keyset_from_paused_state(asks)
+    monkeypatch.setattr(orchestrator, "FAILED_FOR", timedelta(0))
+    with temporary_settings(updates={PREFECT_API_URL: prefect.api_url}):
+        async with get_client() as client:
+            run = (await client.create_flow_run(asking, state=asks)).id
+            await client.create_flow_run_input(run, keyset["schema"], "{}")
+            assert not await reschedule_if_failed(run)
+            await client.delete_flow_run_input(run, keyset["schema"])
+            assert await reschedule_if_failed(run)
+            begun_again = (await client.read_flow_run(run)).state
+            assert not await reschedule_if_failed(run)
+    assert begun_again is not None
+    assert begun_again.is_scheduled()
+    assert begun_again.message == "Started again, as it asked and its form was lost"
