@@ -23,6 +23,12 @@ class AssetClass(StrEnum):
     EQUITY = "equity"
     OPTION = "option"
     CRYPTO = "crypto"
+    """A pair of currencies, one of them not a state's, that is bought and sold itself (spot)."""
+    PERPETUAL = "perpetual"
+    """A swap without an end."""
+    FUTURE = "future"
+    FOREX = "forex"
+    """A pair of states' currencies."""
 
 
 class Session(StrEnum):
@@ -42,10 +48,13 @@ class Instrument:
 
     Attributes:
         asset_class: the kind.
-        multiplier: units of the underlying per contract; 1 but for options.
+        multiplier: units of the underlying per contract; 1 where the thing itself is traded.
         price_increment: the price step; None where only the rule of the asset class is known.
         quantity_increment: the quantity step; None where any quantity may be asked for.
         minimum_quantity: the least that an order may have; None where it is not known.
+        maximum_quantity: the most that one order may have; None where it is not known.
+        minimum_notional: the least that an order may be worth, in the currency it is priced in; None where not known.
+        trades: when it trades, where its venue says; None: as its asset class does.
     """
 
     asset_class: AssetClass = AssetClass.EQUITY
@@ -53,23 +62,27 @@ class Instrument:
     price_increment: Decimal | None = None
     quantity_increment: Decimal | None = None
     minimum_quantity: Decimal | None = None
+    maximum_quantity: Decimal | None = None
+    minimum_notional: Decimal | None = None
+    trades: Session | None = None
 
     @property
     def session(self) -> Session:
         """When it trades."""
-        return _SESSIONS[self.asset_class]
+        return self.trades or _SESSIONS[self.asset_class]
 
     def tick(self, price: Decimal) -> Decimal:
         """The price step at `price`.
 
         An equity has a cent from a dollar up, else a hundredth of one (SEC rule 612); an option a cent (Alpaca, options
-        trading: two decimals). Crypto has the venue's own, else four significant digits and nine decimals at most.
+        trading: two decimals). Anything else has the venue's own, else four significant digits and nine decimals at
+        most.
         """
         if self.price_increment is not None:
             return self.price_increment
         if self.asset_class is AssetClass.OPTION:
             return _CENT
-        if self.asset_class is AssetClass.CRYPTO:
+        if self.asset_class is not AssetClass.EQUITY:
             return max(Decimal(1).scaleb(price.adjusted() - _SIGNIFICANT_DIGITS + 1), _FINEST)
         return _CENT if price >= 1 else _HUNDREDTH_OF_A_CENT
 
@@ -94,6 +107,9 @@ _SESSIONS = {
     AssetClass.EQUITY: Session.EXTENDED,
     AssetClass.OPTION: Session.REGULAR,
     AssetClass.CRYPTO: Session.ALWAYS,
+    AssetClass.PERPETUAL: Session.ALWAYS,
+    AssetClass.FUTURE: Session.ALWAYS,
+    AssetClass.FOREX: Session.ALWAYS,
 }
 
 

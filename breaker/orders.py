@@ -6,7 +6,7 @@ negative. An order's quantity never is; its side says the direction.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from decimal import Decimal
 from enum import StrEnum
@@ -177,6 +177,8 @@ class Fill:
         cumulative_quantity: Units of its order that have filled with this one; None where the venue doesn't say.
         fee: What the venue took for it; None where it doesn't say with the fill.
         fee_currency: What the fee is in, such as `USD`, or `BTC` where it is taken from what was bought.
+        position_side: The position that it changed, in hedge mode; None where the account nets.
+        client_order_id: Of its order; empty where the venue doesn't say.
 
     Example:
         >>> fill = Fill("f1", "1", "AAPL", Side.SELL, Decimal(10), Decimal("187.5"), datetime(2026, 1, 5, tzinfo=UTC))
@@ -194,6 +196,8 @@ class Fill:
     cumulative_quantity: Decimal | None = None
     fee: Decimal | None = None
     fee_currency: str = ""
+    position_side: PositionSide | None = None
+    client_order_id: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,6 +213,7 @@ class Position:
         market_value: In the account's currency, signed, as the venue has it; it wins over quantity and price.
         instrument: Its class, steps and session.
         position_side: Which of the symbol's two positions it is, in hedge mode; None where the account nets.
+        market: The clock of its own market; None where that is the account's.
 
     Example:
         >>> short = Position("AAPL", Decimal(-10), Decimal(10), average_entry_price=Decimal("187.5"))
@@ -224,6 +229,7 @@ class Position:
     market_value: Decimal | None = None
     instrument: Instrument = EQUITY
     position_side: PositionSide | None = None
+    market: MarketClock | None = field(default=None, compare=False)
 
     @property
     def closing_side(self) -> Side:

@@ -35,7 +35,12 @@ def open_broker(name: str, account: AccountSettings) -> Broker:
         make = next(iter(found)).load()
     broker = make(name, account)
     if not isinstance(broker, Broker):
-        raise ConfigurationError(f"accounts.{name}.adapter: '{account.adapter}' does not provide a broker")
+        members = {member for member in (*vars(Broker), *Broker.__annotations__) if not member.startswith("_")}
+        missing = ", ".join(sorted(member for member in members if not hasattr(broker, member)))
+        raise ConfigurationError(
+            f"accounts.{name}.adapter: '{account.adapter}' does not provide a broker; it lacks {missing} "
+            "(brokers.protocol.Broker, which an adapter may derive from)"
+        )
     return broker
 
 

@@ -7,14 +7,15 @@ order whose answer was lost is looked up by its client order id and never sent a
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+import uuid
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import httpx
 
-from breaker.instruments import is_option
+from breaker.instruments import Instrument, is_option
 from breaker.orders import Account, Fill, MarketClock, Order, Position, Unreadable
 from brokers.alpaca.http import Connection, RateLimited
 from brokers.alpaca.reading import (
@@ -28,6 +29,7 @@ from brokers.alpaca.reading import (
     read_account,
     read_clock,
     read_fills,
+    read_instruments,
     read_order,
     read_orders,
     read_positions,
@@ -37,6 +39,9 @@ from brokers.alpaca.reading import (
     time_of,
 )
 from brokers.protocol import (
+    ALPACA_IDS,
+    Broker,
+    BrokerRefused,
     BrokerUnavailable,
     CancelOutcome,
     CancelResult,
@@ -62,7 +67,7 @@ FEW = 20
 """After a list of at most so many orders the next is likely to be empty, so its second opinion is asked for at once."""
 
 
-class AlpacaBroker:
+class AlpacaBroker(Broker):
     """One Alpaca account. Keep one instance per account and process: it holds the connections and the rate limit.
 
     Args:
@@ -96,6 +101,7 @@ class AlpacaBroker:
             suspends_trading=True,
             transfers=True,
             quotes=True,
+            client_order_ids=ALPACA_IDS,
         )
         self._few = False
         self._requests = Connection(name, base_url, key_id, secret_key, timeout=timeout)
@@ -249,6 +255,28 @@ class AlpacaBroker:
         body = self._requests.body(response)
         with self._requests.understood("answer to closing all positions"):
             return [close_result(item["symbol"], item["status"], item.get("body") or {}) for item in body]
+
+    async def instruments(self, symbols: Collection[str]) -> Mapping[str, Instrument]:
+        """Steps and least sizes of pairs (Alpaca, assets), in one request; stocks and options go by their class."""
+        if all(is_option(symbol) for symbol in symbols):
+            return {}
+        pairs = await self._requests.read("/assets", {"asset_class": "crypto"})
+        with self._requests.understood("list of assets"):
+            return read_instruments(pairs, symbols)
+
+    async def not_permitted(self) -> Sequence[str]:
+        """Asks to cancel an order that can't exist: keys that may not trade are refused that (401, 403)."""
+        found = []
+        account = await self.account()
+        if account.trading_blocked or account.trading_suspended:
+            found.append(f"no order is taken: {account.trading_blocked or account.trading_suspended}")
+        try:
+            answer = await self._requests.retrying("DELETE", f"/orders/{uuid.uuid4()}")
+        except BrokerRefused as error:
+            return [*found, f"cancelling and closing: {error}"]
+        if answer.status_code == httpx.codes.FORBIDDEN:
+            found.append(f"cancelling and closing: the venue answered 403: {error_of(answer)[1]}")
+        return found
 
     async def fills(self, since: datetime) -> Listed[Fill]:
         """Every execution since then, oldest first, without fees.

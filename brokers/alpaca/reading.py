@@ -6,7 +6,8 @@ Sources: Alpaca's Trading API documentation (orders, positions, options and cryp
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from decimal import Decimal
 from enum import StrEnum
@@ -196,6 +197,21 @@ def instrument_of(symbol: str, asset_class: Any) -> Instrument:
     if asset_class == "us_option" or (asset_class is None and is_option(symbol)):
         return OPTION
     return EQUITY
+
+
+def read_instruments(assets: Iterable[Any], symbols: Collection[str]) -> dict[str, Instrument]:
+    """Those of the symbols that are pairs, spelled as asked for (Alpaca, assets). Raises one of `SENSELESS`."""
+    wanted = {canonical_symbol(symbol): symbol for symbol in symbols}
+    return {
+        wanted[canonical_symbol(body["symbol"])]: replace(
+            CRYPTO,
+            price_increment=_optional(body.get("price_increment"), _decimal),
+            quantity_increment=_optional(body.get("min_trade_increment"), _decimal),
+            minimum_quantity=_optional(body.get("min_order_size"), _decimal),
+        )
+        for body in _a_list(assets)
+        if body.get("class") == "crypto" and canonical_symbol(body["symbol"]) in wanted
+    }
 
 
 def read_fills(page: Iterable[Any]) -> Iterator[Fill | Unreadable]:

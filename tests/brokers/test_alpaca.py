@@ -550,6 +550,31 @@ async def test_a_refusal_is_told_in_the_venues_words_and_not_tried_again() -> No
     assert len(seen) == 1
 
 
+async def test_keys_that_may_trade_miss_nothing_and_no_order_is_placed_to_learn_it(
+    venue: Venue, broker: AlpacaBroker
+) -> None:
+    exchange = venue(LONG)
+    assert await broker.not_permitted() == []
+    assert not any(route.startswith("POST") for route in exchange.report()["requests"])
+
+
+@pytest.mark.parametrize(("status", "words"), [(401, "may trade"), (403, "403: not for these keys")])
+async def test_keys_that_may_only_read_are_told_before_a_kill_needs_them(status: int, words: str) -> None:
+    account = {"account_number": "1", "currency": "USD", "equity": "1", "buying_power": "1"}
+
+    def answer(asked: Asked) -> Answer:
+        if asked.method == "GET":
+            return Answer(body=json.dumps({**account, "trading_blocked": True}))
+        return Answer(status, json.dumps({"message": "not for these keys"}))
+
+    with Web(answer) as web:
+        async with opened(web.url) as broker:
+            blocked, cancelling = await broker.not_permitted()
+    assert "has blocked trading" in blocked
+    assert cancelling.startswith("cancelling and closing") and words in cancelling
+    assert {asked.method for asked in web.asked} == {"GET", "DELETE"}
+
+
 @pytest.mark.parametrize(
     ("message", "refusal"),
     [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
@@ -21,6 +22,7 @@ from brokers.alpaca.reading import (
     read_account,
     read_clock,
     read_fills,
+    read_instruments,
     read_order,
     read_orders,
     read_positions,
@@ -346,3 +348,22 @@ def test_an_answer_without_json_has_its_status_for_a_reason() -> None:
     assert error_of(httpx.Response(422, json=["?"])) == ("422", "Unprocessable Entity")
     assert error_of(httpx.Response(403, json={"code": 7, "message": "no"})) == ("7", "no")
     assert error_of(httpx.Response(403, json={})) == ("403", "Forbidden")
+
+
+def test_a_pairs_steps_are_told_in_the_spelling_that_was_asked_for() -> None:
+    listed = [
+        {
+            "class": "crypto",
+            "symbol": "BTC/USD",
+            "min_order_size": "0.0001",
+            "min_trade_increment": "0.00000001",
+            "price_increment": "0.5",
+        },
+        {"class": "crypto", "symbol": "ETH/USD"},
+        {"class": "us_equity", "symbol": "AAPL"},
+    ]
+    assert read_instruments(listed, ["BTCUSD", "AAPL"]) == {
+        "BTCUSD": replace(
+            CRYPTO, price_increment=D("0.5"), quantity_increment=D("0.00000001"), minimum_quantity=D("0.0001")
+        )
+    }

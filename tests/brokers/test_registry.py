@@ -52,5 +52,7 @@ def test_something_that_is_no_broker_is_not_taken_for_one(tmp_path: Path, monkey
     installed(tmp_path, "def make(name, account):\n    return object()\n")
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.delitem(sys.modules, "theirs", raising=False)
-    with pytest.raises(ConfigurationError, match="does not provide a broker"):
+    with pytest.raises(
+        ConfigurationError, match=r"does not provide a broker; it lacks account, .*cancel_all, .*positions"
+    ):
         open_broker("ALPHA", account("theirs"))

@@ -30,6 +30,7 @@ from breaker.orders import (
 )
 from brokers.coverage import Coverage, coverage_of
 from brokers.protocol import (
+    Broker,
     BrokerError,
     CancelOutcome,
     CancelResult,
@@ -38,7 +39,6 @@ from brokers.protocol import (
     CloseOutcome,
     CloseResult,
     Listed,
-    Transfer,
     repeat_until,
 )
 from configuration.settings import KillSettings
@@ -104,8 +104,8 @@ def stop_time(monkeypatch: pytest.MonkeyPatch) -> StillClock:
 
 
 @dataclass
-class TimedVenue:
-    """Implements `Broker`. Times are seconds since it was made."""
+class TimedVenue(Broker):
+    """Times are seconds since it was made."""
 
     time: StillClock
     orders: Sequence[Order] = ()
@@ -233,15 +233,6 @@ class TimedVenue:
 
     async def fills(self, since: datetime) -> Listed[Fill]:
         return Listed()
-
-    async def transfers(self, since: datetime) -> Listed[Transfer]:
-        raise NotImplementedError
-
-    async def latest_quote(self, symbol: str) -> datetime:
-        raise NotImplementedError
-
-    async def set_trading_suspended(self, suspended: bool) -> None:
-        raise NotImplementedError
 
     async def aclose(self) -> None: ...
 

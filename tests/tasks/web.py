@@ -70,7 +70,7 @@ class Web:
                 except ConnectionError:
                     pass  # whoever asked has stopped waiting
 
-            do_GET = do_POST = _handle  # noqa: N815
+            do_GET = do_POST = do_DELETE = _handle  # noqa: N815
 
             def log_message(self, format: str, *args: Any) -> None:
                 return
