@@ -45,6 +45,42 @@ class PositionSide(StrEnum):
     SHORT = "short"
 
 
+class PositionKey(str):
+    """What a position is known by in its account: the symbol and, in hedge mode, which of the symbol's two it is.
+
+    In records and documents it is a plain string, which for an account that nets is the symbol alone.
+
+    Example:
+        >>> PositionKey("AAPL"), PositionKey("BTCUSDT", PositionSide.LONG)
+        ('AAPL', 'BTCUSDT long')
+        >>> PositionKey.read("BTCUSDT long").symbol
+        'BTCUSDT'
+    """
+
+    __slots__ = ()
+
+    def __new__(cls, symbol: str, side: PositionSide | None = None) -> PositionKey:
+        """Of the venue's symbol."""
+        return super().__new__(cls, symbol if side is None else f"{symbol} {side.value}")
+
+    @classmethod
+    def read(cls, text: str) -> PositionKey:
+        """As it stands in a record."""
+        return cls(text)
+
+    @property
+    def symbol(self) -> str:
+        """The venue's symbol."""
+        head, _, word = self.rpartition(" ")
+        return head if head and word in set(PositionSide) else str(self)
+
+    @property
+    def side(self) -> PositionSide | None:
+        """Which of the symbol's two positions; None where the account nets."""
+        head, _, word = self.rpartition(" ")
+        return PositionSide(word) if head and word in set(PositionSide) else None
+
+
 class OrderType(StrEnum):
     """At which price an order may fill, and what sets it off."""
 
@@ -152,6 +188,11 @@ class Order:
     reduce_only: bool = False
 
     @property
+    def key(self) -> PositionKey:
+        """The position that it is for."""
+        return PositionKey(self.symbol, self.position_side)
+
+    @property
     def cancel_id(self) -> str:
         """The id under which it is cancelled."""
         return self.parent_id or self.id
@@ -199,6 +240,11 @@ class Fill:
     position_side: PositionSide | None = None
     client_order_id: str = ""
 
+    @property
+    def key(self) -> PositionKey:
+        """The position that it changed."""
+        return PositionKey(self.symbol, self.position_side)
+
 
 @dataclass(frozen=True, slots=True)
 class Position:
@@ -230,6 +276,11 @@ class Position:
     instrument: Instrument = EQUITY
     position_side: PositionSide | None = None
     market: MarketClock | None = field(default=None, compare=False)
+
+    @property
+    def key(self) -> PositionKey:
+        """What it is known by in its account."""
+        return PositionKey(self.symbol, self.position_side)
 
     @property
     def closing_side(self) -> Side:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from breaker.orders import ZERO, Order, OrderType, Position
+from breaker.orders import ZERO, Order, OrderType, Position, PositionKey
 
 SHARE = 0.5
 """Of a minute's allowance, what cancelling one by one, and the closes beside it, may use."""
@@ -14,7 +14,7 @@ STOPS = frozenset({OrderType.STOP, OrderType.STOP_LIMIT, OrderType.TRAILING_STOP
 
 
 def protective_of(orders: Iterable[Order], position: Position | None) -> list[Order]:
-    """Of one symbol's orders the stops and take-profits that can only reduce the position.
+    """Of one position's orders the stops and take-profits that can only reduce the position.
 
     None are where together they are more than it. The exits of a bracket cancel each other, but in a fast market both
     may fill: stops and take-profits are each held against the whole position.
@@ -33,16 +33,16 @@ def protective_orders(orders: Iterable[Order], positions: Iterable[Position] | N
     listed = list(orders)
     if positions is None:
         return [order for order in listed if order.type in STOPS]
-    held = {position.symbol: position for position in positions}
-    return [order for symbol, own in by_symbol(listed).items() for order in protective_of(own, held.get(symbol))]
+    held = {position.key: position for position in positions}
+    return [order for key, own in by_position(listed).items() for order in protective_of(own, held.get(key))]
 
 
-def by_symbol(orders: Iterable[Order]) -> Mapping[str, Sequence[Order]]:
-    """The open orders of each symbol."""
-    found: dict[str, list[Order]] = {}
+def by_position(orders: Iterable[Order]) -> Mapping[PositionKey, Sequence[Order]]:
+    """The open orders for each position, whether there is one or not."""
+    found: dict[PositionKey, list[Order]] = {}
     for order in orders:
         if order.status.is_open:
-            found.setdefault(order.symbol, []).append(order)
+            found.setdefault(order.key, []).append(order)
     return found
 
 

@@ -24,6 +24,7 @@ from breaker.orders import (
     Order,
     OrderType,
     Position,
+    PositionKey,
     PositionSide,
     Side,
     TimeInForce,
@@ -180,6 +181,11 @@ class CloseOrder:
     """The venue is to let it reduce the position and do nothing else: set where `capabilities.reduce_only`."""
     native: bool = False
     """By the venue's own request that closes a position: only where `capabilities.native_close`, and all of it."""
+
+    @property
+    def key(self) -> PositionKey:
+        """The position that it closes."""
+        return PositionKey(self.symbol, self.position_side)
 
 
 class Refusal(StrEnum):

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from breaker.orders import Order, Position
+from breaker.orders import Order, Position, PositionKey, PositionSide
 from brokers.coverage import Coverage
 from brokers.protective import can_wait, protective_orders
 from brokers.protocol import Broker, BrokerError, CancelOutcome, CancelResult
@@ -140,6 +140,7 @@ def order_row(order: Order) -> dict[str, Any]:
         "client_order_id": order.client_order_id,
         "symbol": order.symbol,
         "side": order.side.value,
+        **_position_side(order),
         "quantity": f"{order.quantity:f}",
         "filled": f"{order.filled_quantity:f}",
         "type": order.type.value,
@@ -154,8 +155,20 @@ def position_row(position: Position) -> dict[str, Any]:
     price = position.market_price
     return {
         "symbol": position.symbol,
+        **_position_side(position),
         "quantity": f"{position.quantity:f}",
         "average_price": f"{position.average_entry_price:f}" if position.average_entry_price else None,
         "price": None if price is None else f"{price:f}",
         "multiplier": f"{position.instrument.multiplier:f}",
     }
+
+
+def _position_side(item: Order | Position) -> dict[str, str]:
+    """Only in hedge mode: what has none is kept as it always was."""
+    return {} if item.position_side is None else {"position_side": item.position_side.value}
+
+
+def row_key(row: Mapping[str, Any]) -> PositionKey:
+    """The position that a row of an order or a position is of."""
+    side = row.get("position_side")
+    return PositionKey(str(row.get("symbol")), PositionSide(side) if side in set(PositionSide) else None)

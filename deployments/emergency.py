@@ -214,7 +214,7 @@ class Book:
 
 @dataclass
 class Memory:
-    """What is remembered of a symbol between rounds; see `SymbolMemory` in tasks/kill/plan.py."""
+    """What is remembered of a symbol between rounds; see `PositionMemory` in tasks/kill/memory.py."""
 
     changed_at: float
     quantity: Decimal = ZERO

@@ -41,7 +41,7 @@ async def _account(settings: Settings, name: str) -> str:
 async def _book(broker: Broker) -> str:
     orders, positions = await asyncio.gather(broker.open_orders(), broker.positions())
     held = [position for position in positions.items if position.quantity]
-    named = ", ".join(f"{position.symbol} {position.quantity:f}" for position in held[:_NAMED])
+    named = ", ".join(f"{position.key} {position.quantity:f}" for position in held[:_NAMED])
     more = f", and {len(held) - _NAMED} more" if len(held) > _NAMED else ""
     unread = len(orders.unreadable) + len(positions.unreadable)
     return (

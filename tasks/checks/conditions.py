@@ -153,17 +153,17 @@ def judge_positions(probe: Probe, positions: Listed[Position], most: Decimal | N
     if not held:
         return probe.measured("flat")
     largest = held[-1]
-    value = f"{len(held)} positions, the largest {largest.symbol} {largest.notional:.2f}"
+    value = f"{len(held)} positions, the largest {largest.key} {largest.notional:.2f}"
     if most is None:
         problem = "There are positions, and no limit to judge them by: set recovery.max_position_notional."
         return probe.measured(value, Colour.YELLOW, problem)
     over = [position for position in held if position.notional > most]
     if over:
-        named = ", ".join(f"{position.symbol} {position.notional:.2f}" for position in reversed(over[-5:]))
+        named = ", ".join(f"{position.key} {position.notional:.2f}" for position in reversed(over[-5:]))
         problem = f"{len(over)} of {len(held)} positions are larger than {most:f}: {named}. Reduce them."
         return probe.measured(value, Colour.RED, problem)
     if largest.notional > most * Decimal(str(NEAR)):
-        return probe.measured(value, Colour.YELLOW, f"{largest.symbol} is close to the limit of {most:f}.")
+        return probe.measured(value, Colour.YELLOW, f"{largest.key} is close to the limit of {most:f}.")
     return probe.measured(value)
 
 

@@ -11,9 +11,11 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import TYPE_CHECKING
 
 from breaker.keys import GLOBAL
+from breaker.orders import PositionKey
 from brokers.coverage import Coverage, coverage_of
 from brokers.registry import open_broker
 from configuration.accounts import AccountSettings
@@ -136,10 +138,10 @@ async def _held(
     finally:
         await broker.aclose()
     covered = positions if coverage is None else coverage.of_positions(positions)
-    there = {position.symbol: position.quantity for position in covered if position.quantity}
+    there: dict[str, Decimal] = {position.key: position.quantity for position in covered if position.quantity}
     unreadable = {item.symbol or item.id or item.what for item in covered.unreadable}
     return [
-        f"{name} {symbol}" + (f" {there[symbol]:f}" if symbol in there else " (not readable)")
-        for symbol in (sorted({*there, *unreadable}) if symbols is None else symbols)
-        if symbol in there or symbol in unreadable
+        f"{name} {key}" + (f" {there[key]:f}" if key in there else " (not readable)")
+        for key in (sorted({*there, *unreadable}) if symbols is None else symbols)
+        if key in there or PositionKey.read(key).symbol in unreadable or key in unreadable
     ]

@@ -33,9 +33,10 @@ class TimeIsUp(BrokerUnavailable):
 
 @dataclass(frozen=True, slots=True)
 class StuckItem:
-    """A symbol that cannot be made flat now, and the venue's reason."""
+    """A position that cannot be made flat now, and the venue's reason."""
 
     symbol: str
+    """Its key: in hedge mode the side stands behind the symbol."""
     quantity: Decimal
     open_orders: int
     reason: str
@@ -48,6 +49,7 @@ class CloseRecord:
     """One close as it was sent, and what became of it as far as is known."""
 
     symbol: str
+    """The key of its position."""
     side: str
     quantity: Decimal
     kind: str

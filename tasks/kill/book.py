@@ -55,7 +55,7 @@ class Book:
 
     def without(self, dust: Mapping[str, Decimal]) -> Book:
         """The book but for the positions that are still what `dust` says of them."""
-        rest = tuple(held for held in self.positions if dust.get(held.symbol) != held.quantity)
+        rest = tuple(held for held in self.positions if dust.get(held.key) != held.quantity)
         return replace(self, positions=rest)
 
 

@@ -54,18 +54,20 @@ class Cancelling:
     ) -> dict[str, str]:
         """Cancel these of the open orders, and those that can't be read by their ids; `in_bulk` where one may do that.
 
-        Returns why the venue will not cancel, by symbol. Raises `BrokerError` when it could not be asked.
+        Returns why the venue will not cancel, by the positions that the orders are for. Raises `BrokerError` when it
+        could not be asked.
         """
         now = time.monotonic()
-        symbols = {order.cancel_id: {order.symbol} for order in orders} | {item.id: {item.symbol} for item in unread}
+        keys: dict[str, set[str]] = {order.cancel_id: {order.key} for order in orders}
+        keys |= {item.id: {item.symbol} for item in unread}
         for order in open_orders:  # of one with several legs each leg has its own
-            if order.cancel_id in symbols:
-                symbols[order.cancel_id].add(order.symbol)
-        self._asked = {order_id: asked for order_id, asked in self._asked.items() if order_id in symbols}
-        due = [order_id for order_id in symbols if order_id not in self._asked or self._asked[order_id].again_at <= now]
+            if order.cancel_id in keys:
+                keys[order.cancel_id].add(order.key)
+        self._asked = {order_id: asked for order_id, asked in self._asked.items() if order_id in keys}
+        due = [order_id for order_id in keys if order_id not in self._asked or self._asked[order_id].again_at <= now]
         if not due:
             return {}
-        spared = [o for o in open_orders if o.cancel_id not in symbols and o.status is not OrderStatus.PENDING_CANCEL]
+        spared = [o for o in open_orders if o.cancel_id not in keys and o.status is not OrderStatus.PENDING_CANCEL]
         fresh = [order_id for order_id in due if order_id not in self._asked or not self._asked[order_id].in_bulk]
         in_bulk = in_bulk and self._may_cancel_all
         if in_bulk and len(fresh) >= BULK_CANCEL_FROM and not spared and not self._bulk_failed:
@@ -74,7 +76,7 @@ class Cancelling:
             self._bulk_failed = False
             results = await together(due[:MOST_AT_ONCE], self._broker.cancel)
             self._note(due[:MOST_AT_ONCE], results, now, in_bulk=False)
-        return self._tell(due, results, symbols)
+        return self._tell(due, results, keys)
 
     async def cancel_unseen(self) -> None:
         """The orders can't be read, but perhaps they can be cancelled all the same. Raises `BrokerError`."""
@@ -104,9 +106,7 @@ class Cancelling:
             again_at = now + wait if order_id in accepted or not in_bulk else now
             self._asked[order_id] = _Asked(times, again_at, in_bulk)
 
-    def _tell(
-        self, due: Sequence[str], results: Sequence[CancelResult], symbols: dict[str, set[str]]
-    ) -> dict[str, str]:
+    def _tell(self, due: Sequence[str], results: Sequence[CancelResult], keys: dict[str, set[str]]) -> dict[str, str]:
         accepted = sum(result.outcome is CancelOutcome.ACCEPTED for result in results)
         refused = [result for result in results if result.outcome is CancelOutcome.REFUSED]
         self._run.record(
@@ -117,9 +117,9 @@ class Cancelling:
         )
         self._run.update(canceled=self._run.progress.canceled + accepted)
         return {
-            symbol: f"the venue will not cancel order {result.order_id}: {result.reason}"
+            key: f"the venue will not cancel order {result.order_id}: {result.reason}"
             for result in refused
-            for symbol in symbols.get(result.order_id, ())
+            for key in keys.get(result.order_id, ())
         }
 
 

@@ -41,6 +41,7 @@ class PricedFill:
 
     at: datetime
     symbol: str
+    """The key of its position: in hedge mode the side stands behind the symbol."""
     side: Side
     quantity: Decimal
     price: Decimal
@@ -53,9 +54,10 @@ class PricedFill:
 
 @dataclass(frozen=True, slots=True)
 class CostLine:
-    """The fills of one symbol, side and origin together."""
+    """The fills of one position, side and origin together."""
 
     symbol: str
+    """The key of the position."""
     side: Side
     origin: Origin
     fills: int
@@ -172,11 +174,11 @@ def without_fills(cost: ExitCost, most_lines: int) -> ExitCost:
 
 
 def _counted(book: OpeningBook, fills: Iterable[Fill], began: datetime) -> dict[str, list[tuple[Fill, Origin]]]:
-    """Those that belong to the exit, by symbol, in the order in which they happened."""
+    """Those that belong to the exit, by position, in the order in which they happened."""
     counted: dict[str, list[tuple[Fill, Origin]]] = {}
     for fill in sorted(fills, key=lambda each: each.at):
         if (origin := _origin(fill, book, began)) is not None:
-            counted.setdefault(fill.symbol, []).append((fill, origin))
+            counted.setdefault(fill.key, []).append((fill, origin))
     return counted
 
 
@@ -254,7 +256,7 @@ class _Held:
 def _priced(
     fills: Sequence[tuple[Fill, Origin]], opening: OpeningPosition | None, now: Decimal | None, currency: str
 ) -> list[PricedFill]:
-    """The fills of one symbol with their cost; with no profit or loss where `now` is None, as fills are missing."""
+    """The fills of one position with their cost; with no profit or loss where `now` is None, as fills are missing."""
     early = _before_opening([fill for fill, _ in fills], opening, now)
     held: _Held | None = None
     if opening is not None and early is not None:
@@ -270,7 +272,7 @@ def _priced(
         priced.append(
             PricedFill(
                 at=fill.at,
-                symbol=fill.symbol,
+                symbol=fill.key,
                 side=fill.side,
                 quantity=fill.quantity,
                 price=fill.price,

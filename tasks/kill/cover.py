@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from decimal import Decimal
 
 from breaker.instruments import AssetClass, right_of, underlying_of
-from breaker.orders import ZERO, Position, Unreadable
+from breaker.orders import ZERO, Position, PositionKey, Unreadable
 
 SHARES_OF_A_CONTRACT = 100
 
@@ -23,7 +23,7 @@ class Cover:
 NOTHING = Cover(ZERO, "")
 
 
-def covering(held: Mapping[str, Position], unreadable: Sequence[Unreadable]) -> dict[str, Cover]:
+def covering(held: Mapping[PositionKey, Position], unreadable: Sequence[Unreadable]) -> dict[PositionKey, Cover]:
     """What short options may need of each position: calls of long calls and shares, puts of long puts and short shares.
 
     Each position keeps enough for all of them by itself, as it is for the venue to say what is set against what. An
@@ -31,16 +31,17 @@ def covering(held: Mapping[str, Position], unreadable: Sequence[Unreadable]) -> 
     """
     shorts = _shorts(held, unreadable)
     covers = {}
-    for symbol, position in held.items():
+    for key, position in held.items():
+        symbol = position.symbol
         right = right_of(symbol) or ("C" if position.quantity > 0 else "P")
         short = shorts.get((underlying_of(symbol), right))
         if short and not _is_short_option(position):
             units = 1 if right_of(symbol) else SHARES_OF_A_CONTRACT
-            covers[symbol] = replace(short, quantity=short.quantity * units)
+            covers[key] = replace(short, quantity=short.quantity * units)
     return covers
 
 
-def _shorts(held: Mapping[str, Position], unreadable: Sequence[Unreadable]) -> dict[tuple[str, str], Cover]:
+def _shorts(held: Mapping[PositionKey, Position], unreadable: Sequence[Unreadable]) -> dict[tuple[str, str], Cover]:
     """Contracts that are sold short, by underlying and right."""
     shorts: dict[tuple[str, str], Cover] = {}
     for position in held.values():

@@ -17,7 +17,7 @@ from tasks.kill.account import AccountRun, CloseRecord, StuckItem, TimeIsUp
 from tasks.kill.book import Book, MarketSession, ReadingAllowance, book_of, read_book
 from tasks.kill.cancel import Cancelling, together
 from tasks.kill.ladder import Pace
-from tasks.kill.memory import SymbolMemory, attempt_of, gone, may_close_again, refused, sent, unanswered, untried
+from tasks.kill.memory import PositionMemory, attempt_of, gone, may_close_again, refused, sent, unanswered, untried
 from tasks.kill.plan import Plan, entries, plan_round
 
 BULK_CLOSE_FROM = 100
@@ -63,7 +63,7 @@ class Flattening:
             position_lag=POSITION_LAG,
             cancel_settles=CANCEL_SETTLES,
         )
-        self._memory: dict[str, SymbolMemory] = {}
+        self._memory: dict[str, PositionMemory] = {}
         self._own: set[str] = set()
         self._orders_at_start: frozenset[str] | None = None
         self._bulk_closed = False
@@ -212,8 +212,11 @@ class Flattening:
         Nor one that has filled already, of which the venue's positions may not tell yet.
         """
         enough = len(book.positions) >= BULK_CLOSE_FROM and self._broker.capabilities.bulk_close
-        equities = all(position.instrument.session is Session.EXTENDED for position in book.positions)
-        remembered = (self._memory.get(position.symbol) for position in book.positions)
+        equities = all(
+            position.instrument.session is Session.EXTENDED and position.position_side is None
+            for position in book.positions
+        )
+        remembered = (self._memory.get(position.key) for position in book.positions)
         settled = not any(memory and memory.last_close for memory in remembered)
         alone = settled and not book.orders and not book.unreadable
         return enough and alone and equities and market is not None and market.is_open and self._coverage.whole_accounts
@@ -254,9 +257,9 @@ class Flattening:
         except BrokerError as error:
             await self._trouble(error)
             return
-        for symbol, reason in refusals.items():
-            if symbol in self._memory:
-                self._memory[symbol] = replace(self._memory[symbol], reason=reason)
+        for key, reason in refusals.items():
+            if key in self._memory:
+                self._memory[key] = replace(self._memory[key], reason=reason)
 
     async def _cancel_unseen(self) -> None:
         try:
@@ -268,14 +271,14 @@ class Flattening:
         self._bulk_closed = True
         self._run.record("POSITIONS_CLOSE_ALL_SENT")
         now = self._now()
-        self._memory = {p.symbol: SymbolMemory(changed_at=now, quantity=abs(p.quantity)) for p in positions}
+        self._memory = {p.key: PositionMemory(changed_at=now, quantity=abs(p.quantity)) for p in positions}
         try:
             results = await self._run.in_time(self._broker.close_all())
         except BrokerError as error:
             # It may have been applied, or be so at any moment now: positions are left alone until that would show.
             self._notice_delay()
             wait = self._now() + POSITION_LAG
-            self._memory = {symbol: replace(memory, retry_at=wait) for symbol, memory in self._memory.items()}
+            self._memory = {key: replace(memory, retry_at=wait) for key, memory in self._memory.items()}
             await self._trouble(error)
             return
         for result in results:
@@ -285,7 +288,7 @@ class Flattening:
                 continue
             self._own.add(order.id)
             self._note_close(result, "bulk close", order.client_order_id, order.quantity, order.side.value)
-            memory = self._memory.get(result.symbol, SymbolMemory(changed_at=now, quantity=order.quantity))
+            memory = self._memory.get(result.symbol, PositionMemory(changed_at=now, quantity=order.quantity))
             self._memory[result.symbol] = replace(sent(memory, order.client_order_id, now), attempt=0)
         self._run.record(
             "POSITIONS_CLOSE_ALL_ANSWERED",
@@ -296,13 +299,13 @@ class Flattening:
     async def _send_close(self, close: CloseOrder, read_at: float) -> None:
         if not await self._last_close_is_settled(close):
             return
-        memory = self._memory[close.symbol]
+        memory = self._memory[close.key]
         if time.monotonic() - read_at > FRESH_FOR:
-            self._memory[close.symbol] = untried(memory, self._now())
+            self._memory[close.key] = untried(memory, self._now())
             return
         self._run.record(
             "POSITION_CLOSE_SENT",
-            symbol=close.symbol,
+            symbol=close.key,
             side=close.side.value,
             quantity=f"{close.quantity:f}",
             type=close.type.value,
@@ -317,29 +320,31 @@ class Flattening:
         except BrokerError as error:
             # Nothing was taken: a rate limit, or keys refused. The next round, if there is one, plans on what is then.
             reason = str(error) if isinstance(error, BrokerRefused) else memory.reason
-            self._memory[close.symbol] = replace(untried(memory, self._now()), reason=reason)
+            self._memory[close.key] = replace(untried(memory, self._now()), reason=reason)
             await self._trouble(error)
             return
         now = self._now()
         if result.outcome in (CloseOutcome.ACCEPTED, CloseOutcome.DUPLICATE):
-            self._memory[close.symbol] = sent(memory, close.client_order_id, now)
+            self._memory[close.key] = sent(memory, close.client_order_id, now)
         elif result.refusal is Refusal.SUSPENDED and self._lift_lock and await self._lift_lock(sent_at):
-            self._memory[close.symbol] = untried(memory, now)  # the next round sends it, on what it reads then
+            self._memory[close.key] = untried(memory, now)  # the next round sends it, on what it reads then
         elif result.outcome is CloseOutcome.REFUSED:
-            self._memory[close.symbol] = refused(memory, result.reason, now, self._pace, result.refusal, close.quantity)
+            self._memory[close.key] = refused(memory, result.reason, now, self._pace, result.refusal, close.quantity)
         else:
-            self._memory[close.symbol] = unanswered(memory, close.client_order_id, result.reason)
-        self._note_close(result, close.type.value, close.client_order_id, close.quantity, close.side.value)
+            self._memory[close.key] = unanswered(memory, close.client_order_id, result.reason)
+        self._note_close(
+            result, close.type.value, close.client_order_id, close.quantity, close.side.value, key=close.key
+        )
         self._run.record(
             "POSITION_CLOSE_ANSWERED",
-            symbol=close.symbol,
+            symbol=close.key,
             outcome=result.outcome.value,
             client_order_id=close.client_order_id,
             reason=result.reason,
         )
 
     async def _last_close_is_settled(self, close: CloseOrder) -> bool:
-        memory = self._memory[close.symbol]
+        memory = self._memory[close.key]
         if memory.last_close in ("", close.client_order_id):
             return True
         try:
@@ -347,12 +352,14 @@ class Flattening:
         except BrokerError as error:
             await self._trouble(error)
             return False
-        self._memory[close.symbol], settled = may_close_again(memory, last, self._now(), self._pace)
+        self._memory[close.key], settled = may_close_again(memory, last, self._now(), self._pace)
         return settled
 
-    def _note_close(self, result: CloseResult, kind: str, client_order_id: str, quantity: Decimal, side: str) -> None:
+    def _note_close(
+        self, result: CloseResult, kind: str, client_order_id: str, quantity: Decimal, side: str, key: str = ""
+    ) -> None:
         record = CloseRecord(
-            symbol=result.symbol,
+            symbol=key or result.symbol,
             side=side,
             quantity=quantity,
             kind=kind,
@@ -378,15 +385,15 @@ class Flattening:
         )
 
     def _note_stuck(self, plan: Plan, book: Book) -> None:
-        quantities = {position.symbol: position.quantity for position in book.positions}
+        quantities: dict[str, Decimal] = {position.key: position.quantity for position in book.positions}
 
-        def item(symbol: str, reason: str) -> StuckItem:
-            orders = {order.cancel_id for order in book.orders if order.symbol == symbol}
-            return StuckItem(symbol, quantities.get(symbol, ZERO), len(orders), reason, plan.opens_at.get(symbol))
+        def item(key: str, reason: str) -> StuckItem:
+            orders = {order.cancel_id for order in book.orders if order.key == key}
+            return StuckItem(key, quantities.get(key, ZERO), len(orders), reason, plan.opens_at.get(key))
 
         self._run.update(
-            stuck=tuple(item(symbol, reason) for symbol, reason in plan.stuck.items()),
-            dust=tuple(item(symbol, reason) for symbol, reason in plan.dust.items()),
+            stuck=tuple(item(key, reason) for key, reason in plan.stuck.items()),
+            dust=tuple(item(key, reason) for key, reason in plan.dust.items()),
         )
 
     async def _read_book(self) -> Book:

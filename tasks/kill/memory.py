@@ -1,4 +1,4 @@
-"""Remember of each symbol what one run has sent, and what became of it. Pure: every change makes a new value."""
+"""Remember of each position what one run has sent, and what became of it. Pure: every change makes a new value."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ LONGEST_CLIENT_ORDER_ID = 128
 
 
 @dataclass(frozen=True, slots=True)
-class SymbolMemory:
-    """What one run remembers of a symbol between its rounds; times are the run's monotonic seconds."""
+class PositionMemory:
+    """What one run remembers of a position between its rounds; times are the run's monotonic seconds."""
 
     changed_at: float
-    """When the position last became smaller, or the symbol turned up in the book: the clock of being stuck."""
+    """When the position last became smaller, or its symbol turned up in the book: the clock of being stuck."""
     quantity: Decimal = ZERO
     attempt: int = 0
     """The highest attempt whose client order id the venue is known to have."""
@@ -51,26 +51,26 @@ class SymbolMemory:
     """The venue has refused the whole position as less than its minimum."""
 
 
-def client_order_id(incident_id: str, symbol: str, attempt: int) -> str:
-    """The same for the same attempt, whichever process makes it."""
-    return f"{_prefix(incident_id, symbol)}-{attempt}"
+def client_order_id(incident_id: str, key: str, attempt: int) -> str:
+    """The same for the same attempt to close the position of this key, whichever process makes it."""
+    return f"{_prefix(incident_id, key)}-{attempt}"
 
 
 def attempt_of(order: Order, incident_id: str) -> int | None:
     """Which attempt of this incident's kill switch the order is, None if it is somebody else's."""
     prefix, _, number = order.client_order_id.rpartition("-")
-    ours = prefix == _prefix(incident_id, order.symbol) and number.isascii() and number.isdecimal()
+    ours = prefix == _prefix(incident_id, order.key) and number.isascii() and number.isdecimal()
     return int(number) if ours else None
 
 
-def _prefix(incident_id: str, symbol: str) -> str:
-    readable = f"{incident_id}-{symbol}"
+def _prefix(incident_id: str, key: str) -> str:
+    readable = f"{incident_id}-{key}"
     if len(readable) + len("-999999") <= LONGEST_CLIENT_ORDER_ID:
         return readable
     return hashlib.sha256(readable.encode()).hexdigest()
 
 
-def sent(memory: SymbolMemory, close_id: str, now: float) -> SymbolMemory:
+def sent(memory: PositionMemory, close_id: str, now: float) -> PositionMemory:
     """The venue has the close with this client order id; if another process sent it first, that is the same."""
     return replace(
         memory,
@@ -82,17 +82,17 @@ def sent(memory: SymbolMemory, close_id: str, now: float) -> SymbolMemory:
     )
 
 
-def unanswered(memory: SymbolMemory, close_id: str, reason: str) -> SymbolMemory:
+def unanswered(memory: PositionMemory, close_id: str, reason: str) -> PositionMemory:
     """Whether the venue has the close is not known: the same attempt is sent again, which it can take only once."""
     return replace(memory, last_close=close_id, sent_against=memory.quantity, ended_at=None, reason=reason)
 
 
-def untried(memory: SymbolMemory, now: float) -> SymbolMemory:
+def untried(memory: PositionMemory, now: float) -> PositionMemory:
     """A close could not be sent for want of time or requests: what was never tried is not stuck."""
     return memory if memory.sent_at is not None or memory.refusals else replace(memory, changed_at=now)
 
 
-def may_close_again(memory: SymbolMemory, last: Order | None, now: float, pace: Pace) -> tuple[SymbolMemory, bool]:
+def may_close_again(memory: PositionMemory, last: Order | None, now: float, pace: Pace) -> tuple[PositionMemory, bool]:
     """Whether the position that is shown can be believed now that the last close is no longer among the open orders.
 
     Args:
@@ -112,13 +112,13 @@ def may_close_again(memory: SymbolMemory, last: Order | None, now: float, pace: 
 
 
 def refused(
-    memory: SymbolMemory,
+    memory: PositionMemory,
     reason: str,
     now: float,
     pace: Pace,
     refusal: Refusal = Refusal.OTHER,
     quantity: Decimal | None = None,
-) -> SymbolMemory:
+) -> PositionMemory:
     """The venue refused a close of `quantity`: wait longer each time, and try another kind of order.
 
     Once it is tried as the same kind in whole units, or a few times at a price in coarser steps, if that is the reason.
@@ -138,10 +138,10 @@ def refused(
     )
 
 
-def remember(memory: SymbolMemory | None, position: Position | None, now: float) -> SymbolMemory:
+def remember(memory: PositionMemory | None, position: Position | None, now: float) -> PositionMemory:
     quantity = abs(position.quantity) if position else ZERO
     if memory is None:
-        return SymbolMemory(changed_at=now, quantity=quantity)
+        return PositionMemory(changed_at=now, quantity=quantity)
     if quantity < memory.quantity:
         return replace(memory, changed_at=now, quantity=quantity, refusals=0)
     if quantity > memory.quantity:  # somebody's fill, also one that has turned it: there is as much to do as at first
@@ -149,8 +149,8 @@ def remember(memory: SymbolMemory | None, position: Position | None, now: float)
     return memory
 
 
-def gone(memory: SymbolMemory, now: float) -> SymbolMemory:
-    """A symbol that is not in the book. If it comes back its closes go on being counted, and its time begins anew."""
+def gone(memory: PositionMemory, now: float) -> PositionMemory:
+    """A position that is not in the book. If it comes back its closes go on being counted, and its time begins anew."""
     ended_at = now if memory.ended_at is None else memory.ended_at
     return replace(
         memory,
@@ -167,7 +167,7 @@ def gone(memory: SymbolMemory, now: float) -> SymbolMemory:
     )
 
 
-def take_over(memory: SymbolMemory, ours: list[Order], incident_id: str) -> SymbolMemory:
+def take_over(memory: PositionMemory, ours: list[Order], incident_id: str) -> PositionMemory:
     """Closes at work that an earlier run, another process or a lost answer made are counted like those of this run."""
     if not ours:
         return memory

@@ -11,8 +11,9 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any
 
-from breaker.orders import ZERO, Order, Position, Unreadable
+from breaker.orders import ZERO, Order, Position, PositionKey, Unreadable
 from brokers.protocol import CloseOutcome, CloseResult
+from brokers.sweep import row_key
 from tasks.kill.memory import attempt_of
 
 _MAY_EXIST = frozenset({CloseOutcome.ACCEPTED, CloseOutcome.DUPLICATE, CloseOutcome.UNKNOWN})
@@ -23,6 +24,7 @@ class OpeningPosition:
     """A position as the first reading after the trip that shows it had it."""
 
     symbol: str
+    """Its key: in hedge mode the side stands behind the symbol."""
     quantity: Decimal
     """Signed: long is positive."""
     average_price: Decimal | None
@@ -40,7 +42,7 @@ class OpeningBook:
 
     positions: dict[str, OpeningPosition] = field(default_factory=dict)
     quantities: dict[str, Decimal | None] = field(default_factory=dict)
-    """Of every symbol that was ever held: what the latest reading says; None where it can't be read."""
+    """Of every position that was ever held: what the latest reading says; None where it can't be read."""
     filled: dict[str, Decimal] = field(default_factory=dict)
     """Of every order that was ever listed as open, by the venue's id: what had filled of it when it was first read."""
     sent: set[str] = field(default_factory=set)
@@ -59,13 +61,13 @@ class OpeningBook:
 
     def note_positions(self, positions: Iterable[Position], unreadable: Iterable[Unreadable], after: float) -> None:
         """A complete reading of the positions, `after` seconds from the start of the run."""
-        now = {position.symbol: position.quantity for position in positions}
+        now: dict[str, Decimal] = {position.key: position.quantity for position in positions}
         unread = {item.symbol for item in unreadable if item.what == "position"}
         for position in positions:
-            self.positions.setdefault(position.symbol, _opening(position, after))
-        for symbol in {*self.positions, *now, *unread} - {""}:
-            lost = symbol in unread or (symbol not in now and "" in unread)
-            self.quantities[symbol] = None if lost else now.get(symbol, ZERO)
+            self.positions.setdefault(position.key, _opening(position, after))
+        for key in {*self.positions, *now, *unread} - {""}:
+            lost = PositionKey.read(key).symbol in unread or (key not in now and "" in unread)
+            self.quantities[key] = None if lost else now.get(key, ZERO)
 
     def note_sweep(
         self, orders: Iterable[Mapping[str, Any]], positions: Iterable[Mapping[str, Any]], after: float
@@ -75,7 +77,7 @@ class OpeningBook:
             self.filled.setdefault(row["id"], Decimal(row["filled"]))
         for row in positions:
             found = OpeningPosition(
-                symbol=row["symbol"],
+                symbol=row_key(row),
                 quantity=Decimal(row["quantity"]),
                 average_price=_number(row["average_price"]),
                 reference=_number(row["price"]),
@@ -95,7 +97,7 @@ class OpeningBook:
 
 def _opening(position: Position, after: float) -> OpeningPosition:
     return OpeningPosition(
-        symbol=position.symbol,
+        symbol=position.key,
         quantity=position.quantity,
         average_price=position.average_entry_price or None,
         reference=position.market_price,

@@ -15,7 +15,7 @@ from functools import cache
 
 from pydantic import AwareDatetime, TypeAdapter
 
-from breaker.orders import ZERO
+from breaker.orders import ZERO, PositionKey
 from breaker.store_identity import StoreIdentity
 from brokers.coverage import Coverage
 from tasks.kill.account import AccountProgress
@@ -33,10 +33,11 @@ WHOLE_ACCOUNT = "*"
 
 @dataclass(frozen=True, slots=True)
 class PendingExit:
-    """One symbol of one account that was not closed. Times are UTC."""
+    """One position of one account that was not closed. Times are UTC."""
 
     account: str
     symbol: str
+    """The key of the position: in hedge mode the side stands behind the symbol."""
     quantity: Decimal
     """Signed, as the position was; zero where only orders are left, or it could not be read."""
     reason: str
@@ -114,7 +115,7 @@ def is_covered(pending: PendingExit, coverage: Coverage) -> bool:
     """Whether a kill switch that covers so much deals with the exit."""
     if pending.symbol == WHOLE_ACCOUNT:
         return coverage.whole_accounts
-    return coverage.covers_symbol(pending.symbol)
+    return coverage.covers_symbol(PositionKey.read(pending.symbol).symbol)
 
 
 def left_by(

@@ -4,7 +4,9 @@ The rules that keep a close from making things worse:
 
 - Open orders are read before positions. A close that filled in between then makes the position smaller than what is
   planned for, never larger.
-- One close of ours works per symbol. Its client order id is made of incident, symbol and attempt, so that the venue
+- A position is a symbol or, in hedge mode, one of the two that a symbol has there. Each is closed by itself, against
+  the orders that are for it and no others.
+- One close of ours works per position. Its client order id is made of incident, position and attempt, so that the venue
   itself refuses the second of two processes that send the same attempt.
 - A close is at most |position|, less every reducing order that may still fill, and at most what the venue calls
   available. A cancel that is only pending still counts as working.
@@ -24,12 +26,23 @@ from datetime import datetime
 from decimal import ROUND_DOWN, Decimal
 
 from breaker.instruments import Session
-from breaker.orders import ZERO, MarketClock, Order, OrderStatus, OrderType, Position, Side, TimeInForce, Unreadable
-from brokers.protective import by_symbol, protective_of, protective_orders
+from breaker.orders import (
+    ZERO,
+    MarketClock,
+    Order,
+    OrderStatus,
+    OrderType,
+    Position,
+    PositionKey,
+    Side,
+    TimeInForce,
+    Unreadable,
+)
+from brokers.protective import by_position, protective_of, protective_orders
 from brokers.protocol import CloseOrder
 from tasks.kill.cover import NOTHING, Cover, covering
 from tasks.kill.ladder import Pace, Rung, ladder, limit_price
-from tasks.kill.memory import SymbolMemory, attempt_of, client_order_id, gone, remember, take_over, untried
+from tasks.kill.memory import PositionMemory, attempt_of, client_order_id, gone, remember, take_over, untried
 
 LET_GO_AT_ONCE = 8
 """Positions whose protective orders go in one round: as many as are cancelled, and closed, beside each other."""
@@ -39,24 +52,27 @@ LET_GO_AT_ONCE = 8
 class Plan:
     cancels: tuple[Order, ...]
     closes: tuple[CloseOrder, ...]
-    memory: Mapping[str, SymbolMemory]
+    memory: Mapping[str, PositionMemory]
     stuck: Mapping[str, str]
-    """Symbols that made no progress for `stuck_after` seconds, or can't be closed now, with the reason."""
+    """Positions that made no progress for `stuck_after` seconds, or can't be closed now, with the reason.
+
+    By their keys, here and below: the symbol, and in hedge mode the side.
+    """
     remaining: frozenset[str]
-    """Symbols that have an open order or a position; what has no symbol is named by its id. Dust is not among them."""
+    """What has an open order or a position; what has no symbol is named by its id. Dust is not among them."""
     dust: Mapping[str, str] = field(default_factory=dict)
     """Positions below the venue's minimum, with the venue's reason."""
     cancel_unread: tuple[Unreadable, ...] = ()
     """Orders that can't be read, to be cancelled by their id."""
     opens_at: Mapping[str, datetime] = field(default_factory=dict)
-    """When the session opens that stuck symbols wait for, as far as the venue tells."""
+    """When the session opens that stuck positions wait for, as far as the venue tells."""
 
 
 def plan_round(
     orders: Sequence[Order],
     positions: Sequence[Position],
     market: MarketClock | None,
-    memory: Mapping[str, SymbolMemory],
+    memory: Mapping[str, PositionMemory],
     *,
     incident_id: str,
     own_order_ids: frozenset[str],
@@ -83,31 +99,31 @@ def plan_round(
         beside: the account's other positions, which stay, and which what is closed here may cover.
         unreadable_beside: the same of what can't be understood.
     """
-    held = {position.symbol: position for position in positions if position.quantity != ZERO}
-    working = by_symbol(orders)
+    held = {position.key: position for position in positions if position.quantity != ZERO}
+    working = by_position(orders)
     blocked = {item.symbol: str(item) for item in unreadable if item.symbol}
-    covers = covering({p.symbol: p for p in (*beside, *held.values())}, (*unreadable, *unreadable_beside))
+    covers = covering({p.key: p for p in (*beside, *held.values())}, (*unreadable, *unreadable_beside))
     cancels: list[Order] = []
     closes: list[CloseOrder] = []
-    kept = {symbol: gone(memory[symbol], now) for symbol in memory}
+    kept = {key: gone(memory[key], now) for key in memory}
     stuck: dict[str, str] = {item.id or item.what: str(item) for item in unreadable if not item.symbol and time_is_up}
     dust: dict[str, str] = {}
     opens_at: dict[str, datetime] = {}
-    going = {symbol for symbol in working if symbol in memory and _is_going(memory[symbol], now, pace)}
-    for symbol in sorted({*held, *working, *blocked}):
-        position, of_symbol = held.get(symbol), list(working.get(symbol, ()))
-        remembered = remember(memory.get(symbol), position, now)
-        ours = [o for o in of_symbol if o.id in own_order_ids or attempt_of(o, incident_id) is not None]
-        others = [order for order in of_symbol if order not in ours]
+    going: set[str] = {key for key in working if key in memory and _is_going(memory[key], now, pace)}
+    for key in sorted({*held, *working, *map(PositionKey, blocked)}):
+        position, of_position = held.get(key), list(working.get(key, ()))
+        remembered = remember(memory.get(key), position, now)
+        ours = [o for o in of_position if o.id in own_order_ids or attempt_of(o, incident_id) is not None]
+        others = [order for order in of_position if order not in ours]
         remembered = take_over(remembered, ours, incident_id)
-        cover = covers.get(symbol, NOTHING)
-        hindrance = blocked.get(symbol) or _held_back(position, cover)
+        cover = covers.get(key, NOTHING)
+        hindrance = blocked.get(key.symbol) or _held_back(position, cover)
         close, unwanted = None, list[Order]()
         closing = not hindrance and not time_is_up and now >= remembered.retry_at
         if ours:
             remembered, unwanted = _review(ours, position, market, remembered, now, pace)
         elif position is not None and closing:
-            close = _close(position, of_symbol, market, remembered, incident_id, pace, cover.quantity)
+            close = _close(position, of_position, market, remembered, incident_id, pace, cover.quantity)
             if not position.instrument.quantity(position.quantity):
                 remembered = replace(remembered, dust=True, reason="it is less than the venue's smallest quantity")
         closing = closing and position is not None and bool(_rungs(position, market, remembered, pace))
@@ -115,7 +131,7 @@ def plan_round(
         # of the position must stay, it stays too.
         about_to_close = (closing or bool(ours)) and not cover.quantity
         keep = protective_of(others, position) if protective_last else []
-        if keep and about_to_close and not ours and not _takes_turn(symbol, remembered, going):
+        if keep and about_to_close and not ours and not _takes_turn(key, remembered, going):
             remembered = untried(remembered, now)
         elif about_to_close:
             keep = []
@@ -127,15 +143,15 @@ def plan_round(
         if close is not None and (not asked or now - since >= pace.cancel_settles):
             closes.append(close)
         placed = {order.id for order in others} - orders_at_start
-        kept[symbol] = replace(remembered, placed_since=remembered.placed_since | placed)
-        if remembered.dust and position is not None and not of_symbol and symbol not in blocked:
-            dust[symbol] = f"{abs(position.quantity):f} is dust: {remembered.reason}"
+        kept[key] = replace(remembered, placed_since=remembered.placed_since | placed)
+        if remembered.dust and position is not None and not of_position and key.symbol not in blocked:
+            dust[key] = f"{abs(position.quantity):f} is dust: {remembered.reason}"
         elif time_is_up or _waits_for_the_open(position, ours, market) or _no_progress(remembered, now, pace):
-            stuck[symbol] = (
-                hindrance or _kept_protected(keep, cover) or _reason(kept[symbol], position, of_symbol, ours, market)
+            stuck[key] = (
+                hindrance or _kept_protected(keep, cover) or _reason(kept[key], position, of_position, ours, market)
             )
             if market is not None and market.next_open and _waits_for_the_open(position, ours, market):
-                opens_at[symbol] = market.next_open
+                opens_at[key] = market.next_open
     unseen = {item.symbol or item.id or item.what for item in unreadable}
     return Plan(
         cancels=_once(cancels),
@@ -170,17 +186,17 @@ def _kept_protected(keep: Sequence[Order], cover: Cover) -> str:
     return f"{cover.why}; its protective orders stay until then" if keep and cover.quantity else ""
 
 
-def _takes_turn(symbol: str, memory: SymbolMemory, going: set[str]) -> bool:
+def _takes_turn(key: str, memory: PositionMemory, going: set[str]) -> bool:
     """Whether its protective orders may go beside those that are `going`, which it is among from now on.
 
     Those that were asked before, and are still there, need no turn again.
     """
     if memory.asked_since is None and len(going) < LET_GO_AT_ONCE:
-        going.add(symbol)
-    return symbol in going or memory.asked_since is not None
+        going.add(key)
+    return key in going or memory.asked_since is not None
 
 
-def _is_going(memory: SymbolMemory, now: float, pace: Pace) -> bool:
+def _is_going(memory: PositionMemory, now: float, pace: Pace) -> bool:
     """Whether orders of it were asked to go a moment ago; those that resist hold up nobody else's turn."""
     return memory.asked_since is not None and now - memory.asked_since < pace.cancel_settles
 
@@ -194,10 +210,10 @@ def _review(
     ours: list[Order],
     position: Position | None,
     market: MarketClock | None,
-    memory: SymbolMemory,
+    memory: PositionMemory,
     now: float,
     pace: Pace,
-) -> tuple[SymbolMemory, list[Order]]:
+) -> tuple[PositionMemory, list[Order]]:
     """A close of ours is working: leave it, or take it back because it is wrong or has stood too long."""
     remaining = sum((order.remaining for order in ours), ZERO)
     if position is not None and any(order.side is not position.closing_side for order in ours):
@@ -221,7 +237,7 @@ def _review(
 
 
 def _rungs(
-    position: Position, market: MarketClock | None, memory: SymbolMemory, pace: Pace
+    position: Position, market: MarketClock | None, memory: PositionMemory, pace: Pace
 ) -> tuple[tuple[Rung, Decimal], ...]:
     instrument, price = position.instrument, position.current_price
     return ladder(abs(position.quantity), price, market, pace, instrument, whole_units=memory.whole_units)
@@ -229,15 +245,15 @@ def _rungs(
 
 def _close(
     position: Position,
-    of_symbol: list[Order],
+    of_position: list[Order],
     market: MarketClock | None,
-    memory: SymbolMemory,
+    memory: PositionMemory,
     incident_id: str,
     pace: Pace,
     kept: Decimal,
 ) -> CloseOrder | None:
     """All of the position but what is `kept`, and but what other orders may still take of it."""
-    reducing = [order for order in of_symbol if order.side is position.closing_side]
+    reducing = [order for order in of_position if order.side is position.closing_side]
     if any(order.by_amount or order.remaining <= ZERO for order in reducing):
         return None  # how much of the position an order for an amount of money may take is not known
     free = abs(position.quantity) - kept - sum((order.remaining for order in reducing), ZERO)
@@ -256,19 +272,20 @@ def _close(
         symbol=position.symbol,
         side=side,
         quantity=quantity,
-        client_order_id=client_order_id(incident_id, position.symbol, memory.attempt + 1),
+        client_order_id=client_order_id(incident_id, position.key, memory.attempt + 1),
         type=OrderType.MARKET if price is None else OrderType.LIMIT,
         limit_price=None if price is None else _limit(side, price, collar, position, memory),
         time_in_force=TimeInForce.GTC if position.instrument.session is Session.ALWAYS else TimeInForce.DAY,
         extended_hours=kind is Rung.EXTENDED_HOURS,
+        position_side=position.position_side,
     )
 
 
-def _limit(side: Side, price: Decimal, collar: Decimal, position: Position, memory: SymbolMemory) -> Decimal:
+def _limit(side: Side, price: Decimal, collar: Decimal, position: Position, memory: PositionMemory) -> Decimal:
     return limit_price(side, price, collar, position.instrument, coarser=memory.coarser)
 
 
-def _no_progress(memory: SymbolMemory, now: float, pace: Pace) -> bool:
+def _no_progress(memory: PositionMemory, now: float, pace: Pace) -> bool:
     return now - memory.changed_at >= pace.stuck_after
 
 
@@ -281,19 +298,19 @@ def _waits_for_the_open(position: Position | None, ours: list[Order], market: Ma
 
 
 def _reason(
-    memory: SymbolMemory,
+    memory: PositionMemory,
     position: Position | None,
-    of_symbol: list[Order],
+    of_position: list[Order],
     ours: list[Order],
     market: MarketClock | None,
 ) -> str:
-    """What a person is told about a symbol that cannot be closed now."""
+    """What a person is told about a position that cannot be closed now."""
     if _waits_for_the_open(position, ours, market):
         opens = f" at {market.next_open:%Y-%m-%d %H:%M} UTC" if market and market.next_open else ""
         if ours:
             return f"market closed; a market order for {ours[0].quantity:f} is queued for the open{opens}"
         return f"market closed; nothing can be queued for the open{opens}, when it is to be closed"
-    others = [order for order in of_symbol if order not in ours]
+    others = [order for order in of_position if order not in ours]
     if others and memory.placed_since:
         return (
             f"something is still trading: {len(memory.placed_since)} orders were placed since the trip, "
@@ -304,7 +321,7 @@ def _reason(
     return _what_is_seen(memory, position, others, ours)
 
 
-def _what_is_seen(memory: SymbolMemory, position: Position | None, others: list[Order], ours: list[Order]) -> str:
+def _what_is_seen(memory: PositionMemory, position: Position | None, others: list[Order], ours: list[Order]) -> str:
     """Why nothing moves, where the venue has given no reason."""
     if others:
         words = ", ".join(sorted({order.status.value for order in others}))

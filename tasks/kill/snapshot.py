@@ -32,7 +32,7 @@ class Forecast:
     floor_seconds: float
     """The least time that the venue's rate limit allows for them; zero when they fit in one minute's allowance."""
     blocked: tuple[tuple[str, str], ...]
-    """Symbols that cannot be closed now, each with the reason."""
+    """Positions that cannot be closed now, each with the reason."""
     protective: int = 0
     """Stops and take-profits that stay until their position is about to be closed."""
 
@@ -133,9 +133,9 @@ def _blocked(book: Book, locked: str, market: MarketClock | None) -> Iterator[tu
         yield item.symbol or item.id, str(item)
     for position in book.held:
         if locked:
-            yield position.symbol, locked
+            yield position.key, locked
         elif market is not None and not market.is_open and (why := _outside(position, market)):
-            yield position.symbol, why
+            yield position.key, why
 
 
 def _outside(position: Position, market: MarketClock) -> str:

@@ -15,16 +15,16 @@ from tasks.kill.book import Book, read_book
 
 def reappeared(book: Book) -> list[StuckItem]:
     """What appeared after the book had been flat; it is closed in the next round, if there is time for one."""
-    quantities = {position.symbol: position.quantity for position in book.positions if position.quantity}
-    orders = Counter(order.symbol for order in book.orders)
+    quantities = {position.key: position.quantity for position in book.positions if position.quantity}
+    orders = Counter(order.key for order in book.orders)
     return [
         StuckItem(
-            symbol,
-            quantities.get(symbol, ZERO),
-            orders[symbol],
+            key,
+            quantities.get(key, ZERO),
+            orders[key],
             "it appeared after the book was flat: a fill was reported late, or an engine is still trading; stop that",
         )
-        for symbol in sorted({*quantities, *orders})
+        for key in sorted({*quantities, *orders})
     ]
 
 
@@ -51,7 +51,7 @@ async def verify_flat(run: AccountRun) -> bool:
             await asyncio.sleep(settings.poll_interval)
             continue
         if not book.empty:
-            positions = [position.symbol for position in book.held]
+            positions = [position.key for position in book.held]
             run.record("NOT_FLAT_AFTER_ALL", orders=book.open_orders, positions=positions[:50])
             run.update(
                 orders_open=book.open_orders,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from brokers.sweep import row_key
 from ledger.record import AuditRow
 from tasks.markdown import inert
 
@@ -29,7 +30,8 @@ def book_at_trip(rows: Sequence[AuditRow]) -> list[str]:
             if not str(order.get("client_order_id", "")).startswith(row.incident_id or "\0"):
                 orders.setdefault((account, str(order.get("id"))), order)
         for position in _rows(found, "positions"):
-            positions.setdefault((account, str(position.get("symbol"))), position)
+            key = row_key(position)
+            positions.setdefault((account, key), {**position, "symbol": key})
         unseen.update({(account, str(order_id)): None for order_id in row.details.get("unseen") or ()})
     lines = [*_orders(orders), "", *_positions(positions)]
     missed = [

@@ -18,7 +18,7 @@ import pytest
 from breaker.orders import MarketClock
 from brokers.alpaca.reading import open_ones, read_orders, read_positions
 from tasks.kill.ladder import Pace
-from tasks.kill.memory import SymbolMemory
+from tasks.kill.memory import PositionMemory
 from tasks.kill.plan import plan_round
 
 INCIDENT = "0190aaaa-bbbb-7ccc-8ddd-eeeeeeeeeeee"
@@ -344,7 +344,7 @@ BOOKS = {
 
 def the_kill_switch(case: Case) -> list[Round]:
     listed, positions = open_ones(list(read_orders(case.orders))), read_positions(case.positions)
-    memory = {symbol: SymbolMemory(changed_at=100.0, rung=rung) for symbol, rung in case.rungs.items()}
+    memory = {symbol: PositionMemory(changed_at=100.0, rung=rung) for symbol, rung in case.rungs.items()}
     now = datetime(2026, 11, 28, 12, tzinfo=UTC)
     clock = None if case.session is None else MarketClock(now, is_open=case.session == "open")
     answers = []

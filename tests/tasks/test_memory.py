@@ -11,7 +11,7 @@ from breaker.orders import Order, OrderStatus, OrderType, Position, Side, TimeIn
 from brokers.protocol import Refusal
 from tasks.kill.ladder import Pace
 from tasks.kill.memory import (
-    SymbolMemory,
+    PositionMemory,
     attempt_of,
     client_order_id,
     gone,
@@ -34,7 +34,7 @@ PACE = Pace(
     position_lag=5,
     cancel_settles=1,
 )
-FRESH = SymbolMemory(changed_at=1.0, quantity=D(100))
+FRESH = PositionMemory(changed_at=1.0, quantity=D(100))
 
 
 def close(name: str, filled: str = "0", status: OrderStatus = OrderStatus.NEW) -> Order:
@@ -126,7 +126,7 @@ def test_a_position_is_remembered_by_its_size_long_or_short() -> None:
 
 
 def test_of_a_symbol_that_is_gone_only_its_closes_are_remembered() -> None:
-    memory = SymbolMemory(
+    memory = PositionMemory(
         changed_at=1.0,
         quantity=D(100),
         attempt=3,
@@ -144,7 +144,7 @@ def test_of_a_symbol_that_is_gone_only_its_closes_are_remembered() -> None:
         coarser=1,
         dust=True,
     )
-    assert gone(memory, 9.0) == SymbolMemory(
+    assert gone(memory, 9.0) == PositionMemory(
         changed_at=9.0,
         attempt=3,
         sent_at=2.0,

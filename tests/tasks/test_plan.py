@@ -19,7 +19,7 @@ from tasks.kill.cancel import CONCURRENT
 from tasks.kill.ladder import Pace, Rung, ladder, limit_price
 from tasks.kill.memory import (
     LONGEST_CLIENT_ORDER_ID,
-    SymbolMemory,
+    PositionMemory,
     attempt_of,
     client_order_id,
     may_close_again,
@@ -69,7 +69,7 @@ def position(quantity: str = "100", *, available: str | None = None, symbol: str
 def plan(
     orders: Sequence[Order] = (),
     positions: Sequence[Position] = (),
-    memory: Mapping[str, SymbolMemory] | None = None,
+    memory: Mapping[str, PositionMemory] | None = None,
     *,
     market: MarketClock | None = OPEN,
     now: float = 100.0,
@@ -96,7 +96,7 @@ def plan(
 
 
 def close_of(
-    orders: Sequence[Order], held: Position, memory: SymbolMemory | None = None, market: MarketClock = OPEN
+    orders: Sequence[Order], held: Position, memory: PositionMemory | None = None, market: MarketClock = OPEN
 ) -> CloseOrder | None:
     """What is sent once the orders that were asked to go have had their time."""
     first = plan(orders, [held], {held.symbol: memory} if memory else None, market=market)
@@ -105,8 +105,8 @@ def close_of(
     return closes[0] if closes else None
 
 
-def remembered(**changes: object) -> SymbolMemory:
-    return replace(SymbolMemory(changed_at=100.0, quantity=D(100)), **changes)  # type: ignore[arg-type]
+def remembered(**changes: object) -> PositionMemory:
+    return replace(PositionMemory(changed_at=100.0, quantity=D(100)), **changes)  # type: ignore[arg-type]
 
 
 # How much
@@ -257,7 +257,7 @@ def ended(status: OrderStatus, filled: str, attempt: int = 1) -> Order:
     return order("100", attempt=attempt, filled=filled, status=status)
 
 
-def after_sending(quantity: str = "100") -> SymbolMemory:
+def after_sending(quantity: str = "100") -> PositionMemory:
     return replace(sent(remembered(), client_order_id(INCIDENT, "AAPL", 1), 99.0), quantity=D(quantity))
 
 
@@ -314,7 +314,7 @@ def test_a_close_that_the_venue_took_and_then_ended_counts_as_refused(status: Or
 
 
 def test_a_market_order_that_stands_is_replaced_by_ever_wider_limits_and_then_again_by_a_market_order() -> None:
-    memory: Mapping[str, SymbolMemory] = {}
+    memory: Mapping[str, PositionMemory] = {}
     now, kinds = 100.0, []
     for attempt in range(1, 5):
         close = plan([], [position()], memory, now=now).closes[0]
@@ -508,7 +508,7 @@ class Switch:
     """A kill switch in single steps, between which anything may happen."""
 
     venue: Venue
-    memory: Mapping[str, SymbolMemory] = field(default_factory=dict)
+    memory: Mapping[str, PositionMemory] = field(default_factory=dict)
     seen: list[Order] | None = None
     to_cancel: list[Order] = field(default_factory=list)
     to_close: list[CloseOrder] = field(default_factory=list)
@@ -592,7 +592,10 @@ def test_two_kill_switches_in_any_order_with_fills_losses_and_restarts_never_tur
 
 
 def plan_with_stops(
-    orders: Sequence[Order], held: Sequence[Position], memory: Mapping[str, SymbolMemory] | None = None, at: float = 100
+    orders: Sequence[Order],
+    held: Sequence[Position],
+    memory: Mapping[str, PositionMemory] | None = None,
+    at: float = 100,
 ) -> Plan:
     return plan(orders, held, memory, now=at, protective_last=True)
 
@@ -843,7 +846,7 @@ def test_a_person_is_told_what_is_seen_where_the_venue_gives_no_reason() -> None
     queued = [order("40", attempt=1), order("1", attempt=2, kind=OrderType.LIMIT)]
 
     def said(
-        orders: Sequence[Order], held: Sequence[Position], memory: Mapping[str, SymbolMemory] | None = None
+        orders: Sequence[Order], held: Sequence[Position], memory: Mapping[str, PositionMemory] | None = None
     ) -> str:
         (words,) = plan(orders, held, memory, time_is_up=True).stuck.values()
         return words

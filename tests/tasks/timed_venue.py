@@ -221,7 +221,7 @@ class TimedVenue(Broker):
         self.closes.append(request)
         if self.answer is not None:
             return self.answer(request)
-        self.holdings = [held for held in self.holdings if held.symbol != request.symbol]
+        self.holdings = [held for held in self.holdings if held.key != request.key]
         return CloseResult(request.symbol, CloseOutcome.ACCEPTED)
 
     async def close_all(self) -> Sequence[CloseResult]:
