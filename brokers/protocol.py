@@ -38,7 +38,7 @@ repeat_until: ContextVar[float] = ContextVar("repeat_until", default=float("inf"
 
 
 SHORTEST_CLIENT_ORDER_ID = 18
-"""Characters: a digest of incident and position, 12 at least, and six digits of the attempt."""
+"""Characters: eleven at least of a digest of incident and position, a hyphen, and six digits of the attempt."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,8 +71,8 @@ class ClientOrderIds:
         return self.longest > 0 and self.unique
 
 
-ALPACA_IDS = ClientOrderIds(128, string.ascii_letters + string.digits + "-_.:/")
-"""Alpaca, orders: at most 128 characters; of which it doesn't say, so that these are what it is seen to take."""
+ALPACA_IDS = ClientOrderIds(128, string.ascii_letters + string.digits + string.punctuation + " ")
+"""Alpaca, orders: at most 128 characters, of which kinds it doesn't say."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,6 +17,7 @@ from tasks.kill.account import AccountRun, CloseRecord, StuckItem, TimeIsUp
 from tasks.kill.book import Book, MarketSession, ReadingAllowance, book_of, read_book
 from tasks.kill.cancel import Cancelling, together
 from tasks.kill.ladder import Pace
+from tasks.kill.lost_answer import LostAnswers
 from tasks.kill.memory import PositionMemory, attempt_of, gone, may_close_again, refused, sent, unanswered, untried
 from tasks.kill.plan import Plan, entries, plan_round
 
@@ -65,6 +66,7 @@ class Flattening:
         )
         self._memory: dict[str, PositionMemory] = {}
         self._own: set[str] = set()
+        self._lost_answers = LostAnswers(run)
         self._orders_at_start: frozenset[str] | None = None
         self._bulk_closed = False
         self._session = MarketSession(run.broker)
@@ -228,6 +230,7 @@ class Flattening:
             market,
             self._memory,
             incident_id=self._run.closes_as,
+            able=self._broker.capabilities,
             own_order_ids=frozenset(self._own),
             orders_at_start=self._orders_at_start or frozenset(),
             now=self._now(),
@@ -297,7 +300,7 @@ class Flattening:
         )
 
     async def _send_close(self, close: CloseOrder, read_at: float) -> None:
-        if not await self._last_close_is_settled(close):
+        if not await self._may_send(close):
             return
         memory = self._memory[close.key]
         if time.monotonic() - read_at > FRESH_FOR:
@@ -326,6 +329,8 @@ class Flattening:
         now = self._now()
         if result.outcome in (CloseOutcome.ACCEPTED, CloseOutcome.DUPLICATE):
             self._memory[close.key] = sent(memory, close.client_order_id, now)
+            if result.order is not None and not self._broker.capabilities.client_order_ids.longest:
+                self._own.add(result.order.id)
         elif result.refusal is Refusal.SUSPENDED and self._lift_lock and await self._lift_lock(sent_at):
             self._memory[close.key] = untried(memory, now)  # the next round sends it, on what it reads then
         elif result.outcome is CloseOutcome.REFUSED:
@@ -343,11 +348,17 @@ class Flattening:
             reason=result.reason,
         )
 
-    async def _last_close_is_settled(self, close: CloseOrder) -> bool:
-        memory = self._memory[close.key]
-        if memory.last_close in ("", close.client_order_id):
-            return True
+    async def _may_send(self, close: CloseOrder) -> bool:
+        """Whether it is known what became of the last close, and that this one is not at the venue yet."""
+        memory, ids = self._memory[close.key], self._broker.capabilities.client_order_ids
         try:
+            if not ids.settles:
+                self._memory[close.key], may_send = await self._lost_answers.settle(
+                    memory, close, self._now(), self._pace
+                )
+                return may_send
+            if memory.last_close in ("", close.client_order_id):
+                return True
             last = await self._run.in_time(self._broker.order(memory.last_close))
         except BrokerError as error:
             await self._trouble(error)

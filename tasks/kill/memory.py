@@ -5,15 +5,18 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass, replace
 from decimal import Decimal
+from functools import lru_cache
 
 from breaker.orders import ZERO, Order, OrderStatus, Position
-from brokers.protocol import Refusal
+from brokers.protocol import ALPACA_IDS, SHORTEST_CLIENT_ORDER_ID, ClientOrderIds, Refusal
 from tasks.kill.ladder import Pace
 
 COARSEST = 3
 """Of four significant digits of a price one is left then."""
-LONGEST_CLIENT_ORDER_ID = 128
-"""Alpaca, orders: a client order id has at most that many characters."""
+ATTEMPT_DIGITS = 6
+"""Room that a name keeps for the number of its attempt."""
+HEX = "0123456789abcdef"
+SHORTEST_DIGEST = SHORTEST_CLIENT_ORDER_ID - ATTEMPT_DIGITS - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,23 +54,51 @@ class PositionMemory:
     """The venue has refused the whole position as less than its minimum."""
 
 
-def client_order_id(incident_id: str, key: str, attempt: int) -> str:
-    """The same for the same attempt to close the position of this key, whichever process makes it."""
-    return f"{_prefix(incident_id, key)}-{attempt}"
+def client_order_id(incident_id: str, key: str, attempt: int, ids: ClientOrderIds = ALPACA_IDS) -> str:
+    """The same for the same attempt to close the position of this key, whichever process makes it.
+
+    Readable where the venue takes that; else what stands before the attempt is a digest, of as many characters as there
+    is room for. Where the venue knows no such ids it is a name for us alone.
+    """
+    named = _named(incident_id, key)
+    fits = len(named) + 1 + ATTEMPT_DIGITS <= ids.longest and {*named, "-"} <= {*ids.alphabet}
+    if fits or not ids.longest:
+        return f"{named}-{attempt}"
+    hexadecimal, upper, decimal = _digests(named)
+    digest = hexadecimal if {*HEX} <= {*ids.alphabet} else upper if {*HEX.upper()} <= {*ids.alphabet} else decimal
+    if "-" in ids.alphabet:
+        return f"{digest[: ids.longest - 1 - ATTEMPT_DIGITS]}-{attempt}"
+    return f"{digest[: ids.longest - ATTEMPT_DIGITS]}{attempt:0{ATTEMPT_DIGITS}d}"
 
 
 def attempt_of(order: Order, incident_id: str) -> int | None:
     """Which attempt of this incident's kill switch the order is, None if it is somebody else's."""
-    prefix, _, number = order.client_order_id.rpartition("-")
-    ours = prefix == _prefix(incident_id, order.key) and number.isascii() and number.isdecimal()
-    return int(number) if ours else None
+    return attempt_named(order.client_order_id, incident_id, order.key)
 
 
-def _prefix(incident_id: str, key: str) -> str:
-    readable = f"{incident_id}-{key}"
-    if len(readable) + len("-999999") <= LONGEST_CLIENT_ORDER_ID:
-        return readable
-    return hashlib.sha256(readable.encode()).hexdigest()
+def attempt_named(client_order_id: str, incident_id: str, key: str) -> int | None:
+    """Which attempt to close the position of this key has that name, in whatever form a venue takes it."""
+    head, hyphen, number = client_order_id.rpartition("-")
+    if not hyphen:
+        head, number = client_order_id[:-ATTEMPT_DIGITS], client_order_id[-ATTEMPT_DIGITS:]
+    if not (number.isascii() and number.isdecimal()):
+        return None
+    named = _named(incident_id, key)
+    if head == named:
+        return int(number)
+    hashed = len(head) >= SHORTEST_DIGEST and any(digest.startswith(head) for digest in _digests(named))
+    return int(number) if hashed else None
+
+
+def _named(incident_id: str, key: str) -> str:
+    return f"{incident_id}-{key}"
+
+
+@lru_cache(maxsize=4_096)
+def _digests(named: str) -> tuple[str, str, str]:
+    """In small letters, in capitals, and in the ten digits alone."""
+    digest = hashlib.sha256(named.encode()).hexdigest()
+    return digest, digest.upper(), f"{int(digest, 16):078d}"
 
 
 def sent(memory: PositionMemory, close_id: str, now: float) -> PositionMemory:
@@ -83,7 +114,10 @@ def sent(memory: PositionMemory, close_id: str, now: float) -> PositionMemory:
 
 
 def unanswered(memory: PositionMemory, close_id: str, reason: str) -> PositionMemory:
-    """Whether the venue has the close is not known: the same attempt is sent again, which it can take only once."""
+    """Whether the venue has the close is not known.
+
+    The same attempt is sent again: at once where the venue can take it only once, else when it has been looked for.
+    """
     return replace(memory, last_close=close_id, sent_against=memory.quantity, ended_at=None, reason=reason)
 
 
@@ -92,17 +126,26 @@ def untried(memory: PositionMemory, now: float) -> PositionMemory:
     return memory if memory.sent_at is not None or memory.refusals else replace(memory, changed_at=now)
 
 
-def may_close_again(memory: PositionMemory, last: Order | None, now: float, pace: Pace) -> tuple[PositionMemory, bool]:
+def taken_after_all(memory: PositionMemory) -> PositionMemory:
+    """The venue turns out to have the close whose answer was lost: the next one is another attempt."""
+    return replace(memory, attempt=memory.attempt + 1)
+
+
+def may_close_again(
+    memory: PositionMemory, last: Order | None, now: float, pace: Pace, *, filled: Decimal | None = None
+) -> tuple[PositionMemory, bool]:
     """Whether the position that is shown can be believed now that the last close is no longer among the open orders.
 
     Args:
         last: that close as the venue knows it; None when it doesn't (yet).
+        filled: how much of it the venue's list of fills shows, where the order itself can't be had.
     """
     if last is not None and last.status.is_open:
         return memory, False
     ended_at = now if memory.ended_at is None else memory.ended_at
     memory = replace(memory, ended_at=ended_at)
-    unseen = last is None or (last.filled_quantity > 0 and memory.quantity > memory.sent_against - last.filled_quantity)
+    filled = filled if last is None else last.filled_quantity
+    unseen = filled is None or (filled > 0 and memory.quantity > memory.sent_against - filled)
     if unseen and now - ended_at < pace.position_lag:
         return memory, False
     memory = replace(memory, last_close="", ended_at=None)
@@ -172,6 +215,8 @@ def take_over(memory: PositionMemory, ours: list[Order], incident_id: str) -> Po
     if not ours:
         return memory
     newest = max(ours, key=lambda order: attempt_of(order, incident_id) or 0)
+    if not newest.client_order_id:  # a venue that knows none: what is remembered of it goes by a name of ours
+        return memory
     memory = replace(memory, attempt=max(memory.attempt, attempt_of(newest, incident_id) or 0))
     if memory.last_close == newest.client_order_id:
         return memory

@@ -7,7 +7,7 @@ The rules that keep a close from making things worse:
 - A position is a symbol or, in hedge mode, one of the two that a symbol has there. Each is closed by itself, against
   the orders that are for it and no others.
 - One close of ours works per position. Its client order id is made of incident, position and attempt, so that the venue
-  itself refuses the second of two processes that send the same attempt.
+  itself refuses the second of two processes that send the same attempt. Where a venue doesn't, it is looked for first.
 - A close is at most |position|, less every reducing order that may still fill, and at most what the venue calls
   available. A cancel that is only pending still counts as working.
 - Before another close is sent, it is known what became of the last one. A venue's positions may lag behind its fills,
@@ -39,7 +39,7 @@ from breaker.orders import (
     Unreadable,
 )
 from brokers.protective import by_position, protective_of, protective_orders
-from brokers.protocol import CloseOrder
+from brokers.protocol import Capabilities, CloseOrder
 from tasks.kill.cover import NOTHING, Cover, covering
 from tasks.kill.ladder import Pace, Rung, ladder, limit_price
 from tasks.kill.memory import PositionMemory, attempt_of, client_order_id, gone, remember, take_over, untried
@@ -75,6 +75,7 @@ def plan_round(
     memory: Mapping[str, PositionMemory],
     *,
     incident_id: str,
+    able: Capabilities,
     own_order_ids: frozenset[str],
     orders_at_start: frozenset[str],
     now: float,
@@ -91,7 +92,8 @@ def plan_round(
         orders: the venue's open orders, read before `positions`.
         market: the venue's session; None when it won't tell. Then what works in any session is tried.
         memory: the last round's; empty in the first one.
-        own_order_ids: the venue's ids of closes that a bulk request made for this run.
+        able: what the venue can do.
+        own_order_ids: the venue's ids of closes of this run that bear no name of ours.
         orders_at_start: the venue's ids of the orders that were open when the run first looked.
         time_is_up: nothing more will be tried, so that whatever is left is stuck.
         unreadable: what the venue lists and can't be understood.
@@ -123,7 +125,7 @@ def plan_round(
         if ours:
             remembered, unwanted = _review(ours, position, market, remembered, now, pace)
         elif position is not None and closing:
-            close = _close(position, of_position, market, remembered, incident_id, pace, cover.quantity)
+            close = _close(position, of_position, market, remembered, incident_id, pace, cover.quantity, able)
             if not position.instrument.quantity(position.quantity):
                 remembered = replace(remembered, dust=True, reason="it is less than the venue's smallest quantity")
         closing = closing and position is not None and bool(_rungs(position, market, remembered, pace))
@@ -251,6 +253,7 @@ def _close(
     incident_id: str,
     pace: Pace,
     kept: Decimal,
+    able: Capabilities,
 ) -> CloseOrder | None:
     """All of the position but what is `kept`, and but what other orders may still take of it."""
     reducing = [order for order in of_position if order.side is position.closing_side]
@@ -272,7 +275,7 @@ def _close(
         symbol=position.symbol,
         side=side,
         quantity=quantity,
-        client_order_id=client_order_id(incident_id, position.key, memory.attempt + 1),
+        client_order_id=client_order_id(incident_id, position.key, memory.attempt + 1, able.client_order_ids),
         type=OrderType.MARKET if price is None else OrderType.LIMIT,
         limit_price=None if price is None else _limit(side, price, collar, position, memory),
         time_in_force=TimeInForce.GTC if position.instrument.session is Session.ALWAYS else TimeInForce.DAY,

@@ -17,6 +17,7 @@ import pytest
 
 from breaker.orders import MarketClock
 from brokers.alpaca.reading import open_ones, read_orders, read_positions
+from brokers.protocol import Capabilities
 from tasks.kill.ladder import Pace
 from tasks.kill.memory import PositionMemory
 from tasks.kill.plan import plan_round
@@ -342,6 +343,11 @@ BOOKS = {
 }
 
 
+ABLE = Capabilities(
+    bulk_cancel=True, bulk_close=True, reduce_only=False, fractional=True, requests_per_minute=200, page_size=500
+)
+
+
 def the_kill_switch(case: Case) -> list[Round]:
     listed, positions = open_ones(list(read_orders(case.orders))), read_positions(case.positions)
     memory = {symbol: PositionMemory(changed_at=100.0, rung=rung) for symbol, rung in case.rungs.items()}
@@ -355,6 +361,7 @@ def the_kill_switch(case: Case) -> list[Round]:
             clock,
             memory,
             incident_id=INCIDENT,
+            able=ABLE,
             own_order_ids=frozenset(),
             orders_at_start=frozenset(each.id for each in listed),
             now=at,

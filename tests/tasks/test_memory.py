@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import string
 from dataclasses import replace
 from decimal import Decimal
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from breaker.orders import Order, OrderStatus, OrderType, Position, Side, TimeInForce
-from brokers.protocol import Refusal
+from breaker.orders import Order, OrderStatus, OrderType, Position, PositionKey, PositionSide, Side, TimeInForce
+from brokers.protocol import ALPACA_IDS, ClientOrderIds, Refusal
 from tasks.kill.ladder import Pace
 from tasks.kill.memory import (
     PositionMemory,
+    attempt_named,
     attempt_of,
     client_order_id,
     gone,
@@ -34,6 +38,7 @@ PACE = Pace(
     position_lag=5,
     cancel_settles=1,
 )
+SIDES = [None, *PositionSide]
 FRESH = PositionMemory(changed_at=1.0, quantity=D(100))
 
 
@@ -49,6 +54,48 @@ def test_a_name_is_readable_as_long_as_the_venue_takes_it_with_the_longest_numbe
     room = 128 - len("-999999") - len(f"{INCIDENT}-")
     assert client_order_id(INCIDENT, "X" * room, 1) == f"{INCIDENT}-{'X' * room}-1"
     assert "X" not in client_order_id(INCIDENT, "X" * (room + 1), 1)
+
+
+BINANCE = ClientOrderIds(36, string.ascii_letters + string.digits + "-_.:/")
+"""Binance USDⓈ-M, new order: `^[\\.A-Z\\:/a-z0-9_-]{1,36}$`."""
+LETTERS_AND_DIGITS = ClientOrderIds(32, string.ascii_letters + string.digits)
+CAPITALS = ClientOrderIds(20, string.ascii_uppercase + string.digits)
+HEX = ClientOrderIds(32, string.hexdigits.lower())
+NUMBERS = ClientOrderIds(18, string.digits)
+SHORTEST = ClientOrderIds(18, "-" + string.hexdigits)
+
+
+@pytest.mark.parametrize("ids", [ALPACA_IDS, BINANCE, LETTERS_AND_DIGITS, CAPITALS, HEX, NUMBERS, SHORTEST])
+@given(number=st.integers(1, 999_999), symbol=st.text("ABU/:. -", min_size=1, max_size=90), side=st.sampled_from(SIDES))
+def test_every_venue_gets_a_name_that_it_takes_and_that_is_known_again(
+    ids: ClientOrderIds, number: int, symbol: str, side: PositionSide | None
+) -> None:
+    key = PositionKey(symbol, side)
+    name = client_order_id(INCIDENT, key, number, ids)
+    assert 0 < len(name) <= ids.longest and {*name} <= {*ids.alphabet}
+    assert attempt_named(name, INCIDENT, key) == number
+    assert attempt_named(name, INCIDENT, PositionKey(symbol + "Z", side)) is None
+    assert attempt_named(name, "another incident", key) is None
+    assert client_order_id(INCIDENT, key, number % 999_999 + 1, ids) != name
+
+
+def test_a_name_is_the_same_wherever_it_is_made() -> None:
+    assert client_order_id(INCIDENT, "BTCUSDT", 7, BINANCE) == "4902cead13c60a65d6fbc6a734288-7"
+
+
+def test_where_the_venue_knows_no_names_a_close_has_one_for_us() -> None:
+    assert client_order_id(INCIDENT, "AAPL", 3, ClientOrderIds(0, "")) == f"{INCIDENT}-AAPL-3"
+
+
+@pytest.mark.parametrize(("longest", "alphabet"), [(17, string.digits), (36, string.ascii_letters)])
+def test_ids_that_no_name_can_be_made_of_are_refused_when_the_adapter_is_made(longest: int, alphabet: str) -> None:
+    with pytest.raises(ValueError, match=r"the ten digits; say longest=0"):
+        ClientOrderIds(longest, alphabet)
+
+
+@pytest.mark.parametrize("name", ["", "1", "000001", "abc-1", f"{'0' * 10}-1", f"{INCIDENT}-AAPL-1x"])
+def test_a_short_or_strange_name_is_nobodys_close(name: str) -> None:
+    assert attempt_named(name, INCIDENT, "AAPL") is None
 
 
 def test_a_number_in_other_digits_is_not_one_of_ours() -> None:

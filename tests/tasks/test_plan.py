@@ -14,11 +14,10 @@ from hypothesis import strategies as st
 
 from breaker.instruments import CRYPTO, EQUITY, OPTION
 from breaker.orders import MarketClock, Order, OrderStatus, OrderType, Position, Side, TimeInForce, Unreadable
-from brokers.protocol import CloseOrder, Refusal
+from brokers.protocol import ALPACA_IDS, Capabilities, CloseOrder, Refusal
 from tasks.kill.cancel import CONCURRENT
 from tasks.kill.ladder import Pace, Rung, ladder, limit_price
 from tasks.kill.memory import (
-    LONGEST_CLIENT_ORDER_ID,
     PositionMemory,
     attempt_of,
     client_order_id,
@@ -39,6 +38,9 @@ PACE = Pace(
     stuck_after=30,
     position_lag=5,
     cancel_settles=1,
+)
+ABLE = Capabilities(
+    bulk_cancel=True, bulk_close=True, reduce_only=False, fractional=True, requests_per_minute=200, page_size=500
 )
 NOON = datetime(2026, 11, 24, 17, tzinfo=UTC)
 OPEN = MarketClock(NOON, is_open=True)
@@ -78,6 +80,7 @@ def plan(
     at_start: Sequence[Order] | None = None,
     unreadable: Sequence[Unreadable] = (),
     protective_last: bool = False,
+    able: Capabilities = ABLE,
 ) -> Plan:
     return plan_round(
         orders,
@@ -85,6 +88,7 @@ def plan(
         market,
         memory or {},
         incident_id=INCIDENT,
+        able=able,
         own_order_ids=own,
         orders_at_start=frozenset(each.id for each in (orders if at_start is None else at_start)),
         now=now,
@@ -197,7 +201,7 @@ def test_an_attempt_that_the_venue_refused_keeps_its_name() -> None:
 @pytest.mark.parametrize("symbol", ["AAPL", "BTC/USD", "BRK.B", "SPY-261218", "X" * 200, "AAPL  261218C00150000"])
 def test_every_symbol_has_names_of_its_own_that_a_venue_takes(symbol: str) -> None:
     name = client_order_id(INCIDENT, symbol, 12)
-    assert len(name) <= LONGEST_CLIENT_ORDER_ID
+    assert len(name) <= ALPACA_IDS.longest
     made = replace(order(symbol=symbol), client_order_id=name)
     assert attempt_of(made, INCIDENT) == 12
     assert attempt_of(made, "another incident") is None
