@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from breaker.orders import Order, Position, PositionKey, PositionSide
+from brokers.cancel_by_id import cancel_each
 from brokers.coverage import Coverage
 from brokers.protective import can_wait, protective_orders
 from brokers.protocol import Broker, BrokerError, CancelOutcome, CancelResult
@@ -16,7 +17,6 @@ CancelPolicy = Literal["auto", "all", "protective_last"]
 """Which orders go at once: all of them, or all but those that protect a position until it is closed."""
 LOOK_WITHIN = 1.0
 """Seconds that the book may take to be read before everything is cancelled unseen, where everything is covered."""
-CONCURRENT = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,13 +124,7 @@ async def _cancel(broker: Broker, seen: _Seen, coverage: Coverage) -> Sequence[C
         return [] if seen.orders == () and not seen.unreadable else await broker.cancel_all()
     kept = {order.cancel_id for order in (*seen.protective, *seen.closes)}
     asked = {order.cancel_id for order in seen.orders or () if order.cancel_id not in kept} | {*seen.unreadable}
-    places = asyncio.Semaphore(CONCURRENT)
-
-    async def one(order_id: str) -> CancelResult:
-        async with places:
-            return await broker.cancel(order_id)
-
-    return await asyncio.gather(*(one(order_id) for order_id in sorted(asked)))
+    return await cancel_each(broker, sorted(asked))
 
 
 def order_row(order: Order) -> dict[str, Any]:

@@ -124,12 +124,12 @@ class ReadingAllowance:
         self._left = self._most or 0.0
         self._counted_at: float | None = None
 
-    def wait(self, requests: int, now: float) -> float:
-        """Count a reading of that many requests; how long to wait before the next one."""
+    def wait(self, weight: int, now: float) -> float:
+        """Count a reading of that weight; how long to wait before the next one."""
         if self._most is None:
             return 0.0
         per_second = self._most / 60
         since = 0.0 if self._counted_at is None else now - self._counted_at
-        self._left = min(self._most, self._left + since * per_second) - requests
+        self._left = min(self._most, self._left + since * per_second) - weight
         self._counted_at = now
         return max(0.0, -self._left / per_second)

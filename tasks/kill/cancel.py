@@ -2,28 +2,22 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TypeVar
 
 from breaker.orders import Order, OrderStatus, Unreadable
+from brokers.cancel_by_id import cancel_each
 from brokers.protocol import BrokerError, CancelOutcome, CancelResult
 from tasks.kill.account import AccountRun
 
 BULK_CANCEL_FROM = 5
 """From this many orders on, one bulk request comes first and single ones follow for what survives it."""
 MOST_AT_ONCE = 40
-"""Single cancels in one round; a bulk request is tried again in between."""
-CONCURRENT = 8
-"""Single requests under way at once for one account."""
+"""Requests that cancel by id in one round; a bulk request is tried again in between."""
 ASK_AGAIN_AFTER = 1.0
 ASK_AGAIN_MOST = 15.0
 """Seconds before an order is asked again that is still open although its cancel was accepted; doubling, up to these."""
-
-_T = TypeVar("_T")
-_R = TypeVar("_R")
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,8 +68,9 @@ class Cancelling:
             results = await self._in_bulk(due, now)
         else:
             self._bulk_failed = False
-            results = await together(due[:MOST_AT_ONCE], self._broker.cancel)
-            self._note(due[:MOST_AT_ONCE], results, now, in_bulk=False)
+            asked = due[: self._most_at_once]
+            results = await cancel_each(self._broker, asked)
+            self._note(asked, results, now, in_bulk=False)
         return self._tell(due, results, keys)
 
     async def cancel_unseen(self) -> None:
@@ -83,6 +78,11 @@ class Cancelling:
         if self._may_cancel_all:
             results = await self._broker.cancel_all()
             self._run.record("ORDERS_CANCELED_UNSEEN", answers=len(results))
+
+    @property
+    def _most_at_once(self) -> int:
+        """Orders that are asked to go by their ids in one round."""
+        return MOST_AT_ONCE * max(1, self._broker.capabilities.batch_cancel)
 
     @property
     def _may_cancel_all(self) -> bool:
@@ -121,20 +121,3 @@ class Cancelling:
             for result in refused
             for key in keys.get(result.order_id, ())
         }
-
-
-async def together(items: Sequence[_T], action: Callable[[_T], Awaitable[_R]]) -> list[_R]:
-    """Run `action` on each item, at most `CONCURRENT` at once; every item is tried before the first error is raised."""
-    places = asyncio.Semaphore(CONCURRENT)
-
-    async def one(item: _T) -> _R:
-        async with places:
-            return await action(item)
-
-    outcomes = await asyncio.gather(*(one(item) for item in items), return_exceptions=True)
-    results = []
-    for outcome in outcomes:
-        if isinstance(outcome, BaseException):
-            raise outcome
-        results.append(outcome)
-    return results

@@ -11,11 +11,12 @@ from decimal import Decimal
 
 from breaker.instruments import Session
 from breaker.orders import ZERO, MarketClock, Order, OrderStatus, Position
+from brokers.cancel_by_id import together
 from brokers.protective import can_wait, protective_orders
 from brokers.protocol import BrokerError, BrokerRefused, CloseOrder, CloseOutcome, CloseResult, Listed, Refusal
 from tasks.kill.account import AccountRun, CloseRecord, StuckItem, TimeIsUp
 from tasks.kill.book import Book, MarketSession, ReadingAllowance, book_of, read_book
-from tasks.kill.cancel import Cancelling, together
+from tasks.kill.cancel import Cancelling
 from tasks.kill.ladder import Pace
 from tasks.kill.lost_answer import LostAnswers
 from tasks.kill.memory import PositionMemory, attempt_of, gone, may_close_again, refused, sent, unanswered, untried
@@ -190,8 +191,10 @@ class Flattening:
         stood = now - self._last_seen[1]
         standing = min(max(shortest, stood * STANDING_SHARE), shortest * IDLE_POLL_FACTOR)
         # The pages of orders, what confirms that there are none, and the positions.
-        requests = 1 + len(book.orders) // self._broker.capabilities.page_size + 2
-        pause = max(standing, self._readings.wait(requests, now))
+        able = self._broker.capabilities
+        pages = 1 + len(book.orders) // able.page_size
+        weight = (pages + 1) * able.weights.open_orders + able.weights.positions
+        pause = max(standing, self._readings.wait(weight, now))
         self._counted_to += pause
         await asyncio.sleep(pause)
 

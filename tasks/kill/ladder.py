@@ -8,6 +8,7 @@ from enum import StrEnum
 
 from breaker.instruments import Instrument, Session
 from breaker.orders import ZERO, MarketClock, Side
+from brokers.protocol import Capabilities
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +29,7 @@ class Pace:
 class Rung(StrEnum):
     """The ladder that a close climbs while it does not fill."""
 
+    NATIVE = "close by the venue itself"
     MARKET = "market order"
     LIMIT = "marketable limit order"
     EXTENDED_HOURS = "extended-hours limit order"
@@ -40,25 +42,31 @@ def ladder(
     market: MarketClock | None,
     pace: Pace,
     instrument: Instrument,
+    able: Capabilities,
     *,
     whole_units: bool = False,
 ) -> tuple[tuple[Rung, Decimal], ...]:
     """The kinds of order to try in turn, each with its collar, a fraction of the price. None: nothing can be sent.
 
+    Where the venue closes a position by a request of its own, that comes first; what it takes none of is left out.
     Outside its session an equity takes limit orders for the day, fractions of a unit too unless the venue has refused
     them (`whole_units`), and lets a market order wait for the open; an option takes neither (Alpaca, extended hours,
     options trading). Where the session is not known, what works in any session comes first.
     """
     collars = pace.collars if price else ()
     limits = tuple((Rung.LIMIT, collar) for collar in collars)
+    native = ((Rung.NATIVE, ZERO),) if able.native_close else ()
+    at_market = ((Rung.MARKET, ZERO),) if able.market_orders else ()
     session = instrument.session
     if session is Session.ALWAYS or (market is not None and market.is_open):
-        return ((Rung.MARKET, ZERO), *limits)
+        return (*native, *at_market, *limits)
     if session is Session.REGULAR:
-        return () if market is not None else (*limits, (Rung.MARKET, ZERO))
-    tradable = not whole_units or quantity >= 1
+        return () if market is not None else (*limits, *at_market)
+    tradable = able.extended_hours and (not whole_units or quantity >= 1)
     extended = tuple((Rung.EXTENDED_HOURS, collar) for collar in collars) if tradable else ()
-    return (*extended, (Rung.MARKET if market is None else Rung.QUEUED, ZERO))
+    if market is None:
+        return (*extended, *(at_market or limits))
+    return (*extended, *(((Rung.QUEUED, ZERO),) if able.market_orders else ()))
 
 
 def limit_price(side: Side, price: Decimal, collar: Decimal, instrument: Instrument, *, coarser: int = 0) -> Decimal:

@@ -44,11 +44,9 @@ class LostAnswers:
             unanswered = memory.last_close == close.client_order_id
             found = await self._order(memory.last_close)
             filled = None if found is not None else await self._filled(memory.last_close, close)
-            was_taken = unanswered and (found is not None or bool(filled))
+            was_taken = unanswered and (found is not None or filled is not None)
             memory = taken_after_all(memory) if was_taken else memory
-            memory, settled = may_close_again(
-                memory, found, now, self._patient(pace, unanswered), filled=filled or None
-            )
+            memory, settled = may_close_again(memory, found, now, self._patient(pace, unanswered), filled=filled)
             if unanswered or not settled:  # one that turns out to be there has used up the name that was planned
                 return memory, settled and not was_taken
         return await self._unknown_here(memory, close, now)
@@ -66,12 +64,12 @@ class LostAnswers:
         return await self._run.in_time(self._broker.order(name))
 
     async def _filled(self, name: str, close: CloseOrder) -> Decimal | None:
-        """How much of it has filled by the venue's own list; None where that can't be told."""
+        """How much of it has filled by the venue's own list; None where that shows nothing."""
         if not self._able.fills:
             return None
         since = datetime.now(UTC) - timedelta(seconds=self._run.elapsed) - CLOCKS_DIFFER
         listed = await self._run.in_time(self._broker.fills(since))
-        return sum((fill.quantity for fill in listed if self._may_be_of(fill, name, close)), ZERO)
+        return sum((fill.quantity for fill in listed if self._may_be_of(fill, name, close)), ZERO) or None
 
     def _may_be_of(self, fill: Fill, name: str, close: CloseOrder) -> bool:
         """By the name of its order; without one, every fill that reduces the position and is of no order known."""

@@ -164,11 +164,12 @@ def refused(
 ) -> PositionMemory:
     """The venue refused a close of `quantity`: wait longer each time, and try another kind of order.
 
-    Once it is tried as the same kind in whole units, or a few times at a price in coarser steps, if that is the reason.
+    Once it is tried as the same kind in whole units, or a few times at a price in coarser steps, if that is the reason;
+    nothing is wrong with its kind either where there is nothing left that it could reduce.
     """
     whole_units = memory.whole_units or refusal is Refusal.FRACTION
     coarser = min(memory.coarser + (refusal is Refusal.PRICE_STEP), COARSEST)
-    same_kind = whole_units != memory.whole_units or coarser != memory.coarser
+    same_kind = whole_units != memory.whole_units or coarser != memory.coarser or refusal is Refusal.NOTHING_LEFT
     return replace(
         memory,
         refusals=memory.refusals + 1,

@@ -44,6 +44,8 @@ from tasks.kill.cover import NOTHING, Cover, covering
 from tasks.kill.ladder import Pace, Rung, ladder, limit_price
 from tasks.kill.memory import PositionMemory, attempt_of, client_order_id, gone, remember, take_over, untried
 
+Rungs = tuple[tuple[Rung, Decimal], ...]
+NO_PRICE = "the venue takes no market orders and gives no price for a limit order: close it there"
 LET_GO_AT_ONCE = 8
 """Positions whose protective orders go in one round: as many as are cancelled, and closed, beside each other."""
 
@@ -120,15 +122,16 @@ def plan_round(
         remembered = take_over(remembered, ours, incident_id)
         cover = covers.get(key, NOTHING)
         hindrance = blocked.get(key.symbol) or _held_back(position, cover)
+        its_market = market if position is None or position.market is None else position.market
+        rungs = () if position is None else _rungs(position, its_market, remembered, pace, able)
         close, unwanted = None, list[Order]()
         closing = not hindrance and not time_is_up and now >= remembered.retry_at
         if ours:
-            remembered, unwanted = _review(ours, position, market, remembered, now, pace)
+            remembered, unwanted = _review(ours, position, rungs, its_market, remembered, now, pace)
         elif position is not None and closing:
-            close = _close(position, of_position, market, remembered, incident_id, pace, cover.quantity, able)
-            if not position.instrument.quantity(position.quantity):
-                remembered = replace(remembered, dust=True, reason="it is less than the venue's smallest quantity")
-        closing = closing and position is not None and bool(_rungs(position, market, remembered, pace))
+            remembered = _tradable(position, rungs, remembered, able)
+            close = _close(position, of_position, rungs, remembered, incident_id, cover.quantity, able)
+        closing = closing and bool(rungs)
         # A protective order stays until the close of its position is about to be sent, or works already; while a part
         # of the position must stay, it stays too.
         about_to_close = (closing or bool(ours)) and not cover.quantity
@@ -144,16 +147,15 @@ def plan_round(
         remembered = replace(remembered, asked_since=since if asked else None)
         if close is not None and (not asked or now - since >= pace.cancel_settles):
             closes.append(close)
-        placed = {order.id for order in others} - orders_at_start
-        kept[key] = replace(remembered, placed_since=remembered.placed_since | placed)
+        kept[key] = replace(remembered, placed_since=_placed_since(remembered, others, orders_at_start))
         if remembered.dust and position is not None and not of_position and key.symbol not in blocked:
             dust[key] = f"{abs(position.quantity):f} is dust: {remembered.reason}"
-        elif time_is_up or _waits_for_the_open(position, ours, market) or _no_progress(remembered, now, pace):
+        elif time_is_up or _waits_for_the_open(position, ours, its_market) or _no_progress(remembered, now, pace):
             stuck[key] = (
-                hindrance or _kept_protected(keep, cover) or _reason(kept[key], position, of_position, ours, market)
+                hindrance or _kept_protected(keep, cover) or _reason(kept[key], position, of_position, ours, its_market)
             )
-            if market is not None and market.next_open and _waits_for_the_open(position, ours, market):
-                opens_at[key] = market.next_open
+            if its_market and its_market.next_open and _waits_for_the_open(position, ours, its_market):
+                opens_at[key] = its_market.next_open
     unseen = {item.symbol or item.id or item.what for item in unreadable}
     return Plan(
         cancels=_once(cancels),
@@ -175,6 +177,11 @@ def entries(orders: Sequence[Order], positions: Sequence[Position] | None, incid
     others = [order for order in orders if attempt_of(order, incident_id) is None]
     protective = {order.id for order in protective_orders(others, positions)}
     return [order for order in others if order.id not in protective]
+
+
+def _placed_since(memory: PositionMemory, others: Sequence[Order], at_start: frozenset[str]) -> frozenset[str]:
+    """With those of the orders that were not there at the start."""
+    return memory.placed_since | ({order.id for order in others} - at_start)
 
 
 def _held_back(position: Position | None, cover: Cover) -> str:
@@ -211,6 +218,7 @@ def _once(orders: Sequence[Order]) -> tuple[Order, ...]:
 def _review(
     ours: list[Order],
     position: Position | None,
+    rungs: Rungs,
     market: MarketClock | None,
     memory: PositionMemory,
     now: float,
@@ -226,7 +234,6 @@ def _review(
     memory = replace(memory, excess=None)
     if position is None or memory.sent_at is None:  # sent by an earlier run or another host: its time begins now
         return replace(memory, sent_at=now), []
-    rungs = _rungs(position, market, memory, pace)
     if not rungs or _waits_for_the_open(position, ours, market):
         return memory, []
     kind, _ = rungs[memory.rung % len(rungs)]
@@ -239,19 +246,27 @@ def _review(
 
 
 def _rungs(
-    position: Position, market: MarketClock | None, memory: PositionMemory, pace: Pace
-) -> tuple[tuple[Rung, Decimal], ...]:
+    position: Position, market: MarketClock | None, memory: PositionMemory, pace: Pace, able: Capabilities
+) -> Rungs:
     instrument, price = position.instrument, position.current_price
-    return ladder(abs(position.quantity), price, market, pace, instrument, whole_units=memory.whole_units)
+    return ladder(abs(position.quantity), price, market, pace, instrument, able, whole_units=memory.whole_units)
+
+
+def _tradable(position: Position, rungs: Rungs, memory: PositionMemory, able: Capabilities) -> PositionMemory:
+    """What is remembered of it with why nothing of it can be sent, where that is so whatever the venue says."""
+    if not position.instrument.quantity(position.quantity):
+        return replace(memory, dust=True, reason="it is less than the venue's smallest quantity")
+    if not rungs and not able.market_orders and not position.current_price:
+        return replace(memory, reason=NO_PRICE)
+    return memory
 
 
 def _close(
     position: Position,
     of_position: list[Order],
-    market: MarketClock | None,
+    rungs: Rungs,
     memory: PositionMemory,
     incident_id: str,
-    pace: Pace,
     kept: Decimal,
     able: Capabilities,
 ) -> CloseOrder | None:
@@ -261,12 +276,16 @@ def _close(
         return None  # how much of the position an order for an amount of money may take is not known
     free = abs(position.quantity) - kept - sum((order.remaining for order in reducing), ZERO)
     quantity = position.instrument.quantity(min(free, position.available))
-    if quantity <= ZERO:
-        return None
-    rungs = _rungs(position, market, memory, pace)
-    if not rungs:
+    if quantity <= ZERO or not rungs:
         return None
     kind, collar = rungs[memory.rung % len(rungs)]
+    if kind is Rung.NATIVE and quantity != abs(position.quantity):  # it would close all of it
+        if len(rungs) == 1:
+            return None
+        kind, collar = rungs[(memory.rung + 1) % len(rungs)]
+    most = position.instrument.maximum_quantity
+    if most is not None and kind is not Rung.NATIVE:
+        quantity = position.instrument.quantity(min(quantity, most))
     if kind is Rung.EXTENDED_HOURS and memory.whole_units:
         quantity = quantity.to_integral_value(rounding=ROUND_DOWN)
     price = position.current_price if kind in (Rung.LIMIT, Rung.EXTENDED_HOURS) else None
@@ -281,6 +300,8 @@ def _close(
         time_in_force=TimeInForce.GTC if position.instrument.session is Session.ALWAYS else TimeInForce.DAY,
         extended_hours=kind is Rung.EXTENDED_HOURS,
         position_side=position.position_side,
+        reduce_only=able.reduce_only,
+        native=kind is Rung.NATIVE,
     )
 
 

@@ -18,6 +18,8 @@ from tasks.kill.book import Book, read_book
 from tasks.kill.cancel import BULK_CANCEL_FROM
 from tasks.kill.flatten import BULK_CLOSE_FROM
 
+READINGS = 4
+"""Of the whole book in an undisturbed run: before the cancels, before the closes, and the two that agree on flat."""
 BESIDE_WITHIN = 2.0
 """Seconds that the venue may take to tell of its session and the account; the book is read without them."""
 
@@ -110,13 +112,18 @@ def forecast(
     """
     orders, positions = book.open_orders, book.open_positions
     protective = len(protective_orders(book.orders, book.positions))
-    read = max(1, math.ceil(orders / capabilities.page_size)) + 1
-    cancels = 1 if in_bulk and capabilities.bulk_cancel and orders >= BULK_CANCEL_FROM and not protective else orders
+    weights, pages = capabilities.weights, max(1, math.ceil(orders / capabilities.page_size))
+    read = pages + 1
+    bulk_cancel = in_bulk and capabilities.bulk_cancel and orders >= BULK_CANCEL_FROM and not protective
+    cancels = 1 if bulk_cancel else math.ceil(orders / max(1, capabilities.batch_cancel))
     is_open = market is not None and market.is_open
     closes = 1 if in_bulk and capabilities.bulk_close and is_open and positions >= BULK_CLOSE_FROM else positions
-    requests = read + cancels + read + closes + 2 * read
+    requests = cancels + closes + READINGS * read
+    reading = pages * weights.open_orders + weights.positions
+    cancel = weights.cancel_all if bulk_cancel else weights.cancel_many if capabilities.batch_cancel else weights.cancel
+    weight = cancels * cancel + closes * weights.close + READINGS * reading
     limit = capabilities.requests_per_minute
-    floor = 60.0 * ((requests - 1) // limit) if limit else 0.0
+    floor = 60.0 * ((weight - 1) // limit) if limit else 0.0
     kept = protective if can_wait(protective, orders - protective, limit) else 0
     return Forecast(requests, floor, tuple(_blocked(book, _locked(account, lock_is_ours), market)), kept)
 
@@ -132,9 +139,10 @@ def _blocked(book: Book, locked: str, market: MarketClock | None) -> Iterator[tu
     for item in book.unreadable:
         yield item.symbol or item.id, str(item)
     for position in book.held:
+        its_market = position.market or market
         if locked:
             yield position.key, locked
-        elif market is not None and not market.is_open and (why := _outside(position, market)):
+        elif its_market is not None and not its_market.is_open and (why := _outside(position, its_market)):
             yield position.key, why
 
 

@@ -113,7 +113,7 @@ async def test_without_names_the_fills_say_that_a_close_arrived(clock: StillCloc
     assert venue.when("order") == [] and venue.when("fills")
 
 
-async def test_without_names_a_close_that_no_list_shows_is_sent_again_after_it_was_looked_for(
+async def test_without_names_a_close_that_no_list_shows_is_looked_for_and_then_sent_again(
     clock: StillClock,
 ) -> None:
     venue = Listing(clock, holdings=[position()], capabilities=NAMELESS)

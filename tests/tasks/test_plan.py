@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from breaker.instruments import CRYPTO, EQUITY, OPTION
 from breaker.orders import MarketClock, Order, OrderStatus, OrderType, Position, Side, TimeInForce, Unreadable
+from brokers.cancel_by_id import CONCURRENT
 from brokers.protocol import ALPACA_IDS, Capabilities, CloseOrder, Refusal
-from tasks.kill.cancel import CONCURRENT
 from tasks.kill.ladder import Pace, Rung, ladder, limit_price
 from tasks.kill.memory import (
     PositionMemory,
@@ -366,8 +366,8 @@ def test_other_symbols_go_on_while_one_waits() -> None:
 def test_the_ladder_follows_the_session_and_tries_what_works_in_any_where_it_is_not_known(
     market: MarketClock | None, quantity: str, kinds: list[Rung]
 ) -> None:
-    assert [kind for kind, _ in ladder(D(quantity), D(50), market, PACE, EQUITY)] == kinds
-    without_price = [kind for kind, _ in ladder(D(quantity), None, market, PACE, EQUITY)]
+    assert [kind for kind, _ in ladder(D(quantity), D(50), market, PACE, EQUITY, ABLE)] == kinds
+    without_price = [kind for kind, _ in ladder(D(quantity), None, market, PACE, EQUITY, ABLE)]
     assert Rung.LIMIT not in without_price and Rung.EXTENDED_HOURS not in without_price and without_price
 
 
@@ -383,18 +383,19 @@ def test_the_ladder_follows_the_session_and_tries_what_works_in_any_where_it_is_
 def test_a_fraction_waits_for_the_open_only_where_the_venue_has_refused_fractions_outside_the_session(
     quantity: str, whole_units: bool, kinds: list[Rung]
 ) -> None:
-    rungs = ladder(D(quantity), D(50), CLOSED, PACE, EQUITY, whole_units=whole_units)
+    rungs = ladder(D(quantity), D(50), CLOSED, PACE, EQUITY, ABLE, whole_units=whole_units)
     assert [kind for kind, _ in rungs] == kinds
-    assert ladder(D(quantity), D(50), CLOSED, PACE, EQUITY) == ladder(
-        D(quantity), D(50), CLOSED, PACE, EQUITY, whole_units=False
+    assert ladder(D(quantity), D(50), CLOSED, PACE, EQUITY, ABLE) == ladder(
+        D(quantity), D(50), CLOSED, PACE, EQUITY, ABLE, whole_units=False
     )
 
 
 def test_an_option_is_tried_at_a_limit_first_where_the_session_is_not_known_and_never_queued() -> None:
-    unknown = ladder(D(3), D("2.50"), None, PACE, OPTION)
+    unknown = ladder(D(3), D("2.50"), None, PACE, OPTION, ABLE)
     assert unknown == ((Rung.LIMIT, D("0.02")), (Rung.LIMIT, D("0.05")), (Rung.MARKET, D(0)))
-    assert ladder(D(3), D("2.50"), CLOSED, PACE, OPTION) == ()
-    assert [kind for kind, _ in ladder(D(3), D("2.50"), OPEN, PACE, OPTION)] == [Rung.MARKET, Rung.LIMIT, Rung.LIMIT]
+    assert ladder(D(3), D("2.50"), CLOSED, PACE, OPTION, ABLE) == ()
+    in_session = ladder(D(3), D("2.50"), OPEN, PACE, OPTION, ABLE)
+    assert [kind for kind, _ in in_session] == [Rung.MARKET, Rung.LIMIT, Rung.LIMIT]
 
 
 def test_extended_hours_take_a_limit_for_the_day() -> None:
