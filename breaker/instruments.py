@@ -6,7 +6,7 @@ What a venue doesn't tell has a safe answer: the price step is that of the asset
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from decimal import ROUND_DOWN, ROUND_UP, Decimal
 from enum import StrEnum
 
@@ -70,6 +70,13 @@ class Instrument:
     def session(self) -> Session:
         """When it trades."""
         return self.trades or _SESSIONS[self.asset_class]
+
+    def completed_by(self, other: Instrument) -> Instrument:
+        """With what the `other` says where this one doesn't; the other, where this one is only what is assumed."""
+        if self == EQUITY:
+            return other
+        said = {each.name: getattr(self, each.name) for each in fields(self)}
+        return replace(other, **{name: value for name, value in said.items() if value is not None})
 
     def tick(self, price: Decimal) -> Decimal:
         """The price step at `price`.

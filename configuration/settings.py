@@ -336,6 +336,11 @@ class Settings(BaseSettings):
         """Where it is kept, beside Redis, which accounts a kill switch has locked at their venue."""
         return self.state_dir / "venue_locks"
 
+    @property
+    def instruments_dir(self) -> Path:
+        """Where it is kept what venues said of their instruments."""
+        return self.state_dir / "instruments"
+
     @field_validator("accounts", mode="before")
     @classmethod
     def _merge_account_names(cls, value: Any) -> Any:

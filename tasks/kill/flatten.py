@@ -12,11 +12,13 @@ from decimal import Decimal
 from breaker.instruments import Session
 from breaker.orders import ZERO, MarketClock, Order, OrderStatus, Position
 from brokers.cancel_by_id import together
+from brokers.instrument_store import InstrumentStore
 from brokers.protective import can_wait, protective_orders
 from brokers.protocol import BrokerError, BrokerRefused, CloseOrder, CloseOutcome, CloseResult, Listed, Refusal
 from tasks.kill.account import AccountRun, CloseRecord, StuckItem, TimeIsUp
 from tasks.kill.book import Book, MarketSession, ReadingAllowance, book_of, read_book
 from tasks.kill.cancel import Cancelling
+from tasks.kill.known_instruments import KnownInstruments
 from tasks.kill.ladder import Pace
 from tasks.kill.lost_answer import LostAnswers
 from tasks.kill.memory import PositionMemory, attempt_of, gone, may_close_again, refused, sent, unanswered, untried
@@ -51,7 +53,9 @@ Whether it was a kill switch that had suspended it, and that is lifted now."""
 class Flattening:
     """Makes one account flat. Keeps what it learnt between calls, so that it can be resumed after a late fill."""
 
-    def __init__(self, run: AccountRun, lift_lock: LiftLock | None = None) -> None:
+    def __init__(
+        self, run: AccountRun, lift_lock: LiftLock | None = None, instruments: InstrumentStore | None = None
+    ) -> None:
         self._run = run
         self._lift_lock = lift_lock
         self._broker = run.broker
@@ -71,6 +75,7 @@ class Flattening:
         self._orders_at_start: frozenset[str] | None = None
         self._bulk_closed = False
         self._session = MarketSession(run.broker)
+        self._instruments = KnownInstruments(run.broker, instruments)
         self._cancelling = Cancelling(run)
         self._protective_last: bool | None = None
         self._refused_since: float | None = None
@@ -140,6 +145,7 @@ class Flattening:
             return await self._rounds()
         finally:
             self._session.close()
+            await self._instruments.close()
 
     async def _rounds(self) -> bool:
         # What was flat before, and is open again by a late fill, has all its time anew.
@@ -413,8 +419,10 @@ class Flattening:
     async def _read_book(self) -> Book:
         read, self._orders_read = self._orders_read, None
         if read is None or time.monotonic() - read[0] > READ_AHEAD:
-            return await self._run.in_time(read_book(self._broker, self._coverage))
-        return book_of(read[1], await self._run.in_time(self._broker.positions()), self._coverage)
+            book = await self._run.in_time(read_book(self._broker, self._coverage))
+        else:
+            book = book_of(read[1], await self._run.in_time(self._broker.positions()), self._coverage)
+        return replace(book, positions=await self._instruments.complete(book.positions))
 
     def _understood(self) -> None:
         """The venue has let itself be read, so that its refusals before were none of the account."""

@@ -19,6 +19,7 @@ from prefect.tasks import Task
 from breaker.errors import BreakerUnavailable, NotTripped
 from breaker.orders import ZERO
 from breaker.trip_reasons import TripReason
+from brokers.instrument_store import InstrumentStore
 from brokers.protocol import BrokerUnavailable
 from brokers.sweep import order_row, position_row
 from tasks.kill import cost_reading, snapshot, verify
@@ -198,5 +199,7 @@ async def record_unorchestrated_step(step: UnorchestratedStep) -> None:
 def _flattening(run: KillRun, account: str) -> Flattening:
     if account not in run.flattenings:
         lock = run.locks.get(account)
-        run.flattenings[account] = Flattening(run.accounts[account], lock.lift if lock else None)
+        settings = run.configuration
+        store = None if settings is None else InstrumentStore(settings.instruments_dir, account)
+        run.flattenings[account] = Flattening(run.accounts[account], lock.lift if lock else None, store)
     return run.flattenings[account]
