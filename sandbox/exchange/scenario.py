@@ -306,6 +306,8 @@ class Trouble(_Part):
     """Patterns on e.g. `DELETE /v2/orders/{id}`."""
     probability: Probability = 1.0
     first: int | None = Field(default=None, ge=1)
+    skip: Count = 0
+    """So many matching requests pass unharmed before."""
     after: Seconds = 0
     until: Seconds | None = None
 

@@ -29,10 +29,10 @@ class TroubleRules:
         self.replace_rules(scenario.trouble)
 
     def replace_rules(self, rules: tuple[Trouble, ...]) -> None:
-        self._rules = [(rule, [0]) for rule in rules]
+        self._rules = [(rule, [-rule.skip]) for rule in rules]
 
     def add_rule(self, rule: Trouble) -> None:
-        self._rules.append((rule, [0]))
+        self._rules.append((rule, [-rule.skip]))
 
     def plan(self, route: str, now: float) -> RequestPlan:
         """`route` is a method and a path pattern such as `DELETE /v2/orders/{id}`."""
@@ -47,5 +47,6 @@ class TroubleRules:
                 and self._random.random() < rule.probability
             ):
                 times[0] += 1
-                return rule
+                if times[0] > 0:
+                    return rule
         return None

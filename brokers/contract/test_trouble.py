@@ -1,0 +1,208 @@
+"""Whatever the venue is in, every call ends in time, and says in one line what is the matter."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+
+import pytest
+
+from breaker.orders import Side
+from brokers.contract.asking import GIVES_UP_AFTER, ask, error_of, needs
+from brokers.contract.test_closing import close_of, name
+from brokers.contract.venue import Beginning, Call, Held, Keys, Resting, Trouble, VenueUnderTest
+from brokers.protocol import (
+    Broker,
+    BrokerRefused,
+    BrokerUnavailable,
+    CancelOutcome,
+    CancelResult,
+    CloseOrder,
+    CloseOutcome,
+    CloseResult,
+    repeat_until,
+)
+
+_NOTHING_SAID = (CloseOutcome.UNKNOWN, CancelOutcome.UNKNOWN)
+
+
+def a_book(venue: VenueUnderTest) -> Beginning:
+    symbol = venue.symbols[0]
+    return Beginning(positions=[Held(symbol, 5 * venue.unit)], orders=[Resting(symbol, Side.BUY, venue.unit)])
+
+
+def a_close(broker: Broker, venue: VenueUnderTest) -> CloseOrder:
+    return CloseOrder(venue.symbols[0], Side.SELL, venue.unit, name(broker.capabilities.client_order_ids))
+
+
+def since() -> datetime:
+    return datetime.now(UTC) - timedelta(hours=1)
+
+
+CALLS: Mapping[str, Callable[[Broker, VenueUnderTest], Awaitable[object]]] = {
+    "account": lambda broker, _: broker.account(),
+    "clock": lambda broker, _: broker.clock(),
+    "open_orders": lambda broker, _: broker.open_orders(),
+    "positions": lambda broker, _: broker.positions(),
+    "order": lambda broker, _: broker.order(name(broker.capabilities.client_order_ids)),
+    "cancel": lambda broker, _: broker.cancel("1"),
+    "cancel_all": lambda broker, _: broker.cancel_all(),
+    "cancel_many": lambda broker, _: broker.cancel_many(["1"]),
+    "close": lambda broker, venue: broker.close(a_close(broker, venue)),
+    "close_all": lambda broker, _: broker.close_all(),
+    "fills": lambda broker, _: broker.fills(since()),
+    "transfers": lambda broker, _: broker.transfers(since()),
+    "instruments": lambda broker, venue: broker.instruments(venue.symbols),
+    "not_permitted": lambda broker, _: broker.not_permitted(),
+    "safety_net": lambda broker, _: broker.safety_net(),
+}
+"""Every call of a broker by its name; what its capabilities don't promise ends at once."""
+NEEDS_NO_ANSWER = ("instruments", "not_permitted", "safety_net")
+"""Of a venue that tells of neither they say what is safe."""
+
+
+@pytest.mark.parametrize("call", CALLS)
+def test_every_call_ends_where_the_venue_says_nothing(venue: VenueUnderTest, call: str) -> None:
+    needs(venue, Trouble.NO_ANSWER)
+    venue.start(a_book(venue))
+    venue.bring_into(Trouble.NO_ANSWER, Call.EVERYTHING)
+
+    async def check(broker: Broker) -> None:
+        answers: list[object] = []
+
+        async def kept() -> None:
+            answers.append(await CALLS[call](broker, venue))
+
+        if await error_of(broker, kept(), venue.secret) is None and call not in NEEDS_NO_ANSWER:
+            (answer,) = answers
+            assert isinstance(answer, CancelResult | CloseResult) and answer.outcome in _NOTHING_SAID, (
+                f"nothing was answered, and {call} says {answer!r:.200}"
+            )
+
+    ask(venue, check, timeout=GIVES_UP_AFTER)
+    assert dict(venue.holds()) == {venue.symbols[0]: 5 * venue.unit}
+
+
+def test_a_short_outage_is_ridden_out_or_told_and_hides_nothing(venue: VenueUnderTest) -> None:
+    needs(venue, Trouble.UNAVAILABLE)
+    venue.start(a_book(venue))
+    venue.bring_into(Trouble.UNAVAILABLE, Call.POSITIONS, times=1)
+
+    async def check(broker: Broker) -> None:
+        try:
+            listed = await broker.positions()
+        except BrokerUnavailable:
+            listed = await broker.positions()
+        assert len(listed) == 1, "the venue has one position"
+
+    ask(venue, check)
+
+
+def test_nothing_is_repeated_once_that_is_asked_for_no_more(venue: VenueUnderTest) -> None:
+    needs(venue, Trouble.UNAVAILABLE)
+    venue.start(a_book(venue))
+    venue.bring_into(Trouble.UNAVAILABLE, Call.POSITIONS)
+
+    async def check(broker: Broker) -> None:
+        repeat_until.set(time.monotonic())
+        assert isinstance(await error_of(broker, broker.positions(), venue.secret), BrokerUnavailable)
+
+    ask(venue, check)
+    assert venue.received(Call.POSITIONS) == 1, "after `repeat_until` the last answer is what is told"
+
+
+def test_a_close_that_the_rate_limit_held_back_was_not_taken(venue: VenueUnderTest) -> None:
+    needs(venue, Trouble.RATE_LIMIT)
+    venue.start(a_book(venue))
+
+    async def check(broker: Broker) -> None:
+        close = await close_of(broker, venue.symbols[0])
+        venue.bring_into(Trouble.RATE_LIMIT, Call.CLOSE)
+        assert isinstance(await error_of(broker, broker.close(close), venue.secret), BrokerUnavailable), (
+            "nothing was taken, for want of requests: BrokerUnavailable"
+        )
+
+    ask(venue, check)
+    assert venue.received(Call.CLOSE) <= 1, "a close belongs to a position as it was just read: it is not repeated"
+    assert dict(venue.holds()) == {venue.symbols[0]: 5 * venue.unit}
+
+
+def test_a_reading_that_the_rate_limit_held_back_is_no_empty_list(venue: VenueUnderTest) -> None:
+    needs(venue, Trouble.RATE_LIMIT)
+    venue.start(a_book(venue))
+    venue.bring_into(Trouble.RATE_LIMIT, Call.ORDERS)
+
+    async def check(broker: Broker) -> None:
+        assert isinstance(await error_of(broker, broker.open_orders(), venue.secret), BrokerUnavailable)
+
+    ask(venue, check, timeout=GIVES_UP_AFTER)
+
+
+def test_wrong_keys_are_named_and_not_shown(venue: VenueUnderTest, caplog: pytest.LogCaptureFixture) -> None:
+    venue.start(a_book(venue))
+    caplog.set_level(logging.DEBUG)
+
+    async def check(broker: Broker) -> None:
+        for asked in (broker.positions(), broker.open_orders(), broker.account()):
+            error = await error_of(broker, asked, venue.secret)
+            assert isinstance(error, BrokerRefused), "keys that the venue refuses are BrokerRefused"
+        assert venue.secret not in repr(broker), "the secret key is in its repr"
+
+    ask(venue, check, keys=Keys.WRONG)
+    assert venue.secret not in caplog.text, "the secret key is in a log"
+
+
+def test_a_close_with_wrong_keys_closes_nothing_and_says_so(venue: VenueUnderTest) -> None:
+    venue.start(a_book(venue))
+
+    async def check(broker: Broker) -> None:
+        results: list[CloseResult] = []
+
+        async def kept() -> None:
+            results.append(await broker.close(a_close(broker, venue)))
+
+        error = await error_of(broker, kept(), venue.secret)
+        assert isinstance(error, BrokerRefused) or (results and results[0].outcome is CloseOutcome.REFUSED)
+
+    ask(venue, check, keys=Keys.WRONG)
+    assert venue.holds()[venue.symbols[0]] == 5 * venue.unit
+
+
+def test_what_good_keys_may_not_do_is_nothing_and_no_order_is_placed_to_learn_it(venue: VenueUnderTest) -> None:
+    venue.start(a_book(venue))
+
+    async def check(broker: Broker) -> None:
+        assert [*await broker.not_permitted()] == []
+
+    ask(venue, check)
+    assert venue.received(Call.CLOSE) == 0
+    assert (venue.open_orders(), dict(venue.holds())) == (1, {venue.symbols[0]: 5 * venue.unit})
+
+
+def test_a_timer_is_armed_told_and_taken_away(venue: VenueUnderTest) -> None:
+    venue.start(a_book(venue))
+
+    async def check(broker: Broker) -> None:
+        if not broker.capabilities.safety_net:
+            net = await broker.safety_net()
+            assert net.armed_until is None and net.detail, "a venue without a timer says so"
+            return
+        net = await broker.arm_safety_net(timedelta(minutes=2))
+        assert net.armed_until is not None and net.armed_until.utcoffset() is not None
+        await broker.disarm_safety_net()
+        assert (await broker.safety_net()).armed_until is None
+
+    ask(venue, check)
+    assert venue.open_orders() == 1
+
+
+def test_it_can_be_closed_twice(venue: VenueUnderTest) -> None:
+    async def check(broker: Broker) -> None:
+        await broker.positions()
+        await broker.aclose()
+
+    venue.start(Beginning(positions=[Held(venue.symbols[0], Decimal(5) * venue.unit)]))
+    ask(venue, check)
