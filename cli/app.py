@@ -23,6 +23,7 @@ LOCAL_ONLY = (
     "audit",
     "incidents",
     "drill",
+    "accounts",
     "equity",
     "rules",
     "deadman",
@@ -54,6 +55,7 @@ def command_line(first: str = "") -> typer.Typer:
     kill_command.register(app)
     if first not in ("kill", "--version"):
         from cli import (  # noqa: PLC0415
+            account_commands,
             acl_command,
             audit_commands,
             backup_commands,
@@ -75,6 +77,7 @@ def command_line(first: str = "") -> typer.Typer:
             config_command,
             incident_commands,
             doctor_command,
+            account_commands,
             drill_command,
             equity_commands,
             rule_commands,

@@ -42,13 +42,14 @@ def doctor(as_json: JsonOption = False) -> None:
         checks = [measurement.as_dict() for measurement in found]
         typer.echo(json.dumps({"colour": worst(found).value, "checks": checks}))
     else:
-        _show(found)
+        show_measurements(found)
     red = {measurement.name for measurement in found if measurement.colour == "red"}
     if red:
         raise typer.Exit(Exit.NOT_HALTED if "state" in red else Exit.REFUSED)
 
 
-def _show(found: Sequence[Measurement]) -> None:
+def show_measurements(found: Sequence[Measurement]) -> None:
+    """As a table, with the commands that it names beneath."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("")
     for column in ("what", "found", "what to do"):

@@ -19,6 +19,7 @@ from tasks.checks.conditions import measure_database, measure_redis
 from tasks.checks.measurement import Colour, Measurement
 from tasks.checks.probe import NOT_MEASURED, Probe
 from tasks.checks.system import measure_health
+from tasks.doctor.account_access import measure_access_in_short
 from tasks.doctor.monitoring import (
     measure_exporter,
     measure_prometheus,
@@ -64,6 +65,7 @@ async def diagnose(settings: Settings) -> list[Measurement]:
     locks = await asyncio.to_thread(read_venue_locks, settings)
     others = await asyncio.gather(
         *(measure_venue(name, account, locks.of(name)) for name, account in settings.accounts.items()),
+        *(measure_access_in_short(name, account) for name, account in settings.accounts.items()),
         measure_prefect(),
         measure_deployments(settings),
         *([measure_watches(settings), measure_results(settings)] if orchestrator.is_configured() else []),
@@ -107,10 +109,15 @@ def _without_echoes(found: Sequence[Measurement]) -> list[Measurement]:
     away = {measurement.name for measurement in found if measurement.value == NOT_MEASURED}
     return [
         replace(measurement, problem=f"Not looked at, as {cause} is away: mend that first.")
-        if measurement.value == NOT_MEASURED and (cause := RESTS_ON.get(measurement.name)) in away
+        if measurement.value == NOT_MEASURED and (cause := _rests_on(measurement.name)) in away
         else measurement
         for measurement in found
     ]
+
+
+def _rests_on(name: str) -> str | None:
+    """What has to answer before this can be looked at."""
+    return name.removesuffix("/access") if name.endswith("/access") else RESTS_ON.get(name)
 
 
 def configuration(settings: Settings) -> Measurement:

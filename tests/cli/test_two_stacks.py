@@ -59,6 +59,8 @@ READING = {
     "audit",
     "user list",
     "token list",
+    "accounts list",
+    "accounts test",
     "equity show",
     "rules show",
     "rules replay",

@@ -1,0 +1,128 @@
+"""`breaker accounts`: what is configured is listed, and an account is tried without placing an order."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from breaker.instruments import AssetClass
+from brokers.instrument_store import InstrumentStore
+from sandbox.exchange.scenario import parse
+from sandbox.exchange.server import PaperExchangeThread
+from tests.cli.conftest import Outcome, RunCli, WriteConfiguration
+from tests.cli.test_kill_command import account
+
+BOOK = (
+    '[prices]\nAAPL = 200\n"BTC/USD" = 95000\n'
+    '[[positions]]\nsymbol = "AAPL"\nqty = 100\n[[positions]]\nsymbol = "BTCUSD"\nqty = 1\n'
+    '[[orders]]\nsymbol = "AAPL"\nside = "buy"\nqty = 5\nlimit_price = 1\n'
+)
+
+
+@pytest.fixture
+def venue(write_configuration: WriteConfiguration, tmp_path: Path) -> Iterator[PaperExchangeThread]:
+    """One account of a sandbox exchange; nothing else answers."""
+    with PaperExchangeThread(parse(BOOK)) as exchange:
+        configure(write_configuration, tmp_path, account(exchange.url))
+        yield exchange
+
+
+def configure(write: WriteConfiguration, home: Path, accounts: str) -> None:
+    write(f'redis_url = "redis://127.0.0.1:1/0"\nstate_dir = "{home / "state"}"\n{accounts}')
+
+
+def checks(done: Outcome) -> dict[str, dict[str, Any]]:
+    found = json.loads(done.stdout)["checks"]
+    return {check["name"].removeprefix("venue/ALPHA/"): check for check in found}
+
+
+def test_an_account_whose_keys_may_do_all_is_green_and_nothing_is_placed(
+    venue: PaperExchangeThread, breaker_cli: RunCli, tmp_path: Path
+) -> None:
+    done = breaker_cli("accounts", "test", "alpha", "--json")
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = checks(done)
+    assert {check["colour"] for check in found.values()} == {"green"}, found
+    assert {name: found[name]["value"] for name in ("orders", "positions", "keys", "look-up")} == {
+        "orders": "1 open orders",
+        "positions": "2 positions",
+        "keys": "nothing is refused to these keys",
+        "look-up": "answered",
+    }
+    assert {"fills", "transfers", "instruments"} <= {*found}
+    assert not any(route.startswith("POST") for route in venue.report()["requests"])
+    assert venue.report()["open_orders"] == 1
+    kept = InstrumentStore(tmp_path / "state" / "instruments", "ALPHA").read()
+    assert kept["BTCUSD"].asset_class is AssetClass.CRYPTO and kept["BTCUSD"].price_increment
+
+
+def test_keys_that_may_only_read_are_red_and_the_rest_is_told(venue: PaperExchangeThread, breaker_cli: RunCli) -> None:
+    venue.control("trouble", {"kind": "403", "routes": ["DELETE *"]})
+    done = breaker_cli("accounts", "test", "ALPHA")
+    assert done.returncode == 1
+    said = " ".join((done.stdout + done.stderr).split())
+    assert "venue/ALPHA/keys" in said and "keys that may trade" in said and "1 open orders" in said
+    assert "Traceback" not in said
+
+
+def test_what_can_not_be_read_is_red_and_what_closing_does_without_is_not(
+    venue: PaperExchangeThread, breaker_cli: RunCli
+) -> None:
+    venue.restart(
+        parse(BOOK + '[[orders]]\nsymbol = "AAPL"\nside = "buy"\nqty = 5\nlimit_price = 1\nunreadable = true\n')
+    )
+    venue.control("trouble", {"kind": "403", "routes": ["GET /v2/account/activities*"]})
+    done = breaker_cli("accounts", "test", "ALPHA", "--json")
+    found = checks(done)
+    assert done.returncode == 1
+    assert found["orders"]["colour"] == "red" and "can't be read" in found["orders"]["problem"]
+    assert found["fills"]["colour"] == found["transfers"]["colour"] == "yellow"
+    assert found["fills"]["problem"].endswith("Closing does without it.")
+
+
+def test_a_venue_that_is_away_and_wrong_keys_are_one_line_each(
+    breaker_cli: RunCli, write_configuration: WriteConfiguration, tmp_path: Path
+) -> None:
+    configure(write_configuration, tmp_path, account("http://127.0.0.1:1") + "request_timeout = 0.3\n")
+    away = breaker_cli("accounts", "test", "ALPHA", "--json")
+    assert away.returncode == 1 and "127.0.0.1" in checks(away)["orders"]["problem"]
+    with PaperExchangeThread(parse(BOOK)) as exchange:
+        configure(write_configuration, tmp_path, account(exchange.url, secret="s3cr3t-and-wrong"))
+        wrong = breaker_cli("accounts", "test", "ALPHA", "--json")
+    assert wrong.returncode == 1 and "refuses the keys (401)" in checks(wrong)["orders"]["problem"]
+    assert "s3cr3t-and-wrong" not in wrong.stdout + wrong.stderr
+
+
+def test_an_account_that_is_not_configured_is_named_with_those_that_are(
+    venue: PaperExchangeThread, breaker_cli: RunCli
+) -> None:
+    done = breaker_cli("accounts", "test", "OMEGA")
+    assert done.returncode == 2
+    assert done.stderr.strip() == "No account OMEGA is configured (there are: ALPHA); nothing was asked."
+
+
+def test_accounts_are_listed_with_what_their_venues_can_do_and_none_is_asked(
+    venue: PaperExchangeThread, breaker_cli: RunCli, write_configuration: WriteConfiguration, tmp_path: Path
+) -> None:
+    accounts = account(venue.url) + account(venue.url).replace("ALPHA", "BETA") + 'adapter = "nasdaq"\n'
+    configure(write_configuration, tmp_path, accounts)
+    listed = breaker_cli("accounts", "list", "--json")
+    assert listed.returncode == 0, listed.stderr
+    alpha, beta = json.loads(listed.stdout)
+    assert (alpha["account"], alpha["adapter"], alpha["monitored_as"]) == ("ALPHA", "alpaca", "account:ALPHA")
+    assert "cancel all at once" in alpha["can"] and "dead-man timer" in alpha["cannot"]
+    assert "no adapter 'nasdaq' is installed" in beta["cannot"]
+    shown = breaker_cli("accounts", "list")
+    assert "ALPHA" in shown.stdout and "BETA" in shown.stdout
+    assert venue.report()["requests"] == {}
+
+
+def test_without_an_account_it_says_what_to_write(
+    breaker_cli: RunCli, write_configuration: WriteConfiguration, tmp_path: Path
+) -> None:
+    configure(write_configuration, tmp_path, "")
+    assert "[accounts.NAME]" in breaker_cli("accounts", "list").stdout
