@@ -50,6 +50,10 @@ class PositionKey(str):
 
     In records and documents it is a plain string, which for an account that nets is the symbol alone.
 
+    Args:
+        symbol: The venue's symbol.
+        side: Which of the symbol's two positions, in hedge mode; None where the account nets.
+
     Example:
         >>> PositionKey("AAPL"), PositionKey("BTCUSDT", PositionSide.LONG)
         ('AAPL', 'BTCUSDT long')
@@ -60,12 +64,15 @@ class PositionKey(str):
     __slots__ = ()
 
     def __new__(cls, symbol: str, side: PositionSide | None = None) -> PositionKey:
-        """Of the venue's symbol."""
         return super().__new__(cls, symbol if side is None else f"{symbol} {side.value}")
 
     @classmethod
     def read(cls, text: str) -> PositionKey:
-        """As it stands in a record."""
+        """Take it from a record.
+
+        Args:
+            text: What a key was written as.
+        """
         return cls(text)
 
     @property

@@ -20,7 +20,7 @@ from tasks.kill.book import Book, MarketSession, ReadingAllowance, book_of, read
 from tasks.kill.cancel import Cancelling
 from tasks.kill.known_instruments import KnownInstruments
 from tasks.kill.ladder import Pace
-from tasks.kill.lost_answer import LostAnswers
+from tasks.kill.lost_answer import Claim, LostAnswers
 from tasks.kill.memory import PositionMemory, attempt_of, gone, may_close_again, refused, sent, unanswered, untried
 from tasks.kill.plan import Plan, entries, plan_round
 
@@ -54,7 +54,11 @@ class Flattening:
     """Makes one account flat. Keeps what it learnt between calls, so that it can be resumed after a late fill."""
 
     def __init__(
-        self, run: AccountRun, lift_lock: LiftLock | None = None, instruments: InstrumentStore | None = None
+        self,
+        run: AccountRun,
+        lift_lock: LiftLock | None = None,
+        instruments: InstrumentStore | None = None,
+        claim: Claim | None = None,
     ) -> None:
         self._run = run
         self._lift_lock = lift_lock
@@ -71,7 +75,7 @@ class Flattening:
         )
         self._memory: dict[str, PositionMemory] = {}
         self._own: set[str] = set()
-        self._lost_answers = LostAnswers(run)
+        self._lost_answers = LostAnswers(run, claim)
         self._orders_at_start: frozenset[str] | None = None
         self._bulk_closed = False
         self._session = MarketSession(run.broker)

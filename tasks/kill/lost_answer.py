@@ -8,6 +8,7 @@ What is not found is waited for; only then is it sent again.
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -28,11 +29,16 @@ CLOCKS_DIFFER = timedelta(seconds=60)
 """How much further back than the run's start fills are asked for."""
 
 
+Claim = Callable[[str], Awaitable[bool]]
+"""Asked before the close of that name is sent: whether no other run sends it."""
+
+
 class LostAnswers:
     """Looks for the closes of one account at a venue that does not itself refuse a second one."""
 
-    def __init__(self, run: AccountRun) -> None:
+    def __init__(self, run: AccountRun, claim: Claim | None = None) -> None:
         self._run = run
+        self._claim = claim
         self._broker = run.broker
         self._able = run.broker.capabilities
 
@@ -49,14 +55,14 @@ class LostAnswers:
             memory, settled = may_close_again(memory, found, now, self._patient(pace, unanswered), filled=filled)
             if unanswered or not settled:  # one that turns out to be there has used up the name that was planned
                 return memory, settled and not was_taken
-        return await self._unknown_here(memory, close, now)
+        elsewhere = await self._is_elsewhere(close.client_order_id)
+        return (sent(memory, close.client_order_id, now), False) if elsewhere else (memory, True)
 
-    async def _unknown_here(self, memory: PositionMemory, close: CloseOrder, now: float) -> tuple[PositionMemory, bool]:
-        """Nothing was sent by this run; another process may have sent the same attempt."""
-        found = await self._order(close.client_order_id)
-        if found is None:
-            return memory, True
-        return sent(memory, close.client_order_id, now), False
+    async def _is_elsewhere(self, name: str) -> bool:
+        """Whether another process has sent the same attempt, or is about to. This run has sent nothing by that name."""
+        if await self._order(name) is not None:
+            return True
+        return self._claim is not None and not await self._claim(name)
 
     async def _order(self, name: str) -> Order | None:
         if not self._able.client_order_ids.longest:

@@ -25,6 +25,7 @@ from brokers.sweep import order_row, position_row
 from tasks.kill import cost_reading, snapshot, verify
 from tasks.kill.account_lock import LOCK_WITHIN
 from tasks.kill.artifacts import publish_report as publish
+from tasks.kill.close_claims import CloseClaims
 from tasks.kill.cost import ExitCost
 from tasks.kill.flatten import Flattening
 from tasks.kill.notifications import kill_notifications
@@ -201,5 +202,6 @@ def _flattening(run: KillRun, account: str) -> Flattening:
         lock = run.locks.get(account)
         settings = run.configuration
         store = None if settings is None else InstrumentStore(settings.instruments_dir, account)
-        run.flattenings[account] = Flattening(run.accounts[account], lock.lift if lock else None, store)
+        claim = None if settings is None else CloseClaims(settings, account, run.run_id).claim
+        run.flattenings[account] = Flattening(run.accounts[account], lock.lift if lock else None, store, claim)
     return run.flattenings[account]

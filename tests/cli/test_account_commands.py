@@ -72,9 +72,8 @@ def test_keys_that_may_only_read_are_red_and_the_rest_is_told(venue: PaperExchan
 def test_what_can_not_be_read_is_red_and_what_closing_does_without_is_not(
     venue: PaperExchangeThread, breaker_cli: RunCli
 ) -> None:
-    venue.restart(
-        parse(BOOK + '[[orders]]\nsymbol = "AAPL"\nside = "buy"\nqty = 5\nlimit_price = 1\nunreadable = true\n')
-    )
+    unreadable = '[[orders]]\nsymbol = "AAPL"\nside = "buy"\nqty = 5\nlimit_price = 1\nunreadable = true\n'
+    venue.restart(parse(BOOK + unreadable))
     venue.control("trouble", {"kind": "403", "routes": ["GET /v2/account/activities*"]})
     done = breaker_cli("accounts", "test", "ALPHA", "--json")
     found = checks(done)

