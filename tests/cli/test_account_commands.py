@@ -101,7 +101,7 @@ def test_an_account_that_is_not_configured_is_named_with_those_that_are(
 ) -> None:
     done = breaker_cli("accounts", "test", "OMEGA")
     assert done.returncode == 2
-    assert done.stderr.strip() == "No account OMEGA is configured (there are: ALPHA); nothing was asked."
+    assert done.stderr.strip() == "breaker: No account OMEGA is configured (there are: ALPHA); nothing was asked."
 
 
 def test_accounts_are_listed_with_what_their_venues_can_do_and_none_is_asked(
