@@ -8,6 +8,10 @@ from dataclasses import dataclass
 from breaker.errors import InvalidInput
 
 GLOBAL = "global"
+ASKED_KILLS = "circuit_breaker:asked_kills"
+"""A hash: by event id the trip of each kill switch that was confirmed and has given no sign of life yet. The script
+that trips writes it where the trip's details tell what it `closes`.
+"""
 _SCOPE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*(:[A-Za-z0-9_.-]+)?")
 _SCOPE_LENGTH = 64
 

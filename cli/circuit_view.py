@@ -20,7 +20,7 @@ from cli.options import on_terminal
 from cli.prompts import Unanswered, ask
 from configuration.printed_commands import with_pastable
 from console.labels import STATE_LABELS
-from console.value_format import duration
+from console.value_format import detail, duration
 from tasks.kill.pending_exits import PendingExit
 from tasks.kill.venue_lock import VenueLock
 
@@ -58,7 +58,7 @@ def show_status(status: Status, scope: str, target: str = "") -> None:
 
 
 def _facts(status: Status) -> list[tuple[str, str]]:
-    details = {name: str(value) for name, value in status.trip_details.items()}
+    details = {name: detail(value) for name, value in status.trip_details.items()}
     reason = details.pop("reason", "")
     tripped = status.state is State.TRIPPED
     return [

@@ -18,6 +18,7 @@ import typer
 from breaker import BreakerError
 from breaker.errors import InvalidInput
 from breaker.keys import of_scope
+from breaker.pending_trips import PendingTrip
 from breaker.trip_reasons import TripReason
 from brokers.coverage import coverage_of
 from cli import kill_handover, kill_view, notices
@@ -106,6 +107,7 @@ def kill(
         source="cli",
         incident_id=waiting_incident(settings, scope),
         flattens="" if yes or not coverage.accounts else FLATTENS_IF_CONFIRMED if on_terminal() else FLATTENS_NOTHING,
+        closes=coverage.accounts if yes else (),
     )
     if (session := kill_handover.session) is not None:
         from services.kill_messages import follow  # noqa: PLC0415  only with a standby
@@ -124,6 +126,7 @@ def kill(
     try:
         halted, report = asyncio.run(_kill(settings, start, view, yes))
     except KeyboardInterrupt:
+        _withdraw(settings, trip)
         view.interrupted(coverage)
         _tell_if_declined(settings, start, view)
         _exit(Exit.NOT_FLAT if view.is_halted else Exit.NOT_HALTED)
@@ -198,6 +201,20 @@ def _tell_if_declined(settings: Settings, start: KillStart, view: kill_view.Kill
     if _asks(start) and not view.is_confirmed:
         incident_id = view.incident_id or start.trip.incident_id
         notices.tell_declined_kill(settings, start.trip, incident_id, start.coverage.accounts, halted=view.is_halted)
+
+
+def _withdraw(settings: Settings, trip: PendingTrip) -> None:
+    """What is broken off here, before it has begun even, is not begun elsewhere."""
+    if "closes" not in trip.details:
+        return
+    from redis.exceptions import RedisError  # noqa: PLC0415  hardly ever
+
+    from tasks.kill.asked_kills import withdraw  # noqa: PLC0415
+
+    try:
+        withdraw(settings, trip.event_id)
+    except (RedisError, OSError) as error:
+        say(f"a standby may begin it all the same, as Redis could not be told ({type(error).__name__})")
 
 
 def _halted_meanwhile(settings: Settings, report: KillReport | None, view: kill_view.KillView) -> bool:

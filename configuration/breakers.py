@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -17,6 +18,8 @@ from configuration.redis_clients import async_redis_client, redis_client
 
 REFUSAL_PATIENCE = 0.3
 """Seconds for which a trip is tried on a Redis that refuses connections, before it waits on this host's disk."""
+_LONGEST_CLOSES = 12_000
+"""Of the 16 kB that a trip's details may take, how many characters may name accounts."""
 
 if TYPE_CHECKING:
     from redis import Redis
@@ -105,15 +108,19 @@ def requested_trip(
     ip_address: str | None = None,
     flattens: str = "",
     sudo: str = "",
+    closes: Sequence[str] = (),
 ) -> PendingTrip:
     """The trip that a person or a program asks for, its ids decided before it is tried.
 
     `reason` is a code such as `MANUAL`, `why` what the operator said. `login` is whose process asks: where `operator`
     is only a name that was typed, a reset needs somebody else than this one too, and `sudo` what is known of who is
-    behind it. `flattens` says when, of a kill switch that doesn't flatten at once.
+    behind it. `flattens` says when, of a kill switch that doesn't flatten at once. `closes` names the accounts of one
+    that is confirmed: a standby begins it by the trip alone, should whoever asked for it die; not where they are too
+    many to name.
     """
-    known = {"login": "" if login == operator else login, "sudo": sudo, "flattens": flattens}
-    behind = {name: text for name, text in known.items() if text}
+    named = list(closes) if len(json.dumps(list(closes))) <= _LONGEST_CLOSES else []
+    known = {"login": "" if login == operator else login, "sudo": sudo, "flattens": flattens, "closes": named}
+    behind = {name: value for name, value in known.items() if value}
     return PendingTrip(
         reason=reason,
         details={"operator": operator, "reason": why, **behind},
@@ -188,8 +195,12 @@ def apply_pending_trips(settings: Settings) -> Sequence[AppliedTrip]:
 
 
 def store_undelivered(settings: Settings, trip: PendingTrip, why: BreakerError) -> NotHalted:
-    """Keep the trip that Redis could not be told of (`why`); returns the error that says where, or that it is lost."""
-    trip = replace(trip, meant_for=configured_identity(settings))
+    """Keep the trip that Redis could not be told of (`why`); returns the error that says where, or that it is lost.
+
+    It only trips then: by the time that Redis is told, what was to be closed may be, and traded again.
+    """
+    details = {name: value for name, value in trip.details.items() if name != "closes"}
+    trip = replace(trip, details=details, meant_for=configured_identity(settings))
     try:
         path = PendingTrips(settings.pending_trips_dir).save(trip)
     except OSError as error:

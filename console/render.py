@@ -60,6 +60,7 @@ def _environment() -> Environment:
         utc=value_format.utc,
         parsed=value_format.parsed,
         duration=value_format.duration,
+        detail=value_format.detail,
         time=_time,
         until=_until,
         seconds=seconds,

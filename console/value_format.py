@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 from decimal import Decimal
 
 _UNITS = (("d", 86_400), ("h", 3_600), ("min", 60))
+_NAMED = 10
 
 
 def utc(moment: datetime | None) -> str:
@@ -36,3 +37,11 @@ def money(value: Decimal | None, currency: str = "") -> str:
 def quantity(value: Decimal) -> str:
     """Without the zeros that a venue appends."""
     return f"{value.normalize():,f}"
+
+
+def detail(value: object) -> str:
+    """What a trip's details hold, as text; of a long list the beginning."""
+    if not isinstance(value, list):
+        return str(value)
+    more = f" and {len(value) - _NAMED} more" if len(value) > _NAMED else ""
+    return " ".join(map(str, value[:_NAMED])) + more

@@ -100,7 +100,7 @@ class KillExecutor:
             present = self._running.present()
             coverage = coverage_now(present, request.scope, request.accounts)
             start = KillStart(
-                trip=trip or replace(request.trip(source), scope=coverage.scope),
+                trip=trip or replace(request.trip(source, coverage.accounts), scope=coverage.scope),
                 reason=request.reason,
                 coverage=coverage,
                 without=present.problem,

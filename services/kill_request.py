@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -41,8 +42,8 @@ class KillRequest(BaseModel):
         check_pending_trip(self.trip("cli"))
         return self
 
-    def trip(self, source: str) -> PendingTrip:
-        """The trip that it begins with, by the way in `source`."""
+    def trip(self, source: str, closes: Sequence[str] = ()) -> PendingTrip:
+        """The trip that it begins with, by the way in `source`. `closes`: as for `requested_trip`."""
         return requested_trip(
             TripReason.KILL_SWITCH,
             operator=self.operator,
@@ -53,4 +54,5 @@ class KillRequest(BaseModel):
             source=source,
             event_id=self.event_id,
             incident_id=self.incident_id,
+            closes=closes,
         )

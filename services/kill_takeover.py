@@ -1,15 +1,18 @@
 """Take over a kill switch whose process has fallen silent: its host died, or it was killed.
 
-A run gives a sign of life every second (tasks/kill/status_feed.py). Another one of the same incident knows its closes
-by their ids, so that two at once, as after a pause, do no harm. What was never confirmed is not begun, and nothing is
-taken from a Redis that began after the last sign of life: it may be a copy of the past.
+A run gives a sign of life every second (tasks/kill/status_feed.py). One that gave none at all is begun by what its
+trip says (tasks/kill/asked_kills.py). Another one of the same incident knows its closes by their ids, so that two at
+once, as after a pause, do no harm. What was never confirmed is not begun, and nothing is taken from a Redis that began
+after the last sign of life: it may be a copy of the past.
 """
 
 from __future__ import annotations
 
 import socket
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from datetime import datetime
+from typing import Any
 from uuid import UUID, uuid5
 
 import structlog
@@ -17,12 +20,15 @@ from redis.exceptions import RedisError
 
 from breaker import State
 from breaker.errors import BreakerError, InvalidInput
+from breaker.keys import ASKED_KILLS
+from breaker.redis_time import microseconds_of, to_datetime
 from configuration.redis_clients import async_redis_client
 from configuration.settings import Settings
 from services.kill_executor import KillExecutor
 from services.kill_request import KillRequest
 from services.outage_log import OutageLog
 from services.redis_uptime import redis_uptime
+from tasks.kill.asked_kills import AskedKill, read_asked_kills
 from tasks.kill.status import KillStatus
 from tasks.kill.status_feed import TAKEN_OVER_AFTER, read_kill_statuses
 
@@ -30,7 +36,7 @@ LATE = 3_600.0
 """Seconds of silence after which a run is left to people: nobody expects it to go on by itself any more."""
 LOOK_EVERY = 1.0
 CLAIM = "circuit_breaker:kill_taken_over:"
-"""Before a run's id: which host takes it over, for as long as that takes to show."""
+"""Before the id of a run, or of the trip of one that never began: which host takes it over, until that shows."""
 _CLAIM_MS = 10_000
 _MOST = 50
 _NAMESPACE = UUID("b1f0d8a4-93a7-5d52-8b5c-5f3d0f0c9a1e")
@@ -55,8 +61,13 @@ def abandoned(statuses: Iterable[KillStatus], redis_up_for: float) -> list[KillS
     return found
 
 
+def unbegun(asked: Iterable[AskedKill], now: datetime, redis_up_for: float) -> list[AskedKill]:
+    """Which of those that have given no sign of life to begin, at `now` by Redis's clock. Pure."""
+    return [each for each in asked if TAKEN_OVER_AFTER <= each.waited(now) < min(LATE, redis_up_for)]
+
+
 class KillTakeover:
-    """Looks once a second, and has the executor go on with what is abandoned."""
+    """Looks once a second, and has the executor go on with what is abandoned, or never began."""
 
     def __init__(self, settings: Settings, executor: KillExecutor, outages: OutageLog) -> None:
         self._executor = executor
@@ -71,12 +82,17 @@ class KillTakeover:
         try:
             statuses = await read_kill_statuses(self._redis, self._known, _MOST)
             self._known = {status.run_id: status for status in statuses}
+            kept: Any = await self._redis.hgetall(ASKED_KILLS)
+            asked = read_asked_kills(kept.values())
             now = time.monotonic()
             self._reading_since = now if self._reading_since is None else self._reading_since
-            # Redis's age is asked only where a run is silent, which is hardly ever so.
-            if now - self._reading_since >= TAKEN_OVER_AFTER and abandoned(statuses, float("inf")):
-                for status in abandoned(statuses, await redis_uptime(self._redis)):
+            # Redis's clock and age are asked only where a run is silent, which is hardly ever so.
+            if now - self._reading_since >= TAKEN_OVER_AFTER and (asked or abandoned(statuses, float("inf"))):
+                clock, up_for = to_datetime(microseconds_of(await self._redis.time())), await redis_uptime(self._redis)
+                for status in abandoned(statuses, up_for):
                     await self._take_over(status)
+                for each in unbegun(asked, clock, up_for):
+                    await self._begin(each, each.waited(clock))
             self._outages.note("kill switches under way", None)
         except (RedisError, OSError, BreakerError) as error:
             self._reading_since = None
@@ -87,16 +103,12 @@ class KillTakeover:
 
     async def _take_over(self, status: KillStatus) -> None:
         request = _request(status)
-        try:
-            self._executor.coverage(request)
-        except InvalidInput:  # its accounts are another host's
+        if not self._is_ours(request):
             return
         now = await self._executor.breaker(status.scope, "rule").get_status()
         if now.state is not State.TRIPPED or now.incident_id != status.incident_id:
             return  # reset since, or never halted: people decide
-        if self._executor.is_at_work(status.incident_id):
-            return
-        if not await self._redis.set(f"{CLAIM}{status.run_id}", socket.gethostname(), nx=True, px=_CLAIM_MS):
+        if not await self._claims(status.run_id):
             return
         log.error(
             "a kill switch fell silent and is taken over",
@@ -105,7 +117,52 @@ class KillTakeover:
             silent_for=round(status.silent_for, 1),
             accounts=list(status.covered),
         )
-        self._executor.begin(self._executor.kill(request, "rule", lambda _: None, closes_as=status.closes_as))
+        self._kill(request, status.closes_as)
+
+    async def _begin(self, asked: AskedKill, waited: float) -> None:
+        request = _request_of(asked, waited)
+        if not self._is_ours(request):
+            return
+        if not asked.is_in_force(await self._executor.breaker(request.scope, "rule").get_status()):
+            return
+        if not await self._claims(request.event_id):
+            return
+        log.error(
+            "a kill switch was tripped, gave no sign of life, and is begun here",
+            incident_id=request.incident_id,
+            operator=request.operator,
+            waited=round(waited, 1),
+            accounts=list(request.accounts),
+        )
+        self._kill(request, None)
+
+    def _is_ours(self, request: KillRequest) -> bool:
+        """Whether its accounts are this host's, and nothing here is at work on them in that incident."""
+        try:
+            self._executor.coverage(request)
+        except InvalidInput:
+            return False
+        return not self._executor.is_at_work(request.incident_id)
+
+    async def _claims(self, what: str) -> bool:
+        return bool(await self._redis.set(f"{CLAIM}{what}", socket.gethostname(), nx=True, px=_CLAIM_MS))
+
+    def _kill(self, request: KillRequest, closes_as: Mapping[str, str] | None) -> None:
+        self._executor.begin(self._executor.kill(request, "rule", lambda _: None, closes_as=closes_as))
+
+
+def _request_of(asked: AskedKill, waited: float) -> KillRequest:
+    trip = asked.trip
+    return KillRequest(
+        reason=f"{asked.reason[:380]} (begun elsewhere, as nothing was heard of it for {waited:.0f} s)",
+        operator=trip.by,
+        login=str(trip.details.get("login", "")),
+        sudo=str(trip.details.get("sudo", "")),
+        scope=trip.scope,
+        accounts=asked.closes,
+        incident_id=trip.incident_id,
+        event_id=trip.event_id,
+    )
 
 
 def _request(status: KillStatus) -> KillRequest:

@@ -4,6 +4,7 @@ local STATE, HISTORY, OUTBOX, EVENT_IDS, RATE_LIMIT = KEYS[1], KEYS[2], KEYS[3],
 local EVENT_ID, SCOPE, BY, REASON, DETAILS, SOURCE, IP_ADDRESS =
   ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6], ARGV[7]
 
+local ASKED_KILLS = 'circuit_breaker:asked_kills'
 local HISTORY_KEPT, EVENT_IDS_KEPT, EVENT_IDS_SECONDS = 1000, 10000, 3600
 local DAY = 86400000000
 local LAST_SECOND = 253402300799 -- of the year 9999
@@ -217,6 +218,7 @@ local function record(transition, from, to, incident_id, epoch)
   redis.call('ZADD', EVENT_IDS, clock[1], transition .. ' ' .. EVENT_ID)
   redis.call('ZREMRANGEBYSCORE', EVENT_IDS, '-inf', '(' .. (clock[1] - EVENT_IDS_SECONDS))
   redis.call('ZREMRANGEBYRANK', EVENT_IDS, 0, -EVENT_IDS_KEPT - 1)
+  return event
 end
 
 local function reply(outcome, extra)
@@ -301,7 +303,12 @@ local function trip(new_incident_id)
     changes.tripped_at, changes.trip_reason, changes.trip_details, changes.tripped_by = at, REASON, DETAILS, BY
   end
 
-  record('TRIP', state.word, 'TRIPPED', incident_id, epoch)
+  local event = record('TRIP', state.word, 'TRIPPED', incident_id, epoch)
   store(state, changes)
+  -- A kill switch that is confirmed stands here until its first sign of life. It is tripped, whether it can or not.
+  if REASON == quoted('KILL_SWITCH') and string.find(DETAILS, '"closes": [', 1, true) then
+    redis.pcall('HSET', ASKED_KILLS, EVENT_ID, event)
+    redis.pcall('PEXPIRE', ASKED_KILLS, DAY / 1000)
+  end
   return reply('DONE')
 end

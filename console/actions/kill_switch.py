@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
+from breaker.keys import ASKED_KILLS
 from breaker.pending_trips import check_pending_trip
 from breaker.state import Status
 from breaker.trip_reasons import TripReason
@@ -169,12 +170,15 @@ class KillSwitchRuns:
         why = self._authorization.reason_of_halt(caller, reason)
         present = await asyncio.to_thread(self._configuration.present)
         coverage = coverage_now(present, scope, accounts or ())
-        trip = self._trip_reset.requested_trip(caller, TripReason.KILL_SWITCH, coverage.scope, why, event_id)
+        trip = self._trip_reset.requested_trip(
+            caller, TripReason.KILL_SWITCH, coverage.scope, why, event_id, coverage.accounts
+        )
         check_pending_trip(trip)
         start = KillStart(trip=trip, reason=why, coverage=coverage, without=present.problem)
         kill = ConsoleKill(start, trip.incident_id)
         halted = await halt(kill.start, self._trip_reset.make_trip, kill)
         if (same := self._joined(kill)) is not None:
+            await self._note_joined(trip.event_id)
             return same
         self._keep(kill)
         task = asyncio.create_task(self._run(present.settings, kill, halted))
@@ -199,6 +203,12 @@ class KillSwitchRuns:
             if ours and not kill.over and kill.start.coverage.contains(asked.start.coverage):
                 return kill.status
         return None
+
+    async def _note_joined(self, event_id: str) -> None:
+        """So that nobody looks for a run of its own. One that is begun elsewhere all the same does no harm."""
+        with contextlib.suppress(RedisError, OSError):
+            async with asyncio.timeout(READ_WITHIN):
+                await self._redis.hdel(ASKED_KILLS, event_id)
 
     async def finish(self) -> None:
         """Wait for what still runs; every run has a time limit of its own."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
 from redis.asyncio import Redis
@@ -63,8 +63,16 @@ class TripReset:
         why = self._authorization.reason_of_halt(caller, reason)
         return await self.make_trip(self.requested_trip(caller, TripReason.MANUAL, scope, why, event_id))
 
-    def requested_trip(self, caller: Caller, reason: str, scope: str, why: str, event_id: str | None) -> PendingTrip:
-        """The trip that a caller asks for, by the code `reason`."""
+    def requested_trip(
+        self,
+        caller: Caller,
+        reason: str,
+        scope: str,
+        why: str,
+        event_id: str | None,
+        closes: Sequence[str] = (),
+    ) -> PendingTrip:
+        """The trip that a caller asks for, by the code `reason`; of a kill switch that `closes` these accounts."""
         return requested_trip(
             reason,
             operator=caller.user,
@@ -74,6 +82,7 @@ class TripReset:
             event_id=event_id,
             incident_id=waiting_incident(self._settings, scope),
             ip_address=caller.address,
+            closes=closes,
         )
 
     async def make_trip(self, trip: PendingTrip) -> Status:

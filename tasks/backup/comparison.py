@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 _ACTION, _TIME, _HASH = COLUMNS.index("action"), COLUMNS.index("timestamp"), COLUMNS.index("hash")
 _NAMED = 4
 _LEFT_OUT = {
+    "asked_kills": "kill switches that were confirmed and had not begun, not begun",
     "deadmen": "dead-man's switches, not armed: the next renewal of each arms it",
     "kill_requests": "requests to kill, not made",
     "pending_exits": "pending exits, not resumed: look at the venue, and kill again what still stands",

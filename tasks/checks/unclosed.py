@@ -3,26 +3,32 @@
 What is stuck is pending (tasks/kill/pending_exits.py), unless that could not be kept: another host's disk, a flushed
 Redis. Then only the ledger tells that the run did not end flat, and only the venue whether that is still so. A run that
 was begun and has said no end has died, or is at work: until another one has ended, all that it covers counts as left.
+So does what one covers that was confirmed and never began; of that Redis tells.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import TYPE_CHECKING
 
-from breaker.keys import GLOBAL
+from breaker.errors import BreakerError
+from breaker.keys import ASKED_KILLS, GLOBAL, Keys
 from breaker.orders import PositionKey
+from breaker.redis_time import microseconds_of, to_datetime
+from breaker.state import read_status
 from brokers.coverage import Coverage, coverage_of
 from brokers.registry import open_broker
 from configuration.accounts import AccountSettings
 from configuration.settings import Settings
 from tasks.checks.measurement import Colour, Measurement
-from tasks.checks.probe import Probe, measure_within
+from tasks.checks.probe import Probe, measure_within, redis_reader
+from tasks.kill.asked_kills import AskedKill, read_asked_kills
 from tasks.kill.pending_exit_store import read_pending_exits
+from tasks.kill.status_feed import TAKEN_OVER_AFTER
 
 if TYPE_CHECKING:
     from ledger.record import AuditRow
@@ -51,6 +57,8 @@ async def measure_unclosed(settings: Settings, scope: str = GLOBAL) -> Measureme
 
 
 async def _measure(settings: Settings, scope: str, probe: Probe) -> Measurement:
+    if (asked := await _unbegun(settings, scope)) is not None:
+        return await _measure_unbegun(settings, asked, probe)
     left = left_by(await asyncio.to_thread(_newest_rows, settings, scope))
     if left is None:
         return probe.measured("nothing left")
@@ -70,6 +78,39 @@ async def _measure(settings: Settings, scope: str, probe: Probe) -> Measurement:
         "the venue, or override with the reason why it may stay."
     )
     return probe.measured(f"NOT FLAT: {_named(held)}", Colour.RED, problem)
+
+
+async def _measure_unbegun(settings: Settings, asked: AskedKill, probe: Probe) -> Measurement:
+    coverage = coverage_of(asked.trip.scope, asked.closes)
+    held = []
+    for name in asked.closes:
+        held += await _held(name, settings.accounts.get(name), None, coverage)
+    if not held:
+        return probe.measured("closed since")
+    problem = (
+        f"The kill switch of {asked.trip.at:%H:%M:%S} UTC was confirmed and has not begun: whoever asked for it has "
+        "died, and no standby that has these accounts is up. Run it again, which is safe, or override with the reason "
+        "why this may stay."
+    )
+    return probe.measured(f"not begun: {_named(held)}", Colour.RED, problem)
+
+
+async def _unbegun(settings: Settings, scope: str) -> AskedKill | None:
+    """The newest kill switch of this breaker that was confirmed and has given no sign of life. None without Redis, for
+    which another condition is red.
+    """
+    with suppress(BreakerError):
+        async with redis_reader(settings) as redis:
+            key = Keys.of(scope).state
+            clock, raw, kept = await redis.ask(
+                "look for kill switches", ("TIME",), ("GET", key), ("HGETALL", ASKED_KILLS)
+            )
+        now = microseconds_of(clock)
+        status = read_status(raw, now, key=key)
+        asked = [each for each in read_asked_kills(kept[1::2]) if each.trip.scope == scope and each.is_in_force(status)]
+        late = [each for each in asked if each.waited(to_datetime(now)) >= TAKEN_OVER_AFTER]
+        return late[-1] if late else None
+    return None
 
 
 async def _measure_unended(settings: Settings, coverage: Coverage, left: Left, probe: Probe) -> Measurement:

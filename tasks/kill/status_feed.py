@@ -2,7 +2,8 @@
 
 Keys: `circuit_breaker:kill_run:{run id}` holds one status, `circuit_breaker:kill_runs` the ids of the newest, scored
 by their start. No run waits for it. It is for people, and it is the run's sign of life: one that falls silent is taken
-over (services/kill_takeover.py). A share is not among the ids: the run that it is a part of reads it, and shows it.
+over (services/kill_takeover.py), and one that was asked for by a trip and gives none is begun there. A share is not
+among the ids: the run that it is a part of reads it, and shows it.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from breaker.keys import ASKED_KILLS
 from configuration.redis_clients import async_redis_client
 from tasks.kill.close_names import KEPT_FLAT_MS, KEPT_MS
 from tasks.kill.close_names import KEY as CLOSES
@@ -101,6 +103,7 @@ async def _publish(redis: Redis, status: KillStatus, *, listed: bool) -> bool:
             asked = redis.pipeline(transaction=False)
             asked.set(f"{RUN}{status.run_id}", status.to_json(), ex=KEPT)
             if listed:
+                asked.hdel(ASKED_KILLS, status.event_id or "")
                 asked.zadd(RUNS, {status.run_id: status.started_at.timestamp()})
                 asked.zremrangebyrank(RUNS, 0, -_MOST - 1)
                 asked.expire(RUNS, KEPT)

@@ -10,6 +10,7 @@ import redis
 from pydantic import SecretStr
 
 from breaker import CircuitBreaker, State
+from breaker.keys import ASKED_KILLS
 from configuration.accounts import AccountSettings
 from configuration.settings import KillSettings
 from console.auth.permissions import Role
@@ -72,7 +73,9 @@ def test_the_kill_switch_flattens_and_says_so(
     assert "What the exit cost" in page_of_run and "Slippage 0.00 USD (0.0 bp of " in page_of_run
 
 
-def test_a_second_start_joins_the_run(console: Console, exchange: PaperExchangeThread) -> None:
+def test_a_second_start_joins_the_run(
+    console: Console, exchange: PaperExchangeThread, redis_client: redis.Redis
+) -> None:
     api = console.api(Role.OPERATOR)
     body = {"reason": REASON, "acknowledge": True, "confirm": "FLATTEN"}
     first = api.post("/kill-switch", json=body)
@@ -86,6 +89,7 @@ def test_a_second_start_joins_the_run(console: Console, exchange: PaperExchangeT
     eventually(lambda: len(console.ledger.query(started).rows) >= 1)
     assert len(console.ledger.query(started).rows) == 1
     assert exchange.report()["is_flat"]
+    assert redis_client.hlen(ASKED_KILLS) == 0, "no standby looks for a second run"
 
 
 def test_of_a_run_that_is_over_only_its_status_stays_in_memory(console: Console) -> None:

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import asyncio
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 import redis
 
 from breaker import CircuitBreaker
+from breaker.errors import BreakerUnavailable
+from breaker.keys import ASKED_KILLS
+from breaker.pending_trips import PendingTrip
+from configuration.breakers import apply_pending_trips, requested_trip, store_undelivered
 from configuration.running import RunningConfiguration
 from configuration.settings import Settings
 from proofs.fork_server import ForkServer
@@ -20,10 +26,11 @@ from sandbox.exchange.server import PaperExchangeThread
 from services import kill_takeover
 from services.kill_executor import KillExecutor
 from services.kill_request import KillRequest
-from services.kill_takeover import LATE, KillTakeover, abandoned
+from services.kill_takeover import LATE, KillTakeover, abandoned, unbegun
 from services.outage_log import OutageLog
+from tasks.kill.asked_kills import AskedKill, read_asked_kills, withdraw
 from tasks.kill.status import KillStatus
-from tasks.kill.status_feed import KEPT, RUN, RUNS, TAKEN_OVER_AFTER
+from tasks.kill.status_feed import KEPT, RUN, RUNS, TAKEN_OVER_AFTER, publish_beginning
 from tests.helpers import eventually
 from tests.services.test_standby import Host, trips
 
@@ -85,13 +92,136 @@ def test_what_redis_has_from_before_it_began_is_left() -> None:
     assert abandoned([AT_WORK], TAKEN_OVER_AFTER - 1) == []
 
 
-async def test_who_takes_over_is_told_by_which_names_the_silent_one_closes(
-    redis_server: EmbeddedRedis, redis_client: redis.Redis, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+@pytest.fixture
+def settings(redis_server: EmbeddedRedis, tmp_path: Path) -> Settings:
     account = {"base_url": "http://127.0.0.1:9", "key_id": "key", "secret_key": "secret"}
-    settings = Settings.model_validate(
+    return Settings.model_validate(
         {"redis_url": redis_server.url, "state_dir": tmp_path, "accounts": {"ALPHA": account}}
     )
+
+
+class Takeover(KillTakeover):
+    """Keeps what it would begin."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.begun: list[tuple[KillRequest, object]] = []
+        begun = self.begun
+
+        class Executor(KillExecutor):
+            async def kill(self, request: KillRequest, source: str, send: object, **more: object) -> None:
+                begun.append((request, more["closes_as"]))
+
+        self.executor = Executor(RunningConfiguration(settings))
+        super().__init__(settings, self.executor, OutageLog("tests"))
+
+    @property
+    def requests(self) -> list[KillRequest]:
+        return [request for request, _ in self.begun]
+
+    async def look(self) -> None:
+        await super().look()
+        await self.executor.finish()
+
+
+@pytest.fixture
+async def takeover(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Takeover]:
+    """One that waits for nothing."""
+
+    async def up_for_ever(_: object) -> float:
+        return UP
+
+    monkeypatch.setattr(kill_takeover, "redis_uptime", up_for_ever)
+    monkeypatch.setattr(kill_takeover, "TAKEN_OVER_AFTER", 0.0)
+    takeover = Takeover(settings)
+    yield takeover
+    await takeover.close()
+    await takeover.executor.close()
+
+
+def asked(client: redis.Redis) -> list[AskedKill]:
+    kept: Any = client.hgetall(ASKED_KILLS)
+    return read_asked_kills(kept.values())
+
+
+def confirmed(settings: Settings, *accounts: str) -> PendingTrip:
+    """The trip of a kill switch of these accounts that was confirmed; of none, of one that was not."""
+    return requested_trip(
+        "KILL_SWITCH", operator="ada", why="drill", scope="global", source="cli", closes=accounts or ()
+    )
+
+
+def test_a_trip_says_which_kill_switch_is_to_begin_and_its_first_sign_of_life_that_it_has(
+    settings: Settings, redis_client: redis.Redis
+) -> None:
+    breaker = CircuitBreaker(redis_client, source="cli")
+    breaker.initialize_state()
+    breaker.trip("MANUAL", {"reason": 'no "closes": ["ALPHA"] of mine', "operator": "ada"})
+    confirmed(settings).make(breaker)
+    assert asked(redis_client) == [], "a trip that names nothing only halts"
+    trip = confirmed(settings, "ALPHA")
+    for _ in range(2):
+        status = trip.make(breaker)
+    [kill] = asked(redis_client)
+    assert (kill.closes, kill.trip.incident_id, kill.reason) == (("ALPHA",), status.incident_id, "drill")
+    assert kill.is_in_force(status)
+    asyncio.run(publish_beginning(replace(AT_WORK, event_id=trip.event_id), settings))
+    assert asked(redis_client) == []
+    trip.make(breaker)
+    assert asked(redis_client) == [], "the same event acts once"
+
+
+def test_what_was_never_confirmed_broken_off_or_kept_on_a_disk_asks_for_nothing(
+    settings: Settings, redis_client: redis.Redis
+) -> None:
+    breaker = CircuitBreaker(redis_client, quiet_period=0, reset_interval=0)
+    breaker.initialize_state()
+    trip = confirmed(settings, "ALPHA")
+    trip.make(breaker)
+    withdraw(settings, trip.event_id)
+    assert asked(redis_client) == []
+    late = confirmed(settings, "ALPHA")
+    store_undelivered(settings, late, BreakerUnavailable("Redis is away.", may_have_happened=False))
+    apply_pending_trips(settings)
+    assert [trip.event_id for trip in breaker.get_history(1)] == [late.event_id]
+    assert asked(redis_client) == [], "what it was to close may be closed by then, and traded again"
+    confirmed(settings, *(f"ACCOUNT-{number}" for number in range(2_000))).make(breaker)
+    assert asked(redis_client) == [], "too many to name, and a halt all the same"
+    redis_client.hset(ASKED_KILLS, "mine", "{}")
+    assert asked(redis_client) == []
+
+
+def test_one_is_begun_by_its_age_alone_and_not_from_a_copy_nor_after_a_reset(
+    settings: Settings, redis_client: redis.Redis
+) -> None:
+    breaker = CircuitBreaker(redis_client, quiet_period=0, reset_interval=0)
+    tripped = confirmed(settings, "ALPHA").make(breaker)
+    [kill] = asked(redis_client)
+    after = {wait: kill.trip.at + timedelta(seconds=wait) for wait in (TAKEN_OVER_AFTER - 0.1, TAKEN_OVER_AFTER, LATE)}
+    assert [bool(unbegun([kill], now, UP)) for now in after.values()] == [False, True, False]
+    assert unbegun([kill], after[TAKEN_OVER_AFTER], TAKEN_OVER_AFTER) == [], "Redis began after it: it may be a copy"
+    assert kill.is_in_force(tripped)
+    assert not kill.is_in_force(breaker.reset("ada"))
+    assert not kill.is_in_force(breaker.trip("MANUAL")), "another incident"
+
+
+async def test_a_kill_switch_that_gave_no_sign_of_life_is_begun_once_in_its_own_incident(
+    settings: Settings, redis_client: redis.Redis, takeover: Takeover
+) -> None:
+    tripped = confirmed(settings, "ALPHA").make(CircuitBreaker(redis_client))
+    elsewhere = requested_trip(
+        "KILL_SWITCH", operator="ada", why="drill", scope="account:BETA", source="cli", closes=("BETA",)
+    )
+    elsewhere.make(CircuitBreaker(redis_client, "account:BETA"))
+    for _ in range(2):
+        await takeover.look()
+    [request] = takeover.requests
+    assert (request.incident_id, request.accounts, request.operator) == (tripped.incident_id, ("ALPHA",), "ada")
+    assert "nothing was heard of it" in request.reason
+
+
+async def test_who_takes_over_is_told_by_which_names_the_silent_one_closes(
+    redis_client: redis.Redis, takeover: Takeover
+) -> None:
     breaker = CircuitBreaker(redis_client)
     breaker.initialize_state()
     incident = str(breaker.trip("KILL_SWITCH").incident_id)
@@ -99,24 +229,10 @@ async def test_who_takes_over_is_told_by_which_names_the_silent_one_closes(
     redis_client.set(f"{RUN}{silent.run_id}", silent.to_json(), ex=KEPT - 60)
     redis_client.zadd(RUNS, {silent.run_id: 1})
 
-    async def up_for_ever(_: object) -> float:
-        return UP
-
-    monkeypatch.setattr(kill_takeover, "redis_uptime", up_for_ever)
-    monkeypatch.setattr(kill_takeover, "TAKEN_OVER_AFTER", 0.0)
-    told: list[object] = []
-
-    class Executor(KillExecutor):
-        async def kill(self, request: KillRequest, source: str, send: object, **more: object) -> None:
-            told.append((request.incident_id, more["closes_as"]))
-
-    executor = Executor(RunningConfiguration(settings))
-    takeover = KillTakeover(settings, executor, OutageLog("tests"))
     await takeover.look()
-    await executor.finish()
-    await takeover.close()
-    await executor.close()
-    assert told == [(incident, {"ALPHA": "an earlier incident"})]
+    assert [(request.incident_id, named) for request, named in takeover.begun] == [
+        (incident, {"ALPHA": "an earlier incident"})
+    ]
 
 
 @pytest.fixture

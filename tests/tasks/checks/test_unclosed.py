@@ -6,14 +6,19 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
 
+import pytest
+
 from breaker.uuid7 import uuid7
+from configuration.breakers import breaker_of, requested_trip
 from configuration.settings import Settings
 from ledger.configured import open_ready_ledger
 from ledger.record import AuditRecord
 from sandbox.exchange.scenario import parse
 from sandbox.exchange.server import PaperExchange
+from tasks.checks import unclosed
 from tasks.checks.measurement import Colour
 from tasks.checks.unclosed import measure_unclosed
+from tasks.kill.asked_kills import withdraw
 from tasks.kill.pending_exit_store import open_pending_exits
 from tasks.kill.pending_exits import AccountExits, PendingExit
 from tests.tasks.recovery.conftest import Configure, configure
@@ -84,3 +89,24 @@ async def test_what_a_kill_switch_that_died_on_the_way_covered_is_red_while_the_
     assert (await measure_unclosed(settings)).colour is Colour.RED
     ended(settings, "CIRCUIT_BREAKER_RESET", epoch=7)
     assert (await measure_unclosed(settings)).colour is Colour.GREEN, "a reset has gone past it, by an override"
+
+
+async def test_what_a_kill_switch_that_never_began_was_to_close_is_red_while_the_venue_holds_it(
+    configure: Configure, exchange: PaperExchange, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    exchange.restart(parse(BOOK))
+    account = {"base_url": exchange.url, "key_id": "key", "secret_key": "secret"}
+    settings = configure(accounts={"ALPHA": account})
+    breaker = breaker_of(settings, source="cli")
+    trip = requested_trip("KILL_SWITCH", operator="ada", why="drill", scope="global", source="cli", closes=["ALPHA"])
+    trip.make(breaker)
+    assert (await measure_unclosed(settings)).colour is Colour.GREEN, "it may be about to begin"
+    monkeypatch.setattr(unclosed, "TAKEN_OVER_AFTER", 0.0)
+    found = await measure_unclosed(settings)
+    assert (found.colour, found.value) == (Colour.RED, "not begun: ALPHA MSFT 5, ALPHA NVDA 10")
+    assert "has not begun" in found.problem
+    exchange.restart(parse("positions = []\n"))
+    assert (await measure_unclosed(settings)).value == "closed since"
+    exchange.restart(parse(BOOK))
+    withdraw(settings, trip.event_id)
+    assert (await measure_unclosed(settings)).value == "nothing left"
