@@ -15,7 +15,18 @@ def run_of(info: object) -> str:
     Its run id, which a restart changes, and the id of its replication history, which a promotion changes: a primary
     that was a replica meanwhile has the data of another one.
     """
-    lines = info.decode("utf-8", "replace").splitlines() if isinstance(info, bytes) else []
-    told = dict(line.strip().split(":", 1) for line in lines if ":" in line)
+    told = _told(info)
     run_id = told.get("run_id", "")
     return f"{run_id}:{told.get('master_replid', '')}" if run_id else ""
+
+
+def is_same_run(run: str, replication: object) -> bool:
+    """Whether the server of that run, asked on the same connection, still has the history that it had then: by its
+    answer to `INFO replication`.
+    """
+    return run.partition(":")[2] == _told(replication).get("master_replid", "")
+
+
+def _told(info: object) -> dict[str, str]:
+    lines = info.decode("utf-8", "replace").splitlines() if isinstance(info, bytes) else []
+    return dict(line.strip().split(":", 1) for line in lines if ":" in line)

@@ -6,6 +6,9 @@ guarantee rests on, since a push can be lost together with everything else.
 
 A heartbeat asks for a write too, of a key that is not there (`DEL`), which changes nothing. A Redis that refuses it
 (NOREPLICAS, READONLY, MISCONF) would refuse a trip, and no gate stays open on one that nobody can halt.
+
+Where only a Redis counts that was compared with the ledger, a heartbeat also asks whose history it has: a primary that
+was a replica meanwhile has another, and nothing says so on a connection that outlives it.
 """
 
 from __future__ import annotations
@@ -29,7 +32,7 @@ from breaker.gate.lease import (
 from breaker.gate.quiet_period import QuietPeriod
 from breaker.gate.resp3 import ErrorReply, Frame, Parser, ProtocolError, Push
 from breaker.keys import Keys
-from breaker.redis_run import COMPARED_KEY, run_of
+from breaker.redis_run import COMPARED_KEY, is_same_run, run_of
 from breaker.redis_time import microseconds_of
 from breaker.requests import encode_command
 from breaker.state import State, read_status
@@ -51,7 +54,7 @@ class GateProtocol:
     def __init__(self, lease: Lease, gate_id: str, *, compared_only: bool = False) -> None:
         self.lease = lease
         self._compared_only = compared_only
-        self._run: bytes | None = None
+        self._run = ""
         """The run of the Redis that answers, where it has been asked."""
         self._is_compared = not compared_only
         self.heartbeat_due = False
@@ -87,7 +90,10 @@ class GateProtocol:
             )
         else:
             commands.append(self._command(self._on_delete, "DEL", self._gate_key))
-        if not self._is_compared:  # asked before the states, which then have what the comparison made of them
+        # Asked before the states, which then have what the comparison made of them.
+        if self._compared_only and self._is_compared:
+            commands.append(self._command(self._on_replication, "INFO", "replication"))
+        elif self._compared_only:
             commands.append(self._command(self._on_info, "INFO"))
             commands.append(self._command(self._on_compared, "GET", COMPARED_KEY))
         commands.append(self._command(self._on_time, "TIME"))
@@ -116,7 +122,7 @@ class GateProtocol:
         self._pending_replies.clear()
         self._states_read.clear()
         self._refusal = None
-        self._run, self._is_compared = None, not self._compared_only
+        self._run, self._is_compared = "", not self._compared_only
         self.heartbeat_due = False
         self.why_unconfirmed = None
         self.lease = connection_lost(self.lease)
@@ -144,11 +150,15 @@ class GateProtocol:
 
     def _on_info(self, frame: Frame, now: float) -> None:
         _refuse_error(frame, "INFO")
-        self._run = run_of(frame).encode()
+        self._run = run_of(frame)
+
+    def _on_replication(self, frame: Frame, now: float) -> None:
+        _refuse_error(frame, "INFO")
+        self._is_compared = is_same_run(self._run, frame)
 
     def _on_compared(self, frame: Frame, now: float) -> None:
         _refuse_error(frame, "GET")
-        self._is_compared = bool(self._run) and frame == self._run
+        self._is_compared = bool(self._run) and frame == self._run.encode()
 
     def _on_exists(self, index: int) -> Callable[[Frame, float], None]:
         def on_reply(frame: Frame, now: float) -> None:

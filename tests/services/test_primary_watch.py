@@ -11,7 +11,7 @@ import redis
 from structlog.testing import capture_logs
 
 from breaker import CircuitBreaker
-from breaker.gate import Gate, Topology
+from breaker.gate import Gate, Topology, clock
 from breaker.gate.decision import Reason
 from breaker.redis_run import COMPARED_KEY
 from breaker.status_reader import StatusReader
@@ -19,6 +19,7 @@ from configuration.settings import GivenSettings, Settings
 from ledger.configured import open_ready_ledger
 from ledger.outbox import drain_outbox
 from ledger.queries import Filter
+from sandbox.child_process import free_port
 from sandbox.embedded_redis import EmbeddedRedis
 from services.primary_watch import PrimaryWatch, Seen
 from services.trip_watch import TripWatch
@@ -182,6 +183,39 @@ def test_promise_1_a_gate_never_opens_on_a_primary_that_came_back_by_way_of_one_
             watch.look(ledger, {})
             eventually(lambda: gate.check(BUY, 0).reason is Reason.TRIPPED)
             assert record.admitted_since(0) == 0
+
+
+def test_promise_1_a_gate_that_keeps_its_connection_through_demotion_and_promotion_waits_for_a_comparison(
+    settings: Settings, own_server: EmbeddedRedis, tmp_path: Path
+) -> None:
+    """A trip was made on the other primary, and never arrived here. Redis closes no connection for that."""
+    client = redis.Redis.from_url(own_server.url)
+    with closing(CircuitBreaker(client, timeout=PATIENCE)) as breaker, closing(open_ready_ledger(settings)) as ledger:
+        breaker.initialize_state()
+        drain_outbox(client, ledger, timeout=PATIENCE)
+        own_server.stop()
+        shutil.copytree(own_server.data_dir, tmp_path / "other")
+        own_server.start()
+        with (
+            Gate(
+                own_server.url, topology=Topology.single(compared=True), max_staleness=UNHURRIED, heartbeat=0.02
+            ) as gate,
+            Record(gate) as record,
+            closing(PrimaryWatch(client, PATIENCE)) as watch,
+        ):
+            watch.look(ledger, {})
+            eventually(lambda: gate.check(BUY, 0).allowed)
+            client.replicaof("127.0.0.1", free_port())
+            eventually(lambda: "refuses to write" in gate.check(BUY, 0).sentence)
+            demoted = clock.now()
+            with EmbeddedRedis(tmp_path / "other") as other, closing(redis.Redis.from_url(other.url)) as promoted:
+                CircuitBreaker(promoted, timeout=PATIENCE).trip("MANUAL")
+                drain_outbox(promoted, ledger, timeout=PATIENCE)
+            client.replicaof("NO", "ONE")
+            eventually(lambda: "has not been compared with the ledger" in gate.check(BUY, 0).sentence)
+            watch.look(ledger, {})
+            eventually(lambda: gate.check(BUY, 0).reason is Reason.TRIPPED)
+            assert record.admitted_since(demoted) == 0
 
 
 @pytest.mark.parametrize(
