@@ -424,6 +424,7 @@ class Gate:
             lease_age=None if status.lease_left == EXPIRED else lease.max_staleness - status.lease_left,
             connections=status.connections,
             checks={"admitted": self._admitted, "reduced": self._reduced, "refused": self._refused},
+            compared=self._settings.topology.compared,
         )
 
     def _after_fork(self) -> None:

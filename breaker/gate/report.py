@@ -61,6 +61,8 @@ class GateReport:
     connections: int
     checks: Mapping[str, int]
     """How many checks came to what, since the gate started."""
+    compared: bool = False
+    """Whether it opens only on a Redis that was compared with the ledger."""
 
     def to_json(self) -> str:
         """One line, which `from_json` reads back."""
@@ -84,6 +86,7 @@ class GateReport:
                 lease_age=None if age is None else float(age),
                 connections=int(plain["connections"]),
                 checks={decision: int(plain["checks"].get(decision, 0)) for decision in CHECK_OUTCOMES},
+                compared=bool(plain.get("compared", False)),
             )
         except (KeyError, TypeError, AttributeError, OverflowError) as error:
             raise ValueError(f"not a gate's report: {type(error).__name__}: {error}") from None

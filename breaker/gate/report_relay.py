@@ -6,6 +6,7 @@ import contextlib
 import logging
 import socket
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 from breaker.errors import BreakerError, one_line
@@ -20,12 +21,13 @@ class ReportRelay:
     """Passes on the reports sent to the socket beside `shared_memory`, whose only writer this process must be.
 
     Only processes of this user and group can send any. A host on which the socket can't be made works without; its
-    gates are then not seen.
+    gates are then not seen. Whether they open only on a `compared` Redis is the sidecar's to know.
     """
 
-    def __init__(self, shared_memory: Path, send: Send) -> None:
+    def __init__(self, shared_memory: Path, send: Send, *, compared: bool = False) -> None:
         self._path = report_socket(shared_memory)
         self._send = send
+        self._compared = compared
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="breaker-gate-relay", daemon=True)
 
@@ -59,6 +61,6 @@ class ReportRelay:
 
     def _pass_on(self, message: bytes) -> None:
         try:
-            self._send(GateReport.from_json(message[1:]), message[:1] == LAST)
+            self._send(replace(GateReport.from_json(message[1:]), compared=self._compared), message[:1] == LAST)
         except (BreakerError, OSError, ValueError) as error:
             _log.info("A gate's report could not be passed on: %s", one_line(error))

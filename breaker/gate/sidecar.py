@@ -56,7 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # Blocked in every thread and waited for: a handler would have to wait for the main thread to wake.
     signal.pthread_sigmask(signal.SIG_BLOCK, _STOP_SIGNALS)
     listener.start()
-    relay = ReportRelay(options.shared_memory, redis_sender(options.redis))
+    relay = ReportRelay(options.shared_memory, redis_sender(options.redis), compared=options.compared)
     relay.start()
     watches = _watches(options)
     for watch in watches:

@@ -8,8 +8,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from breaker.deadline_client import AsyncDeadlineClient
+from breaker.errors import BreakerError
 from breaker.gate import Gate
 from breaker.gate.decision import Reason
+from breaker.gate.report import read_reports, reports_request
+from breaker.redis_run import COMPARED_KEY, run_of
 from breaker.requests import Command, Request
 from configuration.redis_clients import async_redis_client
 from configuration.settings import Settings
@@ -31,10 +34,10 @@ _UNCONFIRMED = '{command}: no trip is ever confirmed, as trip_durability = "{kin
 
 async def measure_use(settings: Settings) -> list[Measurement]:
     """Whether it is found, what it lets us do, and whether a gate hears from it."""
-    sentinels, *others = await asyncio.gather(
-        measure_sentinels(settings), measure_commands(settings), measure_gate(settings)
+    sentinels, compared, *others = await asyncio.gather(
+        measure_sentinels(settings), measure_compared(settings), measure_commands(settings), measure_gate(settings)
     )
-    return [*sentinels, *others]
+    return [*sentinels, *others, *compared]
 
 
 async def measure_commands(settings: Settings) -> Measurement:
@@ -90,3 +93,36 @@ def _listen(settings: Settings, probe: Probe) -> Measurement:
     if status.reason in _NOT_HEARD:
         return probe.failed(f"No gate would open: {status.sentence}")
     return probe.measured(f"hears {status.reason.value}")
+
+
+async def measure_compared(settings: Settings) -> list[Measurement]:
+    """Whether the gates that ask for it find a Redis that was compared with the ledger; none where no gate asks."""
+    probe = Probe("redis/compared", "with the ledger", "what gates report, and the run of Redis that was compared last")
+    client = AsyncDeadlineClient(async_redis_client(settings), settings.redis_timeout)
+    try:
+        noted = Request("read which run was compared", (("GET", COMPARED_KEY),), trailing_commands=(("INFO",),))
+        gates = read_reports(await client.execute(reports_request()))
+        compared, info = await client.execute(noted)
+    except BreakerError:  # that Redis is away, or refuses this, is said by another check
+        return []
+    finally:
+        await client.close()
+    asking = sum(gate.report.compared and not gate.lost for gate in gates.gates)
+    return [judge_compared(probe, asking, compared, run_of(info))] if asking else []
+
+
+def judge_compared(probe: Probe, asking: int, compared: bytes | None, run: str) -> Measurement:
+    """`asking`: gates that stay closed on a run of Redis other than the one that was `compared`."""
+    closed = "1 gate stays" if asking == 1 else f"{asking} gates stay"
+    if not run:
+        problem = (
+            f"{closed} closed, as INFO doesn't tell which run of Redis this is: allow it, or don't ask for compared."
+        )
+        return probe.measured("not known", Colour.RED, problem)
+    if compared != run.encode():
+        problem = (
+            f"{closed} closed until a service has compared this Redis with the ledger, which takes a second: start "
+            "`breaker services` or `python -m services.serve`; if one runs, its log says what keeps it from that."
+        )
+        return probe.measured("not compared", Colour.RED, problem)
+    return probe.measured("compared")

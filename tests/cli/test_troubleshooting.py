@@ -20,6 +20,7 @@ import redis
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from breaker import CircuitBreaker
+from breaker.gate import Gate, Topology
 from breaker.pending_trips import PendingTrip, PendingTrips
 from cli.app import run as run_cli
 from configuration.login import login_name
@@ -36,6 +37,7 @@ from services.exporter.server import MetricsServer
 from tasks.doctor.monitoring import measure_verification
 from tasks.verification.last_result import LastVerification, write_last
 from tests.console.harness import Console
+from tests.helpers import eventually
 from tests.tasks.web import Answer, Asked, Web, prometheus
 
 TABLE = Path(__file__).parents[2] / "docs" / "how-to" / "troubleshooting.md"
@@ -288,6 +290,14 @@ def test_a_redis_that_refuses_what_is_needed(desk: Desk, own_server: EmbeddedRed
     found = desk.doctor()
     holds("Redis refuses what engines need", found["redis/gate"])
     holds("a hosted Redis that refuses `CONFIG`", found["redis/commands"])
+
+
+def test_gates_that_ask_for_a_comparison_that_nobody_makes(desk: Desk, own_server: EmbeddedRedis) -> None:
+    CircuitBreaker(redis.Redis.from_url(own_server.url)).initialize_state()
+    desk.configure(redis_url=own_server.url)
+    with Gate(own_server.url, topology=Topology.single(compared=True)):
+        eventually(lambda: redis.Redis.from_url(own_server.url).zcard("circuit_breaker:gates"))
+        holds("gates that ask for `compared` stay closed", desk.doctor()["redis/compared"])
 
 
 def test_a_redis_that_would_lose_the_state(desk: Desk, own_server: EmbeddedRedis) -> None:

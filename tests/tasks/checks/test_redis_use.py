@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+from contextlib import closing
+from pathlib import Path
 from typing import Any
 
 import pytest
 import redis
 
 from breaker import CircuitBreaker
+from breaker.gate import Gate, Topology
+from breaker.redis_run import COMPARED_KEY
 from breaker.sentinels import Address, Answer
 from configuration.settings import GivenSettings, Settings
+from ledger.configured import open_ready_ledger
 from sandbox.embedded_redis import EmbeddedRedis
+from services.primary_watch import PrimaryWatch
 from tasks.checks.conditions import measure_redis
 from tasks.checks.measurement import Colour
 from tasks.checks.probe import Probe
 from tasks.doctor.redis_server import judge_redis_settings, measure_redis_settings
-from tasks.doctor.redis_use import measure_use
+from tasks.doctor.redis_use import judge_compared, measure_compared, measure_use
 from tasks.doctor.sentinels import judge_sentinels
-from tests.helpers import PATIENT_RECOVERY
+from tests.helpers import PATIENT_RECOVERY, eventually
 
 PROBE = Probe("redis", "limit", "how")
 A, B, C = ("a", 26379), ("b", 26379), ("c", 26379)
@@ -102,3 +108,27 @@ def test_sentinels_are_judged_by_what_they_say(found: dict[Address, Answer], col
 
 def test_fewer_than_three_sentinels_are_too_few() -> None:
     assert judge_sentinels(PROBE, (A, B), {A: ("p", 1), B: ("p", 1)}).colour is Colour.YELLOW
+
+
+async def test_gates_that_ask_for_a_comparison_are_told_of_by_what_was_compared(
+    own_server: EmbeddedRedis, tmp_path: Path
+) -> None:
+    settings = GivenSettings.model_validate(
+        {"redis_url": own_server.url, "redis_timeout": 10, "state_dir": tmp_path / "state"}
+    )
+    client = redis.Redis.from_url(own_server.url)
+    CircuitBreaker(client).initialize_state()
+    assert await measure_compared(settings) == [], "nobody asks"
+    with Gate(own_server.url, topology=Topology.single(compared=True)):
+        eventually(lambda: client.zcard("circuit_breaker:gates"))
+        (found,) = await measure_compared(settings)
+        assert found.colour is Colour.RED and "1 gate stays closed until a service has compared" in found.problem
+        with closing(open_ready_ledger(settings)) as ledger, closing(PrimaryWatch(client, 10)) as watch:
+            watch.look(ledger, {})
+        (found,) = await measure_compared(settings)
+        assert (found.colour, found.value) == (Colour.GREEN, "compared")
+        client.set(COMPARED_KEY, "another run")
+        (found,) = await measure_compared(settings)
+        assert found.colour is Colour.RED
+    assert await measure_compared(settings) == [], "the gate has said goodbye"
+    assert "INFO" in judge_compared(PROBE, 2, None, "").problem
