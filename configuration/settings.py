@@ -101,7 +101,7 @@ class KillSettings(BaseModel):
     """How long a pending exit that is due waits for the orchestrator before a standby resumes it."""
     accounts_per_worker: Annotated[int | None, Unit("accounts")] = Field(default=None, ge=1)
     """More accounts than these are spread over the work pool's workers, in shares of so many; none unless given."""
-    share_starts_within: Seconds = 10.0
+    share_starts_within: Seconds = 15.0
     """How long a worker may take to begin such a share before its accounts are closed by whoever asked for it."""
 
 

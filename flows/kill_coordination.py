@@ -1,7 +1,8 @@
 """Spread a kill switch of many accounts over the work pool's workers, follow them, and take over what falls silent.
 
 The run that is asked for closes the first share itself and has a worker close each of the others. Nothing rests on
-that: where no worker begins in time, or one falls silent, its accounts are closed here, by the same procedure.
+that: what no worker has begun by then is closed here, one share after another, and all of it at once when its time is
+up; so is what falls silent. By the same procedure, and with the same names for its closes.
 """
 
 from __future__ import annotations
@@ -48,12 +49,13 @@ async def close_in_shares(run: KillRun, do: RunStep) -> None:
         await close_here(run, do)
         return
     mine, *others = shares
-    await asyncio.gather(
-        *(close_account(run, do, account) for account in mine.accounts), _close_elsewhere(run, do, settings, others)
-    )
+    own = asyncio.gather(*(close_account(run, do, account) for account in mine.accounts))
+    await asyncio.gather(own, _close_elsewhere(run, do, settings, others, own))
 
 
-async def _close_elsewhere(run: KillRun, do: RunStep, settings: Settings, shares: Sequence[Share]) -> None:
+async def _close_elsewhere(
+    run: KillRun, do: RunStep, settings: Settings, shares: Sequence[Share], own: asyncio.Future[list[None]]
+) -> None:
     accounts = [name for share in shares for name in share.accounts]
     if run.first_sweep_after is None:
         await _sweep(run, accounts)
@@ -71,7 +73,8 @@ async def _close_elsewhere(run: KillRun, do: RunStep, settings: Settings, shares
     away = [ShareElsewhere(share, asked_at, {name: run.progress[name] for name in share.accounts}) for share in shares]
     coordination = _Coordination(run, do, settings, redis, away, begin_within)
     run.following = asyncio.create_task(coordination.follow())
-    await asyncio.gather(*map(coordination.see_to, away))
+    seen_to = [asyncio.create_task(coordination.see_to(each)) for each in away]
+    await asyncio.gather(*seen_to, coordination.close_unbegun(own, seen_to))
 
 
 async def _sweep(run: KillRun, accounts: Sequence[str]) -> None:
@@ -153,6 +156,14 @@ class _Coordination:
         elif (failed := each.failed) and not run.overdue:  # its host may lack what this one has: a key, a way there
             await self._take_over(share, failed, f"it could not close {', '.join(failed)}")
 
+    async def close_unbegun(self, own: asyncio.Future[list[None]], seen_to: Sequence[asyncio.Task[None]]) -> None:
+        """Close what no worker has begun, one share after another, once the run has nothing of its `own` to close."""
+        await asyncio.wait({own})
+        for each, seeing in zip(self._away, seen_to, strict=True):
+            if each.heard_at is None and not each.ended.is_set() and await self._is_mine(each):
+                each.closed_here = "no worker had begun it by the time that this one had nothing else to close"
+                await asyncio.wait({seeing})
+
     async def _take_over(self, share: Share, accounts: Sequence[str], why: str) -> None:
         run = self._run
         for name in accounts:
@@ -164,7 +175,7 @@ class _Coordination:
     async def _ask_for(self, each: ShareElsewhere) -> tuple[UUID | None, str]:
         """The flow run that is to close it, or why there is none. A busy Prefect is asked again."""
         run, share = self._run, each.share
-        while True:
+        while not each.closed_here:
             try:
                 flow_run_id = await self._start(share)
             except Exception as error:  # whatever Prefect's client raises: its accounts are closed all the same
@@ -175,6 +186,7 @@ class _Coordination:
                 return None, f"Prefect did not take it: {orchestrator.describe_failure(error)}"
             run.record("KILL_SHARE_SENT", share=str(share), accounts=list(share.accounts), flow_run=str(flow_run_id))
             return flow_run_id, ""
+        return None, each.closed_here
 
     async def _start(self, share: Share) -> UUID:
         run = self._run
@@ -203,6 +215,8 @@ class _Coordination:
         while not each.reported:
             if run.clock.left < -ANSWERS_AFTER_DEADLINE:
                 return "its time is up"
+            if each.closed_here:
+                return each.closed_here
             why = why_taken_over(each, run.elapsed, self._redis_heard_at, self._begin_within)
             if why and (each.heard_at is not None or await self._is_mine(each)):
                 return why

@@ -61,10 +61,10 @@ WITHOUT_MEANREV = (POSITIONS, ORDERS - OF_MEANREV)
 
 
 class Venues:
-    """ALPHA and BETA, each at a venue of its own."""
+    """Accounts, each at a venue of its own."""
 
-    def __init__(self) -> None:
-        self._running = {name: PaperExchangeThread(parse(BOOK)) for name in ("ALPHA", "BETA")}
+    def __init__(self, *names: str) -> None:
+        self._running = {name: PaperExchangeThread(parse(BOOK)) for name in names or ("ALPHA", "BETA")}
 
     def __enter__(self) -> Venues:
         for venue in self._running.values():

@@ -44,6 +44,8 @@ class ShareElsewhere:
     heard_at: float | None = None
     """Its last sign of life."""
     began_at: float = 0.0
+    closed_here: str = ""
+    """Why whoever asked for it closes it itself, where no worker had begun it."""
     ended: asyncio.Event = field(default_factory=asyncio.Event)
     """Nothing more will come of it: it is over, or was taken over."""
 

@@ -20,8 +20,8 @@ from breaker import CircuitBreaker
 from breaker.uuid7 import uuid7
 from configuration.redis_clients import async_redis_client
 from configuration.settings import Settings
-from flows import kill_switch
-from flows.drivers import without_prefect
+from flows import kill_coordination, kill_procedure, kill_switch
+from flows.drivers import RunStep, without_prefect
 from flows.kill_context import open_kill_run
 from flows.kill_coordination import close_in_shares
 from flows.kill_procedure import halt_and_flatten, read_costs
@@ -88,7 +88,8 @@ class Pool:
     async def start_subflow(
         self, deployment: str, name: str, tags: Sequence[str], key: str, parameters: dict[str, Any]
     ) -> UUID:
-        assert deployment == "kill-share/kill-share" and name.startswith("kill-share-2-of-2-")
+        assert deployment == "kill-share/kill-share"
+        assert name.startswith(f"kill-share-{parameters['number']}-of-{parameters['of']}-")
         assert key == parameters["run_id"]
         if self.refuses is not None:
             raise self.refuses
@@ -105,10 +106,22 @@ class Pool:
 
 
 @pytest.fixture
-async def pool(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Pool]:
+async def pool(settings: Settings, redis_client: redis.Redis, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Pool]:
+    """Whatever works in it begins before whoever asked for that is done with its own account."""
     pool = Pool(settings)
     for name in ("served_deployments", "start_subflow", "cancel"):
         monkeypatch.setattr(orchestrator, name, getattr(pool, name))
+
+    def begun() -> bool:
+        ids = [asked["run_id"] for asked in pool.asked]
+        return bool(ids) and all(redis_client.exists(f"{CLAIM}{each}", f"{RUN}{each}") for each in ids)
+
+    async def close_account(run: KillRun, do: RunStep, account: str) -> None:
+        while account == "ALPHA" and pool.work is not None and not begun():
+            await asyncio.sleep(0.02)
+        await kill_procedure.close_account(run, do, account)
+
+    monkeypatch.setattr(kill_coordination, "close_account", close_account)
     yield pool
     for each in pool.working:
         each.cancel()
@@ -221,6 +234,26 @@ async def test_a_share_that_comes_to_nothing_is_closed_here(
     assert said.startswith("the worker of share 2 of 2, BETA: ") and said.endswith("; it was closed here")
     assert recorded["KILL_SHARE_TAKEN_OVER", ""] == 1 and len(pool.cancelled) == 1
     assert recorded["ACCOUNT_FLAT", "BETA"] == recorded["KILL_SWITCH_COST", "BETA"] == 1
+
+
+async def test_what_no_worker_has_begun_is_closed_here_one_share_after_another(
+    settings: Settings, redis_client: redis.Redis, venues: Venues, pool: Pool
+) -> None:
+    with Venues("GAMMA") as further:
+        settings = settings.model_copy(update={"accounts": {**settings.accounts, **further.settings()}})
+        report, recorded, run = await kill(settings, redis_client)
+        assert further.left("GAMMA") == NOTHING
+    assert report.flat and all(venues.left(name) == NOTHING for name in ("ALPHA", "BETA"))
+    assert run.elapsed < settings.kill.share_starts_within
+    assert [said.partition(": ")[0] for said in report.missing] == [
+        "the worker of share 2 of 3, BETA",
+        "the worker of share 3 of 3, GAMMA",
+    ]
+    assert all("no worker had begun it" in said for said in report.missing)
+    assert recorded["KILL_SHARE_TAKEN_OVER", ""] == 2 and len(pool.cancelled) == 2
+    flat_after = {each.account: each.flat_after or 0.0 for each in report.accounts}
+    assert flat_after["BETA"] <= flat_after["GAMMA"]
+    assert all(redis_client.exists(f"{CLAIM}{asked['run_id']}") for asked in pool.asked), "a worker finds it taken"
 
 
 @pytest.mark.parametrize("since", ["closed here", "reset", "out of time"])
