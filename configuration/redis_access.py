@@ -30,8 +30,20 @@ _COMMANDS: dict[RedisRole, tuple[str, ...]] = {
 }
 
 
-def acl_rule(role: RedisRole) -> str:
-    """What comes behind `ACL SETUSER NAME on >PASSWORD`: everything else that a user had is taken away."""
-    return " ".join(
-        ("resetkeys", "~circuit_breaker:*", "resetchannels", "-@all", *(f"+{each}" for each in _COMMANDS[role]))
-    )
+_SINCE = {"client|setinfo": (7, 2), "waitaof": (7, 2)}
+"""Of commands that the oldest Redis we run on (7.0) hasn't got, the first version that has them."""
+NEWEST = (99, 0)
+
+
+def acl_rule(role: RedisRole, version: tuple[int, ...] = NEWEST) -> str:
+    """What comes behind `ACL SETUSER NAME on >PASSWORD`: everything else that a user had is taken away.
+
+    Redis refuses a whole rule for one command that its `version` hasn't got.
+    """
+    allowed = (f"+{each}" for each in _COMMANDS[role] if _SINCE.get(each, version) <= version)
+    return " ".join(("resetkeys", "~circuit_breaker:*", "resetchannels", "-@all", *allowed))
+
+
+def parse_version(text: str) -> tuple[int, ...]:
+    """Raises ValueError for what is no version such as 7.0 or 7.0.15."""
+    return tuple(int(part) for part in text.split(".")[:2])

@@ -19,6 +19,7 @@ from breaker.gate import Gate, OrderIntent, Topology
 from breaker.rules import Rules
 from configuration.running import RunningConfiguration
 from configuration.settings import Settings
+from sandbox.child_process import free_port
 from sandbox.embedded_redis import EmbeddedRedis
 from sandbox.exchange.scenario import parse
 from sandbox.exchange.server import PaperExchangeThread
@@ -218,3 +219,22 @@ def test_a_kind_of_user_that_there_is_not_is_refused(breaker_cli: RunCli) -> Non
     refused = breaker_cli("acl", "trader")
     assert refused.returncode == 2 and "'trader' is no kind of user; use engine, operator, service" in refused.stderr
     assert len(breaker_cli("acl", "engine").stdout.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("version", "has"), [("7.0", False), ("7.0.15", False), ("7.2", True), ("7.10.1", True), ("8.0", True)]
+)
+def test_a_rule_names_no_command_that_this_redis_has_not(breaker_cli: RunCli, version: str, has: bool) -> None:
+    printed = breaker_cli("acl", "service", "--redis-version", version)
+    for command in ("+client|setinfo", "+waitaof"):
+        assert (command in printed.stdout.split()) is has
+    assert "+client|setname" in printed.stdout and printed.stderr == ""
+
+
+def test_a_version_that_is_none_is_refused_and_one_that_nobody_tells_is_said(
+    breaker_cli: RunCli, write_configuration: WriteConfiguration
+) -> None:
+    assert "'seven' is no version of Redis" in breaker_cli("acl", "--redis-version", "seven").stderr
+    write_configuration(f'redis_url = "redis://127.0.0.1:{free_port()}/0"\n')
+    printed = breaker_cli("acl", "engine")
+    assert "for Redis 7.2 and later" in printed.stderr and "+waitaof" in printed.stdout.split()
