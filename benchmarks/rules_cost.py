@@ -48,14 +48,14 @@ def _of_many_scopes(redis: Any) -> list[Row]:
     before = redis.info("memory")["used_memory"]
 
     def equity(requests: RuleRequests, round_: int) -> Request:
-        return requests.equity(100_000 + round_, None, trusted=True, day=None, event_id=None)
+        return requests.equity(100_000 + round_, None, trusted=True, day=None, event_id=None, currency="USD")
 
     with closing(DeadlineClient(redis, 10.0)) as client:
         each = {
             "equity, by three rules": _in_redis(redis, client, scopes, equity),
             "API error": _in_redis(redis, client, scopes, lambda requests, _: requests.api_error("venue")),
             "20 positions, by three rules": _in_redis(
-                redis, client, scopes, lambda requests, _: requests.positions(_POSITIONS)
+                redis, client, scopes, lambda requests, _: requests.positions(_POSITIONS, by_amount=True)
             ),
         }
     kept = (redis.info("memory")["used_memory"] - before) / _SCOPES / 1024

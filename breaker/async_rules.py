@@ -89,9 +89,12 @@ class AsyncRules:
         trusted: bool = True,
         day: date | None = None,
         event_id: str | None = None,
+        currency: str | None = None,
     ) -> Outcome:
         """See `Rules.record_equity`."""
-        return await self._record(self._requests.equity(value, at, trusted=trusted, day=day, event_id=event_id))
+        return await self._record(
+            self._requests.equity(value, at, trusted=trusted, day=day, event_id=event_id, currency=currency)
+        )
 
     async def record_transfer(self, amount: Decimal | float | str, at: datetime | None, transfer_id: str) -> Outcome:
         """See `Rules.record_transfer`."""
@@ -124,9 +127,11 @@ class AsyncRules:
         """See `Rules.record_margin`."""
         return await self._record(self._requests.margin(required, equity))
 
-    async def record_positions(self, positions: Mapping[str, tuple[Decimal, Decimal]]) -> Outcome:
+    async def record_positions(
+        self, positions: Mapping[str, tuple[Decimal, Decimal]], *, by_amount: bool = True
+    ) -> Outcome:
         """See `Rules.record_positions`."""
-        return await self._record(self._requests.positions(positions))
+        return await self._record(self._requests.positions(positions, by_amount=by_amount))
 
     async def publish_positions(self, positions: Mapping[str, Decimal]) -> None:
         """See `Rules.publish_positions`."""

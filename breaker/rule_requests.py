@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date, datetime
 from decimal import MAX_EMAX, MIN_EMIN, Decimal, InvalidOperation, localcontext
 from enum import StrEnum
@@ -23,11 +23,14 @@ from breaker.uuid7 import uuid7
 READ_CLOCK = Request("read its clock", (("TIME",),))
 
 _FEED = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
+_CURRENCY = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,19}")
 _MAX_TEXT = 200
 _OF_EVERY_RULE = ("would_have_tripped", "refused_measurements", "confirmations", "judged")
 _OF_EQUITY = ("equity_readings", "transfers")
 WARNINGS = "circuit_breaker:rule_warnings"
 """The stream of what came near its limit, of every scope."""
+OTHER_CURRENCY = "EQUITY_CURRENCY"
+"""How equity is counted that is refused since it is in another currency than what it would be judged from."""
 _UNIX_EPOCH = date(1970, 1, 1)
 
 
@@ -56,7 +59,7 @@ class Outcome:
 
     Attributes:
         verdict: Whether it is within the limit, and what that led to.
-        details: Measured value, limit and window as text; for REFUSED the `problem`.
+        details: Measured value, limit and window as text; for REFUSED the `problem`, and its `kind` as counted.
 
     Example:
         >>> outcome = Rules(client).record_api_error("alpaca")
@@ -115,8 +118,8 @@ class RuleRequests:
         arguments = (Rule.MARGIN, margin_text(required, equity), limit or 0, "of the equity")
         return self._request("record_value", Rule.MARGIN, limit, "judged", arguments)
 
-    def positions(self, positions: Mapping[str, tuple[Decimal, Decimal]]) -> Request:
-        limits = self.limits
+    def positions(self, positions: Mapping[str, tuple[Decimal, Decimal]], *, by_amount: bool) -> Request:
+        limits = self.limits if by_amount else replace(self.limits, position_size=None, gross_exposure=None)
         judged_by = (
             limits.position_size or 0,
             limits.mode(Rule.GROSS_EXPOSURE, limits.gross_exposure),
@@ -181,10 +184,17 @@ class RuleRequests:
         return self._rejection("")
 
     def equity(
-        self, value: object, at: datetime | None, *, trusted: bool, day: date | None, event_id: str | None
+        self,
+        value: object,
+        at: datetime | None,
+        *,
+        trusted: bool,
+        day: date | None,
+        event_id: str | None,
+        currency: str | None,
     ) -> Request:
         named = "" if day is None else str((day - _UNIX_EPOCH).days)
-        arguments = (decimal_text(value), time_text(at), named, int(trusted))
+        arguments = (decimal_text(value), time_text(at), named, int(trusted), currency_text(currency))
         return self._of_equity("record_equity", arguments, event_id)
 
     def transfer(self, amount: object, at: datetime | None, transfer_id: str) -> Request:
@@ -304,6 +314,20 @@ def time_text(at: datetime | None) -> str:
     return str(to_microseconds(at))
 
 
+def currency_text(currency: str | None) -> str:
+    """`currency` in capitals; '' for None. Raises InvalidInput for what names none."""
+    if currency is None:
+        return ""
+    if not is_currency(currency):
+        raise InvalidInput(f"{currency!r:.60} is no currency; use a code such as USD. Nothing was recorded.")
+    return currency.upper()
+
+
+def is_currency(text: object) -> bool:
+    """Whether it is a code such as USD or USDT."""
+    return isinstance(text, str) and _CURRENCY.fullmatch(text) is not None
+
+
 def decimal_text(value: object) -> str:
     """`value` as text for the script, which refuses, and counts, what is no amount. People read it: no exponent."""
     if isinstance(value, bool) or not isinstance(value, Decimal | int | float | str):
@@ -353,7 +377,8 @@ def read_outcome(reply: Any) -> Outcome:
     raise_if_error(reply)
     verdict, details = reply[0].decode(), reply[1].decode()
     if verdict == Verdict.REFUSED:
-        return Outcome(Verdict.REFUSED, {"problem": details})
+        kind = {"kind": reply[2].decode()} if len(reply) > 2 else {}
+        return Outcome(Verdict.REFUSED, {"problem": details, **kind})
     if verdict not in Verdict.__members__:
         raise RedisRefused(
             f"A rule's limit was passed, but the breaker could not be tripped ({verdict} {details}). Trip it."

@@ -165,6 +165,7 @@ class Rules:
         trusted: bool = True,
         day: date | None = None,
         event_id: str | None = None,
+        currency: str | None = None,
     ) -> Outcome:
         """Record the account's equity (runbook: trips more than 5 % under its high-water mark).
 
@@ -177,15 +178,19 @@ class Rules:
             trusted: Whether the venue stands by it.
             day: The trading day that it belongs to, for DAILY_LOSS; that of `at` in UTC unless given.
             event_id: An id (UUID) of the caller's own, so that recording it once more counts once.
+            currency: Its code, such as `USD`; the same as before unless given. Any but the high-water mark's is REFUSED,
+                and kept for a re-base: amounts of two currencies can't be compared.
 
         Returns:
             The gravest verdict of the rules that look at equity: DRAWDOWN, DAILY_LOSS, LOSS_VELOCITY.
 
         Raises:
-            InvalidInput: `at` has no zone, or `event_id` is no UUID.
+            InvalidInput: `at` has no zone, `event_id` is no UUID, or `currency` names none.
             BreakerUnavailable, RedisRefused: as for `record_api_error`.
         """
-        return self._record(self._requests.equity(value, at, trusted=trusted, day=day, event_id=event_id))
+        return self._record(
+            self._requests.equity(value, at, trusted=trusted, day=day, event_id=event_id, currency=currency)
+        )
 
     def record_transfer(self, amount: Decimal | float | str, at: datetime | None, transfer_id: str) -> Outcome:
         """Money was moved in or out of the account, which is neither a gain nor a loss.
@@ -224,7 +229,8 @@ class Rules:
         `breaker equity rebase` and a reset do so for people, by permission and on record. This is the bare step.
 
         Args:
-            value: The equity from now on, in the account's currency; None for the last that was measured.
+            value: The equity from now on, in the account's currency; None for the last that was measured. Where that
+                one was refused for its currency, it begins in that currency.
             event_id: An id (UUID) of the caller's own, so that doing it once more changes nothing.
 
         Returns:
@@ -317,11 +323,12 @@ class Rules:
         """
         return self._record(self._requests.margin(required, equity))
 
-    def record_positions(self, positions: Mapping[str, tuple[Decimal, Decimal]]) -> Outcome:
+    def record_positions(self, positions: Mapping[str, tuple[Decimal, Decimal]], *, by_amount: bool = True) -> Outcome:
         """Record all positions as the venue reports them.
 
         Args:
             positions: By symbol: the signed quantity, and the notional in the account's currency.
+            by_amount: False where the notionals are in another currency than the limits: then only quantities count.
 
         Returns:
             The gravest verdict of POSITION_SIZE, GROSS_EXPOSURE and POSITION_MISMATCH. The last one compares with what
@@ -330,7 +337,7 @@ class Rules:
         Raises:
             BreakerUnavailable, RedisRefused: as for `record_api_error`.
         """
-        return self._record(self._requests.positions(positions))
+        return self._record(self._requests.positions(positions, by_amount=by_amount))
 
     def publish_positions(self, positions: Mapping[str, Decimal]) -> None:
         """Say which positions the engine believes to hold, for POSITION_MISMATCH. Those of before are forgotten.
@@ -365,7 +372,7 @@ class Rules:
         """How many impossible measurements were refused.
 
         Returns:
-            The count by kind: `EQUITY`, `EQUITY_UNTRUSTED`, `TRANSFER`, `HEARTBEAT`.
+            The count by kind: `EQUITY`, `EQUITY_UNTRUSTED`, `EQUITY_CURRENCY`, `TRANSFER`, `HEARTBEAT`.
 
         Raises:
             BreakerUnavailable, RedisRefused: as for `record_api_error`.

@@ -61,7 +61,7 @@ def show(scope: ScopeOption = "global", as_json: JsonOption = False) -> None:
     since = f"{held.day_start:f}, down {held.daily_loss:.2%}" if held.day_start is not None else "none yet"
     mark = "none yet" if held.high_water is None else f"{held.high_water:f}"
     typer.echo(
-        f"equity {held.equity:f}, measured {duration(held.age)} ago\n"
+        f"equity {held.equity:f}{held.currency and ' ' + held.currency}, measured {duration(held.age)} ago\n"
         f"high-water mark {mark}, down {held.drawdown:.2%} (limit {_limit(limits.drawdown)})\n"
         f"the day's first {since} (limit {_limit(limits.daily_loss)})"
     )
@@ -203,6 +203,8 @@ def _as_dict(scope: str, held: Equity | None, limits: Limits) -> dict[str, str |
     return {
         "scope": scope,
         "equity": _text(held.equity),
+        "currency": held.currency or None,
+        "uncompared": held.uncompared or None,
         "high_water": _text(held.high_water),
         "day_start": _text(held.day_start),
         "age": held.age,

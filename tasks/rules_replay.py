@@ -18,6 +18,7 @@ from redis import Redis
 from breaker.keys import Keys
 from breaker.limits import Limits, Rule
 from breaker.redis_time import to_datetime
+from breaker.rule_requests import OTHER_CURRENCY, is_currency
 from breaker.rules import Outcome, Rules, Verdict
 from configuration.settings import Settings
 from sandbox.embedded_redis import EmbeddedRedis
@@ -41,6 +42,7 @@ class Recorded:
     largest_position: Decimal | None = None
     gross_exposure: Decimal | None = None
     maintenance_margin: Decimal | None = None
+    currency: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +92,8 @@ def replay(recording: Recording, limits: Limits) -> list[WouldTrip]:
     """When the rules would have tripped by `limits`, in order.
 
     A trip changes nothing of what follows. Judged are the rules that the recording has measurements for: of equity,
-    positions and margin. Its first reading is where the high-water mark begins, and a day is one of UTC.
+    positions and margin. Its first reading is where the high-water mark begins, and so is the first of another
+    currency; a day is one of UTC.
 
     Raises EmbeddedRedisError.
     """
@@ -126,7 +129,10 @@ def _crossings(rules: Rules, recording: Recording) -> Iterator[WouldTrip]:
 
 
 def _measured(rules: Rules, event: Recorded) -> Iterator[Outcome]:
-    yield rules.record_equity(event.equity, event.at, trusted=event.trusted)
+    of_equity = rules.record_equity(event.equity, event.at, trusted=event.trusted, currency=event.currency)
+    if of_equity.details.get("kind") == OTHER_CURRENCY:
+        rules.rebase_equity()
+    yield of_equity
     if event.gross_exposure is not None and event.largest_position is not None:
         yield rules.record_positions(_positions(event.largest_position, event.gross_exposure))
     if event.maintenance_margin is not None:
@@ -153,7 +159,8 @@ def _recorded(at: datetime, fields: Mapping[str, str]) -> Iterator[Recorded]:
     """One entry of the monitor's stream; nothing for what is none."""
     try:
         known = {name: Decimal(fields[name]) for name in _FIGURES if name in fields}
-        yield Recorded(at, trusted="untrusted" not in fields, **known)
+        currency = fields["currency"] if is_currency(fields.get("currency")) else None
+        yield Recorded(at, trusted="untrusted" not in fields, currency=currency, **known)
     except (TypeError, ValueError, InvalidOperation):
         return
 

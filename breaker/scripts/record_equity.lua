@@ -1,6 +1,6 @@
 #!lua flags=allow-oom
 -- ARGV[19]: equity as text, [20]: Unix microseconds at which it was measured or '', [21]: the trading day as days since
--- 1970, '' for the UTC day, [22]: '0' where the venue itself doesn't trust it.
+-- 1970, '' for the UTC day, [22]: '0' where the venue itself doesn't trust it, [23]: its currency, '' where not told.
 local text, at = ARGV[19], ARGV[20] == '' and now or tonumber(ARGV[20])
 
 local equity = tonumber(text)
@@ -18,8 +18,17 @@ if before.at and at < before.at and before.at <= now + FUTURE_TOLERANCE then
   return refuse('EQUITY', 'a later measurement, of ' .. iso(before.at) .. ', is known already')
 end
 
-accepted('EQUITY')
-accepted('EQUITY_UNTRUSTED')
+-- A change of currency is no loss. What came in another one is kept beside, for people to begin anew at.
+local currency, known = ARGV[23], redis.call('HGET', MEASUREMENTS, 'currency') or ''
+if before.at and currency ~= '' and known ~= '' and currency ~= known then
+  redis.call('HSET', MEASUREMENTS, 'in_other_currency', string.format('%s %s %s', number(at), text, currency))
+  return refuse('EQUITY_CURRENCY', string.format(
+    'equity is in %s and its high-water mark in %s, so neither is compared: re-base', currency, known))
+end
+if currency ~= '' then redis.call('HSET', MEASUREMENTS, 'currency', currency) end
+redis.call('HDEL', MEASUREMENTS, 'in_other_currency')
+
+for _, kind in ipairs({'EQUITY', 'EQUITY_UNTRUSTED', 'EQUITY_CURRENCY'}) do accepted(kind) end
 local moved, next_transfer = 0, amount(redis.call('HGET', MEASUREMENTS, 'next_transfer'), 0)
 if next_transfer and next_transfer <= at then
   local all = transfers()

@@ -58,7 +58,7 @@ local function refuse(measurement, why)
   local row = measurement .. ' in a row'
   local count, began = string.match(redis.call('HGET', REFUSED, row) or '', '^(%d+) (%d+) ')
   redis.call('HSET', REFUSED, row, string.format('%d %d %s', (tonumber(count) or 0) + 1, tonumber(began) or now, why))
-  return {'REFUSED', why}
+  return {'REFUSED', why, measurement}
 end
 
 local function accepted(measurement) redis.call('HDEL', REFUSED, measurement .. ' in a row') end

@@ -22,7 +22,7 @@ from brokers.registry import open_broker
 from configuration.accounts import AccountSettings
 from configuration.breakers import limits_from
 from configuration.settings import RecoverySettings, Settings
-from tasks.checks.equity import equity_of, least_within, texts
+from tasks.checks.equity import equity_of, least_within, other_currency, texts
 from tasks.checks.measurement import Colour, Measurement, worst
 from tasks.checks.pending_exits import measure_pending_exits
 from tasks.checks.probe import NEAR, Probe, RedisReader, judge, measure_within, redis_reader
@@ -86,6 +86,11 @@ def judge_drawdown(probe: Probe, stored: Mapping[str, str], now: int, limits: Li
             "no equity is recorded",
             Colour.YELLOW,
             "No equity is recorded, so no drawdown can be told: look at the account, and let the engine record_equity.",
+        )
+    if held.uncompared:
+        sentence = other_currency(held)
+        return probe.measured(
+            held.uncompared, Colour.YELLOW, f"{sentence[0].upper()}{sentence[1:]}: look at the account."
         )
     fallen, age = held.drawdown, held.age
     mark = "no high-water mark" if held.high_water is None else f"{held.high_water:f}"

@@ -34,6 +34,10 @@ class Equity:
     """The first of the present trading day; None before there was one."""
     age: float
     """Seconds since it was measured."""
+    currency: str = ""
+    """Whose amounts these are; empty where nobody has said."""
+    uncompared: str = ""
+    """A newer measurement in another currency, such as `92000 EUR`: nothing is judged until people begin anew."""
 
     @property
     def drawdown(self) -> Decimal:
@@ -73,7 +77,8 @@ def equity_of(stored: Mapping[str, str], now: int) -> Equity | None:
         raise ValueError("what is stored is no equity")
     if high_water is not None and (high_water < 0 or (high_water == 0 and equity > 0)):
         raise ValueError("what is stored is no equity")
-    return Equity(equity, high_water, day_start, age)
+    _, _, uncompared = stored.get("in_other_currency", "").partition(" ")
+    return Equity(equity, high_water, day_start, age, stored.get("currency", ""), uncompared)
 
 
 async def read_equity(settings: Settings, scope: str = GLOBAL) -> Equity | None:
@@ -90,6 +95,8 @@ async def read_equity(settings: Settings, scope: str = GLOBAL) -> Equity | None:
 
 def trips_again(held: Equity, limits: Limits) -> str:
     """That the next measurement trips again, with the figures and the two ways out; empty where it would not."""
+    if held.uncompared:
+        return other_currency(held)
     beyond = [fall for fall in _judged(held, limits) if fallen(fall.reference, held.equity) > fall.limit]
     if not beyond:
         return ""
@@ -106,6 +113,14 @@ def trips_again(held: Equity, limits: Limits) -> str:
     return (
         f"equity {held.equity:f} is {figures}: the next measurement below {enough:f} trips again, unless the "
         "high-water mark begins anew (re-base)"
+    )
+
+
+def other_currency(held: Equity) -> str:
+    """That what comes in is in another currency, and what lifts that."""
+    return (
+        f"equity is {held.uncompared} by now and the high-water mark in {held.currency}, so neither is compared and no "
+        "drawdown trips, unless the high-water mark begins anew (re-base)"
     )
 
 

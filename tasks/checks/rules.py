@@ -15,11 +15,11 @@ from typing import Any
 
 from breaker.deadline_client import AsyncDeadlineClient
 from breaker.errors import BreakerError
-from breaker.keys import GLOBAL, Keys
+from breaker.keys import GLOBAL, Keys, of_scope
 from breaker.limits import Limits, Rule
 from breaker.redis_time import microseconds_of, to_datetime
 from breaker.requests import Command, Request, raise_if_error
-from breaker.rule_requests import Outcome, RuleRequests, Verdict, read_outcome
+from breaker.rule_requests import OTHER_CURRENCY, Outcome, RuleRequests, Verdict, read_outcome
 from breaker.rule_table import RULE_TABLE
 from configuration.breakers import limits_from
 from configuration.monitor import monitored_scope
@@ -151,6 +151,10 @@ def _probe(settings: Settings, scope: str) -> Probe:
 
 def judge_rules(probe: Probe, silence: Outcome | None, refused: Mapping[str, str], has_accounts: bool) -> Measurement:
     """`refused` is why what is refused again and again is, by what it is."""
+    if OTHER_CURRENCY in refused:
+        scope = probe.name.partition("/")[2] or GLOBAL
+        how = f"with `breaker equity rebase --reason WHY{of_scope(scope)}`, and see to limits that are amounts"
+        return probe.measured("refused", Colour.RED, f"Nothing trips by equity: {refused[OTHER_CURRENCY]}, {how}.")
     if refused:
         what = "; ".join(f"{kind}: {why}" for kind, why in sorted(refused.items()))
         return probe.measured(
@@ -171,13 +175,17 @@ def judge_rules(probe: Probe, silence: Outcome | None, refused: Mapping[str, str
 
 
 def refused_in_a_row(stored: Mapping[str, str], now: int) -> dict[str, str]:
-    """Why measurements are refused, of each kind that is so again and again: too often for a mishap."""
+    """Why measurements are refused, of each kind that is so again and again: too often for a mishap.
+
+    Another currency is none, and the account goes unjudged: that is told from the first.
+    """
     return {
         field.removesuffix(_IN_A_ROW): why
         for field, text in stored.items()
         if field.endswith(_IN_A_ROW)
         for count, began, why in _rows(text)
-        if count >= _REFUSED_OFTEN and (now - began) / 1_000_000 >= _REFUSED_FOR
+        if field == OTHER_CURRENCY + _IN_A_ROW
+        or (count >= _REFUSED_OFTEN and (now - began) / 1_000_000 >= _REFUSED_FOR)
     }
 
 

@@ -16,6 +16,7 @@ from uuid import UUID, uuid5
 
 from breaker.errors import InvalidInput
 from breaker.orders import Account, Position
+from breaker.rule_requests import OTHER_CURRENCY, is_currency
 from breaker.rules import AsyncRules, Outcome, Verdict
 from brokers.protocol import Broker, BrokerError, BrokerUnavailable, Listed, Transfer, repeat_until
 from configuration.monitor import OWN_FEED
@@ -187,10 +188,12 @@ class MonitoredAccount:
                 trusted=not reading.untrusted,
                 day=await self._trading_day(kept.at),
                 event_id=str(uuid5(_NAMESPACE, f"{self.name} {kept.id}")),
+                currency=reading.currency if is_currency(reading.currency) else None,
             )
         ]
         if positions is not None and not positions.unreadable:
-            outcomes.append(await self._rules.record_positions(held(positions)))
+            same_money = outcomes[0].details.get("kind") != OTHER_CURRENCY
+            outcomes.append(await self._rules.record_positions(held(positions), by_amount=same_money))
         if reading.maintenance_margin is not None and not reading.untrusted:
             outcomes.append(await self._rules.record_margin(reading.maintenance_margin, reading.equity))
         return tuple(outcomes)

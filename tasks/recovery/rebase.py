@@ -48,11 +48,21 @@ class Rebased:
     high_water_before: str
     day_start_before: str
     equity_before: str
+    currency: str = ""
+    """Empty where nobody has said it."""
+    currency_before: str = ""
 
     def __str__(self) -> str:
-        before = f"before it was {self.high_water_before}" if self.high_water_before else "before there was none"
+        now_in, then_in = (f" {self.currency}", f" {self.currency_before}") if self._changed_currency else ("", "")
+        before = (
+            f"before it was {self.high_water_before}{then_in}" if self.high_water_before else "before there was none"
+        )
         drawdown = f", drawdown {self.drawdown_before}" if self.drawdown_before else ""
-        return f"the high-water mark begins anew at {self.equity} ({before}{drawdown})"
+        return f"the high-water mark begins anew at {self.equity}{now_in} ({before}{drawdown})"
+
+    @property
+    def _changed_currency(self) -> bool:
+        return self.currency != self.currency_before
 
     @property
     def drawdown_before(self) -> str:
@@ -69,6 +79,11 @@ class Rebased:
             "equity_after": self.equity,
             "drawdown_before": self.drawdown_before,
             "daily_loss_before": _fallen(self.day_start_before, self.equity_before),
+            **(
+                {"currency_before": self.currency_before, "currency_after": self.currency}
+                if self._changed_currency
+                else {}
+            ),
         }
 
 
@@ -107,8 +122,10 @@ async def begin_anew(
     told = outcome.details
     if outcome.verdict is Verdict.REFUSED:
         raise NotRebased(f"Not re-based: {told['problem']}. The high-water mark of {scope} is as it was.")
-    names = ("equity", "high_water_before", "day_start_before", "equity_before")
-    return Rebased(*(_written_out(told[name]) for name in names))
+    amounts = {
+        name: _written_out(told[name]) for name in ("equity", "high_water_before", "day_start_before", "equity_before")
+    }
+    return Rebased(**amounts, currency=told["currency"], currency_before=told["currency_before"])
 
 
 async def rebase_equity(

@@ -89,6 +89,36 @@ def test_what_the_venue_does_not_trust_is_set_aside_and_counted(breaker: Circuit
     assert breaker.get_state() is State.OPEN
 
 
+def test_a_change_of_currency_is_no_loss_and_is_judged_from_anew_after_a_rebase(
+    breaker: CircuitBreaker, account: Account, redis_client: redis.Redis
+) -> None:
+    account.read(100_000, currency="USD")
+    assert account.read(99_000) is Verdict.WITHIN, "who doesn't say means the same"
+    assert account.read(92_000, currency="eur") is Verdict.REFUSED
+    assert account.rules.refused_measurements() == {"EQUITY_CURRENCY": 1}
+    assert breaker.get_state() is State.OPEN
+    assert account.read("98999", currency="USD") is Verdict.WITHIN
+    assert not redis_client.hexists(EQUITY, "in_other_currency")
+    account.read(92_000, currency="EUR")
+    begun = account.rules.rebase_equity().details
+    assert (begun["equity"], begun["currency"], begun["currency_before"]) == ("92000", "EUR", "USD")
+    assert account.read(91_000, currency="EUR") is Verdict.WITHIN
+    assert account.read(99_000, currency="USD") is Verdict.REFUSED
+    assert account.read(87_000, currency="EUR") is Verdict.TRIPPED
+    with pytest.raises(InvalidInput, match="is no currency; use a code such as USD"):
+        account.read(1, currency="US dollars")
+
+
+def test_a_rebase_to_an_equity_of_one_s_own_is_in_the_newest_currency(
+    breaker: CircuitBreaker, account: Account, redis_client: redis.Redis
+) -> None:
+    account.read(100_000, currency="USD")
+    account.read(92_000, currency="EUR")
+    account.rules.rebase_equity(91_000)
+    assert redis_client.hmget(EQUITY, "equity", "currency") == [b"91000", b"EUR"]
+    assert account.rules.record_equity(90_000, currency="EUR").verdict is Verdict.WITHIN
+
+
 def test_a_reading_that_is_sent_again_counts_once(breaker: CircuitBreaker, redis_client: redis.Redis) -> None:
     account, same = Account(rule_set(redis_client, confirmations={Rule.DRAWDOWN: 2})), uuid7()
     account.read(100)

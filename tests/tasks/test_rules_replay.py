@@ -37,6 +37,13 @@ def test_it_says_when_a_tighter_limit_would_have_tripped_and_each_time_once() ->
     assert (found[0].measured, found[0].limit, found[0].window) == ("3.1000%", "3%", "from the high-water mark")
 
 
+def test_another_currency_begins_anew() -> None:
+    told = (("100", "USD"), ("92", "EUR"), ("91", "EUR"), ("87", "EUR"))
+    readings = tuple(Recorded(at(place), Decimal(equity), currency=code) for place, (equity, code) in enumerate(told))
+    (found,) = replay(Recording(readings), Limits())
+    assert (found.at, found.measured) == (at(3), "5.4348%")
+
+
 async def test_it_reads_what_the_monitor_keeps(redis_server: EmbeddedRedis, redis_client: Any) -> None:
     stream = "circuit_breaker:measurements:ALPHA"
     milliseconds = int(BEGUN.timestamp() * 1000)
@@ -51,5 +58,5 @@ async def test_it_reads_what_the_monitor_keeps(redis_server: EmbeddedRedis, redi
     found = await read_recording(settings, "ALPHA", "global", BEGUN, at(30))
     first, second = found.readings
     assert (first.at, first.equity, first.maintenance_margin) == (BEGUN, Decimal(100), Decimal("12.5"))
-    assert not second.trusted
+    assert not second.trusted and (first.currency, second.currency) == ("USD", None)
     assert [(each.transfer_id, each.amount) for each in found.transfers] == [("W", Decimal(-6000))]

@@ -64,6 +64,14 @@ def test_what_is_no_equity_is_not_judged(wrong: dict[str, str]) -> None:
     assert equity_of({}, NOW) is None
 
 
+def test_equity_in_another_currency_is_told_and_not_compared() -> None:
+    held = equity_of({**STORED, "currency": "USD", "in_other_currency": f"{NOW} 86000 EUR"}, NOW)
+    assert told(Limits(), held) == (
+        "equity is 86000 EUR by now and the high-water mark in USD, so neither is compared and no drawdown trips, "
+        "unless the high-water mark begins anew (re-base)"
+    )
+
+
 def test_an_account_that_has_lost_everything_trips_again_and_one_that_was_emptied_does_not() -> None:
     lost = equity_of({**STORED, "equity": "-5"}, NOW)
     assert lost is not None and lost.drawdown > 1

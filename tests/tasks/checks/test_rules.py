@@ -54,6 +54,14 @@ def test_refusals_are_red_once_they_are_no_mishap() -> None:
     assert found.colour is Colour.RED and "EQUITY: NaN is no equity" in found.problem
 
 
+def test_another_currency_is_red_from_the_first_and_says_how_to_begin_anew() -> None:
+    why = "equity is in EUR and its high-water mark in USD, so neither is compared: re-base"
+    refused = refused_in_a_row({"EQUITY_CURRENCY in a row": f"1 {NOW} {why}"}, NOW)
+    found = judge_rules(Probe("rules/account:ALPHA", "limit", "how"), silence("DRAWDOWN"), refused, True)
+    assert found.colour is Colour.RED
+    assert f"{why}, with `breaker equity rebase --reason WHY --scope account:ALPHA`" in found.problem
+
+
 def test_one_account_is_judged_as_the_desk_and_several_by_themselves() -> None:
     one = Settings.model_validate({"accounts": {"ALPHA": ACCOUNT}})
     assert scopes_of(one) == ["global"]

@@ -16,6 +16,7 @@ from pydantic import SecretStr
 
 from breaker import CircuitBreaker
 from breaker.deadline_client import AsyncDeadlineClient
+from breaker.limits import Limits
 from breaker.orders import Account, Position, PositionSide, Unreadable
 from breaker.rules import AsyncRules, Rules
 from brokers.alpaca import AlpacaBroker
@@ -416,6 +417,32 @@ async def test_a_reading_that_the_venue_does_not_stand_behind_is_kept_and_set_as
     assert redis_client.hget("circuit_breaker:equity", "equity") == b"100000.00"
     _, fields = measured(redis_client)[-1]
     assert fields["untrusted"] == "prices are being corrected"
+
+
+async def test_an_account_that_is_kept_in_another_currency_is_not_judged_by_amounts(
+    redis_server: EmbeddedRedis, redis_client: redis.Redis, tmp_path: Path, exchange: PaperExchangeThread
+) -> None:
+    exchange.restart(parse(BOOK))
+    CircuitBreaker(redis_client).initialize_state()
+    settings = settings_for(redis_server, tmp_path, exchange.url)
+    limits = Limits(position_size=Decimal(100_000), position_mismatch=Decimal("0.1"))
+
+    async def in_yen() -> Account:
+        return Account("A", "JPY", Decimal(15_000_000), Decimal(1))
+
+    async def worth_yen() -> Listed[Position]:
+        return Listed((Position("AAPL", Decimal(100), Decimal(100), Decimal(30_000)),))
+
+    async with opened(redis_server, tmp_path, exchange.url) as (account, broker):
+        account._rules = AsyncRules(async_redis_client(settings), limits=limits, timeout=10)
+        await account.measure()
+        broker.account, broker.positions = in_yen, worth_yen  # type: ignore[method-assign]
+        await account._rules.publish_positions({"AAPL": Decimal(100)})
+        judged = await account.measure()
+    assert judged is not None
+    assert [outcome.verdict for outcome in judged.outcomes] == ["REFUSED", "WITHIN"]
+    assert str(redis_client.hget("circuit_breaker:equity", "in_other_currency")).endswith(" 15000000 JPY'")
+    assert not CircuitBreaker(redis_client).is_tripped()
 
 
 async def test_the_trading_day_is_the_session_s(
