@@ -169,8 +169,9 @@ class Rules:
     ) -> Outcome:
         """Record the account's equity (runbook: trips more than 5 % under its high-water mark).
 
-        Zero and less are the worst drawdown there is, and trip. NaN, infinity, text, a time in the future and one
-        before the last are REFUSED, and so is what the venue itself doesn't trust: it is set aside.
+        Zero and less are the worst drawdown there is, and trip, but zero of an account that never had anything: it is
+        not funded yet. NaN, infinity, text, a time in the future and one before the last are REFUSED, and so is what
+        the venue itself doesn't trust: it is set aside.
 
         Args:
             value: The equity, in the account's currency.
@@ -178,8 +179,8 @@ class Rules:
             trusted: Whether the venue stands by it.
             day: The trading day that it belongs to, for DAILY_LOSS; that of `at` in UTC unless given.
             event_id: An id (UUID) of the caller's own, so that recording it once more counts once.
-            currency: Its code, such as `USD`; the same as before unless given. Any but the high-water mark's is REFUSED,
-                and kept for a re-base: amounts of two currencies can't be compared.
+            currency: Its code, such as `USD`; the same as before unless given. Any but the high-water mark's is
+                REFUSED, and kept for a re-base: amounts of two currencies can't be compared.
 
         Returns:
             The gravest verdict of the rules that look at equity: DRAWDOWN, DAILY_LOSS, LOSS_VELOCITY.

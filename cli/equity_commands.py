@@ -59,7 +59,8 @@ def show(scope: ScopeOption = "global", as_json: JsonOption = False) -> None:
         typer.echo(f"No equity of {scope} is recorded; the account monitor does so, or an engine's record_equity.")
         return
     since = f"{held.day_start:f}, down {held.daily_loss:.2%}" if held.day_start is not None else "none yet"
-    mark = "none yet" if held.high_water is None else f"{held.high_water:f}"
+    unfunded = "none yet: the account is not funded" if held.is_unfunded else "none yet"
+    mark = unfunded if held.high_water is None else f"{held.high_water:f}"
     typer.echo(
         f"equity {held.equity:f}{held.currency and ' ' + held.currency}, measured {duration(held.age)} ago\n"
         f"high-water mark {mark}, down {held.drawdown:.2%} (limit {_limit(limits.drawdown)})\n"

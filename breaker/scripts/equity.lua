@@ -140,16 +140,17 @@ local function keep_next(all, last)
   return redis.call('HDEL', MEASUREMENTS, 'next_transfer')
 end
 
--- Zero or less is the whole of it and more; an account that was emptied has lost nothing.
+-- Zero or less is the whole of it and more, and so are debts of an account that never had anything; one that was emptied,
+-- or has nothing yet, has lost nothing.
 local function fallen(from, equity)
   if from and from > 0 then return (from - equity) / from end
-  if equity > 0 or (from == 0 and equity == 0) then return 0 end
-  return 1
+  return equity < 0 and 1 or 0
 end
 
 local function conclude_fall(rule, fall, most, window, state, reference)
+  local not_funded = not reference and tonumber(state.equity) == 0
   return conclude(rule, fall > most + ROUNDING, share_of(fall, most), details_of({
-    'measured', string.format('%.4f%%', fall * 100), 'limit', string.format('%g%%', most * 100), 'window', window,
+    'measured', not_funded and 'not funded' or string.format('%.4f%%', fall * 100), 'limit', string.format('%g%%', most * 100), 'window', window,
     'equity', state.equity, 'reference', reference or 'none',
   }))
 end

@@ -92,6 +92,9 @@ def judge_drawdown(probe: Probe, stored: Mapping[str, str], now: int, limits: Li
         return probe.measured(
             held.uncompared, Colour.YELLOW, f"{sentence[0].upper()}{sentence[1:]}: look at the account."
         )
+    if held.is_unfunded:
+        problem = "The account is not funded, and never was, so there is no drawdown: see that it is the right account."
+        return probe.measured("not funded", Colour.YELLOW, problem)
     fallen, age = held.drawdown, held.age
     mark = "no high-water mark" if held.high_water is None else f"{held.high_water:f}"
     value = f"{fallen:.2%} below {mark} (equity {held.equity:f}, {age:.0f} s old)"

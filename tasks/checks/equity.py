@@ -40,6 +40,11 @@ class Equity:
     """A newer measurement in another currency, such as `92000 EUR`: nothing is judged until people begin anew."""
 
     @property
+    def is_unfunded(self) -> bool:
+        """Nothing has come into the account yet, so there is nothing of which it could have lost a part."""
+        return self.high_water is None and self.equity == 0
+
+    @property
     def drawdown(self) -> Decimal:
         """How far it is below the high-water mark, as a fraction; one and more where nothing is left."""
         return fallen(self.high_water, self.equity)
@@ -161,8 +166,8 @@ def _judged(held: Equity, limits: Limits) -> list[_Fall]:
 def fallen(reference: Decimal | None, equity: Decimal) -> Decimal:
     """How far `equity` is below `reference`, as a fraction; as the rules' script tells it.
 
-    Zero or less is the whole of it, but for an account that was emptied: that one has lost nothing.
+    Zero or less is the whole of it, but for an account that was emptied or has nothing yet: debts alone are its loss.
     """
     if reference is not None and reference > 0:
         return max((reference - equity) / reference, Decimal(0))
-    return Decimal(0) if equity > 0 or (reference == 0 and equity == 0) else Decimal(1)
+    return Decimal(int(equity < 0))

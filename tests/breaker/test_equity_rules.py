@@ -70,14 +70,24 @@ def test_an_account_with_nothing_left_is_the_worst_drawdown(
     assert account.read(99) is Verdict.WITHIN, "judged from the mark of before"
 
 
-def test_an_account_that_never_had_anything_trips_and_begins_with_its_first_money(
-    breaker: CircuitBreaker, account: Account, redis_client: redis.Redis
+def test_an_account_that_has_nothing_yet_trips_not_and_begins_with_its_first_money(
+    breaker: CircuitBreaker, redis_client: redis.Redis
 ) -> None:
-    assert account.read(0) is Verdict.TRIPPED
+    account = Account(rule_set(redis_client, daily_loss=Decimal("0.02"), loss_velocity=Decimal("0.02")))
+    assert account.read(0) is Verdict.WITHIN
+    assert account.rules.record_equity(0, account.at, day=DAY).details["measured"] == "not funded"
     assert account.rules.rebase_equity().details["problem"] == "the last equity is 0, from which nothing can be judged"
     account.move(50)
     assert account.read(50) is Verdict.WITHIN
     assert redis_client.hget(EQUITY, "high_water") == b"50"
+    assert account.read(0) is Verdict.TRIPPED, "that was lost"
+
+
+def test_debts_of_an_account_that_never_had_anything_trip(breaker: CircuitBreaker, account: Account) -> None:
+    account.read(0)
+    assert account.read("-0.01") is Verdict.TRIPPED
+    assert breaker.get_status().trip_details["measured"] == "100.0000%"
+    assert account.read(0) is Verdict.WITHIN
 
 
 def test_what_the_venue_does_not_trust_is_set_aside_and_counted(breaker: CircuitBreaker, account: Account) -> None:

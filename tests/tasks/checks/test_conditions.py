@@ -102,6 +102,24 @@ def test_an_old_equity_proves_nothing() -> None:
     assert judge_drawdown(PROBE, stored, NOW_MICROS, Limits()).colour is Colour.YELLOW
 
 
+def test_an_account_that_is_not_funded_yet_is_told_as_that() -> None:
+    stored = {"equity": "0", "high_water": "", "measured_at": str(NOW_MICROS)}
+    found = judge_drawdown(PROBE, stored, NOW_MICROS, Limits())
+    assert (found.colour, found.value) == (Colour.YELLOW, "not funded")
+    explains_itself(found)
+    debts = judge_drawdown(PROBE, {**stored, "equity": "-3"}, NOW_MICROS, Limits())
+    assert debts.colour is Colour.RED
+
+
+def test_equity_in_another_currency_is_told_and_not_compared() -> None:
+    told = {"currency": "USD", "in_other_currency": f"{NOW_MICROS} 86000 EUR"}
+    stored = {"equity": "100", "high_water": "100", "measured_at": str(NOW_MICROS), **told}
+    found = judge_drawdown(PROBE, stored, NOW_MICROS, Limits())
+    assert (found.colour, found.value) == (Colour.YELLOW, "86000 EUR")
+    assert "high-water mark in USD" in found.problem and "re-base" in found.problem
+    explains_itself(found)
+
+
 @pytest.mark.parametrize("stored", [{"equity": "x"}, {"equity": "1", "high_water": "0", "measured_at": "0"}])
 def test_an_equity_that_is_none_is_red(stored: dict[str, str]) -> None:
     assert judge_drawdown(PROBE, stored, NOW_MICROS, Limits()).colour is Colour.RED

@@ -77,6 +77,8 @@ def test_an_account_that_has_lost_everything_trips_again_and_one_that_was_emptie
     assert lost is not None and lost.drawdown > 1
     assert "nothing at which the high-water mark could begin anew" in trips_again(lost, Limits())
     never = equity_of({**STORED, "equity": "0", "high_water": ""}, NOW)
-    assert never is not None and never.drawdown == 1
+    assert never is not None and never.is_unfunded and trips_again(never, Limits()) == ""
+    debts = equity_of({**STORED, "equity": "-1", "high_water": ""}, NOW)
+    assert debts is not None and debts.drawdown == 1 and not debts.is_unfunded
     emptied = equity_of({**STORED, "equity": "0", "high_water": "0", "day_start": "0"}, NOW)
     assert emptied is not None and trips_again(emptied, Limits()) == ""
