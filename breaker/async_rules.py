@@ -20,6 +20,7 @@ from breaker.rule_requests import (
     limits_of,
     market_open_since,
     read_outcome,
+    read_transfers,
 )
 
 if TYPE_CHECKING:
@@ -99,6 +100,10 @@ class AsyncRules:
     async def record_transfer(self, amount: Decimal | float | str, at: datetime | None, transfer_id: str) -> Outcome:
         """See `Rules.record_transfer`."""
         return await self._record(self._requests.transfer(amount, at, transfer_id))
+
+    async def transfers(self) -> list[tuple[datetime, Decimal]]:
+        """See `Rules.transfers`."""
+        return read_transfers(await self._reply(self._requests.transfers()))
 
     async def rebase_equity(
         self, value: Decimal | float | str | None = None, *, event_id: str | None = None

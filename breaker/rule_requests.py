@@ -202,6 +202,9 @@ class RuleRequests:
             "record_transfer", (decimal_text(amount), time_text(at), checked_text(transfer_id)), None
         )
 
+    def transfers(self) -> Request:
+        return Request("read transfers", (("HGETALL", self.keys.key("transfers")),))
+
     def rebase(self, value: object, event_id: str | None) -> Request:
         """`value` is None for the last equity that was measured."""
         return self._of_equity("rebase_equity", ("" if value is None else decimal_text(value),), event_id)
@@ -384,6 +387,21 @@ def read_outcome(reply: Any) -> Outcome:
             f"A rule's limit was passed, but the breaker could not be tripped ({verdict} {details}). Trip it."
         )
     return Outcome(Verdict(verdict), json.loads(details))
+
+
+def read_transfers(reply: Any) -> list[tuple[datetime, Decimal]]:
+    """When money was moved, and how much, oldest first; what is no transfer is left out."""
+    raise_if_error(reply)
+    return sorted(found for text in reply[1::2] if (found := _transfer(text)) is not None)
+
+
+def _transfer(text: bytes) -> tuple[datetime, Decimal] | None:
+    at, _, amount = text.decode("utf-8", "replace").partition(" ")
+    try:
+        moved = Decimal(amount)
+        return (to_datetime(int(at)), moved) if moved.is_finite() else None
+    except (ValueError, OverflowError, InvalidOperation):
+        return None
 
 
 def read_counts(reply: Any) -> dict[str, int]:

@@ -50,6 +50,7 @@ from breaker.rule_requests import (
     read_counts,
     read_entries,
     read_outcome,
+    read_transfers,
 )
 
 if TYPE_CHECKING:
@@ -223,6 +224,17 @@ class Rules:
             <Verdict.WITHIN: 'WITHIN'>
         """
         return self._record(self._requests.transfer(amount, at, transfer_id))
+
+    def transfers(self) -> list[tuple[datetime, Decimal]]:
+        """What was told of money moved in and out. The newest 10,000 are kept.
+
+        Returns:
+            When each was moved, in UTC, and the amount; oldest first.
+
+        Raises:
+            BreakerUnavailable, RedisRefused: as for `record_api_error`.
+        """
+        return read_transfers(self._reply(self._requests.transfers()))
 
     def rebase_equity(self, value: Decimal | float | str | None = None, *, event_id: str | None = None) -> Outcome:
         """Begin anew, as high-water mark and as the day's first equity: after a deposit, a withdrawal or a drawdown.

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from decimal import Decimal
@@ -22,7 +22,8 @@ from brokers.protocol import Broker, BrokerError, BrokerUnavailable, Listed, Tra
 from configuration.monitor import OWN_FEED
 from tasks.monitor.measurements import Kept, Measurements, Reading
 from tasks.monitor.sessions import MarketSession
-from tasks.monitor.transfers import LOOK_BACK, KnownTransfers, moved_at
+from tasks.monitor.transfer_time import day_began, moved_at, moved_on_their_days
+from tasks.monitor.transfers import LOOK_BACK, KnownTransfers
 
 _LOOKS = 3
 """How often at most transfers are looked for in one reading, where each look finds some."""
@@ -113,10 +114,12 @@ class MonitoredAccount:
         senseless: list[BrokerError] = []
         account, positions = await self._read(failed)
         for _ in range(_LOOKS):
-            if not await self._tell_transfers(failed, senseless):
+            news = await self._new_transfers(failed, senseless)
+            if not news:
                 break
             # Whether that equity had them nobody can tell; the one that is read now has, and it may have more of them.
             account, positions = await self._read(failed)
+            senseless += await self._tell(news, account)
         if positions is not None and positions.unreadable:
             senseless.append(self._unreadable(positions, "the rules of positions are not judged"))
         reading = reading_of(account, positions)
@@ -138,34 +141,50 @@ class MonitoredAccount:
             failed.append(error)
             return account, None
 
-    async def _tell_transfers(self, failed: list[BrokerError], senseless: list[BrokerError]) -> bool:
-        """Tell the rules of money that was moved since the last look; returns whether there was any.
+    async def _new_transfers(self, failed: list[BrokerError], senseless: list[BrokerError]) -> list[Transfer]:
+        """What the venue lists and the rules have not been told of.
 
         Where the venue doesn't say, the equity is judged all the same: a loss must not hide behind that.
         """
         if not self._broker.capabilities.transfers:
-            return False
+            return []
         since = datetime.now(UTC) - LOOK_BACK
         try:
             listed = await self._asked(lambda: self._broker.transfers(since))
         except BrokerError as error:
             failed.append(error)
-            return False
+            return []
         if listed.unreadable:
             senseless.append(self._unreadable(listed, "what they moved counts as gained or lost"))
-        news = await self._transfers.news(listed)
-        if not news:
-            return False
-        previous = await self._measurements.newest(self.name)
-        refused = [await self._tell(transfer, previous) for transfer in news]
-        senseless += [each for each in refused if each is not None]
-        await self._transfers.add(news)
-        return True
+        return await self._transfers.news(listed)
 
-    async def _tell(self, transfer: Transfer, previous: datetime | None) -> BrokerError | None:
+    async def _tell(self, news: Sequence[Transfer], account: Account) -> list[BrokerError]:
+        """Tell the rules of money that was moved, which `account` has; returns what they don't take."""
+        moved = await self._moved_at(news, account)
+        # What went out comes first: of both between two readings the deposit alone would look like a loss meanwhile.
+        in_order = sorted(news, key=lambda each: each.amount)
+        refused = [await self._tell_one(transfer, moved[transfer.id]) for transfer in in_order]
+        await self._transfers.add(news)
+        return [each for each in refused if each is not None]
+
+    async def _moved_at(self, news: Sequence[Transfer], account: Account) -> Mapping[str, datetime | None]:
+        """By id when each is to be taken for moved; None for now."""
+        previous = await self._measurements.newest(self.name)
+        moved = {each.id: moved_at(each, previous) for each in news}
+        by_day = [each for each in news if each.by_day]
+        if not by_day or previous is None:
+            return moved
+        readings = await self._measurements.equities(self.name, day_began(by_day), account.currency)
+        if not readings:
+            return moved
+        known = [(moved[each.id], each.amount) for each in news if not each.by_day]
+        told = await self._rules.transfers()
+        return moved | moved_on_their_days(by_day, readings, account.equity, (*told, *known))
+
+    async def _tell_one(self, transfer: Transfer, at: datetime | None) -> BrokerError | None:
         """Why the rules don't take it; None where they do."""
         try:
-            outcome = await self._rules.record_transfer(transfer.amount, moved_at(transfer, previous), transfer.id)
+            outcome = await self._rules.record_transfer(transfer.amount, at, transfer.id)
         except InvalidInput as error:
             problem = str(error)
         else:

@@ -26,7 +26,7 @@ from configuration.settings import Settings
 from tasks.checks.prometheus import Prometheus, PrometheusError
 from tasks.monitor.account import RequestPace
 from tasks.monitor.sessions import MarketSession, market_session, open_since
-from tasks.monitor.transfers import CLOCKS_APART
+from tasks.monitor.transfer_time import CLOCKS_APART
 
 TIMEOUT = 5.0
 """Seconds that a source may take to answer."""

@@ -7,16 +7,17 @@ the future by Redis's clock is moved to `circuit_breaker:measurements:{account}:
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from decimal import Decimal
+from decimal import Decimal, InvalidOperation
 from typing import Any
 
 from breaker.deadline_client import AsyncDeadlineClient
 from breaker.redis_time import to_microseconds
 from breaker.requests import Request, raise_if_error, script_request, standalone_script
 from tasks.monitor.leases import Holder, lease_key, lease_of_account
+from tasks.monitor.transfer_time import KnownEquity
 
 _KEEP = standalone_script("""\
 #!lua flags=allow-oom
@@ -44,6 +45,8 @@ return redis.call('XADD', KEYS[2], 'MINID', '~', oldest, string.format('%.0f-0',
 """)
 
 
+_PAGE = 1_000
+"""Entries that are read at once."""
 _AHEAD = 5_000
 """Milliseconds by which another host's clock may be ahead of Redis's, as the rules have it."""
 
@@ -131,6 +134,40 @@ class Measurements:
         (entries,) = await self._client.execute(Request(f"read {key}", (("XREVRANGE", key, "+", "-", "COUNT", 1),)))
         raise_if_error(entries)
         return read_measurement(entries[0])[0] if entries else None
+
+    async def equities(self, account: str, since: datetime, currency: str) -> list[KnownEquity]:
+        """What was measured from the last reading before `since` on, oldest first, in that currency and trusted.
+
+        Raises what Redis's does.
+        """
+        key, begin = measurements_key(account), round(since.timestamp() * 1000)
+        request = Request(f"read {key}", (("XREVRANGE", key, begin - 1, "-", "COUNT", 1),))
+        (entries,) = await self._client.execute(request)
+        raise_if_error(entries)
+        found, begin_id = list(entries), str(begin)
+        while True:
+            (page,) = await self._client.execute(
+                Request(f"read {key}", (("XRANGE", key, begin_id, "+", "COUNT", _PAGE),))
+            )
+            raise_if_error(page)
+            found += page
+            if len(page) < _PAGE:
+                break
+            begin_id = f"({page[-1][0].decode()}"
+        return [each for entry in found for each in _equity_of(entry, currency)]
+
+
+def _equity_of(entry: Any, currency: str) -> Iterator[KnownEquity]:
+    """One entry of the stream; nothing for what is not to be compared, and for what is none."""
+    at, fields = read_measurement(entry)
+    if "untrusted" in fields or fields.get("currency", currency) != currency:
+        return
+    try:
+        equity = Decimal(fields["equity"])
+    except (KeyError, InvalidOperation):
+        return
+    if equity.is_finite():
+        yield KnownEquity(at, equity)
 
 
 def read_measurement(entry: Any) -> tuple[datetime, Mapping[str, str]]:

@@ -1,7 +1,8 @@
 """Tell the rules once of each transfer that a venue lists, so that money in and out is neither a gain nor a loss.
 
 What was listed when an account was first looked at is in its equity since before the first reading, and is not told.
-`circuit_breaker:monitor_transfers:{account}` is a sorted set of the ids that are known, by when they were booked.
+`circuit_breaker:monitor_transfers:{account}` is a sorted set of the ids that are known, by when they were booked. It is
+read each time: what a failover has lost of it the rules have lost too, and are told again.
 """
 
 from __future__ import annotations
@@ -18,8 +19,6 @@ LOOK_BACK = timedelta(days=3)
 _REMEMBERED = timedelta(days=14)
 _BEGUN = "begun"
 """Stands beside the ids, so that an account that never had a transfer is known to be looked at."""
-CLOCKS_APART = timedelta(seconds=5)
-"""By how much the venue's clock may be off Redis's."""
 
 
 def transfers_key(account: str) -> str:
@@ -32,15 +31,14 @@ class KnownTransfers:
     def __init__(self, client: AsyncDeadlineClient, account: str) -> None:
         self._client = client
         self._key = transfers_key(account)
-        self._known: set[str] | None = None
 
     async def news(self, listed: Listed[Transfer]) -> list[Transfer]:
         """Those that are not known yet; what can't be read is left out. Raises what Redis's does."""
-        if self._known is None:
-            self._known = await self._read()
-        if not self._known:
+        known = await self._read(listed)
+        if not known:
             await self.add(listed)
-        return [transfer for transfer in listed if transfer.id not in self._known]
+            return []
+        return [transfer for transfer in listed if transfer.id not in known]
 
     async def add(self, told: Iterable[Transfer]) -> None:
         """They are known from now on. Raises what Redis's does."""
@@ -53,20 +51,11 @@ class KnownTransfers:
         )
         for reply in await self._client.execute(request):
             raise_if_error(reply)
-        self._known = (self._known or set()) | members.keys()
 
-    async def _read(self) -> set[str]:
-        (members,) = await self._client.execute(Request(f"read {self._key}", (("ZRANGE", self._key, 0, -1),)))
+    async def _read(self, listed: Iterable[Transfer]) -> set[str]:
+        """What is known of these, and that the account is looked at."""
+        oldest = min((f"{each.at.timestamp():.3f}" for each in listed), key=float, default="+inf")
+        request = Request(f"read {self._key}", (("ZRANGEBYSCORE", self._key, oldest, "+inf"),))
+        (members,) = await self._client.execute(request)
         raise_if_error(members)
         return {member.decode("utf-8", "replace") for member in members}
-
-
-def moved_at(transfer: Transfer, previous: datetime | None) -> datetime | None:
-    """When the rules are to take it for moved: None for now, as the next reading of equity has it. Pure.
-
-    The venue's time is believed where the equity was read since (`previous` is when), so that this reading had it
-    already; but neither a time that is only a day, nor one so near that the clocks may have it before or after.
-    """
-    if transfer.by_day or previous is None or transfer.at >= previous - CLOCKS_APART:
-        return None
-    return transfer.at

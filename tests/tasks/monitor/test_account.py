@@ -35,7 +35,8 @@ from tasks.monitor.check import measure_monitor
 from tasks.monitor.leases import FEEDS, Holder, Leases, lease_key, lease_of_account
 from tasks.monitor.measurements import Measurements, Reading, measurements_key, read_measurement
 from tasks.monitor.sessions import ExchangeSession, OpenPeriod
-from tasks.monitor.transfers import KnownTransfers, moved_at, transfers_key
+from tasks.monitor.transfer_time import moved_at
+from tasks.monitor.transfers import KnownTransfers, transfers_key
 from tests.helpers import eventually
 
 BOOK = """
@@ -279,6 +280,87 @@ async def test_a_deposit_that_is_listed_late_is_put_in_its_place_by_whoever_has_
         judged = await account.measure()
     assert judged is not None and judged.outcomes[0].verdict == "WITHIN"
     assert redis_client.hget("circuit_breaker:equity", "high_water") == b"100000"
+
+
+async def test_money_that_came_and_went_between_two_readings_is_no_loss_while_it_is_told(
+    redis_server: EmbeddedRedis, redis_client: redis.Redis, tmp_path: Path, exchange: PaperExchangeThread
+) -> None:
+    exchange.restart(parse(BOOK))
+    CircuitBreaker(redis_client).initialize_state()
+    now = datetime.now(UTC)
+    rules = Rules(redis_client)
+    for ago in (60, 20):
+        rules.record_equity(100_000, now - timedelta(seconds=ago))
+    redis_client.xadd(measurements_key("ALPHA"), {"equity": "1"}, id=f"{int((now.timestamp() - 20) * 1000)}-0")
+    redis_client.zadd(transfers_key("ALPHA"), {"begun": float("inf")})
+    at = now - timedelta(seconds=40)
+    moved = [
+        Transfer("IN", Decimal(10_000), at, TransferKind.JOURNAL),
+        Transfer("OUT", Decimal(-10_000), at, TransferKind.JOURNAL),
+    ]
+
+    async def late(since: datetime) -> Listed[Transfer]:
+        return Listed(tuple(moved))
+
+    async with opened(redis_server, tmp_path, exchange.url) as (account, broker):
+        broker.transfers = late  # type: ignore[method-assign]
+        judged = await account.measure()
+    assert judged is not None and judged.outcomes[0].verdict == "WITHIN"
+    assert not CircuitBreaker(redis_client).is_tripped()
+    assert redis_client.hget("circuit_breaker:equity", "high_water") == b"100000"
+
+
+async def test_a_deposit_that_is_listed_late_with_its_day_alone_is_no_drawdown(
+    redis_server: EmbeddedRedis, redis_client: redis.Redis, tmp_path: Path, exchange: PaperExchangeThread
+) -> None:
+    exchange.restart(parse(BOOK))
+    CircuitBreaker(redis_client).initialize_state()
+    deposit: list[Transfer] = []
+
+    async def late(since: datetime) -> Listed[Transfer]:
+        return Listed(tuple(deposit))
+
+    async with opened(redis_server, tmp_path, exchange.url) as (account, broker):
+        broker.transfers = late  # type: ignore[method-assign]
+        await account.measure()
+        exchange.control("transfer", {"amount": "10000"})
+        for _ in range(3):  # it is taken for a gain as long as nobody says what it was
+            await account.measure()
+        today = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
+        deposit.append(Transfer("D", Decimal(10_000), today, TransferKind.DEPOSIT, by_day=True))
+        judged = await account.measure()
+        assert judged is not None and judged.outcomes[0].verdict == "WITHIN"
+        assert redis_client.hget("circuit_breaker:equity", "high_water") == b"110000"
+        exchange.control("price", {"symbol": "AAPL", "price": "140"})  # 6,000 of 110,000
+        judged = await account.measure()
+    assert judged is not None and judged.outcomes[0].verdict == "TRIPPED"
+
+
+async def test_what_a_failover_has_lost_of_transfers_is_told_again(
+    redis_server: EmbeddedRedis, redis_client: redis.Redis, tmp_path: Path, exchange: PaperExchangeThread
+) -> None:
+    exchange.restart(parse(BOOK))
+    CircuitBreaker(redis_client).initialize_state()
+    names = (
+        "circuit_breaker:equity",
+        "circuit_breaker:equity_readings",
+        "circuit_breaker:transfers",
+        measurements_key("ALPHA"),
+        transfers_key("ALPHA"),
+    )
+    async with opened(redis_server, tmp_path, exchange.url) as (account, _):
+        await account.measure()
+        replicated = {name: value for name in names if (value := redis_client.dump(name)) is not None}
+        exchange.control("transfer", {"amount": "-6000"})
+        await account.measure()
+        redis_client.delete(*names)  # the primary dies with the last second, and its replica takes over
+        for name, value in replicated.items():
+            redis_client.restore(name, 0, value)
+        judged = await account.measure()
+        assert judged is not None and judged.outcomes[0].verdict == "WITHIN"
+        assert redis_client.hlen("circuit_breaker:transfers") == 1
+        await account.measure()
+    assert redis_client.hget("circuit_breaker:equity", "high_water") == b"94000"
 
 
 @pytest.mark.parametrize("what", ["positions", "transfers"])
