@@ -9,12 +9,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from breaker.errors import InvalidInput
 from breaker.instruments import canonical_symbol, concerns_symbol
 from breaker.keys import GLOBAL, check_scope
 from breaker.orders import Fill, Order, Position, Unreadable
 from brokers.protocol import Listed
+from configuration.monitor import feed_scope, monitored_scope
+
+if TYPE_CHECKING:
+    from configuration.settings import Settings
 
 TAG_ENDS = (":", "-")
 """What follows a strategy's name in a client order id that carries its tag: `meanrev:0192…` is one of `meanrev`."""
@@ -195,6 +200,13 @@ def named_scope(scope: str, configured: Iterable[str], named: Iterable[str] = ()
     if name.upper() in known:
         return NamedScope(f"account:{name.upper()}")
     return NamedScope(scope, f"no account of the name {name} is configured (there are: {', '.join(known) or 'none'})")
+
+
+def named_in(settings: Settings, scope: str) -> NamedScope:
+    """`named_scope` among what is configured: accounts, and the scopes that rules, feeds and accounts name."""
+    monitored = (monitored_scope(name, settings.accounts) for name in settings.accounts)
+    of_feeds = (feed_scope(feed, settings.accounts) for feed in settings.feeds.values())
+    return named_scope(scope, settings.accounts, {*settings.rules, *monitored, *of_feeds})
 
 
 def carries_tag(order: Order, strategy: str) -> bool:

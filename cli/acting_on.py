@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Collection
 
-from brokers.coverage import named_scope
+from brokers.coverage import NamedScope, named_in
 from cli.messages import say
 from configuration.identity import configured_identity
 from configuration.settings import Settings
@@ -19,8 +19,19 @@ def say_what_is_acted_on(settings: Settings, accounts: Collection[str] | None = 
 
 
 def scope_of(settings: Settings, scope: str) -> str:
-    """What was typed, named as it is configured. Raises InvalidInput for what is no scope."""
-    return named_scope(scope, settings.accounts, settings.rules).scope
+    """What was typed, named as it is configured; one that nothing there names is asked about.
+
+    Raises InvalidInput for what is no scope.
+    """
+    named = named_in(settings, scope)
+    if named.doubt:
+        ask_whether_meant(named)
+    return named.scope
+
+
+def ask_whether_meant(named: NamedScope) -> None:
+    """A name that was mistyped looks like a breaker of which nothing is known."""
+    say(f"{named.doubt}; is {named.scope} the breaker that is meant?")
 
 
 def say_doubt(scope: str, doubt: str | None) -> None:

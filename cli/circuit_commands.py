@@ -11,7 +11,7 @@ from breaker.errors import InvalidInput
 from breaker.keys import GLOBAL, of_scope
 from breaker.state import State, Status
 from cli import circuit_view
-from cli.acting_on import say_what_is_acted_on, scope_of
+from cli.acting_on import ask_whether_meant, say_what_is_acted_on, scope_of
 from cli.circuit import Circuit, open_circuit
 from cli.environment import through_console
 from cli.exit_codes import EPILOG, Exit
@@ -94,7 +94,7 @@ def status(scope: ScopeOption = "global", as_json: JsonOption = False) -> None:
         circuit_view.show_venue_locks(circuit_view.console(), locks.held)
     if now.state is State.UNKNOWN:
         if named.doubt:
-            say(f"{named.doubt}; is {scope} the breaker that is meant?")
+            ask_whether_meant(named)
         raise typer.Exit(Exit.NOT_HALTED)
     for problem in (*pending.problems, *pending.elsewhere, *locks.problems):
         say(problem)
@@ -124,8 +124,10 @@ def reset(
     why, why_override = checked_reason(reason), checked_reason(override) if override else ""
     circuit = open_circuit()
     circuit.say_what_is_acted_on()
-    scope = circuit.named(scope).scope
-    before = circuit.status(scope)
+    named = circuit.named(scope)
+    scope, before = named.scope, circuit.status(named.scope)
+    if named.doubt and before.state is State.UNKNOWN:
+        ask_whether_meant(named)
     if drop_pending:
         _drop_pending(circuit, before, scope, checked_reason(drop_pending), operator)
         return
@@ -214,8 +216,10 @@ def history(
 ) -> None:
     """The latest transitions, newest first; from the audit log where Redis does not tell them."""
     circuit = open_circuit()
-    scope = circuit.named(scope).scope
-    events = circuit.history(scope, limit)
+    named = circuit.named(scope)
+    scope, events = named.scope, circuit.history(named.scope, limit)
+    if named.doubt and not events:
+        ask_whether_meant(named)
     if as_json:
         for event in events:
             typer.echo(event.raw)

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from brokers.coverage import coverage_of, named_scope
+from brokers.coverage import coverage_of, named_in
 from cli.exit_codes import EPILOG, Exit
 from cli.messages import say
 from cli.options import ScopeOption
@@ -69,7 +69,7 @@ def renew(
     from breaker.deadman import DeadMansSwitch  # noqa: PLC0415
 
     settings = load_settings()
-    named = named_scope(scope, settings.accounts, settings.rules)
+    named = named_in(settings, scope)
     scope = named.scope
     if kill:
         coverage_of(scope, ())  # refused now, and not when it has fallen silent

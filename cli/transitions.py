@@ -15,7 +15,7 @@ from breaker.pending_trips import PendingTrip
 from breaker.state import Status
 from breaker.status_reader import StatusReader, restricted_breakers
 from breaker.trip_reasons import TripReason
-from brokers.coverage import NamedScope, named_scope
+from brokers.coverage import NamedScope, named_in
 from cli import notices
 from cli.acting_on import say_doubt, say_what_is_acted_on, target_of
 from cli.messages import say
@@ -73,7 +73,7 @@ class LocalCircuit:
             return recorded_history(self._settings, scope, limit, error)
 
     def named(self, scope: str) -> NamedScope:
-        return named_scope(scope, self._settings.accounts, self._settings.rules)
+        return named_in(self._settings, scope)
 
     def trip(self, scope: str, reason: str, operator: str | None) -> tuple[str, Status]:
         named = self.named(scope)

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 
 from breaker import BreakerError
 from breaker.keys import GLOBAL
-from brokers.coverage import NamedScope, named_scope
+from brokers.coverage import NamedScope, named_in
 from configuration.breakers import WaitingTrips, apply_pending_trips, waiting_trips
 from configuration.redis_clients import async_redis_client, redis_client
 from configuration.running import RunningConfiguration
@@ -94,8 +94,7 @@ class ConsoleContext:
         """
         if scope == GLOBAL:
             return NamedScope(scope)
-        settings = self.configuration.present().settings
-        return named_scope(scope, settings.accounts, settings.rules)
+        return named_in(self.configuration.present().settings, scope)
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:

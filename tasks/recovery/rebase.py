@@ -12,12 +12,15 @@ from dataclasses import dataclass, replace
 from decimal import Decimal, InvalidOperation
 from typing import TYPE_CHECKING, Any
 
-from breaker.errors import BreakerError
+from breaker.errors import BreakerError, InvalidInput
 from breaker.rules import Verdict
 from breaker.state import State
+from brokers.coverage import named_in
 from configuration.breakers import async_rules_of
+from configuration.monitor import monitored_scope
 from configuration.settings import Settings
 from ledger.record import DENIED, AuditRecord
+from tasks.checks.equity import read_equity
 from tasks.recovery.approval_rules import Approval, Refusal, in_words, refusals_of_reset
 from tasks.recovery.rules_in_force import rules_in_force
 
@@ -153,7 +156,11 @@ async def rebase_equity(
 
 
 async def check_change(settings: Settings, status: Status, request: EquityChange, not_done: str) -> None:
-    """Raise EquityChangeRefused unless a reset's rules let this person change what is judged from."""
+    """Raise EquityChangeRefused unless a reset's rules let this person change what is judged from.
+
+    Raises InvalidInput too, for a scope that nothing names and by which nothing was ever judged: it was mistyped.
+    """
+    await _check_scope(settings, request.scope)
     from tasks.checks.conditions import measure_drawdown  # noqa: PLC0415  slow to import
 
     rules = await rules_in_force(settings, request.scope, request.person, request.permissions, status)
@@ -164,6 +171,28 @@ async def check_change(settings: Settings, status: Status, request: EquityChange
         raise EquityChangeRefused(refusals, not_done)
     if refusals := refusals_of_reset(answer, rules, [await measure_drawdown(settings, request.scope)]):
         raise EquityChangeRefused(refusals, not_done)
+
+
+async def _check_scope(settings: Settings, scope: str) -> None:
+    """An engine may judge by a scope that no configuration names; then its equity is recorded."""
+    doubt = named_in(settings, scope).doubt or _judged_elsewhere(settings, scope)
+    if not doubt:
+        return
+    try:
+        is_judged = await read_equity(settings, scope) is not None
+    except ValueError:  # somebody has recorded something
+        return
+    if not is_judged:
+        raise InvalidInput(f"No equity of {scope} is recorded, and {doubt}; nothing changed.")
+
+
+def _judged_elsewhere(settings: Settings, scope: str) -> str:
+    """That the account which the scope names is judged for another breaker; empty where it isn't."""
+    name = scope.removeprefix("account:")
+    if name == scope or name not in settings.accounts:
+        return ""
+    judged = monitored_scope(name, settings.accounts)
+    return "" if judged == scope else f"the equity of {name} is judged as {judged}: use --scope {judged}"
 
 
 def incident_of(status: Status) -> str | None:

@@ -8,8 +8,9 @@ import pytest
 
 from breaker.errors import InvalidInput
 from breaker.orders import Order, OrderStatus, OrderType, Position, Side, TimeInForce, Unreadable
-from brokers.coverage import Coverage, coverage_of
+from brokers.coverage import Coverage, coverage_of, named_in
 from brokers.protocol import Listed
+from configuration.settings import Settings
 
 ACCOUNTS = ("ALPHA", "BETA")
 CALL = "AAPL261218C00200000"
@@ -187,3 +188,18 @@ def test_what_is_said_of_it_names_the_accounts(scope: str, said: str) -> None:
 )
 def test_whether_a_run_does_what_another_is_asked_for(one: Coverage, other: Coverage, contained: bool) -> None:
     assert one.contains(other) is contained
+
+
+def test_a_scope_that_rules_feeds_or_accounts_name_is_known() -> None:
+    account = {"base_url": "http://127.0.0.1:1", "key_id": "k", "secret_key": "s"}
+    settings = Settings.model_validate(
+        {
+            "accounts": {"ALPHA": {**account, "monitored_as": "desk:rates"}},
+            "rules": {"desk:fx": {}},
+            "feeds": {"quotes": {"file": "/var/lib/quotes", "scope": "desk:bonds"}},
+        }
+    )
+    for scope in ("desk:rates", "desk:fx", "desk:bonds", "strategy:any", "account:alpha", "global"):
+        assert not named_in(settings, scope).doubt, scope
+    assert named_in(settings, "desk:oil").doubt.startswith("desk:oil is none of global")
+    assert "(there are: ALPHA)" in named_in(settings, "account:ALHPA").doubt

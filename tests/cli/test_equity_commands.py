@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 
 import pytest
 import redis
@@ -22,6 +23,24 @@ from tests.cli.test_audit_commands import rows
 
 WHY = "250k moved to the custodian, confirmed by them"
 REBASE = ("equity", "rebase", "--reason", WHY, "--scope", "account:ALPHA")
+
+
+WithAccounts = Callable[..., None]
+
+
+@pytest.fixture
+def with_accounts(
+    configured: redis.Redis, redis_server: EmbeddedRedis, write_configuration: WriteConfiguration
+) -> WithAccounts:
+    """Configures the accounts of these names; nobody asks their venue."""
+
+    def write(*names: str) -> None:
+        accounts = [
+            f'[accounts.{name}]\nbase_url = "http://127.0.0.1:1"\nkey_id = "k"\nsecret_key = "s"' for name in names
+        ]
+        write_configuration("\n".join([f'redis_url = "{redis_server.url}"', MAY_RESET, *accounts]))
+
+    return write
 
 
 @pytest.fixture
@@ -66,6 +85,44 @@ def test_money_that_was_moved_is_told_once_and_moves_the_marks(
     assert wrong.returncode == 2 and "'much' is no amount" in wrong.stderr
     recorded = rows(breaker_cli, "--action", "EQUITY_TRANSFERRED")
     assert len(recorded) == 2 and recorded[0]["user_id"] == login_name()
+
+
+@pytest.mark.parametrize("command", [("transfer", "-5"), ("rebase",), ("rebase", "--to", "5")])
+def test_a_scope_that_nothing_names_is_refused_in_one_line_and_nothing_changes(
+    with_accounts: WithAccounts, configured: redis.Redis, breaker_cli: RunCli, command: tuple[str, ...]
+) -> None:
+    with_accounts("ALPHA", "BETA")
+    refused = breaker_cli("equity", *command, "--reason", WHY, "--scope", "account:UNKNOWN")
+    assert refused.returncode == 2 and refused.stdout == ""
+    assert refused.stderr.splitlines()[-1].endswith(
+        "No equity of account:UNKNOWN is recorded, and no account of the name UNKNOWN is configured (there are: ALPHA, "
+        "BETA); nothing changed."
+    )
+    assert configured.keys("*:account:UNKNOWN") == []
+    assert rows(breaker_cli, "--action", "EQUITY_TRANSFERRED") == rows(breaker_cli, "--action", "EQUITY_REBASED") == []
+    Rules(configured, "account:UNKNOWN").record_equity(7)  # by an engine that names its breaker so
+    assert breaker_cli("equity", *command, "--reason", WHY, "--scope", "account:UNKNOWN").returncode == 0
+
+
+def test_money_of_an_account_that_is_judged_as_another_breaker_is_told_to_that_one(
+    with_accounts: WithAccounts, breaker_cli: RunCli
+) -> None:
+    with_accounts("ALPHA")
+    refused = breaker_cli("equity", "transfer", "5", "--reason", WHY, "--scope", "account:ALPHA")
+    assert (
+        refused.returncode == 2 and "ALPHA is judged as global: use --scope global; nothing changed" in refused.stderr
+    )
+    assert breaker_cli("equity", "transfer", "5", "--reason", WHY, "--scope", "strategy:new").returncode == 0
+
+
+def test_looking_at_a_scope_that_nothing_names_asks_whether_it_is_meant(
+    with_accounts: WithAccounts, breaker_cli: RunCli
+) -> None:
+    with_accounts("ALPHA")
+    for command in (("equity", "show"), ("rules", "show"), ("recover",), ("history",), ("init",)):
+        asked = breaker_cli(*command, "--scope", "account:ALHPA")
+        assert "(there are: ALPHA); is account:ALHPA the breaker that is meant?" in asked.stderr, command
+        assert "is meant?" not in breaker_cli(*command, "--scope", "strategy:meanrev").stderr, command
 
 
 @pytest.mark.parametrize(
