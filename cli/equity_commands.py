@@ -30,9 +30,6 @@ from tasks.checks.equity import Equity, read_equity, trips_again
 if TYPE_CHECKING:
     from tasks.recovery.rebase import Rebased
 
-LEAST, MOST = Decimal("0.01"), Decimal(10) ** 15
-"""In any currency; what is beyond was mistyped, and a high-water mark that high trips at once."""
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 equity_app = typer.Typer(
     help="The account's equity, as the rules DRAWDOWN and DAILY_LOSS know it.", epilog=EPILOG, no_args_is_help=True
 )
@@ -116,9 +113,11 @@ def transfer(
 
     High-water mark and the day's first equity move with it. It takes what a re-base takes.
     """
-    why, value = checked_reason(reason), _moved(amount)
-    when = datetime.now(UTC) if at is None else _moment(at)
-    named = f"by hand {uuid7()}" if transfer_id is None else checked_text(transfer_id)
+    from tasks.recovery.transfer import checked_amount, checked_moment, named_by_hand  # noqa: PLC0415
+
+    why, value = checked_reason(reason), checked_amount(amount)
+    when = datetime.now(UTC) if at is None else checked_moment(at, "--at")
+    named = named_by_hand(uuid7()) if transfer_id is None else checked_text(transfer_id)
     settings = load_settings()
     scope = scope_of(settings, scope)
     say_what_is_acted_on(settings)
@@ -224,33 +223,10 @@ def _limit(limit: Decimal | None) -> str:
     return "none: the rule is off" if limit is None else f"{limit:.1%}"
 
 
-def _moved(text: str) -> Decimal:
-    """Raises InvalidInput for what can't be moved."""
-    try:
-        value = Decimal(text)
-    except InvalidOperation:
-        value = Decimal(0)
-    if not value.is_finite() or not LEAST <= abs(value) <= MOST:
-        raise InvalidInput(
-            f"{text!r:.60} is no amount: it has to be a number of {LEAST:f} to {MOST:f}, with a minus for what left; "
-            "nothing changed"
-        )
-    return value
-
-
-def _moment(at: datetime) -> datetime:
-    """In UTC. Raises InvalidInput for what is before any account."""
-    try:
-        when = at.astimezone(UTC)
-    except OverflowError:
-        when = _EPOCH
-    if when <= _EPOCH:
-        raise InvalidInput(f"--at {at.isoformat()} is no time at which money was moved; nothing changed")
-    return when
-
-
 def _amount(text: str) -> Decimal:
     """Raises InvalidInput for what is no equity."""
+    from tasks.recovery.transfer import LEAST, MOST  # noqa: PLC0415
+
     try:
         value = Decimal(text)
     except InvalidOperation:

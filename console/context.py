@@ -15,6 +15,7 @@ from configuration.breakers import WaitingTrips, apply_pending_trips, waiting_tr
 from configuration.redis_clients import async_redis_client, redis_client
 from configuration.running import RunningConfiguration
 from console.actions.authorization import Authorization
+from console.actions.equity import EquityTransfers
 from console.actions.idempotency import IdempotencyKeys
 from console.actions.kill_switch import KillSwitchRuns
 from console.actions.recovery import Recoveries
@@ -73,6 +74,7 @@ class ConsoleContext:
         self.trip_reset = TripReset(settings, redis, self.authorization, self._transition_made, self._tasks.start)
         self.kills = KillSwitchRuns(running, redis, self.authorization, self.trip_reset)
         self.recoveries = Recoveries(settings, redis, self.authorization, self.trip_reset)
+        self.transfers = EquityTransfers(settings, self.authorization, self.trip_reset, self._transition_made)
         self.idempotency_keys = IdempotencyKeys(redis)
 
         self._drain_wanted = asyncio.Event()

@@ -10,7 +10,7 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
 from breaker import BreakerError
-from console.api import audit, circuit_breaker, kill_switch, recovery, system_health
+from console.api import audit, circuit_breaker, equity, kill_switch, recovery, system_health
 from console.api.problems import ApiProblem, Problem, problem, problem_of
 from ledger.errors import LedgerError
 
@@ -26,7 +26,7 @@ def create_api() -> FastAPI:
         redoc_url=None,
         openapi_url="/openapi.json",
     )
-    for resource in (circuit_breaker, kill_switch, recovery, audit, system_health):
+    for resource in (circuit_breaker, equity, kill_switch, recovery, audit, system_health):
         api.include_router(resource.router)
     for kind in (BreakerError, LedgerError, ApiProblem):
         api.add_exception_handler(kind, _ours)

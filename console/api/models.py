@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from breaker import State
 from breaker.trip_reasons import TripReason
 from configuration.reasons import KILL_CONFIRMATION, MAX_REASON, MIN_REASON
+from console.api.parameters import Moment
 from tasks.recovery.approval_rules import MAX_CAUSE, MIN_TEXT
 from tasks.recovery.approval_rules import MAX_REASON as MAX_LENGTH
 
@@ -57,6 +58,19 @@ class ResetRequest(_Body):
         default=False,
         description="Begin the high-water mark and the day's first equity anew at the last equity, right after the "
         "reset: a drawdown trips again otherwise. Recorded.",
+    )
+
+
+class EquityTransferRequest(_Body):
+    amount: str = Field(
+        pattern=r"^-?[0-9]{1,20}(\.[0-9]{1,20})?$",
+        description="In the account's currency, with a minus for what left it.",
+        examples=["-250000"],
+    )
+    reason: _Reason = Field(examples=["250k moved to the custodian, confirmed by them"])
+    at: Moment | None = Field(default=None, description="When it was moved; now unless given.")
+    transfer_id: str | None = Field(
+        default=None, min_length=1, max_length=200, description="The bank's or venue's id; the same one counts once."
     )
 
 
@@ -209,6 +223,19 @@ class ResetBody(StatusBody):
     equity_rebased: str | None = Field(
         default=None,
         description="What the high-water mark was and is, where it began anew; null for a request that is repeated.",
+    )
+
+
+class EquityTransferBody(BaseModel):
+    """What came of telling a transfer."""
+
+    scope: str
+    amount: str = Field(examples=["-250000"])
+    transfer_id: str
+    moved_at: datetime
+    effect: str = Field(examples=["waits for the first reading that has it"])
+    beyond: str | None = Field(
+        description="By how much the newest equity is down by it, where that is beyond a limit: the breaker is TRIPPED."
     )
 
 

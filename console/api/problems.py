@@ -23,6 +23,7 @@ from console.actions.recovery import AnswerRefused, NothingAsked
 from ledger.errors import InvalidRecord, LedgerError
 from tasks.recovery.answers import AnswerNotTaken
 from tasks.recovery.approval_rules import Rule
+from tasks.recovery.rebase import EquityChangeRefused
 from tasks.recovery.reset import ResetRefused
 
 MEDIA_TYPE = "application/problem+json"
@@ -79,11 +80,11 @@ def problem_of(error: Exception) -> JSONResponse:
     """The answer to an error of ours. Anything else is not turned into an answer: KeyError."""
     if isinstance(error, ApiProblem):
         return problem(error.status, error.kind, error.title, error.detail)
-    if isinstance(error, ResetRefused):
+    if isinstance(error, ResetRefused | EquityChangeRefused):
         found: dict[str, object] = {}
         if error.refusals[0].permission:
             found["permission"] = error.refusals[0].permission
-        if error.red:
+        if isinstance(error, ResetRefused) and error.red:
             found["conditions"] = [measurement.as_dict() for measurement in error.red]
         _, status, kind, title = next(row for row in _REFUSED_BY if row[0] is error.rule)
         return problem(status, kind, title, str(error), found)

@@ -1,10 +1,11 @@
-"""Show the Circuit Breaker page and its forms: trip, reset, kill switch."""
+"""Show the Circuit Breaker page and its forms: trip, reset, kill switch, money moved."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import urlencode
 
@@ -17,17 +18,19 @@ from breaker.keys import GLOBAL
 from brokers.coverage import Coverage, NamedScope
 from configuration.reasons import KILL_CONFIRMATION
 from console.actions.authorization import Caller
+from console.actions.equity import BEYOND
 from console.actions.idempotency import usable_event_id
 from console.auth.permissions import Permission
 from console.context import ConsoleContext
 from console.pages.layout import markup, message_page, render_page, submitted_form
 from console.request import PageScope, caller_of, context_of
-from tasks.checks.equity import trips_again_of
+from tasks.checks.equity import read_equity, trips_again_of
 from tasks.checks.measurement import Colour
 from tasks.recovery.approval_rules import Rule
+from tasks.recovery.rebase import EquityChangeRefused
 from tasks.recovery.reset import ResetRefused
 
-_DONE = {
+_DONE: Mapping[str, tuple[State | None, str, str]] = {
     "trip": (State.TRIPPED, "good", "Tripped. Only orders that reduce risk pass from now on."),
     "unconfirmed": (
         State.TRIPPED,
@@ -46,13 +49,23 @@ _DONE = {
         "good",
         "Reset; the high-water mark begins anew at the last equity. A quiet period has begun.",
     ),
+    "transferred": (
+        None,
+        "good",
+        "Recorded. The high-water mark and the day’s first equity move with it; the audit log says what came of it.",
+    ),
+    "transfer_trips": (
+        State.TRIPPED,
+        "bad",
+        "Recorded. By that the equity is beyond its limit, and the breaker is tripped.",
+    ),
     "unrebased": (
         State.QUIET_PERIOD,
         "bad",
         "Reset, but the high-water mark did not begin anew: the audit log says why.",
     ),
 }
-"""What has just been done, said for as long as the breaker is in the state that this led to."""
+"""What has just been done, said for as long as the breaker is in the state that this led to, if it led to one."""
 
 router = APIRouter(include_in_schema=False)
 
@@ -133,7 +146,7 @@ async def _account_alone(context: ConsoleContext, scope: str) -> Coverage | None
 
 @dataclass(frozen=True, slots=True)
 class SubmittedForm:
-    """One of the three forms as a caller has filled it in."""
+    """One of the forms as a caller has filled it in."""
 
     context: ConsoleContext
     caller: Caller
@@ -187,7 +200,7 @@ def _form(name: str, title: str, needed: Permission, values: Values, act: Act, *
             return await shown(request, caller, named, fields, str(error), 422)
         except NotHalted as error:
             return await shown(request, caller, named, fields, str(error), 503)
-        except ResetRefused as error:
+        except (ResetRefused, EquityChangeRefused) as error:
             status = 403 if error.rule is Rule.PERMISSION else 409
             return await shown(request, caller, named, fields, str(error), status)
         except BreakerError as error:
@@ -261,6 +274,39 @@ async def _kill(form: SubmittedForm) -> str:
     return f"/kill/{started.incident_id}"
 
 
+async def _transfer_values(context: ConsoleContext, scope: str) -> dict[str, Any]:
+    try:
+        return {"held": await read_equity(context.settings, scope)}
+    except (BreakerError, ValueError):
+        return {"held": None}
+
+
+async def _transfer(form: SubmittedForm) -> str:
+    fields, transfers = form.fields, form.context.transfers
+    request = transfers.request(
+        form.caller,
+        form.scope,
+        fields.get("amount", ""),
+        form.reason,
+        _moment(fields.get("at", "")),
+        fields.get("transfer_id", ""),
+        form.event_id,
+    )
+    outcome = await transfers.tell(form.caller, request)
+    return _back(form.scope, "transfer_trips" if outcome.verdict in BEYOND else "transferred")
+
+
+def _moment(text: str) -> datetime | None:
+    """What a browser's field for a time gives, in UTC; None for nothing. Raises InvalidInput."""
+    if not text.strip():
+        return None
+    try:
+        found = datetime.fromisoformat(text.strip())
+    except ValueError:
+        raise InvalidInput(f"{text!r:.40} is no time, such as 2026-03-02T14:30:00; nothing changed.") from None
+    return found.replace(tzinfo=UTC) if found.tzinfo is None else found
+
+
 def _back(scope: str, done: str) -> str:
     query = {"done": done} | ({} if scope == GLOBAL else {"scope": scope})
     return f"/circuit-breaker?{urlencode(query)}"
@@ -269,6 +315,7 @@ def _back(scope: str, done: str) -> str:
 _form("trip", "Trip", Permission.TRIP_CIRCUIT, _trip_values, _trip)
 _form("reset", "Reset", Permission.RESET_CIRCUIT, _reset_values, _reset, act_judges=True)
 _form("kill", "Kill Switch", Permission.KILL_SWITCH, _kill_values, _kill)
+_form("transfer", "Money Moved", Permission.RESET_CIRCUIT, _transfer_values, _transfer, act_judges=True)
 
 
 @router.get("/kill/{incident_id}")

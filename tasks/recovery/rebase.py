@@ -21,7 +21,7 @@ from configuration.monitor import monitored_scope
 from configuration.settings import Settings
 from ledger.record import DENIED, AuditRecord
 from tasks.checks.equity import read_equity
-from tasks.recovery.approval_rules import Approval, Refusal, in_words, refusals_of_reset
+from tasks.recovery.approval_rules import Approval, Refusal, Rule, in_words, refusals_of_reset
 from tasks.recovery.rules_in_force import rules_in_force
 
 if TYPE_CHECKING:
@@ -40,6 +40,12 @@ class EquityChangeRefused(BreakerError):
 
     def __init__(self, refusals: Collection[Refusal], not_done: str) -> None:
         super().__init__(f"{not_done}: {in_words(list(refusals))}. Nothing changed.")
+        self.refusals = tuple(refusals)
+
+    @property
+    def rule(self) -> Rule:
+        """The first that refuses."""
+        return self.refusals[0].rule
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +107,7 @@ class EquityChange:
     source: str
     claimed: str = ""
     """A name that was only typed. Kept, and nothing is decided by it."""
+    ip_address: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -209,6 +216,7 @@ def change_row(
         action=action,
         source=request.source,
         user_id=request.person,
+        ip_address=request.ip_address,
         details={**said, **details},
         scope=request.scope,
         incident_id=incident,

@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from decimal import Decimal
+from decimal import Decimal, InvalidOperation
 from typing import TYPE_CHECKING
 
-from breaker.errors import BreakerError
+from breaker.errors import BreakerError, InvalidInput
 from breaker.rules import Outcome, Verdict
 from configuration.breakers import async_rules_of
 from configuration.settings import Settings
@@ -21,6 +21,9 @@ from tasks.recovery.rebase import EquityChange, EquityChangeRefused, change_row,
 if TYPE_CHECKING:
     from breaker import AsyncCircuitBreaker
 
+LEAST, MOST = Decimal("0.01"), Decimal(10) ** 15
+"""In any currency; what is beyond was mistyped, and a high-water mark that high trips at once."""
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 TRANSFERRED = "EQUITY_TRANSFERRED"
 TRANSFER_REFUSED = "EQUITY_TRANSFER_REFUSED"
 
@@ -38,6 +41,36 @@ class TransferRequest(EquityChange):
     transfer_id: str
 
 
+def checked_amount(text: str) -> Decimal:
+    """Raises InvalidInput for what can't be moved."""
+    try:
+        value = Decimal(text)
+    except InvalidOperation:
+        value = Decimal(0)
+    if not value.is_finite() or not LEAST <= abs(value) <= MOST:
+        raise InvalidInput(
+            f"{text!r:.60} is no amount: it has to be a number of {LEAST:f} to {MOST:f}, with a minus for what left; "
+            "nothing changed"
+        )
+    return value
+
+
+def checked_moment(at: datetime, called: str) -> datetime:
+    """In UTC. Raises InvalidInput for what is before any account; `called` is how whoever gave it knows it."""
+    try:
+        when = at.astimezone(UTC)
+    except OverflowError:
+        when = _EPOCH
+    if when <= _EPOCH:
+        raise InvalidInput(f"{called} {at.isoformat()} is no time at which money was moved; nothing changed")
+    return when
+
+
+def named_by_hand(event_id: str) -> str:
+    """The id of a transfer that has none of a bank's or venue's."""
+    return f"by hand {event_id}"
+
+
 async def record_transfer(
     settings: Settings,
     breaker: AsyncCircuitBreaker,
@@ -51,6 +84,7 @@ async def record_transfer(
 
     Raises:
         EquityChangeRefused: they don't. NotTransferred: it is too old to be told. Both are on record, in one row.
+        InvalidInput: nothing names the scope, and nothing was ever judged by it.
         BreakerUnavailable, RedisRefused: Redis can't be asked.
     """
     status = await breaker.get_status()

@@ -89,6 +89,7 @@ _NEEDS = [
     ("GET", "/circuit-breaker/history", Permission.VIEW_CIRCUIT, None),
     ("POST", "/circuit-breaker/trip", Permission.TRIP_CIRCUIT, TRIP),
     ("POST", "/circuit-breaker/reset", Permission.RESET_CIRCUIT, TRIP),
+    ("POST", "/equity/transfers", Permission.RESET_CIRCUIT, {"amount": "5", "reason": REASON}),
     ("POST", "/kill-switch", Permission.KILL_SWITCH, {**TRIP, "confirm": "FLATTEN"}),
     ("GET", "/kill-switch/x", Permission.VIEW_CIRCUIT, None),
     ("GET", "/audit", Permission.VIEW_AUDIT, None),
