@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Annotated
 
 import typer
-from pydantic import ValidationError
 
 from breaker.errors import BreakerError, InvalidInput
-from breaker.keys import GLOBAL
 from breaker.limits import Limits
 from breaker.rule_table import RULE_TABLE
 from cli.acting_on import scope_of
@@ -22,7 +19,6 @@ from cli.exit_codes import EPILOG
 from cli.options import JsonOption, ScopeOption
 from configuration.breakers import limits_from
 from configuration.monitor import monitored_scope
-from configuration.rules import RuleSettings
 from configuration.settings import Settings, load_settings
 from console.value_format import duration
 from tasks.checks.rules import RuleLine, read_judged, rule_lines
@@ -103,7 +99,8 @@ def replay(
     settings = load_settings()
     name = _account_of(settings, account)
     scope = monitored_scope(name, settings.accounts)
-    limits = limits_from(_with_limits(settings, scope, changes or []), scope)
+    asked = dict(change.partition("=")[::2] for change in changes or [])
+    limits = rules_replay.limits_with(settings, scope, asked, "--set")
     begin = since.replace(tzinfo=UTC)
     end = datetime.now(UTC) if until is None else until.replace(tzinfo=UTC)
     if not datetime(1970, 1, 1, tzinfo=UTC) <= begin < end:
@@ -137,19 +134,6 @@ def _account_of(settings: Settings, named: str | None) -> str:
     if named is None or named.upper() not in settings.accounts:
         raise InvalidInput(f"--account has to name a configured account ({known}); nothing was replayed")
     return named.upper()
-
-
-def _with_limits(settings: Settings, scope: str, changes: Sequence[str]) -> Settings:
-    """The settings with other limits of the scope. Raises InvalidInput for what is none."""
-    given = settings.rules.get(scope) or settings.rules.get(GLOBAL) or RuleSettings()
-    asked = dict(change.partition("=")[::2] for change in changes)
-    on = tuple(rule for rule in given.off if RULE_TABLE[rule].setting not in asked)
-    try:
-        limits = RuleSettings.model_validate({**given.model_dump(), "off": on, **asked})
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise InvalidInput(f"--set {'.'.join(map(str, first['loc']))}: {first['msg']}; nothing was replayed") from None
-    return settings.model_copy(update={"rules": {**settings.rules, scope: limits}})
 
 
 def _utc(moment: datetime) -> str:

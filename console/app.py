@@ -22,7 +22,7 @@ from console.actions.recovery import NothingAsked
 from console.api.application import create_api
 from console.api.problems import problem
 from console.context import ConsoleContext
-from console.pages import audit, circuit, events, incidents, oidc, recovery, sign_in, system_health
+from console.pages import audit, circuit, events, incidents, oidc, recovery, replay, sign_in, system_health
 from console.pages.layout import message_page
 from console.render import STATIC
 from console.request import BadForm, SignInNeeded, identity_of
@@ -64,7 +64,7 @@ def create_app(running: RunningConfiguration) -> Application:
             yield
 
     app = FastAPI(lifespan=lifespan, openapi_url=None, docs_url=None, redoc_url=None)
-    for pages in (sign_in, oidc, circuit, recovery, incidents, audit, system_health, events):
+    for pages in (sign_in, oidc, circuit, replay, recovery, incidents, audit, system_health, events):
         app.include_router(pages.router)
     app.mount("/api/v1", api)
     app.mount("/static", _KeptFiles(directory=STATIC))

@@ -29,6 +29,7 @@ from console.background import BackgroundTasks
 from console.live.broadcast import Broadcast
 from console.live_updates import LiveUpdates
 from console.render import Renderer
+from console.replays import Replays
 from ledger.audit import drain
 from ledger.configured import open_ready_ledger, open_spool
 from ledger.errors import LedgerError
@@ -75,6 +76,7 @@ class ConsoleContext:
         self.kills = KillSwitchRuns(running, redis, self.authorization, self.trip_reset)
         self.recoveries = Recoveries(settings, redis, self.authorization, self.trip_reset)
         self.transfers = EquityTransfers(settings, self.authorization, self.trip_reset, self._transition_made)
+        self.replays = Replays(settings)
         self.idempotency_keys = IdempotencyKeys(redis)
 
         self._drain_wanted = asyncio.Event()
@@ -114,6 +116,7 @@ class ConsoleContext:
             await self.kills.finish()
             await asyncio.gather(self._tasks.end(), self.live.end())
             self.recoveries.close()
+            self.replays.close()
             self.passwords.close()
             await self._async_redis.aclose()
             self._redis.close()

@@ -7,19 +7,26 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
+from typing import Any
 
+from pydantic import ValidationError
 from redis import Redis
 
-from breaker.keys import Keys
+from breaker.errors import BreakerError, InvalidInput
+from breaker.keys import GLOBAL, Keys
 from breaker.limits import Limits, Rule
 from breaker.redis_time import to_datetime
 from breaker.rule_requests import OTHER_CURRENCY, is_currency
+from breaker.rule_table import RULE_TABLE
 from breaker.rules import Outcome, Rules, Verdict
+from configuration.breakers import limits_from
+from configuration.rules import RuleSettings
 from configuration.settings import Settings
 from sandbox.embedded_redis import EmbeddedRedis
 from tasks.checks.equity import texts
@@ -29,7 +36,16 @@ from tasks.monitor.measurements import measurements_key, read_measurement
 _FIGURES = ("equity", "largest_position", "gross_exposure", "maintenance_margin")
 _IN_MEMORY = {"appendonly": "no", "save": ""}
 _MOST_PARTS = 1_000
-_RULES_AT_ONCE = 6
+_PAGE = 2_000
+_OF_EQUITY = (Rule.DRAWDOWN, Rule.DAILY_LOSS, Rule.LOSS_VELOCITY)
+_OF_POSITIONS = (Rule.POSITION_SIZE, Rule.GROSS_EXPOSURE)
+REPLAYED = (*_OF_EQUITY, *_OF_POSITIONS, Rule.MARGIN)
+"""The rules that the recording has measurements for."""
+_RULES_AT_ONCE = len(REPLAYED)
+
+
+class ReplayStopped(BreakerError):
+    """It took longer than whoever asked has time for. Nothing was acted on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +82,17 @@ class WouldTrip:
 
 
 @dataclass(frozen=True, slots=True)
+class Measured:
+    """What one rule heard at one reading."""
+
+    at: datetime
+    value: Decimal
+    """A fraction, or an amount in the account's currency, as the rule's limit is."""
+    trips: bool
+    """It went beyond the limit then, after it had been within it."""
+
+
+@dataclass(frozen=True, slots=True)
 class Recording:
     """What was recorded of one account, oldest first."""
 
@@ -73,15 +100,26 @@ class Recording:
     transfers: tuple[Transferred, ...] = ()
 
 
-async def read_recording(settings: Settings, account: str, scope: str, since: datetime, until: datetime) -> Recording:
+async def read_recording(
+    settings: Settings, account: str, scope: str, since: datetime, until: datetime, most: int | None = None
+) -> Recording:
     """What the monitor has kept of the account, and what was moved by what the scope's rules were told.
 
-    Raises BreakerUnavailable or RedisRefused.
+    Raises BreakerUnavailable or RedisRefused, and ReplayStopped for more than `most` readings.
     """
     stream, moved = measurements_key(account), Keys.of(scope).key("transfers")
     begin, end = (str(int(moment.timestamp() * 1_000)) for moment in (since, until))
+    entries: list[Any] = []
     async with redis_reader(settings) as redis:
-        entries, transfers = await redis.ask(f"read {stream}", ("XRANGE", stream, begin, end), ("HGETALL", moved))
+        (transfers,) = await redis.ask(f"read {moved}", ("HGETALL", moved))
+        while True:
+            (page,) = await redis.ask(f"read {stream}", ("XRANGE", stream, begin, end, "COUNT", _PAGE))
+            entries += page
+            if most is not None and len(entries) > most:
+                raise ReplayStopped(f"There are more than {most:,} readings from then to then; choose a shorter time.")
+            if len(page) < _PAGE:
+                break
+            begin = f"({page[-1][0].decode()}"
     return Recording(
         tuple(found for entry in entries for found in _recorded(*read_measurement(entry))),
         tuple(found for found in _transfers(texts(transfers)) if since <= found.at <= until),
@@ -97,14 +135,61 @@ def replay(recording: Recording, limits: Limits) -> list[WouldTrip]:
 
     Raises EmbeddedRedisError.
     """
-    dry = replace(limits, dry_run=frozenset(Rule))
+    with _private_rules(replace(limits, dry_run=frozenset(Rule))) as rules:
+        return list(_crossings(rules, recording))
+
+
+def replay_rule(recording: Recording, limits: Limits, rule: Rule, go_on: Callable[[], bool]) -> list[Measured]:
+    """What one rule of `REPLAYED` would have heard by its limit of `limits`, in order.
+
+    Raises EmbeddedRedisError, and ReplayStopped as soon as `go_on` says no.
+    """
+    others: dict[str, Any] = {RULE_TABLE[other].setting: None for other in REPLAYED if other is not rule}
+    alone = replace(limits, **others, dry_run=frozenset(Rule))
+    found: list[Measured] = []
+    was_beyond = False
+    with _private_rules(alone) as rules:
+        for event in _in_order(recording):
+            if not go_on():
+                raise ReplayStopped("It took too long, and was given up; choose a shorter time.")
+            if isinstance(event, Transferred):
+                rules.record_transfer(event.amount, event.at, event.transfer_id)
+                continue
+            outcome = _heard(rules, rule, event)
+            if outcome is None or outcome.verdict is Verdict.REFUSED:
+                continue
+            is_beyond = outcome.verdict is Verdict.WOULD_TRIP
+            found.append(Measured(event.at, _value(outcome.details["measured"]), is_beyond and not was_beyond))
+            was_beyond = is_beyond
+    return found
+
+
+def limits_with(settings: Settings, scope: str, changes: Mapping[str, str], called: str) -> Limits:
+    """The limits of the scope with some of them changed; one that is given is on.
+
+    Raises InvalidInput for what is none; `called` is how whoever gave it knows it.
+    """
+    given = settings.rules.get(scope) or settings.rules.get(GLOBAL) or RuleSettings()
+    on = tuple(rule for rule in given.off if RULE_TABLE[rule].setting not in changes)
+    try:
+        changed = RuleSettings.model_validate({**given.model_dump(), "off": on, **changes})
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise InvalidInput(f"{called} {where}: {first['msg']}; nothing was replayed") from None
+    return limits_from(settings.model_copy(update={"rules": {**settings.rules, scope: changed}}), scope)
+
+
+@contextmanager
+def _private_rules(limits: Limits) -> Iterator[Rules]:
+    """Rules on a Redis of their own. Raises EmbeddedRedisError."""
     with tempfile.TemporaryDirectory(prefix="breaker-replay-") as folder:
         server = EmbeddedRedis(Path(folder), config=_IN_MEMORY).start()
         try:
             with Redis.from_url(server.url) as client:
-                rules = Rules(client, limits=dry)
+                rules = Rules(client, limits=limits)
                 try:
-                    return list(_crossings(rules, recording))
+                    yield rules
                 finally:
                     rules.close()
         finally:
@@ -113,8 +198,7 @@ def replay(recording: Recording, limits: Limits) -> list[WouldTrip]:
 
 def _crossings(rules: Rules, recording: Recording) -> Iterator[WouldTrip]:
     told: set[tuple[str, str]] = set()
-    events: list[Recorded | Transferred] = sorted((*recording.transfers, *recording.readings), key=lambda each: each.at)
-    for event in events:
+    for event in _in_order(recording):
         if isinstance(event, Transferred):
             rules.record_transfer(event.amount, event.at, event.transfer_id)
             continue
@@ -128,15 +212,41 @@ def _crossings(rules: Rules, recording: Recording) -> Iterator[WouldTrip]:
                 yield _would_trip(event.at, entry)
 
 
+def _in_order(recording: Recording) -> list[Recorded | Transferred]:
+    return sorted((*recording.transfers, *recording.readings), key=lambda each: each.at)
+
+
 def _measured(rules: Rules, event: Recorded) -> Iterator[Outcome]:
-    of_equity = rules.record_equity(event.equity, event.at, trusted=event.trusted, currency=event.currency)
-    if of_equity.details.get("kind") == OTHER_CURRENCY:
-        rules.rebase_equity()
-    yield of_equity
-    if event.gross_exposure is not None and event.largest_position is not None:
-        yield rules.record_positions(_positions(event.largest_position, event.gross_exposure))
-    if event.maintenance_margin is not None:
-        yield rules.record_margin(event.maintenance_margin, event.equity)
+    for rule in (Rule.DRAWDOWN, Rule.POSITION_SIZE, Rule.MARGIN):  # one of each kind
+        outcome = _heard(rules, rule, event)
+        if outcome is not None:
+            yield outcome
+
+
+def _heard(rules: Rules, rule: Rule, event: Recorded) -> Outcome | None:
+    """What came of telling the figures that this rule judges; None where the reading has them not."""
+    if rule in _OF_EQUITY:
+        outcome = rules.record_equity(event.equity, event.at, trusted=event.trusted, currency=event.currency)
+        if outcome.details.get("kind") == OTHER_CURRENCY:
+            rules.rebase_equity()
+        return outcome
+    if rule in _OF_POSITIONS:
+        if event.gross_exposure is None or event.largest_position is None:
+            return None
+        return rules.record_positions(_positions(event.largest_position, event.gross_exposure))
+    if event.maintenance_margin is None:
+        return None
+    return rules.record_margin(event.maintenance_margin, event.equity)
+
+
+def _value(measured: str) -> Decimal:
+    """As the rule's limit is; nothing of an account that is not funded."""
+    if measured.endswith("%"):
+        return Decimal(measured[:-1]) / 100
+    try:
+        return Decimal(measured)
+    except InvalidOperation:
+        return Decimal(0)
 
 
 def _positions(largest: Decimal, gross: Decimal) -> dict[str, tuple[Decimal, Decimal]]:

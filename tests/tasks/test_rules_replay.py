@@ -6,10 +6,20 @@ from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
-from breaker.limits import Limits
+import pytest
+
+from breaker.limits import Limits, Rule
 from configuration.settings import Settings
 from sandbox.embedded_redis import EmbeddedRedis
-from tasks.rules_replay import Recorded, Recording, Transferred, read_recording, replay
+from tasks.rules_replay import (
+    Recorded,
+    Recording,
+    ReplayStopped,
+    Transferred,
+    read_recording,
+    replay,
+    replay_rule,
+)
 
 BEGUN = datetime(2026, 3, 2, 14, 30, tzinfo=UTC)
 ACCOUNT = {"base_url": "https://paper-api.alpaca.markets", "key_id": "k", "secret_key": "s"}
@@ -37,6 +47,22 @@ def test_it_says_when_a_tighter_limit_would_have_tripped_and_each_time_once() ->
     assert (found[0].measured, found[0].limit, found[0].window) == ("3.1000%", "3%", "from the high-water mark")
 
 
+def test_one_rule_is_replayed_by_itself_with_what_it_heard_each_time() -> None:
+    equities = ("0", "100", "98", "96.9", "96.8", "99", "96.5")
+    readings = tuple(Recorded(at(place), Decimal(equity)) for place, equity in enumerate(equities))
+    margin = Recorded(at(10), Decimal(90), largest_position=Decimal(80), gross_exposure=Decimal(200))
+    recording = Recording((*readings, Recorded(at(9), Decimal(1), trusted=False), margin))
+    limits = Limits(drawdown=Decimal("0.03"), daily_loss=Decimal("0.01"), gross_exposure=Decimal(150))
+    found = replay_rule(recording, limits, Rule.DRAWDOWN, lambda: True)
+    assert [each.value for each in found[:4]] == [Decimal(value) for value in ("0", "0", "0.02", "0.031")]
+    assert [each.at for each in found if each.trips] == [at(3), at(6)]
+    (gross,) = replay_rule(recording, limits, Rule.GROSS_EXPOSURE, lambda: True)
+    assert (gross.at, gross.value, gross.trips) == (at(10), Decimal(200), True)
+    assert replay_rule(recording, limits, Rule.MARGIN, lambda: True) == []
+    with pytest.raises(ReplayStopped, match="choose a shorter time"):
+        replay_rule(recording, limits, Rule.DRAWDOWN, lambda: False)
+
+
 def test_another_currency_begins_anew() -> None:
     told = (("100", "USD"), ("92", "EUR"), ("91", "EUR"), ("87", "EUR"))
     readings = tuple(Recorded(at(place), Decimal(equity), currency=code) for place, (equity, code) in enumerate(told))
@@ -58,5 +84,7 @@ async def test_it_reads_what_the_monitor_keeps(redis_server: EmbeddedRedis, redi
     found = await read_recording(settings, "ALPHA", "global", BEGUN, at(30))
     first, second = found.readings
     assert (first.at, first.equity, first.maintenance_margin) == (BEGUN, Decimal(100), Decimal("12.5"))
+    with pytest.raises(ReplayStopped, match="more than 1 readings"):
+        await read_recording(settings, "ALPHA", "global", BEGUN, at(30), most=1)
     assert not second.trusted and (first.currency, second.currency) == ("USD", None)
     assert [(each.transfer_id, each.amount) for each in found.transfers] == [("W", Decimal(-6000))]
