@@ -230,6 +230,8 @@ class NotificationSettings(BaseModel):
     """An Events API v2 integration key; incidents are opened and resolved by the breaker's incident id."""
     pagerduty_url: str = Field(default="https://events.pagerduty.com/v2/enqueue", pattern=r"^https?://[^\s]+$")
     """Where PagerDuty takes events."""
+    pagerduty_warnings: bool = False
+    """Whether what comes near a limit opens an alert there, of severity `warning`; it is resolved when that is over."""
     others: tuple[SecretStr, ...] = ()
     """Further places, as Apprise URLs."""
     timeout: Seconds = 5.0

@@ -47,8 +47,8 @@ class NotificationWatch(threading.Thread):
         self._scopes_read = float("-inf")
         self._looked: dict[str, tuple[Any, float]] = {}
         """By breaker, its newest transition when it was last looked at, and when that was."""
-        self._warned: Any = None
-        """The newest warning when warnings were last told."""
+        self._warned: tuple[Any, float] = None, float("-inf")
+        """The newest warning when warnings were last told, and when that was."""
 
     def stop(self) -> None:
         self._stop_asked.set()
@@ -99,9 +99,9 @@ class NotificationWatch(threading.Thread):
     def _tell_warnings(self, client: DeadlineClient) -> None:
         try:
             (newest,) = client.execute(Request("look for warnings", (("XREVRANGE", WARNINGS, "+", "-", "COUNT", 1),)))
-            if newest and newest != self._warned:
+            if newest and (newest != self._warned[0] or time.monotonic() - self._warned[1] >= AGAIN_AFTER):
                 asyncio.run(tell_warnings(self._settings))
-            self._warned = newest
+                self._warned = newest, time.monotonic()
             self._outages.note("warnings", None)
         except Exception as error:  # whatever warnings fail with must not end the watch over transitions
             self._outages.note("warnings", error)

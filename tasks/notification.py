@@ -37,6 +37,8 @@ class NotificationKind(StrEnum):
     DRILL_PASSED = "DRILL_PASSED"
     RULE_WARNING = "RULE_WARNING"
     """A measurement came near the limit of its rule; nothing was halted."""
+    RULE_WARNING_OVER = "RULE_WARNING_OVER"
+    """It is well below its early warnings again; told to those who keep an alert open until then."""
     CHECKPOINT = "CHECKPOINT"
     """Where the audit log stands, kept by whoever gets the message: what is cut off later shows against it."""
 
@@ -70,10 +72,19 @@ def console_page(console_url: str | None, path: str, scope: str = GLOBAL) -> str
 
 
 _RESOLVES = frozenset(
-    {NotificationKind.RECOVERED, NotificationKind.VERIFICATION_RECOVERED, NotificationKind.DRILL_PASSED}
+    {
+        NotificationKind.RECOVERED,
+        NotificationKind.VERIFICATION_RECOVERED,
+        NotificationKind.DRILL_PASSED,
+        NotificationKind.RULE_WARNING_OVER,
+    }
 )
-_NOT_FOR_PAGERDUTY = frozenset({NotificationKind.RESET, NotificationKind.CHECKPOINT, NotificationKind.RULE_WARNING})
-"""A reset neither opens an incident nor ends it: the watch after it does. Of the others nobody is woken."""
+_NOT_FOR_PAGERDUTY = frozenset({NotificationKind.RESET, NotificationKind.CHECKPOINT})
+"""A reset neither opens an incident nor ends it: the watch after it does. Of a checkpoint nobody is woken."""
+EARLY_WARNINGS = frozenset({NotificationKind.RULE_WARNING, NotificationKind.RULE_WARNING_OVER})
+"""What PagerDuty is told only where that is asked for: nothing has been halted."""
+FOR_PAGERDUTY_ALONE = frozenset({NotificationKind.RULE_WARNING_OVER})
+"""What ends an alert, and is no news to anybody else."""
 _MARKS: dict[Severity, str] = {"info": "ℹ️", "warning": "⚠️", "critical": "🛑"}
 _SLACK_HEADER, _SLACK_SECTION = 150, 3_000
 _PAGERDUTY_SUMMARY, _PAGERDUTY_KEY, _PAGERDUTY_BODY = 1_024, 255, 8_000

@@ -23,7 +23,15 @@ from configuration.settings import NotificationSettings, Settings
 from ledger.errors import InvalidRecord, SpoolUnavailable
 from ledger.record import FAILED, AuditRecord, uuid_or_none
 from ledger.spool_copy import spool_of
-from tasks.notification import Notification, apprise_type, pagerduty_event, plain_text, slack_message
+from tasks.notification import (
+    EARLY_WARNINGS,
+    FOR_PAGERDUTY_ALONE,
+    Notification,
+    apprise_type,
+    pagerduty_event,
+    plain_text,
+    slack_message,
+)
 from tasks.redaction import configured_secrets, redact
 
 stamina.instrumentation.set_on_retry_hooks(())  # they print on standard output, which may be an answer for machines
@@ -73,17 +81,23 @@ _Send = Callable[[], Awaitable[None]]
 
 def _channels(settings: NotificationSettings, notification: Notification) -> list[tuple[str, _Send]]:
     channels: list[tuple[str, _Send]] = []
+    if notification.kind in FOR_PAGERDUTY_ALONE:
+        return _pagerduty(settings, notification)
     if settings.slack is not None:
         url = settings.slack.get_secret_value()
         if url.startswith(("https://", "http://")):
             channels.append(("slack", lambda: _post(url, slack_message(notification), settings.timeout)))
         else:
             channels.append(("slack", lambda: _by_apprise(url, notification)))
-    if settings.pagerduty is not None:
-        event = pagerduty_event(notification, settings.pagerduty.get_secret_value())
-        if event is not None:
-            channels.append(("pagerduty", lambda: _post(settings.pagerduty_url, event, settings.timeout)))
+    channels += _pagerduty(settings, notification)
     return channels + [(_scheme(other), _apprise_sender(other, notification)) for other in settings.others]
+
+
+def _pagerduty(settings: NotificationSettings, notification: Notification) -> list[tuple[str, _Send]]:
+    if settings.pagerduty is None or (notification.kind in EARLY_WARNINGS and not settings.pagerduty_warnings):
+        return []
+    event = pagerduty_event(notification, settings.pagerduty.get_secret_value())
+    return [] if event is None else [("pagerduty", lambda: _post(settings.pagerduty_url, event, settings.timeout))]
 
 
 def _scheme(url: SecretStr) -> str:

@@ -32,14 +32,19 @@ async def tell_warnings(settings: Settings) -> list[Told]:
     told = []
     for entry, fields in reversed(entries):
         identity = f"rule-warning:{entry.decode()}"
-        notification = warning_notification(_fields(fields), settings.recovery.console_url)
+        notification = warning_notification(_fields(fields), settings.recovery.console_url, settings.environment)
         if notification is not None and (each := await tell_once(settings, identity, notification)) is not None:
             told.append(each)
     return told
 
 
-def warning_notification(fields: Mapping[str, str], console_url: str | None) -> Notification | None:
-    """What people are told of one entry; None for what none of our scripts wrote."""
+def warning_notification(
+    fields: Mapping[str, str], console_url: str | None, environment: str = ""
+) -> Notification | None:
+    """What people are told of one entry; None for what none of our scripts wrote.
+
+    All of one rule and scope is one alert, of which there is one in each environment.
+    """
     try:
         rule, scope, percent = fields["rule"], fields["scope"], int(fields["percent"])
         details: dict[str, Any] = json.loads(fields["details"])
@@ -48,9 +53,19 @@ def warning_notification(fields: Mapping[str, str], console_url: str | None) -> 
         return None
     of = "" if scope == GLOBAL else f" of {scope}"
     window = f" {details['window']}" if details.get("window") else ""
+    alert = " ".join(filter(None, ("rule-warning", environment, rule, scope)))
+    if percent == 0:
+        return Notification(
+            NotificationKind.RULE_WARNING_OVER,
+            alert,
+            f"{rule}{of} is well below its early warnings again",
+            f"Measured {measured}{window}; it trips beyond {limit}.",
+            "info",
+            console_page(console_url, "circuit-breaker", scope),
+        )
     return Notification(
         NotificationKind.RULE_WARNING,
-        f"rule-warning {rule} {scope}",
+        alert,
         f"{rule}{of} is past {percent} % of its limit",
         f"Measured {measured}{window}; it trips beyond {limit}. Nothing has been halted.",
         "warning",

@@ -64,7 +64,8 @@ end
 local function accepted(measurement) redis.call('HDEL', REFUSED, measurement .. ' in a row') end
 
 -- Keeps what the rule has heard, and warns once when it takes more of its limit than a warning's share. What has been
--- warned of is warned of anew after it has been well below. What trips is told as a trip.
+-- warned of is warned of anew after it has been well below: then the warning is over, told as one of 0 percent. What trips
+-- is told as a trip. Where one process has the rule off, another one's warning stands.
 local function note(rule, exceeded, share, details)
   local before = tonumber(string.match(redis.call('HGET', JUDGED, rule) or '', '^%d+ %S+ (%d+) ') or '') or 0
   local level = 0
@@ -72,7 +73,8 @@ local function note(rule, exceeded, share, details)
     local held = before >= percent and percent - RELEASED_BELOW or percent
     if share * 100 >= held then level = percent end
   end
-  if level > before and MODE ~= 'off' and not (exceeded and MODE == 'on') then
+  if MODE == 'off' then level = before end
+  if (level > before and not (exceeded and MODE == 'on')) or (level == 0 and before > 0) then
     redis.call('XADD', WARNINGS, 'MAXLEN', '~', WARNINGS_KEPT, '*', 'rule', rule, 'scope', scope_name(), 'percent',
       number(level), 'at', iso(now), 'details', details)
   end

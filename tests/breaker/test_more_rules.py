@@ -183,14 +183,25 @@ def test_people_are_warned_once_at_half_and_at_four_fifths_of_a_limit(
         rules.record_equity(equity)
     assert warned(redis_client) == [("DRAWDOWN", "50"), ("DRAWDOWN", "80")], "hovering is no news"
     rules.record_equity(99)
+    assert warned(redis_client)[2:] == [("DRAWDOWN", "0")], "it is over"
     rules.record_equity("95.5")
-    assert warned(redis_client)[2:] == [("DRAWDOWN", "80")], "and from far to near it is told once, as what it is"
+    assert warned(redis_client)[3:] == [("DRAWDOWN", "80")], "and from far to near it is told once, as what it is"
     rules.record_equity(99)
     rules.record_equity(90)
-    assert len(warned(redis_client)) == 3, "a trip is told as a trip"
+    assert warned(redis_client)[4:] == [("DRAWDOWN", "0")], "a trip is told as a trip"
     for _ in range(9):
         rules.record_api_error("venue")
-    assert len(warned(redis_client)) == 3, "what is off warns of nothing"
+    assert len(warned(redis_client)) == 5, "what is off warns of nothing"
+
+
+def test_a_process_that_has_the_rule_off_ends_no_warning_of_another_one(
+    breaker: CircuitBreaker, redis_client: redis.Redis
+) -> None:
+    monitor = rule_set(redis_client, daily_loss=Decimal("0.02"), drawdown=None)
+    engine = rule_set(redis_client, drawdown=None)
+    for rules, equity in ((monitor, "100"), (engine, "98.8"), (monitor, "98.8"), (engine, "98.8"), (monitor, "98.8")):
+        rules.record_equity(equity)
+    assert warned(redis_client) == [("DAILY_LOSS", "50")]
 
 
 def test_asyncio_offers_the_further_rules_too(breaker: CircuitBreaker, redis_server: EmbeddedRedis) -> None:
