@@ -63,7 +63,7 @@ class RuleDescription:
 
 
 _RUNBOOK = "runbook, Automatic Trips"
-_RISK = "RTS 6 Art. 15(4)"
+_RISK = "RTS 6 Art. 15(4), 17(2)"
 _MONITOR = "account monitor or engine"
 
 RULE_TABLE: Mapping[Rule, RuleDescription] = {
@@ -125,7 +125,7 @@ RULE_TABLE: Mapping[Rule, RuleDescription] = {
             "orders",
             "strategy",
             "record_order_rejected, record_order_accepted: engine",
-            "RTS 6 Art. 16",
+            "RTS 6 Art. 16(1)",
         ),
         RuleDescription(
             Rule.POSITION_SIZE,
@@ -154,7 +154,7 @@ RULE_TABLE: Mapping[Rule, RuleDescription] = {
             "fraction of the larger",
             "account",
             "publish_positions: engine; record_positions: account monitor",
-            "RTS 6 Art. 17",
+            "RTS 6 Art. 17(3)",
         ),
         RuleDescription(
             Rule.MARGIN,
@@ -191,7 +191,7 @@ RULE_TABLE: Mapping[Rule, RuleDescription] = {
             "seconds",
             "account",
             "check_silence: health verification",
-            "RTS 6 Art. 16",
+            "RTS 6 Art. 16(1)",
         ),
     )
 }
