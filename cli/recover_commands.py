@@ -187,7 +187,7 @@ def answer(
     who = person.name
     status = open_breaker(settings, scope).get_status()
     people = {who: person.permissions}
-    rules = ApprovalRules(people, settings.recovery.two_person, trippers_of(status), state.author)
+    rules = ApprovalRules(people, settings.recovery.two_person, trippers_of(status), state.author, scope)
     given: RootCause | Approval
     if state.waiting_for == "root-cause":
         given = RootCause(

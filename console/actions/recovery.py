@@ -89,7 +89,7 @@ class Recoveries:
         permissions = sorted(caller.identity.permissions)
         status = await self._trip_reset.breaker(scope, caller.source).get_status()
         rules = ApprovalRules(
-            {caller.user: permissions}, self._settings.recovery.two_person, trippers_of(status), state.author
+            {caller.user: permissions}, self._settings.recovery.two_person, trippers_of(status), state.author, scope
         )
         refusal = await self._on_own_thread(lambda: refusal_of(answer, rules, self._settings, state))
         if refusal is not None:

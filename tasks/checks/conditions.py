@@ -23,15 +23,13 @@ from configuration.accounts import AccountSettings
 from configuration.breakers import limits_from
 from configuration.settings import RecoverySettings, Settings
 from tasks.checks.equity import equity_of, least_within, other_currency, texts
-from tasks.checks.measurement import Colour, Measurement, worst
+from tasks.checks.measurement import DRAWDOWN, REBASE, Colour, Measurement, worst
 from tasks.checks.pending_exits import measure_pending_exits
 from tasks.checks.probe import NEAR, Probe, RedisReader, judge, measure_within, redis_reader
 from tasks.checks.unclosed import measure_unclosed
 
 API_ERROR_WINDOW = 300
 """Seconds (runbook, *Automatic Trips*: more than 10 in 5 minutes; *Recovery Checklist*: none in the last 5)."""
-DRAWDOWN = "drawdown"
-"""The name of its measurement."""
 OFF = "none: the rule is off"
 _OLD_EQUITY = 1_800.0
 _PINGS = 3
@@ -107,7 +105,7 @@ def judge_drawdown(probe: Probe, stored: Mapping[str, str], now: int, limits: Li
         enough = least_within(held.high_water, limits.drawdown)
         problem = (
             f"Equity {held.equity:f} is {fallen:.2%} below its high-water mark {held.high_water:f}, more than "
-            f"{probe.limit}, and every measurement that low trips again: re-base in the approval or the reset (the "
+            f"{probe.limit}, and every measurement that low trips again: {REBASE} in the approval or the reset (the "
             f"high-water mark begins anew), or wait for equity of {enough:f} or more."
         )
         return probe.measured(value, Colour.RED, problem)

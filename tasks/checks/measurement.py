@@ -7,6 +7,11 @@ from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 
+DRAWDOWN = "drawdown"
+"""The name of the drawdown's measurement."""
+REBASE = "re-base"
+"""What its problem names where a re-base lifts it: not where nothing is left of the account."""
+
 
 class Colour(StrEnum):
     GREEN = "green"

@@ -9,8 +9,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
+from breaker.keys import GLOBAL, of_scope
 from breaker.state import Status
-from tasks.checks.measurement import Colour, Measurement
+from tasks.checks.measurement import DRAWDOWN, REBASE, Colour, Measurement
 
 MIN_TEXT = 20
 """Characters of a reason, and of a root cause."""
@@ -56,6 +57,8 @@ class ApprovalRules:
     tripped_by: Sequence[str]
     """Every name of whoever tripped: the one that was given, and the login behind it."""
     author: str = ""
+    scope: str = GLOBAL
+    """Of the breaker, for the commands that a refusal names."""
 
     def may(self, name: str, permission: str) -> bool:
         return permission in self.people.get(name, ())
@@ -102,7 +105,7 @@ def refusals_of_reset(answer: Approval, rules: ApprovalRules, measurements: Sequ
         (Rule.REQUEST, _length("reason", answer.reason, MAX_REASON)),
         (Rule.REQUEST, _too_long_override(answer)),
         (Rule.REQUEST, None if answer.acknowledge else NOT_ACKNOWLEDGED),
-        (Rule.CONDITIONS, _red(answer, red_of(measurements))),
+        (Rule.CONDITIONS, _red(answer, red_of(measurements), rules.scope)),
     ]
     found = [Refusal(rule, sentence) for rule, sentence in broken if sentence]
     if red_of(measurements) and answer.override_reason and not rules.may(answer.approver, "APPROVE_RECOVERY"):
@@ -140,13 +143,21 @@ def _too_long_override(answer: Approval) -> str | None:
     )
 
 
-def _red(answer: Approval, red: Sequence[Measurement]) -> str | None:
+def _red(answer: Approval, red: Sequence[Measurement], scope: str) -> str | None:
     if not red or len(answer.override_reason.strip()) >= MIN_TEXT:
         return None
     names = "; ".join(
         f"{m.name} is {m.value}, limit {m.limit}{f' ({_one(m.problem)})' if m.problem else ''}" for m in red
     )
-    return f"red: {names}. Wait until it is normal, or override it with a reason of at least {MIN_TEXT} characters"
+    wait = f"red: {names}. Wait until it is normal, or override it with a reason of at least {MIN_TEXT} characters"
+    if not any(m.name == DRAWDOWN and REBASE in m.problem for m in red):
+        return wait
+    # Each alone is of no use: overridden it trips again at once, and re-based it is red until the reset is made.
+    reset = f"`breaker reset --acknowledge --reason WHY --override WHY --rebase-equity{of_scope(scope)}`"
+    return (
+        f"{wait} and re-base: {reset}, or `breaker recover answer` with the same options; in the console Override and "
+        "Re-base, by API override_reason and rebase_equity"
+    )
 
 
 def _one(problem: str) -> str:

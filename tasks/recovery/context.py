@@ -41,7 +41,7 @@ class RecoveryContext:
         recovery = self.settings.recovery
         vouched = await attested_permissions(self.redis, self.state.flow_run_id, question, answer)
         people = {**recovery.people, answer.by: (*recovery.people.get(answer.by, ()), *vouched)}
-        return ApprovalRules(people, recovery.two_person, self.tripped_by, self.state.author)
+        return ApprovalRules(people, recovery.two_person, self.tripped_by, self.state.author, self.state.scope)
 
     @property
     def questions(self) -> Questions:

@@ -17,7 +17,7 @@ async def rules_in_force(
 ) -> ApprovalRules:
     """For `person`, who has these permissions, and the incident that `status` is of."""
     author = await _author(settings, scope, status.incident_id)
-    return ApprovalRules({person: tuple(permissions)}, settings.recovery.two_person, trippers_of(status), author)
+    return ApprovalRules({person: tuple(permissions)}, settings.recovery.two_person, trippers_of(status), author, scope)
 
 
 async def _author(settings: Settings, scope: str, incident_id: str | None) -> str:

@@ -32,8 +32,7 @@ from ledger.queries import Filter
 from ledger.record import DENIED, FAILED, AuditRow, derived_id
 from tasks import transition_notices
 from tasks.checks import conditions, system
-from tasks.checks.conditions import DRAWDOWN
-from tasks.checks.measurement import Colour, Measurement
+from tasks.checks.measurement import DRAWDOWN, Colour, Measurement
 from tasks.notification import Notification, NotificationKind, console_page
 from tasks.recovery.approval_rules import Approval, RootCause, refuse_root_cause
 from tasks.recovery.book_at_trip import BOOK_ACTIONS

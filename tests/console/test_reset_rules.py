@@ -243,7 +243,9 @@ async def test_promise_9_an_override_has_a_reason_of_its_own_and_is_on_record(
 ) -> None:
     condition_red(ways, redis_client)
     ways.rebase = True
-    assert "at least 20" in str(await ways.attempt(way, Role.RISK_MANAGER))
+    refused = str(await ways.attempt(way, Role.RISK_MANAGER))
+    assert "at least 20" in refused
+    assert "`breaker reset --acknowledge --reason WHY --override WHY --rebase-equity`" in refused, "which works"
     assert redis_client.hget("circuit_breaker:equity", "high_water") == b"100", "nothing refused re-bases"
     assert await ways.attempt(way, Role.RISK_MANAGER, WHY) is None
     status = CircuitBreaker(redis_client).get_status()

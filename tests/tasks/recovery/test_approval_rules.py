@@ -89,6 +89,19 @@ def test_promise_9_red_needs_an_override_with_a_reason_and_a_permission() -> Non
     assert "which overriding a red condition needs" in refuse_approval(by_cyd, RULES, red)
 
 
+def test_promise_9_a_red_drawdown_names_what_works_and_only_where_it_does() -> None:
+    fallen = replace(measured(Colour.RED), problem="Every measurement that low trips again: re-base in the reset.")
+    rules = replace(RULES, scope="account:ALPHA")
+    for answer in (GOOD, replace(GOOD, rebase_equity=True)):
+        said = refuse_approval(answer, rules, [fallen])
+        options = "--acknowledge --reason WHY --override WHY --rebase-equity --scope account:ALPHA"
+        assert f"`breaker reset {options}`, or `breaker recover answer` with the same options" in said
+        assert "in the console Override and Re-base, by API override_reason and rebase_equity" in said
+    lost = replace(fallen, problem="Equity is 0: nothing is left of the account.")
+    assert "rebase" not in refuse_approval(GOOD, rules, [lost])
+    assert "rebase" not in refuse_approval(GOOD, rules, [replace(fallen, name="redis")])
+
+
 @pytest.mark.parametrize(
     ("answer", "says"),
     [
