@@ -35,7 +35,7 @@ from tasks.monitor.account import MonitoredAccount, RequestPace
 from tasks.monitor.feeds import FeedUnreadable, Sources, WatchedFeed
 from tasks.monitor.leases import EVERY, FEEDS, LEASE, Holder, Leases, account_of, lease_of_account
 from tasks.monitor.measurements import Measurements
-from tasks.monitor.sessions import market_session
+from tasks.monitor.sessions import SharedSessions
 from tasks.monitor.transfers import KnownTransfers
 from tasks.running_services import MONITOR, reported
 
@@ -72,6 +72,7 @@ class AccountMonitor:
         self._stop_asked = threading.Event()
         self._outages = OutageLog("account monitor")
         self._holder = Holder()
+        self._sessions = SharedSessions()
         self._turns = asyncio.Semaphore(AT_ONCE)
         self._at_work: dict[str, asyncio.Task[None]] = {}
 
@@ -110,6 +111,7 @@ class AccountMonitor:
                 await broker.aclose()
             await sources.http.aclose()
             await redis.close()
+            self._sessions.close()
 
     def _begin_and_end(
         self,
@@ -195,7 +197,7 @@ class AccountMonitor:
                 continue
             rules = async_rules_of(settings, scope)
             pace = RequestPace(broker.capabilities.requests_per_minute, settings.monitor.rate_share)
-            session = None if account.session == ALWAYS else partial(market_session, account.session)
+            session = None if account.session == ALWAYS else partial(self._sessions.session, account.session)
             found[name] = MonitoredAccount(
                 name,
                 broker,
@@ -229,7 +231,8 @@ class AccountMonitor:
             name: RequestPace(broker.capabilities.requests_per_minute, settings.monitor.rate_share)
             for name, broker in brokers.items()
         }
-        return Sources(redis, httpx.AsyncClient(), brokers, paces, settings.recovery.prometheus_url)
+        prometheus = settings.recovery.prometheus_url
+        return Sources(redis, httpx.AsyncClient(), brokers, paces, prometheus, self._sessions)
 
 
 def monitor(running: RunningConfiguration) -> None:

@@ -69,7 +69,7 @@ class MonitoredAccount:
 
     Args:
         patience: Seconds that one request may take, waiting included.
-        session: Where the trading day begins; UTC's day without one. Called before each judgement, off the event loop.
+        session: Where the trading day begins; UTC's day without one. Asked before each judgement.
     """
 
     def __init__(
@@ -81,7 +81,7 @@ class MonitoredAccount:
         transfers: KnownTransfers,
         pace: RequestPace,
         patience: float,
-        session: Callable[[], MarketSession] | None = None,
+        session: Callable[[], Awaitable[MarketSession]] | None = None,
     ) -> None:
         self.name = name
         self._broker = broker
@@ -218,7 +218,7 @@ class MonitoredAccount:
         return tuple(outcomes)
 
     async def _trading_day(self, at: datetime) -> date | None:
-        return None if self._session is None else (await asyncio.to_thread(self._session)).trading_day(at)
+        return None if self._session is None else (await self._session()).trading_day(at)
 
     async def _asked(self, ask: Callable[[], Awaitable[_T]]) -> _T:
         self._pace.used(1)

@@ -6,7 +6,7 @@ import asyncio
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -25,7 +25,7 @@ from configuration.redis_clients import async_redis_client
 from configuration.settings import Settings
 from tasks.checks.prometheus import Prometheus, PrometheusError
 from tasks.monitor.account import RequestPace
-from tasks.monitor.sessions import MarketSession, market_session, open_since
+from tasks.monitor.sessions import MarketSession, SharedSessions, market_session, open_since
 from tasks.monitor.transfer_time import CLOCKS_APART
 
 TIMEOUT = 5.0
@@ -49,6 +49,8 @@ class Sources:
     paces: Mapping[str, RequestPace]
     """Of the accounts' market data."""
     prometheus_url: str | None = None
+    sessions: SharedSessions = field(default_factory=SharedSessions)
+    """When markets are open."""
 
 
 async def newest_data(feed: FeedSettings, sources: Sources) -> datetime:
@@ -178,7 +180,7 @@ class WatchedFeed:
         limits = limits_from(settings, self.scope)
         if limits.data_age is not None and self.feed.limit is not None:
             limits = replace(limits, data_age=self.feed.limit)
-        self._calendar = _OpenTime(self._session())
+        self._calendar = _OpenTime(market_session(*self._session))
         self._rules = AsyncRules(
             async_redis_client(settings),
             self.scope,
@@ -191,8 +193,9 @@ class WatchedFeed:
         self.unreadable = ""
         """Why its source could not be read the last time; empty where it could."""
 
-    def _session(self) -> MarketSession:
-        return market_session(self.feed.session, self.feed.before_open, self.feed.after_close)
+    @property
+    def _session(self) -> tuple[str, float, float]:
+        return self.feed.session, self.feed.before_open, self.feed.after_close
 
     @property
     def everywhere(self) -> bool:
@@ -212,7 +215,7 @@ class WatchedFeed:
         (clock, known) = await sources.redis.execute(Request(f"read {key}", (("TIME",), ("GET", key))))
         now = to_datetime(int(clock[0]) * 1_000_000 + int(clock[1]))
         self._watching_since = self._watching_since or now
-        self._calendar.session = await asyncio.to_thread(self._session)
+        self._calendar.session = await sources.sessions.session(*self._session)
         seen = _known(known)
         if seen is not None and seen > now + CLOCKS_APART:
             seen = None  # nor does the rule believe it

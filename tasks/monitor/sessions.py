@@ -6,8 +6,10 @@ breaks, and with time before the open and after the close where that is wanted.
 
 from __future__ import annotations
 
+import asyncio
 from bisect import bisect_right
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from functools import lru_cache
@@ -19,6 +21,7 @@ from configuration.settings import ConfigurationError
 
 _BEFORE, _AFTER = timedelta(days=45), timedelta(days=75)
 """How much of a calendar is read around the month that it is wanted for."""
+_LAST_MONTH = timedelta(days=31)
 
 
 class MarketSession(Protocol):
@@ -102,8 +105,49 @@ def market_session(code: str, before_open: float = 0.0, after_close: float = 0.0
 
 @lru_cache(maxsize=64)
 def _session_around(code: str, before_open: float, after_close: float, month: date) -> ExchangeSession:
-    periods = read_calendar(code, month - _BEFORE, month + _AFTER)
+    periods = _periods_around(code, month)
     return ExchangeSession(extended(periods, timedelta(seconds=before_open), timedelta(seconds=after_close)))
+
+
+@lru_cache(maxsize=64)
+def _periods_around(code: str, month: date) -> tuple[OpenPeriod, ...]:
+    return tuple(read_calendar(code, month - _BEFORE, month + _AFTER))
+
+
+class SharedSessions:
+    """Market sessions for all who ask on one event loop: each is read once, on one thread of their own.
+
+    In a new month whoever asks goes on with what was read in the last one, which reaches well into this, until the new
+    one is read: nobody's measurement waits for a calendar.
+    """
+
+    def __init__(self, read: Callable[[str, float, float], MarketSession] = market_session) -> None:
+        self._read = read
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="calendars")
+        self._known: dict[tuple[str, float, float], tuple[date, MarketSession]] = {}
+        self._reading: dict[tuple[str, float, float], asyncio.Task[MarketSession]] = {}
+
+    async def session(self, code: str, before_open: float = 0.0, after_close: float = 0.0) -> MarketSession:
+        """As `market_session`. Raises ConfigurationError: there is no such calendar."""
+        asked, month = (code, before_open, after_close), datetime.now(UTC).date().replace(day=1)
+        known = self._known.get(asked)
+        if known is not None and known[0] == month:
+            return known[1]
+        reading = self._reading.get(asked)
+        if reading is None or reading.done():
+            reading = self._reading[asked] = asyncio.create_task(self._reread(asked, month))
+            reading.add_done_callback(lambda done: done.cancelled() or done.exception())  # it may be nobody's to hear
+        if known is not None and month - known[0] <= _LAST_MONTH:
+            return known[1]
+        return await asyncio.shield(reading)
+
+    async def _reread(self, asked: tuple[str, float, float], month: date) -> MarketSession:
+        session = await asyncio.get_running_loop().run_in_executor(self._thread, self._read, *asked)
+        self._known[asked] = month, session
+        return session
+
+    def close(self) -> None:
+        self._thread.shutdown(wait=False, cancel_futures=True)
 
 
 def read_calendar(code: str, first: date, last: date) -> list[OpenPeriod]:

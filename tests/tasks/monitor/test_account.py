@@ -533,8 +533,12 @@ async def test_the_trading_day_is_the_session_s(
     exchange.restart(parse(BOOK))
     yesterday = datetime.now(UTC).date() - timedelta(days=1)
     periods = [OpenPeriod(datetime.now(UTC) - timedelta(days=1), datetime.now(UTC), yesterday)]
+
+    async def session() -> ExchangeSession:
+        return ExchangeSession(periods)
+
     async with opened(redis_server, tmp_path, exchange.url) as (account, _):
-        account._session = lambda: ExchangeSession(periods)
+        account._session = session
         await account.measure()
     day = redis_client.hget("circuit_breaker:equity", "day")
     assert day == str((yesterday - date(1970, 1, 1)).days).encode()

@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -35,7 +36,7 @@ from tasks.monitor import feeds
 from tasks.monitor.account import RequestPace
 from tasks.monitor.check import measure_calendars
 from tasks.monitor.feeds import FeedUnreadable, Sources, WatchedFeed, at_path, newest_data, read_time
-from tasks.monitor.sessions import AlwaysOpen, ExchangeSession
+from tasks.monitor.sessions import AlwaysOpen, ExchangeSession, SharedSessions
 from tests.helpers import eventually
 from tests.tasks.web import Answer, Web
 
@@ -232,13 +233,12 @@ async def test_while_its_market_is_closed_nothing_is_missed(
     settings = settings_for(
         redis_server, tmp_path, feeds={"quotes": FeedSettings(redis_key="quotes:last", session="XNYS")}
     )
-    sessions: list[Any] = [ExchangeSession([])]
-    monkeypatch.setattr(feeds, "market_session", lambda *_: sessions[-1])
+    monkeypatch.setattr(feeds, "market_session", lambda *_: AlwaysOpen())
     feed = WatchedFeed("quotes", settings)
-    async with sources_of(settings) as sources:
+    closed, opened = (SharedSessions(lambda *_, found=found: found) for found in (ExchangeSession([]), AlwaysOpen()))
+    async with sources_of(settings, sessions=closed) as sources:
         assert (await feed.judge(sources)).details == {"window": "market closed", "feed": "quotes"}
-        sessions.append(AlwaysOpen())
-        assert (await feed.judge(sources)).verdict == "TRIPPED"
+        assert (await feed.judge(replace(sources, sessions=opened))).verdict == "TRIPPED"
     await feed.aclose()
 
 

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
+import threading
 from datetime import UTC, date, datetime, timedelta
 
 import pytest
 
 from configuration.settings import ConfigurationError
+from tasks.monitor import sessions as sessions_module
 from tasks.monitor.sessions import (
     AlwaysOpen,
     ExchangeSession,
     MarketSession,
+    OpenPeriod,
+    SharedSessions,
     extended,
     market_session,
     open_since,
@@ -133,3 +138,59 @@ def test_a_market_without_a_close_is_always_open() -> None:
 def test_an_unknown_calendar_is_named() -> None:
     with pytest.raises(ConfigurationError, match="'XNOWHERE' is no calendar of exchange_calendars"):
         market_session("XNOWHERE")
+
+
+async def test_however_many_ask_a_calendar_is_read_once_and_off_the_others_threads() -> None:
+    go_on, threads = threading.Event(), list[str]()
+
+    def read(code: str, before: float, after: float) -> AlwaysOpen:
+        threads.append(f"{threading.current_thread().name} {code}")
+        assert go_on.wait(60)
+        return AlwaysOpen()
+
+    sessions = SharedSessions(read)
+    asking = [asyncio.create_task(sessions.session(code)) for code in ("XNYS", "XLON") * 100]
+    await asyncio.to_thread(lambda: None)  # a thread of the pool is to be had all the while
+    asking[0].cancel()
+    go_on.set()
+    found = await asyncio.gather(*asking[1:])
+    assert len({id(session) for session in found}) == 2
+    assert sorted(threads) == ["calendars_0 XLON", "calendars_0 XNYS"]
+    assert isinstance(await sessions.session("XNYS"), AlwaysOpen) and len(threads) == 2
+    sessions.close()
+
+
+async def test_in_a_new_month_nobody_waits_for_the_calendar_and_a_calendar_that_is_gone_is_told() -> None:
+    read: list[str] = []
+
+    def reading(code: str, *_: float) -> ExchangeSession:
+        read.append(code)
+        if len(read) > 2:
+            raise ConfigurationError("no calendar")
+        return ExchangeSession([])
+
+    sessions = SharedSessions(reading)
+    first = await sessions.session("XNYS")
+    asked = ("XNYS", 0.0, 0.0)
+    (month, _) = sessions._known[asked]
+    sessions._known[asked] = (month - timedelta(days=28), first)
+    assert await sessions.session("XNYS") is first
+    await sessions._reading[asked]
+    assert await sessions.session("XNYS") is not first and len(read) == 2
+    sessions._known[asked] = (month - timedelta(days=40), first)
+    with pytest.raises(ConfigurationError, match="no calendar"):
+        await sessions.session("XNYS")
+    sessions.close()
+
+
+def test_a_calendar_is_read_once_for_whatever_is_added_to_its_sessions(monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[str] = []
+
+    def reading(code: str, *_: date) -> list[OpenPeriod]:
+        read.append(code)
+        return []
+
+    monkeypatch.setattr(sessions_module, "read_calendar", reading)
+    for before in (0.0, 60.0, 120.0):
+        market_session("XTEST", before)
+    assert read == ["XTEST"]
