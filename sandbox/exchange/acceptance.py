@@ -13,6 +13,7 @@ from breaker.orders import ZERO, OrderType, Side
 from sandbox.exchange.book import Book
 from sandbox.exchange.cover import uncovered_by
 from sandbox.exchange.event_queue import EventQueue
+from sandbox.exchange.halt import Halt
 from sandbox.exchange.orders import (
     PRICE_STEP,
     QUANTITY_STEP,
@@ -78,6 +79,17 @@ class Acceptance:
         if why := self.locks.why:
             raise forbidden(why)
 
+    def check_tradable(self, symbol: str, halt: Halt | None) -> None:
+        """Refuses a symbol that is unknown, or halted so that new orders are refused."""
+        if symbol not in self._book.prices:
+            raise unprocessable(f'asset "{symbol}" not found')
+        if halt and halt.rejects:
+            raise Refusal(
+                halt.status,
+                42210000 if halt.status == 422 else 40310000,
+                f'asset "{symbol}" is not tradable: trading is halted',
+            )
+
     def check_client_order_id(self, client_order_id: str | None) -> None:
         if client_order_id is not None and self._book.knows_client_order_id(client_order_id):
             self._record.duplicate_refused(client_order_id)
@@ -102,7 +114,7 @@ class Acceptance:
 
     def check_size(self, request: OrderRequest, qty: Decimal) -> bool:
         """Whether the order reduces the position. Refuses more than is available and more than can be paid."""
-        position = self._book.positions.get(request.symbol)
+        position = self._book.positions.get(request.position_name)
         reduces = position is not None and position.closing_side is request.side
         if self._scenario.enforce_available and self._is_short_sale_of_crypto(request, qty, position):
             raise self._no_balance(request, qty, position)
@@ -112,6 +124,10 @@ class Acceptance:
             raise self._not_available(request, qty, position)
         self.check_cover({request.symbol: request.side.sign * qty})
         return reduces
+
+    def trimmed(self, request: OrderRequest, qty: Decimal) -> Decimal:
+        """What the venue makes of the quantity of an order that it accepts."""
+        return qty
 
     def check_cover(self, changes: dict[str, Decimal]) -> None:
         """A sale must not take from a short option what covers it."""
@@ -225,6 +241,11 @@ def accepted_order(
         high_water_mark=price if request.type is OrderType.TRAILING_STOP else None,
         extended_hours=request.extended_hours,
         order_class=request.order_class,
+        position_side=request.position_side,
+        reduce_only=request.reduce_only,
+        close_position=request.close_position,
+        takes_profit=request.takes_profit,
+        conditional=request.conditional,
     )
     order.legs = joint_legs(order, request.legs, new_id) or _legs_of(order, request, new_id)
     return order

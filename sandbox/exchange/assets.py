@@ -7,7 +7,7 @@ trading). The exchange itself says `BTC/USD`. An option has the symbol that the 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from decimal import Decimal
 from functools import lru_cache
 from typing import Final
@@ -18,6 +18,10 @@ from breaker.orders import ZERO
 _CENT: Final = Decimal("0.01")
 _HUNDREDTH_OF_A_CENT: Final = Decimal("0.0001")
 _OPTION: Final = re.compile(r"(?P<underlying>[A-Z]{1,6})\d?(?P<expiry>\d{6})(?P<right>[CP])(?P<strike>\d{8})")
+
+
+ALWAYS_OPEN: Final = frozenset({AssetClass.CRYPTO, AssetClass.PERPETUAL})
+"""What trades round the clock."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +38,11 @@ class Asset:
     minimum_cost: Decimal = ZERO
     """The least that a purchase may cost."""
     usual_price: Decimal = Decimal(100)
+    maximum_quantity: Decimal | None = None
+    maximum_market_quantity: Decimal | None = None
+    """The most that an order without a price may have."""
+    paid_from: str = ""
+    """The pair whose currency it is paid in, where that is not the account's."""
 
     @property
     def multiplier(self) -> Decimal:
@@ -104,25 +113,12 @@ def contract_of(symbol: str) -> Contract | None:
     return Contract(match["underlying"], match["right"] == "C") if match else None
 
 
-def asset_of(
-    symbol: str,
-    *,
-    quantity_increment: Decimal | None = None,
-    price_increment: Decimal | None = None,
-    minimum_quantity: Decimal | None = None,
-) -> Asset:
-    """The asset of this symbol (in the spelling of orders), with what the scenario says otherwise of it."""
+def asset_of(symbol: str) -> Asset:
+    """Alpaca's asset of this symbol, in the spelling of orders."""
     if symbol in PAIRS:
-        asset = PAIRS[symbol]
-    elif "/" in symbol:
-        asset = Asset(symbol, AssetClass.CRYPTO, price_increment=_HUNDREDTH_OF_A_CENT, minimum_cost=Decimal(10))
-    elif contract_of(symbol):
-        asset = Asset(symbol, AssetClass.OPTION, quantity_increment=Decimal(1), price_increment=_CENT)
-    else:
-        asset = Asset(symbol)
-    return replace(
-        asset,
-        quantity_increment=quantity_increment or asset.quantity_increment,
-        price_increment=price_increment or asset.price_increment,
-        minimum_quantity=asset.minimum_quantity if minimum_quantity is None else minimum_quantity,
-    )
+        return PAIRS[symbol]
+    if "/" in symbol:
+        return Asset(symbol, AssetClass.CRYPTO, price_increment=_HUNDREDTH_OF_A_CENT, minimum_cost=Decimal(10))
+    if contract_of(symbol):
+        return Asset(symbol, AssetClass.OPTION, quantity_increment=Decimal(1), price_increment=_CENT)
+    return Asset(symbol)

@@ -10,11 +10,11 @@ from fastapi import Body, FastAPI, Request
 from fastapi.responses import JSONResponse, Response
 from pydantic import BaseModel, Field, ValidationError
 
-from breaker.orders import OrderType, Side, TimeInForce
+from breaker.orders import OrderType, PositionSide, Side, TimeInForce
 from sandbox.exchange.exchange import Exchange
 from sandbox.exchange.orders import OrderRequest, Resubmission
 from sandbox.exchange.refusal import Refusal, not_found
-from sandbox.exchange.scenario import Scenario, ScenarioError, Session, Symbol, Trouble, parse
+from sandbox.exchange.scenario import Protocol, Scenario, ScenarioError, Session, Symbol, Trouble, parse
 from sandbox.exchange.venue import Host
 
 
@@ -53,6 +53,7 @@ class _Fill(_Symbol):
 
 class _StrategyOrder(_Symbol):
     side: Side
+    position_side: PositionSide | None = None
     qty: Decimal = Field(gt=0)
     limit_price: Decimal | None = Field(default=None, gt=0)
     times: int = Field(default=3, ge=0)
@@ -131,9 +132,10 @@ def add_control_routes(app: FastAPI, host: Host) -> None:
             order.symbol,
             order.side,
             OrderType.MARKET if order.limit_price is None else OrderType.LIMIT,
-            TimeInForce.DAY,
+            TimeInForce.DAY if host.venue.scenario.protocol is Protocol.ALPACA else TimeInForce.GTC,
             qty=order.qty,
             limit_price=order.limit_price,
+            position_side=order.position_side or exchange.book.opened_by(order.side),
         )
         terms = Resubmission(order.times, exchange.now + order.seconds, order.delay)
         placed = exchange.submit_strategy_order(request, terms)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from starlette.requests import ClientDisconnect
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from sandbox.exchange.scenario import Account, Trouble
@@ -29,11 +29,11 @@ class ApiConventions:
     route: Callable[[str, str], str]
     """Method and path with what varies replaced, as reports and trouble rules name it."""
     authorised: Callable[[Account, Mapping[bytes, bytes]], bool]
-    """Whether these headers carry the account's keys."""
-    unauthorised: Mapping[str, object]
-    """The body of a 401."""
-    errors: Mapping[str, Mapping[str, object]]
-    """The body of each kind of trouble that is a status."""
+    """Whether these headers carry the account's keys, where that is all it takes."""
+    weight: Callable[[str, str, str], int]
+    """What a request (method, path, query) takes of the rate limit."""
+    error: Callable[[Venue, str, bool], Response]
+    """The answer to a kind of trouble that is a status, and whether the request took effect all the same."""
     headers: Callable[[Venue], dict[str, str]]
     """What each answer carries, as the rate limit's state."""
 
@@ -41,45 +41,57 @@ class ApiConventions:
 class Edge:
     """The ASGI application around all others."""
 
-    def __init__(self, app: ASGIApp, host: Host, conventions: ApiConventions, disconnect: Disconnect) -> None:
+    def __init__(
+        self, app: ASGIApp, host: Host, conventions: tuple[ApiConventions, ...], disconnect: Disconnect
+    ) -> None:
         self._app = app
         self._host = host
         self._conventions = conventions
         self._disconnect = disconnect
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or not scope["path"].startswith(self._conventions.prefixes):
+        spoken = self._spoken(scope)
+        if spoken is None:
             if scope["type"] == "http":
                 self._host.venue.advance()
             await self._app(scope, receive, send)
             return
         venue = self._host.venue
-        route = self._conventions.route(scope["method"], scope["path"])
+        route = spoken.route(scope["method"], scope["path"])
         venue.record.requested(route, venue.now())
         plan = venue.trouble.plan(route, venue.now())
         await _pause(venue, plan.latency / 2)
-        answer = await self._answer(venue, scope, receive, plan.trouble)
+        answer = await self._answer(venue, spoken, scope, receive, plan.trouble)
         await _pause(venue, plan.latency / 2)
         if isinstance(answer, Response):
-            answer.headers.update(self._conventions.headers(venue))
+            answer.headers.update(spoken.headers(venue))
             venue.record.responses[answer.status_code] += 1
             await answer(scope, receive, send)
         else:
             await self._leave_unanswered(scope, receive, answer)
 
-    async def _answer(self, venue: Venue, scope: Scope, receive: Receive, trouble: Trouble | None) -> Response | str:
+    def _spoken(self, scope: Scope) -> ApiConventions | None:
+        """Which venue's API the request is for; None for the paper exchange's own."""
+        if scope["type"] != "http":
+            return None
+        return next((each for each in self._conventions if scope["path"].startswith(each.prefixes)), None)
+
+    async def _answer(
+        self, venue: Venue, spoken: ApiConventions, scope: Scope, receive: Receive, trouble: Trouble | None
+    ) -> Response | str:
         """The answer, or how to leave the request without one."""
-        if not self._conventions.authorised(venue.scenario.account, dict(scope["headers"])):
-            return JSONResponse(self._conventions.unauthorised, 401)
-        if not venue.rate_limit.admit(venue.now()):
-            return JSONResponse(self._conventions.errors["429"], 429)
+        if not spoken.authorised(venue.scenario.account, dict(scope["headers"])):
+            return spoken.error(venue, "401", False)
+        weight = spoken.weight(scope["method"], scope["path"], scope["query_string"].decode("latin-1"))
+        now = venue.now()
+        if not venue.rate_limit.admit(now, weight):
+            return spoken.error(venue, "418" if venue.rate_limit.is_banned(now) else "429", False)
         if trouble is None:
             return await self._apply(venue, scope, receive)
         venue.record.trouble[trouble.kind + (" applied" if trouble.applied else "")] += 1
         if trouble.applied:
             await self._apply(venue, scope, receive)
-        body = self._conventions.errors.get(trouble.kind)
-        return JSONResponse(body, int(trouble.kind)) if body else trouble.kind
+        return spoken.error(venue, trouble.kind, trouble.applied) if trouble.kind.isdigit() else trouble.kind
 
     async def _apply(self, venue: Venue, scope: Scope, receive: Receive) -> Response:
         """Run the request against the exchange and keep its answer."""

@@ -6,6 +6,7 @@ in order. The same seed and the same calls at the same moments give the same exc
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from dataclasses import replace
 from decimal import ROUND_DOWN, Decimal
@@ -16,6 +17,7 @@ from breaker.instruments import AssetClass
 from breaker.orders import ZERO, OrderType, Side, TimeInForce
 from sandbox.exchange.acceptance import Acceptance, Locks, accepted_order
 from sandbox.exchange.book import Book, Transfer
+from sandbox.exchange.countdown import Countdown
 from sandbox.exchange.event_queue import EventQueue
 from sandbox.exchange.life_cycle import LifeCycle
 from sandbox.exchange.matching import MatchingEngine
@@ -30,23 +32,30 @@ from sandbox.exchange.orders import (
     request_for_the_rest,
 )
 from sandbox.exchange.refusal import Refusal, unprocessable
-from sandbox.exchange.scenario import Scenario
+from sandbox.exchange.scenario import Protocol, Scenario
 from sandbox.exchange.venue_record import VenueRecord
 
+_FIRST_ORDER_NUMBER = 8_389_765_000_001
 _REPLACEABLE = ("qty", "time_in_force", "limit_price", "stop_price", "trail_price", "trail_percent")
 
 
 class Exchange:
-    """Public methods act at the moment of the last `advance`; they raise `Refusal`."""
+    """Public methods act at the moment of the last `advance`; they raise `Refusal`.
 
-    def __init__(self, scenario: Scenario, record: VenueRecord, random: Random) -> None:
+    `rules` are those of the venue for new orders.
+    """
+
+    def __init__(
+        self, scenario: Scenario, record: VenueRecord, random: Random, rules: type[Acceptance] = Acceptance
+    ) -> None:
         self.record = record
         self.book = Book(scenario)
         self._scenario = scenario
         self._random = random
         self._late_fills_left = scenario.late_fill.times if scenario.late_fill else 0
         self._events = EventQueue()
-        self._acceptance = Acceptance(scenario, self.book, self._events, record, random)
+        self._acceptance = rules(scenario, self.book, self._events, record, random)
+        self._order_numbers = itertools.count(_FIRST_ORDER_NUMBER)
         self._life_cycle = LifeCycle(
             self.book, self._events, record, on_cancelled=self._resubmit, on_flat=self._schedule_late_fill
         )
@@ -86,7 +95,7 @@ class Exchange:
     def _submit(self, request: OrderRequest, origin: Origin) -> PaperOrder:
         self._acceptance.check_account()
         for symbol in [leg.symbol for leg in request.legs] or [request.symbol]:
-            self.matching.check_tradable(symbol)
+            self._acceptance.check_tradable(symbol, self.matching.halt_of(symbol))
         self._acceptance.check_client_order_id(request.client_order_id)
         qty = self._acceptance.check_terms(request, self.matching.session)
         if request.legs:
@@ -95,10 +104,11 @@ class Exchange:
         refusal = self._acceptance.exit_refusal(request.symbol) if reduces and origin is Origin.CLIENT else None
         if refusal and not refusal.later:
             raise self._acceptance.refuse_exit(refusal)
-        if origin is Origin.CLIENT:
-            working = self.book.held(request.symbol, request.side) if reduces else ZERO
-            self.record.submitted(request.symbol, request.side, qty, self.book.position_qty(request.symbol), working)
-        order = self._begin(request, qty, origin)
+        name = request.position_name
+        if origin is Origin.CLIENT and not request.conditional:
+            working = self.book.held(name, request.side, reduce_only_too=False) if reduces else ZERO
+            self.record.submitted(name, request.side, qty, self.book.position_qty(name), working)
+        order = self._begin(request, self._acceptance.trimmed(request, qty), origin)
         order.closing = reduces and origin is Origin.CLIENT
         if refusal:
             self.after(self.matching.fill_delay(), lambda: self._life_cycle.end(order, Status.REJECTED))
@@ -120,10 +130,11 @@ class Exchange:
         """Ask for one order's cancellation. It takes effect after the scenario's cancel delay."""
         self._cancel(self.book.order(order_id))
 
-    def cancel_all(self) -> list[tuple[PaperOrder, Refusal | None]]:
-        """Ask for every open order's cancellation; what was refused comes with its refusal."""
+    def cancel_all(self, which: Callable[[PaperOrder], bool] | None = None) -> list[tuple[PaperOrder, Refusal | None]]:
+        """Ask for the cancellation of every open order, or of those; what was refused comes with its refusal."""
         results: list[tuple[PaperOrder, Refusal | None]] = []
-        orders = [order for order in self.book.open_orders.values() if not order.goes_with_parent]
+        open_orders = [order for order in self.book.open_orders.values() if not order.goes_with_parent]
+        orders = [order for order in open_orders if which is None or which(order)]
         for place, order in enumerate(orders):
             try:
                 if place < self._scenario.cancels.bulk_leaves:
@@ -184,10 +195,10 @@ class Exchange:
         self._put_in_place_of(old, new)
         return new
 
-    def close_position(self, symbol: str, qty: Decimal | None = None, percentage: Decimal | None = None) -> PaperOrder:
+    def close_position(self, name: str, qty: Decimal | None = None, percentage: Decimal | None = None) -> PaperOrder:
         """A market order that closes the position, or that much of it."""
-        position = self.book.position(symbol)
-        size = abs(position.qty)
+        position = self.book.position(name)
+        symbol, size = position.symbol, abs(position.qty)
         if qty is None:
             qty = size if percentage is None else (size * percentage / 100).quantize(QUANTITY_STEP, ROUND_DOWN)
         is_crypto = self.book.asset(symbol).asset_class is AssetClass.CRYPTO
@@ -200,12 +211,24 @@ class Exchange:
             self.cancel_all()
             self.advance(self.now)
         results: list[tuple[str, PaperOrder | Refusal]] = []
-        for symbol in list(self.book.positions):
+        for name in list(self.book.positions):
             try:
-                results.append((symbol, self.close_position(symbol)))
+                results.append((name, self.close_position(name)))
             except Refusal as refusal:
-                results.append((symbol, refusal))
+                results.append((name, refusal))
         return results
+
+    def count_down(self, symbol: str, seconds: float) -> None:
+        """Cancel the symbol's orders after that many seconds unless this is asked again; zero turns it off."""
+        countdown = self.record.countdowns.setdefault(symbol, Countdown())
+        countdown.set(self.now, seconds)
+
+        def look() -> None:
+            if countdown.due(self.now):
+                self.cancel_all(lambda order: order.symbol == symbol and not order.is_apart)
+
+        if seconds:
+            self.after(seconds, look)
 
     # What else happens to the account
 
@@ -217,7 +240,8 @@ class Exchange:
 
     def late_fill(self, symbol: str, side: Side, qty: Decimal) -> None:
         """A fill nobody expects any more, of an order nobody can find among the open ones."""
-        request = OrderRequest(symbol, side, OrderType.MARKET, TimeInForce.DAY, qty=qty)
+        opened = self.book.opened_by(side)
+        request = OrderRequest(symbol, side, OrderType.MARKET, TimeInForce.DAY, qty=qty, position_side=opened)
         order = self._begin(request, qty, Origin.VENUE)
         self.matching.fill(order, order.remaining, self.book.prices[symbol])
 
@@ -255,6 +279,9 @@ class Exchange:
             self.matching.consider(order)
 
     def new_id(self) -> str:
+        """As the venue has them: a UUID, or a number."""
+        if self._scenario.protocol is not Protocol.ALPACA:
+            return str(next(self._order_numbers))
         return str(UUID(int=self._random.getrandbits(128), version=4))
 
     def _begin(self, request: OrderRequest, qty: Decimal, origin: Origin) -> PaperOrder:
@@ -280,7 +307,7 @@ class Exchange:
             raise unprocessable("order is pending_replace, cannot be canceled")
         if order.goes_with_parent:
             raise unprocessable("a leg of a multi-leg order cannot be canceled by itself")
-        worked = self.matching.works(order)
+        worked = self.matching.works(order) and not order.is_apart
         order.become(Status.PENDING_CANCEL, self.now)
         delay = self._scenario.cancels.delay.sample(self._random)
         if worked:

@@ -34,13 +34,13 @@ class LifeCycle:
         self._book.add_order(order)
         self._was_flat = False
         self._record.orders_created[order.origin] += 1
-        self.note_protection(order.symbol)
+        self.note_protection(order.position_name)
 
     def add_position(self, position: PaperPosition) -> None:
         """A position held since before the exchange started."""
-        self._book.positions[position.symbol] = position
+        self._book.positions[position.name] = position
         self._was_flat = False
-        self.note_protection(position.symbol)
+        self.note_protection(position.name)
 
     def end(self, order: PaperOrder, status: Status) -> None:
         """End an order that did not fill, and what depends on it."""
@@ -69,14 +69,14 @@ class LifeCycle:
         order.status = status
         order.updated_at = self._events.now
         self._book.close_order(order)
-        self.note_protection(order.symbol)
+        self.note_protection(order.position_name)
         if not self._book.open_orders:
             self._record.no_open_orders(self._events.now)
 
-    def note_protection(self, symbol: str) -> None:
-        """The position or an order of this symbol has changed."""
-        orders = self._book.open_orders_in(symbol)
-        self._record.protection.note(self._events.now, symbol, self._book.position_qty(symbol), orders)
+    def note_protection(self, name: str) -> None:
+        """The position of this name, or an order for it, has changed."""
+        orders = self._book.open_orders_for(name)
+        self._record.protection.note(self._events.now, name, self._book.position_qty(name), orders)
 
     def settle(self) -> None:
         """Note when the book becomes flat."""

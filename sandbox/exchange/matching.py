@@ -3,25 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from decimal import ROUND_DOWN, Decimal
 from random import Random
 
-from breaker.instruments import AssetClass
 from breaker.orders import OrderType, TimeInForce
+from sandbox.exchange.assets import ALWAYS_OPEN
 from sandbox.exchange.book import Book
 from sandbox.exchange.event_queue import EventQueue
+from sandbox.exchange.halt import Halt
 from sandbox.exchange.life_cycle import LifeCycle
-from sandbox.exchange.orders import QUANTITY_STEP, Fill, OrderClass, PaperOrder, Status, trailing_stop_price
-from sandbox.exchange.refusal import Refusal, unprocessable
+from sandbox.exchange.orders import Fill, OrderClass, PaperOrder, Status, trailing_stop_price
 from sandbox.exchange.scenario import Scenario, Session
 from sandbox.exchange.venue_record import VenueRecord
-
-
-@dataclass(frozen=True, slots=True)
-class _Halt:
-    rejects: bool
-    status: int
 
 
 class MatchingEngine:
@@ -43,7 +36,7 @@ class MatchingEngine:
         self._life_cycle = life_cycle
         self._record = record
         self._random = random
-        self._halts: dict[str, _Halt] = {}
+        self._halts: dict[str, Halt] = {}
 
     # What happens in the market
 
@@ -57,7 +50,7 @@ class MatchingEngine:
 
     def halt(self, symbol: str, *, rejects: bool, status: int = 422) -> None:
         """Fill nothing in this symbol; if it `rejects`, refuse new orders with this HTTP status."""
-        self._halts[symbol] = _Halt(rejects, status)
+        self._halts[symbol] = Halt(rejects, status)
 
     def resume(self, symbol: str) -> None:
         self._halts.pop(symbol, None)
@@ -88,17 +81,9 @@ class MatchingEngine:
 
     # Orders and the market
 
-    def check_tradable(self, symbol: str) -> None:
-        """Raises `Refusal` for a symbol that is unknown, or halted so that new orders are refused."""
-        if symbol not in self._book.prices:
-            raise unprocessable(f'asset "{symbol}" not found')
-        halt = self._halts.get(symbol)
-        if halt and halt.rejects:
-            raise Refusal(
-                halt.status,
-                42210000 if halt.status == 422 else 40310000,
-                f'asset "{symbol}" is not tradable: trading is halted',
-            )
+    def halt_of(self, symbol: str) -> Halt | None:
+        """The symbol's halt, while there is one."""
+        return self._halts.get(symbol)
 
     def is_halted(self, symbol: str) -> bool:
         """Whether nothing fills in this symbol, for whatever time."""
@@ -141,20 +126,29 @@ class MatchingEngine:
             self._events.after(self._random.uniform(0, delay), lambda: self._fill_pair(order, pair))
 
     def fill(self, order: PaperOrder, qty: Decimal, price: Decimal) -> None:
-        """One execution, and everything that follows from it."""
+        """One execution, and everything that follows from it. One that may only reduce never does more than that."""
         now = self._events.now
+        if order.is_apart:
+            order.triggered, order.triggered_at = True, now
+        if order.only_reduces:
+            qty = min(qty, self._book.reducible(order.position_name, order.side))
+            if not qty:
+                self._life_cycle.end(order, Status.EXPIRED)
+                return
         for leg in order.joint_legs:
             self.fill(leg, qty * (leg.ratio or Decimal(1)), self._book.prices[leg.symbol])
         order.filled_qty += qty
         order.filled_value += qty * price
         order.updated_at = now
         if not order.joint_legs:
-            before = self._book.position_qty(order.symbol)
+            before = self._book.position_qty(order.position_name)
+            realised = self._book.realised_by(order, qty, price)
+            left, side = order.remaining, order.position_side
             self._book.add_fill(
-                Fill(now, order.id, order.symbol, order.side, qty, price, order.filled_qty, order.remaining)
+                Fill(now, order.id, order.symbol, order.side, qty, price, order.filled_qty, left, side, realised)
             )
-            self._record.filled(now, order, before, self._book.position_qty(order.symbol))
-            self._life_cycle.note_protection(order.symbol)
+            self._record.filled(now, order, before, self._book.position_qty(order.position_name))
+            self._life_cycle.note_protection(order.position_name)
         if order.remaining == 0:
             order.filled_at = now
             self._life_cycle.close(order, Status.FILLED)
@@ -163,14 +157,22 @@ class MatchingEngine:
             order.status = Status.PARTIALLY_FILLED
         if order.sibling and order.sibling.is_open and order.is_open:
             order.sibling.qty = order.sibling.filled_qty + order.remaining
+        self._expire_what_has_nothing_to_reduce(order.position_name)
         self._life_cycle.settle()
+
+    def _expire_what_has_nothing_to_reduce(self, name: str) -> None:
+        """With its position gone, the venue ends what may only reduce it; what it keeps apart stays."""
+        if not self._book.position_qty(name):
+            for order in self._book.open_orders_for(name):
+                if order.only_reduces and not order.is_apart:
+                    self._life_cycle.end(order, Status.EXPIRED)
 
     def _consider_all(self, orders: Iterable[PaperOrder]) -> None:
         for order in list(orders):
             self.consider(order)
 
     def _tradable_now(self, order: PaperOrder) -> bool:
-        if not order.joint_legs and self._book.asset(order.symbol).asset_class is AssetClass.CRYPTO:
+        if not order.joint_legs and self._book.asset(order.symbol).asset_class in ALWAYS_OPEN:
             return True
         if self.session is Session.OPEN:
             return order.time_in_force not in {TimeInForce.OPG, TimeInForce.CLS}
@@ -180,9 +182,11 @@ class MatchingEngine:
         price = self._book.net_price(order)
         sign = order.side.sign
         if order.stop_price is not None and not order.triggered:
-            if (price - order.stop_price) * sign < 0:
+            if (price - order.stop_price) * (-sign if order.takes_profit else sign) < 0:
                 return False
-            order.triggered = True
+            order.triggered, order.triggered_at = True, self._events.now
+            if order.close_position:
+                order.qty = self._book.reducible(order.position_name, order.side)
         return order.limit_price is None or (order.limit_price - price) * sign >= 0
 
     def _fill_next(self, order: PaperOrder) -> None:
@@ -192,7 +196,7 @@ class MatchingEngine:
         qty = order.remaining
         fills = self._scenario.fills
         if order.time_in_force is not TimeInForce.FOK and self._random.random() < fills.partial_probability:
-            qty = _part(order.remaining, fills.partial_fraction)
+            qty = self._part(order, fills.partial_fraction)
         self.fill(order, qty, self._price_of_fill(order))
         if not order.is_open:
             return
@@ -245,19 +249,19 @@ class MatchingEngine:
         if not self.works(order):
             return
         fraction = self._scenario.cancels.race_fraction
-        qty = order.remaining if fraction == 1 else _part(order.remaining, fraction)
+        qty = order.remaining if fraction == 1 else self._part(order, fraction)
         self._record.raced_cancels += 1
         self.fill(order, qty, self._own_price(order))
 
+    def _part(self, order: PaperOrder, fraction: float) -> Decimal:
+        """That fraction of the rest, in whole units when the rest is whole, and never nothing."""
+        rest = order.remaining
+        step = Decimal(1) if rest == rest.to_integral_value() else self._book.asset(order.symbol).quantity_increment
+        part = (rest * Decimal(str(fraction)) / step).to_integral_value(ROUND_DOWN) * step
+        return max(part, min(step, rest))
+
     def _own_price(self, order: PaperOrder) -> Decimal:
         return order.limit_price or order.stop_price or self._book.net_price(order)
-
-
-def _part(remaining: Decimal, fraction: float) -> Decimal:
-    """That fraction, in whole shares when the rest is whole, and never nothing."""
-    step = Decimal(1) if remaining == remaining.to_integral_value() else QUANTITY_STEP
-    part = (remaining * Decimal(str(fraction))).quantize(step, ROUND_DOWN)
-    return max(part, min(step, remaining))
 
 
 def _trail(order: PaperOrder, price: Decimal) -> None:

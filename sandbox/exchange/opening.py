@@ -9,10 +9,11 @@ from functools import partial
 from random import Random
 from typing import Final
 
-from breaker.instruments import AssetClass
 from breaker.orders import ZERO, OrderType, Side, TimeInForce
-from sandbox.exchange.acceptance import joint_legs
+from sandbox.exchange.acceptance import Acceptance, joint_legs
+from sandbox.exchange.assets import ALWAYS_OPEN
 from sandbox.exchange.assortment import Assortment
+from sandbox.exchange.crypto_book import CryptoBook
 from sandbox.exchange.exchange import Exchange
 from sandbox.exchange.orders import (
     QUANTITY_STEP,
@@ -24,7 +25,7 @@ from sandbox.exchange.orders import (
     Resubmission,
     Status,
 )
-from sandbox.exchange.scenario import OrderEntry, Scenario, Session
+from sandbox.exchange.scenario import OrderEntry, Protocol, Scenario, Session
 from sandbox.exchange.venue_record import VenueRecord
 
 _TICKERS: Final = tuple(
@@ -39,12 +40,10 @@ _TICKERS: Final = tuple(
 _CENT: Final = Decimal("0.01")
 
 
-def open_exchange(scenario: Scenario, record: VenueRecord) -> Exchange:
-    """An exchange with this scenario's book, at second zero."""
+def open_exchange(scenario: Scenario, record: VenueRecord, rules: type[Acceptance] = Acceptance) -> Exchange:
+    """An exchange with this scenario's book, at second zero; `rules` are the venue's for new orders."""
     random = Random(f"{scenario.seed}:book")  # noqa: S311 - a market, not a secret
-    exchange = Exchange(scenario, record, Random(f"{scenario.seed}:matching"))  # noqa: S311
-    for ticker in _TICKERS:
-        exchange.book.prices.setdefault(ticker, _price(random))
+    exchange = Exchange(scenario, record, Random(f"{scenario.seed}:matching"), rules)  # noqa: S311
     _Builder(scenario, exchange, random).build()
     if scenario.account.equity is not None:
         exchange.book.cash += scenario.account.equity - exchange.book.equity
@@ -62,15 +61,32 @@ class _Builder:
         self._random = random
         self._placed = 0
         self._assortment = Assortment(scenario, exchange.book, Random(f"{scenario.seed}:assortment"))  # noqa: S311
+        self._crypto = CryptoBook(scenario, exchange.book, random)
         listed = len(scenario.orders) + scenario.book.orders + 2 * scenario.book.brackets
-        self._total = listed + self._assortment.most_orders
+        self._total = listed + self._assortment.most_orders + self._crypto.most_orders
 
     def build(self) -> None:
+        if self._scenario.protocol is Protocol.ALPACA:
+            for ticker in _TICKERS:
+                self._book.prices.setdefault(ticker, _price(self._random))
+            self._build_what_is_given()
+            self._build_equities()
+        else:
+            self._crypto.list_assets()
+            self._build_what_is_given()
+            for held in self._crypto.positions():
+                self._exchange.add_position(held)
+            for entry in self._crypto.orders():
+                self._add(entry)
+        self._garble()
+
+    def _build_what_is_given(self) -> None:
         for position in self._scenario.positions:
             price = position.price or self._book.prices.get(position.symbol, self._usual_price(position.symbol))
             self._book.prices.setdefault(position.symbol, price)
+            side = self._book.held_as(position.qty)
             self._exchange.add_position(
-                PaperPosition(position.symbol, position.qty, price, position.withheld, position.unreadable)
+                PaperPosition(position.symbol, position.qty, price, position.withheld, position.unreadable, side)
             )
         for entry in self._scenario.orders:
             for leg in entry.legs:
@@ -79,6 +95,8 @@ class _Builder:
                 price = entry.limit_price or entry.stop_price or self._usual_price(entry.symbol)
                 self._book.prices.setdefault(entry.symbol, price)
             self._add(entry)
+
+    def _build_equities(self) -> None:
         generated = self._generated_positions()
         for symbol in generated[: self._scenario.book.brackets]:
             self._add_bracket(symbol)
@@ -87,7 +105,6 @@ class _Builder:
             self._exchange.add_position(held)
         for entry in self._assortment.orders():
             self._add(entry)
-        self._garble()
 
     def _usual_price(self, symbol: str) -> Decimal:
         return self._book.asset(symbol).usual_price
@@ -168,11 +185,12 @@ class _Builder:
         if qty is None:
             price = entry.limit_price or self._book.prices[entry.symbol]
             qty = ((entry.notional or ZERO) / price).quantize(QUANTITY_STEP, ROUND_DOWN)
+        side = entry.side or Side.BUY
         order = PaperOrder(
             id=self._exchange.new_id(),
             client_order_id=entry.client_order_id or self._exchange.new_id(),
             symbol=entry.symbol,
-            side=entry.side or Side.BUY,
+            side=side,
             type=entry.type,
             time_in_force=entry.time_in_force,
             qty=qty,
@@ -186,13 +204,18 @@ class _Builder:
             order_class=OrderClass.MLEG if entry.legs else OrderClass.SIMPLE,
             side_word=entry.side_word,
             unreadable=entry.unreadable,
+            position_side=entry.position_side or self._book.opened_by(side),
+            reduce_only=entry.reduce_only,
+            close_position=entry.close_position,
+            takes_profit=entry.takes_profit,
+            conditional=self._scenario.protocol is Protocol.BINANCE_FUTURES and entry.stop_price is not None,
         )
         legs = [LegRequest(leg.symbol, leg.side, leg.ratio) for leg in entry.legs]
         order.legs = joint_legs(order, legs, self._exchange.new_id)
         if order.status is Status.CALCULATED:
             order.filled_qty, order.filled_at = qty, at
-        is_crypto = bool(entry.symbol) and self._book.asset(entry.symbol).asset_class is AssetClass.CRYPTO
-        if entry.status == "new" and self._exchange.matching.session is not Session.OPEN and not is_crypto:
+        always_open = bool(entry.symbol) and self._book.asset(entry.symbol).asset_class in ALWAYS_OPEN
+        if entry.status == "new" and self._exchange.matching.session is not Session.OPEN and not always_open:
             order.become(Status.ACCEPTED, at)
         if entry.again:
             order.resubmission = Resubmission(entry.again.times, _until(entry.again.seconds), entry.again.delay)

@@ -7,7 +7,7 @@ from decimal import Decimal
 from enum import StrEnum
 from typing import Final
 
-from breaker.orders import ZERO, OrderType, Side, TimeInForce
+from breaker.orders import ZERO, OrderType, PositionSide, Side, TimeInForce
 
 QUANTITY_STEP: Final = Decimal("0.000000001")
 """The smallest fraction of a share."""
@@ -48,6 +48,21 @@ class Origin(StrEnum):
     """A strategy of the same account placed it, or placed it again after a cancel."""
     VENUE = "venue"
     """A fill that the venue reported after everything seemed over."""
+
+
+def position_name(symbol: str, side: PositionSide | None) -> str:
+    """What a position is known by: its symbol, and in hedge mode its side too."""
+    return symbol if side is None else f"{symbol} {side}"
+
+
+def position_names(symbol: str) -> tuple[str, ...]:
+    """The names of all positions that there can be in a symbol."""
+    return symbol, *(position_name(symbol, side) for side in PositionSide)
+
+
+def closes(side: Side, position_side: PositionSide | None) -> bool:
+    """Whether an order of this side can only reduce the position that it is for; never so where the account nets."""
+    return position_side is not None and (side is Side.SELL) == (position_side is PositionSide.LONG)
 
 
 class OrderClass(StrEnum):
@@ -103,6 +118,24 @@ class OrderRequest:
     """Stop price of the stop-loss leg."""
     stop_loss_limit: Decimal | None = None
     legs: tuple[LegRequest, ...] = ()
+    position_side: PositionSide | None = None
+    """The position that it is for, in hedge mode."""
+    reduce_only: bool = False
+    close_position: bool = False
+    """It closes all of the position when its price is reached, whatever that is then."""
+    takes_profit: bool = False
+    """Its stop price is reached from the other side."""
+    conditional: bool = False
+    """The venue keeps it apart from the others until its price is reached."""
+
+    @property
+    def position_name(self) -> str:
+        return position_name(self.symbol, self.position_side)
+
+    @property
+    def only_reduces(self) -> bool:
+        """The venue lets it reduce the position and do nothing else."""
+        return self.reduce_only or self.close_position or closes(self.side, self.position_side)
 
 
 @dataclass(slots=True)
@@ -157,6 +190,27 @@ class PaperOrder:
     """What answers call its side, where that is another word than the side's own."""
     unreadable: bool = False
     """Answers give an empty string for its limit price."""
+    position_side: PositionSide | None = None
+    """The position that it is for, in hedge mode."""
+    reduce_only: bool = False
+    close_position: bool = False
+    takes_profit: bool = False
+    conditional: bool = False
+    triggered_at: float | None = None
+
+    @property
+    def position_name(self) -> str:
+        return position_name(self.symbol, self.position_side)
+
+    @property
+    def only_reduces(self) -> bool:
+        """The venue lets it reduce the position and do nothing else."""
+        return self.reduce_only or self.close_position or closes(self.side, self.position_side)
+
+    @property
+    def is_apart(self) -> bool:
+        """The venue keeps it apart from the orders that work, and it holds nothing."""
+        return self.conditional and not self.triggered
 
     def become(self, status: Status, at: float) -> None:
         """Change the status, and that of the legs that go with the order."""
@@ -188,8 +242,9 @@ class PaperOrder:
 
     @property
     def holds(self) -> Decimal:
-        """The quantity it keeps from being closed by others: nothing while it is held or waits for its entry."""
-        return self.remaining if self.is_open and self.status is not Status.HELD and not self.waits else ZERO
+        """The quantity it keeps from being closed by others: nothing while it is held, apart or waits for its entry."""
+        works = self.is_open and self.status is not Status.HELD and not self.waits and not self.is_apart
+        return self.remaining if works else ZERO
 
     @property
     def waits(self) -> bool:
@@ -211,6 +266,12 @@ class PaperPosition:
     """How much of it the venue lets nobody close, without an order that holds it."""
     unreadable: bool = False
     """Answers give an empty string for what is available of it."""
+    position_side: PositionSide | None = None
+    """Which of the symbol's two positions it is, in hedge mode."""
+
+    @property
+    def name(self) -> str:
+        return position_name(self.symbol, self.position_side)
 
     @property
     def closing_side(self) -> Side:
@@ -229,6 +290,9 @@ class Fill:
     """Of the order, with this fill."""
     left: Decimal
     """Of the order, after this fill."""
+    position_side: PositionSide | None = None
+    realised: Decimal = ZERO
+    """What it made of the part of the position that it closed."""
 
 
 def trailing_stop_price(
@@ -252,4 +316,9 @@ def request_for_the_rest(order: PaperOrder) -> OrderRequest:
         trail_price=order.trail_price,
         trail_percent=order.trail_percent,
         extended_hours=order.extended_hours,
+        position_side=order.position_side,
+        reduce_only=order.reduce_only,
+        close_position=order.close_position,
+        takes_profit=order.takes_profit,
+        conditional=order.conditional,
     )

@@ -1,27 +1,47 @@
-"""Count requests against the limit of a minute."""
+"""Count requests, or their weights, against the limit of a minute."""
 
 from __future__ import annotations
 
 from typing import Final
 
 _WINDOW: Final = 60.0
-"""Seconds on the exchange's clock in which `rate_limit` requests are allowed."""
+"""Seconds on the exchange's clock in which `limit` is allowed."""
 
 
 class RateLimit:
-    """A fixed window of a minute, as the venue's reset header describes it."""
+    """A fixed window of a minute, as the venue's headers describe it.
 
-    def __init__(self, limit: int) -> None:
+    Whoever goes on asking after `ban_after` refusals is banned for `ban_for` seconds, where that is set.
+    """
+
+    def __init__(self, limit: int, *, ban_after: int | None = None, ban_for: float = 0.0) -> None:
         self.limit = limit
         self.remaining = limit
         self.resets_at = _WINDOW
+        self.banned_until = 0.0
+        self._ban_after = ban_after
+        self._ban_for = ban_for
+        self._refused = 0
 
-    def admit(self, now: float) -> bool:
-        """Count this request; False when it is over the limit."""
+    @property
+    def used(self) -> int:
+        return self.limit - self.remaining
+
+    def admit(self, now: float, weight: int = 1) -> bool:
+        """Count this request; False when it is over the limit, or comes from a banned address."""
+        if now < self.banned_until:
+            return False
         if now >= self.resets_at:
             self.resets_at = now + _WINDOW
             self.remaining = self.limit
-        if self.remaining == 0:
+            self._refused = 0
+        if self.remaining < weight:
+            self._refused += 1
+            if self._ban_after is not None and self._refused > self._ban_after:
+                self.banned_until = now + self._ban_for
             return False
-        self.remaining -= 1
+        self.remaining -= weight
         return True
+
+    def is_banned(self, now: float) -> bool:
+        return now < self.banned_until

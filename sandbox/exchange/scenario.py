@@ -7,20 +7,21 @@ is, its symbol says: `BTC/USD` (or `BTCUSD`) is a pair of currencies, `SPY261218
 
 from __future__ import annotations
 
-import math
 import tomllib
+from dataclasses import replace
 from datetime import datetime
 from decimal import Decimal
 from enum import StrEnum
 from pathlib import Path
-from random import Random
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 from uuid import UUID
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from breaker.orders import OrderType, Side, TimeInForce
+from breaker.orders import OrderType, PositionSide, Side, TimeInForce
 from sandbox.exchange.assets import Asset, asset_of, in_orders
+from sandbox.exchange.crypto_assets import crypto_asset_of
+from sandbox.exchange.distribution import AnyDistribution, Distribution
 
 Symbol = Annotated[str, AfterValidator(in_orders)]
 """A pair in either of its spellings."""
@@ -35,6 +36,14 @@ class Session(StrEnum):
     CLOSED = "closed"
 
 
+class Protocol(StrEnum):
+    """Which venue the exchange is: whose rules hold, and what is listed."""
+
+    ALPACA = "alpaca"
+    BINANCE_SPOT = "binance-spot"
+    BINANCE_FUTURES = "binance-futures"
+
+
 class ScenarioError(ValueError):
     """A scenario that can't be used; the message is one line and names the key."""
 
@@ -43,39 +52,6 @@ class _Part(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, ser_json_inf_nan="constants")
 
 
-class Distribution(_Part):
-    """A plain number, `{low, high}` (uniform) or `{median, sigma, cap}` (log-normal)."""
-
-    fixed: float | None = Field(default=None, ge=0)
-    low: float | None = Field(default=None, ge=0)
-    high: float | None = Field(default=None, ge=0)
-    median: float | None = Field(default=None, gt=0)
-    sigma: float = Field(default=0.5, ge=0)
-    cap: float = Field(default=math.inf, ge=0)
-
-    @model_validator(mode="after")
-    def _one_kind(self) -> Self:
-        uniform = self.low is not None and self.high is not None
-        if (self.low is None) != (self.high is None) or (uniform and self.low > self.high):  # type: ignore[operator]
-            raise ValueError("a uniform distribution needs low and high, with low ≤ high")
-        if [self.fixed is not None, uniform, self.median is not None].count(True) != 1:
-            raise ValueError("give one of: a number, {low, high}, {median, sigma, cap}")
-        return self
-
-    def sample(self, random: Random) -> float:
-        if self.fixed is not None:
-            return self.fixed
-        if self.low is not None and self.high is not None:
-            return random.uniform(self.low, self.high)
-        assert self.median is not None  # noqa: S101 - the validator allows no fourth kind
-        return min(random.lognormvariate(math.log(self.median), self.sigma), self.cap)
-
-
-def _number_as_distribution(value: object) -> object:
-    return {"fixed": value} if isinstance(value, int | float) else value
-
-
-AnyDistribution = Annotated[Distribution, BeforeValidator(_number_as_distribution)]
 _ZERO = Distribution(fixed=0)
 
 
@@ -91,6 +67,8 @@ class Account(_Part):
     """New orders are refused until the account's configuration says otherwise."""
     trading_blocked: bool = False
     account_blocked: bool = False
+    hedge_mode: bool = False
+    """Futures: a symbol has a long and a short position instead of one that nets."""
 
 
 class AssetRules(_Part):
@@ -99,6 +77,9 @@ class AssetRules(_Part):
     min_order_size: Decimal | None = Field(default=None, ge=0)
     min_trade_increment: Decimal | None = Field(default=None, gt=0)
     price_increment: Decimal | None = Field(default=None, gt=0)
+    min_cost: Decimal | None = Field(default=None, ge=0)
+    max_order_size: Decimal | None = Field(default=None, gt=0)
+    max_market_order_size: Decimal | None = Field(default=None, gt=0)
 
 
 class Market(_Part):
@@ -129,6 +110,12 @@ class GeneratedBook(_Part):
     """Long options by themselves, and below them what else is made of options: two positions each."""
     spreads: Count = 0
     covered_calls: Count = 0
+    both_legs: Count = 0
+    """Hedge mode: in that many of the positions' symbols a position of the other side, too."""
+    algo: Count = 0
+    """Futures: conditional orders for positions, kept apart from the others; these are not counted in `orders`."""
+    reduce_only: Count = 0
+    """Futures: positions all of which a resting reduce-only order holds; these are not counted in `orders`."""
     dust: Count = 0
     """Positions in pairs, below the venue's minimum."""
     notional: Count = 0
@@ -198,6 +185,13 @@ class OrderEntry(_Part):
     """What answers call its side, where that is another word than `side`, such as `sell_short`."""
     unreadable: bool = False
     """Answers give an empty string for its limit price."""
+    position_side: PositionSide | None = None
+    """In hedge mode; absent: the position that its side opens."""
+    reduce_only: bool = False
+    close_position: bool = False
+    """Of a conditional order: it closes all of the position, whatever that is when its price is reached."""
+    takes_profit: bool = False
+    """Its stop price is reached from the other side."""
 
     @model_validator(mode="after")
     def _one_of_each(self) -> Self:
@@ -299,7 +293,7 @@ class ExitRefusal(_Part):
 
 
 class Trouble(_Part):
-    kind: Literal["401", "403", "429", "500", "502", "503", "504", "timeout", "drop"]
+    kind: Literal["401", "403", "418", "429", "500", "502", "503", "504", "timeout", "drop"]
     applied: bool = False
     """The request takes effect all the same; only its answer is lost or wrong."""
     routes: tuple[str, ...] = ("*",)
@@ -313,7 +307,7 @@ class Trouble(_Part):
 
     @model_validator(mode="after")
     def _what_is_turned_away_is_not_applied(self) -> Self:
-        if self.kind == "429" and self.applied:
+        if self.kind in ("418", "429") and self.applied:
             raise ValueError("a rate-limited request is never applied")
         if self.kind in ("401", "403") and self.applied:
             raise ValueError("a request that is turned away is never applied")
@@ -343,8 +337,14 @@ class Scenario(_Part):
     """A pair's minimum cost holds for sales too. Measured at Alpaca, it holds for purchases only."""
     legs_listed_apart: bool = False
     """Where a list is not asked to nest, an order with several legs comes without them, and they beside it."""
-    rate_limit: int = Field(default=200, ge=1)
-    """Requests a minute."""
+    protocol: Protocol = Protocol.ALPACA
+    rate_limit: int | None = Field(default=None, ge=1)
+    """Requests a minute, or their weights; absent: the venue's own limit."""
+    ban_after: int | None = Field(default=None, ge=1)
+    """Binance: so many requests over the limit are answered 429; the next one bans the address (418)."""
+    ban_for: Seconds = 120
+    clock_ahead_ms: int = 0
+    """How far the venue's clock is ahead of the host's; negative: behind it."""
     latency_ms: AnyDistribution = _ZERO
     account: Account = Account()
     market: Market = Market()
@@ -367,12 +367,25 @@ class Scenario(_Part):
     def asset(self, symbol: str) -> Asset:
         """The asset of this symbol, in the spelling of orders."""
         rules = self.assets.get(symbol, AssetRules())
-        return asset_of(
-            symbol,
-            quantity_increment=rules.min_trade_increment,
-            price_increment=rules.price_increment,
-            minimum_quantity=rules.min_order_size,
+        is_contract = self.protocol is Protocol.BINANCE_FUTURES
+        usual = (
+            asset_of(symbol) if self.protocol is Protocol.ALPACA else crypto_asset_of(symbol, is_contract=is_contract)
         )
+        said: dict[str, Any] = {
+            "quantity_increment": rules.min_trade_increment,
+            "price_increment": rules.price_increment,
+            "minimum_quantity": rules.min_order_size,
+            "minimum_cost": rules.min_cost,
+            "maximum_quantity": rules.max_order_size,
+            "maximum_market_quantity": rules.max_market_order_size,
+        }
+        return replace(usual, **{name: value for name, value in said.items() if value is not None})
+
+    @property
+    def requests_a_minute(self) -> int:
+        """Their weights, where the venue weighs them (the limits of `exchangeInfo` in November 2026)."""
+        usual = {Protocol.ALPACA: 200, Protocol.BINANCE_SPOT: 6_000, Protocol.BINANCE_FUTURES: 2_400}
+        return self.rate_limit or usual[self.protocol]
 
 
 def parse(text: str) -> Scenario:

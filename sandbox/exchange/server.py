@@ -25,13 +25,22 @@ from starlette.types import ASGIApp, Scope
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from sandbox.child_process import end, spawn
+from sandbox.exchange.acceptance import Acceptance
 from sandbox.exchange.alpaca.conventions import ALPACA
 from sandbox.exchange.alpaca.routes import add_alpaca_routes
+from sandbox.exchange.binance.acceptance import FuturesAcceptance, SpotAcceptance
+from sandbox.exchange.binance.conventions import BINANCE_FUTURES, BINANCE_SPOT
+from sandbox.exchange.binance.routes import add_binance_routes
 from sandbox.exchange.control import add_control_routes
 from sandbox.exchange.edge import Disconnect, Edge
-from sandbox.exchange.scenario import Scenario
+from sandbox.exchange.scenario import Protocol, Scenario
 from sandbox.exchange.venue import Host
 
+_RULES: Final = {
+    Protocol.ALPACA: Acceptance,
+    Protocol.BINANCE_SPOT: SpotAcceptance,
+    Protocol.BINANCE_FUTURES: FuturesAcceptance,
+}
 _START_LIMIT: Final = 20.0
 _STOP_LIMIT: Final = 5.0
 
@@ -91,11 +100,12 @@ def build_server(scenario: Scenario) -> uvicorn.Server:
 
 
 def _create_app(scenario: Scenario, disconnect: Disconnect) -> ASGIApp:
-    host = Host(scenario)
+    host = Host(scenario, _RULES)
     app = FastAPI(title="Paper exchange", openapi_url=None)
     add_alpaca_routes(app, host)
+    add_binance_routes(app, host)
     add_control_routes(app, host)
-    return Edge(app, host, ALPACA, disconnect)
+    return Edge(app, host, (ALPACA, BINANCE_SPOT, BINANCE_FUTURES), disconnect)
 
 
 def serve(scenario: Scenario, listener: socket.socket) -> None:

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from random import Random
 from typing import Final
 
+from sandbox.exchange.acceptance import Acceptance
 from sandbox.exchange.assets import in_positions
 from sandbox.exchange.closable import closable
 from sandbox.exchange.opening import open_exchange
 from sandbox.exchange.rate_limit import RateLimit
-from sandbox.exchange.scenario import Scenario
+from sandbox.exchange.scenario import Protocol, Scenario
 from sandbox.exchange.trouble import TroubleRules
 from sandbox.exchange.venue_record import VenueRecord
 
@@ -21,14 +22,22 @@ _LISTED: Final = 50
 
 
 class Venue:
-    """`elapsed` gives seconds that never go back; the exchange's clock is that times the scenario's `time_scale`."""
+    """`rules` are those for new orders; `elapsed` gives seconds that never go back.
 
-    def __init__(self, scenario: Scenario, elapsed: Callable[[], float] = time.monotonic) -> None:
+    The exchange's clock is that times the scenario's `time_scale`.
+    """
+
+    def __init__(
+        self,
+        scenario: Scenario,
+        rules: type[Acceptance] = Acceptance,
+        elapsed: Callable[[], float] = time.monotonic,
+    ) -> None:
         self.scenario = scenario
         self.record = VenueRecord()
-        self.exchange = open_exchange(scenario, self.record)
+        self.exchange = open_exchange(scenario, self.record, rules)
         self.trouble = TroubleRules(scenario, Random(f"{scenario.seed}:trouble"))  # noqa: S311 - not a secret
-        self.rate_limit = RateLimit(scenario.rate_limit)
+        self.rate_limit = RateLimit(scenario.requests_a_minute, ban_after=scenario.ban_after, ban_for=scenario.ban_for)
         self.configuration: dict[str, object] = {}
         """What clients have set of the account's configuration."""
         self._elapsed = elapsed
@@ -56,7 +65,7 @@ class Venue:
             "is_flat": book.is_flat,
             "open_orders": len(book.open_orders),
             "open_order_ids": list(book.open_orders)[:_LISTED],
-            "positions": {in_positions(p.symbol): f"{p.qty:f}" for p in book.positions.values()},
+            "positions": {in_positions(name): f"{p.qty:f}" for name, p in book.positions.items()},
             "closable": {symbol: f"{qty:f}" for symbol, qty in closable(self.exchange, self.scenario).items()},
             "no_open_orders_at": self.record.no_open_orders_at if no_orders else None,
             "flat_at": self.record.flat_at if book.is_flat else None,
@@ -67,8 +76,9 @@ class Venue:
 class Host:
     """Holds the venue being served, so that a test can put another scenario in its place."""
 
-    def __init__(self, scenario: Scenario) -> None:
-        self.venue = Venue(scenario)
+    def __init__(self, scenario: Scenario, rules: Mapping[Protocol, type[Acceptance]]) -> None:
+        self._rules = rules
+        self.restart(scenario)
 
     def restart(self, scenario: Scenario) -> None:
-        self.venue = Venue(scenario)
+        self.venue = Venue(scenario, self._rules[scenario.protocol])

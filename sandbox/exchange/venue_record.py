@@ -9,11 +9,15 @@ from typing import Final
 
 from breaker.orders import ZERO, Side
 from sandbox.exchange.assets import in_positions
+from sandbox.exchange.countdown import Countdown
 from sandbox.exchange.orders import Origin, PaperOrder
 from sandbox.exchange.protection import Protection
 
 _KEPT: Final = 1_000
 """At most that many entries of a list; what is counted is counted to the end."""
+
+
+_CANCEL_ALL: Final = frozenset({"DELETE /v2/orders", "DELETE /api/v3/openOrders", "DELETE /fapi/v1/allOpenOrders"})
 
 
 class VenueRecord:
@@ -38,6 +42,8 @@ class VenueRecord:
         self.rules_broken: Counter[str] = Counter()
         """Clients' orders that the venue refused as ill-formed, by the rule."""
         self.protection = Protection()
+        self.countdowns: dict[str, Countdown] = {}
+        """By symbol; those that were ever set."""
         self._closes: Counter[str] = Counter()
         self._largest_close: dict[str, object] | None = None
         self._largest_ratio = ZERO
@@ -51,14 +57,17 @@ class VenueRecord:
         self.requests[route] += 1
         if self.first_request_at is None:
             self.first_request_at = now
-        if self.first_cancel_all_at is None and route == "DELETE /v2/orders":
+        if self.first_cancel_all_at is None and route in _CANCEL_ALL:
             self.first_cancel_all_at = now
 
-    def submitted(self, symbol: str, side: Side, qty: Decimal, position: Decimal, working: Decimal) -> None:
-        """A client's order is about to be accepted; `working` is what other orders already reduce the position by."""
+    def submitted(self, name: str, side: Side, qty: Decimal, position: Decimal, working: Decimal) -> None:
+        """A client's order is about to be accepted; `working` is what other orders already reduce the position by.
+
+        Of these only such as could turn it over; `name` is the position's.
+        """
         if position * side.sign >= 0:
             return
-        symbol = in_positions(symbol)
+        symbol = in_positions(name)
         self._closes[symbol] += 1
         size = abs(position)
         if qty / size > self._largest_ratio:
@@ -87,7 +96,7 @@ class VenueRecord:
     def filled(self, now: float, order: PaperOrder, before: Decimal, after: Decimal) -> None:
         """Note a change of sign, also one by way of zero, as a second close of the same position makes it."""
         self.fills[order.origin] += 1
-        symbol = in_positions(order.symbol)
+        symbol = in_positions(order.position_name)
         if before:
             self._was_long[symbol] = before > 0
         if not after or self._was_long.get(symbol, after > 0) == (after > 0):
@@ -136,6 +145,7 @@ class VenueRecord:
             "sign_changes": self._sign_changes,
             "violations": self._violations,
             "unprotected": self.protection.gaps(),
+            "countdowns": {symbol: countdown.as_dict() for symbol, countdown in self.countdowns.items()},
             "first_request_at": self.first_request_at,
             "first_cancel_all_at": self.first_cancel_all_at,
             "first_no_open_orders_at": self.first_no_open_orders_at,

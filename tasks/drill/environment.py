@@ -15,7 +15,8 @@ from breaker.keys import GLOBAL
 from configuration.accounts import AccountSettings
 from configuration.settings import GivenSettings, RecoverySettings, ServiceSettings, Settings
 from sandbox.embedded_redis import EmbeddedRedis
-from sandbox.exchange.scenario import Account, Cancels, Distribution, Fills, GeneratedBook, Scenario
+from sandbox.exchange.distribution import Distribution
+from sandbox.exchange.scenario import Account, Cancels, Fills, GeneratedBook, Scenario
 from sandbox.exchange.server import PaperExchange
 from tasks.initialization import initialize
 

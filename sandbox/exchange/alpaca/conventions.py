@@ -7,6 +7,8 @@ from datetime import UTC, datetime, timedelta
 from typing import Final
 from urllib.parse import unquote
 
+from starlette.responses import JSONResponse, Response
+
 from sandbox.exchange.edge import ApiConventions
 from sandbox.exchange.scenario import Account
 from sandbox.exchange.venue import Venue
@@ -38,19 +40,27 @@ def _rate_limit_headers(venue: Venue) -> dict[str, str]:
     }
 
 
+_ERRORS: Final = {
+    "401": {"code": 40110000, "message": "request is not authorized"},
+    "403": {"code": 40310000, "message": "forbidden."},
+    "418": {"message": "I'm a teapot"},
+    "429": {"code": 42910000, "message": "rate limit exceeded"},
+    "500": {"code": 50010000, "message": "internal server error occurred"},
+    "502": {"message": "Bad Gateway"},
+    "503": {"code": 50310000, "message": "service unavailable"},
+    "504": {"code": 50410000, "message": "request timed out"},
+}
+
+
+def _error(_venue: Venue, kind: str, _applied: bool) -> Response:
+    return JSONResponse(_ERRORS[kind], int(kind))
+
+
 ALPACA: Final = ApiConventions(
     prefixes=("/v2", "/v1beta"),
     route=_route,
     authorised=_authorised,
-    unauthorised={"code": 40110000, "message": "request is not authorized"},
-    errors={
-        "401": {"code": 40110000, "message": "request is not authorized"},
-        "403": {"code": 40310000, "message": "forbidden."},
-        "429": {"code": 42910000, "message": "rate limit exceeded"},
-        "500": {"code": 50010000, "message": "internal server error occurred"},
-        "502": {"message": "Bad Gateway"},
-        "503": {"code": 50310000, "message": "service unavailable"},
-        "504": {"code": 50410000, "message": "request timed out"},
-    },
+    weight=lambda _method, _path, _query: 1,
+    error=_error,
     headers=_rate_limit_headers,
 )

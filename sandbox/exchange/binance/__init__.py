@@ -1,0 +1,1 @@
+"""Speak Binance's spot and USDⓈ-M futures REST APIs on the sandbox's one book."""
