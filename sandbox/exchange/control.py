@@ -48,6 +48,7 @@ class _Market(BaseModel):
 class _Fill(_Symbol):
     side: Side
     qty: Decimal = Field(gt=0)
+    position_side: PositionSide | None = None
     after: float = Field(default=0, ge=0)
 
 
@@ -144,7 +145,7 @@ def add_control_routes(app: FastAPI, host: Host) -> None:
     @app.post("/_paper/late-fill")
     async def late_fill(fill: _Fill) -> Response:
         exchange = _known(host, fill.symbol)
-        exchange.after(fill.after, partial(exchange.late_fill, fill.symbol, fill.side, fill.qty))
+        exchange.after(fill.after, partial(exchange.late_fill, fill.symbol, fill.side, fill.qty, fill.position_side))
         return Response(status_code=204)
 
     @app.post("/_paper/fast-market")

@@ -14,7 +14,7 @@ from random import Random
 from uuid import UUID
 
 from breaker.instruments import AssetClass
-from breaker.orders import ZERO, OrderType, Side, TimeInForce
+from breaker.orders import ZERO, OrderType, PositionSide, Side, TimeInForce
 from sandbox.exchange.acceptance import Acceptance, Locks, accepted_order
 from sandbox.exchange.book import Book, Transfer
 from sandbox.exchange.countdown import Countdown
@@ -238,10 +238,13 @@ class Exchange:
         order.resubmission = resubmission
         return order
 
-    def late_fill(self, symbol: str, side: Side, qty: Decimal) -> None:
-        """A fill nobody expects any more, of an order nobody can find among the open ones."""
-        opened = self.book.opened_by(side)
-        request = OrderRequest(symbol, side, OrderType.MARKET, TimeInForce.DAY, qty=qty, position_side=opened)
+    def late_fill(self, symbol: str, side: Side, qty: Decimal, position_side: PositionSide | None = None) -> None:
+        """A fill nobody expects any more, of an order nobody can find among the open ones.
+
+        In hedge mode for the position that its side opens, unless another is given: as deleveraging takes from one.
+        """
+        concerned = position_side or self.book.opened_by(side)
+        request = OrderRequest(symbol, side, OrderType.MARKET, TimeInForce.DAY, qty=qty, position_side=concerned)
         order = self._begin(request, qty, Origin.VENUE)
         self.matching.fill(order, order.remaining, self.book.prices[symbol])
 

@@ -1,23 +1,25 @@
-"""Count requests, or their weights, against the limit of a minute."""
+"""Count requests, their weights, or orders against the limit of a minute or of some seconds."""
 
 from __future__ import annotations
 
 from typing import Final
 
-_WINDOW: Final = 60.0
-"""Seconds on the exchange's clock in which `limit` is allowed."""
+_MINUTE: Final = 60.0
 
 
 class RateLimit:
-    """A fixed window of a minute, as the venue's headers describe it.
+    """A fixed window of so many seconds on the exchange's clock, as the venue's headers describe it.
 
     Whoever goes on asking after `ban_after` refusals is banned for `ban_for` seconds, where that is set.
     """
 
-    def __init__(self, limit: int, *, ban_after: int | None = None, ban_for: float = 0.0) -> None:
+    def __init__(
+        self, limit: int, *, window: float = _MINUTE, ban_after: int | None = None, ban_for: float = 0.0
+    ) -> None:
         self.limit = limit
         self.remaining = limit
-        self.resets_at = _WINDOW
+        self.window = window
+        self.resets_at = window
         self.banned_until = 0.0
         self._ban_after = ban_after
         self._ban_for = ban_for
@@ -32,7 +34,7 @@ class RateLimit:
         if now < self.banned_until:
             return False
         if now >= self.resets_at:
-            self.resets_at = now + _WINDOW
+            self.resets_at = now + self.window
             self.remaining = self.limit
             self._refused = 0
         if self.remaining < weight:

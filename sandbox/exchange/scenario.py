@@ -340,6 +340,8 @@ class Scenario(_Part):
     protocol: Protocol = Protocol.ALPACA
     rate_limit: int | None = Field(default=None, ge=1)
     """Requests a minute, or their weights; absent: the venue's own limit."""
+    order_limit: int | None = Field(default=None, ge=1)
+    """Binance: new orders in ten seconds; absent: the venue's own limit."""
     ban_after: int | None = Field(default=None, ge=1)
     """Binance: so many requests over the limit are answered 429; the next one bans the address (418)."""
     ban_for: Seconds = 120
@@ -383,9 +385,14 @@ class Scenario(_Part):
 
     @property
     def requests_a_minute(self) -> int:
-        """Their weights, where the venue weighs them (the limits of `exchangeInfo` in November 2026)."""
+        """Their weights, where the venue weighs them (as `exchangeInfo` has the limits)."""
         usual = {Protocol.ALPACA: 200, Protocol.BINANCE_SPOT: 6_000, Protocol.BINANCE_FUTURES: 2_400}
         return self.rate_limit or usual[self.protocol]
+
+    @property
+    def orders_in_ten_seconds(self) -> int:
+        """New ones, where the venue counts them apart (as `exchangeInfo` has the limits)."""
+        return self.order_limit or (100 if self.protocol is Protocol.BINANCE_SPOT else 300)
 
 
 def parse(text: str) -> Scenario:

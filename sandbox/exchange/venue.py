@@ -38,6 +38,7 @@ class Venue:
         self.exchange = open_exchange(scenario, self.record, rules)
         self.trouble = TroubleRules(scenario, Random(f"{scenario.seed}:trouble"))  # noqa: S311 - not a secret
         self.rate_limit = RateLimit(scenario.requests_a_minute, ban_after=scenario.ban_after, ban_for=scenario.ban_for)
+        self.order_limit = RateLimit(scenario.orders_in_ten_seconds, window=10.0)
         self.configuration: dict[str, object] = {}
         """What clients have set of the account's configuration."""
         self._elapsed = elapsed

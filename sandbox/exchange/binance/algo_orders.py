@@ -16,6 +16,7 @@ from sandbox.exchange.binance.endpoints import (
     by_symbol,
     listed_symbol,
     open_orders,
+    submit,
     until_cancelled,
 )
 from sandbox.exchange.binance.futures_answers import FuturesWriter
@@ -29,8 +30,7 @@ _DONE: Final = {"code": 200, "msg": "The operation of cancel all open order is d
 
 
 async def new_algo_order(venue: Venue, parameters: Parameters) -> Json:
-    order = venue.exchange.submit(algo_order(parameters, listed_symbol(venue, parameters)))
-    venue.advance()
+    order = submit(venue, algo_order(parameters, listed_symbol(venue, parameters)))
     return FuturesWriter(venue).algo_order(order)
 
 

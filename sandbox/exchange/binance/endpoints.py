@@ -17,10 +17,10 @@ from typing import Final
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response
 
-from sandbox.exchange.binance.errors import BinanceRefusal, bad_key, invalid_symbol
+from sandbox.exchange.binance.errors import BinanceRefusal, bad_key, invalid_symbol, too_many_orders
 from sandbox.exchange.binance.parameters import Parameters
 from sandbox.exchange.binance.signing import check_key, check_signature, venue_milliseconds
-from sandbox.exchange.orders import PaperOrder, Status
+from sandbox.exchange.orders import OrderRequest, PaperOrder, Status
 from sandbox.exchange.scenario import Protocol
 from sandbox.exchange.venue import Host, Venue
 
@@ -113,6 +113,15 @@ def open_orders(venue: Venue, parameters: Parameters) -> list[PaperOrder]:
         symbol = listed_symbol(venue, parameters)
         return [order for order in venue.exchange.book.listed_as_open if order.symbol == symbol]
     return venue.exchange.book.listed_as_open
+
+
+def submit(venue: Venue, request: OrderRequest) -> PaperOrder:
+    """The order as it stands when the market has seen it. Raises `Refusal`."""
+    if not venue.order_limit.admit(venue.now()):
+        raise too_many_orders(venue.order_limit.limit)
+    order = venue.exchange.submit(request)
+    venue.advance()
+    return order
 
 
 async def until_cancelled(venue: Venue, orders: list[PaperOrder]) -> None:

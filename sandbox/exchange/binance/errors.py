@@ -81,6 +81,12 @@ def invalid_time_in_force() -> BinanceRefusal:
     return BinanceRefusal(-1115, "Invalid timeInForce.", rule="time in force")
 
 
+def too_many_orders(limit: int) -> BinanceRefusal:
+    """New orders are counted by themselves, also those that are refused."""
+    message = f"Too many new orders; current limit is {limit} orders per 10 SECOND."
+    return BinanceRefusal(-1015, message, 429)
+
+
 # Orders
 
 

@@ -18,6 +18,7 @@ from sandbox.exchange.binance.endpoints import (
     by_symbol,
     listed_symbol,
     open_orders,
+    submit,
     until_cancelled,
 )
 from sandbox.exchange.binance.errors import BinanceRefusal
@@ -45,9 +46,7 @@ def _place(venue: Venue, parameters: Parameters) -> PaperOrder:
     request = futures_order(parameters, symbol)
     if takes_though_it_must_rest(parameters, request, venue.exchange.book.prices[symbol]):
         raise errors.would_not_rest()
-    order = venue.exchange.submit(request)
-    venue.advance()
-    return order
+    return submit(venue, request)
 
 
 async def check_order(venue: Venue, parameters: Parameters) -> Json:

@@ -45,7 +45,7 @@ async def exchange_info(venue: Venue, _parameters: Parameters) -> Json:
         "rateLimits": [
             {"rateLimitType": "REQUEST_WEIGHT", **per_minute, "limit": limit},
             {"rateLimitType": "ORDERS", **per_minute, "limit": 1_200},
-            {"rateLimitType": "ORDERS", "interval": "SECOND", "intervalNum": 10, "limit": 300},
+            {"rateLimitType": "ORDERS", "interval": "SECOND", "intervalNum": 10, "limit": venue.order_limit.limit},
         ],
         "exchangeFilters": [],
         "assets": [{"asset": CASH, "marginAvailable": True, "autoAssetExchange": "-10000"}],

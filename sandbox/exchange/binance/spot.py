@@ -16,6 +16,7 @@ from sandbox.exchange.binance.endpoints import (
     by_symbol,
     listed_symbol,
     open_orders,
+    submit,
     until_cancelled,
 )
 from sandbox.exchange.binance.lookup import cancel, closed_too, find, one_page
@@ -47,7 +48,7 @@ async def exchange_info(venue: Venue, parameters: Parameters) -> Json:
                 "intervalNum": 1,
                 "limit": venue.rate_limit.limit,
             },
-            {"rateLimitType": "ORDERS", "interval": "SECOND", "intervalNum": 10, "limit": 100},
+            {"rateLimitType": "ORDERS", "interval": "SECOND", "intervalNum": 10, "limit": venue.order_limit.limit},
             {"rateLimitType": "ORDERS", "interval": "DAY", "intervalNum": 1, "limit": 200_000},
         ],
         "exchangeFilters": [],
@@ -65,8 +66,7 @@ async def new_order(venue: Venue, parameters: Parameters) -> Json:
     request = spot_order(parameters, symbol)
     if takes_though_it_must_rest(parameters, request, venue.exchange.book.prices[symbol]):
         raise errors.would_take()
-    order = venue.exchange.submit(request)
-    venue.advance()
+    order = submit(venue, request)
     usual = "FULL" if request.stop_price is None else "ACK"
     return SpotWriter(venue).placed(order, parameters.text("newOrderRespType") or usual)
 

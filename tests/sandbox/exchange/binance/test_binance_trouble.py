@@ -184,3 +184,27 @@ async def test_what_nobody_can_read(venue: Venue, futures: Any) -> None:
     assert raw["positionAmt"] == ""
     (order,) = await futures.fapiPrivateGetOpenOrders()
     assert order["price"] == ""
+
+
+async def test_new_orders_are_counted_by_themselves(venue: Venue, futures: Any) -> None:
+    exchange = venue("order_limit = 2\n" + FUTURES)
+    for price in (80_000, 81_000):
+        await futures.create_order(BTC, "limit", "buy", 0.01, price)
+    with pytest.raises(ccxt.DDoSProtection, match="-1015"):
+        await futures.create_order(BTC, "limit", "buy", 0.01, 82_000)
+    assert len(await futures.fetch_open_orders()) == 2
+    assert exchange.report()["open_orders"] == 2
+
+
+async def test_the_venue_takes_from_a_side_while_it_is_being_closed(venue: Venue, futures: Any) -> None:
+    held = '[[positions]]\nsymbol = "BTCUSDT"\nqty = 1\n[[positions]]\nsymbol = "BTCUSDT"\nqty = -1\n'
+    exchange = venue(FUTURES + "account.hedge_mode = true\n" + held)
+    taken = {"symbol": "BTCUSDT", "side": "sell", "qty": 0.4, "position_side": "long"}
+    exchange.control("late-fill", taken)
+    assert exchange.report()["positions"] == {"BTCUSDT long": "0.6", "BTCUSDT short": "-1"}
+    long = {"positionSide": "LONG"}
+    with pytest.raises(ccxt.BaseError, match="-2022"):
+        await futures.create_order(BTC, "market", "sell", 1, None, long)
+    await futures.create_order(BTC, "market", "sell", 0.6, None, long)
+    report = exchange.report()
+    assert report["positions"] == {"BTCUSDT short": "-1"} and report["violations"] == []

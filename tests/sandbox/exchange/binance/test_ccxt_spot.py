@@ -152,3 +152,14 @@ async def test_keys_of_the_other_market_have_no_permission(venue: Venue, spot: A
     assert await refused(futures.fapiPrivateGetOpenOrders()) == (ccxt.AuthenticationError, -2015)
     venue('protocol = "binance-futures"\n')
     assert await refused(spot.privateGetAccount()) == (ccxt.AuthenticationError, -2015)
+
+
+async def test_money_in_and_out_is_told(venue: Venue, spot: Any) -> None:
+    exchange = venue(HELD)
+    exchange.control("transfer", {"amount": 500})
+    exchange.control("transfer", {"amount": -200})
+    (deposit,), (withdrawal,) = await spot.fetch_deposits(), await spot.fetch_withdrawals()
+    assert (deposit["amount"], deposit["currency"], deposit["status"]) == (500, "USDT", "ok")
+    assert (withdrawal["amount"], withdrawal["currency"], withdrawal["status"]) == (200, "USDT", "ok")
+    assert abs(withdrawal["timestamp"] - deposit["timestamp"]) < 10_000
+    assert (await spot.fetch_balance())["USDT"]["free"] == 10_300
