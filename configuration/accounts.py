@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
 
 from configuration.monitor import ALWAYS, Session
 from configuration.units import Seconds, Unit
+
+SUBACCOUNTS = frozenset({"hyperliquid"})
+"""Exchanges of ccxt that take the name of a sub-account; the others have keys of its own for it."""
 
 
 class AccountSettings(BaseModel):
@@ -16,13 +20,13 @@ class AccountSettings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     adapter: str = "alpaca"
-    """Which adapter speaks to the venue: `alpaca`, or an entry point of the group `breaker.brokers`."""
-    base_url: str = Field(pattern=r"^https?://[^\s]+$")
+    """Which adapter speaks to the venue: `alpaca`, `ccxt`, or an entry point of the group `breaker.brokers`."""
+    base_url: str | None = Field(default=None, pattern=r"^https?://[^\s]+$")
     """Where the venue's API is, without the version: `https://paper-api.alpaca.markets`."""
-    key_id: SecretStr
-    """The public half of the venue's API key."""
-    secret_key: SecretStr
-    """The secret half of it."""
+    key_id: SecretStr | None = None
+    """The public half of the venue's API key; at exchanges on a chain the wallet's address."""
+    secret_key: SecretStr | None = None
+    """The secret half of it; at exchanges on a chain the wallet's private key."""
     request_timeout: Seconds = 5.0
     """Longest wait for one answer of the venue."""
     requests_per_minute: Annotated[int, Unit("requests a minute")] = Field(default=200, gt=0)
@@ -33,3 +37,35 @@ class AccountSettings(BaseModel):
     """The exchange calendar by which its trading day begins: `24/7`, or such as `XNYS`."""
     data_url: str | None = Field(default=None, pattern=r"^https?://[^\s]+$")
     """Where the venue's market data are; where its adapter knows them to be unless given."""
+    exchange: str | None = Field(default=None, pattern=r"^[a-z0-9]+$")
+    """Adapter `ccxt`: its name of the exchange, such as `binanceusdm`, `bybit`, `okx`, `krakenfutures`."""
+    market: Literal["spot", "margin", "swap", "future"] = "swap"
+    """Adapter `ccxt`: which of the exchange's wallets; `margin` is cross margin."""
+    password: SecretStr | None = None
+    """Adapter `ccxt`: the third part of the key, where the exchange gives one (OKX, KuCoin, Bitget: the passphrase)."""
+    keep: tuple[str, ...] = ()
+    """Adapter `ccxt`, `spot` and `margin`: currencies that stay, the first is what the account is valued in; USDT, USDC
+    and USD unless given."""
+    options: Mapping[str, Any] = Field(default_factory=dict)
+    """Adapter `ccxt`: ccxt's own options for this exchange."""
+    urls: str | Mapping[str, str] | None = None
+    """Adapter `ccxt`: `sandbox` for the exchange's test network, one address in place of all of its own, or addresses
+    by ccxt's keys."""
+    subaccount: str | None = None
+    """Adapter `ccxt`: the sub-account, where the exchange wants its name beside the key (Hyperliquid: its address)."""
+
+    @model_validator(mode="after")
+    def _complete(self) -> Self:
+        """What the adapter can't do without, in one sentence."""
+        needed = {"alpaca": ("base_url", "key_id", "secret_key"), "ccxt": ("exchange", "key_id", "secret_key")}
+        missing = [key for key in needed.get(self.adapter, ()) if getattr(self, key) is None]
+        if missing:
+            raise ValueError(f"adapter {self.adapter} needs {' and '.join(missing)}")
+        if self.adapter == "ccxt" and self.subaccount and self.exchange not in SUBACCOUNTS:
+            raise ValueError(f"subaccount: {self.exchange} has keys of its own for each sub-account; give those")
+        return self
+
+    @property
+    def place(self) -> str:
+        """Where it is, in words."""
+        return self.base_url or f"{self.exchange} ({self.market})"

@@ -46,6 +46,7 @@ _PLAIN: Mapping[Any, str] = {
     float: "number",
     Decimal: "decimal",
     Path: "path",
+    Any: "value",
 }
 _METRICS = {"_gauge": "gauge", "GaugeMetricFamily": "gauge", "CounterMetricFamily": "counter", "_durations": "gauge"}
 

@@ -345,11 +345,13 @@ class AlpacaBroker(Broker):
 
 def from_settings(name: str, account: AccountSettings) -> AlpacaBroker:
     """The entry point of adapter `alpaca`."""
+    base_url, key_id, secret_key = account.base_url, account.key_id, account.secret_key
+    assert base_url and key_id and secret_key  # noqa: S101 - the settings of this adapter are not valid without them
     return AlpacaBroker(
         name,
-        account.base_url,
-        account.key_id.get_secret_value(),
-        account.secret_key.get_secret_value(),
+        base_url,
+        key_id.get_secret_value(),
+        secret_key.get_secret_value(),
         timeout=account.request_timeout,
         requests_per_minute=account.requests_per_minute,
         data_url=account.data_url,

@@ -18,7 +18,7 @@ async def measure_venue(name: str, account: AccountSettings, lock: VenueLock | N
 
     `lock` is what is known of the account's lock at the venue: one that a kill switch has set is as it should be.
     """
-    probe = Probe(f"venue/{name}", "answers, takes the credentials", f"account and clock at {account.base_url}")
+    probe = Probe(f"venue/{name}", "answers, takes the credentials", f"account and clock at {account.place}")
 
     async def measure() -> Measurement:
         broker = open_broker(name, account)
@@ -40,7 +40,8 @@ async def measure_venue(name: str, account: AccountSettings, lock: VenueLock | N
 
     found = await measure_within(probe, 2 * account.request_timeout + 1, measure())
     if found.colour is Colour.RED:
-        fix = f"See accounts.{name}: base_url, key_id, secret_key."
+        where = "exchange, market" if account.adapter == "ccxt" else "base_url"
+        fix = f"See accounts.{name}: {where}, key_id, secret_key."
         return probe.failed(f"{found.problem.rstrip('.')}. {fix}")
     return found
 

@@ -1,0 +1,46 @@
+"""The adapter for the exchanges that ccxt speaks to; of `ccxt` nothing is imported before the first call."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from brokers.ccxt.adapter import KEEP, CcxtBroker
+from brokers.ccxt.connection import Connection
+from brokers.ccxt.venues import venue_of
+
+if TYPE_CHECKING:
+    from configuration.accounts import AccountSettings
+
+__all__ = ["CcxtBroker", "from_settings"]
+
+_WALLETS = frozenset({"hyperliquid", "dydx", "paradex", "lighter"})
+"""Exchanges whose keys are a wallet's address and its private key."""
+_SUBACCOUNTS = {"hyperliquid": "subAccountAddress"}
+
+
+def from_settings(name: str, account: AccountSettings) -> CcxtBroker:
+    """The entry point of adapter `ccxt`. Nothing is imported or asked yet: what is wrong is told by the first call."""
+    exchange, key_id, secret_key = account.exchange, account.key_id, account.secret_key
+    assert exchange and key_id and secret_key  # noqa: S101 - the settings of this adapter are not valid without them
+    venue = venue_of(exchange, account.market)
+    wallet = exchange in _WALLETS
+    credentials = {
+        "walletAddress" if wallet else "apiKey": key_id.get_secret_value(),
+        "privateKey" if wallet else "secret": secret_key.get_secret_value(),
+    }
+    if account.password is not None:
+        credentials["password"] = account.password.get_secret_value()
+    limit = account.requests_per_minute if "requests_per_minute" in account.model_fields_set else None
+    options = {"defaultType": account.market, **venue.options, **account.options}
+    if account.subaccount:
+        options[_SUBACCOUNTS[exchange]] = account.subaccount
+    connection = Connection(
+        name,
+        exchange,
+        credentials,
+        options=options,
+        urls=account.urls,
+        timeout=account.request_timeout,
+        requests_per_minute=limit or venue.requests_per_minute,
+    )
+    return CcxtBroker(name, exchange, account.market, connection, keep=account.keep or KEEP, requests_per_minute=limit)

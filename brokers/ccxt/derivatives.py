@@ -1,0 +1,39 @@
+"""Read the positions of an account in derivatives: one for each symbol, or a long and a short one in hedge mode."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from typing import Any
+
+from breaker.instruments import Instrument
+from breaker.orders import Position, Unreadable
+from brokers.ccxt.connection import Connection
+from brokers.ccxt.reading import SENSELESS, read_instrument, read_position, unreadable
+from brokers.ccxt.venues import Params, Venue
+from brokers.protocol import Listed
+
+
+async def read_positions(connection: Connection, venue: Venue) -> Listed[Position]:
+    """Every position, from every request that it takes; which mode the account is in, each says by itself."""
+    answers = await asyncio.gather(*(_asked(connection, params) for params in venue.positions))
+    found: list[Position] = []
+    unread: list[Unreadable] = []
+    for body in (item for answer in answers for item in answer):
+        try:
+            position = read_position(body, await _instrument(connection, str(body.get("symbol") or "")))
+            found += [position] if position is not None else []
+        except SENSELESS as error:
+            unread.append(unreadable("position", body, error))
+    return Listed(tuple(found), tuple(unread))
+
+
+async def _asked(connection: Connection, params: Params) -> list[Mapping[str, Any]]:
+    answer = await connection.read("list of positions", lambda asked: asked.fetch_positions(None, dict(params)))
+    return list(answer)
+
+
+async def _instrument(connection: Connection, symbol: str) -> Instrument:
+    if not await connection.has_market(symbol):
+        raise ValueError(f"the exchange lists no market {symbol!r} (any more): close it at the exchange")
+    return read_instrument((await connection.ready()).markets[symbol])

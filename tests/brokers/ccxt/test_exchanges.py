@@ -1,0 +1,94 @@
+"""Eight exchanges that are not Binance, through unmodified ccxt: orders, positions and results, and none is dropped."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from decimal import Decimal
+from typing import Any
+
+import pytest
+
+from breaker.orders import OrderType
+from brokers.ccxt import CcxtBroker
+from brokers.protocol import CancelOutcome, CloseOrder, CloseOutcome
+from tests.brokers.ccxt.exchange_answers import CASES, Case
+from tests.brokers.ccxt.local_exchange import opened
+
+
+class Answering:
+    """What stands in for ccxt's HTTP: everything above it is ccxt's own."""
+
+    def __init__(self, case: Case) -> None:
+        self.case = case
+        self.asked: list[str] = []
+
+    async def __call__(self, url: str, method: str = "GET", headers: Any = None, body: Any = None) -> Any:
+        words = f"{method} {url} {body if isinstance(body, str) else json.dumps(body)}".replace('": "', '":"')
+        self.asked.append(words)
+        for parts, answer in self.case.answers.items():
+            if all(part in words for part in parts.split("…")):
+                return json.loads(json.dumps(answer))
+        raise AssertionError(f"{self.case.exchange} was asked {words}")
+
+
+@asynccontextmanager
+async def exchange_of(case: Case) -> AsyncIterator[tuple[CcxtBroker, Answering]]:
+    async with opened("http://127.0.0.1:1", exchange=case.exchange, market="swap", **case.settings) as broker:
+        made = await broker._connection._made()
+        made.set_markets(json.loads(json.dumps(case.markets)))
+        made.fetch = answering = Answering(case)
+        yield broker, answering
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.exchange)
+async def test_every_open_order_is_listed(case: Case) -> None:
+    async with exchange_of(case) as (broker, _):
+        listed = await broker.open_orders()
+    assert [str(item) for item in listed.unreadable] == []
+    assert {each.id: each.remaining for each in listed.items} == {
+        name: Decimal(left) for name, left in case.orders.items()
+    }
+    assert all(each.status.is_open for each in listed.items)
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.exchange)
+async def test_every_position_is_listed_in_the_exchanges_contracts(case: Case) -> None:
+    async with exchange_of(case) as (broker, _):
+        listed = await broker.positions()
+        sizes = {market["symbol"]: Decimal(market["contractSize"]) for market in case.markets}
+    assert [str(item) for item in listed.unreadable] == []
+    assert {(each.symbol, each.position_side): each.quantity for each in listed.items} == case.quantities()
+    assert all(each.instrument.multiplier == sizes[each.symbol] for each in listed.items)
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.exchange)
+async def test_a_close_is_taken_and_an_order_is_cancelled(case: Case) -> None:
+    async with exchange_of(case) as (broker, answering):
+        position = next(each for each in await broker.positions() if each.symbol == case.close)
+        limited = not broker.capabilities.market_orders
+        result = await broker.close(
+            CloseOrder(
+                position.symbol,
+                position.closing_side,
+                abs(position.quantity),
+                "incident1" if "-" not in broker.capabilities.client_order_ids.alphabet else "incident-1",
+                type=OrderType.LIMIT if limited else OrderType.MARKET,
+                limit_price=Decimal(32000) if limited else None,
+                position_side=position.position_side,
+                reduce_only=True,
+            )
+        )
+        sent = answering.asked[-1]
+        ordinary = next(
+            name
+            for name in case.orders
+            if name.endswith(case.close) or not broker._open_orders.view(name.rpartition("@")[2]).conditional
+        )
+        cancelled = await broker.cancel(ordinary)
+    assert result.outcome is CloseOutcome.ACCEPTED, result
+    if result.order is not None:
+        assert result.order.id.startswith(f"{case.closed_as}@")
+    assert case.reduces in sent.replace('": ', '":'), sent
+    assert cancelled.outcome is CancelOutcome.ACCEPTED, cancelled
