@@ -2,7 +2,8 @@
 
 A venue that refuses a second order with the client order id of the first needs none of this. At any other two kill
 switches that look at the same book in the same moment find the same close missing, and would both send it. So whoever
-is about to send one sets its name in Redis first, if nobody has. Without Redis each run sends what it finds missing.
+is about to send one sets its name in Redis first, if nobody has. Without Redis each run asks the venue, and sends what
+it finds missing.
 """
 
 from __future__ import annotations
@@ -34,20 +35,20 @@ class CloseClaims:
         self._run_id = run_id
         self._away_until = float("-inf")
 
-    async def claim(self, name: str) -> bool:
-        """Whether this run may send the close of that name: no other one has claimed it. True where nobody can tell."""
+    async def claim(self, name: str) -> bool | None:
+        """Whether the close of that name is this run's to send; None where Redis doesn't tell."""
         from redis.asyncio.retry import Retry  # noqa: PLC0415  only where a venue needs it
         from redis.backoff import NoBackoff  # noqa: PLC0415
         from redis.exceptions import RedisError  # noqa: PLC0415
 
         if time.monotonic() < self._away_until:
-            return True
+            return None
         redis = async_redis_client(self._settings, timeout=LIMIT, retry=Retry(NoBackoff(), 0))
         try:
             before = await redis.set(f"{KEY}{self._account}:{name}", self._run_id, nx=True, px=KEPT_MS, get=True)
         except (RedisError, OSError):
             self._away_until = time.monotonic() + AWAY_FOR
-            return True
+            return None
         finally:
             await redis.aclose()
         return before is None or before == self._run_id.encode()

@@ -1,9 +1,10 @@
 """Settle what became of closes at a venue that would take the same one twice, before another one is sent.
 
 Most venues refuse a second order with the client order id of the first, so that a close whose answer was lost is simply
-sent again by its name. Some take it again, and some know no such ids. There each close is looked for before it is sent:
+sent again by its name. Some take it again, and some know no such ids. There a close whose answer was lost is looked for:
 among the open orders, which every round reads; by its id, where the venue lets orders be looked up; among the fills.
-What is not found is waited for; only then is it sent again.
+What is not found is waited for; only then is it sent again. Of several runs one claims each close, where a second one
+could turn the position over: reduce-only closes can't.
 """
 
 from __future__ import annotations
@@ -29,8 +30,8 @@ CLOCKS_DIFFER = timedelta(seconds=60)
 """How much further back than the run's start fills are asked for."""
 
 
-Claim = Callable[[str], Awaitable[bool]]
-"""Asked before the close of that name is sent: whether no other run sends it."""
+Claim = Callable[[str], Awaitable[bool | None]]
+"""Asked before the close of that name is sent: whether no other run sends it; None where nobody can tell."""
 
 
 class LostAnswers:
@@ -55,14 +56,16 @@ class LostAnswers:
             memory, settled = may_close_again(memory, found, now, self._patient(pace, unanswered), filled=filled)
             if unanswered or not settled:  # one that turns out to be there has used up the name that was planned
                 return memory, settled and not was_taken
-        elsewhere = await self._is_elsewhere(close.client_order_id)
+        elsewhere = not self._able.reduce_only and await self._is_elsewhere(close.client_order_id)
         return (sent(memory, close.client_order_id, now), False) if elsewhere else (memory, True)
 
     async def _is_elsewhere(self, name: str) -> bool:
-        """Whether another process has sent the same attempt, or is about to. This run has sent nothing by that name."""
-        if await self._order(name) is not None:
-            return True
-        return self._claim is not None and not await self._claim(name)
+        """Whether another process has sent the same attempt, or is about to. This run has sent nothing by that name.
+
+        The venue is asked only where no claim can tell: to find an order takes many a venue a request for each symbol.
+        """
+        claimed = None if self._claim is None else await self._claim(name)
+        return not claimed if claimed is not None else await self._order(name) is not None
 
     async def _order(self, name: str) -> Order | None:
         if not self._able.client_order_ids.longest:

@@ -12,7 +12,7 @@ import redis
 from pydantic import SecretStr
 
 from breaker.orders import Fill, Order, OrderStatus, OrderType, Side, TimeInForce
-from brokers.protocol import ClientOrderIds, CloseOrder, CloseOutcome, CloseResult, Listed
+from brokers.protocol import Capabilities, ClientOrderIds, CloseOrder, CloseOutcome, CloseResult, Listed
 from configuration.settings import Settings
 from sandbox.embedded_redis import EmbeddedRedis
 from tasks.kill.close_claims import CloseClaims
@@ -145,13 +145,13 @@ async def test_without_names_a_close_that_works_is_known_by_the_venues_id_and_le
     assert account.run.name == NAME
 
 
-@pytest.mark.parametrize("unique", [True, False])
-async def test_only_a_venue_that_would_take_it_twice_is_asked_before_each_close(
-    clock: StillClock, unique: bool
+@pytest.mark.parametrize(("able", "asked"), [(ABLE, 0), (TWICE, 1), (replace(TWICE, reduce_only=True), 0)])
+async def test_only_a_venue_where_a_second_close_could_turn_the_position_over_is_asked_before_each(
+    clock: StillClock, able: Capabilities, asked: int
 ) -> None:
-    venue = TimedVenue(clock, holdings=[position()], capabilities=ABLE if unique else TWICE)
+    venue = TimedVenue(clock, holdings=[position()], capabilities=able)
     _, flat = await flattened(venue)
-    assert flat and len(venue.when("order")) == (0 if unique else 1)
+    assert flat and len(venue.when("order")) == asked
 
 
 # Two kill switches at once
@@ -191,4 +191,13 @@ async def test_without_redis_closes_go_on(clock: StillClock) -> None:
     venue = TimedVenue(clock, holdings=[position()], capabilities=TWICE)
     account = watched(venue, deadline=60.0)
     assert await Flattening(account.run, claim=CloseClaims(settings, NAME, "mine").claim).until_flat()
-    assert len(venue.closes) == 1
+    assert len(venue.closes) == 1 and len(venue.when("order")) == 1, "the venue is asked instead"
+
+
+async def test_the_venue_is_not_asked_for_what_a_claim_tells(
+    clock: StillClock, redis_server: EmbeddedRedis, redis_client: redis.Redis
+) -> None:
+    venue = TimedVenue(clock, holdings=[position()], capabilities=TWICE)
+    account = watched(venue, deadline=60.0)
+    assert await Flattening(account.run, claim=CloseClaims(configured(redis_server), NAME, "mine").claim).until_flat()
+    assert len(venue.closes) == 1 and venue.when("order") == []
