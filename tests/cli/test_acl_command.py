@@ -48,10 +48,11 @@ UrlOf = Callable[[str], str]
 
 
 @pytest.fixture
-def url_of(own_server: EmbeddedRedis, breaker_cli: RunCli) -> UrlOf:
-    """Redis's address as one of the three users, who were made as printed."""
+def url_of(own_server: EmbeddedRedis, breaker_cli: RunCli, write_configuration: WriteConfiguration) -> UrlOf:
+    """Redis's address as one of the three users, who were made as printed for it."""
+    write_configuration(f'redis_url = "{own_server.url}"\n')
     printed = breaker_cli("acl")
-    assert printed.returncode == 0, printed.stderr
+    assert (printed.returncode, printed.stderr) == (0, "")
     with redis.Redis.from_url(own_server.url) as client:
         for line in printed.stdout.splitlines():
             assert client.execute_command(*line.replace("PASSWORD", "word").split()) == b"OK"
