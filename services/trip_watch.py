@@ -5,7 +5,8 @@ doesn't tell. A trip that Redis has lost in a failover, or with a copy put back,
 server is seen.
 
 It also starts a recovery again whose process died or that failed, as for want of Redis; one whose host is gone is
-found by the health verification.
+found by the health verification. And it asks for a recovery itself where nothing came of the announcement: whatever
+evaluates events in the orchestrator may be down while everything else there is well.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import asyncio
 import threading
 import time
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
@@ -40,7 +42,7 @@ from services.primary_watch import PrimaryWatch
 from tasks import orchestrator
 from tasks.recovery.cancellation import look_for_cancellation
 from tasks.recovery.state import RecoveryState, claim_key, state_key
-from tasks.trip_announcement import announce_trips
+from tasks.trip_announcement import AnnouncedTrip, announce_trips
 
 EVERY = 0.5
 """Seconds between two looks at what is due."""
@@ -52,6 +54,8 @@ AT_LEAST = 0.05
 """Seconds between two looks, however much is told."""
 SCOPES_EVERY = 30.0
 RECOVERIES_EVERY = 5.0
+RECOVERY = "recovery/recovery"
+"""The deployment that the announcement of a trip starts."""
 
 log = structlog.get_logger(__name__)
 
@@ -71,6 +75,7 @@ class TripWatch(threading.Thread):
         self._woken = threading.Event()
         self._written: list[str] = []
         self._all_looked_at = float("-inf")
+        self._announced: set[AnnouncedTrip] = set()
 
     def stop(self) -> None:
         self._stop_asked.set()
@@ -121,11 +126,26 @@ class TripWatch(threading.Thread):
         try:
             for announced in announce_trips(redis, statuses or reader.read(self._scopes)):
                 log.info("trip announced", scope=announced.scope, incident_id=announced.incident_id)
+                self._ask_for_recovery_of_unheard(announced)
             self._outages.note("announcement", None)
         except (BreakerError, RedisError) as error:
             self._all_looked_at = float("-inf")
             self._outages.note("announcement", error)
         return ledger
+
+    def _ask_for_recovery_of_unheard(self, trip: AnnouncedTrip) -> None:
+        """Of one that is announced again. If both come to something, the second recovery finds the first, and ends."""
+        if trip not in self._announced or not orchestrator.is_configured():
+            self._announced.add(trip)
+            return
+        parameters = {"incident_id": trip.incident_id, "scope": trip.scope}
+        key = f"recovery-of-{trip.incident_id}"
+        try:
+            asyncio.run(orchestrator.schedule(RECOVERY, datetime.now(UTC), key, parameters))
+            log.warning("no recovery came of the announcement, asked for one", **parameters)
+            self._outages.note(f"recovery of {trip.scope}", None)
+        except Exception as error:  # whatever the orchestrator's client raises must not end the watch over trips
+            self._outages.note(f"recovery of {trip.scope}", error)
 
     def _make_pending_trips(self) -> None:
         """Trips that were asked for on this host while Redis could not be reached."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from configuration.settings import Settings
 from ledger.configured import open_ready_ledger
 from sandbox.embedded_redis import EmbeddedRedis
 from services import trip_watch
-from tasks import trip_announcement
+from tasks import orchestrator, trip_announcement
 from tasks.recovery.state import claim_key
 from tasks.trip_announcement import AnnouncedTrip, announce_trips
 from tests.helpers import eventually
@@ -64,3 +65,39 @@ def test_a_trip_of_a_breaker_that_nobody_knew_is_in_the_ledger_at_once(
     finally:
         watch.stop()
     assert not watch.is_alive()
+
+
+def test_a_trip_of_which_no_recovery_came_is_not_left_to_events(
+    redis_server: EmbeddedRedis, redis_client: redis.Redis, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    CircuitBreaker(redis_client, "account:ALPHA").trip("MANUAL")
+    announced: list[AnnouncedTrip] = []
+    asked: list[tuple[str, str, dict[str, Any]]] = []
+
+    def announce(client: redis.Redis, found: Mapping[str, Status]) -> list[AnnouncedTrip]:
+        client.delete(*client.keys("circuit_breaker:recovery_announced:*") or ["none"])  # as once it has expired
+        made = announce_trips(client, found)
+        announced.extend(made)
+        return made
+
+    async def schedule(deployment: str, at: datetime, key: str, parameters: dict[str, Any]) -> None:
+        asked.append((deployment, key, parameters))
+        if len(asked) == 1:
+            raise TimeoutError
+
+    monkeypatch.setattr(trip_watch, "announce_trips", announce)
+    monkeypatch.setattr(trip_watch, "ALL_EVERY", 0.0)
+    monkeypatch.setattr(trip_announcement, "emit_event", lambda **event: None)
+    monkeypatch.setattr(orchestrator, "is_configured", lambda: True)
+    monkeypatch.setattr(orchestrator, "schedule", schedule)
+    watch = trip_watch.TripWatch(Settings.model_validate({"redis_url": redis_server.url, "state_dir": tmp_path}))
+    watch.start()
+    try:
+        eventually(lambda: len(asked) >= 2)
+    finally:
+        watch.stop()
+    (trip,) = set(announced)
+    parameters = {"incident_id": trip.incident_id, "scope": "account:ALPHA"}
+    assert asked[1] == ("recovery/recovery", f"recovery-of-{trip.incident_id}", parameters)
+    assert asked[0] == asked[1], "one that fails is asked for again, by the same key"
+    assert len(announced) > len(asked), "not at the first announcement"
