@@ -92,12 +92,16 @@ class Exchange:
                 self.record.rules_broken[refusal.rule] += 1
             raise
 
-    def _submit(self, request: OrderRequest, origin: Origin) -> PaperOrder:
+    def check(self, request: OrderRequest) -> Decimal:
+        """The quantity of an order whose terms are good; it may be too much for the account all the same."""
         self._acceptance.check_account()
         for symbol in [leg.symbol for leg in request.legs] or [request.symbol]:
             self._acceptance.check_tradable(symbol, self.matching.halt_of(symbol))
         self._acceptance.check_client_order_id(request.client_order_id)
-        qty = self._acceptance.check_terms(request, self.matching.session)
+        return self._acceptance.check_terms(request, self.matching.session)
+
+    def _submit(self, request: OrderRequest, origin: Origin) -> PaperOrder:
+        qty = self.check(request)
         if request.legs:
             return self._submit_with_legs(request, qty, origin)
         reduces = self._acceptance.check_size(request, qty)

@@ -1,7 +1,7 @@
 """Tell an endpoint by method and path: who may ask it, what it weighs, and who answers; and put it on the server.
 
 A request to the API of a market that the account isn't at is turned away as one with a key that has no permission
-for it, which is what the venue does.
+for it, which is what the venue does; so is one that changes something with a key that may only read.
 """
 
 from __future__ import annotations
@@ -86,7 +86,8 @@ async def _answer(host: Host, protocol: Protocol | None, endpoint: Endpoint, req
     if endpoint.security is Security.SIGNED:
         account = venue.scenario.account
         check_key(account, request.headers.get("X-MBX-APIKEY"))
-        if protocol not in {None, venue.scenario.protocol}:
+        may_not_trade = endpoint.method != "GET" and not account.key_may_trade
+        if protocol not in {None, venue.scenario.protocol} or may_not_trade:
             raise bad_key()
         check_signature(account, query, body, parameters, venue_milliseconds(venue.scenario.clock_ahead_ms))
     return JSONResponse(await endpoint.handler(venue, parameters))

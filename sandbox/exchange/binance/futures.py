@@ -33,12 +33,14 @@ from sandbox.exchange.venue import Venue
 _MOST_CANCELLED: Final = 10
 _MOST_PLACED: Final = 5
 _DONE: Final = {"code": 200, "msg": "The operation of cancel all open order is done."}
+_ACKNOWLEDGED: Final = {"status": "NEW", "avgPrice": "0.00", "executedQty": "0", "cumQty": "0", "cumQuote": "0"}
 _LONGEST_COUNTDOWN: Final = 10**12
 
 
 async def new_order(venue: Venue, parameters: Parameters) -> Json:
-    """An ordinary order; it is answered as it stands when the market has seen it."""
-    return FuturesWriter(venue).order(_place(venue, parameters))
+    """An ordinary order. Only `RESULT` tells how it stands when the market has seen it; `ACK`, that it was taken."""
+    answer = FuturesWriter(venue).order(_place(venue, parameters))
+    return answer if parameters.text("newOrderRespType") == "RESULT" else answer | _ACKNOWLEDGED
 
 
 def _place(venue: Venue, parameters: Parameters) -> PaperOrder:
@@ -50,8 +52,8 @@ def _place(venue: Venue, parameters: Parameters) -> PaperOrder:
 
 
 async def check_order(venue: Venue, parameters: Parameters) -> Json:
-    """Look at what it says, and place nothing."""
-    futures_order(parameters, listed_symbol(venue, parameters))
+    """Look at its terms, and place nothing."""
+    venue.exchange.check(futures_order(parameters, listed_symbol(venue, parameters)))
     return {}
 
 

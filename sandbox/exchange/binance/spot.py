@@ -72,8 +72,8 @@ async def new_order(venue: Venue, parameters: Parameters) -> Json:
 
 
 async def check_order(venue: Venue, parameters: Parameters) -> Json:
-    """Look at what it says, and place nothing."""
-    spot_order(parameters, listed_symbol(venue, parameters))
+    """Look at its terms, and place nothing."""
+    venue.exchange.check(spot_order(parameters, listed_symbol(venue, parameters)))
     return {}
 
 

@@ -1,6 +1,6 @@
-"""Answer what clients ask of the wallet API (`/sapi`): the currencies when they start, and money in and out of spot.
+"""Answer what clients ask of the wallet API (`/sapi`): currencies, what the key may do, money in and out of spot.
 
-Source: developers.binance.com, "Wallet", "Capital". Futures tell of transfers by their income.
+Source: developers.binance.com, "Wallet", "Capital" and "Account". Futures tell of transfers by their income.
 """
 
 from __future__ import annotations
@@ -53,6 +53,26 @@ async def currencies(venue: Venue, _parameters: Parameters) -> list[Json]:
 async def no_margin_pairs(_venue: Venue, _parameters: Parameters) -> list[Json]:
     """Nothing is traded on margin; clients ask when they start."""
     return []
+
+
+async def key_permissions(venue: Venue, _parameters: Parameters) -> Json:
+    """What the key may do."""
+    trades = venue.scenario.account.key_may_trade
+    return {
+        "ipRestrict": False,
+        "createTime": milliseconds(venue, 0),
+        "enableReading": True,
+        "enableSpotAndMarginTrading": trades and is_served(venue, Protocol.BINANCE_SPOT),
+        "enableFutures": trades and is_served(venue, Protocol.BINANCE_FUTURES),
+        "enableMargin": False,
+        "enableWithdrawals": False,
+        "enableInternalTransfer": False,
+        "permitsUniversalTransfer": False,
+        "enableVanillaOptions": False,
+        "enablePortfolioMarginTrading": False,
+        "enableFixApiTrade": False,
+        "enableFixReadOnly": False,
+    }
 
 
 async def deposits(venue: Venue, parameters: Parameters) -> list[Json]:
@@ -121,6 +141,7 @@ def _to_the_second(at: int) -> str:
 
 WALLET: Final = [
     Endpoint("GET", "/sapi/v1/capital/config/getall", currencies, always(10)),
+    Endpoint("GET", "/sapi/v1/account/apiRestrictions", key_permissions, always(1)),
     Endpoint("GET", "/sapi/v1/margin/allPairs", no_margin_pairs, always(1)),
     Endpoint("GET", "/sapi/v1/margin/isolated/allPairs", no_margin_pairs, always(10)),
     Endpoint("GET", "/sapi/v1/capital/deposit/hisrec", deposits, always(1)),

@@ -122,10 +122,18 @@ async def test_a_clock_that_differs_and_a_wrong_secret(venue: Venue, futures: An
 
 
 async def test_a_key_that_may_only_read(venue: Venue, futures: Any) -> None:
-    venue(RESTING + '[[trouble]]\nkind = "401"\nroutes = ["POST *", "DELETE *"]\n')
+    exchange = venue(RESTING.replace("prices =", "account.key_may_trade = false\nprices ="))
     assert len(await futures.fetch_open_orders()) == 1
-    with pytest.raises(ccxt.AuthenticationError):
-        await futures.cancel_all_orders(BTC)
+    for call in (
+        futures.cancel_all_orders(BTC),
+        futures.create_order(BTC, "market", "buy", 0.01),
+        futures.fapiPrivatePostOrderTest({"symbol": "BTCUSDT"}),
+    ):
+        with pytest.raises(ccxt.AuthenticationError, match="-2015"):
+            await call
+    may = await futures.sapiGetAccountApiRestrictions()
+    assert (may["enableReading"], may["enableFutures"]) == (True, False)
+    assert exchange.report()["open_orders"] == 1
 
 
 async def test_a_cancel_that_loses_the_race_finds_no_order(venue: Venue, futures: Any) -> None:

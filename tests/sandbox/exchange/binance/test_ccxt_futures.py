@@ -299,3 +299,20 @@ async def test_a_client_order_id_is_free_again_once_its_order_is_closed(venue: V
     for _ in range(2):
         await futures.create_order(BTC, "market", "sell", 0.1, None, {"clientOrderId": "same", "reduceOnly": True})
     assert exchange.report()["positions"] == {"BTCUSDT": "0.3"}
+
+
+async def test_an_order_can_be_tried_without_being_placed(venue: Venue, futures: Any) -> None:
+    exchange = venue(FUTURES)
+    small = {"symbol": "BTCUSDT", "side": "SELL", "type": "MARKET", "quantity": "0.001"}
+    assert (await refused(futures.fapiPrivatePostOrderTest(small)))[1] == -4164
+    assert await futures.fapiPrivatePostOrderTest({**small, "reduceOnly": "true"}) == {}
+    report = exchange.report()
+    assert report["orders_created"]["client"] == 0 and report["positions"] == {}
+
+
+async def test_an_acknowledgement_tells_nothing_of_what_became_of_the_order(venue: Venue, futures: Any) -> None:
+    exchange = venue(LONG)
+    close = {"symbol": "BTCUSDT", "side": "SELL", "type": "MARKET", "quantity": "0.5", "reduceOnly": "true"}
+    answer = await futures.fapiPrivatePostOrder(close)
+    assert (answer["status"], answer["executedQty"]) == ("NEW", "0")
+    assert exchange.report()["is_flat"] is True
