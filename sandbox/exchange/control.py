@@ -41,6 +41,11 @@ class _Quotes(_Symbol):
     silent: bool
 
 
+class _DeadMan(BaseModel):
+    seconds: float = Field(ge=0)
+    symbol: Symbol | None = None
+
+
 class _Market(BaseModel):
     session: Session
 
@@ -63,6 +68,8 @@ class _StrategyOrder(_Symbol):
 
 
 def add_control_routes(app: FastAPI, host: Host) -> None:
+    _add_dead_man_route(app, host)
+
     @app.get("/_paper/report")
     async def report() -> Response:
         return JSONResponse(host.venue.report())
@@ -152,6 +159,21 @@ def add_control_routes(app: FastAPI, host: Host) -> None:
     async def fast_market(symbol: Annotated[Symbol | None, Body(embed=True)] = None) -> Response:
         host.venue.exchange.matching.fast_market(symbol)
         return Response(status_code=204)
+
+
+def _add_dead_man_route(app: FastAPI, host: Host) -> None:
+    @app.post("/_paper/dead-man")
+    async def dead_man(timer: _DeadMan) -> Response:
+        """Arm or renew the account's timer, or a symbol's; 0 seconds disarm it."""
+        exchange = host.venue.exchange
+        symbol = timer.symbol or ""
+        if symbol:
+            _known(host, symbol)
+        if timer.seconds:
+            exchange.dead_man.arm(timer.seconds, symbol)
+        else:
+            exchange.dead_man.disarm(symbol)
+        return JSONResponse({"now": exchange.now, **exchange.dead_man.as_dict()})
 
 
 def _known(host: Host, symbol: str) -> Exchange:

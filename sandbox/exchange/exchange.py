@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from decimal import ROUND_DOWN, Decimal
 from random import Random
@@ -18,6 +19,7 @@ from breaker.orders import ZERO, OrderType, PositionSide, Side, TimeInForce
 from sandbox.exchange.acceptance import Acceptance, Locks, accepted_order
 from sandbox.exchange.book import Book, Transfer
 from sandbox.exchange.countdown import Countdown
+from sandbox.exchange.dead_man import DeadManTimers
 from sandbox.exchange.event_queue import EventQueue
 from sandbox.exchange.life_cycle import LifeCycle
 from sandbox.exchange.matching import MatchingEngine
@@ -60,6 +62,8 @@ class Exchange:
             self.book, self._events, record, on_cancelled=self._resubmit, on_flat=self._schedule_late_fill
         )
         self.matching = MatchingEngine(scenario, self.book, self._events, self._life_cycle, record, random)
+        self.dead_man = DeadManTimers(self._events, self._cancel_silenced)
+        """The venue's own timers, which cancel what clients that fell silent have left."""
 
     # Time
 
@@ -320,6 +324,17 @@ class Exchange:
         if worked:
             self.matching.race(order, delay)
         self.after(delay, lambda: self._life_cycle.end(order, Status.CANCELED))
+
+    def _cancel_silenced(self, symbol: str) -> int:
+        """Of the symbol, or of every one if it is empty; what can't be cancelled now is left as it is."""
+        cancelled = 0
+        for order in list(self.book.open_orders.values()):
+            if symbol not in ("", order.symbol) or order.goes_with_parent:
+                continue
+            with suppress(Refusal):
+                self._cancel(order)
+                cancelled += 1
+        return cancelled
 
     def _resubmit(self, order: PaperOrder) -> None:
         """A strategy places its cancelled order again, while it may."""

@@ -70,6 +70,7 @@ class Venue:
             "closable": {symbol: f"{qty:f}" for symbol, qty in closable(self.exchange, self.scenario).items()},
             "no_open_orders_at": self.record.no_open_orders_at if no_orders else None,
             "flat_at": self.record.flat_at if book.is_flat else None,
+            "dead_man": self.exchange.dead_man.as_dict(),
             **self.record.as_dict(),
         }
 
