@@ -18,7 +18,6 @@ from breaker.instruments import AssetClass
 from breaker.orders import ZERO, OrderType, PositionSide, Side, TimeInForce
 from sandbox.exchange.acceptance import Acceptance, Locks, accepted_order
 from sandbox.exchange.book import Book, Transfer
-from sandbox.exchange.countdown import Countdown
 from sandbox.exchange.dead_man import DeadManTimers
 from sandbox.exchange.event_queue import EventQueue
 from sandbox.exchange.life_cycle import LifeCycle
@@ -226,18 +225,6 @@ class Exchange:
                 results.append((name, refusal))
         return results
 
-    def count_down(self, symbol: str, seconds: float) -> None:
-        """Cancel the symbol's orders after that many seconds unless this is asked again; zero turns it off."""
-        countdown = self.record.countdowns.setdefault(symbol, Countdown())
-        countdown.set(self.now, seconds)
-
-        def look() -> None:
-            if countdown.due(self.now):
-                self.cancel_all(lambda order: order.symbol == symbol and not order.is_apart)
-
-        if seconds:
-            self.after(seconds, look)
-
     # What else happens to the account
 
     def submit_strategy_order(self, request: OrderRequest, resubmission: Resubmission) -> PaperOrder:
@@ -326,10 +313,10 @@ class Exchange:
         self.after(delay, lambda: self._life_cycle.end(order, Status.CANCELED))
 
     def _cancel_silenced(self, symbol: str) -> int:
-        """Of the symbol, or of every one if it is empty; what can't be cancelled now is left as it is."""
+        """Of the symbol, or of every one if it is empty; what is kept apart or can't be cancelled now stays."""
         cancelled = 0
         for order in list(self.book.open_orders.values()):
-            if symbol not in ("", order.symbol) or order.goes_with_parent:
+            if symbol not in ("", order.symbol) or order.goes_with_parent or order.is_apart:
                 continue
             with suppress(Refusal):
                 self._cancel(order)

@@ -9,7 +9,6 @@ from typing import Final
 
 from breaker.orders import ZERO, Side
 from sandbox.exchange.assets import in_positions
-from sandbox.exchange.countdown import Countdown
 from sandbox.exchange.orders import Origin, PaperOrder
 from sandbox.exchange.protection import Protection
 
@@ -42,8 +41,6 @@ class VenueRecord:
         self.rules_broken: Counter[str] = Counter()
         """Clients' orders that the venue refused as ill-formed, by the rule."""
         self.protection = Protection()
-        self.countdowns: dict[str, Countdown] = {}
-        """By symbol; those that were ever set."""
         self._closes: Counter[str] = Counter()
         self._largest_close: dict[str, object] | None = None
         self._largest_ratio = ZERO
@@ -145,7 +142,6 @@ class VenueRecord:
             "sign_changes": self._sign_changes,
             "violations": self._violations,
             "unprotected": self.protection.gaps(),
-            "countdowns": {symbol: countdown.as_dict() for symbol, countdown in self.countdowns.items()},
             "first_request_at": self.first_request_at,
             "first_cancel_all_at": self.first_cancel_all_at,
             "first_no_open_orders_at": self.first_no_open_orders_at,

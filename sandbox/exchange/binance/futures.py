@@ -170,7 +170,10 @@ async def count_down(venue: Venue, parameters: Parameters) -> Json:
     milliseconds_left = parameters.integer("countdownTime") or 0
     if not 0 <= milliseconds_left <= _LONGEST_COUNTDOWN:
         raise errors.invalid_parameter("countdownTime")
-    venue.exchange.count_down(symbol, milliseconds_left / 1_000)
+    if milliseconds_left:
+        venue.exchange.dead_man.arm(milliseconds_left / 1_000, symbol)
+    else:
+        venue.exchange.dead_man.disarm(symbol)
     return {"symbol": symbol, "countdownTime": wanted}
 
 

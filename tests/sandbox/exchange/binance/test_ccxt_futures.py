@@ -267,16 +267,19 @@ async def test_a_countdown_cancels_a_symbols_orders_without_another_request(venu
     assert answer == {"symbol": "BTCUSDT", "countdownTime": "10000"}
     eventually(lambda: exchange.report()["open_orders"] == 1)
     assert [each["symbol"] for each in await futures.fetch_open_orders()] == [ETH]
-    ((symbol, countdown),) = exchange.report()["countdowns"].items()
-    assert symbol == "BTCUSDT" and countdown["fires_at"] is None and countdown["fired_at"] >= 10
+    timers = exchange.report()["dead_man"]
+    (firing,) = timers["fired"]
+    assert (firing["symbol"], firing["cancelled"]) == ("BTCUSDT", 1) and firing["at"] >= 10 and timers["armed"] == {}
 
 
 async def test_a_countdown_is_put_off_and_turned_off(venue: Venue, futures: Any) -> None:
     exchange = venue(FUTURES)
     await futures.create_order(BTC, "limit", "buy", 0.1, 3_000)
-    for left in (1_000_000, 2_000_000, 0):
+    for left in (1_000_000, 2_000_000):
         await futures.fapiPrivatePostCountdownCancelAll({"symbol": "BTCUSDT", "countdownTime": left})
-    assert exchange.report()["countdowns"] == {"BTCUSDT": {"times_set": 3, "fires_at": None, "fired_at": None}}
+    assert exchange.report()["dead_man"]["armed"]["BTCUSDT"] > 1_500
+    await futures.fapiPrivatePostCountdownCancelAll({"symbol": "BTCUSDT", "countdownTime": 0})
+    assert exchange.report()["dead_man"] == {"armed": {}, "fired": []}
     assert exchange.report()["open_orders"] == 1
 
 

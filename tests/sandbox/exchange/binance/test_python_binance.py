@@ -66,7 +66,7 @@ def test_algo_orders_and_the_countdown(venue: Venue, second: Client) -> None:
     assert second.futures_get_algo_order(algoId=stop["algoId"])["algoStatus"] == "CANCELED"
     assert second.futures_cancel_all_algo_open_orders(symbol="BTCUSDT")["code"] == 200
     assert second.futures_countdown_cancel_all(symbol="BTCUSDT", countdownTime=120000)["countdownTime"] == "120000"
-    assert exchange.report()["countdowns"]["BTCUSDT"]["times_set"] == 1
+    assert list(exchange.report()["dead_man"]["armed"]) == ["BTCUSDT"]
 
 
 def test_hedge_mode(venue: Venue, second: Client) -> None:
