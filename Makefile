@@ -166,7 +166,8 @@ histories: $(READY) ## Concurrent callers under faults, checked for linearizabil
 
 campaigns: $(READY) ## Thousands of kill switches on rough markets, and many processes at once; takes hours
 	@BREAKER_TEST_SCALE=full $(BIN)/pytest -s tests/tasks/test_campaigns.py tests/tasks/test_flatten.py \
-	    tests/flows/test_kill_switch.py tests/ledger/test_faults.py tests/breaker/test_processes.py
+	    tests/flows/test_kill_switch.py tests/ledger/test_faults.py tests/breaker/test_processes.py \
+	    tests/brokers/ccxt/test_kill.py
 
 # --- giving it away ---------------------------------------------------------------------------------------------------
 .PHONY: build

@@ -94,7 +94,8 @@ class CcxtBroker(Broker):
         self.capabilities = Capabilities(
             bulk_cancel=bool(venue.cancels_all),
             bulk_close=False,
-            reduce_only=not self._spot,
+            # Of a spot wallet nothing can be sold that is not there, so that its orders need no mark.
+            reduce_only=market != "margin",
             fractional=True,
             requests_per_minute=requests_per_minute or venue.requests_per_minute,
             page_size=venue.page_size,
@@ -254,7 +255,7 @@ class CcxtBroker(Broker):
         params: dict[str, Any] = {}
         if self._venue.client_order_ids.longest:
             params[self._venue.id_key] = request.client_order_id
-        if request.reduce_only or request.position_side is not None:
+        if not self._spot and (request.reduce_only or request.position_side is not None):
             params["reduceOnly"] = True
         if request.position_side is not None:
             params["hedged"] = True

@@ -78,6 +78,8 @@ _CLOCK = re.compile(
 """A clock that is off, whatever class it comes as: Binance's −1021 is a `BadRequest` in ccxt."""
 _MAY_HAVE_HAPPENED = re.compile(r"""execution status unknown|status unknown|"code": ?-100[0167]\b""", re.IGNORECASE)
 """Binance, error codes: −1000, −1001, −1006 and −1007 leave open whether a request was carried out."""
+_NOT_NOW = re.compile(r""""code": ?-10(03|08|15)\b""")
+"""Binance, error codes: too many requests (−1003), too many orders (−1015), too much to do there (−1008)."""
 _CODES = tuple(
     re.compile(rf"""["'](?:{key})["']\s*:\s*["']?(-?\w+)""")
     for key in ("sCode", "code|retCode|ret_code|label|err_code")
@@ -121,7 +123,7 @@ def sort_of(error: BaseException) -> Sort:
     said = str(error)
     if _MAY_HAVE_HAPPENED.search(said) or type(error.__cause__).__module__.startswith("aiohttp"):
         return Sort.UNKNOWN  # an answer that broke off is an `ExchangeError` in ccxt, as a refusal is
-    if is_clock_off(error):
+    if is_clock_off(error) or _NOT_NOW.search(said):
         return Sort.UNAVAILABLE
     for kind in type(error).__mro__:
         if kind.__name__ in SORTS and kind.__module__.startswith("ccxt"):

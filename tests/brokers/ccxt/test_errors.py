@@ -61,6 +61,11 @@ def test_what_binance_itself_does_not_know_is_unknown(code: int) -> None:
     assert sort_of(errors.ExchangeError(body)) is Sort.UNKNOWN
 
 
+@pytest.mark.parametrize("code", [-1003, -1008, -1015])
+def test_what_binance_does_not_do_for_now_is_worth_another_try(code: int) -> None:
+    assert sort_of(errors.ExchangeError(f'binance {{"code":{code},"msg":"overloaded"}}')) is Sort.UNAVAILABLE
+
+
 def test_a_clock_that_is_off_is_worth_another_try_whatever_class_it_comes_as() -> None:
     said = 'binance {"code":-1021,"msg":"Timestamp for this request is outside of the recvWindow."}'
     assert sort_of(errors.BadRequest(said)) is Sort.UNAVAILABLE

@@ -175,7 +175,7 @@ async def test_a_close_sells_the_quantity_at_the_market_and_never_what_is_kept()
         "fills": [],
     }
     async with venue([balance("BTC", "0.5")], {"POST /api/v3/order": done}) as (broker, exchange):
-        result = await broker.close(CloseOrder("BTC/USDT", Side.SELL, Decimal("0.5"), "incident-1"))
+        result = await broker.close(CloseOrder("BTC/USDT", Side.SELL, Decimal("0.5"), "incident-1", reduce_only=True))
         kept = await broker.close(CloseOrder("USDC/USDT", Side.SELL, Decimal(3), "incident-2"))
         (asked,) = exchange.of("POST /api/v3/order")
     assert result.outcome is CloseOutcome.ACCEPTED
