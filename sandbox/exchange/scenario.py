@@ -327,6 +327,19 @@ class LateFill(_Part):
     times: int = Field(default=1, ge=1)
 
 
+class Tws(_Part):
+    """How the exchange looks to clients of the TWS API."""
+
+    accounts: tuple[str, ...] = Field(default=("DU1234567",), min_length=1)
+    """What the login manages; the book is the first one's, the others are empty."""
+    engine_client: int = Field(default=7, ge=1)
+    """The client id under which the book's orders were placed."""
+    by_hand: Count = 0
+    """Of the book's orders, how many were placed by hand, the oldest: no client of the API but 0 has them."""
+    read_only: bool = False
+    """Orders are neither taken nor cancelled over the API."""
+
+
 class Scenario(_Part):
     seed: int = 1
     time_scale: float = Field(default=1.0, gt=0)
@@ -367,6 +380,7 @@ class Scenario(_Part):
     exit_refusals: tuple[ExitRefusal, ...] = ()
     trouble: tuple[Trouble, ...] = ()
     late_fill: LateFill | None = None
+    tws: Tws = Tws()
 
     def asset(self, symbol: str) -> Asset:
         """The asset of this symbol, in the spelling of orders."""

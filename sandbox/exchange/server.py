@@ -34,6 +34,8 @@ from sandbox.exchange.binance.routes import add_binance_routes
 from sandbox.exchange.control import add_control_routes
 from sandbox.exchange.edge import Disconnect, Edge
 from sandbox.exchange.scenario import Protocol, Scenario
+from sandbox.exchange.tws.control import add_tws_control_routes
+from sandbox.exchange.tws.server import TwsServer
 from sandbox.exchange.venue import Host
 
 _RULES: Final = {
@@ -64,8 +66,28 @@ def listen(port: int = 0, host: str = "127.0.0.1") -> socket.socket:
     return listener
 
 
-def build_server(scenario: Scenario) -> uvicorn.Server:
-    """A uvicorn server for this scenario, ready to be given a listening socket."""
+class _Server(uvicorn.Server):
+    """Serves the TWS API beside HTTP, in the same loop and on the same book."""
+
+    def __init__(self, config: uvicorn.Config, tws: TwsServer, tws_listener: socket.socket | None) -> None:
+        super().__init__(config)
+        self._tws = tws
+        self._tws_listener = tws_listener
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        if self._tws_listener is not None:
+            await self._tws.start(self._tws_listener)
+        await super().startup(sockets)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        await self._tws.stop()
+        await super().shutdown(sockets)
+
+
+def build_server(scenario: Scenario, tws_listener: socket.socket | None = None) -> uvicorn.Server:
+    """A uvicorn server for this scenario, ready to be given a listening socket; with `tws_listener` it speaks the TWS
+    API there.
+    """
     connections: dict[tuple[str, int], asyncio.Transport] = {}
 
     class Protocol(H11Protocol):
@@ -85,9 +107,11 @@ def build_server(scenario: Scenario) -> uvicorn.Server:
         if (transport := connections.get(tuple(scope["client"]))) is not None:
             transport.abort()
 
-    return uvicorn.Server(
+    host = Host(scenario, _RULES)
+    tws = TwsServer(host)
+    return _Server(
         uvicorn.Config(
-            _create_app(scenario, disconnect),
+            _create_app(host, tws, disconnect),
             http=Protocol,
             ws="none",
             lifespan="off",
@@ -95,22 +119,24 @@ def build_server(scenario: Scenario) -> uvicorn.Server:
             access_log=False,
             proxy_headers=False,
             timeout_graceful_shutdown=1,
-        )
+        ),
+        tws,
+        tws_listener,
     )
 
 
-def _create_app(scenario: Scenario, disconnect: Disconnect) -> ASGIApp:
-    host = Host(scenario, _RULES)
+def _create_app(host: Host, tws: TwsServer, disconnect: Disconnect) -> ASGIApp:
     app = FastAPI(title="Paper exchange", openapi_url=None)
     add_alpaca_routes(app, host)
     add_binance_routes(app, host)
     add_control_routes(app, host)
+    add_tws_control_routes(app, tws)
     return Edge(app, host, (ALPACA, BINANCE_SPOT, BINANCE_FUTURES), disconnect)
 
 
-def serve(scenario: Scenario, listener: socket.socket) -> None:
+def serve(scenario: Scenario, listener: socket.socket, tws_listener: socket.socket | None = None) -> None:
     """Serve until SIGINT or SIGTERM."""
-    build_server(scenario).run(sockets=[listener])
+    build_server(scenario, tws_listener).run(sockets=[listener])
 
 
 class _ControlClient:
@@ -147,8 +173,12 @@ class _ControlClient:
 class PaperExchange(_ControlClient):
     """The exchange in a child process on a free loopback port; it ends with `stop()`, and with its parent (Linux)."""
 
-    def __init__(self, scenario: Scenario | None = None, *, port: int = 0, host: str = "127.0.0.1") -> None:
+    def __init__(
+        self, scenario: Scenario | None = None, *, port: int = 0, host: str = "127.0.0.1", tws_port: int | None = None
+    ) -> None:
         self._scenario = scenario or Scenario()
+        self.tws_port = tws_port
+        """Where it speaks the TWS API; 0 takes a free port, None speaks it nowhere."""
         self._host = host
         self._port = port
         self._process: subprocess.Popen[bytes] | None = None
@@ -160,20 +190,31 @@ class PaperExchange(_ControlClient):
             listener = listen(self._port, self._host)
         except OSError as error:
             raise PaperExchangeFailed(f"paper exchange cannot listen on port {self._port}: {error}") from error
-        with listener, tempfile.TemporaryFile() as scenario:
+        with listener, self._tws_listener() as tws, tempfile.TemporaryFile() as scenario:
             self.url = f"http://{self._host}:{listener.getsockname()[1]}"
             scenario.write(self._scenario.model_dump_json(exclude_defaults=True).encode())
             scenario.seek(0)
             with os.fdopen(os.dup(2), "wb") as our_stderr:
+                passed = [each.fileno() for each in (listener, tws) if each is not None]
                 self._process = spawn(
-                    [sys.executable, "-m", "sandbox.exchange", "--listener", str(listener.fileno())],
+                    [sys.executable, "-m", "sandbox.exchange", "--listeners", ",".join(map(str, passed))],
                     output=our_stderr,
                     stdin=scenario,
-                    pass_fds=[listener.fileno()],
+                    pass_fds=passed,
                     cwd=Path(__file__).parents[2],
                 )
         self._wait_until_it_answers()
         return self
+
+    def _tws_listener(self) -> socket.socket | contextlib.nullcontext[None]:
+        if self.tws_port is None:
+            return contextlib.nullcontext()
+        try:
+            tws = listen(self.tws_port, self._host)
+        except OSError as error:
+            raise PaperExchangeFailed(f"the TWS API cannot listen on port {self.tws_port}: {error}") from error
+        self.tws_port = tws.getsockname()[1]
+        return tws
 
     def stop(self) -> None:
         """End it; doing so twice is fine."""
@@ -211,8 +252,10 @@ class PaperExchangeThread(_ControlClient):
     """The exchange on a thread of this process: starts in milliseconds, for tests that need many."""
 
     def __init__(self, scenario: Scenario | None = None) -> None:
-        self._server = build_server(scenario or Scenario())
-        self._listener = listen()
+        self._listener, self._tws_listener = listen(), listen()
+        self._server = build_server(scenario or Scenario(), self._tws_listener)
+        self.tws_port: int = self._tws_listener.getsockname()[1]
+        """Where it speaks the TWS API."""
         self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
         self._thread = threading.Thread(
             target=lambda: asyncio.run(self._server.serve(sockets=[self._listener])), name="paper-exchange", daemon=True
@@ -229,6 +272,7 @@ class PaperExchangeThread(_ControlClient):
         self._server.force_exit = True
         self._thread.join(_STOP_LIMIT)
         self._listener.close()
+        self._tws_listener.close()
 
     def __enter__(self) -> Self:
         return self.start()

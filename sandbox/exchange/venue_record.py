@@ -16,7 +16,9 @@ _KEPT: Final = 1_000
 """At most that many entries of a list; what is counted is counted to the end."""
 
 
-_CANCEL_ALL: Final = frozenset({"DELETE /v2/orders", "DELETE /api/v3/openOrders", "DELETE /fapi/v1/allOpenOrders"})
+_CANCEL_ALL: Final = frozenset(
+    {"DELETE /v2/orders", "DELETE /api/v3/openOrders", "DELETE /fapi/v1/allOpenOrders", "TWS reqGlobalCancel"}
+)
 
 
 class VenueRecord:

@@ -1,0 +1,172 @@
+"""Describe what the exchange lists as Interactive Brokers does: contracts with an id, a kind and trading hours. Pure.
+
+Sources: the TWS API's documentation of `Contract` and `ContractDetails`. A stock is `STK`, an option `OPT` with its OCC
+symbol for a local symbol, a pair with a currency of no state `CRYPTO`.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from functools import lru_cache
+from typing import Final
+
+from breaker.instruments import AssetClass
+from sandbox.exchange.assets import Asset
+from sandbox.exchange.book import Book
+from sandbox.exchange.scenario import Session
+from sandbox.exchange.tws.framing import Field
+
+TIME_ZONE: Final = "UTC"
+_DAY_LASTS: Final = timedelta(hours=8)
+
+
+@dataclass(frozen=True, slots=True)
+class PaperContract:
+    """One thing that is listed, in the words of a contract."""
+
+    listed_as: str
+    """Its symbol at the exchange."""
+    con_id: int
+    symbol: str
+    kind: str
+    expiry: str = ""
+    strike: str = "0.0"
+    right: str = ""
+    multiplier: str = ""
+    exchange: str = "SMART"
+    currency: str = "USD"
+    local_symbol: str = ""
+    trading_class: str = ""
+
+    @property
+    def fields(self) -> list[Field]:
+        """As orders and positions begin: eleven fields, the first of them the id."""
+        return [
+            self.con_id,
+            self.symbol,
+            self.kind,
+            self.expiry,
+            self.strike,
+            self.right,
+            self.multiplier,
+            self.exchange,
+            self.currency,
+            self.local_symbol,
+            self.trading_class,
+        ]
+
+
+@lru_cache(maxsize=4_096)
+def contract_for(asset: Asset) -> PaperContract:
+    """What this asset is called."""
+    name, con_id = asset.symbol, zlib.crc32(asset.symbol.encode()) % 900_000_000 + 1_000
+    if asset.asset_class is AssetClass.OPTION:
+        root, tail = name[:-15], name[-15:]
+        strike = f"{Decimal(tail[7:]) / 1000:f}"
+        local = f"{root:<6}{tail}"
+        return PaperContract(
+            name, con_id, root, "OPT", f"20{tail[:6]}", strike, tail[6], "100", "SMART", "USD", local, root
+        )
+    if asset.asset_class is AssetClass.CRYPTO:
+        base, _, quote = name.partition("/")
+        local = f"{base}.{quote}"
+        return PaperContract(name, con_id, base, "CRYPTO", exchange="PAXOS", currency=quote, local_symbol=local)
+    return PaperContract(name, con_id, name, "STK", local_symbol=name, trading_class="NMS")
+
+
+def find_contract(book: Book, wanted: Sequence[str]) -> PaperContract | None:
+    """What a request's twelve fields of a contract mean: its id decides, else kind, symbol and what else is given."""
+    con_id, symbol, kind, expiry, strike, right, _multiplier, _exchange, _primary, currency, local = wanted[:11]
+    for listed in book.prices:
+        contract = contract_for(book.asset(listed))
+        if con_id not in {"", "0"}:
+            if str(contract.con_id) == con_id:
+                return contract
+            continue
+        if (
+            contract.symbol == symbol
+            and contract.kind == kind
+            and currency in {"", contract.currency}
+            and local in {"", contract.local_symbol}
+            and expiry in {"", contract.expiry}
+            and right in {"", contract.right}
+            and float(strike or 0) in {0.0, float(contract.strike)}
+        ):
+            return contract
+    return None
+
+
+def details_message(
+    request_id: str, contract: PaperContract, asset: Asset, hours: tuple[str, str], price: Decimal
+) -> list[Field]:
+    """A `contractDetails` message of server versions from 164 on."""
+    trading, liquid = hours
+    smallest = asset.minimum_quantity or asset.quantity_increment
+    return [
+        10,
+        request_id,
+        contract.symbol,
+        contract.kind,
+        contract.expiry,
+        contract.strike,
+        contract.right,
+        contract.exchange,
+        contract.currency,
+        contract.local_symbol,
+        contract.trading_class,  # the name of its market
+        contract.trading_class,
+        contract.con_id,
+        asset.tick(price),
+        contract.multiplier,
+        "ACTIVETIM,DAY,GTC,LMT,MKT,STP,TRAIL,OUTSIDERTH",
+        contract.exchange,
+        1,  # price magnifier
+        0,  # id of the underlying
+        contract.symbol,
+        "" if contract.exchange == "PAXOS" else "NASDAQ",
+        contract.expiry[:6],
+        "",
+        "",
+        "",
+        TIME_ZONE,
+        trading,
+        liquid,
+        "",
+        "",
+        0,  # how many further ids
+        1,
+        "",
+        "",
+        "26",
+        contract.expiry,
+        "COMMON" if contract.kind == "STK" else "",
+        smallest,
+        asset.quantity_increment,
+        asset.quantity_increment,
+    ]
+
+
+def hours(now: datetime, session: Session, opens_at: datetime | None, asset_class: AssetClass) -> tuple[str, str]:
+    """Trading and liquid hours as `ContractDetails` has them, of today and the next session; minutes, in UTC."""
+    if asset_class is AssetClass.CRYPTO:
+        always = _span(now - timedelta(hours=1), now + timedelta(hours=23))
+        return always, always
+    if session is Session.OPEN:
+        today = _span(now - timedelta(hours=1), now + _DAY_LASTS)
+        return today, today
+    opens = opens_at or now + timedelta(hours=12)
+    following = _span(opens, opens + _DAY_LASTS)
+    closed = f"{now:%Y%m%d}:CLOSED;{following}"
+    if session is Session.CLOSED or asset_class is AssetClass.OPTION:
+        return closed, closed
+    return f"{_span(now - timedelta(hours=1), opens)};{following}", closed
+
+
+def _span(begin: datetime, end: datetime) -> str:
+    """Both in whole minutes, the later one where they are none: a market that is closed must not look open."""
+    begin, end = (moment.astimezone(UTC) + timedelta(seconds=59) for moment in (begin, end))
+    return f"{begin:%Y%m%d:%H%M}-{end:%Y%m%d:%H%M}"

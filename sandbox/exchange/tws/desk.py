@@ -1,0 +1,168 @@
+"""Know what the exchange's orders are called in the TWS API, and whose they are."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable
+from datetime import UTC, datetime, timedelta
+from typing import Final
+
+from sandbox.exchange.orders import Origin, PaperOrder, PaperPosition
+from sandbox.exchange.tws import messages
+from sandbox.exchange.tws.contracts import PaperContract, contract_for, hours
+from sandbox.exchange.tws.messages import COMBINATION, Leg, Message, OrderName
+from sandbox.exchange.venue import Venue
+
+_FIRST_PERM_ID: Final = 1_800_000_001
+
+
+class Desk:
+    """One venue's orders by the names that TWS gives them, for as long as the venue lasts."""
+
+    def __init__(self, venue: Venue) -> None:
+        self.venue = venue
+        self.settings = venue.scenario.tws
+        self._perm_ids = itertools.count(_FIRST_PERM_ID)
+        self._names: dict[str, OrderName] = {}
+        self._by_client: dict[tuple[int, int], PaperOrder] = {}
+        self._next: dict[int, int] = {}
+        self._by_hand_left = self.settings.by_hand
+
+    @property
+    def account(self) -> str:
+        """Whose the exchange's book is."""
+        return self.settings.accounts[0]
+
+    def next_order_id(self, client_id: int) -> int:
+        """The least that this client may use: above each that it has used."""
+        return self._next.get(client_id, 1)
+
+    def name(self, order: PaperOrder) -> OrderName:
+        """What the order is called. One that no client of the API has sent is the engine's, or was placed by hand."""
+        known = self._names.get(order.id)
+        if known is None:
+            by_hand = order.origin is Origin.VENUE or self._takes_by_hand(order)
+            client_id = 0 if by_hand else self.settings.engine_client
+            order_id = 0 if by_hand else self.next_order_id(client_id)
+            known = self.give_name(order, client_id, order_id)
+        return known
+
+    def _takes_by_hand(self, order: PaperOrder) -> bool:
+        takes = self._by_hand_left > 0 and order.parent is None and order.origin is Origin.BOOK
+        self._by_hand_left -= takes
+        return takes
+
+    def give_name(self, order: PaperOrder, client_id: int, order_id: int) -> OrderName:
+        """The order is this client's under that id."""
+        parent = order.parent
+        parent_id = self.name(parent).order_id if parent is not None and parent.is_open else 0
+        name = self._names[order.id] = OrderName(client_id, order_id, next(self._perm_ids), parent_id)
+        if order_id:
+            self._by_client[client_id, order_id] = order
+            self._next[client_id] = max(self.next_order_id(client_id), order_id + 1)
+        return name
+
+    def bind_orders_by_hand(self, client_id: int) -> None:
+        """From now on orders that were placed by hand are this client's (`reqAutoOpenOrders`)."""
+        for order in self.open_orders():
+            name = self.name(order)
+            if not name.order_id:
+                order_id = self.next_order_id(client_id)
+                bound = OrderName(client_id, order_id, name.perm_id, name.parent_id)
+                self._names[order.id] = bound
+                self._by_client[client_id, order_id] = order
+                self._next[client_id] = order_id + 1
+
+    def order_of(self, client_id: int, order_id: int) -> PaperOrder | None:
+        return self._by_client.get((client_id, order_id))
+
+    def open_orders(self) -> list[PaperOrder]:
+        """Legs that go with their order are told in it."""
+        for order in self.venue.exchange.book.open_orders.values():
+            self.name(order)
+        return [order for order in self.venue.exchange.book.open_orders.values() if not order.goes_with_parent]
+
+    def completed_orders(self) -> list[PaperOrder]:
+        listed = self.venue.exchange.book.orders.values()
+        return [order for order in listed if not order.is_open and not order.goes_with_parent]
+
+    def at(self, seconds: float) -> datetime:
+        """A moment of the exchange's clock as people's clocks have it."""
+        return self.venue.opened_at + timedelta(seconds=seconds / self.venue.scenario.time_scale)
+
+    # Messages
+
+    def contract(self, symbol: str) -> PaperContract:
+        return contract_for(self.venue.exchange.book.asset(symbol)) if symbol else COMBINATION
+
+    def _of_order(self, order: PaperOrder) -> tuple[PaperContract, list[Leg]]:
+        legs = [Leg(self.contract(leg.symbol), leg.ratio or leg.qty, leg.side) for leg in order.joint_legs]
+        return (COMBINATION if legs else self.contract(order.symbol)), legs
+
+    def open_order(self, order: PaperOrder) -> Message:
+        contract, legs = self._of_order(order)
+        return messages.open_order(order, self.name(order), contract, self.account, legs)
+
+    def order_status(self, order: PaperOrder) -> Message:
+        return messages.order_status(order, self.name(order))
+
+    def completed_order(self, order: PaperOrder) -> Message:
+        contract, legs = self._of_order(order)
+        at = self.at(order.updated_at)
+        return messages.completed_order(order, self.name(order), contract, self.account, legs, at)
+
+    def executions(self, request_id: int | str, numbers: Iterable[int]) -> list[Message]:
+        """Each with its commission behind it."""
+        book = self.venue.exchange.book
+        told: list[Message] = []
+        for number in numbers:
+            fill = book.fills[number]
+            order = book.orders[fill.order_id]
+            whole = order.parent if order.parent is not None and order.goes_with_parent else order
+            told.append(
+                messages.execution(
+                    request_id,
+                    fill,
+                    number,
+                    self.name(whole),
+                    self.contract(fill.symbol),
+                    account=self.account,
+                    order_ref=whole.client_order_id,
+                    at=self.at(fill.at),
+                )
+            )
+            told.append(messages.commission(number, fill, "USD"))
+        return told
+
+    def position(self, held: PaperPosition) -> Message:
+        return messages.position(held, self.contract(held.symbol), self.account)
+
+    def portfolio(self) -> list[Message]:
+        book = self.venue.exchange.book
+        return [
+            messages.portfolio(held, self.contract(held.symbol), book.prices[held.symbol], self.account)
+            for held in book.positions.values()
+            if not held.unreadable
+        ]
+
+    def hours(self, symbol: str) -> tuple[str, str]:
+        exchange, market = self.venue.exchange, self.venue.scenario.market
+        opens_at = market.next_open
+        if market.opens_after is not None and market.opens_after > exchange.now:
+            opens_at = self.at(market.opens_after)
+        asset_class = exchange.book.asset(symbol).asset_class
+        return hours(datetime.now(UTC), exchange.matching.session, opens_at, asset_class)
+
+    def values(self) -> list[tuple[str, str, str]]:
+        """The account in figures: tag, value, currency."""
+        book = self.venue.exchange.book
+        held = sum(abs(book.value(p.symbol, p.qty)) for p in book.positions.values())
+        figures = {
+            "NetLiquidation": book.equity,
+            "TotalCashValue": book.cash,
+            "BuyingPower": book.buying_power,
+            "GrossPositionValue": held,
+            "InitMarginReq": held / 2,
+            "MaintMarginReq": held / 4,
+        }
+        return [("AccountType", "INDIVIDUAL", ""), *((tag, f"{value:.2f}", "USD") for tag, value in figures.items())]

@@ -1,0 +1,348 @@
+"""Talk with one client of the TWS API: answer what it asks, and tell it what becomes of its orders."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from decimal import Decimal
+from typing import Final
+
+from breaker.orders import OrderType
+from sandbox.exchange.orders import OrderRequest, PaperOrder, Status
+from sandbox.exchange.refusal import Refusal
+from sandbox.exchange.scenario import Trouble
+from sandbox.exchange.tws.contracts import details_message, find_contract
+from sandbox.exchange.tws.desk import Desk
+from sandbox.exchange.tws.framing import Field
+from sandbox.exchange.tws.messages import error, status_word
+from sandbox.exchange.tws.requests import Malformed, OrderMessage, read_place_order
+
+_MESSAGES_A_SECOND: Final = 50
+_FARMS: Final = (
+    (2104, "Market data farm connection is OK:usfarm"),
+    (2158, "Sec-def data farm connection is OK:secdefil"),
+)
+NAMES: Final = {
+    "1": "reqMktData",
+    "2": "cancelMktData",
+    "3": "placeOrder",
+    "4": "cancelOrder",
+    "5": "reqOpenOrders",
+    "6": "reqAccountUpdates",
+    "7": "reqExecutions",
+    "8": "reqIds",
+    "9": "reqContractDetails",
+    "15": "reqAutoOpenOrders",
+    "16": "reqAllOpenOrders",
+    "17": "reqManagedAccts",
+    "49": "reqCurrentTime",
+    "58": "reqGlobalCancel",
+    "59": "reqMarketDataType",
+    "61": "reqPositions",
+    "62": "reqAccountSummary",
+    "63": "cancelAccountSummary",
+    "64": "cancelPositions",
+    "71": "startApi",
+    "76": "reqAccountUpdatesMulti",
+    "77": "cancelAccountUpdatesMulti",
+    "99": "reqCompletedOrders",
+}
+"""What the first field of a request asks for."""
+_CHANGES: Final = frozenset({"placeOrder", "cancelOrder", "reqGlobalCancel"})
+_REQUEST_ID_AT: Final = {"1": 2, "3": 1, "4": 2, "7": 2, "9": 2, "62": 2, "76": 2}
+"""Where a request that has an id of its own says it."""
+
+
+class Session:
+    """One client's conversation, from `startApi` on. `send` writes one message to it."""
+
+    def __init__(self, desk: Desk, client_id: int, send: Callable[[Sequence[Field]], None]) -> None:
+        self.desk = desk
+        self.client_id = client_id
+        self.lost = False
+        """TWS has lost the venue: nothing is answered, and nothing takes effect."""
+        self._send = send
+        self._told: dict[str, tuple[str, Decimal]] = {}
+        """Of each order of this client's that is not over: the status and how much had filled when it was last told."""
+        self._fills_told = len(desk.venue.exchange.book.fills)
+        self._tickers: dict[str, tuple[str, Decimal | None]] = {}
+        self._asked_at: deque[float] = deque()
+
+    def greet(self) -> None:
+        """What TWS tells a client that has just come."""
+        self._send([15, 1, ",".join(self.desk.settings.accounts)])
+        self._send([9, 1, self.desk.next_order_id(self.client_id)])
+        for code, words in _FARMS:
+            self._send(error(-1, code, words))
+        self._watch(order for order in self.desk.open_orders() if self.desk.name(order).client_id == self.client_id)
+
+    def is_too_fast(self) -> bool:
+        """Whether this message is more than TWS takes in a second."""
+        now = time.monotonic()
+        while self._asked_at and now - self._asked_at[0] > 1:
+            self._asked_at.popleft()
+        self._asked_at.append(now)
+        return len(self._asked_at) > _MESSAGES_A_SECOND
+
+    def answer(self, fields: Sequence[str], *, silent: bool = False) -> None:
+        """Do what is asked; `silent`: without a word about it, now or in this answer's own messages."""
+        send = self._send
+        if silent:
+            self._send = lambda _: None
+        try:
+            handle = _HANDLERS.get(NAMES.get(fields[0], ""))
+            if handle is not None:
+                handle(self, fields)
+        except Malformed as problem:
+            self._send(error(_request_id(fields), problem.code, str(problem)))
+        except IndexError:
+            self._send(error(_request_id(fields), 320, "Error reading request. Message is incomplete"))
+        finally:
+            self._send = send
+
+    def refuse(self, fields: Sequence[str], trouble: Trouble) -> None:
+        """An answer that is trouble: too many messages, or an error of the venue's servers."""
+        if trouble.kind == "429":
+            self._send(error(-1, 100, "Max rate of messages per second has been exceeded."))
+        elif fields[0] in _REQUEST_ID_AT and NAMES[fields[0]] not in _CHANGES:
+            self._send(error(_request_id(fields), 322, f"Error processing request.-'cZ' : cause - {trouble.kind}"))
+
+    # What happens without being asked
+
+    def tell_changes(self) -> None:
+        """Each change of an order of this client's, its executions, and the prices that it follows."""
+        book = self.desk.venue.exchange.book
+        fresh = range(self._fills_told, len(book.fills))
+        self._fills_told = len(book.fills)
+        for number in fresh:
+            order = book.orders[book.fills[number].order_id]
+            whole = order.parent if order.parent is not None and order.goes_with_parent else order
+            if self.desk.name(whole).client_id == self.client_id:
+                for message in self.desk.executions(-1, [number]):
+                    self._send(message)
+        for order_id, told in list(self._told.items()):
+            self._tell(book.orders[order_id], told)
+        for request_id, (symbol, last) in self._tickers.items():
+            if book.prices[symbol] != last:
+                self._tick(request_id, symbol)
+
+    def _tell(self, order: PaperOrder, told: tuple[str, Decimal] | None) -> None:
+        now = status_word(order), order.filled_qty
+        if now == told:
+            return
+        self._send(self.desk.open_order(order))
+        self._send(self.desk.order_status(order))
+        if order.is_open:
+            self._told[order.id] = now
+            return
+        self._told.pop(order.id, None)
+        if order.status in {Status.CANCELED, Status.EXPIRED}:
+            self._send(error(self.desk.name(order).order_id, 202, "Order Canceled - reason:"))
+        elif order.status is Status.REJECTED:
+            self._send(error(self.desk.name(order).order_id, 201, "Order rejected - reason:The venue does not take it"))
+
+    def _watch(self, orders: object) -> None:
+        for order in orders:  # type: ignore[attr-defined]
+            self._told[order.id] = status_word(order), order.filled_qty
+
+    # Orders
+
+    def _place(self, fields: Sequence[str]) -> None:
+        asked = read_place_order(fields)
+        if self.desk.settings.read_only:
+            words = "Error validating request.-'bN' : cause - The API interface is currently in Read-Only mode."
+            raise Malformed(321, words)
+        if asked.what_if:
+            raise Malformed(321, "Error validating request.-'bN' : cause - What-if orders are not taken here")
+        if asked.order_id < self.desk.next_order_id(self.client_id):
+            raise Malformed(103, "Duplicate order id")
+        if asked.account not in {"", *self.desk.settings.accounts} or (
+            not asked.account and len(self.desk.settings.accounts) > 1
+        ):
+            raise Malformed(435, "You must specify an account.")
+        contract = find_contract(self.desk.venue.exchange.book, asked.contract)
+        if contract is None:
+            raise Malformed(200, "No security definition has been found for the request")
+        if not asked.contract[7]:
+            raise Malformed(321, "Error validating request.-'bN' : cause - Missing order exchange")
+        try:
+            order = self.desk.venue.exchange.submit(_request(asked, contract.listed_as))
+        except Refusal as refusal:
+            raise _as_error(refusal) from None
+        order.client_order_id = asked.order_ref or order.client_order_id
+        self.desk.give_name(order, self.client_id, asked.order_id)
+        self._tell(order, None)
+
+    def _cancel(self, fields: Sequence[str]) -> None:
+        order_id = int(fields[2])
+        order = self.desk.order_of(self.client_id, order_id)
+        if self.desk.settings.read_only:
+            raise Malformed(321, "Error validating request.-'bN' : cause - The API interface is in Read-Only mode.")
+        if order is None:
+            raise Malformed(10147, f"OrderId {order_id} that needs to be cancelled is not found.")
+        try:
+            self.desk.venue.exchange.cancel(order.id)
+        except Refusal:
+            if order.status is Status.PENDING_REPLACE:
+                words = "Cancel attempted when order is not in a cancellable state.  Order permId ="
+                raise Malformed(161, f"{words}{self.desk.name(order).perm_id}") from None
+            words = f"OrderId {order_id} that needs to be cancelled can not be cancelled, state: {status_word(order)}."
+            raise Malformed(10148, words) from None
+        self._tell(order, self._told.get(order.id))
+
+    def _cancel_globally(self, _fields: Sequence[str]) -> None:
+        if self.desk.settings.read_only:
+            raise Malformed(321, "Error validating request.-'bN' : cause - The API interface is in Read-Only mode.")
+        self.desk.venue.exchange.cancel_all()
+
+    def _bind(self, fields: Sequence[str]) -> None:
+        if self.client_id != 0:
+            raise Malformed(
+                321, "Error validating request.-'bN' : cause - Only the default client (i.e 0) can auto bind"
+            )
+        if fields[2] == "1":
+            self.desk.bind_orders_by_hand(self.client_id)
+            self._watch(o for o in self.desk.open_orders() if self.desk.name(o).client_id == self.client_id)
+
+    # Readings
+
+    def _open_orders(self, fields: Sequence[str]) -> None:
+        all_of_them = NAMES[fields[0]] == "reqAllOpenOrders"
+        for order in self.desk.open_orders():
+            if all_of_them or self.desk.name(order).client_id == self.client_id:
+                self._send(self.desk.open_order(order))
+                self._send(self.desk.order_status(order))
+        self._send([53, 1])
+
+    def _completed_orders(self, _fields: Sequence[str]) -> None:
+        for order in self.desk.completed_orders():
+            self._send(self.desk.completed_order(order))
+        self._send([102])
+
+    def _executions(self, fields: Sequence[str]) -> None:
+        for message in self.desk.executions(fields[2], range(len(self.desk.venue.exchange.book.fills))):
+            self._send(message)
+        self._send([55, 1, fields[2]])
+
+    def _positions(self, _fields: Sequence[str]) -> None:
+        for held in self.desk.venue.exchange.book.positions.values():
+            self._send(self.desk.position(held))
+        self._send([62, 1])
+
+    def _account_updates(self, fields: Sequence[str]) -> None:
+        if fields[2] != "1":
+            return
+        account = fields[3] or self.desk.account
+        if account == self.desk.account:
+            for tag, value, currency in self.desk.values():
+                self._send([6, 2, tag, value, currency, account])
+            for message in self.desk.portfolio():
+                self._send(message)
+        self._send([8, 1, f"{self.desk.at(self.desk.venue.now()):%H:%M}"])
+        self._send([54, 1, account])
+
+    def _account_summary(self, fields: Sequence[str]) -> None:
+        wanted = {*fields[4].split(",")}
+        for tag, value, currency in self.desk.values():
+            if tag in wanted:
+                self._send([63, 1, fields[2], self.desk.account, tag, value, currency])
+        self._send([64, 1, fields[2]])
+
+    def _account_updates_multi(self, fields: Sequence[str]) -> None:
+        if fields[3] in {"", self.desk.account}:
+            for tag, value, currency in self.desk.values():
+                self._send([73, 1, fields[2], self.desk.account, "", tag, value, currency])
+        self._send([74, 1, fields[2]])
+
+    def _contract_details(self, fields: Sequence[str]) -> None:
+        book = self.desk.venue.exchange.book
+        contract = find_contract(book, fields[3:15])
+        if contract is None:
+            raise Malformed(200, "No security definition has been found for the request")
+        symbol = contract.listed_as
+        told = details_message(fields[2], contract, book.asset(symbol), self.desk.hours(symbol), book.prices[symbol])
+        self._send(told)
+        self._send([52, 1, fields[2]])
+
+    def _market_data(self, fields: Sequence[str]) -> None:
+        contract = find_contract(self.desk.venue.exchange.book, fields[3:15])
+        if contract is None:
+            raise Malformed(200, "No security definition has been found for the request")
+        self._send([58, 1, fields[2], 1])
+        self._tick(fields[2], contract.listed_as)
+        if fields[17] == "1":
+            del self._tickers[fields[2]]
+            self._send([57, 1, fields[2]])
+
+    def _tick(self, request_id: str, symbol: str) -> None:
+        price = self.desk.venue.exchange.book.prices[symbol]
+        self._tickers[request_id] = symbol, price
+        for kind in (1, 2, 4):  # bid, ask, last
+            self._send([1, 6, request_id, kind, price, 100, 0])
+
+    def _end_market_data(self, fields: Sequence[str]) -> None:
+        self._tickers.pop(fields[2], None)
+
+    def _ids(self, _fields: Sequence[str]) -> None:
+        self._send([9, 1, self.desk.next_order_id(self.client_id)])
+
+    def _accounts(self, _fields: Sequence[str]) -> None:
+        self._send([15, 1, ",".join(self.desk.settings.accounts)])
+
+    def _time(self, _fields: Sequence[str]) -> None:
+        self._send([49, 1, int(self.desk.at(self.desk.venue.now()).timestamp())])
+
+
+_HANDLERS: Final[dict[str, Callable[[Session, Sequence[str]], None]]] = {
+    "placeOrder": Session._place,
+    "cancelOrder": Session._cancel,
+    "reqGlobalCancel": Session._cancel_globally,
+    "reqAutoOpenOrders": Session._bind,
+    "reqOpenOrders": Session._open_orders,
+    "reqAllOpenOrders": Session._open_orders,
+    "reqCompletedOrders": Session._completed_orders,
+    "reqExecutions": Session._executions,
+    "reqPositions": Session._positions,
+    "reqAccountUpdates": Session._account_updates,
+    "reqAccountSummary": Session._account_summary,
+    "reqAccountUpdatesMulti": Session._account_updates_multi,
+    "reqContractDetails": Session._contract_details,
+    "reqMktData": Session._market_data,
+    "cancelMktData": Session._end_market_data,
+    "reqIds": Session._ids,
+    "reqManagedAccts": Session._accounts,
+    "reqCurrentTime": Session._time,
+}
+
+
+def _request(asked: OrderMessage, symbol: str) -> OrderRequest:
+    """A reference is no id: two orders may have the same one."""
+    trails = asked.type is OrderType.TRAILING_STOP
+    return OrderRequest(
+        symbol=symbol,
+        side=asked.side,
+        type=asked.type,
+        time_in_force=asked.time_in_force,
+        qty=asked.quantity,
+        limit_price=asked.limit_price if asked.type in {OrderType.LIMIT, OrderType.STOP_LIMIT} else None,
+        stop_price=asked.aux_price if asked.type in {OrderType.STOP, OrderType.STOP_LIMIT} else None,
+        trail_price=asked.aux_price if trails else None,
+        extended_hours=asked.outside_rth,
+    )
+
+
+def _as_error(refusal: Refusal) -> Malformed:
+    """In TWS's numbers: a price between two steps is 110, a part of a share 10243, anything else 201."""
+    words = str(refusal)
+    if refusal.rule == "price step":
+        return Malformed(110, "The price does not conform to the minimum price variation for this contract.")
+    if "fractional" in words:
+        return Malformed(10243, f"Fractional-sized order cannot be placed via API. {words}")
+    return Malformed(201, f"Order rejected - reason:{words}")
+
+
+def _request_id(fields: Sequence[str]) -> int:
+    at = _REQUEST_ID_AT.get(fields[0])
+    text = fields[at] if at is not None and at < len(fields) else ""
+    return int(text) if text.lstrip("-").isdecimal() else -1
