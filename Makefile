@@ -136,6 +136,10 @@ three-hosts: $(READY) ## Lose each host and service at each phase; as root   [SE
 many-accounts: $(READY) ## Kill 100 accounts, on one host and over workers, one of them killed; into docs/evidence
 	@$(BIN)/python -m proofs.many_accounts --write
 
+.PHONY: tws-kills
+tws-kills: $(READY) ## Kill an account at a TWS in trouble     [SEEDS=200]; judged by the exchange
+	@$(BIN)/python -m proofs.tws_kills $(if $(SEEDS),--seeds $(SEEDS))
+
 lint: $(READY) ## Style, types and layers
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/lint-imports
 

@@ -157,6 +157,8 @@ class CancelResult:
     order_id: str
     outcome: CancelOutcome
     reason: str = ""
+    only_in_bulk: bool = False
+    """Refused by its id, whoever of ours asks; a request for all orders takes it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,11 @@ from configuration.settings import ConfigurationError
 ENTRY_POINTS = "breaker.brokers"
 """Third parties register a callable `(name, AccountSettings) -> Broker` in this group."""
 
-_BUILT_IN = {"alpaca": ("brokers.alpaca", "from_settings"), "ccxt": ("brokers.ccxt", "from_settings")}
+_BUILT_IN = {
+    "alpaca": ("brokers.alpaca", "from_settings"),
+    "ccxt": ("brokers.ccxt", "from_settings"),
+    "ib": ("brokers.ib", "from_settings"),
+}
 
 
 def open_broker(name: str, account: AccountSettings) -> Broker:

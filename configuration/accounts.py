@@ -20,7 +20,7 @@ class AccountSettings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     adapter: str = "alpaca"
-    """Which adapter speaks to the venue: `alpaca`, `ccxt`, or an entry point of the group `breaker.brokers`."""
+    """Which adapter speaks to the venue: `alpaca`, `ccxt`, `ib`, or an entry point of the group `breaker.brokers`."""
     base_url: str | None = Field(default=None, pattern=r"^https?://[^\s]+$")
     """Where the venue's API is, without the version: `https://paper-api.alpaca.markets`."""
     key_id: SecretStr | None = None
@@ -53,11 +53,24 @@ class AccountSettings(BaseModel):
     by ccxt's keys."""
     subaccount: str | None = None
     """Adapter `ccxt`: the sub-account, where the exchange wants its name beside the key (Hyperliquid: its address)."""
+    host: str = Field(default="127.0.0.1", pattern=r"^[^\s/]+$")
+    """Adapter `ib`: where Trader Workstation or IB Gateway runs."""
+    port: int | None = Field(default=None, ge=1, le=65535)
+    """Adapter `ib`: its API's port. Usual are 7496 (TWS), 4001 (Gateway), 7497 and 4002 (the same, paper trading)."""
+    client_id: int = Field(default=911, ge=0, lt=1_000_000)
+    """Adapter `ib`: the client of TWS as which closes are placed, used by nothing else; 0 can cancel orders that were
+    placed by hand one by one."""
+    ib_account: str | None = Field(default=None, pattern=r"^[A-Z]+[0-9]+[A-Z]?$")
+    """Adapter `ib`: the account's number, such as `U1234567`; the login's only one unless given."""
 
     @model_validator(mode="after")
     def _complete(self) -> Self:
         """What the adapter can't do without, in one sentence."""
-        needed = {"alpaca": ("base_url", "key_id", "secret_key"), "ccxt": ("exchange", "key_id", "secret_key")}
+        needed = {
+            "alpaca": ("base_url", "key_id", "secret_key"),
+            "ccxt": ("exchange", "key_id", "secret_key"),
+            "ib": ("port",),
+        }
         missing = [key for key in needed.get(self.adapter, ()) if getattr(self, key) is None]
         if missing:
             raise ValueError(f"adapter {self.adapter} needs {' and '.join(missing)}")
@@ -68,4 +81,6 @@ class AccountSettings(BaseModel):
     @property
     def place(self) -> str:
         """Where it is, in words."""
+        if self.adapter == "ib":
+            return f"{self.host}:{self.port}"
         return self.base_url or f"{self.exchange} ({self.market})"

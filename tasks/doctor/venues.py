@@ -12,6 +12,9 @@ from tasks.checks.probe import Probe, measure_within
 from tasks.doctor.redis_server import CLOCKS_APART
 from tasks.kill.venue_lock import VenueLock
 
+_KEYS = {"ccxt": "exchange, market, key_id, secret_key", "ib": "host, port, client_id, ib_account"}
+"""Which keys of an account decide whether it is reached, by its adapter; Alpaca's of any other."""
+
 
 async def measure_venue(name: str, account: AccountSettings, lock: VenueLock | None = None) -> Measurement:
     """Whether the venue takes the credentials and its clock is ours; reads only.
@@ -40,8 +43,8 @@ async def measure_venue(name: str, account: AccountSettings, lock: VenueLock | N
 
     found = await measure_within(probe, 2 * account.request_timeout + 1, measure())
     if found.colour is Colour.RED:
-        where = "exchange, market" if account.adapter == "ccxt" else "base_url"
-        fix = f"See accounts.{name}: {where}, key_id, secret_key."
+        keys = _KEYS.get(account.adapter, "base_url, key_id, secret_key")
+        fix = f"See accounts.{name}: {keys}."
         return probe.failed(f"{found.problem.rstrip('.')}. {fix}")
     return found
 

@@ -37,6 +37,8 @@ class Cancelling:
         self._asked: dict[str, _Asked] = {}
         self._bulk_failed = False
         """The last bulk request failed as a whole: single ones come before the next."""
+        self._only_in_bulk: set[str] = set()
+        """Orders that the venue cancels for nobody of ours by their ids."""
 
     async def cancel(
         self,
@@ -64,7 +66,11 @@ class Cancelling:
         spared = [o for o in open_orders if o.cancel_id not in keys and o.status is not OrderStatus.PENDING_CANCEL]
         fresh = [order_id for order_id in due if order_id not in self._asked or not self._asked[order_id].in_bulk]
         in_bulk = in_bulk and self._may_cancel_all
-        if in_bulk and len(fresh) >= BULK_CANCEL_FROM and not spared and not self._bulk_failed:
+        # What would stay goes too where a request for all is the only one that some obey: they could open a position.
+        must = any(order_id in self._only_in_bulk for order_id in fresh)
+        if in_bulk and not self._bulk_failed and (must or (len(fresh) >= BULK_CANCEL_FROM and not spared)):
+            if spared:
+                self._run.record("CANCEL_POLICY", protective=len(spared), protective_last=False)
             results = await self._in_bulk(due, now)
         else:
             self._bulk_failed = False
@@ -99,11 +105,14 @@ class Cancelling:
 
     def _note(self, due: Sequence[str], results: Sequence[CancelResult], now: float, *, in_bulk: bool) -> None:
         accepted = {result.order_id for result in results if result.outcome is CancelOutcome.ACCEPTED}
+        only_in_bulk = {result.order_id for result in results if result.only_in_bulk}
+        self._only_in_bulk |= only_in_bulk
         for order_id in due:
             times = self._asked[order_id].times + 1 if order_id in self._asked else 1
             # What a bulk request refused or did not name goes by its own id at once.
             wait = min(ASK_AGAIN_AFTER * 2 ** (times - 1), ASK_AGAIN_MOST)
-            again_at = now + wait if order_id in accepted or not in_bulk else now
+            waits = order_id in accepted or (not in_bulk and order_id not in only_in_bulk)
+            again_at = now + wait if waits else now
             self._asked[order_id] = _Asked(times, again_at, in_bulk)
 
     def _tell(self, due: Sequence[str], results: Sequence[CancelResult], keys: dict[str, set[str]]) -> dict[str, str]:

@@ -87,7 +87,7 @@ class TwsServer:
 
     async def _begin(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> Session | None:
         """The handshake; None where the client is not let in."""
-        if self._host.venue.now() < self._closed_until:
+        if self._present_desk().venue.now() < self._closed_until:
             return None
         if await reader.readexactly(len(GREETING)) != GREETING:
             return None
@@ -106,7 +106,8 @@ class TwsServer:
             return None
 
         def send(message: Sequence[Field]) -> None:
-            writer.write(frame(message))
+            if not writer.is_closing():  # it has left in the middle of an answer
+                writer.write(frame(message))
 
         session = Session(desk, client_id, send)
         self._sessions[client_id] = session, writer

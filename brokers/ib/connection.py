@@ -1,0 +1,271 @@
+"""Hold one connection to Trader Workstation or IB Gateway: open it within a limit, ask, and drop it when it is behind.
+
+A list that TWS sends has no number: one that comes too late would be taken for the answer to the next question. So a
+connection of which an answer is overdue is dropped, and the next question makes another.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncIterator, Callable
+from importlib import import_module
+from typing import Any, Final
+
+from brokers.ib.listener import (
+    CLIENT_ID_TAKEN,
+    COMPLETED_ORDERS,
+    GOING,
+    OPEN_ORDERS,
+    PORTFOLIO,
+    POSITIONS,
+    TAKEN,
+    TIME,
+    Answer,
+    Listener,
+)
+from brokers.ib.reading import OrderState, TwsError
+from brokers.protocol import BrokerRefused, BrokerUnavailable
+
+EXTRA: Final = 'adapter ib needs ib_async: pip install "trading-breaker-ops[ib]"'
+_SUMMARY: Final = "NetLiquidation,BuyingPower,InitMarginReq,MaintMarginReq,GrossPositionValue"
+_BY_HAND: Final = 0
+"""The client id to which TWS gives the orders that people place in it."""
+
+
+class ClientIdTaken(BrokerUnavailable):
+    """Another client of TWS has this id."""
+
+
+def library() -> Any:
+    """ib_async, imported when it is needed. Raises ImportError where the extra is not installed."""
+    ib_async = import_module("ib_async")
+    # What it reports goes to standard error where nobody has configured logging; each failure is told by us, once.
+    logging.getLogger("ib_async").setLevel(logging.CRITICAL)
+    return ib_async
+
+
+class _Decoder:
+    """ib_async's decoder, but that a message which can't be decoded is told instead of dropped."""
+
+    def __init__(self, decoder: Any, listener: Listener) -> None:
+        self._decoder = decoder
+        self._listener = listener
+
+    @property
+    def serverVersion(self) -> int:  # noqa: N802 - the client's name for it
+        return int(self._decoder.serverVersion)
+
+    @serverVersion.setter
+    def serverVersion(self, version: int) -> None:  # noqa: N802
+        self._decoder.serverVersion = version
+
+    def interpret(self, fields: list[str]) -> None:
+        try:
+            handler = self._decoder.handlers.get(int(fields[0]))
+            if handler is not None:
+                handler(fields)
+        except Exception:  # whatever a message of an unexpected shape makes the decoder raise
+            self._listener.undecodable(fields)
+
+
+class Connection:
+    """One client of TWS. `timeout`: seconds that connecting, or one answer, may take."""
+
+    def __init__(self, account: str, host: str, port: int, timeout: float) -> None:
+        self._account = account
+        self._where = f"{host}:{port}"
+        self._host, self._port, self._timeout = host, port, timeout
+        self.listener = Listener()
+        self._client: Any = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._one_at_a_time: dict[str, asyncio.Lock] = {}
+        self.client_id = -1
+        self.accounts: tuple[str, ...] = ()
+        """What the login manages."""
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether it can be asked, from the loop that runs now."""
+        return self._client is not None and self._client.isReady() and self._loop is asyncio.get_running_loop()
+
+    async def open(self, client_id: int) -> None:
+        """Raises `ClientIdTaken`, `BrokerUnavailable`."""
+        self._loop = asyncio.get_running_loop()
+        client = self._client = library().client.Client(self.listener)
+        client.decoder = _Decoder(client.decoder, self.listener)
+        self.listener.client_id = self.client_id = client_id
+        gone: asyncio.Future[None] = self._loop.create_future()
+
+        def left(_: str) -> None:
+            if not gone.done():
+                gone.set_result(None)
+
+        client.conn.disconnected += left
+        opening = asyncio.create_task(client.connectAsync(self._host, self._port, client_id, self._timeout))
+        try:
+            await asyncio.wait({opening, gone}, timeout=self._timeout, return_when=asyncio.FIRST_COMPLETED)
+            if opening.done() and opening.exception() is None:
+                self.accounts = tuple(client.getAccounts())
+                self.listener.refused = None
+                if client_id == _BY_HAND:
+                    client.reqAutoOpenOrders(True)
+                return
+            raise self._not_open(opening, closed=gone.done())
+        finally:
+            if not opening.done():
+                opening.cancel()
+            with contextlib.suppress(BaseException):
+                await asyncio.wait({opening}, timeout=0.1)
+            if not client.isReady():
+                self.close()
+
+    def _not_open(self, opening: asyncio.Task[Any], *, closed: bool) -> BrokerUnavailable:
+        refused = self.listener.refused
+        if refused is not None and refused.code == CLIENT_ID_TAKEN:
+            return ClientIdTaken(
+                f"{self._account}: client id {self.client_id} is in use at TWS at {self._where}; give the account a "
+                "client_id of its own",
+                account=self._account,
+            )
+        error = opening.exception() if opening.done() and not opening.cancelled() else None
+        if isinstance(error, ConnectionRefusedError):
+            what = "nothing listens there: start TWS or IB Gateway, and enable its API (API, Settings)"
+        elif closed or isinstance(error, ConnectionError):
+            what = "TWS ended the connection: it is restarting, or does not trust this host (API, Settings)"
+        elif isinstance(error, OSError) and not isinstance(error, TimeoutError):
+            what = str(error)
+        else:
+            what = f"no answer within {self._timeout:g} s; somebody may have to allow the connection in TWS"
+        return self._unavailable("connecting", what)
+
+    def close(self) -> None:
+        """Leave; doing so twice is fine."""
+        client, self._client = self._client, None
+        if client is not None:
+            with contextlib.suppress(Exception):  # its loop may have ended before it
+                client.disconnect()
+        self.listener.fail(ConnectionError("the connection has been closed"))
+
+    # Questions
+
+    async def open_orders(self) -> Answer:
+        """Every open order of the login, of all clients and by hand."""
+        return await self._list(OPEN_ORDERS, lambda client: client.reqAllOpenOrders())
+
+    async def completed_orders(self) -> Answer:
+        return await self._list(COMPLETED_ORDERS, lambda client: client.reqCompletedOrders(False))
+
+    async def positions(self) -> Answer:
+        """Of every account of the login."""
+        answer = await self._list(POSITIONS, lambda client: client.reqPositions())
+        if self._client is not None:
+            self._client.cancelPositions()
+        return answer
+
+    async def portfolio(self, account: str) -> Answer:
+        """From now on the market's prices of this account's positions are told."""
+        return await self._list(PORTFOLIO, lambda client: client.reqAccountUpdates(True, account))
+
+    async def time(self) -> int:
+        """Unix seconds by the venue's clock."""
+        answer = await self._list(TIME, lambda client: client.reqCurrentTime())
+        return int(answer.items[0])
+
+    async def summary(self) -> Answer:
+        """Each account's figures: account, tag, value, currency."""
+        return await self._ask("reqAccountSummary", lambda c, number: c.reqAccountSummary(number, "All", _SUMMARY))
+
+    async def executions(self) -> Answer:
+        """Those of today, of all clients."""
+        no_filter = library().ExecutionFilter()
+        return await self._ask("reqExecutions", lambda client, number: client.reqExecutions(number, no_filter))
+
+    async def details(self, contract: Any) -> Answer:
+        """What the venue says of one contract; `BrokerUnavailable` where it knows no such thing, too."""
+        return await self._ask("reqContractDetails", lambda c, number: c.reqContractDetails(number, contract))
+
+    def watch(self, contract: Any) -> None:
+        """From now on the market's prices of this contract are told."""
+        client = self._ready("reqMktData")
+        number = client.getReqId()
+        self.listener.watch(number, contract.conId)
+        client.reqMktData(number, contract, "", False, False, [])
+
+    async def place(self, contract: Any, order: Any) -> OrderState:
+        """What TWS says of the order first. Raises `TwsError`, `BrokerUnavailable`, `TimeoutError` if it is silent."""
+        client = self._ready("placeOrder")
+        order_id = client.getReqId()
+        async with self._order(order_id, TAKEN) as answer:
+            client.placeOrder(order_id, contract, order)
+            return await answer
+
+    async def cancel(self, order_id: int) -> OrderState:
+        """The same of the cancel of an order of this client's."""
+        client = self._ready("cancelOrder")
+        async with self._order(order_id, GOING) as answer:
+            client.cancelOrder(order_id)
+            return await answer
+
+    @contextlib.asynccontextmanager
+    async def _order(self, order_id: int, states: frozenset[str]) -> AsyncIterator[asyncio.Future[OrderState]]:
+        answer = self.listener.expect_order(order_id, states)
+        try:
+            async with asyncio.timeout(self._timeout):
+                yield answer
+        finally:
+            self.listener.orders.pop(order_id, None)
+
+    def cancel_globally(self) -> None:
+        """Ask for every open order of the login to be cancelled; TWS answers nothing."""
+        self.listener.last_error = None
+        self._ready("reqGlobalCancel").reqGlobalCancel()
+
+    async def _list(self, what: str, send: Callable[[Any], None]) -> Answer:
+        """Ask for what comes without a number, one question at a time."""
+        async with self._one_at_a_time.setdefault(what, asyncio.Lock()):
+            client = self._ready(what)
+            return await self._answer(what, what, lambda: send(client))
+
+    async def _ask(self, what: str, send: Callable[[Any, int], None]) -> Answer:
+        client = self._ready(what)
+        number = client.getReqId()
+        return await self._answer(number, what, lambda: send(client, number))
+
+    async def _answer(self, key: str | int, what: str, send: Callable[[], None]) -> Answer:
+        answer = self.listener.expect(key)
+        try:
+            send()
+            async with asyncio.timeout(self._timeout):
+                await answer.done
+        except TimeoutError:
+            self.close()
+            raise self._unavailable(what, f"no answer within {self._timeout:g} s") from None
+        except ConnectionError as error:
+            raise self._unavailable(what, str(error)) from None
+        except TwsError as error:
+            raise self._unavailable(what, str(error)) from None
+        except asyncio.CancelledError:
+            if isinstance(key, str):
+                self.close()
+            raise
+        else:
+            return answer
+        finally:
+            self.listener.answers.pop(key, None)
+
+    def _ready(self, what: str) -> Any:
+        if not self.is_ready:
+            raise self._unavailable(what, "the connection has been closed")
+        if self.listener.venue_lost:
+            raise self._unavailable(
+                what, "TWS has lost its connection to the venue (1100); it makes it again by itself"
+            )
+        return self._client
+
+    def _unavailable(self, what: str, why: str) -> BrokerUnavailable:
+        return BrokerUnavailable(f"{self._account}: {what} at TWS at {self._where}: {why}", account=self._account)
+
+    def refused(self, why: str) -> BrokerRefused:
+        return BrokerRefused(f"{self._account}: {why}", account=self._account)

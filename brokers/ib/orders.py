@@ -1,0 +1,221 @@
+"""Know today's orders of one account at TWS: list them, look for one, and cancel them as the client that may."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from typing import Any, Final
+
+from breaker.orders import ZERO, Fill, Order, Unreadable
+from brokers.ib.connection import ClientIdTaken, Connection
+from brokers.ib.listener import Answer
+from brokers.ib.logins import Logins
+from brokers.ib.market import Market
+from brokers.ib.reading import (
+    SENSELESS,
+    ListedOrder,
+    TwsError,
+    cancelled,
+    newest_of_each,
+    order_id_of,
+    read_fill,
+    read_order,
+    read_orders,
+)
+from brokers.protocol import BrokerUnavailable, CancelOutcome, CancelResult, Listed
+
+_ONLY_BY_ALL: Final = "only {who} can take it back, or a cancel of all the login's orders"
+
+
+@dataclass(frozen=True, slots=True)
+class Day:
+    """What TWS lists of today."""
+
+    open: Listed[Order]
+    completed: tuple[ListedOrder, ...]
+    fills: tuple[Fill, ...]
+
+    def references(self) -> set[str]:
+        """Of every order, whatever became of it."""
+        known = {order.client_order_id for order in self.open} | {fill.client_order_id for fill in self.fills}
+        return (known | {item.order.orderRef for item in self.completed}) - {""}
+
+
+class Orders:
+    """One account's orders. `client_id` is the one that closes are placed under."""
+
+    def __init__(self, name: str, logins: Logins, market: Market, client_id: int) -> None:
+        self._name = name
+        self._logins = logins
+        self._market = market
+        self._client_id = client_id
+        self._owners: dict[str, tuple[int, int]] = {}
+        """Which client of TWS placed an order, and as which of its own: what a cancel needs."""
+        self._over: set[str] = set()
+        """Orders that TWS still lists as inactive and says that can't be cancelled."""
+        self._open_ids: frozenset[str] = frozenset()
+        """Under which the orders that were last listed as open are cancelled."""
+        self._next_day: asyncio.Task[Day] | None = None
+        self._lock: tuple[asyncio.AbstractEventLoop, asyncio.Lock] | None = None
+
+    async def open_orders(self) -> Listed[Order]:
+        """Every open order of the account: those of all clients of TWS, and those placed by hand."""
+        reader = await self._logins.reader()
+        return self._read_open(await reader.open_orders())
+
+    def _read_open(self, answer: Answer) -> Listed[Order]:
+        """The last word on an order counts, where several came."""
+        listed: dict[tuple[int, int, int], ListedOrder] = {}
+        for item in answer.items:
+            order = item.order
+            # One that TWS has just got has no permanent id yet.
+            listed[order.permId, *((0, 0) if order.permId else (order.clientId, order.orderId))] = item
+            if item.contract.secType != "BAG":
+                self._market.symbols.add(item.contract)
+        found: list[Order] = []
+        unreadable: list[Unreadable] = []
+        for raw in answer.undecodable:
+            if raw.account == self._logins.account:
+                self._owners[raw.item.id] = raw.owner
+                unreadable.append(raw.item)
+        for item in listed.values():
+            if not self._concerns_us(item.order):
+                continue
+            order_id = order_id_of(item.order)
+            self._owners[order_id] = item.order.clientId, item.order.orderId
+            if order_id in self._over and item.state.status == "Inactive":
+                continue
+            for read in read_orders(item, self._market.symbols):
+                if isinstance(read, Unreadable):
+                    unreadable.append(read)
+                elif read.status.is_open:
+                    found.append(read)
+        self._open_ids = frozenset(order.cancel_id for order in found) | {item.id for item in unreadable if item.id}
+        return Listed(tuple(found), tuple(unreadable))
+
+    def _concerns_us(self, order: Any) -> bool:
+        return order.account == self._logins.account or not order.account
+
+    async def order(self, client_order_id: str) -> Order | None:
+        """Among the open ones, then among those that are over; how much has filled is counted from the executions."""
+        day = await self.read_day()
+        for order in day.open:
+            if order.client_order_id == client_order_id:
+                return order
+        filled = sum((fill.quantity for fill in day.fills if fill.client_order_id == client_order_id), ZERO)
+        for item in day.completed:
+            if item.order.orderRef != client_order_id or not self._concerns_us(item.order):
+                continue
+            self._market.symbols.add(item.contract)
+            try:
+                order = read_order(item, self._market.symbols.name(item.contract))
+            except SENSELESS as error:
+                raise self._not_understood("completed order", error) from None
+            return replace(order, filled_quantity=max(filled, order.filled_quantity))
+        return None
+
+    async def read_day(self) -> Day:
+        """All of today's orders and executions as they are after this was asked for.
+
+        Those who ask before a reading has begun share it: closes come several at once, and each is looked for first.
+        """
+        if self._next_day is None or self._next_day.get_loop() is not asyncio.get_running_loop():
+            self._next_day = asyncio.create_task(self._begin_day())
+        return await asyncio.shield(self._next_day)
+
+    async def _begin_day(self) -> Day:
+        async with self._looking:
+            self._next_day = None
+            reader = await self._logins.reader()
+            listed, completed, fills = await asyncio.gather(
+                reader.open_orders(), reader.completed_orders(), self._fills(reader)
+            )
+            return Day(self._read_open(listed), tuple(completed.items), tuple(fills))
+
+    async def fills(self, since: datetime) -> Listed[Fill]:
+        """Those of today: TWS tells of no others."""
+        reader = await self._logins.reader()
+        return Listed(tuple(fill for fill in await self._fills(reader) if fill.at >= since - timedelta(seconds=1)))
+
+    async def _fills(self, reader: Connection) -> list[Fill]:
+        """Of a combination each leg has executions of its own, and the whole has some that count nothing."""
+        answer = await reader.executions()
+        fills = []
+        try:
+            for contract, execution in answer.items:
+                if execution.acctNumber == self._logins.account and contract.secType != "BAG":
+                    self._market.symbols.add(contract)
+                    commission = reader.listener.commissions.get(execution.execId)
+                    fills.append(read_fill(execution, contract, commission, self._market.symbols))
+        except SENSELESS as error:
+            raise self._not_understood("list of executions", error) from None
+        return newest_of_each(fills)
+
+    # Cancelling
+
+    async def cancel_all(self) -> Sequence[CancelResult]:
+        """One request for the whole login, other clients' orders and those placed by hand among them.
+
+        Where the login manages several accounts they would all lose theirs: then one by one, and this account's only.
+        """
+        reader = await self._logins.reader()
+        if len(reader.accounts) > 1:
+            orders = {order.cancel_id for order in await self.open_orders()}
+            return await asyncio.gather(*(self.cancel(order_id) for order_id in sorted(orders)))
+        before = self._open_ids
+        reader.cancel_globally()
+        await self.open_orders()
+        if error := reader.listener.last_error:
+            outcome = cancelled("", error)
+            return [replace(outcome, order_id=order_id) for order_id in sorted(self._open_ids)]
+        return [CancelResult(order_id, CancelOutcome.ACCEPTED) for order_id in sorted(before | self._open_ids)]
+
+    async def cancel(self, order_id: str) -> CancelResult:
+        """As the client that placed it, which is taken over where it has left TWS."""
+        try:
+            return await self._cancel(order_id)
+        except BrokerUnavailable as error:
+            return CancelResult(order_id, CancelOutcome.UNKNOWN, str(error))
+
+    async def _cancel(self, order_id: str) -> CancelResult:
+        if order_id not in self._owners:
+            await self.open_orders()
+        client_id, number = self._owners.get(order_id, (-1, 0))
+        if client_id < 0:
+            return CancelResult(order_id, CancelOutcome.NOT_OPEN, "TWS does not list it")
+        if number <= 0 and self._client_id == 0:
+            await self._logins.client(0)  # to which TWS gives the orders placed by hand
+            await self.open_orders()
+            client_id, number = self._owners.get(order_id, (client_id, number))
+        if number <= 0:
+            who = "the person who placed it in TWS"
+            return CancelResult(order_id, CancelOutcome.REFUSED, _ONLY_BY_ALL.format(who=who), only_in_bulk=True)
+        try:
+            connection = await self._logins.client(client_id)
+        except ClientIdTaken:
+            who = f"client {client_id} of TWS, which placed it and is connected,"
+            return CancelResult(order_id, CancelOutcome.REFUSED, _ONLY_BY_ALL.format(who=who), only_in_bulk=True)
+        try:
+            await connection.cancel(number)
+        except TwsError as error:
+            result = cancelled(order_id, error)
+            if error.code == 161:
+                self._over.add(order_id)
+            return result
+        except (TimeoutError, ConnectionError):
+            return CancelResult(order_id, CancelOutcome.UNKNOWN, "TWS has not answered")
+        return CancelResult(order_id, CancelOutcome.ACCEPTED)
+
+    @property
+    def _looking(self) -> asyncio.Lock:
+        loop = asyncio.get_running_loop()
+        if self._lock is None or self._lock[0] is not loop:
+            self._lock = loop, asyncio.Lock()
+        return self._lock[1]
+
+    def _not_understood(self, what: str, error: Exception) -> BrokerUnavailable:
+        return BrokerUnavailable(
+            f"{self._name}: TWS's {what} can't be understood ({type(error).__name__}: {error})", account=self._name
+        )

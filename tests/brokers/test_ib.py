@@ -1,0 +1,521 @@
+"""The adapter for Interactive Brokers against a TWS: whose orders it cancels, what it believes, what it sends once."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import importlib
+import logging
+from collections.abc import AsyncIterator, Callable, Iterator
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import Any
+
+import pytest
+
+from breaker.instruments import AssetClass
+from breaker.orders import OrderStatus, OrderType, Side, TimeInForce
+from brokers.ib import IbBroker, connection, logins
+from brokers.protocol import (
+    Broker,
+    BrokerRefused,
+    BrokerUnavailable,
+    CancelOutcome,
+    CloseOrder,
+    CloseOutcome,
+    Refusal,
+)
+from brokers.registry import open_broker
+from configuration.accounts import AccountSettings
+from configuration.settings import ConfigurationError
+from sandbox.child_process import free_port
+from sandbox.exchange.scenario import parse
+from sandbox.exchange.server import PaperExchangeThread
+from tests.helpers import PATIENCE, eventually, in_time
+
+D = Decimal
+LONG = 'enforce_available = false\n[prices]\nAAPL = 200\n[[positions]]\nsymbol = "AAPL"\nqty = 100\n'
+RESTING = '[[orders]]\nsymbol = "AAPL"\nside = "buy"\nqty = 10\nlimit_price = 100\n'
+STOP = '[[orders]]\nsymbol = "AAPL"\nside = "sell"\nqty = 100\ntype = "stop"\nstop_price = 150\n'
+SELL = CloseOrder("AAPL", Side.SELL, D(100), "incident-AAPL-1")
+ENGINE = 7
+Venue = Callable[[str], PaperExchangeThread]
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[PaperExchangeThread]:
+    with PaperExchangeThread() as exchange:
+        yield exchange
+
+
+@pytest.fixture
+def venue(server: PaperExchangeThread) -> Venue:
+    def start(toml: str) -> PaperExchangeThread:
+        server.restart(parse(toml))
+        return server
+
+    return start
+
+
+@contextlib.asynccontextmanager
+async def opened(exchange: PaperExchangeThread, *, timeout: float = 5.0, **more: Any) -> AsyncIterator[IbBroker]:
+    broker = IbBroker("IB", "127.0.0.1", exchange.tws_port, more.pop("client_id", 911), timeout=timeout, **more)
+    try:
+        yield broker
+    finally:
+        await broker.aclose()
+
+
+@contextlib.asynccontextmanager
+async def connected(exchange: PaperExchangeThread, client_id: int) -> AsyncIterator[connection.Connection]:
+    """Somebody else's client of TWS."""
+    other = connection.Connection("OTHER", "127.0.0.1", exchange.tws_port, PATIENCE)
+    await other.open(client_id)
+    try:
+        yield other
+    finally:
+        other.close()
+
+
+async def report(exchange: PaperExchangeThread) -> dict[str, Any]:
+    return await asyncio.to_thread(exchange.report)
+
+
+async def until(exchange: PaperExchangeThread, holds: Callable[[dict[str, Any]], bool]) -> None:
+    await asyncio.to_thread(eventually, lambda: holds(exchange.report()), exchange.report)
+
+
+def test_it_is_a_broker() -> None:
+    assert isinstance(IbBroker("IB", "127.0.0.1", 1, 911), Broker)
+
+
+# Reading
+
+
+async def test_positions_have_their_steps_prices_and_the_session_of_their_market(venue: Venue) -> None:
+    exchange = venue(
+        LONG + '[[positions]]\nsymbol = "AAPL261218C00150000"\nqty = -3\nprice = 51.5\n'
+        '[[positions]]\nsymbol = "BTC/USD"\nqty = 0.5\n'
+    )
+    async with opened(exchange) as broker:
+        held = {position.symbol: position for position in await broker.positions()}
+    stock, option, coin = held["AAPL"], held["AAPL261218C00150000"], held["BTCUSD"]
+    assert (stock.quantity, stock.current_price, stock.instrument.asset_class) == (D(100), D(200), AssetClass.EQUITY)
+    assert (option.quantity, option.average_entry_price, option.instrument.multiplier) == (D(-3), D("51.5"), D(100))
+    assert option.notional == D("15450")
+    assert coin.instrument.quantity_increment == D("1E-9") and coin.available == D("0.5")
+    assert all(position.market and position.market.is_open for position in held.values())
+
+
+async def test_orders_of_all_clients_and_by_hand_are_listed_with_what_has_filled(venue: Venue) -> None:
+    exchange = venue(LONG + RESTING + STOP + "[tws]\nby_hand = 1\n")
+    async with opened(exchange) as broker:
+        by_hand, stop = await broker.open_orders()
+    assert (by_hand.limit_price, by_hand.side, by_hand.quantity) == (D(100), Side.BUY, D(10))
+    assert (stop.type, stop.stop_price, stop.time_in_force) == (OrderType.STOP, D(150), TimeInForce.GTC)
+    assert len({by_hand.id, stop.id}) == 2
+
+
+async def test_a_combination_is_its_legs_and_an_amount_of_money_has_no_quantity(venue: Venue) -> None:
+    exchange = venue("enforce_available = false\n[book]\npositions = 1\noptions = 1\nmulti_leg = 1\nnotional = 1\n")
+    async with opened(exchange) as broker:
+        orders = list(await broker.open_orders())
+        legs = [order for order in orders if order.parent_id]
+        assert {leg.side for leg in legs} == {Side.BUY, Side.SELL} and len({leg.cancel_id for leg in legs}) == 1
+        assert sum(order.by_amount for order in orders) == 1
+        assert (await broker.cancel(legs[0].cancel_id)).outcome is CancelOutcome.ACCEPTED
+
+
+async def test_what_cannot_be_decoded_is_named_and_can_be_cancelled(venue: Venue) -> None:
+    exchange = venue(
+        "enforce_available = false\n"
+        "[book]\norders = 3\npositions = 2\nunreadable_orders = 1\nunreadable_positions = 1\n"
+    )
+    async with opened(exchange) as broker:
+        orders, positions = await broker.open_orders(), await broker.positions()
+        (order,), (position,) = orders.unreadable, positions.unreadable
+        assert len(orders.items) == 2 and order.symbol
+        assert position.symbol in exchange.report()["positions"] and len(positions.items) == 1
+        assert (await broker.cancel(order.id)).outcome is CancelOutcome.ACCEPTED
+
+
+async def test_only_the_accounts_own_orders_and_positions_are_told(venue: Venue) -> None:
+    exchange = venue(LONG + RESTING + '[tws]\naccounts = ["U1000001", "U1000002"]\n')
+    async with opened(exchange, ib_account="U1000002") as broker:
+        assert not len(await broker.positions()) and not len(await broker.open_orders())
+    async with opened(exchange, ib_account="U1000001") as broker:
+        assert len(await broker.positions()) == len(await broker.open_orders()) == 1
+
+
+@pytest.mark.parametrize("session", ["open", "extended", "closed"])
+async def test_the_clock_is_that_of_what_is_held(venue: Venue, session: str) -> None:
+    exchange = venue(f'{LONG}[market]\nsession = "{session}"\n')
+    async with opened(exchange) as broker:
+        await broker.positions()
+        clock = await broker.clock()
+    assert clock.is_open is (session == "open")
+    assert (clock.next_open is None) is (session == "open")
+
+
+async def test_the_account_is_read_in_its_currency(venue: Venue) -> None:
+    async with opened(venue(LONG)) as broker:
+        account = await broker.account()
+    assert (account.id, account.currency, account.equity) == ("DU1234567", "USD", D(10_020_000))
+    assert account.maintenance_margin == D(5_000)
+
+
+async def test_executions_carry_their_order_and_commission(venue: Venue) -> None:
+    async with opened(venue(LONG)) as broker:
+        assert (await broker.close(SELL)).outcome is CloseOutcome.ACCEPTED
+        begun = datetime(2020, 1, 1, tzinfo=UTC)
+        async with asyncio.timeout(PATIENCE):
+            while not (fills := list(await broker.fills(begun))):
+                await asyncio.sleep(0.02)
+    (fill,) = fills
+    assert (fill.symbol, fill.side, fill.quantity, fill.client_order_id) == (
+        "AAPL",
+        Side.SELL,
+        D(100),
+        "incident-AAPL-1",
+    )
+    assert (fill.fee, fill.fee_currency) == (D(1), "USD")
+
+
+# Cancelling
+
+
+async def test_one_request_cancels_everybodys_orders(venue: Venue) -> None:
+    exchange = venue(LONG + RESTING + STOP + "[tws]\nby_hand = 1\n")
+    async with connected(exchange, ENGINE), opened(exchange) as broker:
+        await broker.open_orders()
+        results = await broker.cancel_all()
+        assert [result.outcome for result in results] == [CancelOutcome.ACCEPTED] * 2
+        await until(exchange, lambda seen: not seen["open_orders"])
+    assert (await report(exchange))["requests"]["TWS reqGlobalCancel"] == 1
+
+
+async def test_a_login_with_several_accounts_never_cancels_them_all(venue: Venue) -> None:
+    exchange = venue(LONG + RESTING + RESTING + '[tws]\naccounts = ["U1000001", "U1000002"]\n')
+    async with opened(exchange, ib_account="U1000001") as broker:
+        results = await broker.cancel_all()
+        assert [result.outcome for result in results] == [CancelOutcome.ACCEPTED] * 2
+        await until(exchange, lambda seen: not seen["open_orders"])
+    assert "TWS reqGlobalCancel" not in (await report(exchange))["requests"]
+
+
+async def test_an_order_of_a_client_that_has_left_is_cancelled_in_its_place(venue: Venue) -> None:
+    exchange = venue(LONG + RESTING)
+    async with opened(exchange) as broker:
+        (order,) = await broker.open_orders()
+        assert (await broker.cancel(order.id)).outcome is CancelOutcome.ACCEPTED
+        await until(exchange, lambda seen: not seen["open_orders"])
+        assert (await broker.cancel(order.id)).outcome is CancelOutcome.NOT_OPEN
+
+
+async def test_an_order_of_a_connected_client_is_one_that_only_a_cancel_of_all_takes(venue: Venue) -> None:
+    exchange = venue(LONG + RESTING)
+    async with connected(exchange, ENGINE), opened(exchange) as broker:
+        (order,) = await broker.open_orders()
+        result = await broker.cancel(order.id)
+    assert (result.outcome, result.only_in_bulk) == (CancelOutcome.REFUSED, True)
+    assert "only client 7 of TWS" in result.reason
+
+
+async def test_orders_by_hand_are_named_as_such_but_for_client_0(venue: Venue) -> None:
+    exchange = venue(LONG + RESTING + "[tws]\nby_hand = 1\n")
+    async with opened(exchange) as broker:
+        (order,) = await broker.open_orders()
+        result = await broker.cancel(order.id)
+        assert (result.outcome, result.only_in_bulk) == (CancelOutcome.REFUSED, True)
+        assert "the person who placed it in TWS" in result.reason
+    async with opened(exchange, client_id=0) as broker:
+        assert (await broker.cancel(order.id)).outcome is CancelOutcome.ACCEPTED
+        await until(exchange, lambda seen: not seen["open_orders"])
+
+
+async def test_a_cancel_that_the_venue_will_not_do_now_is_refused_in_its_words(venue: Venue) -> None:
+    exchange = venue("[book]\norders = 1\npending_replace = 1\n")
+    async with opened(exchange) as broker:
+        (order,) = await broker.open_orders()
+        result = await broker.cancel(order.id)
+    assert result.outcome is CancelOutcome.REFUSED and "not in a cancellable state" in result.reason
+
+
+async def test_a_cancel_without_an_answer_is_unknown(venue: Venue) -> None:
+    exchange = venue(LONG + RESTING + '[[trouble]]\nkind = "timeout"\nroutes = ["TWS cancelOrder"]\n')
+    async with opened(exchange, timeout=0.5) as broker:
+        (order,) = await broker.open_orders()
+        assert (await broker.cancel(order.id)).outcome is CancelOutcome.UNKNOWN
+
+
+# Closing
+
+
+async def test_a_close_is_sent_once_also_by_another_process(venue: Venue) -> None:
+    exchange = venue(LONG)
+    async with opened(exchange) as broker:
+        assert (await broker.close(SELL)).outcome is CloseOutcome.ACCEPTED
+        assert (await broker.close(SELL)).outcome is CloseOutcome.DUPLICATE
+        async with asyncio.timeout(PATIENCE):
+            while (order := await broker.order("incident-AAPL-1")) is None or order.status is not OrderStatus.FILLED:
+                await asyncio.sleep(0.02)
+        assert order.filled_quantity == 100
+        assert await broker.order("incident-AAPL-2") is None
+    async with opened(exchange) as other:
+        await other.open_orders()
+        await other.fills(datetime(2020, 1, 1, tzinfo=UTC))  # from which it knows the contract: the position has gone
+        assert (await other.close(SELL)).outcome is CloseOutcome.DUPLICATE
+    seen = await report(exchange)
+    assert seen["is_flat"] and seen["closes"] == {"AAPL": 1} and not seen["sign_changes"]
+
+
+async def test_two_processes_never_place_closes_at_once(venue: Venue) -> None:
+    exchange = venue(LONG)
+    async with opened(exchange) as first, opened(exchange) as second:
+        await first.not_permitted()  # by which it has the client id
+        await second.positions()
+        refused = await second.close(SELL)
+        assert refused.outcome is CloseOutcome.REFUSED and "client id 911 is in use" in refused.reason
+        assert (await first.close(SELL)).outcome is CloseOutcome.ACCEPTED
+        await first.aclose()
+        async with asyncio.timeout(PATIENCE):
+            while (second_try := await second.close(SELL)).outcome is CloseOutcome.REFUSED:
+                await asyncio.sleep(0.05)
+        assert second_try.outcome is CloseOutcome.DUPLICATE
+
+
+async def test_a_client_id_that_stays_taken_stops_no_close(venue: Venue, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(logins, "OTHERS_PATIENCE", 0.0)
+    exchange = venue(LONG)
+    async with connected(exchange, 911), opened(exchange) as broker:
+        assert (await broker.close(SELL)).outcome is CloseOutcome.ACCEPTED
+        assert (await broker.close(SELL)).outcome is CloseOutcome.DUPLICATE
+    assert (await report(exchange))["closes"] == {"AAPL": 1}
+
+
+async def test_a_connection_that_idles_gives_its_client_id_back(venue: Venue, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(logins, "IDLE", 0.05)
+    exchange = venue(LONG)
+    async with opened(exchange) as broker:
+        await broker.not_permitted()
+        async with asyncio.timeout(PATIENCE):
+            while True:
+                try:
+                    async with connected(exchange, 911):
+                        break
+                except BrokerUnavailable:
+                    await asyncio.sleep(0.02)
+        assert await broker.not_permitted() == []
+
+
+@pytest.mark.parametrize("kind", ["timeout", "drop"])
+async def test_a_lost_answer_is_looked_up(venue: Venue, kind: str) -> None:
+    lost = f'[[trouble]]\nkind = "{kind}"\napplied = true\nroutes = ["TWS placeOrder"]\n'
+    exchange = venue(LONG + lost)
+    async with opened(exchange, timeout=0.5) as broker:
+        await broker.positions()
+        result = await broker.close(SELL)
+    assert result.outcome is CloseOutcome.ACCEPTED
+    assert (await report(exchange))["closes"] == {"AAPL": 1}
+
+
+async def test_a_close_that_never_arrived_is_unknown_and_may_be_sent_again(venue: Venue) -> None:
+    lost = '[[trouble]]\nkind = "drop"\nroutes = ["TWS placeOrder"]\nfirst = 1\n'
+    exchange = venue(LONG + lost)
+    async with opened(exchange, timeout=1.0) as broker:
+        await broker.positions()
+        result = await broker.close(SELL)
+        assert result.outcome is CloseOutcome.UNKNOWN and "does not list the order" in result.reason
+        async with asyncio.timeout(PATIENCE):
+            while (again := await broker.close(SELL)).outcome is CloseOutcome.REFUSED:  # TWS has not noticed yet
+                await asyncio.sleep(0.05)
+        assert again.outcome is CloseOutcome.ACCEPTED
+
+
+@pytest.mark.parametrize(
+    ("toml", "close", "refusal", "words"),
+    [
+        ('[[halts]]\nsymbol = "AAPL"\n', SELL, Refusal.OTHER, "trading is halted"),
+        (
+            "",
+            CloseOrder("AAPL", Side.SELL, D(100), "i-1", OrderType.LIMIT, D("199.999")),
+            Refusal.PRICE_STEP,
+            "minimum price variation",
+        ),
+        ("[tws]\nread_only = true\n", SELL, Refusal.OTHER, "untick 'Read-Only API'"),
+        ("", CloseOrder("NOSUCH", Side.SELL, D(1), "i-1"), Refusal.OTHER, "no position in NOSUCH"),
+    ],
+    ids=["halt", "price step", "read only", "unknown"],
+)
+async def test_a_refusal_is_told_in_words(
+    venue: Venue, toml: str, close: CloseOrder, refusal: Refusal, words: str
+) -> None:
+    exchange = venue(LONG + toml)
+    async with opened(exchange) as broker:
+        await broker.positions()
+        result = await broker.close(close)
+    assert (result.outcome, result.refusal) == (CloseOutcome.REFUSED, refusal)
+    assert words in result.reason
+
+
+async def test_a_limit_outside_the_session_fills_there(venue: Venue) -> None:
+    exchange = venue(LONG + '[market]\nsession = "extended"\n')
+    close = CloseOrder("AAPL", Side.SELL, D(100), "i-1", OrderType.LIMIT, D(190), extended_hours=True)
+    async with opened(exchange) as broker:
+        (position,) = await broker.positions()
+        assert position.market is not None and not position.market.is_open
+        assert (await broker.close(close)).outcome is CloseOutcome.ACCEPTED
+        await until(exchange, lambda seen: bool(seen["is_flat"]))
+
+
+async def test_the_price_of_what_is_being_closed_is_followed(venue: Venue) -> None:
+    exchange = venue(LONG + '[[halts]]\nsymbol = "AAPL"\nmode = "hold"\n')
+    async with opened(exchange) as broker:
+        await broker.positions()
+        await broker.close(SELL)
+        await asyncio.to_thread(exchange.control, "price", {"symbol": "AAPL", "price": "150"})
+        async with asyncio.timeout(PATIENCE):
+            while (await broker.positions()).items[0].current_price != 150:
+                await asyncio.sleep(0.02)
+
+
+# What TWS may not be able to say
+
+
+async def test_a_list_that_is_overdue_is_not_taken_for_the_next_one(venue: Venue) -> None:
+    exchange = venue(LONG + '[[trouble]]\nkind = "timeout"\nroutes = ["TWS reqPositions"]\nfirst = 1\n')
+    async with opened(exchange, timeout=0.5) as broker:
+        with in_time(0.5), pytest.raises(BrokerUnavailable, match=r"positions at TWS .*no answer within 0.5 s"):
+            await broker.positions()
+        assert len(await broker.positions()) == 1
+    assert (await report(exchange))["requests"]["TWS startApi"] == 2
+
+
+async def test_nothing_is_believed_while_tws_has_lost_the_venue(venue: Venue) -> None:
+    exchange = venue(LONG)
+    async with opened(exchange) as broker:
+        await broker.positions()
+        await asyncio.to_thread(exchange.control, "tws", {"event": "1100"})
+        with pytest.raises(BrokerUnavailable, match=r"lost its connection to the venue"):
+            while True:
+                await broker.positions()
+        await asyncio.to_thread(exchange.control, "tws", {"event": "1101"})
+        async with asyncio.timeout(PATIENCE):
+            while True:
+                with contextlib.suppress(BrokerUnavailable):
+                    assert len(await broker.positions()) == 1
+                    break
+                await asyncio.sleep(0.02)
+
+
+async def test_the_nightly_reset_is_outlived(venue: Venue) -> None:
+    exchange = venue(LONG)
+    async with opened(exchange) as broker:
+        await broker.positions()
+        await asyncio.to_thread(exchange.control, "tws", {"event": "reset", "seconds": 0.3})
+        told = []
+        async with asyncio.timeout(PATIENCE):
+            while True:
+                try:
+                    assert len(await broker.positions()) == 1
+                    break
+                except BrokerUnavailable as error:
+                    told.append(str(error))
+                    await asyncio.sleep(0.02)
+        assert told and all("\n" not in line for line in told)
+
+
+async def test_too_many_messages_are_told_as_such(venue: Venue) -> None:
+    exchange = venue(LONG + '[[trouble]]\nkind = "429"\nroutes = ["TWS reqAllOpenOrders"]\n')
+    async with opened(exchange) as broker:
+        with pytest.raises(BrokerUnavailable, match="Max rate of messages"):
+            await broker.open_orders()
+
+
+async def test_a_broker_serves_one_loop_after_another(venue: Venue) -> None:
+    exchange = venue(LONG)
+    broker = IbBroker("IB", "127.0.0.1", exchange.tws_port, 911)
+
+    async def read() -> int:
+        return len(await broker.positions())
+
+    assert await read() == 1
+    assert await asyncio.to_thread(lambda: asyncio.run(read())) == 1
+    await broker.aclose()
+
+
+# Bad input: one line each
+
+
+async def test_tws_that_does_not_listen() -> None:
+    broker = IbBroker("IB", "127.0.0.1", free_port(), 911, timeout=2.0)
+    with pytest.raises(BrokerUnavailable, match="nothing listens there: start TWS or IB Gateway") as told:
+        await broker.positions()
+    assert "\n" not in str(told.value)
+    assert "nothing listens" in (await broker.cancel("1")).reason
+
+
+async def test_something_else_that_listens() -> None:
+    async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read()
+        writer.close()
+
+    listening = await asyncio.start_server(silent, "127.0.0.1", 0)
+    port = listening.sockets[0].getsockname()[1]
+    broker = IbBroker("IB", "127.0.0.1", port, 911, timeout=0.3)
+    with in_time(1.0), pytest.raises(BrokerUnavailable, match=r"no answer within 0.3 s; somebody may have to allow"):
+        await broker.positions()
+    await broker.aclose()
+    listening.close()
+
+
+@pytest.mark.parametrize(
+    ("account", "words"),
+    [
+        (None, "several accounts; set ib_account to one of U1, U2"),
+        ("U3", "does not manage U3; set ib_account to one of"),
+    ],
+)
+async def test_an_account_that_the_login_does_not_have(venue: Venue, account: str | None, words: str) -> None:
+    exchange = venue(LONG + '[tws]\naccounts = ["U1", "U2"]\n')
+    async with opened(exchange, ib_account=account) as broker:
+        with pytest.raises(BrokerRefused, match=words):
+            await broker.positions()
+
+
+async def test_a_read_only_tws_is_found_out_without_an_order(venue: Venue) -> None:
+    exchange = venue(LONG + "[tws]\nread_only = true\n")
+    async with opened(exchange) as broker:
+        (problem,) = await broker.not_permitted()
+        assert "untick 'Read-Only API'" in problem
+        assert {result.outcome for result in await broker.cancel_all()} <= {CancelOutcome.REFUSED}
+    assert "TWS placeOrder" not in (await report(exchange))["requests"]
+
+
+def test_a_missing_extra_is_told_in_pips_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(name: str) -> Any:
+        raise ModuleNotFoundError(f"No module named {name!r}")
+
+    monkeypatch.setattr(connection, "import_module", missing)
+    with pytest.raises(ConfigurationError, match=r'accounts\.IB\.adapter: .*pip install "trading-breaker-ops\[ib\]"'):
+        open_broker("IB", AccountSettings(adapter="ib", port=4002))
+
+
+def test_opening_it_needs_no_network() -> None:
+    broker = open_broker("IB", AccountSettings(adapter="ib", port=4002, ib_account="U1234567"))
+    assert repr(broker) == "IbBroker('IB', '127.0.0.1:4002')"
+
+
+async def test_nothing_is_logged_but_what_we_say(venue: Venue, caplog: pytest.LogCaptureFixture) -> None:
+    exchange = venue(LONG + RESTING)
+    with caplog.at_level(logging.DEBUG, logger="ib_async"):
+        logging.getLogger("ib_async").setLevel(logging.CRITICAL)
+        async with opened(exchange) as broker:
+            await broker.cancel_all()
+            await broker.cancel("99")
+    assert not [record for record in caplog.records if record.name.startswith("ib_async")]
+
+
+def test_the_protocol_of_an_adapter_is_read_without_the_extra() -> None:
+    """What the settings and the registry import must not need ib_async."""
+    assert importlib.import_module("brokers.ib.reading").READ_ONLY

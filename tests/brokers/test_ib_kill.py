@@ -1,0 +1,81 @@
+"""Whole kill switches at Interactive Brokers: flat, nothing turned over, and the other accounts go on."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+
+import pytest
+
+from breaker.uuid7 import uuid7
+from brokers.alpaca import AlpacaBroker
+from brokers.ib import IbBroker
+from proofs.tws_kills import ENGINE, Case, account, case, fast, judge, kill, problems
+from sandbox.child_process import free_port
+from sandbox.embedded_redis import EmbeddedRedis
+from sandbox.exchange.server import PaperExchangeThread
+from tests.tasks.campaign import Outcome, kill_settings, scaled
+
+pytestmark = pytest.mark.timeout(180)
+ALONE = "enforce_available = false\n"
+"""As TWS is: nothing keeps an order from crossing zero."""
+
+
+@pytest.fixture(scope="module")
+def exchange() -> Iterator[PaperExchangeThread]:
+    with PaperExchangeThread() as server:
+        yield server
+
+
+@pytest.fixture(autouse=True)
+def _fast() -> Iterator[None]:
+    with fast():
+        yield
+
+
+@pytest.mark.parametrize("seed", [0, 6, 40])
+async def test_flat_whatever_tws_does(seed: int, exchange: PaperExchangeThread, redis_server: EmbeddedRedis) -> None:
+    assert not problems(await judge(case(seed), seed, exchange, redis_server.url))
+
+
+async def test_the_orders_of_a_connected_engine_go_with_those_that_protect(
+    exchange: PaperExchangeThread, redis_server: EmbeddedRedis
+) -> None:
+    """Few enough that each would be cancelled by itself, if they were not a connected client's."""
+    toml = f"{ALONE}[book]\norders = 2\npositions = 3\nbrackets = 2\n[tws]\nengine_client = {ENGINE}\n"
+    outcome = await judge(Case(toml, engine_connected=True, kills=1), 1, exchange, redis_server.url)
+    assert not problems(outcome)
+    assert outcome.venue["requests"]["TWS reqGlobalCancel"] >= 1
+
+
+async def test_two_kill_switches_at_once_close_once(exchange: PaperExchangeThread, redis_server: EmbeddedRedis) -> None:
+    toml = f"{ALONE}[book]\norders = 4\npositions = 6\n[fills]\ndelay = 0.5\n"
+    outcome = await judge(Case(toml, engine_connected=False, kills=2), 1, exchange, redis_server.url)
+    assert not problems(outcome)
+    assert set(outcome.venue["closes"].values()) == {1}
+
+
+async def test_what_cannot_be_closed_now_is_named_with_its_reason(
+    exchange: PaperExchangeThread, redis_server: EmbeddedRedis
+) -> None:
+    toml = f'{ALONE}[book]\npositions = 2\noptions = 1\n[market]\nsession = "closed"\n'
+    exchange.restart(scaled(toml))
+    settings = kill_settings(stuck_after=40.0, deadline=200.0)
+    report = await kill({"IB": account(exchange)}, redis_server.url, incident_id=uuid7(), settings=settings)
+    outcome = Outcome([report], await asyncio.to_thread(exchange.report))
+    assert not outcome.faults() and not outcome.said_flat
+    assert all("market closed" in reason for reason in outcome.stuck.values()) and len(outcome.stuck) == 3
+
+
+async def test_a_tws_that_does_not_listen_holds_up_no_other_account(
+    exchange: PaperExchangeThread, redis_server: EmbeddedRedis
+) -> None:
+    exchange.restart(scaled(f"{ALONE}[book]\norders = 5\npositions = 4\n"))
+    brokers = {
+        "PAPER": AlpacaBroker("PAPER", exchange.url, "key", "secret", requests_per_minute=1_000_000),
+        "IB": IbBroker("IB", "127.0.0.1", free_port(), 911, timeout=1.0),
+    }
+    report = await kill(brokers, redis_server.url, incident_id=uuid7(), settings=kill_settings(deadline=60.0))
+    paper, ib = sorted(report.accounts, key=lambda progress: progress.account, reverse=True)
+    assert paper.flat and not ib.flat and not report.flat
+    assert "nothing listens there" in ib.note and "\n" not in ib.note
