@@ -8,16 +8,13 @@ import pytest
 
 from breaker.orders import Side
 from brokers.contract.asking import ANSWERS_WITHIN, GIVES_UP_AFTER, ask, needs, until
-from brokers.contract.venue import Beginning, Call, Resting, Trouble, VenueUnderTest
+from brokers.contract.venue import Beginning, Call, Trouble, VenueUnderTest, order
 from brokers.protocol import Broker, BrokerUnavailable, CancelOutcome
 
 
 def resting(venue: VenueUnderTest, count: int, *, resisting: int = 0) -> Beginning:
     return Beginning(
-        orders=[
-            Resting(venue.symbols[number % 3], Side.BUY, venue.unit, resisting=number < resisting)
-            for number in range(count)
-        ]
+        orders=[order(venue, number % 3, 1, Side.BUY, resisting=number < resisting) for number in range(count)]
     )
 
 
@@ -34,7 +31,7 @@ def test_one_order_is_cancelled_and_no_other(venue: VenueUnderTest) -> None:
         result = await broker.cancel(first.cancel_id)
         assert (result.order_id, result.outcome) == (first.cancel_id, CancelOutcome.ACCEPTED)
         await until_left(venue, 2)
-        assert first.id not in {order.id for order in (await broker.open_orders()).items}
+        assert first.id not in {each.id for each in (await broker.open_orders()).items}
 
     ask(venue, check)
 
@@ -43,10 +40,10 @@ def test_what_is_gone_already_is_not_open(venue: VenueUnderTest) -> None:
     venue.start(resting(venue, 1))
 
     async def check(broker: Broker) -> None:
-        (order,) = (await broker.open_orders()).items
-        await broker.cancel(order.cancel_id)
+        (listed,) = (await broker.open_orders()).items
+        await broker.cancel(listed.cancel_id)
         await until_left(venue, 0)
-        again = await broker.cancel(order.cancel_id)
+        again = await broker.cancel(listed.cancel_id)
         assert again.outcome is CancelOutcome.NOT_OPEN, "an order that is gone is NOT_OPEN, and no error"
 
     ask(venue, check)
@@ -56,7 +53,7 @@ def test_all_orders_are_cancelled_with_a_result_for_each(venue: VenueUnderTest) 
     venue.start(resting(venue, 7))
 
     async def check(broker: Broker) -> None:
-        ids = {order.cancel_id for order in (await broker.open_orders()).items}
+        ids = {each.cancel_id for each in (await broker.open_orders()).items}
         results = await broker.cancel_all()
         told = {result.order_id for result in results if result.outcome is CancelOutcome.ACCEPTED}
         assert not results or told == ids, "where results are given, each order has one"
@@ -71,10 +68,10 @@ def test_one_that_resists_is_told_among_all_that_go(venue: VenueUnderTest) -> No
         pytest.skip("the venue under test has no orders that resist")
 
     async def check(broker: Broker) -> None:
-        listed = (await broker.open_orders()).items
+        ids = {each.id for each in (await broker.open_orders()).items}
         results = {result.order_id: result for result in await broker.cancel_all()}
         await until_left(venue, 1)
-        (left,) = [each for each in (await broker.open_orders()).items if each.id in {order.id for order in listed}]
+        (left,) = [each for each in (await broker.open_orders()).items if each.id in ids]
         result = results.get(left.cancel_id) or await broker.cancel(left.cancel_id)
         assert result.outcome is CancelOutcome.REFUSED and result.reason, (
             "an item that failed in a bulk answer is REFUSED, with the venue's reason, and not ACCEPTED"
@@ -90,7 +87,7 @@ def test_several_are_cancelled_in_one_request(venue: VenueUnderTest) -> None:
         most = broker.capabilities.batch_cancel
         if not most:
             pytest.skip("its capabilities say that orders are cancelled one by one")
-        ids = [order.cancel_id for order in (await broker.open_orders()).items]
+        ids = [each.cancel_id for each in (await broker.open_orders()).items]
         results = await broker.cancel_many(ids[: min(most, 3)])
         assert [result.order_id for result in results] == ids[: min(most, 3)]
         assert {result.outcome for result in results} == {CancelOutcome.ACCEPTED}
@@ -107,10 +104,10 @@ def test_a_cancel_without_an_answer_is_not_taken_for_one(venue: VenueUnderTest, 
     venue.start(resting(venue, 1))
 
     async def check(broker: Broker) -> None:
-        (order,) = (await broker.open_orders()).items
+        (listed,) = (await broker.open_orders()).items
         venue.bring_into(trouble, Call.CANCEL)
         try:
-            result = await broker.cancel(order.cancel_id)
+            result = await broker.cancel(listed.cancel_id)
         except BrokerUnavailable:
             return
         assert result.outcome is CancelOutcome.UNKNOWN, "no answer came: nobody knows whether it was cancelled"
@@ -124,11 +121,11 @@ def test_a_cancel_waits_for_no_reading(venue: VenueUnderTest) -> None:
     venue.start(resting(venue, 1))
 
     async def check(broker: Broker) -> None:
-        (order,) = (await broker.open_orders()).items
+        (listed,) = (await broker.open_orders()).items
         venue.bring_into(Trouble.NO_ANSWER, Call.POSITIONS)
         readings = [asyncio.ensure_future(broker.positions()) for _ in range(6)]
         await until(lambda: venue.received(Call.POSITIONS) > 0, "the venue was to be asked for its positions")
-        result = await broker.cancel(order.cancel_id)
+        result = await broker.cancel(listed.cancel_id)
         assert result.outcome is CancelOutcome.ACCEPTED
         assert not any(reading.done() for reading in readings), "the cancel waited for readings that have no answer"
         for reading in readings:

@@ -6,14 +6,13 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from datetime import UTC, datetime, timedelta
-from decimal import Decimal
 
 import pytest
 
-from breaker.orders import Side
+from breaker.orders import Order, Side
 from brokers.contract.asking import GIVES_UP_AFTER, ask, error_of, needs
-from brokers.contract.test_closing import close_of, name
-from brokers.contract.venue import Beginning, Call, Held, Keys, Resting, Trouble, VenueUnderTest
+from brokers.contract.test_closing import close_of, holding, name
+from brokers.contract.venue import Beginning, Call, Keys, Trouble, VenueUnderTest, order, position
 from brokers.protocol import (
     Broker,
     BrokerRefused,
@@ -30,34 +29,48 @@ _NOTHING_SAID = (CloseOutcome.UNKNOWN, CancelOutcome.UNKNOWN)
 
 
 def a_book(venue: VenueUnderTest) -> Beginning:
-    symbol = venue.symbols[0]
-    return Beginning(positions=[Held(symbol, 5 * venue.unit)], orders=[Resting(symbol, Side.BUY, venue.unit)])
+    return Beginning(positions=[position(venue, 0, 5)], orders=[order(venue, 0, 1, Side.BUY)])
 
 
 def a_close(broker: Broker, venue: VenueUnderTest) -> CloseOrder:
-    return CloseOrder(venue.symbols[0], Side.SELL, venue.unit, name(broker.capabilities.client_order_ids))
+    able, leg = broker.capabilities, position(venue, 0, 5).side
+    return CloseOrder(
+        venue.symbols[0],
+        Side.SELL,
+        venue.unit,
+        name(able.client_order_ids),
+        position_side=leg,
+        reduce_only=able.reduce_only,
+    )
+
+
+async def known_book(broker: Broker) -> Order:
+    """Its one order. A broker is asked for the book before anything else, as a kill switch does."""
+    await broker.positions()
+    (listed,) = (await broker.open_orders()).items
+    return listed
 
 
 def since() -> datetime:
     return datetime.now(UTC) - timedelta(hours=1)
 
 
-CALLS: Mapping[str, Callable[[Broker, VenueUnderTest], Awaitable[object]]] = {
-    "account": lambda broker, _: broker.account(),
-    "clock": lambda broker, _: broker.clock(),
-    "open_orders": lambda broker, _: broker.open_orders(),
-    "positions": lambda broker, _: broker.positions(),
-    "order": lambda broker, _: broker.order(name(broker.capabilities.client_order_ids)),
-    "cancel": lambda broker, _: broker.cancel("1"),
-    "cancel_all": lambda broker, _: broker.cancel_all(),
-    "cancel_many": lambda broker, _: broker.cancel_many(["1"]),
-    "close": lambda broker, venue: broker.close(a_close(broker, venue)),
-    "close_all": lambda broker, _: broker.close_all(),
-    "fills": lambda broker, _: broker.fills(since()),
-    "transfers": lambda broker, _: broker.transfers(since()),
-    "instruments": lambda broker, venue: broker.instruments(venue.symbols),
-    "not_permitted": lambda broker, _: broker.not_permitted(),
-    "safety_net": lambda broker, _: broker.safety_net(),
+CALLS: Mapping[str, Callable[[Broker, VenueUnderTest, str], Awaitable[object]]] = {
+    "account": lambda broker, *_: broker.account(),
+    "clock": lambda broker, *_: broker.clock(),
+    "open_orders": lambda broker, *_: broker.open_orders(),
+    "positions": lambda broker, *_: broker.positions(),
+    "order": lambda broker, *_: broker.order(name(broker.capabilities.client_order_ids)),
+    "cancel": lambda broker, _, order_id: broker.cancel(order_id),
+    "cancel_all": lambda broker, *_: broker.cancel_all(),
+    "cancel_many": lambda broker, _, order_id: broker.cancel_many([order_id]),
+    "close": lambda broker, venue, _: broker.close(a_close(broker, venue)),
+    "close_all": lambda broker, *_: broker.close_all(),
+    "fills": lambda broker, *_: broker.fills(since()),
+    "transfers": lambda broker, *_: broker.transfers(since()),
+    "instruments": lambda broker, venue, _: broker.instruments(venue.symbols),
+    "not_permitted": lambda broker, *_: broker.not_permitted(),
+    "safety_net": lambda broker, *_: broker.safety_net(),
 }
 """Every call of a broker by its name; what its capabilities don't promise ends at once."""
 NEEDS_NO_ANSWER = ("instruments", "not_permitted", "safety_net")
@@ -68,13 +81,14 @@ NEEDS_NO_ANSWER = ("instruments", "not_permitted", "safety_net")
 def test_every_call_ends_where_the_venue_says_nothing(venue: VenueUnderTest, call: str) -> None:
     needs(venue, Trouble.NO_ANSWER)
     venue.start(a_book(venue))
-    venue.bring_into(Trouble.NO_ANSWER, Call.EVERYTHING)
 
     async def check(broker: Broker) -> None:
+        order_id = (await known_book(broker)).cancel_id
+        venue.bring_into(Trouble.NO_ANSWER, Call.EVERYTHING)
         answers: list[object] = []
 
         async def kept() -> None:
-            answers.append(await CALLS[call](broker, venue))
+            answers.append(await CALLS[call](broker, venue, order_id))
 
         if await error_of(broker, kept(), venue.secret) is None and call not in NEEDS_NO_ANSWER:
             (answer,) = answers
@@ -82,8 +96,8 @@ def test_every_call_ends_where_the_venue_says_nothing(venue: VenueUnderTest, cal
                 f"nothing was answered, and {call} says {answer!r:.200}"
             )
 
-    ask(venue, check, timeout=GIVES_UP_AFTER)
-    assert dict(venue.holds()) == {venue.symbols[0]: 5 * venue.unit}
+    ask(venue, check, timeout=2 * GIVES_UP_AFTER)
+    assert dict(venue.holds()) == holding(position(venue, 0, 5))
 
 
 def test_a_short_outage_is_ridden_out_or_told_and_hides_nothing(venue: VenueUnderTest) -> None:
@@ -127,7 +141,7 @@ def test_a_close_that_the_rate_limit_held_back_was_not_taken(venue: VenueUnderTe
 
     ask(venue, check)
     assert venue.received(Call.CLOSE) <= 1, "a close belongs to a position as it was just read: it is not repeated"
-    assert dict(venue.holds()) == {venue.symbols[0]: 5 * venue.unit}
+    assert dict(venue.holds()) == holding(position(venue, 0, 5))
 
 
 def test_a_reading_that_the_rate_limit_held_back_is_no_empty_list(venue: VenueUnderTest) -> None:
@@ -168,7 +182,7 @@ def test_a_close_with_wrong_keys_closes_nothing_and_says_so(venue: VenueUnderTes
         assert isinstance(error, BrokerRefused) or (results and results[0].outcome is CloseOutcome.REFUSED)
 
     ask(venue, check, keys=Keys.WRONG)
-    assert venue.holds()[venue.symbols[0]] == 5 * venue.unit
+    assert dict(venue.holds()) == holding(position(venue, 0, 5))
 
 
 def test_what_good_keys_may_not_do_is_nothing_and_no_order_is_placed_to_learn_it(venue: VenueUnderTest) -> None:
@@ -179,7 +193,7 @@ def test_what_good_keys_may_not_do_is_nothing_and_no_order_is_placed_to_learn_it
 
     ask(venue, check)
     assert venue.received(Call.CLOSE) == 0
-    assert (venue.open_orders(), dict(venue.holds())) == (1, {venue.symbols[0]: 5 * venue.unit})
+    assert (venue.open_orders(), dict(venue.holds())) == (1, holding(position(venue, 0, 5)))
 
 
 def test_a_timer_is_armed_told_and_taken_away(venue: VenueUnderTest) -> None:
@@ -190,6 +204,7 @@ def test_a_timer_is_armed_told_and_taken_away(venue: VenueUnderTest) -> None:
             net = await broker.safety_net()
             assert net.armed_until is None and net.detail, "a venue without a timer says so"
             return
+        await known_book(broker)
         net = await broker.arm_safety_net(timedelta(minutes=2))
         assert net.armed_until is not None and net.armed_until.utcoffset() is not None
         await broker.disarm_safety_net()
@@ -204,5 +219,5 @@ def test_it_can_be_closed_twice(venue: VenueUnderTest) -> None:
         await broker.positions()
         await broker.aclose()
 
-    venue.start(Beginning(positions=[Held(venue.symbols[0], Decimal(5) * venue.unit)]))
+    venue.start(Beginning(positions=[position(venue, 0, 5)]))
     ask(venue, check)

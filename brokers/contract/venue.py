@@ -8,7 +8,7 @@ from decimal import Decimal
 from enum import StrEnum
 from typing import Protocol
 
-from breaker.orders import PositionSide, Side
+from breaker.orders import PositionKey, PositionSide, Side
 from brokers.protocol import Broker
 
 
@@ -54,6 +54,11 @@ class Held:
     quantity: Decimal
     side: PositionSide | None = None
 
+    @property
+    def key(self) -> PositionKey:
+        """What the position is known by."""
+        return PositionKey(self.symbol, self.side)
+
 
 @dataclass(frozen=True, slots=True)
 class Resting:
@@ -81,6 +86,20 @@ class Beginning:
     """Market orders fill at once; else they stay open."""
 
 
+def position(venue: VenueUnderTest, number: int, units: int) -> Held:
+    """So many units of the venue's symbol of that number; less than none are short."""
+    side = PositionSide.LONG if units > 0 else PositionSide.SHORT
+    return Held(venue.symbols[number], units * venue.unit, side if venue.hedge_mode else None)
+
+
+def order(
+    venue: VenueUnderTest, number: int, units: int, side: Side, *, unreadable: bool = False, resisting: bool = False
+) -> Resting:
+    """One for so many units, of the long position where there are two."""
+    leg = PositionSide.LONG if venue.hedge_mode else None
+    return Resting(venue.symbols[number], side, units * venue.unit, leg, unreadable, resisting)
+
+
 class VenueUnderTest(Protocol):
     """One venue with one account, and the adapter that is to be checked against it."""
 
@@ -90,13 +109,18 @@ class VenueUnderTest(Protocol):
     """A quantity of each of them that an order may have; so may each multiple up to 100."""
     hedge_mode: bool
     """Whether the account can hold a long and a short position in one symbol."""
+    shorts: bool
+    """Whether a position can be short."""
     troubles: Collection[Trouble]
     """Those that it can be brought into."""
     secret: str
     """The secret half of the keys: no message may contain it."""
 
     def start(self, beginning: Beginning) -> None:
-        """Start over with this book, without any trouble, and with nothing counted."""
+        """Start over with this book, without any trouble, and with nothing counted.
+
+        A venue that can't make an order resist leaves that one out.
+        """
         ...
 
     def bring_into(self, trouble: Trouble, call: Call, *, times: int | None = None, skip: int = 0) -> None:

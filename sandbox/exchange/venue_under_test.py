@@ -6,7 +6,7 @@ It has what `brokers.contract.venue.VenueUnderTest` asks for, told by its words:
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal
 from fnmatch import fnmatchcase
 from typing import Any
@@ -35,14 +35,27 @@ _TROUBLES: Mapping[str, Mapping[str, object]] = {
 class SpokenProtocol:
     """One of the venues' protocols that the sandbox exchange speaks."""
 
+    name: str
+    """As scenarios call it."""
     calls: Mapping[str, Sequence[str]]
     """By what is asked (the words of `brokers.contract.venue.Call`), patterns of the routes that do it."""
-    symbols: Sequence[str]
+    symbols: Mapping[str, str]
+    """By the spelling of the adapter, that of scenarios; the exchange's reports have it without a slash."""
     unit: Decimal = Decimal(1)
     hedge_mode: bool = False
+    shorts: bool = True
+    resists: bool = False
+    """Whether it has orders that refuse their cancel."""
+
+    def in_adapter(self, key: str) -> str:
+        """A position of the exchange's report by the adapter's key."""
+        symbol, _, side = key.partition(" ")
+        spelled = {theirs.replace("/", ""): ours for ours, theirs in self.symbols.items()}[symbol]
+        return f"{spelled} {side}" if side else spelled
 
 
 ALPACA = SpokenProtocol(
+    "alpaca",
     calls={
         "list orders": ("GET /v2/orders",),
         "list positions": ("GET /v2/positions",),
@@ -54,7 +67,40 @@ ALPACA = SpokenProtocol(
         "look an order up": ("GET /v2/orders:by_client_order_id",),
         "everything": ("*",),
     },
-    symbols=("AAPL", "MSFT", "NVDA"),
+    symbols={"AAPL": "AAPL", "MSFT": "MSFT", "NVDA": "NVDA"},
+    resists=True,
+)
+BINANCE_FUTURES = SpokenProtocol(
+    "binance-futures",
+    calls={
+        "list orders": ("GET /fapi/v1/openOrders", "GET /fapi/v1/openAlgoOrders"),
+        "list positions": ("GET /fapi/v?/positionRisk",),
+        "tell of the account": ("GET /fapi/v?/account",),
+        "tell the time": ("GET /fapi/v1/time",),
+        "cancel one order": ("DELETE /fapi/v1/order", "DELETE /fapi/v1/algoOrder"),
+        "cancel all orders": ("DELETE /fapi/v1/allOpenOrders", "DELETE /fapi/v1/algoOpenOrders"),
+        "send an order": ("POST /fapi/v1/order",),
+        "look an order up": ("GET /fapi/v1/order", "GET /fapi/v1/algoOrder"),
+        "everything": ("*",),
+    },
+    symbols={f"{coin}/USDT:USDT": f"{coin}USDT" for coin in ("BTC", "ETH", "SOL")},
+)
+BINANCE_HEDGE = replace(BINANCE_FUTURES, hedge_mode=True)
+BINANCE_SPOT = SpokenProtocol(
+    "binance-spot",
+    calls={
+        "list orders": ("GET /api/v3/openOrders",),
+        "list positions": ("GET /api/v3/account",),
+        "tell of the account": ("GET /api/v3/account",),
+        "tell the time": ("GET /api/v3/time",),
+        "cancel one order": ("DELETE /api/v3/order",),
+        "cancel all orders": ("DELETE /api/v3/openOrders",),
+        "send an order": ("POST /api/v3/order",),
+        "look an order up": ("GET /api/v3/order",),
+        "everything": ("*",),
+    },
+    symbols={f"{coin}/USDT": f"{coin}/USDT" for coin in ("BTC", "ETH", "SOL")},
+    shorts=False,
 )
 
 
@@ -65,34 +111,38 @@ class SandboxVenue:
         self._open_broker = open_broker
         self._protocol = protocol
         self._exchange = PaperExchangeThread().start()
-        self.symbols = protocol.symbols
+        self.symbols: Sequence[str] = tuple(protocol.symbols)
         self.unit = protocol.unit
+        self.shorts = protocol.shorts
         self.hedge_mode = protocol.hedge_mode
         self.troubles = tuple(_TROUBLES)
         self.secret = SECRET
 
     def start(self, beginning: Any) -> None:
         """`beginning` is a `brokers.contract.venue.Beginning`."""
-        unreadable = beginning.unreadable_position
+        unreadable, spelled = beginning.unreadable_position, self._protocol.symbols
         book = {
-            "account": {"key": KEY, "secret": SECRET},
+            "protocol": self._protocol.name,
+            "account": {"key": KEY, "secret": SECRET, "hedge_mode": self.hedge_mode},
             "rate_limit": 100_000,
-            "prices": dict.fromkeys(self.symbols, PRICE),
+            "prices": dict.fromkeys(spelled.values(), PRICE),
             "fills": {"delay": 0.0 if beginning.fills else NEVER},
             "positions": [
-                {"symbol": held.symbol, "qty": held.quantity, "unreadable": held.symbol == unreadable}
+                {"symbol": spelled[held.symbol], "qty": held.quantity, "unreadable": held.symbol == unreadable}
                 for held in beginning.positions
             ],
             "orders": [
                 {
-                    "symbol": order.symbol,
+                    "symbol": spelled[order.symbol],
                     "side": order.side.value,
                     "qty": order.quantity,
                     "limit_price": FAR[order.side.value],
                     "unreadable": order.unreadable,
                     "status": "pending_replace" if order.resisting else "new",
+                    **({"position_side": order.position_side.value} if order.position_side else {}),
                 }
                 for order in beginning.orders
+                if self._protocol.resists or not order.resisting
             ],
         }
         self._exchange.restart(Scenario.model_validate(book))
@@ -108,7 +158,8 @@ class SandboxVenue:
 
     def holds(self) -> Mapping[str, Decimal]:
         """What the exchange holds, signed, by position."""
-        return {key: Decimal(quantity) for key, quantity in self._exchange.report()["positions"].items()}
+        positions: Mapping[str, str] = self._exchange.report()["positions"]
+        return {self._protocol.in_adapter(key): Decimal(quantity) for key, quantity in positions.items()}
 
     def open_orders(self) -> int:
         """How many orders are open there."""

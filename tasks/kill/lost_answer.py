@@ -1,7 +1,7 @@
 """Settle what became of closes at a venue that would take the same one twice, before another one is sent.
 
 Most venues refuse a second order with the client order id of the first, so that a close whose answer was lost is simply
-sent again by its name. Some take it again, and some know no such ids. There a close whose answer was lost is looked for:
+sent again by its name. Some take it again, and some know no such ids. There a close without an answer is looked for:
 among the open orders, which every round reads; by its id, where the venue lets orders be looked up; among the fills.
 What is not found is waited for; only then is it sent again. Of several runs one claims each close, where a second one
 could turn the position over: reduce-only closes can't.
