@@ -27,6 +27,7 @@ LOCAL_ONLY = (
     "equity",
     "rules",
     "deadman",
+    "safety",
     "user",
     "token",
     "config",
@@ -66,6 +67,7 @@ def command_line(first: str = "") -> typer.Typer:
             incident_commands,
             recover_commands,
             rule_commands,
+            safety,
             service_commands,
             user_commands,
         )
@@ -81,6 +83,7 @@ def command_line(first: str = "") -> typer.Typer:
             drill_command,
             equity_commands,
             rule_commands,
+            safety,
             service_commands,
             user_commands,
             acl_command,

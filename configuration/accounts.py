@@ -37,6 +37,10 @@ class AccountSettings(BaseModel):
     """The exchange calendar by which its trading day begins: `24/7`, or such as `XNYS`."""
     data_url: str | None = Field(default=None, pattern=r"^https?://[^\s]+$")
     """Where the venue's market data are; where its adapter knows them to be unless given."""
+    safety_net: Annotated[float | None, Field(gt=0, le=86_400), Unit("seconds")] = None
+    """After how long without a renewal the venue's own timer cancels this account's orders; off unless given."""
+    safety_net_cancels_stops: bool = False
+    """Whether that may take protective stops too, where the venue can't leave them (`breaker safety show`)."""
     exchange: str | None = Field(default=None, pattern=r"^[a-z0-9]+$")
     """Adapter `ccxt`: its name of the exchange, such as `binanceusdm`, `bybit`, `okx`, `krakenfutures`."""
     market: Literal["spot", "margin", "swap", "future"] = "swap"

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import inspect
 import json
+import math
 import re
 import types
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -25,6 +26,7 @@ from pydantic.fields import FieldInfo
 
 from breaker.rule_table import RULE_TABLE
 from breaker.trip_reasons import TripReason
+from brokers.safety_nets import NONE, timers
 from cli.app import command_line
 from cli.exit_codes import Exit
 from configuration.rules import RuleSettings
@@ -363,6 +365,27 @@ def rules() -> str:
     return "\n".join([f"{head}\n| --- | --- | --- | --- | --- | --- | --- | --- |", *rows])
 
 
+def safety_nets() -> str:
+    """Every venue's own timer, as the table has it."""
+    rows = []
+    for timer in timers():
+        if not timer.exists:
+            rows.append(f"| {timer.venue} | none | | | {NONE} | |")
+            continue
+        longest = f" to {timer.longest:g} s" if math.isfinite(timer.longest) else " s and more"
+        cells = (
+            timer.venue,
+            f"[{timer.name}]({timer.source})",
+            f"{timer.shortest:g}{longest}; {timer.advice}",
+            "requests" if timer.by_request else "the engine's connection",
+            timer.covers + ("; off once it has fired" if timer.off_after_firing else ""),
+            "; ".join(filter(None, (timer.needs, "`safety_net_cancels_stops`" if timer.cancels_stops else ""))),
+        )
+        rows.append(f"| {' | '.join(cells)} |")
+    head = "| venue | timer | its time | renewed by | what it cancels | what it needs |"
+    return "\n".join([f"{head}\n| --- | --- | --- | --- | --- | --- |", *rows])
+
+
 def dashboard() -> str:
     """What the dashboard's panel of the rules says of each."""
     return "  \n".join(f"{row.rule}: {row.measured} ({row.unit})" for row in RULE_TABLE.values())
@@ -378,6 +401,7 @@ PARTS: Mapping[str, tuple[str, Callable[[], str]]] = {
     "alerts": ("metrics.md", alerts),
     "reasons": ("audit-actions.md", reasons),
     "rules": ("rules.md", rules),
+    "safety-nets": ("safety-nets.md", safety_nets),
 }
 """The generated parts by name: the page that each is on, and what writes it."""
 

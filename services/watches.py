@@ -1,4 +1,5 @@
-"""Watch over the breakers beside the deployments: announce trips, watch resets, tell people, monitor the accounts.
+"""Watch over the breakers beside the deployments: announce trips, watch resets, tell people, monitor the accounts, and
+keep the venues' own timers armed.
 
 `services.serve` does so for what it serves. Where workers of a Prefect work pool run the deployments instead,
 `breaker services` does: on as many hosts as one likes, as each trip is announced, each reset watched and each
@@ -18,6 +19,7 @@ from configuration.running import RunningConfiguration
 from configuration.settings import ConfigurationError, Settings
 from services.account_monitor import MonitorThread
 from services.notification_watch import NotificationWatch
+from services.safety_nets import SafetyNetThread, any_configured
 from services.trip_watch import TripWatch
 from services.unwatched_resets import ResetWatch
 from tasks import orchestrator
@@ -29,13 +31,15 @@ log = structlog.get_logger(__name__)
 @contextmanager
 def watching(settings: Settings) -> Iterator[None]:
     """Watch while the block goes on. Outages of Redis, database and orchestrator are outlived, and said."""
-    watches: list[TripWatch | ResetWatch | NotificationWatch | MonitorThread] = [
+    watches: list[TripWatch | ResetWatch | NotificationWatch | MonitorThread | SafetyNetThread] = [
         TripWatch(settings),
         ResetWatch(settings),
         NotificationWatch(settings),
     ]
     if settings.monitor.enabled and (settings.accounts or settings.feeds):
         watches.append(MonitorThread(settings))
+    if any_configured(settings.accounts.values()):
+        watches.append(SafetyNetThread(settings))
     for watch in watches:
         watch.start()
     try:

@@ -15,6 +15,7 @@ from tasks.checks.probe import Probe
 from tasks.checks.system import measure_health
 from tasks.kill.report import seconds
 from tasks.running_services import measure_services
+from tasks.safety_nets.check import measure_safety_nets
 
 
 async def measure_system(
@@ -34,13 +35,16 @@ async def measure_system(
         measure_http("exporter", exporter, "start it with `breaker metrics`"),
         *([measure_http("prefect", f"{api}/health", "flows wait; the kill switch runs without it")] if api else []),
     )
-    configured, services = await asyncio.gather(measure_health(settings), measure_services(settings))
+    configured, services, nets = await asyncio.gather(
+        measure_health(settings), measure_services(settings), measure_safety_nets(settings)
+    )
     return [
         *services,
         *found,
         *([] if api else [_no_prefect()]),
         measure_gates(gates),
         *_venues(settings, exposure),
+        *nets,
         *configured,
     ]
 

@@ -73,6 +73,7 @@ class Exporter:
         self._chain = ChainReading()
         self._checks: Counter[str] = Counter(verified=0, failed=0)
         self._rendering = Rendering()
+        self._safety_nets = tuple(name for name, each in settings.accounts.items() if each.safety_net is not None)
         self._one_at_a_time = threading.Lock()
         self._stopping = threading.Event()
         self._from_redis = Source("redis", self._read_redis)
@@ -117,7 +118,7 @@ class Exporter:
 
     def _read_redis(self) -> RedisReading:
         timeout = min(self._settings.redis_timeout, self.deadline)
-        return read_redis(self._redis, self._scopes, copy=self._copy, timeout=timeout)
+        return read_redis(self._redis, self._scopes, copy=self._copy, safety_nets=self._safety_nets, timeout=timeout)
 
     def _read_ledger(self) -> LedgerReading:
         spooled: tuple[int | None, float | None] = None, None

@@ -22,11 +22,15 @@ from breaker.gate.report import ReportedGates
 from services.exporter.redis_reading import ScopeReading
 from services.exporter.scrape import ChainReading, LedgerReading, Scrape
 from tasks.running_services import RunningService
+from tasks.safety_nets.decision import Standing
+from tasks.safety_nets.records import NetRecord
 
 VERIFIED = 0.0
 FAILED = 999_999.0
 _STATES = tuple((word, word.value) for word in State)
 _STAGES = ("halted", "no_orders", "flat")
+_NOT_KEPT = "not_kept"
+"""Of a safety net whose keeper has said nothing for a while."""
 _DRILL_STAGES = ("halted", "first_cancel", "no_orders", "flat", "recovery")
 
 
@@ -80,6 +84,8 @@ def families(taken: Scrape) -> Iterator[Metric]:
         yield _service_family(taken.redis.services)
     if taken.redis.gates is not None:
         yield from _gate_families(taken.redis.gates)
+    if taken.redis.safety_nets is not None and taken.redis.read_at is not None:
+        yield from _safety_net_families(taken.redis.safety_nets, taken.redis.read_at)
     if taken.pending_exits is not None:
         yield _labelled(
             GaugeMetricFamily("cb_pending_exits", "What a kill switch left to be closed later.", labels=["account"]),
@@ -185,6 +191,37 @@ def _gate_families(reported: ReportedGates) -> Iterator[Metric]:
     yield _labelled(
         CounterMetricFamily("cb_gate_checks", "What checks of all gates came to.", labels=["decision"]), reported.checks
     )
+
+
+def _safety_net_families(nets: Mapping[str, NetRecord | None], now: float) -> Iterator[Metric]:
+    stands = GaugeMetricFamily(
+        "cb_safety_net",
+        "1 for where the venue's own timer stands: armed, late, left to fire, fired, off, or kept by nobody.",
+        labels=["account", "standing"],
+    )
+    left = GaugeMetricFamily(
+        "cb_safety_net_left_seconds", "Until the venue cancels unless it is renewed, at least.", labels=["account"]
+    )
+    renewed = GaugeMetricFamily(
+        "cb_safety_net_renewed_at_seconds", "Unix time of the last renewal that the venue took.", labels=["account"]
+    )
+    verified = GaugeMetricFamily(
+        "cb_safety_net_verified", "1: the venue's own answer said that the timer runs.", labels=["account"]
+    )
+    firings = CounterMetricFamily("cb_safety_net_firings", "How often the venue's timer has fired.", labels=["account"])
+    for account, net in nets.items():
+        standing = net.standing.value if net is not None and net.is_kept(now) else _NOT_KEPT
+        for word in (*Standing, _NOT_KEPT):
+            stands.add_metric([account, word], float(standing == word))
+        if net is None:
+            continue
+        if net.armed_until is not None:
+            left.add_metric([account], max(net.armed_until - now, 0.0))
+        if net.renewed_at is not None:
+            renewed.add_metric([account], net.renewed_at)
+        verified.add_metric([account], float(net.verified))
+        firings.add_metric([account], float(net.firings))
+    yield from (stands, left, renewed, verified, firings)
 
 
 def _ledger_families(reading: LedgerReading, chain: ChainReading) -> Iterator[Metric]:

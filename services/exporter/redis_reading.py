@@ -24,6 +24,8 @@ from tasks.checks.equity import fallen, texts
 from tasks.checks.rules import judged_of
 from tasks.recovery.state import RecoveryState
 from tasks.running_services import RunningService, read_services
+from tasks.safety_nets.records import KEY as NETS
+from tasks.safety_nets.records import NetRecord, pairs, read_records
 from tasks.verification.last_result import KEY as VERIFICATION
 from tasks.verification.last_result import LastVerification
 
@@ -81,6 +83,10 @@ class RedisReading:
     """The resident processes that report; None when that can't be read."""
     copied_records: int | None = None
     """Records that wait in the spool of any host, by their copy in Redis; None when that can't be read."""
+    safety_nets: Mapping[str, NetRecord | None] | None = None
+    """The venues' timers that are wanted, by account, each as whoever keeps it says; None when that can't be read."""
+    read_at: float | None = None
+    """Unix time by Redis's clock."""
 
     @property
     def outbox_oldest(self) -> float | None:
@@ -94,11 +100,18 @@ class RedisReading:
         return bool(self.scopes) and all(scope.verified for scope in self.scopes)
 
 
-def read_redis(redis: Redis, scopes: Iterable[str] = (GLOBAL,), *, copy: str = "", timeout: float) -> RedisReading:
+def read_redis(
+    redis: Redis,
+    scopes: Iterable[str] = (GLOBAL,),
+    *,
+    copy: str = "",
+    safety_nets: Sequence[str] = (),
+    timeout: float,
+) -> RedisReading:
     """Every breaker of `scopes`, in two exchanges however many there are: their states, then what lies beside them.
 
-    `copy` is the key of the copy of hosts' spools. Ends within about `timeout` seconds if Redis doesn't answer: then
-    nothing else is asked of it.
+    `copy` is the key of the copy of hosts' spools, `safety_nets` are the accounts whose venue's timer is wanted. Ends
+    within about `timeout` seconds if Redis doesn't answer: then nothing else is asked of it.
     """
     begun = time.monotonic()
     with closing(StatusReader(redis, timeout=timeout, remember=False)) as reader:
@@ -112,8 +125,8 @@ def read_redis(redis: Redis, scopes: Iterable[str] = (GLOBAL,), *, copy: str = "
     with closing(DeadlineClient(redis, timeout)) as client:
         found = _beside(client, statuses, now)
         gates, age = _reported_gates(client), _verification_age(client, now)
-        copied = _entries(client, copy)
-    return RedisReading(found, latency, None, gates, age, _services(redis), copied)
+        copied, nets = _entries(client, copy), _safety_nets(client, safety_nets)
+    return RedisReading(found, latency, None, gates, age, _services(redis), copied, nets, now.timestamp())
 
 
 def _services(redis: Redis) -> tuple[RunningService, ...] | None:
@@ -128,6 +141,17 @@ def _reported_gates(client: DeadlineClient) -> ReportedGates | None:
         return read_reports(client.execute(reports_request()))
     except BreakerError:
         return None
+
+
+def _safety_nets(client: DeadlineClient, accounts: Sequence[str]) -> dict[str, NetRecord | None] | None:
+    if not accounts:
+        return {}
+    try:
+        (reply,) = client.execute(Request("read where the safety nets stand", (("HGETALL", NETS),)))
+    except BreakerError:
+        return None
+    kept = read_records(pairs(reply))
+    return {account: kept.get(account) for account in accounts}
 
 
 def _entries(client: DeadlineClient, stream: str) -> int | None:

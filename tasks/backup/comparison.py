@@ -30,6 +30,7 @@ _LEFT_OUT = {
     "kill_requests": "requests to kill, not made",
     "pending_exits": "pending exits, not resumed: look at the venue, and kill again what still stands",
     "spool": "copies of records that waited for the ledger, not delivered: the archive has them",
+    "safety_net_instructions": "what people wanted of the venues' timers, forgotten: what is configured is armed",
     "venue_locks": "locks at the venue, not lifted by a reset: look at the venue, and lift them there",
 }
 _NOT_WORTH_NAMING = {
@@ -44,6 +45,9 @@ _NOT_WORTH_NAMING = {
     "closes",
     "compared_run",
     "monitor_lease",
+    "safety_nets",
+    "safety_net_lease",
+    "safety_net_candidates",
 }
 """Restored in another form, or named by one of the others."""
 

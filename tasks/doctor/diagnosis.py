@@ -35,6 +35,7 @@ from tasks.doctor.venues import measure_venue, measure_venue_lock, no_account
 from tasks.kill.venue_lock_store import read_venue_locks
 from tasks.monitor.check import measure_calendars, measure_monitor
 from tasks.running_services import measure_services, measure_watches
+from tasks.safety_nets.check import measure_safety_nets
 
 RESTS_ON = {
     "redis/settings": "redis",
@@ -75,8 +76,9 @@ async def diagnose(settings: Settings) -> list[Measurement]:
         measure_standby(settings),
     )
     venues = [measure_venue_lock(settings), *others] if settings.accounts else [no_account(), *others]
-    services, monitor, calendars, health = await asyncio.gather(
+    services, nets, monitor, calendars, health = await asyncio.gather(
         measure_services(settings),
+        measure_safety_nets(settings),
         measure_monitor(settings, services_expected=orchestrator.is_configured()),
         measure_calendars(settings),
         measure_health(settings),
@@ -90,6 +92,7 @@ async def diagnose(settings: Settings) -> list[Measurement]:
         *states,
         chain,
         *venues,
+        *nets,
         *monitor,
         *calendars,
         notifications(settings),

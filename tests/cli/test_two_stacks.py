@@ -64,12 +64,15 @@ READING = {
     "equity show",
     "rules show",
     "rules replay",
+    "safety show",
     "incidents",
     "incidents show",
     "config",
 }
 OTHERWISE = {
     "audit quarantine": "refused while nothing is lost; tests/cli/test_audit_quarantine.py",
+    "safety arm": "refused where no venue has a timer; tests/cli/test_safety.py",
+    "safety disarm": "as `safety arm`",
     "drill": "on an account of its own; tests/flows/test_drill.py",
     "standby": "resident; goes by the configuration that it was started with, as each of these",
     "services": "resident",

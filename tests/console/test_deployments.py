@@ -18,6 +18,8 @@ from services.exporter.families import families
 from services.exporter.ledger_counts import Counts
 from services.exporter.redis_reading import Measurements, RedisReading, ScopeReading
 from services.exporter.scrape import ChainReading, LedgerReading, Scrape
+from tasks.safety_nets.decision import Standing
+from tasks.safety_nets.records import NetRecord
 
 DEPLOYMENTS = Path(__file__).parents[2] / "deployments"
 DASHBOARD = DEPLOYMENTS / "grafana" / "track7_slo.json"
@@ -30,7 +32,9 @@ def exported() -> set[str]:
     scope = ScopeReading("global", unknown_status("x"), 0, 0.0, Measurements(), 0.0)
     report = GateReport("a", "host", 1, "thread", ("global",), "OPEN", 0.1, 1, {})
     gates = ReportedGates((ReportedGate(report, 1.0),), {"admitted": 1})
-    redis_reading = RedisReading((scope,), 0.001, gates=gates, verification_age=1.0, services=(), copied_records=0)
+    net = NetRecord(account="ALPHA", standing=Standing.ARMED, timeout=60, as_of=1.0, seconds_left=50, renewed_at=1.0)
+    beside: dict[str, Any] = {"services": (), "copied_records": 0, "safety_nets": {"ALPHA": net}, "read_at": 1.0}
+    redis_reading = RedisReading((scope,), 0.001, gates=gates, verification_age=1.0, **beside)
     ledger = LedgerReading(Counts(last_kill=kill), None, 0, 0.0)
     taken = Scrape(redis_reading, ledger, ChainReading(True, 1.0, 1), {"verified": 1}, 0.1)
     return {family.name + ("_total" if family.type == "counter" else "") for family in families(taken)}

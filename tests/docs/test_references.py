@@ -13,6 +13,7 @@ from breaker.rule_table import RULE_TABLE
 from console.auth.permissions import PERMISSIONS, Permission, Role
 from docs.references import DASHBOARD, PAGES, PARTS, numbers_without_unit, with_dashboard, with_part
 from ledger.models import STATE_ACTIONS
+from tasks.safety_nets.on_record import ACTIONS
 from tests.docs.pages import sources, table_words
 
 AUDIT_CALLS = {
@@ -68,7 +69,7 @@ def test_the_dashboard_says_of_each_rule_what_the_table_says() -> None:
 def test_every_action_on_record_is_listed() -> None:
     page = PAGES / "audit-actions.md"
     listed = table_words(page, r"[A-Z_]+") - set(re.findall(r"`([A-Z_]+)`", PARTS["reasons"][1]()))
-    assert listed | {"KILL_SWITCH"} == {*_actions(), *STATE_ACTIONS, "KILL_SWITCH"} - NEVER_KEPT
+    assert listed | {"KILL_SWITCH"} == {*_actions(), *STATE_ACTIONS, *ACTIONS.values(), "KILL_SWITCH"} - NEVER_KEPT
 
 
 def test_every_key_in_redis_is_listed() -> None:

@@ -31,6 +31,9 @@ from services.exporter.server import MetricsServer
 from tasks.drill.result import DrillResult
 from tasks.kill.pending_exit_store import open_pending_exits
 from tasks.kill.pending_exits import AccountExits, PendingExit
+from tasks.safety_nets.decision import Standing
+from tasks.safety_nets.records import KEY as NETS
+from tasks.safety_nets.records import NetRecord
 from tasks.verification.last_result import KEY, LastVerification, write_last
 from tests.console.conftest import MakeSettings
 from tests.console.harness import lose_a_gate
@@ -351,6 +354,46 @@ def test_what_a_kill_switch_left_is_counted_by_account_also_with_redis_away(
         values = parse(exporter.scrape().decode())
         exporter.close()
         assert (values["cb_pending_exits", "ALPHA"], values["cb_pending_exits", "BETA"]) == (1, 0)
+
+
+def test_a_venues_own_timer_shows_where_it_stands_and_who_keeps_none(
+    redis_server: EmbeddedRedis, redis_client: redis.Redis, make_settings: MakeSettings
+) -> None:
+    account = {"base_url": "http://127.0.0.1:1", "key_id": "k", "secret_key": "s"}
+    wanted = account | {"safety_net": 60}
+    seconds, micros = redis_client.time()
+    now = seconds + micros / 1_000_000
+
+    def keep(account: str, standing: Standing, as_of: float) -> None:
+        record = NetRecord(
+            account=account, standing=standing, timeout=60, as_of=as_of, seconds_left=50, verified=True, firings=2
+        )
+        redis_client.hset(NETS, account, record.as_json())
+
+    keep("ALPHA", Standing.ARMED, now)
+    keep("BETA", Standing.ARMED, now - 3_600)
+    keep("DELTA", Standing.FIRED, now)
+    redis_client.hset(NETS, "GAMMA", "what another version has written")
+    accounts = {"ALPHA": wanted, "BETA": wanted, "GAMMA": wanted, "DELTA": account}
+    exporter = Exporter(make_settings(redis_server.url, accounts=accounts))
+    values = parse(exporter.scrape().decode())
+    exporter.close()
+    standing = {
+        (name, word): values["cb_safety_net", name, word]
+        for name in ("ALPHA", "BETA", "GAMMA")
+        for word in ("armed", "not_kept")
+    }
+    assert standing == {
+        ("ALPHA", "armed"): 1,
+        ("ALPHA", "not_kept"): 0,
+        ("BETA", "armed"): 0,
+        ("BETA", "not_kept"): 1,
+        ("GAMMA", "armed"): 0,
+        ("GAMMA", "not_kept"): 1,
+    }
+    assert 0 < values["cb_safety_net_left_seconds", "ALPHA"] <= 50 and not values["cb_safety_net_left_seconds", "BETA"]
+    assert values["cb_safety_net_firings_total", "ALPHA"] == 2 and values["cb_safety_net_verified", "ALPHA"] == 1
+    assert ("cb_safety_net", "DELTA", "fired") not in values, "nobody asks for it any more"
 
 
 def test_the_last_drill_shows_its_result_its_age_and_its_figures(settings: Settings, scrape: Scrape) -> None:
