@@ -16,6 +16,7 @@ from breaker.keys import of_scope
 from breaker.limits import Limits
 from breaker.rule_requests import Outcome, Verdict, checked_text
 from breaker.uuid7 import uuid7
+from brokers.coverage import named_in
 from cli.acting_on import say_what_is_acted_on, scope_of
 from cli.exit_codes import EPILOG, Exit
 from cli.messages import say
@@ -56,11 +57,11 @@ def show(scope: ScopeOption = "global", as_json: JsonOption = False) -> None:
         typer.echo(f"No equity of {scope} is recorded; the account monitor does so, or an engine's record_equity.")
         return
     since = f"{held.day_start:f}, down {held.daily_loss:.2%}" if held.day_start is not None else "none yet"
-    unfunded = "none yet: the account is not funded" if held.is_unfunded else "none yet"
-    mark = unfunded if held.high_water is None else f"{held.high_water:f}"
+    mark = "none yet" if held.high_water is None else f"{held.high_water:f}"
+    fallen = "the account is not funded" if held.is_unfunded else f"down {held.drawdown:.2%}"
     typer.echo(
         f"equity {held.equity:f}{held.currency and ' ' + held.currency}, measured {duration(held.age)} ago\n"
-        f"high-water mark {mark}, down {held.drawdown:.2%} (limit {_limit(limits.drawdown)})\n"
+        f"high-water mark {mark}, {fallen} (limit {_limit(limits.drawdown)})\n"
         f"the day's first {since} (limit {_limit(limits.daily_loss)})"
     )
     if foreseen := trips_again(held, limits):
@@ -83,7 +84,7 @@ def rebase(
     """
     why, value = checked_reason(reason), None if to is None else _amount(to)
     settings = load_settings()
-    scope = scope_of(settings, scope)
+    scope = named_in(settings, scope).scope
     say_what_is_acted_on(settings)
     person = acting_person(settings, operator)
     rebased = asyncio.run(_rebase(settings, scope, person, why, value))
@@ -119,7 +120,7 @@ def transfer(
     when = datetime.now(UTC) if at is None else checked_moment(at, "--at")
     named = named_by_hand(uuid7()) if transfer_id is None else checked_text(transfer_id)
     settings = load_settings()
-    scope = scope_of(settings, scope)
+    scope = named_in(settings, scope).scope
     say_what_is_acted_on(settings)
     person = acting_person(settings, operator)
     moved = _Moved(value, when, named)

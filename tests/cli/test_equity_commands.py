@@ -70,6 +70,25 @@ def test_it_is_shown_begun_anew_and_shown_again(configured: redis.Redis, rules: 
     assert (after["equity"], after["high_water"], after["trips_again"]) == ("800000", "800000", None)
 
 
+def test_an_account_without_money_and_one_in_another_currency_are_shown_as_that(
+    configured: redis.Redis, breaker_cli: RunCli
+) -> None:
+    rules = Rules(configured)
+    rules.record_equity(0)
+    assert "high-water mark none yet, the account is not funded (limit 5.0%)" in breaker_cli("equity", "show").stdout
+    rules.record_equity(100, currency="USD")
+    rules.record_equity(86, currency="EUR")
+    shown = breaker_cli("equity", "show")
+    assert "equity 100 USD" in shown.stdout and "equity is 86 EUR by now and the high-water mark in USD" in shown.stderr
+    assert json.loads(breaker_cli("equity", "show", "--json").stdout)["uncompared"] == "86 EUR"
+    begun = breaker_cli("equity", "rebase", "--reason", WHY)
+    assert "begins anew at 86 EUR (before it was 100 USD, drawdown 0.00%)" in begun.stdout
+    (row,) = rows(breaker_cli, "--action", "EQUITY_REBASED")
+    details = row["details"]
+    assert isinstance(details, dict) and (details["currency_before"], details["currency_after"]) == ("USD", "EUR")
+    rules.close()
+
+
 def test_money_that_was_moved_is_told_once_and_moves_the_marks(
     configured: redis.Redis, rules: Rules, breaker_cli: RunCli
 ) -> None:
@@ -94,6 +113,7 @@ def test_a_scope_that_nothing_names_is_refused_in_one_line_and_nothing_changes(
     with_accounts("ALPHA", "BETA")
     refused = breaker_cli("equity", *command, "--reason", WHY, "--scope", "account:UNKNOWN")
     assert refused.returncode == 2 and refused.stdout == ""
+    assert "is meant?" not in refused.stderr, "one line says it"
     assert refused.stderr.splitlines()[-1].endswith(
         "No equity of account:UNKNOWN is recorded, and no account of the name UNKNOWN is configured (there are: ALPHA, "
         "BETA); nothing changed."
