@@ -87,7 +87,8 @@ async def test_a_run_that_asks_and_whose_form_the_server_never_got_is_started_ag
     async def asking() -> None: ...
 
     asks: State[None] = Suspended(pause_key="approval-1-4")
-    asks.state_details.run_input_keyset = keyset = keyset_from_paused_state(asks)
+    keyset = keyset_from_paused_state(asks)
+    asks.state_details.run_input_keyset = {**keyset}
     monkeypatch.setattr(orchestrator, "FAILED_FOR", timedelta(0))
     with temporary_settings(updates={PREFECT_API_URL: prefect.api_url}):
         async with get_client() as client:
