@@ -228,7 +228,7 @@ def test_bad_input_changes_nothing(
         ('redis_url = "http://localhost"', "redis_url: The address of Redis must start with"),
         ('redis_url = "redis://localhost:port/0"', "no usable port"),
         ("redis_ulr = 'redis://localhost'", "redis_ulr"),
-        ("[accounts.ALPHA]\nbase_url = 'https://x'\nkey_id = 'k'", "accounts.ALPHA.secret_key"),
+        ("[accounts.ALPHA]\nbase_url = 'https://x'\nkey_id = 'k'", "accounts.ALPHA: adapter alpaca needs secret_key"),
         ("quiet_period = -1", "quiet_period"),
     ],
 )

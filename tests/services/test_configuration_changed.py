@@ -170,7 +170,7 @@ def test_an_account_whose_keys_the_standby_was_not_given_keeps_it_from_calling_t
     eventually(lambda: "kill done" in host.said(), host.said)
     assert venues.left("ALPHA") == NOTHING and venues.untouched("BETA")
     said = next(line for line in host.said().splitlines() if "kill done" in line)
-    assert "flat=False" in said and "accounts.BETA.key_id" in said
+    assert "flat=False" in said and "accounts.BETA: adapter alpaca needs key_id and secret_key" in said
 
 
 def _red(doctor: subprocess.CompletedProcess[str]) -> list[str]:
