@@ -51,6 +51,8 @@ from brokers.protocol import (
 KEEP = ("USDT", "USDC", "USD")
 """What a spot wallet keeps unless it is told."""
 FILLS_PAGE = 500
+MOST_SYMBOLS = 8
+"""Symbols at which an order is looked for that another process may have sent."""
 CONCURRENT = 8
 """Requests under way at once where a cancel takes one for each symbol."""
 
@@ -89,6 +91,7 @@ class CcxtBroker(Broker):
         self._symbols: dict[str, str] = {}
         """The symbol of each client order id that was sent or seen: most exchanges find none without."""
         self._net = SafetyNet(None, detail="not armed by this process")
+        self._read = False
         self._seen: set[str] = set()
         """Symbols that had an order or a position."""
         self.capabilities = Capabilities(
@@ -141,6 +144,7 @@ class CcxtBroker(Broker):
         """Every position, in the exchange's contracts; of a wallet, every balance that has to go."""
         listed = await (self._of_wallet() if self._spot else read_positions(self._connection, self._venue))
         self._seen |= {position.symbol for position in listed.items}
+        self._read = True
         return listed
 
     async def _of_wallet(self) -> Listed[Position]:
@@ -164,16 +168,25 @@ class CcxtBroker(Broker):
         return {symbol: read_instrument(exchange.markets[symbol]) for symbol in symbols if symbol in exchange.markets}
 
     async def order(self, client_order_id: str) -> Order | None:
-        """By its client order id, at the symbol that it was sent for, or at those that were seen here."""
+        """By its client order id, at the symbol that it was sent for or is open in.
+
+        Another's is looked for at some of the symbols that are in the book: most exchanges find none without a symbol,
+        and to ask at each of a large book, for each of its closes, would take what the closes need.
+        """
         known = self._symbols.get(client_order_id)
-        for symbol in (known,) if known else tuple(sorted(self._seen)):
-            if (found := await self._open_orders.find(client_order_id, symbol)) is not None:
-                return found
-        return None
+        symbols = [known] if known else (await self._symbols_in_book())[:MOST_SYMBOLS]
+        found = await asyncio.gather(*(self._open_orders.find(client_order_id, symbol) for symbol in symbols))
+        return next((order for order in found if order is not None), None)
+
+    async def _symbols_in_book(self) -> list[str]:
+        """Those that had an order or a position, when the book was read last; it is read where it wasn't."""
+        if not self._read:
+            await asyncio.gather(self.open_orders(), self.positions())
+        return sorted(symbol for symbol in self._seen if not symbol.endswith(LOAN))
 
     async def fills(self, since: datetime) -> Listed[Fill]:
         """Every execution since then; where the exchange wants a symbol, of those that were seen here."""
-        symbols: Sequence[str | None] = sorted(self._seen) if self._venue.fills_by_symbol else (None,)
+        symbols: Sequence[str | None] = await self._symbols_in_book() if self._venue.fills_by_symbol else (None,)
         bodies = await asyncio.gather(*(self._fills_of(symbol, since) for symbol in symbols))
         found: dict[str, Fill] = {}
         unread: list[Unreadable] = []
@@ -187,8 +200,6 @@ class CcxtBroker(Broker):
 
     async def _fills_of(self, symbol: str | None, since: datetime) -> list[Mapping[str, Any]]:
         """Page after page, each from the last one's newest on; what comes twice is dropped by who asks."""
-        if symbol is not None and symbol.endswith(LOAN):
-            return []
         at, found = int(since.timestamp() * 1000), list[Mapping[str, Any]]()
         while True:
             page = await self._fills_page(symbol, at)
@@ -307,12 +318,14 @@ class CcxtBroker(Broker):
         return CloseResult(request.symbol, CloseOutcome.ACCEPTED)
 
     async def arm_safety_net(self, timeout: timedelta) -> SafetyNet:
-        self._net = await safety_net.arm(self._connection, self._venue, timeout, sorted(self._seen))
+        symbols = {*self._net.covers}
+        if self._venue.safety_net == "symbol":  # with those that have got orders since
+            symbols |= {order.symbol for order in await self.open_orders()}
+        self._net = await safety_net.arm(self._connection, self._venue, timeout, sorted(symbols))
         return self._net
 
     async def disarm_safety_net(self) -> None:
-        covered = self._net.covers or sorted(self._seen)
-        await safety_net.disarm(self._connection, self._venue, covered)
+        await safety_net.disarm(self._connection, self._venue, self._net.covers or await self._symbols_in_book())
         self._net = SafetyNet(None, verified=True, detail="taken away")
 
     async def safety_net(self) -> SafetyNet:

@@ -36,8 +36,10 @@ from brokers.ccxt.reading import SENSELESS, UNREAD
 from brokers.ccxt.throttle import Throttle, changes_something
 from brokers.protocol import BrokerError, BrokerRefused, BrokerUnavailable, repeat_until
 
-MARKETS_WITHIN = 20.0
-"""Seconds that the list of markets may take: some megabytes, once a process."""
+IMPORTED_WITHIN = 20.0
+"""Seconds that importing ccxt may take on a busy machine."""
+MARKETS_PATIENCE = 4
+"""Times the longest wait for one answer that the list of markets may take: some megabytes, once a process."""
 MARKETS_AGAIN_AFTER = 60.0
 """Seconds before they are asked for again for a symbol that is not among them."""
 KEYS_REFUSED_AT_LEAST = 3
@@ -128,7 +130,7 @@ class Connection:
             if self._making is None:
                 self._making = asyncio.create_task(self._make())
                 self._making.add_done_callback(lambda task: task.cancelled() or task.exception())
-            await self._awaited(self._making, MARKETS_WITHIN, "ccxt's import")
+            await self._awaited(self._making, IMPORTED_WITHIN, "ccxt's import")
         return self._exchange
 
     async def _load(self, exchange: Any) -> None:
@@ -136,7 +138,7 @@ class Connection:
         if self._loading is None:
             self._loading = asyncio.create_task(exchange.load_markets(bool(exchange.markets)))
             self._loading.add_done_callback(self._note_loaded)
-        await self._awaited(self._loading, MARKETS_WITHIN, "list of markets")
+        await self._awaited(self._loading, MARKETS_PATIENCE * self._timeout, "list of markets")
 
     def _note_loaded(self, task: asyncio.Task[Any]) -> None:
         self._loading = None
@@ -168,7 +170,7 @@ class Connection:
             {
                 **self._credentials,
                 "enableRateLimit": True,
-                "timeout": int(self._timeout * 1000),
+                "timeout": int(MARKETS_PATIENCE * self._timeout * 1000),  # of what takes longest; each call has its own
                 "options": self._options,
                 "number": str,
             }
@@ -213,9 +215,12 @@ class Connection:
             if isinstance(error, KeysRefused):
                 refusals += 1
                 return refusals < KEYS_REFUSED_AT_LEAST
-            return error.retry_after if isinstance(error, RateLimited) else isinstance(error, BrokerUnavailable)
+            if isinstance(error, RateLimited):  # no longer than anything else is waited for
+                return error.retry_after if time.monotonic() + error.retry_after < until else False
+            return isinstance(error, BrokerUnavailable)
 
         patience = max(min(3 * self._timeout, repeat_until.get() - time.monotonic()), AT_ONCE)
+        until = time.monotonic() + patience
         async for attempt in stamina.retry_context(
             on=again, attempts=12, timeout=patience, wait_initial=0.05, wait_max=1.0, wait_jitter=0.1
         ):

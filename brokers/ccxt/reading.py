@@ -43,6 +43,8 @@ _STATUS = {
 }
 _TIME_IN_FORCE = {"GTC": TimeInForce.GTC, "IOC": TimeInForce.IOC, "FOK": TimeInForce.FOK, "DAY": TimeInForce.DAY}
 _LEGS = {"long": PositionSide.LONG, "short": PositionSide.SHORT}
+_SIZE_KEYS = frozenset({"positionAmt", "size", "pos", "currentQty", "total"})
+"""Under which of them exchanges say how large a position is."""
 _LEG_KEYS = ("positionSide", "posSide", "holdSide")
 _BYBIT_LEGS = {"1": PositionSide.LONG, "2": PositionSide.SHORT}
 _TRANSFERS = {
@@ -68,6 +70,8 @@ def read_order(body: Json, view: str = "", id_prefix: str = "") -> Order:
         raise ValueError("it has neither a quantity nor an amount")
     stop = _optional(body.get("triggerPrice") or body.get("stopPrice"), decimal)
     limit = _optional(body.get("price"), decimal) or None
+    if limit is None and body.get("type") == "limit" and _info(body).get("price") == "":
+        raise ValueError("it is a limit order without a price")
     return Order(
         id=order_id(_text(body, "id"), symbol, view),
         client_order_id=str(body.get("clientOrderId") or "").removeprefix(id_prefix),
@@ -113,8 +117,9 @@ def read_position(body: Json, instrument: Instrument) -> Position | None:
     """One position, in the exchange's contracts; None where there is nothing of it. Raises one of `SENSELESS`."""
     if UNREAD in body:
         raise ValueError(body[UNREAD])
-    contracts = _optional(body.get("contracts"), decimal)
     info = body.get("info")
+    _check_size(info)
+    contracts = _optional(body.get("contracts"), decimal)
     if contracts is None:
         raise ValueError("it has no number of contracts")
     if not contracts:
@@ -136,6 +141,13 @@ def read_position(body: Json, instrument: Instrument) -> Position | None:
         instrument=instrument,
         position_side=_LEGS[side] if hedged else None,
     )
+
+
+def _check_size(info: Any) -> None:
+    """Raises ValueError where the exchange gives no size: ccxt works one out of the notional then, which is a guess."""
+    if isinstance(info, Mapping):
+        for key in _SIZE_KEYS & {*info}:
+            decimal(info[key])
 
 
 def _side_of_amount(info: Any) -> str | None:

@@ -8,7 +8,6 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from brokers.ccxt.connection import Connection
-from brokers.ccxt.spot import LOAN
 from brokers.ccxt.venues import Venue
 from brokers.protocol import NotOffered, SafetyNet
 
@@ -26,10 +25,9 @@ async def arm(connection: Connection, venue: Venue, timeout: timedelta, symbols:
         await connection.change("safety net", lambda asked: asked.cancel_all_orders_after(milliseconds))
         return SafetyNet(sent + timeout, verified=True, detail=_ACCOUNT_DETAIL)
     if venue.safety_net == "symbol":
-        covered = [symbol for symbol in symbols if not symbol.endswith(LOAN)]
         sent = datetime.now(UTC)
-        told = await asyncio.gather(*(_count_down(connection, symbol, milliseconds) for symbol in covered))
-        return SafetyNet(sent + timeout if covered else None, tuple(covered), all(told), detail=_BY_SYMBOL_DETAIL)
+        told = await asyncio.gather(*(_count_down(connection, symbol, milliseconds) for symbol in symbols))
+        return SafetyNet(sent + timeout if symbols else None, tuple(symbols), all(told), detail=_BY_SYMBOL_DETAIL)
     raise NotOffered(f"{connection.name}: no timer of {connection.exchange_id} is armed here", account=connection.name)
 
 
@@ -38,7 +36,7 @@ async def disarm(connection: Connection, venue: Venue, symbols: Sequence[str]) -
     if venue.safety_net == "account":
         await connection.change("safety net", lambda asked: asked.cancel_all_orders_after(0))
     elif venue.safety_net == "symbol":
-        await asyncio.gather(*(_count_down(connection, symbol, 0) for symbol in symbols if not symbol.endswith(LOAN)))
+        await asyncio.gather(*(_count_down(connection, symbol, 0) for symbol in symbols))
 
 
 async def _count_down(connection: Connection, symbol: str, milliseconds: int) -> bool:

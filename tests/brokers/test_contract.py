@@ -131,6 +131,14 @@ def test_alpaca_passes_the_contract_suite(tmp_path: Path) -> None:
 
 
 @pytest.mark.timeout(300)
+@pytest.mark.parametrize("account", ["futures", "hedge", "spot"])
+def test_ccxt_passes_the_contract_suite_at_binance(account: str, tmp_path: Path) -> None:
+    done = run_suite(tmp_path, f"tests.brokers.ccxt_under_test:{account}")
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
+    assert len(named(done.stdout, "PASSED")) > 30
+
+
+@pytest.mark.timeout(300)
 def test_a_careless_adapter_in_a_package_of_somebody_elses_fails_where_it_is_wrong(tmp_path: Path) -> None:
     package = tmp_path / "somebodys"
     package.mkdir()

@@ -15,6 +15,7 @@ import pytest
 from breaker.instruments import AssetClass
 from breaker.orders import OrderStatus, OrderType, PositionSide, Side
 from brokers.ccxt import CcxtBroker
+from brokers.ccxt.adapter import MOST_SYMBOLS
 from brokers.protocol import (
     BrokerRefused,
     BrokerUnavailable,
@@ -407,6 +408,19 @@ async def test_equity_is_the_exchanges_own_figure() -> None:
     async with venue({"GET /fapi/v3/account": balance, "GET /fapi/v2/account": balance}) as (broker, _):
         account = await broker.account()
     assert (account.equity, account.currency, account.untrusted) == (Decimal("10250.75"), "USD", "")
+
+
+async def test_an_order_of_somebody_elses_is_looked_for_at_no_more_symbols_than_the_closes_can_spare() -> None:
+    names = [f"C{number}USDT" for number in range(20)]
+    markets = {"symbols": [futures_market(name, name.removesuffix("USDT")) for name in names]}
+    held = [position("1", symbol=name) for name in names]
+    unknown = error(-2013, "Order does not exist.")
+    given = {"GET /fapi/v1/exchangeInfo": markets, POSITIONS: held, LOOK_UP: unknown}
+    async with venue(given) as (broker, exchange):
+        assert await broker.order("nobodys-1") is None
+        assert len(exchange.of(LOOK_UP)) == MOST_SYMBOLS
+        await broker.order("nobodys-2")
+        assert len(exchange.of(POSITIONS)) == 1, "the book was read already"
 
 
 async def test_the_countdown_is_armed_for_every_symbol_and_verified_by_the_answer() -> None:
