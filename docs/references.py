@@ -108,12 +108,14 @@ def unit_of(field: FieldInfo) -> str:
 
 
 def numbers_without_unit(model: type[BaseModel] = Settings) -> Iterator[str]:
-    """Fields that hold numbers and don't say of what; a port is its own unit."""
+    """Fields that hold numbers and don't say of what; a port is its own unit, and an id has none."""
     for name, field in model.model_fields.items():
         inner = _nested(field.annotation)
         if inner is not None:
             yield from numbers_without_unit(inner[0])
-        elif {int, float, Decimal} & set(_leaves(field.annotation)) and not unit_of(field) and "port" not in name:
+        elif "port" in name or name.endswith("_id"):
+            continue
+        elif {int, float, Decimal} & set(_leaves(field.annotation)) and not unit_of(field):
             yield f"{model.__name__}.{name}"
 
 

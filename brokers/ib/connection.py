@@ -88,7 +88,11 @@ class Connection:
     @property
     def is_ready(self) -> bool:
         """Whether it can be asked, from the loop that runs now."""
-        return self._client is not None and self._client.isReady() and self._loop is asyncio.get_running_loop()
+        client = self._client
+        if client is None or not client.isReady() or self._loop is not asyncio.get_running_loop():
+            return False
+        transport = client.conn.transport
+        return transport is not None and not transport.is_closing()
 
     async def open(self, client_id: int) -> None:
         """Raises `ClientIdTaken`, `BrokerUnavailable`."""

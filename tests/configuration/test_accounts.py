@@ -17,6 +17,11 @@ KEYS = {"key_id": "k", "secret_key": "s"}
     [
         ({"key_id": "k"}, "adapter alpaca needs base_url and secret_key"),
         ({"adapter": "ccxt", **KEYS}, "adapter ccxt needs exchange"),
+        ({"adapter": "ib"}, "adapter ib needs port"),
+        ({"adapter": "ib", "port": 70_000}, "less than or equal to 65535"),
+        ({"adapter": "ib", "port": 4001, "client_id": -1}, "greater than or equal to 0"),
+        ({"adapter": "ib", "port": 4001, "ib_account": "mine"}, "should match pattern"),
+        ({"adapter": "ib", "port": 4001, "host": "http://tws"}, "should match pattern"),
         ({"adapter": "ccxt", "exchange": "okx"}, "adapter ccxt needs key_id and secret_key"),
         (
             {"adapter": "ccxt", "exchange": "okx", "subaccount": "desk-2", **KEYS},

@@ -76,6 +76,22 @@ async def test_protective_orders_and_closes_of_the_incident_stay(clock: StillClo
     assert account.run.opening.incident == {"o8"}
 
 
+async def test_what_only_a_request_for_all_takes_is_taken_by_one_with_what_would_have_stayed(clock: StillClock) -> None:
+    venue = TimedVenue(clock, orders=[STOP, order(1)], holdings=[position()], only_in_bulk=frozenset({"o1"}))
+    account = watched(venue, **PACE)
+    await Flattening(account.run).until_no_orders()
+    assert venue.canceled == ["o1"] and venue.when("cancel all") == [0.25] and not venue.orders
+    policies = [policy["protective_last"] for policy in account.recorded("CANCEL_POLICY")]
+    assert policies == [True, False], "that stops go first is on record"
+
+
+async def test_it_is_not_asked_for_all_where_only_a_part_of_the_account_is_covered(clock: StillClock) -> None:
+    venue = TimedVenue(clock, orders=[order(1)], holdings=[position()], only_in_bulk=frozenset({"o1"}))
+    account = watched(venue, coverage_of("symbol:AAPL", [NAME]), **PACE)
+    await Flattening(account.run).until_no_orders()
+    assert venue.when("cancel all") == [] and "resist" in account.run.progress.note
+
+
 async def test_everything_but_closes_of_the_incident_goes_where_that_is_wanted(clock: StillClock) -> None:
     venue = TimedVenue(clock, orders=[STOP, OURS, order(1)], holdings=[position()])
     await Flattening(watched(venue, **PACE, cancel="all").run).until_no_orders()

@@ -123,6 +123,8 @@ class TimedVenue(Broker):
     """What cancelling is answered with, instead."""
     resisting: str = ""
     """Why no order can be cancelled; empty where each can."""
+    only_in_bulk: frozenset[str] = frozenset()
+    """Orders that are cancelled by a request for all and by no other."""
     ended: Sequence[Order] = ()
     """Orders that are not open any more, and can be looked up."""
     changes: Mapping[float, Mapping[str, Any]] = field(default_factory=dict)
@@ -199,6 +201,8 @@ class TimedVenue(Broker):
     async def cancel(self, order_id: str) -> CancelResult:
         self._ask("cancel")
         self.canceled.append(order_id)
+        if order_id in self.only_in_bulk:
+            return CancelResult(order_id, CancelOutcome.REFUSED, "somebody else's", only_in_bulk=True)
         return self._cancel(order_id)
 
     def _ids(self) -> list[str]:
