@@ -69,7 +69,7 @@ def kept(typed: Typed, fork_server: ForkServer, environment: dict[str, str]) -> 
 
 
 def armed(exchange: PaperExchangeThread) -> bool:
-    return exchange.report()["countdowns"].get("", {}).get("fires_at") is not None
+    return bool(exchange.report()["dead_man"]["armed"])
 
 
 def actions() -> list[tuple[str, str | None]]:
@@ -104,7 +104,7 @@ def test_a_person_disarms_and_arms_what_somebody_keeps(typed: Typed, exchange: P
 def test_where_nobody_keeps_it_disarming_asks_the_venue_and_arming_is_refused(
     typed: Typed, exchange: PaperExchangeThread
 ) -> None:
-    exchange.control("count-down", {"seconds": 3600})
+    exchange.control("dead-man", {"seconds": 3600})
     assert "nobody keeps it" in typed("show").output
     done = typed("arm", "--reason", WHY)
     assert done.exit_code == 1 and "it would run out" in done.output

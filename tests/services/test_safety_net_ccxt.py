@@ -54,9 +54,9 @@ def test_each_symbol_with_orders_is_armed_and_disarmed_at_the_end(
             record = eventually(lambda: record_in(redis_client), exchange.report)
             assert record is not None and (record.standing, record.problem) == ("armed", "")
             assert record.covers == ("BTC/USDT:USDT",) and record.verified and record.seconds_left is not None
-            assert exchange.report()["countdowns"]["BTCUSDT"]["fires_at"] is not None
+            assert list(exchange.report()["dead_man"]["armed"]) == ["BTCUSDT"]
         finally:
             nets.stop()
             thread.join(60)
         assert not thread.is_alive()
-        assert exchange.report()["countdowns"]["BTCUSDT"]["fires_at"] is None
+        assert exchange.report()["dead_man"] == {"armed": {}, "fired": []}

@@ -99,12 +99,12 @@ def actions(settings: Settings) -> list[str]:
 
 def fires_at(exchange: PaperExchangeThread) -> float | None:
     """When the venue's timer fires, by its clock; None while it is off."""
-    found = exchange.report()["countdowns"].get("", {}).get("fires_at")
+    found = exchange.report()["dead_man"]["armed"].get("")
     return None if found is None else float(found)
 
 
 def has_fired(exchange: PaperExchangeThread) -> bool:
-    return exchange.report()["countdowns"].get("", {}).get("fired_at") is not None
+    return bool(exchange.report()["dead_man"]["fired"])
 
 
 def renewed_after(exchange: PaperExchangeThread, before: float | None) -> bool:
@@ -271,7 +271,8 @@ def test_when_engine_and_host_are_stopped_the_venue_cancels(
         assert exchange.report()["open_orders"] == 5 and not has_fired(exchange)
         host.send_signal(signal.SIGSTOP)
         eventually(lambda: exchange.report()["open_orders"] == 0, exchange.report)
-        assert has_fired(exchange) and fires_at(exchange) is None
+        assert [fired["cancelled"] for fired in exchange.report()["dead_man"]["fired"]] == [5]
+        assert fires_at(exchange) is None
         host.send_signal(signal.SIGCONT)
         record = eventually(lambda: _armed_again(redis_client), "it wakes up, says that it fired, and arms it again")
         assert record is not None and record.firings == 1 and record.fired_at is not None

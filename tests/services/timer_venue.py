@@ -54,7 +54,7 @@ class TimerBroker(AlpacaBroker):
             report = (await self._timers.get("/_paper/report")).json()
         except httpx.HTTPError as error:
             raise BrokerUnavailable(f"{self.name}: the exchange did not answer: {error!r}", account=self.name) from None
-        return self._read(report)
+        return self._read({"now": report["now"], **report["dead_man"]})
 
     async def aclose(self) -> None:
         await self._timers.aclose()
@@ -62,14 +62,14 @@ class TimerBroker(AlpacaBroker):
 
     async def _send(self, seconds: float) -> dict[str, Any]:
         try:
-            answer = await self._timers.post("/_paper/count-down", json={"seconds": seconds})
+            answer = await self._timers.post("/_paper/dead-man", json={"seconds": seconds})
             answer.raise_for_status()
         except httpx.HTTPError as error:
             raise BrokerUnavailable(f"{self.name}: the exchange did not answer: {error!r}", account=self.name) from None
         return dict(answer.json())
 
     def _read(self, told: dict[str, Any]) -> SafetyNet:
-        due = told["countdowns"].get("", {}).get("fires_at")
+        due = told["armed"].get("")
         until = None if due is None else datetime.now(UTC) + timedelta(seconds=(due - told["now"]) / self._scale)
         return SafetyNet(until, verified=True, detail="positions stay as they are")
 
