@@ -10,7 +10,7 @@ SCOPE ?= global
 # What is compiled is kept, whatever the shell says: every command here is a Python that starts.
 unexport PYTHONDONTWRITEBYTECODE
 # Read through the environment, so that no reason, however quoted, is ever parsed by a shell.
-export REASON OPERATOR SCOPE OVERRIDE
+export REASON OPERATOR SCOPE OVERRIDE VENUES
 # A `make up` of this folder is acted on while it runs, and only where nothing else is configured.
 ifneq ($(wildcard .breaker/up.mk .breaker/up.pid),)
 RUNNING_UP := $(shell $(PYTHON) -IS deployments/up_files.py settings)
@@ -101,9 +101,9 @@ clean: ## Remove what `make up` kept in .breaker
 
 # --- seeing and checking it -------------------------------------------------------------------------------------------
 .PHONY: demo test flaky lint format bench soak docs
-demo: $(READY) ## A real book, halted and flattened   [KEEP=1 leaves it running] [ORDERS=200] [POSITIONS=60]
-	@$(BIN)/python -m deployments.demo $(if $(KEEP),--keep) $(if $(ORDERS),--orders $(ORDERS)) \
-	    $(if $(POSITIONS),--positions $(POSITIONS))
+demo: $(READY) ## A real book, halted and flattened   [VENUES=all] [KEEP=1 leaves it running] [ORDERS=200] [POSITIONS=60]
+	@$(BIN)/python -m deployments.demo $(if $(VENUES),--venues "$$VENUES") $(if $(KEEP),--keep) \
+	    $(if $(ORDERS),--orders $(ORDERS)) $(if $(POSITIONS),--positions $(POSITIONS))
 
 SUITE := -n 4 --dist loadfile --no-loadscope-reorder
 test: $(READY) ## All tests

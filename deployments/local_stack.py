@@ -11,6 +11,7 @@ from pathlib import Path
 from breaker.keys import GLOBAL
 from configuration.locations import LACKING
 from configuration.settings import GivenSettings
+from deployments.account_sections import alpaca_section
 from sandbox.embedded_redis import EmbeddedRedis
 from sandbox.exchange import scenario
 from sandbox.exchange.server import PaperExchange
@@ -25,11 +26,7 @@ environment = "demo"
 redis_url = "{redis}"
 state_dir = "{state}"
 {keys}
-[accounts.PAPER]
-base_url = "{exchange}"
-key_id = "key"
-secret_key = "secret"
-{sections}"""
+{accounts}{sections}"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,10 +53,18 @@ class LocalStack:
         kept = {name: value for name, value in os.environ.items() if not name.startswith(("BREAKER_", "PREFECT_"))}
         return {**kept, **self.environment, LACKING: SHELL_LACKS}
 
-    def configure(self, keys: str = "", sections: str = "") -> None:
-        """Write the configuration, with these top-level keys and these sections beside its own."""
+    def configure(self, keys: str = "", sections: str = "", accounts: str = "") -> None:
+        """Write the configuration, with these top-level keys and these sections beside its own.
+
+        Args:
+            accounts: their sections; only `PAPER`, at the exchange, unless given.
+        """
         text = CONFIGURATION.format(
-            redis=self.redis.url, state=self.home / "state", exchange=self.exchange.url, keys=keys, sections=sections
+            redis=self.redis.url,
+            state=self.home / "state",
+            keys=keys,
+            accounts=accounts or alpaca_section("PAPER", self.exchange.url),
+            sections=sections,
         )
         self.configuration.write_text(text, encoding="utf-8")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -13,19 +14,20 @@ import psutil
 import pytest
 
 from tests.conftest import PrefectHome
-from tests.helpers import eventually
+from tests.helpers import PATIENCE, eventually
 
 ROOT = Path(__file__).parents[2]
 SMALL = ("--orders", "20", "--positions", "8")
+AT_ALL_VENUES = (*SMALL, "--venues", "all")
 
 
 @pytest.fixture
-def demo(tmp_path: Path, prefect_home: PrefectHome) -> Iterator[subprocess.Popen[str]]:
-    """Started as a script starts it in the background: with Ctrl-C ignored."""
+def demo(request: pytest.FixtureRequest, tmp_path: Path, prefect_home: PrefectHome) -> Iterator[subprocess.Popen[str]]:
+    """With the options of the parameter, started as a script starts it in the background: with Ctrl-C ignored."""
     database = prefect_home(tmp_path / "migrated") / "prefect.db"
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("BREAKER_", "PREFECT_"))}
     process = subprocess.Popen(
-        [sys.executable, "-m", "deployments.demo", *SMALL],
+        [sys.executable, "-m", "deployments.demo", *getattr(request, "param", SMALL)],
         cwd=ROOT,
         env={
             **kept,
@@ -73,6 +75,35 @@ def test_it_halts_cancels_flattens_and_says_so(demo: subprocess.Popen[str], tmp_
     assert "Traceback" not in said
     assert_gone(children)
     assert list(tmp_path.glob("breaker-demo-*")) == []
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("demo", [AT_ALL_VENUES], indirect=True)
+def test_one_kill_switch_flattens_an_account_at_each_venue(demo: subprocess.Popen[str]) -> None:
+    children = started_by(demo, at_least=6)
+    said, _ = demo.communicate(timeout=240)
+    assert demo.returncode == 0, said
+    ours, theirs = said.split("The exchanges' own reports")
+    for account in ("ALPACA", "SPOT", "PERPS", "IB"):
+        assert re.search(rf"{account} +✓ flat +[1-9]\d* → 0", ours), said
+        assert re.search(rf"{account} +yes +0 +0 .* 0 *\n", theirs), said
+    assert "keeps USDT, USDC, and 3 balances below the least order" in theirs
+    assert "Traceback" not in said
+    assert_gone(children)
+
+
+def test_venues_that_it_does_not_know_are_told_in_one_line() -> None:
+    ran = subprocess.run(
+        [sys.executable, "-m", "deployments.demo", "--venues", "kraken"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
+    )
+    assert ran.returncode == 2
+    assert ran.stdout == "The demo knows no venues 'kraken': VENUES is all, or alpaca, as it is unless given.\n"
+    assert ran.stderr == ""
 
 
 def test_ctrl_c_stops_everything_that_it_started(demo: subprocess.Popen[str]) -> None:
