@@ -128,7 +128,7 @@ stops: $(READY) ## How long a position has neither stop nor close, killed at eac
 failovers: $(READY) ## Take a primary away under three Sentinels   [TIMES=100]; into docs/evidence
 	@$(BIN)/python -m proofs.failovers --write $(if $(TIMES),--times $(TIMES))
 
-.PHONY: three-hosts many-accounts
+.PHONY: three-hosts many-accounts prefect-servers
 three-hosts: $(READY) ## Lose each host and service at each phase; as root   [SEED=1] [MINUTES=60 at most]; into docs/evidence
 	@$(BIN)/python -m proofs.three_hosts --write $(if $(SEED),--seed $(SEED)) \
 	    $(if $(MINUTES),--minutes $(MINUTES))
@@ -139,6 +139,9 @@ many-accounts: $(READY) ## Kill 100 accounts, on one host and over workers, one 
 .PHONY: tws-kills
 tws-kills: $(READY) ## Kill an account at a TWS in trouble     [SEEDS=200]; judged by the exchange
 	@$(BIN)/python -m proofs.tws_kills $(if $(SEEDS),--seeds $(SEEDS))
+
+prefect-servers: $(READY) ## Lose one of several Prefect API servers, services and triggers; into docs/evidence
+	@$(BIN)/python -m proofs.prefect_servers --write
 
 lint: $(READY) ## Style, types and layers
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/lint-imports
