@@ -143,6 +143,12 @@ tws-kills: $(READY) ## Kill an account at a TWS in trouble     [SEEDS=200]; judg
 prefect-servers: $(READY) ## Lose one of several Prefect API servers, services and triggers; into docs/evidence
 	@$(BIN)/python -m proofs.prefect_servers --write
 
+.PHONY: contract
+ADAPTER ?= tests.brokers.alpaca_under_test:make $(addprefix tests.brokers.ccxt_under_test:,futures hedge spot)
+contract: $(READY) ## Check adapters against what the kill switch relies on   [ADAPTER=mypackage:make]
+	@for adapter in $(ADAPTER); do echo "$$adapter"; \
+	    $(BIN)/python -m pytest -rs -p brokers.contract.plugin --pyargs brokers.contract --adapter $$adapter || exit 1; done
+
 lint: $(READY) ## Style, types and layers
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/lint-imports
 
