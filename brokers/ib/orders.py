@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any, Final
 
-from breaker.orders import ZERO, Fill, Order, Unreadable
+from breaker.orders import ZERO, Fill, Order, OrderStatus, Unreadable
 from brokers.ib.connection import ClientIdTaken, Connection
 from brokers.ib.listener import Answer
 from brokers.ib.logins import Logins
@@ -166,11 +166,14 @@ class Orders:
             return await asyncio.gather(*(self.cancel(order_id) for order_id in sorted(orders)))
         before = self._open_ids
         reader.cancel_globally()
-        await self.open_orders()
+        listed = await self.open_orders()
         if error := reader.listener.last_error:
             outcome = cancelled("", error)
             return [replace(outcome, order_id=order_id) for order_id in sorted(self._open_ids)]
-        return [CancelResult(order_id, CancelOutcome.ACCEPTED) for order_id in sorted(before | self._open_ids)]
+        # There is no answer to that. Of what stands as before nothing is said: it goes by its id.
+        going = {order.cancel_id for order in listed.items if order.status is OrderStatus.PENDING_CANCEL}
+        gone = before - (self._open_ids - going)
+        return [CancelResult(order_id, CancelOutcome.ACCEPTED) for order_id in sorted(gone | going)]
 
     async def cancel(self, order_id: str) -> CancelResult:
         """As the client that placed it, which is taken over where it has left TWS."""

@@ -46,6 +46,10 @@ class SpokenProtocol:
     shorts: bool = True
     resists: bool = False
     """Whether it has orders that refuse their cancel."""
+    troubles: Sequence[str] = tuple(_TROUBLES)
+    """Those that it knows, by the words of `brokers.contract.venue.Trouble`."""
+    by_socket: bool = False
+    """Whether it is spoken on the TWS API's socket; its address is then a host and a port."""
 
     def in_adapter(self, key: str) -> str:
         """A position of the exchange's report by the adapter's key."""
@@ -102,6 +106,25 @@ BINANCE_SPOT = SpokenProtocol(
     symbols={f"{coin}/USDT": f"{coin}/USDT" for coin in ("BTC", "ETH", "SOL")},
     shorts=False,
 )
+TWS = SpokenProtocol(
+    "alpaca",  # whose rules for orders stand for the venue's
+    calls={
+        "list orders": ("TWS reqAllOpenOrders",),
+        "list positions": ("TWS reqPositions",),
+        "tell of the account": ("TWS reqAccountSummary",),
+        "tell the time": ("TWS reqCurrentTime",),
+        "cancel one order": ("TWS cancelOrder",),
+        "cancel all orders": ("TWS reqGlobalCancel",),
+        "send an order": ("TWS placeOrder",),
+        "look an order up": ("TWS reqCompletedOrders",),
+        "everything": ("*",),
+    },
+    symbols={"AAPL": "AAPL", "MSFT": "MSFT", "NVDA": "NVDA"},
+    resists=True,
+    # Of too many messages TWS does not say which was left out: nobody knows then what became of a close.
+    troubles=("lost answer", "no answer", "unavailable"),
+    by_socket=True,
+)
 
 
 class SandboxVenue:
@@ -115,7 +138,7 @@ class SandboxVenue:
         self.unit = protocol.unit
         self.shorts = protocol.shorts
         self.hedge_mode = protocol.hedge_mode
-        self.troubles = tuple(_TROUBLES)
+        self.troubles = tuple(protocol.troubles)
         self.secret = SECRET
 
     def start(self, beginning: Any) -> None:
@@ -154,7 +177,8 @@ class SandboxVenue:
 
     def broker(self, *, timeout: float, keys: str = "good") -> Any:
         """The adapter's broker, with the account's keys or with wrong ones of the same look."""
-        return self._open_broker(self._exchange.url, KEY if keys == "good" else "nobody", SECRET, timeout)
+        address = f"127.0.0.1:{self._exchange.tws_port}" if self._protocol.by_socket else self._exchange.url
+        return self._open_broker(address, KEY if keys == "good" else "nobody", SECRET, timeout)
 
     def holds(self) -> Mapping[str, Decimal]:
         """What the exchange holds, signed, by position."""

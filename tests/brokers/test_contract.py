@@ -139,6 +139,22 @@ def test_ccxt_passes_the_contract_suite_at_binance(account: str, tmp_path: Path)
 
 
 @pytest.mark.timeout(300)
+def test_the_adapter_for_interactive_brokers_passes_the_contract_suite(tmp_path: Path) -> None:
+    done = run_suite(tmp_path, "tests.brokers.ib_under_test:make")
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
+    skipped = {*re.findall(r"^SKIPPED \[\d+\] .*?: (.*)$", done.stdout, re.MULTILINE)}
+    assert skipped == {
+        "the venue under test can't be brought into trouble of the kind: rate limit",
+        "the venue under test has no hedge mode",
+        "its capabilities say that orders are cancelled one by one",
+        "its capabilities say that the venue has no reduce-only orders",
+        "its capabilities say that the venue has no such request",
+        "its capabilities say that the venue itself refuses no second one",
+        "its capabilities say that positions are closed one by one",
+    }
+
+
+@pytest.mark.timeout(300)
 def test_a_careless_adapter_in_a_package_of_somebody_elses_fails_where_it_is_wrong(tmp_path: Path) -> None:
     package = tmp_path / "somebodys"
     package.mkdir()
