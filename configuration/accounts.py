@@ -88,3 +88,15 @@ class AccountSettings(BaseModel):
         if self.adapter == "ib":
             return f"{self.host}:{self.port}"
         return self.base_url or f"{self.exchange} ({self.market})"
+
+
+def check_clients_apart(accounts: Mapping[str, AccountSettings]) -> None:
+    """Two accounts of one TWS place their closes as different clients of it. Raises ValueError."""
+    clients: dict[tuple[str, int | None, int], str] = {}
+    for name, account in accounts.items():
+        client = account.host, account.port, account.client_id
+        if account.adapter == "ib" and (other := clients.setdefault(client, name)) != name:
+            raise ValueError(
+                f"accounts.{name}.client_id: {other} has {account.client_id} at {account.place} too; "
+                "give each account one of its own"
+            )

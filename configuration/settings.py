@@ -33,7 +33,7 @@ from pydantic_settings import (
 )
 
 from breaker.errors import BreakerError, InvalidInput
-from configuration.accounts import AccountSettings
+from configuration.accounts import AccountSettings, check_clients_apart
 from configuration.complaints import describe_complaints
 from configuration.console import ConsoleSettings
 from configuration.locations import absolute, configuration_file, default_state_dir, not_empty
@@ -367,6 +367,7 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _what_is_monitored_makes_sense(self) -> Self:
+        check_clients_apart(self.accounts)
         check_monitored_apart(self.accounts, self.feeds)
         check_feed_names(self.feeds)
         check_rule_scopes(self.rules, self.accounts)

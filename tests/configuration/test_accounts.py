@@ -8,6 +8,7 @@ import pytest
 from pydantic import ValidationError
 
 from configuration.accounts import AccountSettings
+from configuration.settings import Settings
 
 KEYS = {"key_id": "k", "secret_key": "s"}
 
@@ -39,3 +40,10 @@ def test_what_is_missing_is_one_sentence(settings: dict[str, Any], sentence: str
 
 def test_an_adapter_of_others_needs_none_of_ours() -> None:
     assert AccountSettings.model_validate({"adapter": "theirs"}).base_url is None
+
+
+def test_two_accounts_of_one_tws_are_different_clients_of_it() -> None:
+    one = {"adapter": "ib", "port": 4001, "ib_account": "U1"}
+    with pytest.raises(ValidationError, match=r"accounts\.B\.client_id: A has 911 at 127\.0\.0\.1:4001 too"):
+        Settings(accounts={"A": one, "B": {**one, "ib_account": "U2"}})
+    assert len(Settings(accounts={"A": one, "B": {**one, "client_id": 912}}).accounts) == 2
