@@ -83,8 +83,9 @@ book = scenario.load(local_stack.SCENARIO)
 book = book.model_copy(update={"book": book.book.model_copy(update={"orders": 20, "positions": 8})})
 with EmbeddedRedis(here / "redis") as redis, PaperExchange(book) as exchange:
     breaker.CircuitBreaker(Redis.from_url(redis.url)).initialize_state(by="rehearsal")
-    urls = {"redis": redis.url, "exchange": exchange.url}
-    configuration = local_stack.CONFIGURATION.format(**urls, state=here / "state", keys="", sections="")
+    configuration = local_stack.CONFIGURATION.format(
+        redis=redis.url, state=here / "state", accounts=local_stack.alpaca_section("PAPER", exchange.url), keys="", sections=""
+    )
     (here / "breaker.toml").write_text(configuration)
     command = [sys.argv[1], "kill", "--yes", "--operator", "ada", "--reason", "rehearsal"]
     status = subprocess.run(command, check=False, stdout=sys.stderr).returncode

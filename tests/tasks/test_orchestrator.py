@@ -88,7 +88,7 @@ async def test_a_run_that_asks_and_whose_form_the_server_never_got_is_started_ag
 
     asks: State[None] = Suspended(pause_key="approval-1-4")
     keyset = keyset_from_paused_state(asks)
-    asks.state_details.run_input_keyset = {**keyset}
+    asks.state_details.run_input_keyset = {str(name): key for name, key in keyset.items()}
     monkeypatch.setattr(orchestrator, "FAILED_FOR", timedelta(0))
     with temporary_settings(updates={PREFECT_API_URL: prefect.api_url}):
         async with get_client() as client:
