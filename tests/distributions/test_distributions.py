@@ -83,9 +83,9 @@ book = scenario.load(local_stack.SCENARIO)
 book = book.model_copy(update={"book": book.book.model_copy(update={"orders": 20, "positions": 8})})
 with EmbeddedRedis(here / "redis") as redis, PaperExchange(book) as exchange:
     breaker.CircuitBreaker(Redis.from_url(redis.url)).initialize_state(by="rehearsal")
-    configuration = local_stack.CONFIGURATION.format(
-        redis=redis.url, state=here / "state", accounts=local_stack.alpaca_section("PAPER", exchange.url), keys="", sections=""
-    )
+    account = local_stack.alpaca_section("PAPER", exchange.url)
+    own = {"redis": redis.url, "state": here / "state", "accounts": account}
+    configuration = local_stack.CONFIGURATION.format(**own, keys="", sections="")
     (here / "breaker.toml").write_text(configuration)
     command = [sys.argv[1], "kill", "--yes", "--operator", "ada", "--reason", "rehearsal"]
     status = subprocess.run(command, check=False, stdout=sys.stderr).returncode
