@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Any
@@ -32,7 +33,7 @@ from brokers.ccxt.reading import (
     unreadable,
 )
 from brokers.ccxt.refusals import refused_close
-from brokers.ccxt.spot import LOAN, is_kept, positions_of, read_balances
+from brokers.ccxt.spot import LOAN, is_kept, positions_of, read_balances, selling_pair
 from brokers.ccxt.venues import venue_of
 from brokers.protocol import (
     Broker,
@@ -44,6 +45,7 @@ from brokers.protocol import (
     CloseOutcome,
     CloseResult,
     Listed,
+    Refusal,
     SafetyNet,
     Transfer,
 )
@@ -153,7 +155,11 @@ class CcxtBroker(Broker):
         exchange = await self._connection.ready()
         prices = await money.last_prices(self._connection, balances, self._keep)
         listed = positions_of(balances, self._keep, exchange.markets, self._known_instrument(exchange), prices)
-        return Listed(listed.items, (*unread, *listed.unreadable))
+        named = (
+            replace(item, symbol=selling_pair(item.symbol, self._keep, exchange.markets) or item.symbol)
+            for item in unread
+        )
+        return Listed(listed.items, (*named, *listed.unreadable))
 
     def _wallet(self) -> dict[str, Any]:
         return {"type": "margin", "marginMode": "cross"} if self._market == "margin" else {}
@@ -258,8 +264,22 @@ class CcxtBroker(Broker):
         except MayHaveHappened as error:
             return await self._look_up(request, error)
         except VenueRefused as error:
-            return refused_close(request.symbol, error)
+            result = refused_close(request.symbol, error)
+            return await self._held_or_gone(request, result) if self._spot else result
         return await self._accepted(request, answer)
+
+    async def _held_or_gone(self, request: CloseOrder, refused: CloseResult) -> CloseResult:
+        """Of a wallet's sale that lacks the funds: orders hold them, or so much is not there (any more)."""
+        if refused.refusal is not Refusal.HELD:
+            return refused
+        try:
+            body = await self._connection.read("balance", lambda asked: asked.fetch_balance(self._wallet()))
+        except BrokerError:
+            return refused
+        base = request.symbol.partition("/")[0]
+        if any(each.currency == base and each.total >= request.quantity for each in read_balances(body)[0]):
+            return refused
+        return replace(refused, refusal=Refusal.NOTHING_LEFT, reason=f"less is held than that of {base}")
 
     def _order_params(self, request: CloseOrder) -> dict[str, Any]:
         """ccxt's words: of `hedged` and `reduceOnly` it makes what the exchange calls a position's side."""

@@ -40,19 +40,27 @@ class Balance:
 
 
 def read_balances(body: Mapping[str, Any]) -> tuple[list[Balance], list[Unreadable]]:
-    """Every currency of ccxt's balance that there is something of, and those that can't be read."""
+    """Every currency of ccxt's balance that there is something of, and those that can't be read, by their names."""
     found: list[Balance] = []
     unread: list[Unreadable] = []
     for currency in body.get("total") or {}:
         try:
-            entry = body[currency]
-            total, free, debt = (decimal(entry.get(key) or 0) for key in ("total", "free", "debt"))
+            balance = _balance(str(currency), body[currency])
         except SENSELESS as error:
             unread.append(Unreadable("position", str(currency), "", f"{error}"))
             continue
-        if total or debt:
-            found.append(Balance(str(currency), total, free, debt))
+        if balance.total or balance.debt:
+            found.append(balance)
     return found, unread
+
+
+def _balance(currency: str, entry: Mapping[str, Any]) -> Balance:
+    """Raises one of `SENSELESS`. Some exchanges tell only all of it, and some only what is free."""
+    total, free = entry.get("total"), entry.get("free")
+    total = free if total is None else total
+    if total is None:
+        raise ValueError("how much of it there is isn't told")
+    return Balance(currency, decimal(total), decimal(total if free is None else free), decimal(entry.get("debt") or 0))
 
 
 def selling_pair(currency: str, keep: Sequence[str], markets: Mapping[str, Mapping[str, Any]]) -> str:

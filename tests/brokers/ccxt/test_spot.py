@@ -195,6 +195,21 @@ async def test_less_than_the_exchange_lets_anybody_trade_is_dust_when_it_says_so
     assert (result.outcome, result.refusal) == (CloseOutcome.REFUSED, Refusal.BELOW_MINIMUM)
 
 
+@pytest.mark.parametrize(("held", "refusal"), [("0.5", Refusal.HELD), ("0.1", Refusal.NOTHING_LEFT)])
+async def test_a_sale_without_the_funds_is_held_by_orders_or_has_nothing_left(held: str, refusal: Refusal) -> None:
+    lacking = Told({"code": -2010, "msg": "Account has insufficient balance for requested action."}, 400)
+    async with venue([balance("BTC", "0", held)], {"POST /api/v3/order": lacking}) as (broker, _):
+        result = await broker.close(CloseOrder("BTC/USDT", Side.SELL, Decimal("0.5"), "incident-1"))
+    assert (result.outcome, result.refusal) == (CloseOutcome.REFUSED, refusal)
+
+
+async def test_a_balance_that_is_not_told_is_named_by_its_pair() -> None:
+    async with venue([balance("BTC", ""), balance("ETH", "1")]) as (broker, _):
+        listed = await broker.positions()
+    assert [each.symbol for each in listed.items] == ["ETH/BTC"]
+    assert [each.symbol for each in listed.unreadable] == ["BTC/USDT"]
+
+
 async def test_the_wallet_is_worth_its_balances_at_last_prices() -> None:
     held = [balance("BTC", "0.5"), balance("ETH", "1"), balance("USDT", "100")]
     async with venue(held) as (broker, _):
