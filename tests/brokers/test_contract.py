@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.helpers import FULL
+
 ROOT = Path(__file__).parents[2]
 CARELESS = """
 from decimal import Decimal as D
@@ -133,9 +135,11 @@ def test_alpaca_passes_the_contract_suite(tmp_path: Path) -> None:
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("account", ["futures", "hedge", "spot"])
 def test_ccxt_passes_the_contract_suite_at_binance(account: str, tmp_path: Path) -> None:
-    done = run_suite(tmp_path, f"tests.brokers.ccxt_under_test:{account}")
+    # That every call ends takes most of the time, and is the same for each.
+    less = () if account == "futures" or FULL else ("-k", "not every_call_ends")
+    done = run_suite(tmp_path, f"tests.brokers.ccxt_under_test:{account}", *less)
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
-    assert len(named(done.stdout, "PASSED")) > 30
+    assert len(named(done.stdout, "PASSED")) > 20
 
 
 @pytest.mark.timeout(300)
