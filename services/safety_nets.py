@@ -138,7 +138,7 @@ class SafetyNets:
             log.info("keeping the safety net", account=new)
 
     def _net(self, wanted: WantedNet, broker: Broker, record: NetRecord | None, told: Told) -> Net:
-        within = self._settings.accounts[wanted.account].request_timeout
+        within = answered_within(self._settings.accounts[wanted.account].request_timeout, wanted.timeout)
         net = Net(wanted.account, broker, wanted.terms, within=within, host=str(self._holder))
         if record is not None:
             net.take_over(record, told)
@@ -226,6 +226,11 @@ class SafetyNets:
                 self._wanted[name] = (wanted, broker)
             elif wanted is not None:
                 log.error("no safety net", account=name, why=wanted.unfit)
+
+
+def answered_within(request_timeout: float, timeout: float) -> float:
+    """Seconds for one renewal, which an adapter may repeat or precede with others: three fit into what is left."""
+    return max(request_timeout, min(3 * request_timeout, timeout / 6))
 
 
 def any_configured(accounts: Iterable[AccountSettings]) -> bool:

@@ -24,6 +24,9 @@ from tasks.safety_nets.decision import (
 )
 from tasks.safety_nets.records import Instruction, NetRecord
 
+READ_WITHIN = 3.0
+"""Seconds in which the symbols are read before a renewal, which must not wait long for it."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Told:
@@ -255,11 +258,12 @@ class Net:
         """An adapter arms for the symbols that it has seen. Where they can't be read, for those that it knows."""
         if not self._terms.per_symbol:
             return
+        limit = min(self._within, READ_WITHIN)
         try:
-            async with asyncio.timeout(self._within):
+            async with asyncio.timeout(limit):
                 await asyncio.gather(self._broker.open_orders(), self._broker.positions())
         except (BrokerError, TimeoutError) as error:
-            self._problem = f"which symbols have orders was not read: {_in_words(error, self._within)}"
+            self._problem = f"which symbols have orders was not read: {_in_words(error, limit)}"
 
     async def _ask_venue(self) -> SafetyNet | None:
         """What it says of the timer; None where it does not."""

@@ -16,8 +16,8 @@ from sandbox.embedded_redis import EmbeddedRedis
 from sandbox.exchange.scenario import parse
 from sandbox.exchange.server import PaperExchangeThread
 from services.safety_nets import SafetyNets
-from tests.helpers import eventually
-from tests.services.test_safety_nets import record_in
+from tasks.safety_nets.decision import Standing
+from tests.services.test_safety_nets import standing_so
 
 BOOK = """
 protocol = "binance-futures"
@@ -43,6 +43,7 @@ def test_each_symbol_with_orders_is_armed_and_disarmed_at_the_end(
             key_id=SecretStr("key"),
             secret_key=SecretStr("secret"),
             safety_net=3_600,
+            request_timeout=20,
         )
         nets = SafetyNets(
             GivenSettings(redis_url=SecretStr(redis_server.url), state_dir=tmp_path, accounts={"ALPHA": account}),
@@ -51,8 +52,7 @@ def test_each_symbol_with_orders_is_armed_and_disarmed_at_the_end(
         thread = threading.Thread(target=lambda: asyncio.run(nets.run()))
         thread.start()
         try:
-            record = eventually(lambda: record_in(redis_client), exchange.report)
-            assert record is not None and (record.standing, record.problem) == ("armed", "")
+            record = standing_so(redis_client, Standing.ARMED)
             assert record.covers == ("BTC/USDT:USDT",) and record.verified and record.seconds_left is not None
             assert list(exchange.report()["dead_man"]["armed"]) == ["BTCUSDT"]
         finally:
