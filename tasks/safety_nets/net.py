@@ -203,7 +203,7 @@ class Net:
 
     async def _arm(self) -> None:
         self._may_run, self._idle = True, False
-        await self._read_symbols()
+        unread = await self._read_symbols()
         sent_at = self._clock()
         self._again_at = next_attempt(self._terms, sent_at)
         try:
@@ -219,6 +219,9 @@ class Net:
             read = await self._ask_venue()
             said = read if read is not None and read.verified else said
         self._said = said
+        if unread and not said.covers:  # nobody knows that there is nothing to be armed
+            self._problem = unread
+            return
         if said.armed_until is None and said.verified and self._terms.per_symbol and not said.covers:
             self._problem, self._idle, self._renewed_at, self._fired = "", True, None, False
             self._set_next(sent_at)
@@ -254,16 +257,17 @@ class Net:
         self._problem, self._may_run, self._renewed_at = "", False, None
         self._due_at, self._again_at, self._asked_to_disarm = -math.inf, -math.inf, False
 
-    async def _read_symbols(self) -> None:
-        """An adapter arms for the symbols that it has seen. Where they can't be read, for those that it knows."""
+    async def _read_symbols(self) -> str:
+        """An adapter arms for the symbols that it has seen. Where they can't be read now: why."""
         if not self._terms.per_symbol:
-            return
+            return ""
         limit = min(self._within, READ_WITHIN)
         try:
             async with asyncio.timeout(limit):
                 await asyncio.gather(self._broker.open_orders(), self._broker.positions())
         except (BrokerError, TimeoutError) as error:
-            self._problem = f"which symbols have orders was not read: {_in_words(error, limit)}"
+            return f"which symbols have orders was not read: {_in_words(error, limit)}"
+        return ""
 
     async def _ask_venue(self) -> SafetyNet | None:
         """What it says of the timer; None where it does not."""

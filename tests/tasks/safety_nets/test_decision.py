@@ -312,6 +312,18 @@ def test_where_each_symbol_has_its_own_those_with_orders_are_armed_and_none_is_n
         return SafetyNet(until, tuple(seen), verified=True)
 
     run.timer.arm_safety_net = arm  # type: ignore[method-assign]
+
+    async def away() -> None:
+        raise BrokerUnavailable("the venue is away", account="ALPHA")
+
+    unread = Run(terms=Terms(W, per_symbol=True))
+    unread.timer.arm_safety_net = arm  # type: ignore[method-assign]
+    unread.timer.open_orders = unread.timer.positions = away  # type: ignore[attr-defined]
+    unread.until(3)
+    assert unread.standings == ["late"], "what could not be read is not nothing"
+    assert "which symbols have orders was not read" in unread.changes[0].record.problem
+
+    run.timer.armed.clear()
     run.timer.open_orders = run.timer.positions = open_orders  # type: ignore[attr-defined]
     run.until(100)
     assert run.standings == ["armed"] and len(run.timer.armed) == 4
