@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from breaker.instruments import Instrument
 from breaker.orders import Account, Fill, MarketClock, Order, OrderType, Position, TimeInForce, Unreadable
-from brokers.ib.connection import EXTRA, ClientIdTaken, Connection, library
+from brokers.ib.connection import ClientIdTaken, Connection, library
 from brokers.ib.contracts import Symbols
 from brokers.ib.logins import Logins
 from brokers.ib.market import Market
@@ -42,7 +42,6 @@ from brokers.protocol import (
     CloseResult,
     Listed,
 )
-from configuration.settings import ConfigurationError
 
 if TYPE_CHECKING:
     from configuration.accounts import AccountSettings
@@ -317,11 +316,7 @@ class IbBroker(Broker):
 
 
 def from_settings(name: str, account: AccountSettings) -> IbBroker:
-    """The entry point of adapter `ib`. Raises `ConfigurationError` where its extra is not installed."""
-    try:
-        library()
-    except ImportError:
-        raise ConfigurationError(f"accounts.{name}.adapter: {EXTRA}") from None
+    """The entry point of adapter `ib`. Nothing is imported or asked yet: what is wrong is told by the first call."""
     assert account.port is not None  # noqa: S101 - the settings have made sure of it
     return IbBroker(
         name,

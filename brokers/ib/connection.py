@@ -95,9 +95,9 @@ class Connection:
         return transport is not None and not transport.is_closing()
 
     async def open(self, client_id: int) -> None:
-        """Raises `ClientIdTaken`, `BrokerUnavailable`."""
+        """Raises `ClientIdTaken`, `BrokerUnavailable`, `BrokerRefused` where the extra is not installed."""
         self._loop = asyncio.get_running_loop()
-        client = self._client = library().client.Client(self.listener)
+        client = self._client = (await self._library()).client.Client(self.listener)
         client.decoder = _Decoder(client.decoder, self.listener)
         self.listener.client_id = self.client_id = client_id
         gone: asyncio.Future[None] = self._loop.create_future()
@@ -124,6 +124,13 @@ class Connection:
                 await asyncio.wait({opening}, timeout=0.1)
             if not client.isReady():
                 self.close()
+
+    async def _library(self) -> Any:
+        """On a thread: importing it takes 0.2 s, which the other accounts' first cancels don't wait for."""
+        try:
+            return await asyncio.to_thread(library)
+        except ImportError as error:
+            raise self.refused(f"{EXTRA} ({error})") from None
 
     def _not_open(self, opening: asyncio.Task[Any], *, closed: bool) -> BrokerUnavailable:
         refused = self.listener.refused

@@ -27,7 +27,6 @@ from brokers.protocol import (
 )
 from brokers.registry import open_broker
 from configuration.accounts import AccountSettings
-from configuration.settings import ConfigurationError
 from sandbox.child_process import free_port
 from sandbox.exchange.scenario import parse
 from sandbox.exchange.server import PaperExchangeThread
@@ -492,13 +491,14 @@ async def test_a_read_only_tws_is_found_out_without_an_order(venue: Venue) -> No
     assert "TWS placeOrder" not in (await report(exchange))["requests"]
 
 
-def test_a_missing_extra_is_told_in_pips_words(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_missing_extra_is_told_in_pips_words(monkeypatch: pytest.MonkeyPatch) -> None:
     def missing(name: str) -> Any:
         raise ModuleNotFoundError(f"No module named {name!r}")
 
     monkeypatch.setattr(connection, "import_module", missing)
-    with pytest.raises(ConfigurationError, match=r'accounts\.IB\.adapter: .*pip install "trading-breaker-ops\[ib\]"'):
-        open_broker("IB", AccountSettings(adapter="ib", port=4002))
+    broker = open_broker("IB", AccountSettings(adapter="ib", port=4002))
+    with pytest.raises(BrokerRefused, match=r'IB: .*pip install "trading-breaker-ops\[ib\]"'):
+        await broker.positions()
 
 
 def test_opening_it_needs_no_network() -> None:
