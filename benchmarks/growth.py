@@ -20,6 +20,7 @@ from pathlib import Path
 from benchmarks.rows import Row, growth
 from benchmarks.servers import Bench, bench, kill_environment
 from breaker.gate import Gate
+from deployments.account_sections import alpaca_section
 from sandbox.child_process import free_port
 from sandbox.embedded_redis import EmbeddedRedis
 from sandbox.exchange.scenario import parse
@@ -50,7 +51,8 @@ def _kill(accounts: int, orders: int) -> float:
         redis = stack.enter_context(EmbeddedRedis(directory / "redis"))
         venues = [stack.enter_context(PaperExchangeThread(book)) for _ in range(accounts)]
         nowhere = {"PREFECT_API_URL": f"http://127.0.0.1:{free_port()}/api", "PREFECT_HOME": str(directory / "prefect")}
-        environment = kill_environment(directory, redis.url, [venue.url for venue in venues], "", nowhere)
+        sections = [alpaca_section(f"A{number}", venue.url) for number, venue in enumerate(venues)]
+        environment = kill_environment(directory, redis.url, sections, "", nowhere)
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
         command = [sys.executable, "-m", "cli", "kill", "--yes", "--json", "--operator", "bench"]
         ended = subprocess.run(command, env=environment, capture_output=True, check=False, timeout=600)

@@ -29,6 +29,7 @@ import httpx
 from benchmarks.rows import Row
 from benchmarks.servers import kill_environment, standby
 from configuration.settings import KillSettings
+from deployments.account_sections import alpaca_section
 from sandbox.child_process import free_port
 from sandbox.embedded_redis import EmbeddedRedis
 from sandbox.exchange.scenario import parse
@@ -72,9 +73,9 @@ def run() -> list[Row]:
     ):
         directory = Path(name)
         down = {"PREFECT_API_URL": f"http://127.0.0.1:{free_port()}/api", "PREFECT_HOME": str(directory / "prefect")}
-        ideal, ours = _ideal_times(venue), {}
+        section, ideal, ours = alpaca_section("PAPER", venue.url), _ideal_times(venue), {}
         for orchestrator, address in (("Prefect down", down), ("with Prefect", prefect.environment)):
-            environment = kill_environment(directory, redis.url, [venue.url], "record_wait = 0.2", address)
+            environment = kill_environment(directory, redis.url, [section], "record_wait = 0.2", address)
             ours[f"cold, {orchestrator}"] = _times(venue, partial(_kill, environment))
             with standby(directory, environment):
                 ours[f"standby, {orchestrator}"] = _times(venue, partial(_kill, environment))

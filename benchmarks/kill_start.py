@@ -12,6 +12,7 @@ from statistics import median
 
 from benchmarks.rows import Row
 from benchmarks.servers import kill_environment, standby
+from deployments.account_sections import alpaca_section
 from sandbox.child_process import free_port
 from sandbox.embedded_redis import EmbeddedRedis
 from sandbox.exchange.scenario import parse
@@ -32,7 +33,8 @@ def run() -> list[Row]:
             "PREFECT_API_URL": f"http://127.0.0.1:{free_port()}/api",
             "PREFECT_HOME": str(Path(directory) / "prefect"),
         }
-        environment = kill_environment(Path(directory), redis.url, venue.url, PACE, down)
+        section = alpaca_section("PAPER", venue.url)
+        environment = kill_environment(Path(directory), redis.url, [section], PACE, down)
         cold = [_kill(environment, venue) for _ in range(TIMES)]
         with standby(Path(directory), environment):
             warm = [_kill(environment, venue) for _ in range(TIMES)]

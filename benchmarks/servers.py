@@ -8,7 +8,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -72,13 +72,11 @@ def open_gate(url: str, backend: str, shared_memory: Path) -> Iterator[Gate]:
 
 
 def kill_environment(
-    directory: Path, redis_url: str, venue_urls: Sequence[str], pace: str, prefect: dict[str, str]
+    directory: Path, redis_url: str, accounts: Iterable[str], pace: str, prefect: dict[str, str]
 ) -> dict[str, str]:
-    """For `breaker kill` on an account at each venue, with this `[kill]` section and these variables for Prefect."""
-    accounts = (
-        f'[accounts.A{number}]\nbase_url = "{url}"\nkey_id = "key"\nsecret_key = "secret"\n'
-        for number, url in enumerate(venue_urls)
-    )
+    """For `breaker kill` on these accounts, which are their sections of the configuration; with this `[kill]` section
+    and these variables for Prefect.
+    """
     configuration = directory / "breaker.toml"
     configuration.write_text(
         f'redis_url = "{redis_url}"\nstate_dir = "{directory / "state"}"\n[kill]\n{pace}\n{"".join(accounts)}'
