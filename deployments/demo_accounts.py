@@ -60,7 +60,7 @@ def start_accounts(started: ExitStack, alpaca: PaperExchange) -> list[DemoAccoun
     return [
         DemoAccount("ALPACA", "Alpaca", alpaca, alpaca_section("ALPACA", alpaca.url)),
         DemoAccount("SPOT", "Binance spot", spot, spot_section("SPOT", spot.url), kept),
-        DemoAccount("PERPS", "Binance futures, hedged", perpetuals, perpetuals_section("PERPS", perpetuals.url)),
+        DemoAccount("PERPS", "Binance futures", perpetuals, perpetuals_section("PERPS", perpetuals.url)),
         DemoAccount("IB", "Interactive Brokers", ib, ib_section("IB", ib.tws_port or 0)),
     ]
 
