@@ -9,7 +9,9 @@ import pytest
 
 from breaker.uuid7 import uuid7
 from brokers.alpaca import AlpacaBroker
-from brokers.ib import IbBroker
+from brokers.ib import IbBroker, connection
+from brokers.registry import open_brokers
+from configuration.accounts import AccountSettings
 from proofs.tws_kills import ENGINE, Case, account, case, fast, judge, kill, problems
 from sandbox.child_process import free_port
 from sandbox.embedded_redis import EmbeddedRedis
@@ -79,3 +81,22 @@ async def test_a_tws_that_does_not_listen_holds_up_no_other_account(
     paper, ib = sorted(report.accounts, key=lambda progress: progress.account, reverse=True)
     assert paper.flat and not ib.flat and not report.flat
     assert "nothing listens there" in ib.note and "\n" not in ib.note
+
+
+async def test_a_missing_package_holds_up_no_other_account(
+    exchange: PaperExchangeThread, redis_server: EmbeddedRedis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def missing(name: str) -> None:
+        raise ModuleNotFoundError(f"No module named {name!r}")
+
+    monkeypatch.setattr(connection, "import_module", missing)
+    exchange.restart(scaled(f"{ALONE}[book]\norders = 5\npositions = 4\n"))
+    accounts = {
+        "PAPER": {"base_url": exchange.url, "key_id": "key", "secret_key": "secret", "requests_per_minute": 1_000_000},
+        "IB": {"adapter": "ib", "port": exchange.tws_port},
+    }
+    brokers = open_brokers({name: AccountSettings.model_validate(given) for name, given in accounts.items()})
+    report = await kill(brokers, redis_server.url, incident_id=uuid7(), settings=kill_settings(deadline=60.0))
+    paper, ib = sorted(report.accounts, key=lambda progress: progress.account, reverse=True)
+    assert paper.flat and not ib.flat and not report.flat
+    assert 'pip install "trading-breaker-ops[ib]"' in ib.note and "\n" not in ib.note
