@@ -1,12 +1,15 @@
-"""Open the broker of an account, by the adapter that its configuration names."""
+"""Open the broker of an account, by the adapter that its configuration names; one that won't open stops no other."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from importlib import import_module
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any
 
 from brokers.protocol import Broker
+from brokers.unopened import UnopenedBroker
 from configuration.accounts import AccountSettings
 from configuration.settings import ConfigurationError
 
@@ -24,7 +27,7 @@ def open_broker(name: str, account: AccountSettings) -> Broker:
     """Make the broker of one account; nothing is sent yet.
 
     Raises:
-        ConfigurationError: no adapter of that name is installed, or what is registered is no broker.
+        ConfigurationError: no adapter of that name is installed, it can't be opened, or what it makes is no broker.
     """
     if account.adapter in _BUILT_IN:
         module, function = _BUILT_IN[account.adapter]
@@ -36,7 +39,7 @@ def open_broker(name: str, account: AccountSettings) -> Broker:
             raise ConfigurationError(
                 f"accounts.{name}.adapter: no adapter '{account.adapter}' is installed; known are {', '.join(known)}"
             )
-        make = next(iter(found)).load()
+        make = partial(_of_a_third_party, next(iter(found)))
     broker = make(name, account)
     if not isinstance(broker, Broker):
         members = {member for member in (*vars(Broker), *Broker.__annotations__) if not member.startswith("_")}
@@ -48,5 +51,36 @@ def open_broker(name: str, account: AccountSettings) -> Broker:
     return broker
 
 
+def _of_a_third_party(entry: EntryPoint, name: str, account: AccountSettings) -> Any:
+    """Whatever it raises is told in a line, and is not the end of the other accounts."""
+    try:
+        return entry.load()(name, account)
+    except ConfigurationError:
+        raise
+    except Exception as error:
+        raise ConfigurationError(
+            f"accounts.{name}.adapter: '{account.adapter}' can't be opened ({type(error).__name__}: {error})"
+        ) from None
+
+
 def open_brokers(accounts: Mapping[str, AccountSettings]) -> dict[str, Broker]:
+    """Raises ConfigurationError where one of them can't be opened."""
     return {name: open_broker(name, account) for name, account in accounts.items()}
+
+
+def open_those_that_open(accounts: Mapping[str, AccountSettings]) -> dict[str, Broker]:
+    """The same for a kill switch: one that can't be opened is there all the same, and says why to whatever is asked.
+
+    Raises ConfigurationError where none can be opened.
+    """
+    found: dict[str, Broker] = {}
+    problems: list[ConfigurationError] = []
+    for name, account in accounts.items():
+        try:
+            found[name] = open_broker(name, account)
+        except ConfigurationError as error:
+            problems.append(error)
+            found[name] = UnopenedBroker(name, str(error))
+    if problems and len(problems) == len(found):
+        raise problems[0]
+    return found

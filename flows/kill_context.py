@@ -12,7 +12,7 @@ from breaker import AsyncCircuitBreaker, State
 from breaker.keys import GLOBAL
 from breaker.uuid7 import uuid7
 from brokers.coverage import coverage_of
-from brokers.registry import open_brokers
+from brokers.registry import open_those_that_open
 from configuration.breakers import REFUSAL_PATIENCE, async_breaker_of
 from configuration.redis_clients import redis_client
 from configuration.settings import Settings, load_settings
@@ -62,13 +62,13 @@ async def open_kill_run(
 
     Raises:
         InvalidInput: as `coverage_of`.
-        ConfigurationError: an account's adapter is not installed.
+        ConfigurationError: no account's adapter can be opened; one that can't is told as failed beside the others.
     """
     settings = settings or load_settings()
     coverage = coverage_of(scope, settings.accounts, accounts or ())
     scope, wanted = coverage.scope, coverage.accounts
     lent = {name: broker for name, broker in (opened or {}).items() if name in wanted}
-    own = open_brokers({name: settings.accounts[name] for name in wanted if name not in lent})
+    own = open_those_that_open({name: settings.accounts[name] for name in wanted if name not in lent})
     brokers = {name: (lent | own)[name] for name in wanted}
     breaker = async_breaker_of(settings, scope, refusal_patience=REFUSAL_PATIENCE)
     incident = await _incident_under_way(breaker) if incident_id == "new" else incident_id

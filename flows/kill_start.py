@@ -165,7 +165,7 @@ async def sweep_and_flatten(
     until it has returned True.
 
     Raises:
-        ConfigurationError: an account's adapter is not installed. The trip has been made, or has failed, by then.
+        ConfigurationError: no account's adapter can be opened. The trip has been made, or has failed, by then.
     """
     tripping = asyncio.ensure_future(halting)
     await asyncio.wait({tripping}, timeout=None if confirm else trip_first)
@@ -333,10 +333,10 @@ async def _brokers(
     settings: Settings, accounts: Sequence[str], opened: Mapping[str, Broker] | None
 ) -> AsyncIterator[Mapping[str, Broker]]:
     """The accounts' brokers: those that are open already, and for the others new ones that are closed at the end."""
-    from brokers.registry import open_brokers  # noqa: PLC0415  after the trip
+    from brokers.registry import open_those_that_open  # noqa: PLC0415  after the trip
 
     lent = opened or {}
-    own = open_brokers({name: settings.accounts[name] for name in accounts if name not in lent})
+    own = open_those_that_open({name: settings.accounts[name] for name in accounts if name not in lent})
     try:
         yield {name: lent[name] if name in lent else own[name] for name in accounts}
     finally:

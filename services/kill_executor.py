@@ -14,7 +14,7 @@ from breaker import AsyncCircuitBreaker
 from breaker.pending_trips import PendingTrip
 from brokers.coverage import Coverage
 from brokers.protocol import Broker
-from brokers.registry import open_brokers
+from brokers.registry import open_those_that_open
 from configuration.breakers import REFUSAL_PATIENCE, async_breaker_of, make_or_store_trip
 from configuration.running import RunningConfiguration
 from configuration.settings import Settings
@@ -38,7 +38,7 @@ class KillExecutor:
     def __init__(self, running: RunningConfiguration) -> None:
         self._running = running
         self._settings = settings = running.settings
-        self.brokers: dict[str, Broker] = open_brokers(settings.accounts)
+        self.brokers: dict[str, Broker] = open_those_that_open(settings.accounts)
         self._breakers: dict[tuple[str, str], AsyncCircuitBreaker] = {}
         self._kills: set[asyncio.Task[None]] = set()
         self._claimed: set[str] = set()

@@ -29,6 +29,8 @@ from brokers.ib.reading import OrderState, TwsError
 from brokers.protocol import BrokerRefused, BrokerUnavailable
 
 EXTRA: Final = 'adapter ib needs ib_async: pip install "trading-breaker-ops[ib]"'
+IMPORTED_WITHIN: Final = 20.0
+"""Seconds that importing ib_async may take on a busy machine."""
 _SUMMARY: Final = "NetLiquidation,BuyingPower,InitMarginReq,MaintMarginReq,GrossPositionValue"
 _BY_HAND: Final = 0
 """The client id to which TWS gives the orders that people place in it."""
@@ -128,7 +130,10 @@ class Connection:
     async def _library(self) -> Any:
         """On a thread: importing it takes 0.2 s, which the other accounts' first cancels don't wait for."""
         try:
-            return await asyncio.to_thread(library)
+            async with asyncio.timeout(IMPORTED_WITHIN):
+                return await asyncio.to_thread(library)
+        except TimeoutError:
+            raise self._unavailable("connecting", f"ib_async was not imported within {IMPORTED_WITHIN:g} s") from None
         except ImportError as error:
             raise self.refused(f"{EXTRA} ({error})") from None
 

@@ -9,7 +9,8 @@ import pytest
 from pydantic import SecretStr
 
 from brokers.alpaca import AlpacaBroker
-from brokers.registry import open_broker, open_brokers
+from brokers.protocol import BrokerRefused
+from brokers.registry import open_broker, open_brokers, open_those_that_open
 from configuration.accounts import AccountSettings
 from configuration.settings import ConfigurationError
 
@@ -56,3 +57,25 @@ def test_something_that_is_no_broker_is_not_taken_for_one(tmp_path: Path, monkey
         ConfigurationError, match=r"does not provide a broker; it lacks account, .*cancel_all, .*positions"
     ):
         open_broker("ALPHA", account("theirs"))
+
+
+def test_a_third_partys_adapter_that_breaks_is_told_in_a_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    installed(tmp_path, "import a_package_that_nobody_has\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "theirs", raising=False)
+    with pytest.raises(
+        ConfigurationError, match=r"accounts\.ALPHA\.adapter: 'theirs' can't be opened \(ModuleNotFound"
+    ):
+        open_broker("ALPHA", account("theirs"))
+
+
+async def test_an_account_that_cannot_be_opened_stops_none_of_the_others_and_says_why() -> None:
+    brokers = open_those_that_open({"ALPHA": account(), "BETA": account("nasdaq")})
+    assert isinstance(brokers["ALPHA"], AlpacaBroker)
+    with pytest.raises(BrokerRefused, match=r"accounts\.BETA\.adapter: no adapter 'nasdaq'.*nothing was cancelled"):
+        await brokers["BETA"].cancel_all()
+
+
+def test_without_any_that_opens_that_is_an_error() -> None:
+    with pytest.raises(ConfigurationError, match="no adapter 'nasdaq'"):
+        open_those_that_open({"ALPHA": account("nasdaq")})

@@ -234,6 +234,20 @@ async def test_an_adapter_that_is_missing_is_told_after_the_trip(
     assert CircuitBreaker(redis_client).get_state() == "TRIPPED"
 
 
+async def test_promise_5_an_account_that_cannot_be_opened_stops_none_of_the_others(
+    settings: Settings, venue: PaperExchangeThread
+) -> None:
+    kill = settings.kill.model_copy(update={"refusal_patience": 0.2})
+    broken = settings.accounts["ALPHA"].model_copy(update={"adapter": "nyse"})
+    accounts = {"BROKEN": broken, **settings.accounts}
+    ten = settings.model_copy(update={"kill": kill, "accounts": accounts})
+    start, journal = start_of(ten), Journal(ten)
+    run = await sweep_and_flatten(ten, start, halt(start, way_of(ten), journal), journal)
+    assert run is not None and run.report is not None and not run.report.flat
+    assert run.progress["ALPHA"].phase == "flat" and venue.report()["is_flat"]
+    assert run.progress["BROKEN"].phase == "failed" and "no adapter 'nyse'" in run.progress["BROKEN"].note
+
+
 async def test_without_an_account_it_halts_and_says_so(settings: Settings, redis_client: redis.Redis) -> None:
     nothing = settings.model_copy(update={"accounts": {}})
     start, journal = start_of(nothing), Journal(nothing)
