@@ -166,12 +166,13 @@ class CcxtBroker(Broker):
 
     @staticmethod
     def _known_instrument(exchange: Any) -> Any:
-        return lambda symbol: read_instrument(exchange.markets[symbol])
+        return lambda symbol: read_instrument(exchange.markets[symbol], exchange.precisionMode)
 
     async def instruments(self, symbols: Collection[str]) -> Mapping[str, Instrument]:
         """What the exchange says of these symbols."""
         exchange = await self._connection.ready()
-        return {symbol: read_instrument(exchange.markets[symbol]) for symbol in symbols if symbol in exchange.markets}
+        known = self._known_instrument(exchange)
+        return {symbol: known(symbol) for symbol in symbols if symbol in exchange.markets}
 
     async def order(self, client_order_id: str) -> Order | None:
         """By its client order id, at the symbol that it was sent for or is open in.
@@ -299,11 +300,12 @@ class CcxtBroker(Broker):
 
     async def _accepted(self, request: CloseOrder, answer: Any) -> CloseResult:
         """What a normal answer says: an order, or a failure in the shape of one."""
-        if failure := failure_in(answer):
+        raw = str(answer.get("id") or "") if isinstance(answer, Mapping) else ""
+        failure = failure_in(answer)
+        if failure and (not raw or str(answer.get("status")) == "rejected"):  # what has got an id was taken
             code = failure.rpartition("(")[2].removesuffix(")")
             told = VenueRefused(failure, account=self.name, kind="ExchangeError", code=code, reason=failure)
             return refused_close(request.symbol, told)
-        raw = str(answer.get("id") or "") if isinstance(answer, Mapping) else ""
         if not raw:
             lost = MayHaveHappened(f"{self.name}: the answer to the close names no order", account=self.name)
             return await self._look_up(request, lost)

@@ -72,7 +72,8 @@ class Cancels:
             answer = await self._connection.change("cancel of all orders", lambda asked: asked.cancel_all_orders())
         finally:
             await asyncio.wait({reading})
-        listed = Listed[Order]() if reading.exception() else reading.result()
+            failed = reading.cancelled() or reading.exception() is not None
+        listed = Listed[Order]() if failed else reading.result()
         return self._results([order.id for order in listed.items], answer)
 
     async def _symbol(self, symbol: str, view: View, names: Sequence[str]) -> Sequence[CancelResult]:

@@ -6,10 +6,9 @@ import asyncio
 from collections.abc import Mapping
 from typing import Any
 
-from breaker.instruments import Instrument
 from breaker.orders import Position, Unreadable
 from brokers.ccxt.connection import Connection
-from brokers.ccxt.reading import SENSELESS, read_instrument, read_position, unreadable
+from brokers.ccxt.reading import SENSELESS, is_nothing, read_instrument, read_position, unreadable
 from brokers.ccxt.venues import Params, Venue
 from brokers.protocol import Listed
 
@@ -20,8 +19,11 @@ async def read_positions(connection: Connection, venue: Venue) -> Listed[Positio
     found: list[Position] = []
     unread: list[Unreadable] = []
     for body in (item for answer in answers for item in answer):
+        if is_nothing(body):
+            continue
         try:
-            position = read_position(body, await _instrument(connection, str(body.get("symbol") or "")))
+            market, mode = await _market(connection, str(body.get("symbol") or ""))
+            position = read_position(body, read_instrument(market, mode), inverse=market.get("inverse") is True)
             found += [position] if position is not None else []
         except SENSELESS as error:
             unread.append(unreadable("position", body, error))
@@ -33,7 +35,9 @@ async def _asked(connection: Connection, params: Params) -> list[Mapping[str, An
     return list(answer)
 
 
-async def _instrument(connection: Connection, symbol: str) -> Instrument:
+async def _market(connection: Connection, symbol: str) -> tuple[Mapping[str, Any], int]:
+    """What ccxt has of it, and in which of its modes it tells steps."""
     if not await connection.has_market(symbol):
         raise ValueError(f"the exchange lists no market {symbol!r} (any more): close it at the exchange")
-    return read_instrument((await connection.ready()).markets[symbol])
+    exchange = await connection.ready()
+    return exchange.markets[symbol], exchange.precisionMode

@@ -13,7 +13,7 @@ from brokers.ccxt.errors import VenueRefused
 from brokers.ccxt.paging import next_page
 from brokers.ccxt.reading import SENSELESS, at_path, parts_of, read_order, unreadable
 from brokers.ccxt.venues import Venue, View
-from brokers.protocol import Listed
+from brokers.protocol import BrokerUnavailable, Listed
 
 MOST_VERIFIED = 20
 """Conditional orders that are asked for by their ids in one reading; the others count as open until their turn."""
@@ -135,14 +135,22 @@ class OpenOrders:
                 if error.kind == "OrderNotFound" or error.code in ("-2013", "51603"):
                     return None
                 raise
-            return read_order(body, "", prefix)
+            return self._found(body, symbol)
         if not self._venue.client_order_ids.longest:
             return None
         for bodies in (await self._open_of(symbol), await self._closed_of(symbol)):
             for body in bodies:
                 if str(body.get("clientOrderId") or "").removeprefix(prefix) == client_order_id:
-                    return read_order({**body, "symbol": body.get("symbol") or symbol}, "", prefix)
+                    return self._found(body, symbol)
         return None
+
+    def _found(self, body: Mapping[str, Any], symbol: str) -> Order:
+        """Raises `BrokerUnavailable` for one that makes no sense: the exchange has it, how it stands is not known."""
+        try:
+            return read_order({**body, "symbol": body.get("symbol") or symbol}, "", self._venue.id_prefix)
+        except SENSELESS as error:
+            said = f"{unreadable('order', body, error)}"
+            raise BrokerUnavailable(f"{self._connection.name}: {said}", account=self._connection.name) from None
 
     async def _open_of(self, symbol: str) -> Sequence[Mapping[str, Any]]:
         return list(await self._connection.read("list of orders", lambda asked: asked.fetch_open_orders(symbol)))

@@ -6,6 +6,7 @@ guesses is read from there.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -32,6 +33,9 @@ SENSELESS = (KeyError, TypeError, ValueError, AttributeError, ArithmeticError, L
 UNREAD = "unread"
 """The key under which an item is marked that ccxt itself could not read."""
 
+DECIMAL_PLACES, TICK_SIZE = 2, 4
+"""Two of ccxt's precision modes; the third, 3, counts significant digits (bitfinex, bithumb)."""
+
 _STATUS = {
     "open": OrderStatus.NEW,
     "closed": OrderStatus.FILLED,
@@ -56,6 +60,9 @@ _TRANSFERS = {
 _T = TypeVar("_T")
 _SAID = ("msg", "sMsg", "message", "errorMsg", "errorMessage")
 _DONE = frozenset({"ok", None})
+_HTTP_FAILURE = re.compile(r"[45]\d\d")
+_SUCCESS = frozenset({"0", "200", "00000", "200000", "1000", "success", "ok"})
+"""Codes by which exchanges say that all is well: 1000 is BitMart's, the words are of several."""
 
 
 def read_order(body: Json, view: str = "", id_prefix: str = "") -> Order:
@@ -113,8 +120,21 @@ def _type(word: str, limit: Decimal | None, stop: Decimal | None) -> OrderType:
     return OrderType.MARKET if "market" in words else OrderType.LIMIT
 
 
-def read_position(body: Json, instrument: Instrument) -> Position | None:
-    """One position, in the exchange's contracts; None where there is nothing of it. Raises one of `SENSELESS`."""
+def is_nothing(body: Json) -> bool:
+    """Whether a position is one of no contracts, as exchanges list them of symbols that they no longer trade, too."""
+    try:
+        _check_size(body.get("info"))
+        return UNREAD not in body and decimal(body.get("contracts")) == ZERO
+    except ValueError:
+        return False
+
+
+def read_position(body: Json, instrument: Instrument, *, inverse: bool = False) -> Position | None:
+    """One position, in the exchange's contracts; None where there is nothing of it. Raises one of `SENSELESS`.
+
+    Args:
+        inverse: whether the contract is settled in the coin that it is on, and its size is in money.
+    """
     if UNREAD in body:
         raise ValueError(body[UNREAD])
     info = body.get("info")
@@ -130,17 +150,32 @@ def read_position(body: Json, instrument: Instrument) -> Position | None:
         raise ValueError(f"its side is {side!r:.40}")
     sign = 1 if side == "long" else -1
     hedged = leg_of(info) is not None if body.get("hedged") is None else body["hedged"]
-    notional = _optional(body.get("notional"), decimal)
+    value = (
+        _value(body, abs(contracts) * instrument.multiplier) if inverse else _optional(body.get("notional"), decimal)
+    )
     return Position(
         symbol=symbol,
         quantity=sign * abs(contracts),
         available=abs(contracts),
         average_entry_price=_optional(body.get("entryPrice"), decimal) or ZERO,
         current_price=_optional(body.get("markPrice") or body.get("lastPrice"), decimal) or None,
-        market_value=sign * abs(notional) if notional else None,
+        market_value=sign * abs(value) if value else None,
         instrument=instrument,
         position_side=_LEGS[side] if hedged else None,
     )
+
+
+def _value(body: Json, face: Decimal) -> Decimal:
+    """What an inverse position is worth in money: ccxt says it in the coin, but for OKX, which tells dollars.
+
+    Args:
+        face: what its contracts are for, in money.
+    """
+    notional = _optional(body.get("notional"), decimal)
+    if notional is None or "notionalUsd" in _info(body):
+        return notional or face
+    price = _optional(body.get("markPrice") or body.get("entryPrice"), decimal)
+    return notional * price if price else face
 
 
 def _check_size(info: Any) -> None:
@@ -169,21 +204,33 @@ def leg_of(info: Any) -> PositionSide | None:
     return _BYBIT_LEGS.get(str(info.get("positionIdx", "")))
 
 
-def read_instrument(market: Json) -> Instrument:
-    """What an exchange says of one of its markets. Raises one of `SENSELESS`."""
+def read_instrument(market: Json, precision_mode: int = TICK_SIZE) -> Instrument:
+    """What an exchange says of one of its markets. Raises one of `SENSELESS`.
+
+    Args:
+        precision_mode: ccxt's, of the exchange: whether what it calls a precision is a step or a number of digits.
+    """
     limits, precision = market.get("limits") or {}, market.get("precision") or {}
     amount, at_market = limits.get("amount") or {}, limits.get("market") or {}
     most = [_optional(each.get("max"), decimal) for each in (amount, at_market)]
     return Instrument(
         _asset_class(market),
         multiplier=_optional(market.get("contractSize"), decimal) or Decimal(1),
-        price_increment=_optional(precision.get("price"), decimal) or None,
-        quantity_increment=_optional(precision.get("amount"), decimal) or None,
+        price_increment=_step(precision.get("price"), precision_mode),
+        quantity_increment=_step(precision.get("amount"), precision_mode),
         minimum_quantity=_optional(amount.get("min"), decimal) or None,
         maximum_quantity=min((limit for limit in most if limit), default=None),
         minimum_notional=_optional((limits.get("cost") or {}).get("min"), decimal) or None,
         trades=Session.ALWAYS,
     )
+
+
+def _step(precision: Any, mode: int) -> Decimal | None:
+    """None where there is no one step: of significant digits, or not told."""
+    told = _optional(precision, decimal)
+    if told is None or mode == DECIMAL_PLACES:
+        return None if told is None else Decimal(1).scaleb(-int(told))
+    return (told or None) if mode == TICK_SIZE else None
 
 
 def _asset_class(market: Json) -> AssetClass:
@@ -265,11 +312,11 @@ def failure_in(body: Any) -> str:
     if isinstance(info.get("error"), str) and info["error"]:
         return str(info["error"])  # Hyperliquid
     status = str(body.get("status") or "")
-    if status.isdecimal() and not status.startswith("2"):
+    if _HTTP_FAILURE.fullmatch(status):  # any other number is the exchange's own word for how the order stands
         return said or f"status {status}"
     for key in ("code", "sCode", "errorCode", "retCode"):
         code = str(info.get(key) or "0")
-        if code not in ("0", "200", "00000", "200000"):
+        if code.lower() not in _SUCCESS:
             return f"{said or 'refused'} ({code})"
     return (said or "rejected") if status == "rejected" else ""
 

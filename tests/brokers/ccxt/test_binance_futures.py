@@ -196,6 +196,11 @@ async def test_a_position_of_a_delisted_symbol_is_named_and_the_others_are_liste
     assert "LUNAUSDT" in str(unread) and "close it at the exchange" in str(unread)
 
 
+async def test_a_delisted_symbol_of_which_nothing_is_held_is_no_position() -> None:
+    async with venue({POSITIONS: [position("0.000", symbol="LUNAUSDT")]}) as (broker, _):
+        assert not await broker.positions()
+
+
 async def test_a_one_way_close_is_reduce_only_under_its_own_name() -> None:
     done = order(5, type="MARKET", side="SELL", status="FILLED", executedQty="0.500", origQty="0.500")
     async with venue({PLACE: done}) as (broker, exchange):
@@ -264,6 +269,14 @@ async def test_a_close_whose_answer_was_lost_is_looked_up_and_never_sent_again(l
     async with venue({PLACE: lost, LOOK_UP: error(-2013, "Order does not exist.")}) as (broker, _):
         result = await broker.close(SELL)
     assert result.outcome is CloseOutcome.UNKNOWN and "does not know the order (yet)" in result.reason
+
+
+async def test_a_close_whose_answer_was_lost_and_that_makes_no_sense_when_found_is_unknown() -> None:
+    odd = order(5, side="SELL", clientOrderId="incident-1", origQty="many")
+    async with venue({PLACE: Told({}, breaks_off=True), LOOK_UP: odd}) as (broker, _):
+        assert (await broker.close(SELL)).outcome is CloseOutcome.UNKNOWN
+        with pytest.raises(BrokerUnavailable, match="can't be read"):
+            await broker.order("incident-1")
 
 
 async def test_a_close_has_a_deadline() -> None:
