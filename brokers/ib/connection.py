@@ -83,6 +83,7 @@ class Connection:
         self._client: Any = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._one_at_a_time: dict[str, asyncio.Lock] = {}
+        self._summary_number = 0
         self.client_id = -1
         self.accounts: tuple[str, ...] = ()
         """What the login manages."""
@@ -190,8 +191,23 @@ class Connection:
         return int(answer.items[0])
 
     async def summary(self) -> Answer:
-        """Each account's figures: account, tag, value, currency."""
-        return await self._ask("reqAccountSummary", lambda c, number: c.reqAccountSummary(number, "All", _SUMMARY))
+        """Each account's figures: account, tag, value, currency.
+
+        It is a subscription, of which TWS lets a client have two, counted by their numbers (error 322): so it has one
+        number, and is ended each time.
+        """
+        what = "reqAccountSummary"
+        async with self._one_at_a_time.setdefault(what, asyncio.Lock()):
+            client = self._ready(what)
+            number = self._summary_number = self._summary_number or client.getReqId()
+            try:
+                return await self._answer(number, what, lambda: client.reqAccountSummary(number, "All", _SUMMARY))
+            except asyncio.CancelledError:
+                self.close()  # what is still to come would be taken for the next one's
+                raise
+            finally:
+                if self._client is not None:
+                    self._client.cancelAccountSummary(number)
 
     async def executions(self) -> Answer:
         """Those of today, of all clients."""

@@ -156,6 +156,13 @@ async def test_the_clock_is_that_of_what_is_held(venue: Venue, session: str) -> 
     assert (clock.next_open is None) is (session == "open")
 
 
+async def test_the_account_is_read_as_often_as_a_monitor_does_on_one_connection(venue: Venue) -> None:
+    async with opened(venue(LONG)) as broker:
+        equities = [(await broker.account()).equity for _ in range(4)]
+        equities += [account.equity for account in await asyncio.gather(*(broker.account() for _ in range(4)))]
+    assert len({*equities}) == 1 and len(equities) == 8
+
+
 async def test_the_account_is_read_in_its_currency(venue: Venue) -> None:
     async with opened(venue(LONG)) as broker:
         account = await broker.account()

@@ -50,6 +50,8 @@ NAMES: Final = {
 }
 """What the first field of a request asks for."""
 _CHANGES: Final = frozenset({"placeOrder", "cancelOrder", "reqGlobalCancel"})
+_MOST_SUMMARIES: Final = 2
+"""Of the account, that one client may have at once; TWS says 322 to a third."""
 _REQUEST_ID_AT: Final = {"1": 2, "3": 1, "4": 2, "7": 2, "9": 2, "62": 2, "76": 2}
 """Where a request that has an id of its own says it."""
 
@@ -68,6 +70,8 @@ class Session:
         self._fills_told = len(desk.venue.exchange.book.fills)
         self._tickers: dict[str, tuple[str, Decimal | None]] = {}
         self._asked_at: deque[float] = deque()
+        self._summaries: set[str] = set()
+        """The account's summaries that this client has asked for and not ended."""
 
     def greet(self) -> None:
         """What TWS tells a client that has just come."""
@@ -243,11 +247,19 @@ class Session:
         self._send([54, 1, account])
 
     def _account_summary(self, fields: Sequence[str]) -> None:
+        if fields[2] not in self._summaries and len(self._summaries) >= _MOST_SUMMARIES:
+            words = "Error processing request.-'cZ' : cause - Maximum number of account summary requests exceeded"
+            self._send(error(_request_id(fields), 322, words))
+            return
+        self._summaries.add(fields[2])
         wanted = {*fields[4].split(",")}
         for tag, value, currency in self.desk.values():
             if tag in wanted:
                 self._send([63, 1, fields[2], self.desk.account, tag, value, currency])
         self._send([64, 1, fields[2]])
+
+    def _end_account_summary(self, fields: Sequence[str]) -> None:
+        self._summaries.discard(fields[2])
 
     def _account_updates_multi(self, fields: Sequence[str]) -> None:
         if fields[3] in {"", self.desk.account}:
@@ -306,6 +318,7 @@ _HANDLERS: Final[dict[str, Callable[[Session, Sequence[str]], None]]] = {
     "reqPositions": Session._positions,
     "reqAccountUpdates": Session._account_updates,
     "reqAccountSummary": Session._account_summary,
+    "cancelAccountSummary": Session._end_account_summary,
     "reqAccountUpdatesMulti": Session._account_updates_multi,
     "reqContractDetails": Session._contract_details,
     "reqMktData": Session._market_data,
