@@ -286,8 +286,12 @@ def _close(
     most = position.instrument.maximum_quantity
     if most is not None and kind is not Rung.NATIVE:
         quantity = position.instrument.quantity(min(quantity, most))
-    if kind is Rung.EXTENDED_HOURS and memory.whole_units:
+    # A venue that takes no fractions at all leaves the rest to be sold by hand; others take it in the session.
+    in_none = not able.fractional and position.instrument.session is not Session.ALWAYS
+    if memory.whole_units and (kind is Rung.EXTENDED_HOURS or in_none):
         quantity = quantity.to_integral_value(rounding=ROUND_DOWN)
+        if not quantity:
+            return None
     price = position.current_price if kind in (Rung.LIMIT, Rung.EXTENDED_HOURS) else None
     side = position.closing_side
     return CloseOrder(

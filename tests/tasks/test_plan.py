@@ -371,6 +371,19 @@ def test_the_ladder_follows_the_session_and_tries_what_works_in_any_where_it_is_
     assert Rung.LIMIT not in without_price and Rung.EXTENDED_HOURS not in without_price and without_price
 
 
+def test_where_no_fractions_are_taken_at_all_whole_units_go_in_the_session_too() -> None:
+    able = replace(ABLE, fractional=False)
+    half = position("10.5")
+    memory = refused(remembered(quantity=D("10.5")), "fractions can't be sold by the API", 99.0, PACE, Refusal.FRACTION)
+    (close,) = plan([], [half], {"AAPL": memory}, able=able).closes
+    assert (close.type, close.quantity) == (OrderType.MARKET, D(10))
+    (all_of_it,) = plan([], [half], {"AAPL": memory}).closes
+    assert all_of_it.quantity == D("10.5"), "elsewhere fractions go in the session"
+    rest = position("0.5")
+    left = plan([], [rest], {"AAPL": replace(memory, quantity=D("0.5"), changed_at=0.0)}, able=able)
+    assert not left.closes and left.stuck == {"AAPL": "fractions can't be sold by the API"}
+
+
 @pytest.mark.parametrize(
     ("quantity", "whole_units", "kinds"),
     [
