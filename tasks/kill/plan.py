@@ -148,7 +148,7 @@ def plan_round(
         if close is not None and (not asked or now - since >= pace.cancel_settles):
             closes.append(close)
         kept[key] = replace(remembered, placed_since=_placed_since(remembered, others, orders_at_start))
-        if remembered.dust and position is not None and not of_position and key.symbol not in blocked:
+        if _is_dust(remembered, position) and not of_position and position is not None and key.symbol not in blocked:
             dust[key] = f"{abs(position.quantity):f} is dust: {remembered.reason}"
         elif time_is_up or _waits_for_the_open(position, ours, its_market) or _no_progress(remembered, now, pace):
             stuck[key] = (
@@ -259,6 +259,22 @@ def _tradable(position: Position, rungs: Rungs, memory: PositionMemory, able: Ca
     if not rungs and not able.market_orders and not position.current_price:
         return replace(memory, reason=NO_PRICE)
     return memory
+
+
+def _is_dust(memory: PositionMemory, position: Position | None) -> bool:
+    return memory.dust and position is not None and not _is_plainly_more(position)
+
+
+def _is_plainly_more(position: Position) -> bool:
+    """Whether it is twice the venue's own minimum: then a refusal as too little meant something else.
+
+    Venues say the same of a quantity that is too large, or not in whole steps (Binance, filter LOT_SIZE).
+    """
+    told, quantity, price = position.instrument, abs(position.quantity), position.current_price
+    worth = None if price is None else quantity * price * told.multiplier
+    minima = [(quantity, told.minimum_quantity), (worth, told.minimum_notional)]
+    known = [had >= 2 * least for had, least in minima if had is not None and least is not None]
+    return bool(known) and all(known)
 
 
 def _close(

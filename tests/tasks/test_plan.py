@@ -745,6 +745,28 @@ def test_less_than_the_venues_smallest_quantity_is_dust(quantity: str) -> None:
     assert plan([], [replace(contract(CALL, "1"), available=D(0))]).dust == {}
 
 
+@pytest.mark.parametrize(
+    ("quantity", "price", "dust"),
+    [
+        ("9000", "30000", False),
+        ("0.0005", "30000", True),
+        ("1", None, False),
+        ("0.00015", None, True),
+        ("0.02", "0.1", True),
+    ],
+)
+def test_promise_7_what_is_plainly_more_than_the_venues_minimum_is_no_dust_whatever_a_refusal_is_called(
+    quantity: str, price: str | None, dust: bool
+) -> None:
+    steps = replace(CRYPTO, minimum_quantity=D("0.0001"), minimum_notional=D(10))
+    held = position(quantity, symbol="BTC/USDT")
+    held = replace(held, instrument=steps, current_price=None if price is None else D(price))
+    known = remembered(quantity=D(quantity))
+    memory = refused(known, "Filter failure: LOT_SIZE", 99.0, PACE, Refusal.BELOW_MINIMUM, D(quantity))
+    decided = plan([], [held], {"BTC/USDT": memory})
+    assert (bool(decided.dust), bool(decided.remaining)) == (dust, not dust)
+
+
 def test_what_the_venue_refused_as_too_little_is_dust_unless_something_else_of_its_symbol_is_open() -> None:
     memory = {"AAPL": refused(remembered(), "too little", 100.0, PACE, Refusal.BELOW_MINIMUM, D(100))}
     assert plan([], [position()], memory).dust == {"AAPL": "100 is dust: too little"}
