@@ -55,8 +55,6 @@ KEEP = ("USDT", "USDC", "USD")
 FILLS_PAGE = 500
 MOST_SYMBOLS = 8
 """Symbols at which an order is looked for that another process may have sent."""
-CONCURRENT = 8
-"""Requests under way at once where a cancel takes one for each symbol."""
 
 
 class CcxtBroker(Broker):

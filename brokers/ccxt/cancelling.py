@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 from breaker.orders import Order
+from brokers.cancel_by_id import together
 from brokers.ccxt.connection import Connection
 from brokers.ccxt.errors import MayHaveHappened, VenueRefused
 from brokers.ccxt.open_orders import OpenOrders
@@ -14,9 +15,6 @@ from brokers.ccxt.reading import failure_in, parts_of
 from brokers.ccxt.refusals import failed_item, refused_cancel
 from brokers.ccxt.venues import Venue, View
 from brokers.protocol import CancelOutcome, CancelResult, Listed
-
-CONCURRENT = 8
-"""Requests under way at once where a cancel takes one for each symbol."""
 
 
 class Cancels:
@@ -44,6 +42,8 @@ class Cancels:
     async def all(self, read: Callable[[], Awaitable[Listed[Order]]]) -> Sequence[CancelResult]:
         """One request for each symbol and list that has open orders, or one for the account where there is such a one.
 
+        Each is sent before the first failure is raised: whoever hears of that may be about to hang up.
+
         What the answer says of an order wins; of those that it doesn't name, that they were asked to go.
         """
         if self._venue.cancels_all == "account":
@@ -55,13 +55,9 @@ class Cancels:
         for order in listed.items:
             _, symbol, view = parts_of(order.id)
             groups.setdefault((symbol, view), []).append(order.id)
-        places = asyncio.Semaphore(CONCURRENT)
-
-        async def one(symbol: str, view: str, names: Sequence[str]) -> Sequence[CancelResult]:
-            async with places:
-                return await self._symbol(symbol, self._open_orders.view(view), names)
-
-        done = await asyncio.gather(*(one(symbol, view, names) for (symbol, view), names in groups.items()))
+        done = await together(
+            [*groups.items()], lambda group: self._symbol(group[0][0], self._open_orders.view(group[0][1]), group[1])
+        )
         unread = [CancelResult(item.id, CancelOutcome.REFUSED, str(item)) for item in listed.unreadable if item.id]
         return [*(result for results in done for result in results), *unread]
 
@@ -90,13 +86,7 @@ class Cancels:
 
     async def _by_ids(self, names: Sequence[str]) -> Sequence[CancelResult]:
         size = self._venue.batch or 1
-        places = asyncio.Semaphore(CONCURRENT)
-
-        async def batch(start: int) -> Sequence[CancelResult]:
-            async with places:
-                return await self.many(names[start : start + size])
-
-        done = await asyncio.gather(*(batch(start) for start in range(0, len(names), size)))
+        done = await together([names[start : start + size] for start in range(0, len(names), size)], self.many)
         return [result for results in done for result in results]
 
     async def many(self, order_ids: Sequence[str]) -> Sequence[CancelResult]:
@@ -105,13 +95,13 @@ class Cancels:
         for name in order_ids:
             _, symbol, view = parts_of(name)
             groups.setdefault((symbol, view), []).append(name)
-        done = await asyncio.gather(*(self._batch(symbol, view, names) for (symbol, view), names in groups.items()))
+        done = await together([*groups.items()], lambda group: self._batch(*group[0], group[1]))
         return [result for results in done for result in results]
 
     async def _batch(self, symbol: str, view: str, names: Sequence[str]) -> Sequence[CancelResult]:
         found = self._open_orders.view(view)
         if len(names) == 1 or (found.conditional and self._open_orders.one_by_one):
-            return await asyncio.gather(*(self.one(name) for name in names))
+            return await together(names, self.one)
         raw = [parts_of(name)[0] for name in names]
         params = dict(found.cancelling)
         try:

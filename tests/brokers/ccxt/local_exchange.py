@@ -55,6 +55,8 @@ class LocalExchange:
     def __init__(self, answers: Mapping[str, Answer]) -> None:
         self.answers = dict(answers)
         self.asked: list[Asked] = []
+        self.answered: list[str] = []
+        """Routes with their symbols, of what was answered before whoever asked had hung up."""
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
         body = dict(parse_qsl(await request.text(), keep_blank_values=True))
@@ -65,6 +67,8 @@ class LocalExchange:
             answer = answer(asked)
         told = answer if isinstance(answer, Told) else Told(answer)
         await asyncio.sleep(told.after)
+        if request.transport is not None and not request.transport.is_closing():
+            self.answered.append(f"{asked.route} {asked.params.get('symbol', '')}".rstrip())
         if told.breaks_off:
             assert request.transport is not None
             request.transport.close()

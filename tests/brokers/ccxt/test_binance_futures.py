@@ -24,7 +24,17 @@ from brokers.protocol import (
     CloseOutcome,
     Refusal,
 )
-from tests.brokers.ccxt.local_exchange import KEY, SECRET, Answer, LocalExchange, Told, futures_market, opened, serving
+from tests.brokers.ccxt.local_exchange import (
+    KEY,
+    SECRET,
+    Answer,
+    Asked,
+    LocalExchange,
+    Told,
+    futures_market,
+    opened,
+    serving,
+)
 from tests.helpers import in_time
 
 BTC = "BTC/USDT:USDT"
@@ -325,6 +335,19 @@ async def test_what_became_of_a_cancel(answer: Answer, outcome: CancelOutcome) -
         result = await broker.cancel(f"1@{BTC}")
         assert exchange.of(CANCEL)[0].params["orderId"] == "1"
     assert (result.order_id, result.outcome) == (f"1@{BTC}", outcome)
+
+
+async def test_a_symbol_whose_cancel_is_refused_outright_keeps_none_of_the_others_from_going() -> None:
+    def answer(asked: Asked) -> Any:
+        if asked.params["symbol"] == "BTCUSDT":
+            return error(-2015, "Invalid API-key, IP, or permissions for action.", 401)
+        return Told({"code": 200, "msg": "done"}, after=0.3)
+
+    listed = [order(1), order(2, symbol="ETHUSDT")]
+    async with venue({ORDERS: listed, "DELETE /fapi/v1/allOpenOrders": answer}) as (broker, exchange):
+        with pytest.raises(BrokerRefused):
+            await broker.cancel_all()
+    assert "DELETE /fapi/v1/allOpenOrders ETHUSDT" in exchange.answered
 
 
 async def test_an_algo_order_is_cancelled_by_its_own_call() -> None:
