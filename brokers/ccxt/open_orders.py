@@ -13,7 +13,9 @@ from brokers.ccxt.errors import VenueRefused
 from brokers.ccxt.paging import next_page
 from brokers.ccxt.reading import SENSELESS, at_path, parts_of, read_order, unreadable
 from brokers.ccxt.venues import Venue, View
-from brokers.protocol import BrokerUnavailable, Listed
+from brokers.protocol import BrokerError, BrokerUnavailable, Listed
+
+_Page = tuple[list[Order], list[Unreadable]]
 
 MOST_VERIFIED = 20
 """Conditional orders that are asked for by their ids in one reading; the others count as open until their turn."""
@@ -50,16 +52,22 @@ class OpenOrders:
         return self._views.get(name, View())
 
     async def read(self) -> Listed[Order]:
+        """One list that can't be had is unreadable itself, and keeps nothing in the others from being cancelled.
+
+        Raises `BrokerError` where none can be had.
+        """
         conditional = [view for view in self._venue.orders if view.conditional]
         ordinary = [view for view in self._venue.orders if not view.conditional]
-        pages = [
-            *await asyncio.gather(*(self._list(view) for view in conditional)),
-            *await asyncio.gather(*(self._list(view) for view in ordinary)),
+        answers = [
+            *await asyncio.gather(*(self._list(view) for view in conditional), return_exceptions=True),
+            *await asyncio.gather(*(self._list(view) for view in ordinary), return_exceptions=True),
         ]
+        pages, missing = _those_had(answers, [*conditional, *ordinary])
         orders = {order.id: order for orders, _ in pages for order in orders if order.status.is_open}
+        orders |= {name: order for name, order in self._conditional.items() if parts_of(name)[2] in missing}
         orders |= await self._unlisted(orders)
         self._conditional = {name: order for name, order in orders.items() if self.view(parts_of(name)[2]).conditional}
-        return Listed(tuple(orders.values()), tuple(item for _, unread in pages for item in unread))
+        return Listed(tuple(orders.values()), (*(item for _, unread in pages for item in unread), *missing.values()))
 
     async def _unlisted(self, listed: Mapping[str, Order]) -> dict[str, Order]:
         """Conditional orders that were listed before, are not now, and have not ended as far as the exchange tells."""
@@ -85,7 +93,7 @@ class OpenOrders:
         except SENSELESS:
             return False
 
-    async def _list(self, view: View) -> tuple[list[Order], list[Unreadable]]:
+    async def _list(self, view: View) -> _Page:
         found: list[Order] = []
         unread: list[Unreadable] = []
         more: Mapping[str, Any] = {}
@@ -165,3 +173,19 @@ class OpenOrders:
         return list(
             await self._connection.read("list of closed orders", lambda asked: listing(asked)(symbol, None, NEWEST))
         )
+
+
+def _those_had(
+    answers: Sequence[_Page | BaseException], views: Sequence[View]
+) -> tuple[list[_Page], dict[str, Unreadable]]:
+    """The lists that were had, and by their names those that weren't. Raises the first error where none was."""
+    had = [answer for answer in answers if not isinstance(answer, BaseException)]
+    missing: dict[str, Unreadable] = {}
+    for view, answer in zip(views, answers, strict=True):
+        if not isinstance(answer, BaseException):
+            continue
+        if not had or not isinstance(answer, BrokerError):
+            raise answer
+        problem = f"the list of {view.name or 'ordinary'} orders can't be had: {answer}"
+        missing[view.name] = Unreadable("order", "", "", problem)
+    return had, missing

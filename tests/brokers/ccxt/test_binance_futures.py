@@ -167,6 +167,22 @@ async def test_an_algo_order_that_has_only_left_its_list_is_not_gone() -> None:
         assert len(exchange.of("GET /fapi/v1/algoOrder")) == asked, "one that has ended is not asked for again"
 
 
+async def test_a_list_that_cannot_be_had_keeps_nothing_of_the_others_from_being_cancelled() -> None:
+    everything = "DELETE /fapi/v1/allOpenOrders"
+    given = {ORDERS: [order(1)], ALGOS: [algo(9)], everything: {"code": 200, "msg": "done"}}
+    async with venue(given, request_timeout=0.3) as (broker, exchange):
+        assert len((await broker.open_orders()).items) == 2
+        exchange.answers[ALGOS] = error(-4000, "This list is away.")
+        listed = await broker.open_orders()
+        assert {each.id for each in listed.items} == {f"1@{BTC}", f"9@{BTC}@algo"}, "what was there is not gone"
+        assert ["list of algo orders" in str(item) for item in listed.unreadable] == [True]
+        await broker.cancel_all()
+        assert len(exchange.of(everything)) == 1
+        exchange.answers[ORDERS] = error(-4000, "And this one.")
+        with pytest.raises(BrokerRefused):
+            await broker.open_orders()
+
+
 async def test_one_order_that_makes_no_sense_blocks_only_itself() -> None:
     odd = order(3, symbol="ETHUSDT", origQty="many")
     async with venue({ORDERS: [order(1), odd]}) as (broker, _):

@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from decimal import Decimal
 from typing import Any
 
+import ccxt.async_support as ccxt
 import pytest
 
 from breaker.orders import OrderType
@@ -92,3 +93,21 @@ async def test_a_close_is_taken_and_an_order_is_cancelled(case: Case) -> None:
         assert result.order.id.startswith(f"{case.closed_as}@")
     assert case.reduces in sent.replace('": ', '":'), sent
     assert cancelled.outcome is CancelOutcome.ACCEPTED, cancelled
+
+
+async def test_a_list_of_positions_that_cannot_be_had_keeps_nothing_of_the_others_from_being_closed() -> None:
+    case = next(case for case in CASES if case.exchange == "bybit")
+    async with exchange_of(case) as (broker, answering):
+        everything = {position.symbol for position in await broker.positions()}
+
+        async def some(url: str, *rest: Any) -> Any:
+            if "inverse" in url:
+                raise ccxt.ExchangeError('bybit {"retCode":10020,"retMsg":"not in this account"}')
+            return await answering(url, *rest)
+
+        broker._connection._exchange.fetch = some
+        listed = await broker.positions()
+    assert {position.symbol for position in listed.items} == {symbol for symbol in everything if ":USD" in symbol}
+    assert {position.symbol for position in listed.items} < everything
+    (unread,) = listed.unreadable
+    assert (unread.what, unread.symbol) == ("position", "") and "the list of inverse can't be had" in str(unread)
