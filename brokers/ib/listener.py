@@ -164,7 +164,7 @@ class Listener:
             _fail(self.orders[request_id][0], problem)
         elif request_id in self.answers:
             _fail(self.answers[request_id].done, problem)
-        else:
+        elif request_id not in self._quotes:  # prices that can't be had (354, 10089) are no answer to a cancel of all
             self.last_error = problem
 
     def openOrder(self, _order_id: int, contract: Any, order: Any, state: Any) -> None:  # noqa: N802

@@ -15,7 +15,7 @@ import pytest
 
 from breaker.instruments import AssetClass
 from breaker.orders import OrderStatus, OrderType, Side, TimeInForce
-from brokers.ib import IbBroker, connection, logins
+from brokers.ib import IbBroker, connection, listener, logins
 from brokers.protocol import (
     Broker,
     BrokerRefused,
@@ -496,6 +496,15 @@ async def test_a_read_only_tws_is_found_out_without_an_order(venue: Venue) -> No
         assert "untick 'Read-Only API'" in problem
         assert {result.outcome for result in await broker.cancel_all()} <= {CancelOutcome.REFUSED}
     assert "TWS placeOrder" not in (await report(exchange))["requests"]
+
+
+async def test_prices_that_cannot_be_had_are_no_answer_to_a_cancel_of_all() -> None:
+    ear = listener.Listener()
+    ear.watch(7, con_id=265598)
+    ear.error(7, 354, "Requested market data is not subscribed.")
+    assert ear.last_error is None
+    ear.error(-1, 321, "Error validating request: the API is in Read-Only mode.")
+    assert ear.last_error is not None and ear.last_error.code == 321
 
 
 async def test_a_missing_extra_is_told_in_pips_words(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from breaker.instruments import AssetClass, Instrument
 from breaker.orders import Side
 from brokers.ccxt import CcxtBroker
-from brokers.ccxt.spot import Balance, is_dust, positions_of, read_balances, selling_pair
+from brokers.ccxt.spot import Balance, is_dust, positions_of, selling_pair
 from brokers.protocol import CloseOrder, CloseOutcome, Refusal
 from tests.brokers.ccxt.local_exchange import Answer, LocalExchange, Told, opened, serving, spot_market
 
