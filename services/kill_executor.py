@@ -42,7 +42,7 @@ class KillExecutor:
         self._breakers: dict[tuple[str, str], AsyncCircuitBreaker] = {}
         self._kills: set[asyncio.Task[None]] = set()
         self._claimed: set[str] = set()
-        self._incidents: list[str] = []
+        self._at_work: list[tuple[KillRequest, Coverage]] = []
         load_procedure()  # the slow import, before it is needed
 
     def coverage(self, request: KillRequest) -> Coverage:
@@ -61,9 +61,16 @@ class KillExecutor:
         self._claimed.add(event_id)
         return True
 
-    def is_at_work(self, incident_id: str) -> bool:
-        """Whether a kill switch of that incident runs in this process."""
-        return incident_id in self._incidents
+    def is_at_work(self, request: KillRequest) -> bool:
+        """Whether this process does what the request asks for: its very trip's, or of its incident all that it covers.
+
+        Raises InvalidInput, as `coverage_of`.
+        """
+        asked = self.coverage(request)
+        return any(
+            request.event_id == other.event_id or (request.incident_id == other.incident_id and covered.contains(asked))
+            for other, covered in self._at_work
+        )
 
     def breaker(self, scope: str, source: str) -> AsyncCircuitBreaker:
         if (scope, source) not in self._breakers:
@@ -95,10 +102,10 @@ class KillExecutor:
         """
         now = time.monotonic()
         display = MessageDisplay(send)
-        self._incidents.append(request.incident_id)
         try:
             present = self._running.present()
             coverage = coverage_now(present, request.scope, request.accounts)
+            self._at_work.append((request, coverage))
             start = KillStart(
                 trip=trip or replace(request.trip(source, coverage.accounts), scope=coverage.scope),
                 reason=request.reason,
@@ -119,7 +126,7 @@ class KillExecutor:
             send({"event": "FAILED", "why": f"{type(error).__name__}: {error}"})
             return
         finally:
-            self._incidents.remove(request.incident_id)
+            self._at_work = [(other, covered) for other, covered in self._at_work if other is not request]
         if run is not None and run.report is not None:
             log.info("kill done", incident_id=run.incident_id, flat=run.report.flat, without=list(run.missing))
 

@@ -28,7 +28,7 @@ from configuration.settings import Settings
 from services.kill_executor import KillExecutor
 from services.kill_request import ANSWER, REQUESTS, KillRequest
 from services.outage_log import OutageLog
-from services.redis_uptime import redis_uptime
+from services.redis_history import believed_for
 
 REQUEST_AGE = 60.0
 """Seconds after which a request in the stream is too old to be acted on by a standby that starts."""
@@ -150,10 +150,10 @@ class KillStream:
         await self._redis.aclose()
 
     async def _run_began(self) -> int:
-        """0 where Redis doesn't say."""
-        uptime = await redis_uptime(self._redis)
+        """From when on it is believed."""
+        believed = await believed_for(self._redis)
         clock: Any = await self._redis.time()
-        return int(max(0.0, int(clock[0]) - uptime)) * 1000  # both in whole seconds
+        return int(max(0.0, int(clock[0]) - believed)) * 1000  # both in whole seconds
 
     async def _accept(self, entry_id: bytes, fields: Mapping[bytes, bytes]) -> None:
         # The same ids on every host that reads the entry, so that they make one trip and know each other's closes.

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import TYPE_CHECKING
 
-from breaker.errors import BreakerError
+from breaker.errors import BreakerError, InvalidInput
 from breaker.keys import ASKED_KILLS, GLOBAL, Keys
 from breaker.orders import PositionKey
 from breaker.redis_time import microseconds_of, to_datetime
@@ -57,11 +57,12 @@ async def measure_unclosed(settings: Settings, scope: str = GLOBAL) -> Measureme
 
 
 async def _measure(settings: Settings, scope: str, probe: Probe) -> Measurement:
-    if (asked := await _unbegun(settings, scope)) is not None:
-        return await _measure_unbegun(settings, asked, probe)
+    asked = await _unbegun(settings, scope)
+    if asked and (unbegun := await _measure_unbegun(settings, asked, probe)) is not None:
+        return unbegun
     left = left_by(await asyncio.to_thread(_newest_rows, settings, scope))
     if left is None:
-        return probe.measured("nothing left")
+        return probe.measured("closed since" if asked else "nothing left")
     if left.unended:
         return await _measure_unended(settings, coverage_of(scope, left.unended), left, probe)
     pending = await asyncio.to_thread(read_pending_exits, settings)
@@ -80,24 +81,27 @@ async def _measure(settings: Settings, scope: str, probe: Probe) -> Measurement:
     return probe.measured(f"NOT FLAT: {_named(held)}", Colour.RED, problem)
 
 
-async def _measure_unbegun(settings: Settings, asked: AskedKill, probe: Probe) -> Measurement:
-    coverage = coverage_of(asked.trip.scope, asked.closes)
+async def _measure_unbegun(settings: Settings, asked: Sequence[AskedKill], probe: Probe) -> Measurement | None:
+    """None where nothing that they cover is held any more."""
     held = []
-    for name in asked.closes:
-        held += await _held(name, settings.accounts.get(name), None, coverage)
+    for each in asked:
+        with suppress(InvalidInput):  # nobody can tell what it covers, so that nobody begins it either
+            coverage = coverage_of(each.trip.scope, each.closes)
+            for name in each.closes:
+                held += await _held(name, settings.accounts.get(name), None, coverage)
     if not held:
-        return probe.measured("closed since")
+        return None
     problem = (
-        f"The kill switch of {asked.trip.at:%H:%M:%S} UTC was confirmed and has not begun: whoever asked for it has "
-        "died, and no standby that has these accounts is up. Run it again, which is safe, or override with the reason "
-        "why this may stay."
+        f"The kill switch of {asked[-1].trip.at:%H:%M:%S} UTC was confirmed and has not begun: whoever asked for it "
+        "has died, and no standby that has these accounts is up. Run it again, which is safe, or override with the "
+        "reason why this may stay."
     )
-    return probe.measured(f"not begun: {_named(held)}", Colour.RED, problem)
+    return probe.measured(f"not begun: {_named(list(dict.fromkeys(held)))}", Colour.RED, problem)
 
 
-async def _unbegun(settings: Settings, scope: str) -> AskedKill | None:
-    """The newest kill switch of this breaker that was confirmed and has given no sign of life. None without Redis, for
-    which another condition is red.
+async def _unbegun(settings: Settings, scope: str) -> list[AskedKill]:
+    """The kill switches of this breaker that were confirmed and have given no sign of life, oldest first. None without
+    Redis, for which another condition is red.
     """
     with suppress(BreakerError):
         async with redis_reader(settings) as redis:
@@ -108,9 +112,8 @@ async def _unbegun(settings: Settings, scope: str) -> AskedKill | None:
         now = microseconds_of(clock)
         status = read_status(raw, now, key=key)
         asked = [each for each in read_asked_kills(kept[1::2]) if each.trip.scope == scope and each.is_in_force(status)]
-        late = [each for each in asked if each.waited(to_datetime(now)) >= TAKEN_OVER_AFTER]
-        return late[-1] if late else None
-    return None
+        return [each for each in asked if each.waited(to_datetime(now)) >= TAKEN_OVER_AFTER]
+    return []
 
 
 async def _measure_unended(settings: Settings, coverage: Coverage, left: Left, probe: Probe) -> Measurement:

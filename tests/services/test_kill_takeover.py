@@ -16,6 +16,7 @@ from breaker import CircuitBreaker
 from breaker.errors import BreakerUnavailable
 from breaker.keys import ASKED_KILLS
 from breaker.pending_trips import PendingTrip
+from breaker.uuid7 import uuid7
 from configuration.breakers import apply_pending_trips, requested_trip, store_undelivered
 from configuration.running import RunningConfiguration
 from configuration.settings import Settings
@@ -23,7 +24,7 @@ from proofs.fork_server import ForkServer
 from sandbox.embedded_redis import EmbeddedRedis
 from sandbox.exchange.scenario import parse
 from sandbox.exchange.server import PaperExchangeThread
-from services import kill_takeover
+from services import kill_executor, kill_takeover, redis_history
 from services.kill_executor import KillExecutor
 from services.kill_request import KillRequest
 from services.kill_takeover import LATE, KillTakeover, abandoned, unbegun
@@ -67,6 +68,14 @@ def test_a_run_that_falls_silent_at_work_is_taken_over_once() -> None:
         replace(again, silent_for=TAKEN_OVER_AFTER)
     ]
     assert abandoned([AT_WORK, replace(again, over=True)], UP) == []
+
+
+@pytest.mark.parametrize(
+    "later", [{"covered": ("BETA",)}, {"declined": True, "over": True}, {"asking": True}, {"resuming": True}], ids=str
+)
+def test_a_later_run_that_has_not_gone_on_with_a_silent_one_hides_it_from_nobody(later: dict[str, object]) -> None:
+    again = replace(AT_WORK, run_id="2", started_at=AT_WORK.started_at + timedelta(seconds=5), silent_for=0.5, **later)  # type: ignore[arg-type]
+    assert abandoned([AT_WORK, again], UP) == [AT_WORK]
 
 
 @pytest.mark.parametrize(
@@ -130,7 +139,7 @@ async def takeover(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Async
     async def up_for_ever(_: object) -> float:
         return UP
 
-    monkeypatch.setattr(kill_takeover, "redis_uptime", up_for_ever)
+    monkeypatch.setattr(kill_takeover, "believed_for", up_for_ever)
     monkeypatch.setattr(kill_takeover, "TAKEN_OVER_AFTER", 0.0)
     takeover = Takeover(settings)
     yield takeover
@@ -217,6 +226,89 @@ async def test_a_kill_switch_that_gave_no_sign_of_life_is_begun_once_in_its_own_
     [request] = takeover.requests
     assert (request.incident_id, request.accounts, request.operator) == (tripped.incident_id, ("ALPHA",), "ada")
     assert "nothing was heard of it" in request.reason
+
+
+async def test_a_stale_copy_that_is_promoted_begins_nothing_that_was_reset_and_traded_since(
+    settings: Settings, redis_server: EmbeddedRedis, own_server: EmbeddedRedis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has run for days, and lost its primary between a trip and the first sign of life of its kill switch."""
+    primary, replica = (redis.Redis.from_url(server.url) for server in (redis_server, own_server))
+    primary.flushall()
+    replica.replicaof("127.0.0.1", str(redis_server.port))
+    eventually(lambda: replica.info("replication")["master_link_status"] == "up")
+    breaker = CircuitBreaker(primary, quiet_period=0, reset_interval=0)
+    confirmed(settings, "ALPHA").make(breaker)
+    silent = replace(AT_WORK, incident_id=str(breaker.get_status().incident_id))
+    primary.set(f"{RUN}{silent.run_id}", silent.to_json(), ex=KEPT)
+    primary.zadd(RUNS, {silent.run_id: 1})
+    eventually(lambda: len(asked(replica)) == 1 and replica.zcard(RUNS) == 1)
+    replica.replicaof("NO", "ONE")
+    breaker.reset("ada")
+    monkeypatch.setattr(kill_takeover, "TAKEN_OVER_AFTER", 0.0)
+    monkeypatch.setattr(redis_history, "FAILED_OVER", 0.0)  # as if that were long since
+    takeover = Takeover(settings.model_copy(update={"redis_url": settings.redis_url.__class__(own_server.url)}))
+    await takeover.look()
+    await takeover.close()
+    await takeover.executor.close()
+    assert takeover.requests == []
+
+
+async def test_what_nobody_of_ours_has_written_holds_up_no_other_kill_switch(
+    settings: Settings, redis_client: redis.Redis, takeover: Takeover
+) -> None:
+    """Whoever may trip may write any details."""
+    breaker = CircuitBreaker(redis_client)
+    breaker.trip("KILL_SWITCH", {"closes": ["ALPHA"], "login": "x" * 200})
+    confirmed(settings, "ALPHA").make(breaker)
+    await takeover.look()
+    assert [request.login for request in takeover.requests] == [""]
+    redis_client.set(ASKED_KILLS, "mine")
+    silent = replace(AT_WORK, incident_id=str(breaker.get_status().incident_id))
+    redis_client.set(f"{RUN}{silent.run_id}", silent.to_json(), ex=KEPT - 60)
+    redis_client.zadd(RUNS, {silent.run_id: 1})
+    await takeover.look()
+    assert [request.reason[:18] for request in takeover.requests[1:]] == ["drill (taken over,"]
+
+
+async def test_a_trip_of_a_time_to_come_is_left_to_people_when_that_has_come(
+    settings: Settings, redis_client: redis.Redis, takeover: Takeover, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The clock of Redis's host was put back after it, and whether it was reset since can't be told by times."""
+    confirmed(settings, "ALPHA").make(CircuitBreaker(redis_client))
+    clock = redis_client.time()[0]
+    waited = AskedKill.waited
+    monkeypatch.setattr(AskedKill, "waited", lambda self, now: waited(self, now - timedelta(hours=1)))
+    await takeover.look()
+    monkeypatch.setattr(AskedKill, "waited", waited)
+    await takeover.look()
+    assert takeover.requests == [] and redis_client.time()[0] - clock < LATE
+
+
+async def test_another_kill_switch_of_the_incident_that_is_at_work_here_keeps_none_of_other_accounts_from_it(
+    settings: Settings, redis_client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    two = settings.model_copy(update={"accounts": {**settings.accounts, "BETA": settings.accounts["ALPHA"]}})
+    executor = KillExecutor(RunningConfiguration(two))
+    going_on = KillRequest(operator="ada", accounts=("ALPHA",), incident_id=uuid7())
+    release = asyncio.Event()
+
+    async def at_work(*_: object, **__: object) -> None:
+        await release.wait()
+
+    monkeypatch.setattr(kill_executor, "sweep_and_flatten", at_work)
+    monkeypatch.setattr(kill_executor, "halt", lambda *_: None)
+    running = asyncio.create_task(executor.kill(going_on, "cli", lambda _: None))
+    await asyncio.sleep(0)
+    again = {"operator": "ada", "incident_id": going_on.incident_id}
+    assert executor.is_at_work(KillRequest(**again, accounts=("ALPHA",)))
+    assert not executor.is_at_work(KillRequest(**again, accounts=("BETA",)))
+    assert not executor.is_at_work(KillRequest(**again)), "it covers both"
+    joined = {"operator": "ada", "incident_id": uuid7(), "event_id": going_on.event_id, "accounts": ("ALPHA",)}
+    assert executor.is_at_work(KillRequest(**joined)), "its breaker was halted before, in another incident"
+    release.set()
+    await running
+    assert not executor.is_at_work(going_on)
+    await executor.close()
 
 
 async def test_who_takes_over_is_told_by_which_names_the_silent_one_closes(

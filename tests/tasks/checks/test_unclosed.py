@@ -14,7 +14,7 @@ from configuration.settings import Settings
 from ledger.configured import open_ready_ledger
 from ledger.record import AuditRecord
 from sandbox.exchange.scenario import parse
-from sandbox.exchange.server import PaperExchange
+from sandbox.exchange.server import PaperExchange, PaperExchangeThread
 from tasks.checks import unclosed
 from tasks.checks.measurement import Colour
 from tasks.checks.unclosed import measure_unclosed
@@ -110,3 +110,28 @@ async def test_what_a_kill_switch_that_never_began_was_to_close_is_red_while_the
     exchange.restart(parse(BOOK))
     withdraw(settings, trip.event_id)
     assert (await measure_unclosed(settings)).value == "nothing left"
+
+
+async def test_one_that_never_began_hides_neither_an_older_one_nor_what_another_run_left(
+    configure: Configure, exchange: PaperExchange, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    exchange.restart(parse(BOOK))
+    flat = PaperExchangeThread(parse("positions = []\n"))
+    account = {"base_url": exchange.url, "key_id": "key", "secret_key": "secret"}
+    monkeypatch.setattr(unclosed, "TAKEN_OVER_AFTER", 0.0)
+    with flat:
+        settings = configure(accounts={"ALPHA": account, "BETA": {**account, "base_url": flat.url}})
+        breaker = breaker_of(settings, source="cli")
+        ids = []
+        for closes in (["ALPHA"], ["BETA"]):
+            asked = requested_trip(
+                "KILL_SWITCH", operator="ada", why="drill", scope="global", source="cli", closes=closes
+            )
+            asked.make(breaker)
+            ids.append(asked.event_id)
+        assert (await measure_unclosed(settings)).value == "not begun: ALPHA MSFT 5, ALPHA NVDA 10"
+        withdraw(settings, ids[0])
+        assert (await measure_unclosed(settings)).value == "closed since"
+        ended(settings, flat=False, stuck={"ALPHA": ["NVDA"]})
+        found = await measure_unclosed(settings)
+        assert (found.colour, found.value) == (Colour.RED, "NOT FLAT: ALPHA NVDA 10")
