@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
@@ -54,6 +54,9 @@ AT_LEAST = 0.05
 """Seconds between two looks, however much is told."""
 SCOPES_EVERY = 30.0
 RECOVERIES_EVERY = 5.0
+ASKING_WITHIN = 2.0
+"""Seconds of a look in which recoveries are asked for; the others are at their next announcement. Where many breakers
+are tripped and Prefect hangs, trips were neither recorded nor told for minutes."""
 RECOVERY = "recovery/recovery"
 """The deployment that the announcement of a trip starts."""
 
@@ -76,6 +79,7 @@ class TripWatch(threading.Thread):
         self._written: list[str] = []
         self._all_looked_at = float("-inf")
         self._announced: set[AnnouncedTrip] = set()
+        self._asked_for: set[AnnouncedTrip] = set()
 
     def stop(self) -> None:
         self._stop_asked.set()
@@ -124,24 +128,34 @@ class TripWatch(threading.Thread):
             self._all_looked_at = float("-inf")
             self._outages.note("ledger", error)
         try:
-            for announced in announce_trips(redis, statuses or reader.read(self._scopes)):
-                log.info("trip announced", scope=announced.scope, incident_id=announced.incident_id)
-                self._ask_for_recovery_of_unheard(announced)
+            announced = announce_trips(redis, statuses or reader.read(self._scopes))
+            for trip in announced:
+                log.info("trip announced", scope=trip.scope, incident_id=trip.incident_id)
             self._outages.note("announcement", None)
+            self._ask_for_unheard(announced)
         except (BreakerError, RedisError) as error:
             self._all_looked_at = float("-inf")
             self._outages.note("announcement", error)
         return ledger
 
-    def _ask_for_recovery_of_unheard(self, trip: AnnouncedTrip) -> None:
-        """Of one that is announced again. If both come to something, the second recovery finds the first, and ends."""
-        if trip not in self._announced or not orchestrator.is_configured():
-            self._announced.add(trip)
-            return
+    def _ask_for_unheard(self, announced: Sequence[AnnouncedTrip]) -> None:
+        """For a recovery of each that is announced again, those that were never asked for first. If both come to
+        something, the second recovery finds the first, and ends.
+        """
+        unheard = [trip for trip in announced if trip in self._announced]
+        self._announced.update(announced)
+        until = time.monotonic() + ASKING_WITHIN
+        for trip in sorted(unheard, key=self._asked_for.__contains__) if orchestrator.is_configured() else ():
+            if time.monotonic() >= until:
+                return
+            self._ask_for_recovery(trip)
+
+    def _ask_for_recovery(self, trip: AnnouncedTrip) -> None:
         parameters = {"incident_id": trip.incident_id, "scope": trip.scope}
         key = f"recovery-of-{trip.incident_id}"
         try:
             asyncio.run(orchestrator.schedule(RECOVERY, datetime.now(UTC), key, parameters))
+            self._asked_for.add(trip)
             log.warning("no recovery came of the announcement, asked for one", **parameters)
             self._outages.note(f"recovery of {trip.scope}", None)
         except Exception as error:  # whatever the orchestrator's client raises must not end the watch over trips

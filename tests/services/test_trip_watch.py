@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -101,3 +102,31 @@ def test_a_trip_of_which_no_recovery_came_is_not_left_to_events(
     assert asked[1] == ("recovery/recovery", f"recovery-of-{trip.incident_id}", parameters)
     assert asked[0] == asked[1], "one that fails is asked for again, by the same key"
     assert len(announced) > len(asked), "not at the first announcement"
+
+
+def test_an_orchestrator_that_hangs_holds_up_no_watch_over_many_tripped_breakers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trips = [AnnouncedTrip(f"account:A{number}", str(number)) for number in range(9)]
+    clock, broken = [0.0], {"0"}
+    asked: list[str] = []
+
+    async def schedule(_: str, __: datetime, ___: str, parameters: dict[str, Any]) -> None:
+        asked.append(parameters["incident_id"])
+        clock[0] += 1.0
+        if parameters["incident_id"] in broken:
+            raise TimeoutError
+
+    monkeypatch.setattr(trip_watch, "time", SimpleNamespace(monotonic=lambda: clock[0]))
+    monkeypatch.setattr(orchestrator, "is_configured", lambda: True)
+    monkeypatch.setattr(orchestrator, "schedule", schedule)
+    watch = trip_watch.TripWatch(Settings.model_validate({"redis_url": "redis://127.0.0.1:9/0", "state_dir": tmp_path}))
+    watch._ask_for_unheard(trips)
+    assert asked == [], "not at the first announcement"
+    looks = []
+    for _ in range(9):
+        begun = clock[0]
+        watch._ask_for_unheard(trips)
+        looks.append(clock[0] - begun)
+    assert max(looks) <= trip_watch.ASKING_WITHIN + 1.0
+    assert set(asked) == {trip.incident_id for trip in trips}, "one that fails keeps no other from its turn"
