@@ -19,7 +19,6 @@ local known = readings()
 local place = 0 -- of the last reading that has it not
 while known[place + 1] and known[place + 1].at < at do place = place + 1 end
 if place == 0 and #known >= READINGS_KEPT then
-  redis.call('HSET', TRANSFERS, id, string.format('%d %s', at, text)) -- so that it is refused once
   return refuse('TRANSFER', 'it was moved before the oldest reading that is kept, of '
     .. iso(known[1].at) .. ': where the high-water mark is wrong for that, re-base')
 end

@@ -212,8 +212,10 @@ def test_what_was_moved_before_all_that_is_kept_is_refused_and_says_what_to_do(
     refused = account.rules.record_transfer(10, account.at - timedelta(days=1), "OLD")
     assert refused.verdict is Verdict.REFUSED and refused.details["problem"].endswith("re-base")
     again = account.rules.record_transfer(10, account.at - timedelta(days=1), "OLD")
-    assert again.details["effect"] == "counted already", "it is refused once"
-    account.read(100)
+    assert again == refused, "told again, it is no more counted than before"
+    corrected = account.rules.record_transfer(10, None, "OLD")
+    assert corrected.details["effect"] == "waits for the first reading that has it", "the day was mistyped"
+    account.read(110)
     assert redis_client.llen("circuit_breaker:equity_readings") == 1000
 
 
