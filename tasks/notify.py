@@ -79,6 +79,11 @@ async def notify(settings: Settings, notification: Notification) -> list[Deliver
 _Send = Callable[[], Awaitable[None]]
 
 
+def channels_of(settings: NotificationSettings, notification: Notification) -> int:
+    """How many channels it goes to; none of what is news to none of those that are configured."""
+    return len(_channels(settings, notification))
+
+
 def _channels(settings: NotificationSettings, notification: Notification) -> list[tuple[str, _Send]]:
     channels: list[tuple[str, _Send]] = []
     if notification.kind in FOR_PAGERDUTY_ALONE:

@@ -14,7 +14,7 @@ from breaker.rule_requests import WARNINGS
 from configuration.settings import Settings
 from tasks.checks.probe import redis_reader
 from tasks.notification import Notification, NotificationKind, console_page
-from tasks.transition_notices import LOOKED_AT, RECENT, Told, tell_once
+from tasks.transition_notices import LOOKED_AT, RECENT, TOLD, Told, notified_key, tell_once
 
 
 async def tell_warnings(settings: Settings) -> list[Told]:
@@ -29,13 +29,31 @@ async def tell_warnings(settings: Settings) -> list[Told]:
         (entries,) = await redis.ask(
             f"read {WARNINGS}", ("XREVRANGE", WARNINGS, "+", str(max(since, 0)), "COUNT", LOOKED_AT)
         )
-    told = []
-    for entry, fields in reversed(entries):
-        identity = f"rule-warning:{entry.decode()}"
+        if not entries:
+            return []
+        asked = (("GET", notified_key(_identity(entry))) for entry, _ in entries)
+        states = await redis.ask("read what was told", *asked)
+    told: list[Told] = []
+    waiting: set[str] = set()
+    """Alerts of which something is still to be told: what came after it would be undone by it."""
+    for (entry, fields), state in reversed([*zip(entries, states, strict=True)]):
         notification = warning_notification(_fields(fields), settings.recovery.console_url, settings.environment)
-        if notification is not None and (each := await tell_once(settings, identity, notification)) is not None:
+        if notification is None or state == TOLD.encode():
+            continue
+        alert = notification.incident_id
+        if state is not None or alert in waiting:
+            waiting.add(alert)
+            continue
+        each = await tell_once(settings, _identity(entry), notification)
+        if each is None or not each.delivered:
+            waiting.add(alert)
+        if each is not None:
             told.append(each)
     return told
+
+
+def _identity(entry: bytes) -> str:
+    return f"rule-warning:{entry.decode()}"
 
 
 def warning_notification(

@@ -268,7 +268,9 @@ def _would_trip(at: datetime, entry: Mapping[str, str]) -> WouldTrip:
 def _recorded(at: datetime, fields: Mapping[str, str]) -> Iterator[Recorded]:
     """One entry of the monitor's stream; nothing for what is none."""
     try:
-        known = {name: Decimal(fields[name]) for name in _FIGURES if name in fields}
+        figures = {name: Decimal(fields[name]) for name in _FIGURES if name in fields}
+        # Of equity the rules themselves refuse, and count, what is no amount.
+        known = {name: value for name, value in figures.items() if value.is_finite() or name == "equity"}
         currency = fields["currency"] if is_currency(fields.get("currency")) else None
         yield Recorded(at, trusted="untrusted" not in fields, currency=currency, **known)
     except (TypeError, ValueError, InvalidOperation):

@@ -24,7 +24,7 @@ from tasks import exposure
 from tasks.checks.probe import redis_reader
 from tasks.kill.pending_exit_store import read_pending_exits
 from tasks.notification import Notification, NotificationKind
-from tasks.notify import RECORD_WAIT, DeliveryFailure, notify
+from tasks.notify import RECORD_WAIT, DeliveryFailure, channels_of, notify
 from tasks.transition_notification import (
     NOT_READ,
     declined_kill_notification,
@@ -36,6 +36,7 @@ RECENT = timedelta(minutes=15)
 """How old a transition may be that people are still told of: longer than most restarts, shorter than a shift."""
 LOOKED_AT = 20
 """Transitions, the newest ones; of more within `RECENT` nobody reads every message."""
+TOLD = "told"
 TOLD_FOR = 86_400
 """Seconds for which it is remembered that an event was told; more than `RECENT`."""
 _CLAIM_MARGIN = 30.0
@@ -45,7 +46,7 @@ _KILL_READS = f"{NOT_READ} here; the kill switch reports what it found"
 
 @dataclass(frozen=True, slots=True)
 class Told:
-    """What came of telling one thing. With `failures` at every channel nobody was told."""
+    """What came of telling one thing. With `failures` at every channel that it goes to nobody was told."""
 
     notification: Notification
     failures: tuple[DeliveryFailure, ...]
@@ -53,7 +54,8 @@ class Told:
 
     @property
     def delivered(self) -> bool:
-        return len({failure.channel for failure in self.failures if failure.channel != "record"}) < self.channels
+        failed = {failure.channel for failure in self.failures if failure.channel != "record"}
+        return not self.channels or len(failed) < self.channels
 
 
 def longest(settings: Settings) -> float:
@@ -139,9 +141,8 @@ def _of(settings: Settings, event: TransitionEvent, exposed: str) -> Notificatio
 
 
 async def _tell(settings: Settings, notification: Notification) -> Told:
-    channels = settings.notifications
-    count = bool(channels.slack) + bool(channels.pagerduty) + len(channels.others)
-    return Told(notification, tuple(await notify(settings, notification)), count)
+    channels = channels_of(settings.notifications, notification)
+    return Told(notification, tuple(await notify(settings, notification)), channels)
 
 
 async def _exposed(settings: Settings, scope: str, reason: str, details: Mapping[str, Any]) -> str:
@@ -172,7 +173,8 @@ async def _open_while_pending(settings: Settings, notification: Notification) ->
     )
 
 
-def _key(identity: str) -> str:
+def notified_key(identity: str) -> str:
+    """Holds `TOLD` once people have been told; until then, for a while, that somebody is about to."""
     return f"circuit_breaker:notified:{identity}"
 
 
@@ -181,7 +183,8 @@ async def _claim(settings: Settings, identity: str) -> bool:
     held = round((longest(settings) + _CLAIM_MARGIN) * 1000)
     try:
         async with redis_reader(settings) as redis:
-            (mine,) = await redis.ask("claim a notification", ("SET", _key(identity), "claimed", "NX", "PX", held))
+            claim = ("SET", notified_key(identity), "claimed", "NX", "PX", held)
+            (mine,) = await redis.ask("claim a notification", claim)
     except BreakerError:
         return True
     return mine is not None
@@ -190,6 +193,6 @@ async def _claim(settings: Settings, identity: str) -> bool:
 async def _note_told(settings: Settings, identity: str) -> None:
     try:
         async with redis_reader(settings) as redis:
-            await redis.ask("note a notification", ("SET", _key(identity), "told", "EX", TOLD_FOR))
+            await redis.ask("note a notification", ("SET", notified_key(identity), TOLD, "EX", TOLD_FOR))
     except BreakerError:
         return  # the claim holds for a while; told twice is better than not at all

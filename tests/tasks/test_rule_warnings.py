@@ -66,3 +66,44 @@ async def test_pagerduty_gets_an_alert_of_each_rule_and_scope_where_that_is_aske
     keys = [event["dedup_key"] for event in events]
     assert keys == ["rule-warning paper DRAWDOWN account:ALPHA"] * 3 + ["rule-warning paper DRAWDOWN account:BETA"] * 3
     assert {event["payload"]["severity"] for event in events if event["event_action"] == "trigger"} == {"warning"}
+
+
+async def test_an_alert_that_could_not_be_opened_or_resolved_is_told_again_and_in_order(
+    redis_server: EmbeddedRedis, redis_client: redis.Redis, tmp_path: Path
+) -> None:
+    """What is opened after it was resolved stays open for ever; so does what Slack took and PagerDuty did not."""
+    with Web(lambda asked: Answer(202 if asked.path == "/hook" else 400)) as web:
+        channels = {"pagerduty": "k" * 32, "pagerduty_url": f"{web.url}/v2", "pagerduty_warnings": True}
+        alone = {"redis_url": redis_server.url, "state_dir": tmp_path, "notifications": channels}
+        rules = Rules(redis_client)
+        rules.record_equity(100)
+        rules.record_equity(97)
+        (failed,) = await tell_warnings(Settings.model_validate(alone))
+        assert not failed.delivered
+        web.answering = lambda _: Answer(202)
+        rules.record_equity(99)
+        assert await tell_warnings(Settings.model_validate(alone)) == [], "opening it is about to be tried again"
+
+        def later() -> None:
+            redis_client.delete(*redis_client.scan_iter("circuit_breaker:notified:*"))
+
+        later()
+        both = Settings.model_validate({**alone, "notifications": {**channels, "slack": f"{web.url}/hook"}})
+        web.answering = lambda asked: Answer(400 if b"resolve" in asked.body else 202)
+        opened, over = await tell_warnings(both)
+        assert opened.delivered and not over.delivered, "Slack is not told that it is over"
+        rules.close()
+
+
+async def test_what_goes_to_no_channel_but_one_that_fails_was_told_to_nobody(
+    redis_server: EmbeddedRedis, redis_client: redis.Redis, tmp_path: Path
+) -> None:
+    with Web(lambda _: Answer(400)) as web:
+        channels = {"pagerduty": "k" * 32, "pagerduty_url": f"{web.url}/v2", "slack": f"{web.url}/hook"}
+        rules = Rules(redis_client)
+        rules.record_equity(100)
+        rules.record_equity(97)
+        settings = {"redis_url": redis_server.url, "state_dir": tmp_path, "notifications": channels}
+        (told,) = await tell_warnings(Settings.model_validate(settings))
+        assert not told.delivered and [asked.path for asked in web.asked] == ["/hook"]
+        rules.close()

@@ -88,3 +88,13 @@ async def test_it_reads_what_the_monitor_keeps(redis_server: EmbeddedRedis, redi
         await read_recording(settings, "ALPHA", "global", BEGUN, at(30), most=1)
     assert not second.trusted and (first.currency, second.currency) == ("USD", None)
     assert [(each.transfer_id, each.amount) for each in found.transfers] == [("W", Decimal(-6000))]
+
+
+async def test_figures_that_are_no_amounts_are_left_out(redis_server: EmbeddedRedis, redis_client: Any) -> None:
+    for place, figure in enumerate(("NaN", "Infinity", "80")):
+        fields = {"equity": "100", "largest_position": figure, "gross_exposure": figure}
+        redis_client.xadd("circuit_breaker:measurements:ALPHA", fields, id=f"{int(at(place).timestamp() * 1000)}-0")
+    settings = Settings.model_validate({"redis_url": redis_server.url, "accounts": {"ALPHA": ACCOUNT}})
+    recording = await read_recording(settings, "ALPHA", "global", at(-1), at(10))
+    (heard,) = replay_rule(recording, Limits(position_size=Decimal(50)), Rule.POSITION_SIZE, lambda: True)
+    assert (heard.at, heard.value, heard.trips) == (at(2), Decimal(80), True)
