@@ -18,14 +18,16 @@ if before.at and at < before.at and before.at <= now + FUTURE_TOLERANCE then
   return refuse('EQUITY', 'a later measurement, of ' .. iso(before.at) .. ', is known already')
 end
 
--- A change of currency is no loss. What came in another one is kept beside, for people to begin anew at.
+-- A change of currency is no loss. What came in another one is kept beside, for people to begin anew at. But whoever owes
+-- has lost everything, in any currency.
 local currency, known = ARGV[23], redis.call('HGET', MEASUREMENTS, 'currency') or ''
-if before.at and currency ~= '' and known ~= '' and currency ~= known then
+local is_other = before.at and currency ~= '' and known ~= '' and currency ~= known
+if is_other and equity >= 0 then
   redis.call('HSET', MEASUREMENTS, 'in_other_currency', string.format('%s %s %s', number(at), text, currency))
   return refuse('EQUITY_CURRENCY', string.format(
     'equity is in %s and its high-water mark in %s, so neither is compared: re-base', currency, known))
 end
-if currency ~= '' then redis.call('HSET', MEASUREMENTS, 'currency', currency) end
+if currency ~= '' and not is_other then redis.call('HSET', MEASUREMENTS, 'currency', currency) end
 redis.call('HDEL', MEASUREMENTS, 'in_other_currency')
 
 for _, kind in ipairs({'EQUITY', 'EQUITY_UNTRUSTED', 'EQUITY_CURRENCY'}) do accepted(kind) end

@@ -119,6 +119,14 @@ def test_a_change_of_currency_is_no_loss_and_is_judged_from_anew_after_a_rebase(
         account.read(1, currency="US dollars")
 
 
+def test_whoever_owes_has_lost_everything_in_any_currency(account: Account, redis_client: redis.Redis) -> None:
+    account.read(100_000, currency="USD")
+    assert account.read(0, currency="EUR") is Verdict.REFUSED, "nothing is held in it yet"
+    assert account.read("-5", currency="EUR") is Verdict.TRIPPED
+    assert redis_client.hmget(EQUITY, "high_water", "currency") == [b"100000", b"USD"]
+    assert account.read(92_000, currency="EUR") is Verdict.REFUSED
+
+
 def test_a_rebase_to_an_equity_of_one_s_own_is_in_the_newest_currency(
     breaker: CircuitBreaker, account: Account, redis_client: redis.Redis
 ) -> None:
