@@ -29,15 +29,13 @@ from services.kill_executor import KillExecutor
 from services.kill_request import KillRequest
 from services.outage_log import OutageLog
 from services.redis_history import FAILED_OVER, believed_for
-from tasks.kill.asked_kills import AskedKill, read_asked_kills
+from tasks.kill.asked_kills import CLAIM, AskedKill, read_asked_kills
 from tasks.kill.status import KillStatus
 from tasks.kill.status_feed import TAKEN_OVER_AFTER, read_kill_statuses
 
 LATE = 3_600.0
 """Seconds of silence after which a run is left to people: nobody expects it to go on by itself any more."""
 LOOK_EVERY = 1.0
-CLAIM = "circuit_breaker:kill_taken_over:"
-"""Before the id of a run, or of the trip of one that never began: which host takes it over, until that shows."""
 _CLAIM_MS = 10_000
 _MOST = 50
 _NAMESPACE = UUID("b1f0d8a4-93a7-5d52-8b5c-5f3d0f0c9a1e")

@@ -20,6 +20,10 @@ from configuration.redis_clients import redis_client
 if TYPE_CHECKING:
     from configuration.settings import Settings
 
+CLAIM = "circuit_breaker:kill_taken_over:"
+"""Before the id of a run, or of the trip of one that never began: which host takes it over, until that shows."""
+_WITHDRAWN_FOR = 86_400
+
 
 @dataclass(frozen=True, slots=True)
 class AskedKill:
@@ -58,8 +62,12 @@ def read_asked_kills(kept: Iterable[bytes]) -> list[AskedKill]:
 
 
 def withdraw(settings: Settings, event_id: str) -> None:
-    """Let nobody begin it any more: whoever asked for it has broken it off. Raises RedisError, OSError."""
+    """Let nobody begin it any more: whoever asked for it has broken it off, maybe before its trip has come to Redis.
+
+    Raises RedisError, OSError.
+    """
     with redis_client(settings, timeout=settings.redis_timeout) as redis:
+        redis.set(f"{CLAIM}{event_id}", "withdrawn", ex=_WITHDRAWN_FOR)
         redis.hdel(ASKED_KILLS, event_id)
 
 

@@ -270,6 +270,17 @@ async def test_what_nobody_of_ours_has_written_holds_up_no_other_kill_switch(
     assert [request.reason[:18] for request in takeover.requests[1:]] == ["drill (taken over,"]
 
 
+async def test_one_that_was_broken_off_before_its_trip_came_to_redis_is_not_begun(
+    settings: Settings, redis_client: redis.Redis, takeover: Takeover
+) -> None:
+    """A second Ctrl-C doesn't wait for the trip, which is on its way on a thread."""
+    trip = confirmed(settings, "ALPHA")
+    await asyncio.to_thread(withdraw, settings, trip.event_id)
+    trip.make(CircuitBreaker(redis_client))
+    await takeover.look()
+    assert takeover.requests == []
+
+
 async def test_a_trip_of_a_time_to_come_is_left_to_people_when_that_has_come(
     settings: Settings, redis_client: redis.Redis, takeover: Takeover, monkeypatch: pytest.MonkeyPatch
 ) -> None:
