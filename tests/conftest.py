@@ -130,7 +130,7 @@ def own_server(tmp_path: Path) -> Iterator[EmbeddedRedis]:
 @pytest.fixture(scope="session")
 def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Postgres]:
     """The session's PostgreSQL. A test that stops it has to start it again."""
-    server = Postgres(tmp_path_factory.mktemp("postgres") / "data")
+    server = Postgres(tmp_path_factory.mktemp("postgres") / "data", survives="processes")
     server.start()
     yield server
     server.stop()

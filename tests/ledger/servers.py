@@ -12,6 +12,7 @@ import socket
 import subprocess
 import time
 from pathlib import Path
+from typing import Literal
 
 import psycopg2
 
@@ -32,13 +33,22 @@ class Postgres:
     """One PostgreSQL server, which refuses to run as root, so root gives it another user's number.
 
     `host`: its address, which other machines of that network may use too. `standby_of`: the server, which runs, that it
-    follows.
+    follows. `survives`: what its data have to outlive, processes alone or the machine too. Of processes alone, one that
+    was killed need not have each file of dozens of databases written out before it answers again.
     """
 
-    def __init__(self, directory: Path, *, host: str = "127.0.0.1", standby_of: Postgres | None = None) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        host: str = "127.0.0.1",
+        standby_of: Postgres | None = None,
+        survives: Literal["processes", "machine"] = "machine",
+    ) -> None:
         self.directory = directory
         self.host = host
         self.port = free_port()
+        self._fsync = "on" if survives == "machine" else "off"
         self._process: subprocess.Popen[bytes] | None = None
         self._wrapper, self._user = self._unprivileged()
         if standby_of is None:
@@ -85,6 +95,7 @@ class Postgres:
             "unix_socket_directories": "",
             "port": str(self.port),
             "max_connections": "60",
+            "fsync": self._fsync,
         }
         options = [item for name, value in settings.items() for item in ("-c", f"{name}={value}")]
         command = [*self._wrapper, str(_binaries() / "postgres"), "-D", str(self.directory), *options]
