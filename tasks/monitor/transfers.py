@@ -53,9 +53,9 @@ class KnownTransfers:
             raise_if_error(reply)
 
     async def _read(self, listed: Iterable[Transfer]) -> set[str]:
-        """What is known of these, and that the account is looked at."""
-        oldest = min((f"{each.at.timestamp():.3f}" for each in listed), key=float, default="+inf")
-        request = Request(f"read {self._key}", (("ZRANGEBYSCORE", self._key, oldest, "+inf"),))
+        """What is known of these, and that the account is looked at. A venue may date one anew, as when it settles."""
+        oldest = min((each.at for each in listed), default=datetime.now(UTC)) - LOOK_BACK
+        request = Request(f"read {self._key}", (("ZRANGEBYSCORE", self._key, f"{oldest.timestamp():.3f}", "+inf"),))
         (members,) = await self._client.execute(request)
         raise_if_error(members)
         return {member.decode("utf-8", "replace") for member in members}
