@@ -212,7 +212,8 @@ def _withdraw(settings: Settings, trip: PendingTrip) -> None:
     from tasks.kill.asked_kills import withdraw  # noqa: PLC0415
 
     try:
-        withdraw(settings, trip.event_id)
+        if host := withdraw(settings, trip.event_id):
+            say(f"a standby on {host} has begun it and goes on; look with: `breaker status{of_scope(trip.scope)}`")
     except (RedisError, OSError) as error:
         say(f"a standby may begin it all the same, as Redis could not be told ({type(error).__name__})")
 

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from breaker.events import TransitionEvent
 from breaker.keys import ASKED_KILLS
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 CLAIM = "circuit_breaker:kill_taken_over:"
 """Before the id of a run, or of the trip of one that never began: which host takes it over, until that shows."""
-_WITHDRAWN_FOR = 86_400
+_WITHDRAWN, _WITHDRAWN_FOR = "withdrawn", 86_400
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,14 +61,16 @@ def read_asked_kills(kept: Iterable[bytes]) -> list[AskedKill]:
     return sorted(found, key=lambda asked: asked.trip.at)
 
 
-def withdraw(settings: Settings, event_id: str) -> None:
+def withdraw(settings: Settings, event_id: str) -> str:
     """Let nobody begin it any more: whoever asked for it has broken it off, maybe before its trip has come to Redis.
 
-    Raises RedisError, OSError.
+    Returns which host has begun it just now, and goes on; empty if none has. Raises RedisError, OSError.
     """
     with redis_client(settings, timeout=settings.redis_timeout) as redis:
-        redis.set(f"{CLAIM}{event_id}", "withdrawn", ex=_WITHDRAWN_FOR)
+        before: Any = redis.set(f"{CLAIM}{event_id}", _WITHDRAWN, ex=_WITHDRAWN_FOR, get=True)
         redis.hdel(ASKED_KILLS, event_id)
+    host = before.decode("utf-8", "replace") if before is not None else ""
+    return "" if host == _WITHDRAWN else host
 
 
 def _names(value: object) -> tuple[str, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -275,10 +276,16 @@ async def test_one_that_was_broken_off_before_its_trip_came_to_redis_is_not_begu
 ) -> None:
     """A second Ctrl-C doesn't wait for the trip, which is on its way on a thread."""
     trip = confirmed(settings, "ALPHA")
-    await asyncio.to_thread(withdraw, settings, trip.event_id)
+    for _ in range(2):
+        assert await asyncio.to_thread(withdraw, settings, trip.event_id) == ""
     trip.make(CircuitBreaker(redis_client))
     await takeover.look()
     assert takeover.requests == []
+    late = confirmed(settings, "ALPHA")
+    late.make(CircuitBreaker(redis_client))
+    await takeover.look()
+    begun_by = await asyncio.to_thread(withdraw, settings, late.event_id)
+    assert begun_by == socket.gethostname(), "whoever breaks it off is told that it goes on"
 
 
 async def test_a_trip_of_a_time_to_come_is_left_to_people_when_that_has_come(
