@@ -18,7 +18,6 @@ import typer
 from breaker import BreakerError
 from breaker.errors import InvalidInput
 from breaker.keys import of_scope
-from breaker.pending_trips import PendingTrip
 from breaker.trip_reasons import TripReason
 from brokers.coverage import coverage_of
 from cli import kill_handover, kill_view, notices
@@ -126,7 +125,7 @@ def kill(
     try:
         halted, report = asyncio.run(_kill(settings, start, view, yes))
     except KeyboardInterrupt:
-        _withdraw(settings, trip)
+        _withdraw(settings, start)
         view.interrupted(coverage)
         _tell_if_declined(settings, start, view)
         _exit(Exit.NOT_FLAT if view.is_halted else Exit.NOT_HALTED)
@@ -203,19 +202,19 @@ def _tell_if_declined(settings: Settings, start: KillStart, view: kill_view.Kill
         notices.tell_declined_kill(settings, start.trip, incident_id, start.coverage.accounts, halted=view.is_halted)
 
 
-def _withdraw(settings: Settings, trip: PendingTrip) -> None:
-    """What is broken off here, before it has begun even, is not begun elsewhere."""
-    if "closes" not in trip.details:
-        return
+def _withdraw(settings: Settings, start: KillStart) -> None:
+    """What is broken off here, before it has begun even, is neither begun nor gone on with elsewhere."""
+    trip = start.trip
     from redis.exceptions import RedisError  # noqa: PLC0415  hardly ever
 
     from tasks.kill.asked_kills import withdraw  # noqa: PLC0415
 
     try:
-        if host := withdraw(settings, trip.event_id):
+        if host := withdraw(settings, trip.event_id, start.run_id):
             say(f"a standby on {host} has begun it and goes on; look with: `breaker status{of_scope(trip.scope)}`")
     except (RedisError, OSError) as error:
-        say(f"a standby may begin it all the same, as Redis could not be told ({type(error).__name__})")
+        if "closes" in trip.details:
+            say(f"a standby may begin it all the same, as Redis could not be told ({type(error).__name__})")
 
 
 def _halted_meanwhile(settings: Settings, report: KillReport | None, view: kill_view.KillView) -> bool:

@@ -61,16 +61,18 @@ def read_asked_kills(kept: Iterable[bytes]) -> list[AskedKill]:
     return sorted(found, key=lambda asked: asked.trip.at)
 
 
-def withdraw(settings: Settings, event_id: str) -> str:
+def withdraw(settings: Settings, event_id: str, run_id: str = "") -> str:
     """Let nobody begin it any more: whoever asked for it has broken it off, maybe before its trip has come to Redis.
+    Nor is its run taken over, which may have had no time to say that it has ended.
 
     Returns which host has begun it just now, and goes on; empty if none has. Raises RedisError, OSError.
     """
     with redis_client(settings, timeout=settings.redis_timeout) as redis:
-        before: Any = redis.set(f"{CLAIM}{event_id}", _WITHDRAWN, ex=_WITHDRAWN_FOR, get=True)
+        claims = [f"{CLAIM}{each}" for each in (event_id, run_id) if each]
+        before: list[Any] = [redis.set(claim, _WITHDRAWN, ex=_WITHDRAWN_FOR, get=True) for claim in claims]
         redis.hdel(ASKED_KILLS, event_id)
-    host = before.decode("utf-8", "replace") if before is not None else ""
-    return "" if host == _WITHDRAWN else host
+    hosts = [each.decode("utf-8", "replace") for each in before if each is not None]
+    return next((host for host in hosts if host != _WITHDRAWN), "")
 
 
 def _names(value: object) -> tuple[str, ...]:

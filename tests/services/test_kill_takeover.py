@@ -288,6 +288,19 @@ async def test_one_that_was_broken_off_before_its_trip_came_to_redis_is_not_begu
     assert begun_by == socket.gethostname(), "whoever breaks it off is told that it goes on"
 
 
+async def test_a_run_that_was_broken_off_and_could_not_say_its_end_is_not_taken_over(
+    settings: Settings, redis_client: redis.Redis, takeover: Takeover
+) -> None:
+    """A Redis that is slow for a second misses it: that much is not waited for at the end of a run."""
+    incident = str(CircuitBreaker(redis_client).trip("KILL_SWITCH").incident_id)
+    at_work = replace(AT_WORK, incident_id=incident)
+    redis_client.set(f"{RUN}{at_work.run_id}", at_work.to_json(), ex=KEPT - 60)
+    redis_client.zadd(RUNS, {at_work.run_id: 1})
+    await asyncio.to_thread(withdraw, settings, "its trip", at_work.run_id)
+    await takeover.look()
+    assert takeover.requests == []
+
+
 async def test_a_trip_of_a_time_to_come_is_left_to_people_when_that_has_come(
     settings: Settings, redis_client: redis.Redis, takeover: Takeover, monkeypatch: pytest.MonkeyPatch
 ) -> None:
