@@ -228,6 +228,7 @@ class Connection:
     async def place(self, contract: Any, order: Any) -> OrderState:
         """What TWS says of the order first. Raises `TwsError`, `BrokerUnavailable`, `TimeoutError` if it is silent."""
         client = self._ready("placeOrder")
+        client.updateReqId(self.listener.highest_order_id + 1)
         order_id = client.getReqId()
         async with self._order(order_id, TAKEN) as answer:
             client.placeOrder(order_id, contract, order)

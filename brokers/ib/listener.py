@@ -70,6 +70,8 @@ class Listener:
         self.orders: dict[int, tuple[asyncio.Future[OrderState], frozenset[str]]] = {}
         """By our order id: whoever waits for one of these states of an order, just sent or cancelled."""
         self.client_id = -1
+        self.highest_order_id = 0
+        """Of all orders told here: TWS takes a new one whose number is not above theirs for an old one (103)."""
         self.venue_lost = False
         self.refused: TwsError | None = None
         """Why TWS did not let us in."""
@@ -167,7 +169,8 @@ class Listener:
         elif request_id not in self._quotes:  # prices that can't be had (354, 10089) are no answer to a cancel of all
             self.last_error = problem
 
-    def openOrder(self, _order_id: int, contract: Any, order: Any, state: Any) -> None:  # noqa: N802
+    def openOrder(self, order_id: int, contract: Any, order: Any, state: Any) -> None:  # noqa: N802
+        self.highest_order_id = max(self.highest_order_id, order_id)
         if (answer := self.answers.get(OPEN_ORDERS)) is not None:
             answer.items.append(ListedOrder(order, contract, OrderState(state.status, Decimal(0), None)))
 

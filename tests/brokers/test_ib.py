@@ -299,6 +299,18 @@ async def test_a_client_id_that_stays_taken_stops_no_close(venue: Venue, monkeyp
     assert (await report(exchange))["closes"] == {"AAPL": 1}
 
 
+async def test_a_close_has_a_higher_number_than_every_order_that_its_connection_has_listed(
+    venue: Venue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As TWS wants it of whoever has asked for all orders: it takes the close for one sent before otherwise (103)."""
+    monkeypatch.setattr(logins, "OTHERS_PATIENCE", 0.0)
+    exchange = venue(LONG + RESTING * 60)
+    async with connected(exchange, 911), opened(exchange) as broker:
+        assert len(await broker.open_orders()) == 60
+        result = await broker.close(SELL)
+    assert result.outcome is CloseOutcome.ACCEPTED, result
+
+
 async def test_a_connection_that_idles_gives_its_client_id_back(venue: Venue, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(logins, "IDLE", 0.05)
     exchange = venue(LONG)

@@ -70,6 +70,8 @@ class Session:
         self._fills_told = len(desk.venue.exchange.book.fills)
         self._tickers: dict[str, tuple[str, Decimal | None]] = {}
         self._asked_at: deque[float] = deque()
+        self._highest_told = 0
+        """Of the numbers of all clients' orders that were listed here: an order of this client's has a higher one."""
         self._summaries: set[str] = set()
         """The account's summaries that this client has asked for and not ended."""
 
@@ -159,7 +161,7 @@ class Session:
             raise Malformed(321, words)
         if asked.what_if:
             raise Malformed(321, "Error validating request.-'bN' : cause - What-if orders are not taken here")
-        if asked.order_id < self.desk.next_order_id(self.client_id):
+        if asked.order_id < max(self.desk.next_order_id(self.client_id), self._highest_told + 1):
             raise Malformed(103, "Duplicate order id")
         if asked.account not in {"", *self.desk.settings.accounts} or (
             not asked.account and len(self.desk.settings.accounts) > 1
@@ -217,6 +219,7 @@ class Session:
             if all_of_them or self.desk.name(order).client_id == self.client_id:
                 self._send(self.desk.open_order(order))
                 self._send(self.desk.order_status(order))
+                self._highest_told = max(self._highest_told, self.desk.name(order).order_id)
         self._send([53, 1])
 
     def _completed_orders(self, _fields: Sequence[str]) -> None:
