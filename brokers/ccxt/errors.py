@@ -76,8 +76,14 @@ _CLOCK = re.compile(
     r"-1021\b|recvWindow|timestamp (for this request|is)|invalid nonce|request timestamp expired", re.IGNORECASE
 )
 """A clock that is off, whatever class it comes as: Binance's −1021 is a `BadRequest` in ccxt."""
-_MAY_HAVE_HAPPENED = re.compile(r"""execution status unknown|status unknown|"code": ?-100[0167]\b""", re.IGNORECASE)
-"""Binance, error codes: −1000, −1001, −1006 and −1007 leave open whether a request was carried out."""
+_MAY_HAVE_HAPPENED = re.compile(
+    r"""status unknown|"code": ?-100[0167]\b|(internal|system|server)[ _](server[ _])?(error|timeout)"""
+    r"""|network timeout|(creation|cancellation) timeout|internal failure""",
+    re.IGNORECASE,
+)
+"""Binance −1000, −1001, −1006 and −1007 leave open whether a request was carried out. Others say it in words, and ccxt
+raises them as errors of the exchange or the request: Bybit 5004, 10016, 170146, KuCoin 408000, MEXC 500,
+Deribit 11094."""
 _NOT_NOW = re.compile(r""""code": ?-10(03|08|15)\b""")
 """Binance, error codes: too many requests (−1003), too many orders (−1015), too much to do there (−1008)."""
 _CODES = tuple(

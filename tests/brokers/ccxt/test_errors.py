@@ -61,6 +61,32 @@ def test_what_binance_itself_does_not_know_is_unknown(code: int) -> None:
     assert sort_of(errors.ExchangeError(body)) is Sort.UNKNOWN
 
 
+@pytest.mark.parametrize(
+    "error",
+    [
+        errors.ExchangeError('bybit {"retCode":5004,"retMsg":"Server Timeout","result":null}'),
+        errors.ExchangeError('bybit {"retCode":10016,"retMsg":"System error. Please try again later."}'),
+        errors.InvalidOrder('bybit {"retCode":170146,"retMsg":"Order creation timeout."}'),
+        errors.BadRequest('kucoin {"code":"408000","msg":"Network timeout, please try again later"}'),
+        errors.ExchangeError('mexc {"code":500,"msg":"Internal error"}'),
+        errors.ExchangeError('deribit {"error":{"message":"internal_server_error","code":11094}}'),
+    ],
+)
+def test_what_an_exchange_does_not_know_itself_is_unknown_whatever_ccxt_raises(error: Exception) -> None:
+    assert sort_of(error) is Sort.UNKNOWN
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        errors.InvalidOrder('bybit {"retCode":110017,"retMsg":"current position is zero"}'),
+        errors.ExchangeError('okx {"code":"51000","msg":"Parameter posSide error"}'),
+    ],
+)
+def test_a_plain_no_stays_one(error: Exception) -> None:
+    assert sort_of(error) is Sort.REFUSED
+
+
 @pytest.mark.parametrize("code", [-1003, -1008, -1015])
 def test_what_binance_does_not_do_for_now_is_worth_another_try(code: int) -> None:
     assert sort_of(errors.ExchangeError(f'binance {{"code":{code},"msg":"overloaded"}}')) is Sort.UNAVAILABLE
