@@ -15,7 +15,7 @@ from decimal import Decimal
 from typing import Any
 
 from breaker.instruments import Instrument
-from breaker.orders import Account, Fill, MarketClock, Order, OrderType, Position, Unreadable
+from breaker.orders import Account, Fill, MarketClock, Order, OrderType, Position, PositionSide, Side, Unreadable
 from brokers.ccxt import money, safety_net
 from brokers.ccxt.cancelling import Cancels
 from brokers.ccxt.connection import Connection
@@ -92,6 +92,8 @@ class CcxtBroker(Broker):
         """The symbol of each client order id that was sent or seen: most exchanges find none without."""
         self._net = SafetyNet(None, detail="not armed by this process")
         self._read = False
+        self._hedged: frozenset[str] = frozenset()
+        """Symbols whose positions were last listed as two, a long and a short one."""
         self._seen: set[str] = set()
         """Symbols that had an order or a position."""
         self.capabilities = Capabilities(
@@ -138,12 +140,20 @@ class CcxtBroker(Broker):
         """Every open order, conditional ones too, from every list that the exchange has of them."""
         listed = await self._open_orders.read()
         self._note(listed.items)
-        return listed
+        return Listed(tuple(self._of_its_leg(order) for order in listed.items), listed.unreadable)
+
+    def _of_its_leg(self, order: Order) -> Order:
+        """In hedge mode an order opens its own side's position or reduces the other; some say it only so (Gate)."""
+        if order.position_side is not None or order.symbol not in self._hedged:
+            return order
+        is_long = (order.side is Side.SELL) == order.reduce_only
+        return replace(order, position_side=PositionSide.LONG if is_long else PositionSide.SHORT)
 
     async def positions(self) -> Listed[Position]:
         """Every position, in the exchange's contracts; of a wallet, every balance that has to go."""
         listed = await (self._of_wallet() if self._spot else read_positions(self._connection, self._venue))
         self._seen |= {position.symbol for position in listed.items}
+        self._hedged = frozenset(each.symbol for each in listed.items if each.position_side is not None)
         self._read = True
         return listed
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from decimal import Decimal
 from typing import Any
 
 import ccxt.async_support as ccxt
 import pytest
 
-from breaker.orders import OrderType
+from breaker.orders import OrderType, PositionSide
 from brokers.ccxt import CcxtBroker
 from brokers.protocol import CancelOutcome, CloseOrder, CloseOutcome
 from tests.brokers.ccxt.exchange_answers import CASES, Case
@@ -111,3 +112,25 @@ async def test_a_list_of_positions_that_cannot_be_had_keeps_nothing_of_the_other
     assert {position.symbol for position in listed.items} < everything
     (unread,) = listed.unreadable
     assert (unread.what, unread.symbol) == ("position", "") and "the list of inverse can't be had" in str(unread)
+
+
+@pytest.mark.parametrize(
+    ("size", "reduces", "leg"),
+    [
+        (5, False, PositionSide.LONG),
+        (-5, True, PositionSide.LONG),
+        (-5, False, PositionSide.SHORT),
+        (5, True, PositionSide.SHORT),
+    ],
+)
+async def test_an_order_of_a_hedged_account_that_names_no_position_is_for_the_one_that_it_opens_or_reduces(
+    size: int, reduces: bool, leg: PositionSide
+) -> None:
+    case = next(case for case in CASES if case.exchange == "gate")
+    (order,) = case.answers["/futures/usdt/orders"]
+    told = {**order, "size": size, "left": size, "is_reduce_only": reduces}
+    async with exchange_of(replace(case, answers={**case.answers, "/futures/usdt/orders": [told]})) as (broker, _):
+        await broker.positions()
+        sides = {each.symbol: each.position_side for each in await broker.open_orders()}
+    assert sides[case.close] is leg
+    assert {side for symbol, side in sides.items() if symbol != case.close} == {None}, "the account nets there"
