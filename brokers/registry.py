@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from functools import partial
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
 from typing import Any
 
 from brokers.protocol import Broker
@@ -23,8 +24,13 @@ _BUILT_IN = {
 }
 
 
-def open_broker(name: str, account: AccountSettings) -> Broker:
+def open_broker(name: str, account: AccountSettings, *, markets_dir: Path | None = None) -> Broker:
     """Make the broker of one account; nothing is sent yet.
+
+    Args:
+        name: the account's name in the configuration.
+        account: its settings.
+        markets_dir: where the adapter `ccxt` keeps what exchanges list (`Settings.markets_dir`); None: nowhere.
 
     Raises:
         ConfigurationError: no adapter of that name is installed, it can't be opened, or what it makes is no broker.
@@ -32,6 +38,8 @@ def open_broker(name: str, account: AccountSettings) -> Broker:
     if account.adapter in _BUILT_IN:
         module, function = _BUILT_IN[account.adapter]
         make = getattr(import_module(module), function)
+        if account.adapter == "ccxt":
+            make = partial(make, markets_dir=markets_dir)
     else:
         found = entry_points(group=ENTRY_POINTS, name=account.adapter)
         if not found:
@@ -63,12 +71,14 @@ def _of_a_third_party(entry: EntryPoint, name: str, account: AccountSettings) ->
         ) from None
 
 
-def open_brokers(accounts: Mapping[str, AccountSettings]) -> dict[str, Broker]:
+def open_brokers(accounts: Mapping[str, AccountSettings], *, markets_dir: Path | None = None) -> dict[str, Broker]:
     """Raises ConfigurationError where one of them can't be opened."""
-    return {name: open_broker(name, account) for name, account in accounts.items()}
+    return {name: open_broker(name, account, markets_dir=markets_dir) for name, account in accounts.items()}
 
 
-def open_those_that_open(accounts: Mapping[str, AccountSettings]) -> dict[str, Broker]:
+def open_those_that_open(
+    accounts: Mapping[str, AccountSettings], *, markets_dir: Path | None = None
+) -> dict[str, Broker]:
     """The same for a kill switch: one that can't be opened is there all the same, and says why to whatever is asked.
 
     Raises ConfigurationError where none can be opened.
@@ -77,7 +87,7 @@ def open_those_that_open(accounts: Mapping[str, AccountSettings]) -> dict[str, B
     problems: list[ConfigurationError] = []
     for name, account in accounts.items():
         try:
-            found[name] = open_broker(name, account)
+            found[name] = open_broker(name, account, markets_dir=markets_dir)
         except ConfigurationError as error:
             problems.append(error)
             found[name] = UnopenedBroker(name, str(error))

@@ -66,7 +66,10 @@ def try_account(name: Annotated[str, typer.Argument(help="As it is configured.")
 
     account, lock = settings.accounts[name], read_venue_locks(settings).of(name)
     keep = InstrumentStore(settings.instruments_dir, name)
-    found = [asyncio.run(measure_venue(name, account, lock)), *asyncio.run(measure_access(name, account, keep))]
+    found = [
+        asyncio.run(measure_venue(name, account, lock)),
+        *asyncio.run(measure_access(name, account, keep, settings.markets_dir)),
+    ]
     if as_json:
         checks = [measurement.as_dict() for measurement in found]
         typer.echo(json.dumps({"account": name, "colour": worst(found).value, "checks": checks}))

@@ -343,6 +343,11 @@ class Settings(BaseSettings):
         """Where it is kept what venues said of their instruments."""
         return self.state_dir / "instruments"
 
+    @property
+    def markets_dir(self) -> Path:
+        """Where it is kept what the exchanges that ccxt speaks to list."""
+        return self.state_dir / "markets"
+
     @field_validator("accounts", mode="before")
     @classmethod
     def _merge_account_names(cls, value: Any) -> Any:

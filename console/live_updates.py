@@ -75,7 +75,7 @@ class LiveUpdates:
         self._recoveries = recoveries
         self._changed = changed
         self._tasks = BackgroundTasks()
-        self._venues = ExposureReader(settings.accounts)
+        self._venues = ExposureReader(settings.accounts, settings.markets_dir)
         states = AsyncStatusReader(redis, timeout=min(TIMEOUT, settings.redis_timeout))
         self.watcher = StateWatcher(states.read, self._publish_states)
         self.exposure: Poller[tuple[AccountExposure, ...]] = self._poller(

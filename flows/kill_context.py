@@ -68,7 +68,9 @@ async def open_kill_run(
     coverage = coverage_of(scope, settings.accounts, accounts or ())
     scope, wanted = coverage.scope, coverage.accounts
     lent = {name: broker for name, broker in (opened or {}).items() if name in wanted}
-    own = open_those_that_open({name: settings.accounts[name] for name in wanted if name not in lent})
+    own = open_those_that_open(
+        {name: settings.accounts[name] for name in wanted if name not in lent}, markets_dir=settings.markets_dir
+    )
     brokers = {name: (lent | own)[name] for name in wanted}
     breaker = async_breaker_of(settings, scope, refusal_patience=REFUSAL_PATIENCE)
     incident = await _incident_under_way(breaker) if incident_id == "new" else incident_id

@@ -107,7 +107,7 @@ async def run_share(
     before anything is begun.
     """
     accounts = coverage_of(scope, settings.accounts, share.accounts).accounts
-    brokers = open_brokers({name: settings.accounts[name] for name in accounts})
+    brokers = open_brokers({name: settings.accounts[name] for name in accounts}, markets_dir=settings.markets_dir)
     try:
         # Not before they are open, which takes seconds for many: whoever has begun is to give a sign of life at once.
         time_left = await _begin(settings, share, scope, incident_id)

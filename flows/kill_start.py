@@ -336,7 +336,9 @@ async def _brokers(
     from brokers.registry import open_those_that_open  # noqa: PLC0415  after the trip
 
     lent = opened or {}
-    own = open_those_that_open({name: settings.accounts[name] for name in accounts if name not in lent})
+    own = open_those_that_open(
+        {name: settings.accounts[name] for name in accounts if name not in lent}, markets_dir=settings.markets_dir
+    )
     try:
         yield {name: lent[name] if name in lent else own[name] for name in accounts}
     finally:

@@ -191,7 +191,7 @@ class AccountMonitor:
             scope = monitored_scope(name, settings.accounts)
             try:
                 check_scope(scope)
-                broker = open_broker(name, account)
+                broker = open_broker(name, account, markets_dir=settings.markets_dir)
             except BreakerError as error:
                 self._outages.note(name, error)
                 continue
@@ -226,7 +226,7 @@ class AccountMonitor:
             name = (feed.account or "").upper()
             with suppress(ConfigurationError):  # the account itself has said so
                 if name and name not in brokers:
-                    brokers[name] = open_broker(name, settings.accounts[name])
+                    brokers[name] = open_broker(name, settings.accounts[name], markets_dir=settings.markets_dir)
         paces = {
             name: RequestPace(broker.capabilities.requests_per_minute, settings.monitor.rate_share)
             for name, broker in brokers.items()

@@ -38,7 +38,7 @@ class KillExecutor:
     def __init__(self, running: RunningConfiguration) -> None:
         self._running = running
         self._settings = settings = running.settings
-        self.brokers: dict[str, Broker] = open_those_that_open(settings.accounts)
+        self.brokers: dict[str, Broker] = open_those_that_open(settings.accounts, markets_dir=settings.markets_dir)
         self._breakers: dict[tuple[str, str], AsyncCircuitBreaker] = {}
         self._kills: set[asyncio.Task[None]] = set()
         self._claimed: set[str] = set()

@@ -11,6 +11,7 @@ import asyncio
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 
 import structlog
 
@@ -62,12 +63,12 @@ class SafetyNets:
         self,
         settings: Settings,
         *,
-        open_account: Callable[[str, AccountSettings], Broker] = open_broker,
+        open_account: Callable[[str, AccountSettings], Broker] | None = None,
         lease: float = LEASE,
         every: float = EVERY,
     ) -> None:
         self._settings = settings
-        self._open_account = open_account
+        self._open_account = open_account or partial(open_broker, markets_dir=settings.markets_dir)
         self._lease = lease
         self._every = every
         self._stop_asked = threading.Event()

@@ -24,7 +24,7 @@ async def exposure_in_words(settings: Settings, accounts: Collection[str]) -> st
 
 async def _account(settings: Settings, name: str) -> str:
     try:
-        broker = open_broker(name, settings.accounts[name])
+        broker = open_broker(name, settings.accounts[name], markets_dir=settings.markets_dir)
     except ConfigurationError as error:
         return f"{name}: not read ({error})"
     try:

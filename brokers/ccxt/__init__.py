@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from brokers.ccxt.adapter import KEEP, CcxtBroker
 from brokers.ccxt.connection import Connection
+from brokers.ccxt.market_store import MarketStore
 from brokers.ccxt.venues import venue_of
 
 if TYPE_CHECKING:
@@ -18,8 +21,14 @@ _WALLETS = frozenset({"hyperliquid", "dydx", "paradex", "lighter"})
 _SUBACCOUNTS = {"hyperliquid": "subAccountAddress"}
 
 
-def from_settings(name: str, account: AccountSettings) -> CcxtBroker:
-    """The entry point of adapter `ccxt`. Nothing is imported or asked yet: what is wrong is told by the first call."""
+def from_settings(name: str, account: AccountSettings, markets_dir: Path | None = None) -> CcxtBroker:
+    """The entry point of adapter `ccxt`. Nothing is imported or asked yet: what is wrong is told by the first call.
+
+    Args:
+        name: the account's name in the configuration.
+        account: its settings.
+        markets_dir: where exchanges' lists of markets are kept; None: nowhere.
+    """
     exchange, key_id, secret_key = account.exchange, account.key_id, account.secret_key
     assert exchange and key_id and secret_key  # noqa: S101 - the settings of this adapter are not valid without them
     venue = venue_of(exchange, account.market)
@@ -42,5 +51,14 @@ def from_settings(name: str, account: AccountSettings) -> CcxtBroker:
         urls=account.urls,
         timeout=account.request_timeout,
         requests_per_minute=limit or venue.requests_per_minute,
+        market_store=None
+        if markets_dir is None
+        else MarketStore(markets_dir, exchange, account.market, place_of(account)),
     )
     return CcxtBroker(name, exchange, account.market, connection, keep=account.keep or KEEP, requests_per_minute=limit)
+
+
+def place_of(account: AccountSettings) -> str:
+    """What the list of markets depends on beside exchange and market: another address, or what ccxt is told."""
+    asked = {"urls": account.urls, "options": dict(account.options)}
+    return json.dumps(asked, sort_keys=True, default=str) if any(asked.values()) else ""

@@ -140,6 +140,7 @@ class CcxtBroker(Broker):
         """Every open order, conditional ones too, from every list that the exchange has of them."""
         listed = await self._open_orders.read()
         self._note(listed.items)
+        await self._connection.lists_all({order.symbol for order in listed.items})  # one can be cancelled once it does
         return Listed(tuple(self._of_its_leg(order) for order in listed.items), listed.unreadable)
 
     def _of_its_leg(self, order: Order) -> Order:

@@ -1,4 +1,4 @@
-"""Hold one account's ccxt exchange: made when it is first needed, its markets loaded once, every call with a deadline.
+"""Hold one account's ccxt exchange: made when it is first needed, with its markets, every call with a deadline.
 
 Importing ccxt takes half a second and 65 MB whatever exchange is asked for. It is imported by the first call, on a
 thread: nothing of a trip waits for it, and a standby has it long before.
@@ -11,7 +11,7 @@ import difflib
 import importlib
 import logging
 import time
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, TypeVar
 from urllib.parse import urlsplit, urlunsplit
@@ -32,16 +32,14 @@ from brokers.ccxt.errors import (
     sort_of,
     without_secrets,
 )
+from brokers.ccxt.market_store import MarketStore
+from brokers.ccxt.markets import PATIENCE, Markets
 from brokers.ccxt.reading import SENSELESS, UNREAD
 from brokers.ccxt.throttle import Throttle, changes_something
 from brokers.protocol import BrokerError, BrokerRefused, BrokerUnavailable, repeat_until
 
 IMPORTED_WITHIN = 20.0
 """Seconds that importing ccxt may take on a busy machine."""
-MARKETS_PATIENCE = 4
-"""Times the longest wait for one answer that the list of markets may take: some megabytes, once a process."""
-MARKETS_AGAIN_AFTER = 60.0
-"""Seconds before they are asked for again for a symbol that is not among them."""
 KEYS_REFUSED_AT_LEAST = 3
 """Answers in a row that refuse the keys before a reading gives up."""
 # Its own line about each retry goes to standard output, into answers for machines and over what people are shown.
@@ -72,6 +70,7 @@ class Connection:
         urls: `sandbox`, an address that stands for every one of the exchange's, or addresses by ccxt's keys.
         timeout: longest wait for one answer, seconds. A reading that is repeated ends within three times that.
         requests_per_minute: of weight one; None: as ccxt has it.
+        market_store: where the exchange's list of markets is kept; None: nowhere.
     """
 
     def __init__(
@@ -84,6 +83,7 @@ class Connection:
         urls: str | Mapping[str, str] | None,
         timeout: float,
         requests_per_minute: float | None,
+        market_store: MarketStore | None = None,
     ) -> None:
         self.name = name
         self.exchange_id = exchange
@@ -94,8 +94,7 @@ class Connection:
         self._per_minute = requests_per_minute
         self._exchange: Any = None
         self._making: asyncio.Task[Any] | None = None
-        self._loading: asyncio.Task[Any] | None = None
-        self._loaded_at = float("-inf")
+        self._markets = Markets(market_store, timeout, awaited=self._awaited, told=self._told)
         self._throttle: Throttle | None = None
 
     def __repr__(self) -> str:
@@ -103,27 +102,27 @@ class Connection:
 
     async def aclose(self) -> None:
         """Release connections, whatever is still under way."""
-        for task in (self._making, self._loading):
-            if task is not None:
-                task.cancel()
-                await asyncio.wait({task}, timeout=1.0)
-        exchange, self._exchange, self._making, self._loading = self._exchange, None, None, None
+        await self._markets.aclose()
+        if self._making is not None:
+            self._making.cancel()
+            await asyncio.wait({self._making}, timeout=1.0)
+        exchange, self._exchange, self._making = self._exchange, None, None
         if exchange is not None:
             await exchange.close()
 
     async def ready(self) -> Any:
-        """ccxt's exchange with its markets loaded. Raises `BrokerError`."""
+        """ccxt's exchange with its markets. Raises `BrokerError`."""
         exchange = await self._made()
-        if not exchange.markets:
-            await self._load(exchange)
+        await self._markets.ready(exchange)
         return exchange
 
     async def has_market(self, symbol: str) -> bool:
         """Whether the exchange lists the symbol; asked again, now and then, as new ones come."""
-        exchange = await self.ready()
-        if symbol not in exchange.markets and time.monotonic() - self._loaded_at > MARKETS_AGAIN_AFTER:
-            await self._load(exchange)
-        return symbol in exchange.markets
+        return await self._markets.has(await self.ready(), symbol)
+
+    async def lists_all(self, symbols: Iterable[str]) -> bool:
+        """Whether the exchange lists these; as `has_market`, without waiting for what it is asked again."""
+        return self._markets.lists_all(await self.ready(), symbols)
 
     async def _made(self) -> Any:
         if self._exchange is None:
@@ -132,18 +131,6 @@ class Connection:
                 self._making.add_done_callback(lambda task: task.cancelled() or task.exception())
             await self._awaited(self._making, IMPORTED_WITHIN, "ccxt's import")
         return self._exchange
-
-    async def _load(self, exchange: Any) -> None:
-        """Whoever gives up waiting leaves it going: the next one finds it further on."""
-        if self._loading is None:
-            self._loading = asyncio.create_task(exchange.load_markets(bool(exchange.markets)))
-            self._loading.add_done_callback(self._note_loaded)
-        await self._awaited(self._loading, MARKETS_PATIENCE * self._timeout, "list of markets")
-
-    def _note_loaded(self, task: asyncio.Task[Any]) -> None:
-        self._loading = None
-        if not task.cancelled() and task.exception() is None:
-            self._loaded_at = time.monotonic()
 
     async def _awaited(self, task: asyncio.Task[Any], within: float, what: str) -> None:
         with self._sorted(what, within):
@@ -170,7 +157,7 @@ class Connection:
             {
                 **self._credentials,
                 "enableRateLimit": True,
-                "timeout": int(MARKETS_PATIENCE * self._timeout * 1000),  # of what takes longest; each call has its own
+                "timeout": int(PATIENCE * self._timeout * 1000),  # of what takes longest; each call has its own
                 "options": self._options,
                 "number": str,
             }

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from decimal import Decimal
+from pathlib import Path
 
 from breaker.orders import ZERO, Order, Position
 from brokers.coverage import Coverage
@@ -45,13 +46,13 @@ class AccountExposure:
 class ExposureReader:
     """Keeps a broker per account. Every reading ends within the account's own time limits."""
 
-    def __init__(self, accounts: Mapping[str, AccountSettings]) -> None:
+    def __init__(self, accounts: Mapping[str, AccountSettings], markets_dir: Path | None = None) -> None:
         self._brokers: dict[str, Broker] = {}
         self._problems: dict[str, str] = {}
         self._limits = {name: account.request_timeout + 1 for name, account in accounts.items()}
         for name, account in accounts.items():
             try:
-                self._brokers[name] = open_broker(name, account)
+                self._brokers[name] = open_broker(name, account, markets_dir=markets_dir)
             except ConfigurationError as error:
                 self._problems[name] = str(error)
 

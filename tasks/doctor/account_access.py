@@ -7,6 +7,7 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 from brokers.instrument_store import InstrumentStore
 from brokers.protocol import SHORTEST_CLIENT_ORDER_ID, Broker
@@ -24,12 +25,15 @@ LATELY = timedelta(days=1)
 Question = Callable[[Broker, Probe], Awaitable[Measurement]]
 
 
-async def measure_access(name: str, account: AccountSettings, keep: InstrumentStore | None = None) -> list[Measurement]:
+async def measure_access(
+    name: str, account: AccountSettings, keep: InstrumentStore | None = None, markets_dir: Path | None = None
+) -> list[Measurement]:
     """What a kill switch needs of the account, one measurement for each part; `keep` takes what is told of instruments.
 
+    What an exchange lists is kept in `markets_dir`, where that is given.
     Raises ConfigurationError where its adapter can't be opened.
     """
-    broker = open_broker(name, account)
+    broker = open_broker(name, account, markets_dir=markets_dir)
     questions = [*_questions(broker), *([] if keep is None else [("instruments", "told", _instruments(keep))])]
     try:
         return await asyncio.gather(*(_measure(name, account, broker, *question) for question in questions))

@@ -100,7 +100,7 @@ async def _disarm_from_here(
     """As nobody keeps it: a timer that a dead process has left would fire."""
     account, holder = settings.accounts[name], Holder()
     holding = Holding(redis, holder, [name])
-    broker = open_broker(name, account)
+    broker = open_broker(name, account, markets_dir=settings.markets_dir)
     try:
         wanted = wanted_net(name, account, broker)
         if wanted is None or wanted.unfit:

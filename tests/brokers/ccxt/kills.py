@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from breaker.instruments import canonical_symbol
@@ -58,11 +59,8 @@ def _as_binance_has(name: str) -> str:
     return canonical_symbol(symbol.partition(":")[0]) + space + side
 
 
-async def kill_through_ccxt(
-    exchange: Exchange, redis_url: str, market: Market, *, settings: KillSettings | None = None, timeout: float = 1.0
-) -> KillReport:
-    """One kill switch from its start to its report, on connections of its own, without an orchestrator."""
-    account = AccountSettings.model_validate(
+def account_of(exchange: Exchange, market: Market, timeout: float = 1.0) -> AccountSettings:
+    return AccountSettings.model_validate(
         {
             "adapter": "ccxt",
             "key_id": "key",
@@ -73,7 +71,19 @@ async def kill_through_ccxt(
             **market.settings,
         }
     )
-    broker = from_settings("PAPER", account)
+
+
+async def kill_through_ccxt(
+    exchange: Exchange,
+    redis_url: str,
+    market: Market,
+    *,
+    settings: KillSettings | None = None,
+    timeout: float = 1.0,
+    markets_dir: Path | None = None,
+) -> KillReport:
+    """One kill switch from its start to its report, on connections of its own, without an orchestrator."""
+    broker = from_settings("PAPER", account_of(exchange, market, timeout), markets_dir)
     try:
         return await kill(exchange, redis_url, settings=settings or kill_settings(), through=lambda _: broker)
     finally:
@@ -81,9 +91,16 @@ async def kill_through_ccxt(
 
 
 async def run(
-    exchange: Exchange, redis_url: str, market: Market, toml: str, seed: int, settings: KillSettings | None = None
+    exchange: Exchange,
+    redis_url: str,
+    market: Market,
+    toml: str,
+    seed: int,
+    settings: KillSettings | None = None,
+    markets_dir: Path | None = None,
 ) -> BinanceOutcome:
     """A kill switch on a fresh exchange of this market and scenario."""
     scenario = scaled(market.toml + toml, seed)
-    ended = await judge(exchange, scenario, [kill_through_ccxt(exchange, redis_url, market, settings=settings)])
+    killing = kill_through_ccxt(exchange, redis_url, market, settings=settings, markets_dir=markets_dir)
+    ended = await judge(exchange, scenario, [killing])
     return BinanceOutcome(ended.reports, ended.venue)
