@@ -295,7 +295,11 @@ class Broker(Protocol):
 
     @abstractmethod
     async def open_orders(self) -> Listed[Order]:
-        """Every open order of the account, every page, conditional ones too, legs as orders of their own."""
+        """Every open order of the account, every page, conditional ones too, legs as orders of their own.
+
+        Where the venue has several lists, one that can't be had may be `unreadable`, as an order without symbol or id:
+        nothing is flat beside it, and what is in the others can be cancelled. The same goes for positions.
+        """
         ...
 
     @abstractmethod

@@ -85,7 +85,11 @@ def test_a_list_that_was_not_read_whole_is_none(venue: VenueUnderTest, skip: int
             listed = await broker.open_orders()
         except BrokerUnavailable:
             return
-        assert skip and len(listed) == count, "a list without its later pages is BrokerUnavailable, and no list"
+        missing = [item for item in listed.unreadable if item.what == "order" and not item.symbol and not item.id]
+        assert skip and (len(listed) == count or missing), (
+            "a list without its later pages is BrokerUnavailable, and no list; one of several that can't be had is an "
+            "unreadable order without symbol or id"
+        )
 
     ask(venue, check, timeout=GIVES_UP_AFTER)
 
