@@ -308,9 +308,10 @@ class Broker(Protocol):
         ...
 
     @abstractmethod
-    async def order(self, client_order_id: str) -> Order | None:
+    async def order(self, client_order_id: str, symbol: str | None = None) -> Order | None:
         """The order with this client order id, open or closed; None when the venue knows none.
 
+        `symbol` is what it was sent for, where whoever asks knows it: many a venue finds an order only with its symbol.
         Where not `capabilities.looks_up_orders` the adapter looks through what the venue lists, as far as that goes.
         """
         ...

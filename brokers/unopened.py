@@ -51,7 +51,7 @@ class UnopenedBroker(Broker):
     async def positions(self) -> Listed[Position]:
         self._refuse()
 
-    async def order(self, client_order_id: str) -> Order | None:
+    async def order(self, client_order_id: str, symbol: str | None = None) -> Order | None:
         self._refuse()
 
     async def cancel_all(self) -> Sequence[CancelResult]:

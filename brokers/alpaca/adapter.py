@@ -178,7 +178,7 @@ class AlpacaBroker(Broker):
         with self._requests.understood("list of positions"):
             return read_positions(body)
 
-    async def order(self, client_order_id: str) -> Order | None:
+    async def order(self, client_order_id: str, symbol: str | None = None) -> Order | None:
         response = await self._requests.retrying(
             "GET", "/orders:by_client_order_id", params={"client_order_id": client_order_id}
         )

@@ -183,13 +183,15 @@ class CcxtBroker(Broker):
         known = self._known_instrument(exchange)
         return {symbol: known(symbol) for symbol in symbols if symbol in exchange.markets}
 
-    async def order(self, client_order_id: str) -> Order | None:
-        """By its client order id, at the symbol that it was sent for or is open in.
+    async def order(self, client_order_id: str, symbol: str | None = None) -> Order | None:
+        """By its client order id, at the symbol that it was sent for or is open in. Of a repayment there is no order.
 
-        Another's is looked for at some of the symbols that are in the book: most exchanges find none without a symbol,
-        and to ask at each of a large book, for each of its closes, would take what the closes need.
+        Where that isn't known it is looked for at some of the symbols in the book: most exchanges find none without a
+        symbol, and to ask at each of a large book, for each of its closes, would take what the closes need.
         """
-        known = self._symbols.get(client_order_id)
+        known = symbol or self._symbols.get(client_order_id)
+        if known is not None and known.endswith(LOAN):
+            return None
         symbols = [known] if known else (await self._symbols_in_book())[:MOST_SYMBOLS]
         found = await asyncio.gather(*(self._open_orders.find(client_order_id, symbol) for symbol in symbols))
         return next((order for order in found if order is not None), None)

@@ -161,7 +161,7 @@ def test_a_close_is_found_by_its_name_open_or_closed(venue: VenueUnderTest) -> N
                 pytest.skip("its capabilities say that the venue finds no order by a client order id")
             close = await close_of(broker, symbol)
             assert (await broker.close(close)).outcome in _TAKEN
-            found, listed = await broker.order(close.client_order_id), (await broker.open_orders()).items
+            found, listed = await broker.order(close.client_order_id, symbol), (await broker.open_orders()).items
             return found, await broker.order(name(able.client_order_ids, 99)), close, listed
 
         found, nobodys, close, listed = ask(venue, check)

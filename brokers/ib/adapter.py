@@ -207,7 +207,7 @@ class IbBroker(Broker):
         """Every open order of the account: those of all clients of TWS, and those placed by hand."""
         return await self._orders.open_orders()
 
-    async def order(self, client_order_id: str) -> Order | None:
+    async def order(self, client_order_id: str, symbol: str | None = None) -> Order | None:
         """Among the open ones, then among those that are over; how much has filled is counted from the executions."""
         return await self._orders.order(client_order_id)
 

@@ -69,8 +69,8 @@ class _Reading:
 
     async def _name_closes(self) -> None:
         """Which orders those closes are that the venue took without saying so."""
-        unnamed = sorted(self._run.opening.unnamed)
-        found = await asyncio.gather(*(self._broker.order(name) for name in unnamed))
+        unnamed = self._run.opening.unnamed.items()
+        found = await asyncio.gather(*(self._broker.order(name, symbol) for name, symbol in unnamed))
         self._run.opening.sent.update(order.id for order in found if order is not None)
 
     def so_far(self, problem: str) -> ExitCost:

@@ -372,7 +372,7 @@ class Flattening:
                 return may_send
             if memory.last_close in ("", close.client_order_id):
                 return True
-            last = await self._run.in_time(self._broker.order(memory.last_close))
+            last = await self._run.in_time(self._broker.order(memory.last_close, close.symbol))
         except BrokerError as error:
             await self._trouble(error)
             return False

@@ -49,28 +49,30 @@ class LostAnswers:
         """Whether `close` may be sent now, and what is known of the one before. Raises `BrokerError`."""
         if memory.last_close:
             unanswered = memory.last_close == close.client_order_id
-            found = await self._order(memory.last_close)
+            found = await self._order(memory.last_close, close)
             filled = None if found is not None else await self._filled(memory.last_close, close)
             was_taken = unanswered and (found is not None or filled is not None)
             memory = taken_after_all(memory) if was_taken else memory
             memory, settled = may_close_again(memory, found, now, self._patient(pace, unanswered), filled=filled)
             if unanswered or not settled:  # one that turns out to be there has used up the name that was planned
                 return memory, settled and not was_taken
-        elsewhere = not self._able.reduce_only and await self._is_elsewhere(close.client_order_id)
+        elsewhere = not self._able.reduce_only and await self._is_elsewhere(close)
         return (sent(memory, close.client_order_id, now), False) if elsewhere else (memory, True)
 
-    async def _is_elsewhere(self, name: str) -> bool:
+    async def _is_elsewhere(self, close: CloseOrder) -> bool:
         """Whether another process has sent the same attempt, or is about to. This run has sent nothing by that name.
 
-        The venue is asked only where no claim can tell: to find an order takes many a venue a request for each symbol.
+        The venue is asked only where no claim can tell: a request less for each close.
         """
+        name = close.client_order_id
         claimed = None if self._claim is None else await self._claim(name)
-        return not claimed if claimed is not None else await self._order(name) is not None
+        return not claimed if claimed is not None else await self._order(name, close) is not None
 
-    async def _order(self, name: str) -> Order | None:
+    async def _order(self, name: str, close: CloseOrder) -> Order | None:
+        """The one of that name, sent for the same symbol as `close`."""
         if not self._able.client_order_ids.longest:
             return None
-        return await self._run.in_time(self._broker.order(name))
+        return await self._run.in_time(self._broker.order(name, close.symbol))
 
     async def _filled(self, name: str, close: CloseOrder) -> Decimal | None:
         """How much of it has filled by the venue's own list; None where that shows nothing."""

@@ -49,8 +49,8 @@ class OpeningBook:
     """The venue's ids of the closes that this run sent."""
     incident: set[str] = field(default_factory=set)
     """The venue's ids of other closes of the incident: another run sent them."""
-    unnamed: set[str] = field(default_factory=set)
-    """Client order ids of closes that the venue has, or may have, under an id that is not known yet."""
+    unnamed: dict[str, str] = field(default_factory=dict)
+    """Client order ids, with their symbols, of closes that the venue has, or may have, under an id not known yet."""
 
     def note_orders(self, orders: Iterable[Order], incident_id: str) -> None:
         """A reading of the open orders."""
@@ -92,7 +92,7 @@ class OpeningBook:
         if result.order is not None:
             self.sent.add(result.order.id)
         elif result.outcome in _MAY_EXIST and client_order_id:
-            self.unnamed.add(client_order_id)
+            self.unnamed[client_order_id] = result.symbol
 
 
 def _opening(position: Position, after: float) -> OpeningPosition:

@@ -46,7 +46,7 @@ class Careless(Broker):
     async def positions(self):
         listed = await self.ask("GET", "/positions")
         return Listed(tuple(Position(p["symbol"], D(p["qty"]), abs(D(p["qty"])), D(0), D(100)) for p in listed))
-    async def order(self, name):
+    async def order(self, name, symbol=None):
         o = await self.ask("GET", "/orders:by_client_order_id", params={"client_order_id": name})
         return self.order_of(o) if "id" in o else None
     async def cancel_all(self):

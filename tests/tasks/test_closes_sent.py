@@ -107,7 +107,7 @@ async def test_a_close_is_recorded_when_it_is_sent_and_when_it_is_answered_and_t
     assert progress.closes_sent == 1 and progress.rounds == len(venue.when("orders"))
     first = CloseRecord("AAPL", "sell", Decimal(10), "market", FIRST, "refused", "trading is halted")
     assert progress.closes == (first, CloseRecord("AAPL", "sell", Decimal(10), "limit", FIRST, "accepted"))
-    assert account.run.opening.unnamed == {FIRST}, "its fills are told of the exit's cost"
+    assert account.run.opening.unnamed == {FIRST: "AAPL"}, "its fills are told of the exit's cost"
     assert account.run.opening.quantities == {"AAPL": 0}
 
 

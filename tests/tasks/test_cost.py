@@ -378,7 +378,7 @@ def test_a_close_without_an_answer_is_looked_for_by_its_own_id() -> None:
     book = OpeningBook()
     book.note_close(CloseResult("AAPL", CloseOutcome.UNKNOWN), "incident-AAPL-1")
     book.note_close(CloseResult("AAPL", CloseOutcome.REFUSED), "incident-AAPL-2")
-    assert (book.sent, book.unnamed) == (set(), {"incident-AAPL-1"})
+    assert (book.sent, book.unnamed) == (set(), {"incident-AAPL-1": "AAPL"})
 
 
 def test_of_many_lines_the_dearest_are_kept_and_the_sums_stay() -> None:

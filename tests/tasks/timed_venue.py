@@ -187,12 +187,13 @@ class TimedVenue(Broker):
     async def account(self) -> Account:
         return Account("A", "USD", Decimal(100_000), Decimal(100_000))
 
-    async def order(self, client_order_id: str) -> Order | None:
+    async def order(self, client_order_id: str, symbol: str | None = None) -> Order | None:
         self._ask("order")
         if self.lookup_trouble is not None:
             raise self.lookup_trouble
         known = (*self.orders, *self.ended)
-        return next((order for order in known if order.client_order_id == client_order_id), None)
+        asked = client_order_id, symbol  # as at many a venue, without its symbol no order is found
+        return next((order for order in known if (order.client_order_id, order.symbol) == asked), None)
 
     async def cancel_all(self) -> Sequence[CancelResult]:
         self._ask("cancel all")

@@ -475,6 +475,20 @@ async def test_an_order_of_somebody_elses_is_looked_for_at_no_more_symbols_than_
         assert len(exchange.of(POSITIONS)) == 1, "the book was read already"
 
 
+async def test_an_order_of_somebody_elses_is_looked_for_where_it_was_sent() -> None:
+    def theirs(asked: Asked) -> Any:
+        found = asked.params["symbol"] == "ETHUSDT" and asked.params["origClientOrderId"] == "theirs-1"
+        return order(9, symbol="ETHUSDT", clientOrderId="theirs-1") if found else error(-2013, "Order does not exist.")
+
+    async with venue({LOOK_UP: theirs}) as (broker, exchange):
+        found = await broker.order("theirs-1", "ETH/USDT:USDT")
+        assert found is not None and found.symbol == "ETH/USDT:USDT"
+        assert await broker.order("theirs-1", BTC) is None
+        assert [asked.params["symbol"] for asked in exchange.of(LOOK_UP)] == ["ETHUSDT", "BTCUSDT"]
+        assert not exchange.of(POSITIONS), "the book need not be read for it"
+        assert await broker.order("theirs-1", "BTC loan") is None, "a repayment is no order"
+
+
 async def test_the_countdown_is_armed_for_every_symbol_and_verified_by_the_answer() -> None:
     def count_down(asked: Any) -> Any:
         return {"symbol": asked.params["symbol"], "countdownTime": asked.params["countdownTime"]}
