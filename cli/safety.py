@@ -52,15 +52,22 @@ def show(as_json: JsonOption = False) -> None:
     if as_json:
         typer.echo(json.dumps({"accounts": [_as_dict(net) for net in nets]}))
         return
+    with_timer = [net for net in nets if net.settings.safety_net is not None and not net.unfit]
+    if with_timer:
+        console().print(_table(with_timer))
+    for net in nets:
+        for line in _lines(net):
+            console().print(Text(f"{net.account}: {line}"))
+
+
+def _table(nets: list[NetNow]) -> Table:
+    """Of those that have a timer: short cells only, for a terminal of 80 columns."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for column in ("account", "stands", "armed until", "renewed", "verified", "last fired", "covers"):
+    for column in ("account", "stands", "armed until", "renewed", "verified", "last fired"):
         table.add_column(column, overflow="fold", no_wrap=column == "account")
     for net in nets:
         table.add_row(*(Text(cell) for cell in _cells(net)))
-    console().print(table)
-    for net in nets:
-        if net.record is not None and (because := "; ".join(filter(None, (net.record.why, net.record.problem)))):
-            console().print(Text(f"{net.account}: {because}"), soft_wrap=True)
+    return table
 
 
 def arm(accounts: AccountsArgument = None, *, reason: ReasonOption, operator: ClaimedOption = None) -> None:
@@ -121,14 +128,12 @@ def _tell(result: CarriedOut) -> None:
 
 
 def _cells(net: NetNow) -> tuple[str, ...]:
-    from tasks.safety_nets.configured import timer_of_account  # noqa: PLC0415
     from tasks.safety_nets.records import moment  # noqa: PLC0415
 
-    record, timer = net.record, timer_of_account(net.settings)
-    if record is None or net.settings.safety_net is None:
-        return net.account, net.in_words, "", "", "", "", ""
+    record = net.record
+    if record is None:
+        return net.account, net.in_words, "", "", "", ""
     until, renewed, fired = moment(record.armed_until), moment(record.renewed_at), moment(record.fired_at)
-    covers = ", ".join(record.covers) or (timer.covers if timer is not None else "")
     return (
         net.account,
         net.in_words,
@@ -136,8 +141,22 @@ def _cells(net: NetNow) -> tuple[str, ...]:
         "" if renewed is None else f"{renewed:%H:%M:%S} UTC",
         "yes" if record.verified else "no",
         "never" if fired is None else f"{fired:%Y-%m-%d %H:%M:%S} UTC",
-        "; ".join(filter(None, (covers, record.not_covered))),
     )
+
+
+def _lines(net: NetNow) -> list[str]:
+    """What is said beside the table: what the timer covers, and why it isn't armed; or why there is none."""
+    from tasks.safety_nets.configured import timer_of_account  # noqa: PLC0415
+
+    record, timer = net.record, timer_of_account(net.settings)
+    if net.unfit or net.settings.safety_net is None:
+        return [net.in_words]
+    if record is None:
+        return []
+    covers = ", ".join(record.covers) or (timer.covers if timer is not None else "")
+    covered = "; ".join(filter(None, (covers, record.not_covered)))
+    because = "; ".join(filter(None, (record.why, record.problem)))
+    return [*([f"covers {covered}"] if covered else []), *([because] if because else [])]
 
 
 def _as_dict(net: NetNow) -> dict[str, object]:

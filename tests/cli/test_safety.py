@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import redis
+from rich.console import Console
 from typer.testing import CliRunner
 
 from breaker import CircuitBreaker
@@ -99,6 +100,14 @@ def test_a_person_disarms_and_arms_what_somebody_keeps(typed: Typed, exchange: P
         "SAFETY_NET_INSTRUCTED",
         "SAFETY_NET_ARMED",
     ]
+
+
+def test_what_is_shown_fits_80_columns_and_breaks_no_word(typed: Typed, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cli.safety.console", lambda: Console(width=80))
+    lines = typed("show").output.splitlines()
+    assert max(map(len, lines)) <= 80
+    assert any(line.split() == ["ALPHA", "nobody", "keeps", "it"] for line in lines), lines
+    assert any(line.startswith("BETA: Alpaca has no timer of its own: when everything here is gone,") for line in lines)
 
 
 def test_where_nobody_keeps_it_disarming_asks_the_venue_and_arming_is_refused(
