@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -20,6 +21,7 @@ from configuration.settings import ConfigurationError, Settings, load_settings
 
 if TYPE_CHECKING:
     from brokers.protocol import Capabilities
+    from tasks.checks.measurement import Measurement
 
 accounts_app = typer.Typer(help="The accounts that the kill switch closes.", epilog=EPILOG, no_args_is_help=True)
 
@@ -74,9 +76,26 @@ def try_account(name: Annotated[str, typer.Argument(help="As it is configured.")
         checks = [measurement.as_dict() for measurement in found]
         typer.echo(json.dumps({"account": name, "colour": worst(found).value, "checks": checks}))
     else:
-        show_measurements(found)
+        show_measurements(_told_once(found))
     if worst(found) is Colour.RED:
         raise typer.Exit(Exit.REFUSED)
+
+
+def _told_once(found: Sequence[Measurement]) -> list[Measurement]:
+    """A venue that can't be reached at all answers every question with the same sentence: it is read once.
+
+    The first measurement has that sentence, and behind it which keys of the configuration to look at.
+    """
+    from tasks.doctor.account_access import BESIDE  # noqa: PLC0415
+
+    first, *rest = found
+    shown = [first]
+    for measurement in rest:
+        same = measurement.problem.removesuffix(BESIDE).rstrip(".")
+        shown.append(
+            replace(measurement, problem="as above") if same and first.problem.startswith(same) else measurement
+        )
+    return shown
 
 
 def _row(name: str, settings: Settings) -> Mapping[str, str]:

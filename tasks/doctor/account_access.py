@@ -73,6 +73,7 @@ def _questions(broker: Broker) -> Sequence[tuple[str, str, Question]]:
 
 
 _IN_SHORT = ("/orders", "/positions", "/keys")
+BESIDE = " Closing does without it."
 _BESIDE = ("fills", "transfers", "safety-net", "instruments")
 """Not needed to close anything: without them less is known afterwards."""
 
@@ -88,7 +89,7 @@ async def _measure(
     probe = Probe(f"venue/{name}/{part}", limit, "asked of the venue")
     found = await measure_within(probe, REPEATS * account.request_timeout + 1, ask(broker, probe))
     if found.colour is Colour.RED and part in _BESIDE:
-        return replace(found, colour=Colour.YELLOW, problem=f"{found.problem} Closing does without it.")
+        return replace(found, colour=Colour.YELLOW, problem=f"{found.problem}{BESIDE}")
     return found
 
 

@@ -44,8 +44,8 @@ async def measure_venue(name: str, account: AccountSettings, lock: VenueLock | N
     found = await measure_within(probe, 2 * account.request_timeout + 1, measure())
     if found.colour is Colour.RED:
         keys = _KEYS.get(account.adapter, "base_url, key_id, secret_key")
-        fix = f"See accounts.{name}: {keys}."
-        return probe.failed(f"{found.problem.rstrip('.')}. {fix}")
+        problem = found.problem if found.problem.endswith("?") else f"{found.problem.rstrip('.')}."
+        return probe.failed(f"{problem} See accounts.{name}: {keys}.")
     return found
 
 

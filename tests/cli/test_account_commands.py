@@ -96,6 +96,18 @@ def test_a_venue_that_is_away_and_wrong_keys_are_one_line_each(
     assert "s3cr3t-and-wrong" not in wrong.stdout + wrong.stderr
 
 
+def test_what_every_question_is_answered_with_is_said_once(
+    breaker_cli: RunCli, write_configuration: WriteConfiguration, tmp_path: Path
+) -> None:
+    keys = 'key_id = "key"\nsecret_key = "secret"\n'
+    configure(write_configuration, tmp_path, f'[accounts.PERPS]\nadapter = "ccxt"\nexchange = "bybt"\n{keys}')
+    done = breaker_cli("accounts", "test", "PERPS")
+    assert done.returncode == 1
+    assert done.stdout.count("ccxt knows no exchange 'bybt'; is it bybit? See accounts.PERPS: exchange") == 1
+    assert done.stdout.count("knows no exchange") == 1
+    assert done.stdout.count("as above") == done.stdout.count("not measured") - 1 > 4, done.stdout
+
+
 def test_an_account_that_is_not_configured_is_named_with_those_that_are(
     venue: PaperExchangeThread, breaker_cli: RunCli
 ) -> None:
