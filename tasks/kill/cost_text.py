@@ -32,7 +32,7 @@ def headline(cost: ExitCost) -> list[str]:
         _fees(cost),
     ]
     if cost.beside.fills:
-        said.append(f"{cost.beside.fills} fills of other orders")
+        said.append(f"{cost.beside.fills} fill{_s(cost.beside.fills)} of other orders")
     return said if cost.whole else [f"{cost.priced} of {cost.closed} closes priced", *said]
 
 
@@ -49,7 +49,8 @@ def remarks(cost: ExitCost) -> list[str]:
     if not cost.whole:
         said.append(f"The sums are of what is known: {cost.problem or _unpriced(cost)}.")
     if cost.lines_left_out:
-        said.append(f"{cost.lines_left_out} more lines are not shown; the sums have them.")
+        left = cost.lines_left_out
+        said.append(f"{left} more line{_s(left)} {'is' if left == 1 else 'are'} not shown; the sums have them.")
     for origin, mark in MARKS.items():
         if mark and any(line.origin is origin for line in cost.lines):
             said.append(f"{mark} {origin.value}: not counted with the closes.")
@@ -61,6 +62,10 @@ def remarks(cost: ExitCost) -> list[str]:
             "Slippage above zero is a cost, below zero a gain.",
         ]
     return said
+
+
+def _s(number: int) -> str:
+    return "" if number == 1 else "s"
 
 
 def _unpriced(cost: ExitCost) -> str:

@@ -126,6 +126,15 @@ def test_of_a_big_book_the_dearest_are_shown_and_the_rest_is_counted(begin: Begi
     assert f"{40 - COST_LINES} more lines are not shown; the sums have them." in outcome.stderr
 
 
+def test_of_a_book_of_one_line_more_that_line_is_counted(begin: Begin, breaker_cli: RunCli) -> None:
+    begin(
+        f"rate_limit = 100000\n[book]\npositions = {COST_LINES + 1}\n[fills]\nslippage_bp = {{ low = 1, high = 30 }}\n"
+    )
+    outcome = breaker_cli("kill", "--yes")
+    assert outcome.returncode == 0, outcome.stderr
+    assert "1 more line is not shown; the sums have them." in outcome.stderr
+
+
 def test_a_flat_book_cost_nothing_and_says_so(begin: Begin, breaker_cli: RunCli) -> None:
     begin("")
     outcome = breaker_cli("kill", "--yes")
