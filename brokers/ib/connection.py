@@ -154,7 +154,7 @@ class Connection:
         elif isinstance(error, OSError) and not isinstance(error, TimeoutError):
             what = str(error)
         else:
-            what = f"no answer within {self._timeout:g} s; somebody may have to allow the connection in TWS"
+            what = f"no answer within {self._timeout:g} s; is it TWS that listens there, and does it ask to allow this?"
         return self._unavailable("connecting", what)
 
     def close(self) -> None:

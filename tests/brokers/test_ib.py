@@ -484,7 +484,7 @@ async def test_something_else_that_listens() -> None:
     listening = await asyncio.start_server(silent, "127.0.0.1", 0)
     port = listening.sockets[0].getsockname()[1]
     broker = IbBroker("IB", "127.0.0.1", port, 911, timeout=0.3)
-    with in_time(1.0), pytest.raises(BrokerUnavailable, match=r"no answer within 0.3 s; somebody may have to allow"):
+    with in_time(1.0), pytest.raises(BrokerUnavailable, match=r"no answer within 0.3 s; is it TWS that listens there,"):
         await broker.positions()
     await broker.aclose()
     listening.close()
