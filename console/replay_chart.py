@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from decimal import Decimal
+from itertools import pairwise
+from statistics import median_low
 
 from tasks.rules_replay import Measured
 
@@ -13,6 +15,8 @@ WIDTH, HEIGHT = 900, 280
 _LEFT, _RIGHT, _TOP, _BOTTOM = 78, 12, 12, 28
 _MOST_PARTS = 120
 _TIMES = 4
+_GAP = 3
+"""Readings that many times their usual distance apart have something missing between them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,9 +85,9 @@ def chart_of(parts: Sequence[Part], limit: Decimal, written: Mapping[Decimal, st
     def middle(part: Part) -> datetime:
         return part.since + (part.until - part.since) / 2
 
+    joined = _joined(parts)
     steps = [
-        f"{'L' if place and part.place - parts[place - 1].place == 1 else 'M'}{x_of(middle(part))} {y_of(part.highest)}"
-        for place, part in enumerate(parts)
+        f"{'L' if joined[place] else 'M'}{x_of(middle(part))} {y_of(part.highest)}" for place, part in enumerate(parts)
     ]
     times = [begin + length * step / _TIMES for step in range(_TIMES + 1)]
     return Chart(
@@ -93,3 +97,14 @@ def chart_of(parts: Sequence[Part], limit: Decimal, written: Mapping[Decimal, st
         times=tuple(Mark(x_of(at), HEIGHT - 8, f"{at:%m-%d %H:%M}") for at in times),
         values=(Mark(_LEFT, y_of(Decimal(0)), written[Decimal(0)]),),
     )
+
+
+def _joined(parts: Sequence[Part]) -> list[bool]:
+    """Whether the line goes on from the part before: nothing is missing there, as time between readings goes.
+
+    Few readings leave parts empty between any two of them; that alone is no gap.
+    """
+    apart = [later.since - earlier.until for earlier, later in pairwise(parts)]
+    usual = median_low(apart) if apart else timedelta()
+    next_to = [later.place - earlier.place == 1 for earlier, later in pairwise(parts)]
+    return [False, *(near or gap <= _GAP * usual for near, gap in zip(next_to, apart, strict=True))]

@@ -26,6 +26,7 @@ from console.request import PageScope, caller_of, context_of
 from tasks.rules_replay import REPLAYED
 
 _UNLESS_GIVEN = timedelta(days=1)
+_SMALL = Decimal("0.001")
 _FIRST = datetime(1970, 1, 1, tzinfo=UTC)
 
 router = APIRouter(include_in_schema=False)
@@ -39,8 +40,10 @@ class _Shown:
     replayed: Replayed
 
     def write(self, value: Decimal) -> str:
-        """As a percentage, or as an amount."""
-        return f"{value:.2%}" if RULE_TABLE[self.rule].unit.startswith("fraction") else f"{value:,.2f}"
+        """As a percentage, with more decimals where two would say 0, or as an amount."""
+        if not RULE_TABLE[self.rule].unit.startswith("fraction"):
+            return f"{value:,.2f}"
+        return f"{value:.4%}" if 0 < abs(value) < _SMALL else f"{value:.2%}"
 
     def values(self) -> dict[str, Any]:
         limit = self.replayed.limit

@@ -56,6 +56,7 @@ def test_a_chart_and_its_numbers_are_shown_without_scripts(console: Console) -> 
     assert table.count("<tr>") == 8 and table.count('class="loss"') == 3 and "6.00%" in table and "200 %" in table
     within = viewer.get(PAGE, params={**asked, "limit": "0.1"}).text
     assert "Would not have tripped" in within and "<circle" not in within
+    assert "by a limit of 0.0010%" in viewer.get(PAGE, params={**asked, "limit": "0.00001"}).text
     configured = viewer.get(PAGE, params={"rule": "DRAWDOWN"}).text
     assert "by a limit of 5.00%" in configured
 
@@ -134,3 +135,10 @@ def test_the_line_stays_in_the_drawing_and_has_a_gap_where_nothing_was_recorded(
     pairs = re.findall(r"[ML](\S+) (\S+)", chart.line)
     assert all(0 <= float(x) <= WIDTH and 0 <= float(y) <= HEIGHT for x, y in pairs)
     assert len(chart.trips) == 1 and chart.trips[0].y < chart.limit.y
+
+
+def test_a_few_readings_at_their_usual_distance_are_one_line_though_parts_between_them_are_empty() -> None:
+    few = parts_of(measured("1", "2", "3", "2"), most=120)
+    assert [part.place for part in few] != [0, 1, 2, 3]
+    line = chart_of(few, Decimal(4), {Decimal(4): "4", Decimal(0): "0"}).line
+    assert line.count("M") == 1 and line.count("L") == 3
