@@ -266,15 +266,18 @@ def _is_dust(memory: PositionMemory, position: Position | None) -> bool:
 
 
 def _is_plainly_more(position: Position) -> bool:
-    """Whether it is twice the venue's own minimum: then a refusal as too little meant something else.
+    """Whether it is twice the venue's own minima, of quantity and of worth: then a refusal as too little meant
+    something else.
 
-    Venues say the same of a quantity that is too large, or not in whole steps (Binance, filter LOT_SIZE).
+    Venues say the same of a quantity that is too large, or not in whole steps (Binance, filter LOT_SIZE). A minimum
+    that a venue doesn't tell may be the one that it means (Alpaca: cost basis of an order in crypto).
     """
     told, quantity, price = position.instrument, abs(position.quantity), position.current_price
     worth = None if price is None else quantity * price * told.multiplier
     minima = [(quantity, told.minimum_quantity), (worth, told.minimum_notional)]
-    known = [had >= 2 * least for had, least in minima if had is not None and least is not None]
-    return bool(known) and all(known)
+    if any(least is None for _, least in minima):
+        return False
+    return all(had >= 2 * least for had, least in minima if had is not None and least is not None)
 
 
 def _close(
