@@ -1,0 +1,27 @@
+"""Guard the clients and engines that people already run, so that nobody writes the glue between orders and the gate.
+
+Each guard keeps the client's own methods and types. None of the clients is a dependency: a guard's module is imported
+when its name is first used, and imports only the client that it guards.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from breaker.lazy_imports import lazy_names
+
+if TYPE_CHECKING:
+    from breaker.engines.admission import Admission, AsyncAdmission, Book
+    from breaker.engines.rules_feed import RulesFeed
+    from breaker.gate.decision import OrderRefused
+
+__all__ = ["Admission", "AsyncAdmission", "Book", "OrderRefused", "RulesFeed"]
+
+__getattr__ = lazy_names(
+    __name__,
+    {
+        **dict.fromkeys(("Admission", "AsyncAdmission", "Book"), "breaker.engines.admission"),
+        "OrderRefused": "breaker.gate.decision",
+        "RulesFeed": "breaker.engines.rules_feed",
+    },
+)
