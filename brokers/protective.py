@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from breaker.orders import ZERO, Order, OrderType, Position, PositionKey
+from breaker.orders import ZERO, Order, OrderStatus, OrderType, Position, PositionKey
 
 SHARE = 0.5
 """Of a minute's allowance, what cancelling one by one, and the closes beside it, may use."""
@@ -17,7 +17,8 @@ def protective_of(orders: Iterable[Order], position: Position | None) -> list[Or
     """Of one position's orders the stops and take-profits that can only reduce the position.
 
     None are where together they are more than it. The exits of a bracket cancel each other, but in a fast market both
-    may fill: stops and take-profits are each held against the whole position.
+    may fill: stops and take-profits are each held against the whole position. One that is being cancelled may fill too,
+    but protects nothing any more.
     """
     if position is None or not position.quantity:
         return []
@@ -25,7 +26,9 @@ def protective_of(orders: Iterable[Order], position: Position | None) -> list[Or
     exits = [order for order in reducing if order.type is not OrderType.MARKET and not order.by_amount]
     stops = sum((order.remaining for order in exits if order.type in STOPS), ZERO)
     targets = sum((order.remaining for order in exits if order.type not in STOPS), ZERO)
-    return exits if max(stops, targets) <= abs(position.quantity) else []
+    if max(stops, targets) > abs(position.quantity):
+        return []
+    return [order for order in exits if order.status is not OrderStatus.PENDING_CANCEL]
 
 
 def protective_orders(orders: Iterable[Order], positions: Iterable[Position] | None) -> list[Order]:

@@ -1200,13 +1200,18 @@ def _problem(error: Exception) -> str:
 
 
 def protective_of(orders: list[Order], position: Position | None) -> list[Order]:
-    """Stops and take-profits that can only reduce the position; none where together they are more than it."""
+    """Stops and take-profits that can only reduce the position; none where together they are more than it.
+
+    One that is being cancelled may fill too, but protects nothing any more.
+    """
     if position is None:
         return []
     exits = [o for o in orders if o.side == position.closing_side and o.type != "market" and not o.by_amount]
     stops = sum((order.remaining for order in exits if order.type in STOPS), ZERO)
     targets = sum((order.remaining for order in exits if order.type not in STOPS), ZERO)
-    return exits if max(stops, targets) <= abs(position.quantity) else []
+    if max(stops, targets) > abs(position.quantity):
+        return []
+    return [order for order in exits if order.status != "pending_cancel"]
 
 
 def protective_orders(book: Book) -> list[Order]:

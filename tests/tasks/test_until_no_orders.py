@@ -65,6 +65,14 @@ async def test_a_reading_with_closes_in_it_is_made_anew_too(clock: StillClock) -
     assert [what for _, what in venue.asked] == ["orders", "positions", "orders", "positions", "clock"]
 
 
+async def test_what_is_being_cancelled_protects_nothing_and_is_waited_for(clock: StillClock) -> None:
+    """Else one stop on its way out kept 200 positions from closing in bulk, and they took a minute of the rate limit."""
+    going = replace(STOP, status=OrderStatus.PENDING_CANCEL)
+    venue = TimedVenue(clock, orders=[going], holdings=[position()], changes={0.5: {"orders": []}})
+    await Flattening(watched(venue, **PACE).run).until_no_orders()
+    assert venue.when("orders") == [0, 0.25, 0.5] and venue.canceled == []
+
+
 async def test_protective_orders_and_closes_of_the_incident_stay(clock: StillClock) -> None:
     venue = TimedVenue(clock, orders=[STOP, OURS, order(1)], holdings=[position()])
     account = watched(venue, **PACE)
