@@ -66,6 +66,11 @@ class AsyncRules:
         self._calendar = calendar
         self._client = AsyncDeadlineClient(redis, checked_seconds(timeout, "timeout", least=0.001))
 
+    @property
+    def limits(self) -> Limits:
+        """See `Rules.limits`."""
+        return self._requests.limits
+
     async def record_api_error(self, source: str) -> Outcome:
         """See `Rules.record_api_error`."""
         return await self._record(self._requests.api_error(source))
@@ -73,6 +78,10 @@ class AsyncRules:
     async def record_api_success(self, source: str) -> Outcome:
         """See `Rules.record_api_success`."""
         return await self._record(self._requests.api_success(source))
+
+    async def record_latency(self, seconds: float, source: str) -> Outcome:
+        """See `Rules.record_latency`."""
+        return await self._record(self._requests.latency(seconds, source))
 
     async def record_order_rejected(self, why: str) -> Outcome:
         """See `Rules.record_order_rejected`."""

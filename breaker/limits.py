@@ -22,6 +22,7 @@ class Rule(StrEnum):
 
     API_ERRORS = TripReason.API_ERRORS
     DRAWDOWN = TripReason.DRAWDOWN
+    API_LATENCY = TripReason.API_LATENCY
     DATA_STALENESS = TripReason.DATA_STALENESS
     DAILY_LOSS = TripReason.DAILY_LOSS
     LOSS_VELOCITY = TripReason.LOSS_VELOCITY
@@ -35,8 +36,9 @@ class Rule(StrEnum):
     SILENT_INPUT = TripReason.SILENT_INPUT
 
 
-_CONFIRMATIONS: Mapping[Rule, int] = {Rule.POSITION_MISMATCH: 3}
-"""Where one measurement isn't enough unless said otherwise: a fill reaches engine and venue at different moments."""
+_CONFIRMATIONS: Mapping[Rule, int] = {Rule.POSITION_MISMATCH: 3, Rule.API_LATENCY: 3}
+"""Where one measurement isn't enough unless said otherwise: a fill reaches engine and venue at different moments, and
+one slow answer is a lost packet."""
 
 
 _MOST = Decimal(10) ** 30
@@ -51,6 +53,7 @@ class Limits:
     Attributes:
         api_errors: How many errors the window may hold.
         api_error_window: Seconds.
+        api_latency: Seconds that a call may take until it is answered.
         drawdown: How far equity may fall below its high-water mark; a fraction, 0.05 is 5 %.
         data_age: Seconds that a feed's newest data may be old.
         daily_loss: How far equity may fall below that of the day's start; a fraction.
@@ -66,7 +69,7 @@ class Limits:
         silence: Seconds for which a rule that is on may hear nothing.
         silence_trips: Whether that trips; people are told in any case, by the health verification.
         confirmations: How many measurements in a row have to be beyond the limit; 1 unless given, and 3 for
-            POSITION_MISMATCH.
+            POSITION_MISMATCH and API_LATENCY.
         dry_run: Rules that only record what they would have done.
 
     Raises:
@@ -83,6 +86,7 @@ class Limits:
 
     api_errors: int | None = 10
     api_error_window: float = 300.0
+    api_latency: float | None = None
     drawdown: Decimal | None = Decimal("0.05")
     data_age: float | None = 1800.0
     daily_loss: Decimal | None = None
@@ -115,9 +119,9 @@ class Limits:
                 raise InvalidInput(f"{name} is {amount}; use a number above 0, or None to switch the rule off.")
         checked_seconds(self.api_error_window, "api_error_window", least=1.0)
         checked_seconds(self.loss_window, "loss_window", least=1.0)
-        for name in ("data_age", "silence"):
+        for name, least in (("data_age", 1.0), ("silence", 1.0), ("api_latency", 0.001)):
             if getattr(self, name) is not None:
-                checked_seconds(getattr(self, name), name, least=1.0)
+                checked_seconds(getattr(self, name), name, least=least)
         if any(count < 1 for count in self.confirmations.values()):
             raise InvalidInput("confirmations must be 1 or more; 1 acts on the first measurement.")
 

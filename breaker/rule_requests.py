@@ -118,6 +118,12 @@ class RuleRequests:
         arguments = (Rule.MARGIN, margin_text(required, equity), limit or 0, "of the equity")
         return self._request("record_value", Rule.MARGIN, limit, "judged", arguments)
 
+    def latency(self, seconds: float, source: str) -> Request:
+        limit = self.limits.api_latency
+        measured = f"{seconds:.3f}" if isinstance(seconds, int | float) else decimal_text(seconds)
+        arguments = (Rule.API_LATENCY, measured, limit or 0, f"answer of {checked_text(source)}")
+        return self._request("record_value", Rule.API_LATENCY, limit, "judged", arguments)
+
     def positions(self, positions: Mapping[str, tuple[Decimal, Decimal]], *, by_amount: bool) -> Request:
         limits = self.limits if by_amount else replace(self.limits, position_size=None, gross_exposure=None)
         judged_by = (

@@ -90,6 +90,15 @@ RULE_TABLE: Mapping[Rule, RuleDescription] = {
             hears_always=True,
         ),
         RuleDescription(
+            Rule.API_LATENCY,
+            "time until a call is answered",
+            "api_latency",
+            "seconds",
+            "account",
+            "record_latency: engine, gateway",
+            "RTS 6 Art. 16(1)",
+        ),
+        RuleDescription(
             Rule.DATA_STALENESS,
             "age of a feed's newest data",
             "data_age",

@@ -99,6 +99,11 @@ class Rules:
         self._calendar = calendar
         self._client = DeadlineClient(redis, checked_seconds(timeout, "timeout", least=0.001))
 
+    @property
+    def limits(self) -> Limits:
+        """Those of this scope."""
+        return self._requests.limits
+
     def record_api_error(self, source: str) -> Outcome:
         """Count one failed call to a venue or service (runbook: trips when more than 10 come in 5 minutes).
 
@@ -132,6 +137,21 @@ class Rules:
             InvalidInput, BreakerUnavailable, RedisRefused: as for `record_api_error`.
         """
         return self._record(self._requests.api_success(source))
+
+    def record_latency(self, seconds: float, source: str) -> Outcome:
+        """A call was answered, so late; what isn't answered at all is an API error.
+
+        Args:
+            seconds: From sending the request until its answer was there.
+            source: As for `record_api_error`. A quick answer of any source ends a row of slow ones.
+
+        Returns:
+            What came of it, by API_LATENCY; REFUSED for what is no number.
+
+        Raises:
+            InvalidInput, BreakerUnavailable, RedisRefused: as for `record_api_error`.
+        """
+        return self._record(self._requests.latency(seconds, source))
 
     def record_order_rejected(self, why: str) -> Outcome:
         """The venue rejected an order, which lengthens a row of rejections.

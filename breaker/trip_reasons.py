@@ -27,6 +27,8 @@ class TripReason(StrEnum):
     """Equity fell too far below its high-water mark (runbook: more than 5 %)."""
     API_ERRORS = "API_ERRORS"
     """Too many failed calls within the window (runbook: more than 10 in 5 minutes)."""
+    API_LATENCY = "API_LATENCY"
+    """Call after call was answered too slowly."""
     DATA_STALENESS = "DATA_STALENESS"
     """A feed's newest data is too old (runbook: more than 30 minutes)."""
     DAILY_LOSS = "DAILY_LOSS"

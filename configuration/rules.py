@@ -21,6 +21,7 @@ class RuleSettings(BaseModel):
     api_errors: Annotated[int, Unit("errors")] = Field(default=10, ge=0)
     api_error_window: Seconds = 300.0
     """For how long an API error counts."""
+    api_latency: Annotated[float | None, Field(ge=0.001, le=86_400), Unit("seconds")] = None
     data_age: Seconds = 1_800.0
     daily_loss: Annotated[Decimal | None, Unit("fraction")] = Field(default=None, gt=0, lt=1)
     loss_velocity: Annotated[Decimal | None, Unit("fraction")] = Field(default=None, gt=0, lt=1)
@@ -39,7 +40,8 @@ class RuleSettings(BaseModel):
     confirmations: Annotated[Mapping[Rule, Annotated[int, Field(ge=1)]], Unit("measurements")] = Field(
         default_factory=dict
     )
-    """How many measurements in a row have to be beyond the limit; 1 unless given, and 3 for POSITION_MISMATCH."""
+    """How many measurements in a row have to be beyond the limit; 1 unless given, and 3 for POSITION_MISMATCH and
+    API_LATENCY."""
     dry_run: tuple[Rule, ...] = ()
     """Rules that only record what they would have done."""
     off: tuple[Rule, ...] = ()

@@ -74,6 +74,11 @@ class RulesFeed:
             self._next_success = now + _SUCCESS_EVERY
             self._tell("record_api_success", self._source)
 
+    def latency(self, seconds: float) -> None:
+        """See `Rules.record_latency`. Nothing is told while the rule is off."""
+        if self._rules is not None and self._rules.limits.api_latency is not None:
+            self._tell("record_latency", seconds, self._source)
+
     def equity(self, value: Decimal, at: datetime | None = None, currency: str | None = None) -> None:
         """See `Rules.record_equity`."""
         self._tell("record_equity", value, at, currency)

@@ -120,6 +120,26 @@ def test_more_messages_within_a_second_than_allowed_trip(breaker: CircuitBreaker
     assert breaker.get_status().trip_reason == "ORDER_RATE"
 
 
+def test_three_slow_answers_in_a_row_trip(breaker: CircuitBreaker, redis_client: redis.Redis) -> None:
+    assert rule_set(redis_client).record_latency(30, "alpaca").verdict is Verdict.OFF
+    rules = rule_set(redis_client, api_latency=0.5)
+    seen = [rules.record_latency(seconds, "alpaca").verdict for seconds in (0.5, 0.6, 2, 0.1, 0.501, 3)]
+    within, waiting = Verdict.WITHIN, Verdict.UNCONFIRMED
+    assert seen == [within, waiting, waiting, within, waiting, waiting], "a quick answer ends the row"
+    assert rules.record_latency(float("nan"), "alpaca").verdict is Verdict.REFUSED
+    assert rules.record_latency(1.25, "alpaca").verdict is Verdict.TRIPPED
+    status = breaker.get_status()
+    assert status.trip_reason == "API_LATENCY"
+    assert status.trip_details == {"measured": "1.250", "limit": "0.5", "window": "answer of alpaca"}
+
+
+def test_how_many_slow_answers_trip_is_a_limit_too(breaker: CircuitBreaker, redis_client: redis.Redis) -> None:
+    rules = rule_set(redis_client, api_latency=1, confirmations={Rule.API_LATENCY: 1})
+    assert rules.record_latency(1.1, "alpaca").verdict is Verdict.TRIPPED
+    with pytest.raises(InvalidInput, match="api_latency is 0"):
+        Limits(api_latency=0)
+
+
 def test_a_strategy_that_ran_too_often_stays_disabled_until_a_person_enables_it(
     breaker: CircuitBreaker, redis_client: redis.Redis
 ) -> None:
@@ -216,9 +236,10 @@ def test_asyncio_offers_the_further_rules_too(breaker: CircuitBreaker, redis_ser
                 await rules.record_positions(held(AAPL=("1", "200"))),
                 await rules.record_margin(1, 2),
                 await rules.record_execution(),
+                await rules.record_latency(0.1, "alpaca"),
                 await rules.check_silence([Rule.DRAWDOWN]),
             ]
             await rules.close()
             return [outcome.verdict for outcome in outcomes]
 
-    assert asyncio.run(record()) == [Verdict.WITHIN] * 4 + [Verdict.OFF] * 3
+    assert asyncio.run(record()) == [Verdict.WITHIN] * 4 + [Verdict.OFF] * 4

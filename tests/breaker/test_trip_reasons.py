@@ -51,7 +51,7 @@ def test_each_rule_trips_for_the_reason_of_its_name() -> None:
     assert {rule.name: rule.value for rule in Rule} == {rule.name: TripReason[rule.name].value for rule in Rule}
 
 
-TOLD_THE_SCRIPT = {Rule.ORDER_RATE, Rule.MARGIN}
+TOLD_THE_SCRIPT = {Rule.ORDER_RATE, Rule.MARGIN, Rule.API_LATENCY}
 """Rules of scripts that judge by any."""
 
 

@@ -52,6 +52,21 @@ def test_equity_trips(cb: CircuitBreaker, redis_client: redis.Redis) -> None:
     feed.close()
 
 
+def test_slow_answers_trip_and_while_the_rule_is_off_none_is_told(
+    cb: CircuitBreaker, redis_client: redis.Redis
+) -> None:
+    off = RulesFeed(Rules(redis_client), "alpaca")
+    off.latency(60)
+    off.close()
+    assert not redis_client.hexists("circuit_breaker:judged", "API_LATENCY")
+    feed = RulesFeed(Rules(redis_client, limits=Limits(api_latency=2)), "alpaca")
+    for _ in range(3):
+        feed.latency(2.5)
+    eventually(cb.is_tripped)
+    feed.close()
+    assert cb.get_status()["trip_reason"] == "API_LATENCY"
+
+
 def test_of_many_successes_one_is_told_and_always_the_first_after_an_error() -> None:
     told: list[str] = []
 
