@@ -100,7 +100,7 @@ class Gate:
         pending_trips: Path | str | None = None,
         reserve_for: float = 10.0,
     ) -> None:
-        self._settings = SourceSettings(
+        settings = SourceSettings(
             redis_source,
             tuple(dict.fromkeys((GLOBAL, *scopes))),
             max_staleness,
@@ -110,6 +110,12 @@ class Gate:
             None if shared_memory is None else Path(shared_memory),
             None if pending_trips is None else Path(pending_trips),
         )
+        self._begin(settings, quiet_limits, reserve_for, report=report)
+
+    def _begin(
+        self, settings: SourceSettings, quiet_limits: QuietPeriodLimits, reserve_for: float, *, report: bool
+    ) -> None:
+        self._settings = settings
         self._quiet_limits = quiet_limits
         self._order_rate = OrderRateLimiter()
         self._reservations = Reservations(reserve_for)

@@ -67,6 +67,14 @@ def gate_halt(lease: Lease, now: float) -> Halt | None:
     )
 
 
+def not_connected(problem: str) -> Halt:
+    """What halts a gate whose connection is gone, or was never there."""
+    return Halt(
+        Reason.NOT_CONNECTED,
+        f"The gate has no connection to Redis ({problem}); it goes on trying, and only orders that reduce risk pass.",
+    )
+
+
 def scope_halt(views: Iterable[ScopeView]) -> Halt | None:
     """The first scope that halts, in the order watched; `global` comes first."""
     for view in views:

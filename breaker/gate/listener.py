@@ -24,7 +24,7 @@ from breaker.gate import clock
 from breaker.gate.connect import GateConnection, connector
 from breaker.gate.decision import Reason
 from breaker.gate.host_pending_trips import HostPendingTrips
-from breaker.gate.judge import Halt
+from breaker.gate.judge import Halt, not_connected
 from breaker.gate.lease import Lease
 from breaker.gate.protocol import GateProtocol, ProtocolFailed
 
@@ -104,7 +104,7 @@ class Listener:
     @property
     def halt(self) -> Halt | None:
         """Set when the thread is gone and so nothing will ever open the gate again."""
-        return None if self._thread.is_alive() else _not_connected("its listener thread has ended")
+        return None if self._thread.is_alive() else not_connected("its listener thread has ended")
 
     @property
     def connections(self) -> int:
@@ -244,16 +244,9 @@ class Listener:
         connection, self._connection = self._connection, None
         self._problem = problem
         self._protocol.disconnected()
-        self._publish(self._protocol.lease, _not_connected(problem))
+        self._publish(self._protocol.lease, not_connected(problem))
         if connection is not None:
             connection.close()
-
-
-def _not_connected(problem: str) -> Halt:
-    sentence = (
-        f"The gate has no connection to Redis ({problem}); it goes on trying, and only orders that reduce risk pass."
-    )
-    return Halt(Reason.NOT_CONNECTED, sentence)
 
 
 def _message_of(error: Exception) -> str:

@@ -27,6 +27,7 @@ import breaker.gate
 import breaker.orders
 import breaker.pending_trips
 import breaker.rules
+import breaker.testing
 import breaker.trip_reasons
 from breaker import CircuitBreaker
 from breaker.gate import Gate, OrderIntent
@@ -51,6 +52,7 @@ MODULES = (
     breaker.events,
     breaker.gate,
     breaker.rules,
+    breaker.testing,
     breaker.orders,
     breaker.deadman,
     breaker.pending_trips,

@@ -26,6 +26,7 @@ PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())
 VERSION: str = PROJECT["project"]["version"]
 PACKAGES: set[str] = set(PROJECT["tool"]["importlinter"]["root_packages"])
 LOCK = ROOT / "distributions" / "ops" / "requirements.lock"
+LOCK_OF_TESTS = ROOT / "requirements.lock"
 UV = Path(sys.executable).with_name("uv")
 
 ENGINE = {
@@ -63,6 +64,24 @@ said["loaded"] = sorted({name.partition(".")[0] for name in sys.modules} - sys.s
 print(json.dumps(said))
 """,
 }
+
+ENGINES_TESTS = """\
+from breaker.gate import OrderIntent
+
+ORDER = OrderIntent("AAPL", "buy", 1)
+
+
+def test_open(breaker_gate):
+    assert breaker_gate.check(ORDER)
+
+
+def test_tripped(tripped):
+    assert not tripped.check(ORDER)
+
+
+def test_real(embedded_breaker):
+    raise AssertionError("there is no server in this environment")
+"""
 
 REHEARSAL = """\
 import json
@@ -238,6 +257,16 @@ def test_importing_the_library_loads_none_of_the_applications_libraries(engine: 
     done = run(engine / ".venv" / "bin" / "python", "-c", loaded, cwd=engine)
     assert done.returncode == 0, done.stderr
     assert not {"pydantic", "sqlalchemy", "httpx", "prefect", "typer", "rich"} & set(done.stdout.split())
+
+
+def test_an_engines_own_tests_find_the_fixtures_where_the_library_is_installed(engine: Path) -> None:
+    python = engine / ".venv" / "bin" / "python"
+    uv("pip", "install", "--python", python, "--constraints", LOCK_OF_TESTS, "pytest")
+    (engine / "test_engine.py").write_text(ENGINES_TESTS)
+    done = run(python, "-m", "pytest", "-rs", "-p", "no:cacheprovider", "test_engine.py", cwd=engine)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "2 passed, 1 skipped" in done.stdout
+    assert "install `trading-breaker[testing]`" in done.stdout
 
 
 def test_the_installed_command_says_its_version(tools: Path, tmp_path: Path) -> None:
