@@ -86,6 +86,9 @@ raises them as errors of the exchange or the request: Bybit 5004, 10016, 170146,
 Deribit 11094."""
 _NOT_NOW = re.compile(r""""code": ?-10(03|08|15)\b""")
 """Binance, error codes: too many requests (−1003), too many orders (−1015), too much to do there (−1008)."""
+_KEYS = re.compile(r""""code": ?-2015\b""")
+"""Binance −2015: the keys may not do this. ccxt calls it a rate limit once the same keys were let in, as on a ban, and
+keys that may only read would be asked for cancels for ever."""
 _CODES = tuple(
     re.compile(rf"""["'](?:{key})["']\s*:\s*["']?(-?\w+)""")
     for key in ("sCode", "code|retCode|ret_code|label|err_code")
@@ -129,6 +132,8 @@ def sort_of(error: BaseException) -> Sort:
     said = str(error)
     if _MAY_HAVE_HAPPENED.search(said) or type(error.__cause__).__module__.startswith("aiohttp"):
         return Sort.UNKNOWN  # an answer that broke off is an `ExchangeError` in ccxt, as a refusal is
+    if _KEYS.search(said):
+        return Sort.KEYS
     if is_clock_off(error) or _NOT_NOW.search(said):
         return Sort.UNAVAILABLE
     for kind in type(error).__mro__:

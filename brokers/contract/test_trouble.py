@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from datetime import UTC, datetime, timedelta
@@ -12,10 +11,9 @@ import pytest
 from breaker.orders import Order, Side
 from brokers.contract.asking import GIVES_UP_AFTER, ask, error_of, needs
 from brokers.contract.test_closing import close_of, holding, name
-from brokers.contract.venue import Beginning, Call, Keys, Trouble, VenueUnderTest, order, position
+from brokers.contract.venue import Beginning, Call, Trouble, VenueUnderTest, order, position
 from brokers.protocol import (
     Broker,
-    BrokerRefused,
     BrokerUnavailable,
     CancelOutcome,
     CancelResult,
@@ -153,47 +151,6 @@ def test_a_reading_that_the_rate_limit_held_back_is_no_empty_list(venue: VenueUn
         assert isinstance(await error_of(broker, broker.open_orders(), venue.secret), BrokerUnavailable)
 
     ask(venue, check, timeout=GIVES_UP_AFTER)
-
-
-def test_wrong_keys_are_named_and_not_shown(venue: VenueUnderTest, caplog: pytest.LogCaptureFixture) -> None:
-    venue.start(a_book(venue))
-    caplog.set_level(logging.DEBUG)
-
-    async def check(broker: Broker) -> None:
-        for asked in (broker.positions(), broker.open_orders(), broker.account()):
-            error = await error_of(broker, asked, venue.secret)
-            assert isinstance(error, BrokerRefused), "keys that the venue refuses are BrokerRefused"
-        assert venue.secret not in repr(broker), "the secret key is in its repr"
-
-    ask(venue, check, keys=Keys.WRONG)
-    assert venue.secret not in caplog.text, "the secret key is in a log"
-
-
-def test_a_close_with_wrong_keys_closes_nothing_and_says_so(venue: VenueUnderTest) -> None:
-    venue.start(a_book(venue))
-
-    async def check(broker: Broker) -> None:
-        results: list[CloseResult] = []
-
-        async def kept() -> None:
-            results.append(await broker.close(a_close(broker, venue)))
-
-        error = await error_of(broker, kept(), venue.secret)
-        assert isinstance(error, BrokerRefused) or (results and results[0].outcome is CloseOutcome.REFUSED)
-
-    ask(venue, check, keys=Keys.WRONG)
-    assert dict(venue.holds()) == holding(position(venue, 0, 5))
-
-
-def test_what_good_keys_may_not_do_is_nothing_and_no_order_is_placed_to_learn_it(venue: VenueUnderTest) -> None:
-    venue.start(a_book(venue))
-
-    async def check(broker: Broker) -> None:
-        assert [*await broker.not_permitted()] == []
-
-    ask(venue, check)
-    assert venue.received(Call.CLOSE) == 0
-    assert (venue.open_orders(), dict(venue.holds())) == (1, holding(position(venue, 0, 5)))
 
 
 def test_a_timer_is_armed_told_and_taken_away(venue: VenueUnderTest) -> None:

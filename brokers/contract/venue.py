@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from decimal import Decimal
 from enum import StrEnum
 from typing import Protocol
@@ -84,6 +85,10 @@ class Beginning:
     """A symbol of `positions` whose position the venue's list tells of in a way that can't be understood."""
     fills: bool = True
     """Market orders fill at once; else they stay open."""
+    clock_ahead: timedelta = timedelta(0)
+    """How far the venue's clock is ahead of this host's; less than nothing where it is behind."""
+    keys_may_trade: bool = True
+    """Else the good keys may only read: the venue refuses each cancel and each order."""
 
 
 def position(venue: VenueUnderTest, number: int, units: int) -> Held:
@@ -111,6 +116,10 @@ class VenueUnderTest(Protocol):
     """Whether the account can hold a long and a short position in one symbol."""
     shorts: bool
     """Whether a position can be short."""
+    sets_clock: bool
+    """Whether its clock can be set apart from the host's (`Beginning.clock_ahead`)."""
+    has_read_only_keys: bool
+    """Whether the account's keys can be such that may only read (`Beginning.keys_may_trade`)."""
     troubles: Collection[Trouble]
     """Those that it can be brought into."""
     secret: str

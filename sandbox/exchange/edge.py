@@ -28,8 +28,8 @@ class ApiConventions:
     """Paths that begin so are the venue's; others are the paper exchange's own."""
     route: Callable[[str, str], str]
     """Method and path with what varies replaced, as reports and trouble rules name it."""
-    authorised: Callable[[Account, Mapping[bytes, bytes]], bool]
-    """Whether these headers carry the account's keys, where that is all it takes."""
+    authorised: Callable[[Account, str, Mapping[bytes, bytes]], bool]
+    """Whether these headers carry keys of the account that may do this (method), where that is all it takes."""
     weight: Callable[[str, str, str], int]
     """What a request (method, path, query) takes of the rate limit."""
     error: Callable[[Venue, str, bool], Response]
@@ -80,7 +80,7 @@ class Edge:
         self, venue: Venue, spoken: ApiConventions, scope: Scope, receive: Receive, trouble: Trouble | None
     ) -> Response | str:
         """The answer, or how to leave the request without one."""
-        if not spoken.authorised(venue.scenario.account, dict(scope["headers"])):
+        if not spoken.authorised(venue.scenario.account, scope["method"], dict(scope["headers"])):
             return spoken.error(venue, "401", False)
         weight = spoken.weight(scope["method"], scope["path"], scope["query_string"].decode("latin-1"))
         now = venue.now()

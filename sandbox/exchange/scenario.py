@@ -68,7 +68,7 @@ class Account(_Part):
     trading_blocked: bool = False
     account_blocked: bool = False
     key_may_trade: bool = True
-    """Binance: otherwise the key may only read."""
+    """Otherwise the key may only read."""
     hedge_mode: bool = False
     """Futures: a symbol has a long and a short position instead of one that nets."""
 

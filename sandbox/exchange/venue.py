@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from random import Random
 from typing import Final
 
@@ -43,8 +43,8 @@ class Venue:
         """What clients have set of the account's configuration."""
         self._elapsed = elapsed
         self._started = elapsed()
-        self.opened_at = datetime.now(UTC)
-        """Second zero of the exchange's clock."""
+        self.opened_at = datetime.now(UTC) + timedelta(milliseconds=scenario.clock_ahead_ms)
+        """Second zero of the exchange's clock, as the venue's own has it."""
 
     def now(self) -> float:
         """Seconds on the exchange's clock."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from datetime import timedelta
 from decimal import Decimal
 from fnmatch import fnmatchcase
 from typing import Any
@@ -138,6 +139,8 @@ class SandboxVenue:
         self.unit = protocol.unit
         self.shorts = protocol.shorts
         self.hedge_mode = protocol.hedge_mode
+        self.sets_clock = True
+        self.has_read_only_keys = True
         self.troubles = tuple(protocol.troubles)
         self.secret = SECRET
 
@@ -146,7 +149,14 @@ class SandboxVenue:
         unreadable, spelled = beginning.unreadable_position, self._protocol.symbols
         book = {
             "protocol": self._protocol.name,
-            "account": {"key": KEY, "secret": SECRET, "hedge_mode": self.hedge_mode},
+            "account": {
+                "key": KEY,
+                "secret": SECRET,
+                "key_may_trade": beginning.keys_may_trade,
+                "hedge_mode": self.hedge_mode,
+            },
+            "tws": {"read_only": not beginning.keys_may_trade},
+            "clock_ahead_ms": beginning.clock_ahead // timedelta(milliseconds=1),
             "rate_limit": 100_000,
             "prices": dict.fromkeys(spelled.values(), PRICE),
             "fills": {"delay": 0.0 if beginning.fills else NEVER},

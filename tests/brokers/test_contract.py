@@ -70,6 +70,69 @@ class Careless(Broker):
 def make():
     return SandboxVenue(Careless)
 """
+OF_TIME_AND_KEYS = """
+import hashlib, hmac, time
+from decimal import Decimal as D
+from urllib.parse import urlencode
+import httpx
+from breaker.orders import *
+from brokers.protocol import *
+from sandbox.exchange.venue_under_test import BINANCE_SPOT, SandboxVenue
+
+def slashed(symbol):
+    return symbol.replace("USDT", "/USDT")
+
+class Careless(Broker):
+    capabilities = Capabilities(False, False, False, True, None, 500)
+    def __init__(self, url, key, secret, timeout):
+        self.name, self.secret = "CARELESS", secret.encode()
+        self.http = httpx.AsyncClient(base_url=url + "/api/v3", headers={"X-MBX-APIKEY": key}, timeout=timeout)
+    async def ask(self, method, path, **more):
+        query = urlencode({**more, "timestamp": int(time.time() * 1000)})
+        signature = hmac.new(self.secret, query.encode(), hashlib.sha256).hexdigest()
+        return (await self.http.request(method, f"/{path}?{query}&signature={signature}")).json()
+    async def account(self):
+        return Account("1", "USDT", D(0), D(0))
+    async def clock(self):
+        return MarketClock(datetime.now(timezone.utc), True)
+    async def open_orders(self):
+        listed = [o for o in await self.ask("GET", "openOrders") if "orderId" in o]
+        return Listed(tuple(Order(f"{o['symbol']} {o['orderId']}", o["clientOrderId"], slashed(o["symbol"]),
+                                  Side(o["side"].lower()), D(o["origQty"]), D(o["executedQty"]), OrderStatus.NEW,
+                                  OrderType.LIMIT, TimeInForce.GTC) for o in listed))
+    async def positions(self):
+        told = (await self.ask("GET", "account")).get("balances", ())
+        held = {b["asset"]: D(b["free"]) for b in told if b["asset"] != "USDT" and D(b["free"])}
+        return Listed(tuple(Position(name + "/USDT", free, free, D(0), D(100)) for name, free in held.items()))
+    async def order(self, name, symbol=None):
+        return None
+    async def not_permitted(self):
+        tried = await self.ask("POST", "order", symbol="BTCUSDT", side="BUY", type="MARKET", quantity="1")
+        return [tried["msg"]] if "msg" in tried else []
+    async def cancel(self, order_id):
+        symbol, number = order_id.split()
+        gone = "status" in await self.ask("DELETE", "order", symbol=symbol, orderId=number)
+        return CancelResult(order_id, CancelOutcome.ACCEPTED if gone else CancelOutcome.NOT_OPEN)
+    async def cancel_all(self):
+        return [await self.cancel(o.id) for o in await self.open_orders()]
+    async def close(self, c):
+        sent = await self.ask("POST", "order", symbol=c.symbol.replace("/", ""), side=c.side.upper(), type="MARKET",
+                              quantity=str(c.quantity))
+        outcome = CloseOutcome.ACCEPTED if "orderId" in sent else CloseOutcome.REFUSED
+        return CloseResult(c.symbol, outcome, reason=sent.get("msg", ""))
+    async def aclose(self):
+        await self.http.aclose()
+
+def make():
+    return SandboxVenue(Careless, BINANCE_SPOT)
+"""
+WRONG_OF_TIME_AND_KEYS = {
+    "a_clock_that_differs_hides_nothing_and_is_told_as_it_is",
+    "a_cancel_that_comes_first_is_never_refused_for_its_time",
+    "a_close_that_comes_first_is_taken_or_not_and_never_refused_for_its_time",
+    "what_keys_may_not_do_is_told_in_words_and_no_order_is_placed_to_learn_it",
+    "what_keys_may_not_do_is_refused_and_not_unknown",
+}
 GOOD_ENOUGH = {
     "an_empty_account_has_neither_orders_nor_positions",
     "positions_have_their_sign_and_their_exact_size",
@@ -79,6 +142,8 @@ GOOD_ENOUGH = {
     "a_part_is_closed_and_no_more",
     "a_refused_close_has_the_venues_reason",
     "it_can_be_closed_twice",
+    "a_clock_that_differs_hides_nothing_and_is_told_as_it_is",
+    "keys_that_may_only_read_are_let_read",
 }
 WRONG = {
     "every_page_of_orders_is_read",
@@ -94,6 +159,7 @@ WRONG = {
     "a_short_outage_is_ridden_out_or_told_and_hides_nothing",
     "a_close_that_the_rate_limit_held_back_was_not_taken",
     "wrong_keys_are_named_and_not_shown",
+    "what_keys_may_not_do_is_refused_and_not_unknown",
 }
 
 
@@ -158,17 +224,36 @@ def test_the_adapter_for_interactive_brokers_passes_the_contract_suite(tmp_path:
     }
 
 
+def run_somebodys(where: Path, written: str, asked: set[str]) -> str:
+    """What the suite prints of an adapter that lies in a package of its own."""
+    package = where / "somebodys"
+    package.mkdir()
+    (package / "__init__.py").write_text("from datetime import datetime, timezone\n" + written)
+    done = run_suite(where, "somebodys:make", "-k", " or ".join(sorted(asked)))
+    assert done.returncode == 1, done.stdout[-4000:] + done.stderr[-2000:]
+    return done.stdout
+
+
 @pytest.mark.timeout(300)
 def test_a_careless_adapter_in_a_package_of_somebody_elses_fails_where_it_is_wrong(tmp_path: Path) -> None:
-    package = tmp_path / "somebodys"
-    package.mkdir()
-    (package / "__init__.py").write_text("from datetime import datetime\n" + CARELESS)
-    done = run_suite(tmp_path, "somebodys:make", "-k", " or ".join(sorted(WRONG | GOOD_ENOUGH)))
-    assert done.returncode == 1, done.stdout[-4000:] + done.stderr[-2000:]
-    failed = named(done.stdout, "FAILED")
-    assert failed == WRONG, done.stdout[-4000:]
-    assert named(done.stdout, "PASSED") - failed == GOOD_ENOUGH
-    assert "a list without its later pages is BrokerUnavailable" in done.stdout
+    printed = run_somebodys(tmp_path, CARELESS, WRONG | GOOD_ENOUGH)
+    failed = named(printed, "FAILED")
+    assert failed == WRONG, printed[-4000:]
+    assert named(printed, "PASSED") - failed == GOOD_ENOUGH
+    assert "a list without its later pages is BrokerUnavailable" in printed
+
+
+@pytest.mark.timeout(300)
+def test_one_that_minds_neither_the_venues_clock_nor_what_its_keys_may_do_fails_where_it_is_wrong(
+    tmp_path: Path,
+) -> None:
+    fine = {"an_empty_account_has_neither_orders_nor_positions", "keys_that_may_only_read_are_let_read"}
+    printed = run_somebodys(tmp_path, OF_TIME_AND_KEYS, WRONG_OF_TIME_AND_KEYS | fine)
+    failed = named(printed, "FAILED")
+    assert failed == WRONG_OF_TIME_AND_KEYS, printed[-4000:]
+    assert named(printed, "PASSED") - failed == fine
+    assert "its time stamp is put right, and the next close is taken" in printed
+    assert "an order was placed to learn what these keys may do" in printed
 
 
 def test_without_an_adapter_the_suite_says_how_to_name_one(tmp_path: Path) -> None:

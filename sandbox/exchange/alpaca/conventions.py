@@ -14,10 +14,11 @@ from sandbox.exchange.scenario import Account
 from sandbox.exchange.venue import Venue
 
 
-def _authorised(account: Account, headers: Mapping[bytes, bytes]) -> bool:
+def _authorised(account: Account, method: str, headers: Mapping[bytes, bytes]) -> bool:
     return (
         headers.get(b"apca-api-key-id") == account.key.encode()
         and headers.get(b"apca-api-secret-key") == account.secret.encode()
+        and (method == "GET" or account.key_may_trade)
     )
 
 

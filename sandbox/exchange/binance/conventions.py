@@ -103,7 +103,7 @@ def _conventions(prefixes: tuple[str, ...], endpoints: Iterable[Endpoint]) -> Ap
     return ApiConventions(
         prefixes=prefixes,
         route=lambda method, path: f"{method} {path}",
-        authorised=lambda _account, _headers: True,
+        authorised=lambda _account, _method, _headers: True,
         weight=weight,
         error=_error,
         headers=_used_weight,

@@ -55,6 +55,12 @@ def test_an_answer_that_broke_off_is_unknown_though_ccxt_calls_it_an_error_of_th
     assert sort_of(error) is Sort.UNKNOWN
 
 
+def test_keys_that_may_not_do_this_are_refused_also_where_ccxt_calls_it_a_rate_limit() -> None:
+    """ccxt does so of Binance's −2015 after the same keys were let read."""
+    body = 'binance {"code":-2015,"msg":"Invalid API-key, IP, or permissions for action."}'
+    assert sort_of(errors.DDoSProtection(body)) is sort_of(errors.AuthenticationError(body)) is Sort.KEYS
+
+
 @pytest.mark.parametrize("code", [-1000, -1001, -1006, -1007])
 def test_what_binance_itself_does_not_know_is_unknown(code: int) -> None:
     body = f'binance {{"code":{code},"msg":"Internal error; unable to process your request. Please try again."}}'
