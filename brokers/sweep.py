@@ -63,12 +63,15 @@ async def first_sweep(
     positions would have neither stop nor close. A book that can't be read within `LOOK_WITHIN` is cancelled whole, if
     whole accounts are covered, and left alone otherwise.
     """
-    return list(await asyncio.gather(*(_sweep(broker, timeout, policy, is_close, coverage) for broker in brokers)))
+    return list(
+        await asyncio.gather(*(sweep_account(broker, timeout, policy, is_close, coverage) for broker in brokers))
+    )
 
 
-async def _sweep(
+async def sweep_account(
     broker: Broker, timeout: float, policy: CancelPolicy, is_close: Callable[[Order], bool], coverage: Coverage
 ) -> SweepResult:
+    """One account's part of the first sweep, within `timeout` seconds. Never raises."""
     seen = _Seen()
     problem = ""
     results: Sequence[CancelResult] = ()

@@ -146,7 +146,7 @@ async def _flatten(environment: DrillEnvironment, started: float, halted_after: 
                 run.brokers.values(), run.settings.first_sweep_timeout, run.settings.cancel, coverage=run.coverage
             )
             run.first_sweep_after = run.elapsed
-            record_sweep(run, swept)
+            record_sweep(run, swept, run.first_sweep_after)
             return await read_costs(run, without_prefect, await halt_and_flatten(run, without_prefect))
         finally:
             current_kill.reset(token)

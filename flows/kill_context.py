@@ -121,14 +121,13 @@ async def open_kill_run(
             run.missing += await asyncio.to_thread(trail.close, LEDGER_WAIT)
 
 
-def record_sweep(run: KillRun, swept: Iterable[SweepResult]) -> None:
-    """What the first sweep did, into the run and its records."""
+def record_sweep(run: KillRun, swept: Iterable[SweepResult], after: float) -> None:
+    """What the first sweep did, into the run and its records; these answered `after` seconds from the start."""
     for result in swept:
         asked = result.accepted + result.refused if result.orders is None else result.open_orders
         # Open until the venue's own list says otherwise: an accepted cancel is not yet a cancelled order.
         known = {} if result.problem and result.orders is None else {"orders_at_start": asked, "orders_open": asked}
         run.update(result.account, canceled=result.accepted, **known)
-        after = run.elapsed if run.first_sweep_after is None else run.first_sweep_after
         run.accounts[result.account].opening.note_sweep(result.orders or (), result.positions, after)
         if result.problem:
             run.update(result.account, note=result.problem)
@@ -142,7 +141,7 @@ def record_sweep(run: KillRun, swept: Iterable[SweepResult]) -> None:
             orders=None if result.orders is None else list(result.orders),
             positions=list(result.positions),
             unseen=list(result.unseen),
-            after_seconds=round(run.first_sweep_after or 0.0, 3),
+            after_seconds=round(after, 3),
         )
 
 

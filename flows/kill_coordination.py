@@ -57,7 +57,8 @@ async def _close_elsewhere(
     run: KillRun, do: RunStep, settings: Settings, shares: Sequence[Share], own: asyncio.Future[list[None]]
 ) -> None:
     accounts = [name for share in shares for name in share.accounts]
-    if run.first_sweep_after is None:
+    await asyncio.gather(*(run.swept(name) for name in accounts))
+    if run.first_sweep_after is None and not run.sweeping:
         await _sweep(run, accounts)
     if run.naming_closes is not None:  # the shares are told what was agreed on
         await asyncio.wait({run.naming_closes})
@@ -87,7 +88,7 @@ async def _sweep(run: KillRun, accounts: Sequence[str]) -> None:
         coverage=run.coverage,
     )
     run.first_sweep_after = run.elapsed
-    record_sweep(run, results)
+    record_sweep(run, results, run.elapsed)
 
 
 async def _why_no_shares(redis: Redis, run: KillRun, shares: Sequence[Share], until: float) -> str:

@@ -115,6 +115,7 @@ async def close_account(run: KillRun, do: RunStep, account: str) -> None:
 
 async def _flatten_account(run: KillRun, do: RunStep, account: str) -> None:
     try:
+        await run.swept(account)
         await _cancel_beside_snapshot(run, do, account)
         while await do(steps.flatten_positions, account=account):
             if await do(steps.verify_flat, account=account) or run.overdue:

@@ -20,11 +20,12 @@ from breaker.pending_trips import PendingTrip
 from breaker.state import Status
 from breaker.uuid7 import uuid7
 from brokers.coverage import Coverage, coverage_of
-from brokers.sweep import SweepResult, first_sweep
 from configuration.settings import Settings
+from flows.kill_sweep import FirstSweep
 
 if TYPE_CHECKING:
     from brokers.protocol import Broker
+    from brokers.sweep import SweepResult
     from configuration.running import Present
     from tasks.kill.account import AccountProgress
     from tasks.kill.report import KillReport
@@ -66,14 +67,6 @@ class Halt:
 
     status: Status | None = None
     after: float | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class FirstSweep:
-    """What each account's venue answered, and seconds from the start."""
-
-    results: Sequence[SweepResult]
-    after: float
 
 
 class RunKillSwitch(Protocol):
@@ -174,14 +167,17 @@ async def sweep_and_flatten(
         display.no_broker()
         return None
     try:
-        async with _brokers(settings, start.coverage.accounts, opened) as brokers:
-            early = confirm is None and (opened is not None or not tripping.done())
-            incident = _incident(start, tripping.result() if tripping.done() else Halt())
-            sweep = _sweep if opened is None else _told_sweep
-            swept = await sweep(start, settings, brokers, display, incident) if early else None
+        async with (
+            _brokers(settings, start.coverage.accounts, opened) as brokers,
+            FirstSweep(start.started, start.coverage, settings.kill, display.swept) as sweep,
+        ):
+            if confirm is None and (opened is not None or not tripping.done()):
+                incident = _incident(start, tripping.result() if tripping.done() else Halt())
+                sweep.begin(brokers, incident)
+                await (sweep.answered() if opened is None else _told_beside(sweep, settings, start, incident))
             await asyncio.wait({tripping}, timeout=settings.redis_timeout)
             made = tripping.result() if tripping.done() else Halt()
-            return await _flatten(settings, start, made, display, brokers, swept, confirm)
+            return await _flatten(settings, start, made, display, brokers, sweep, confirm)
     finally:
         await asyncio.wait({tripping}, timeout=settings.redis_timeout)  # whatever else fails, its answer is shown
 
@@ -192,10 +188,10 @@ async def _flatten(
     made: Halt,
     display: KillDisplay,
     brokers: Mapping[str, Broker],
-    swept: FirstSweep | None,
+    sweep: FirstSweep,
     confirm: Callable[[KillRun], Awaitable[bool]] | None,
 ) -> KillRun:
-    from flows.kill_context import open_kill_run, record_sweep  # noqa: PLC0415  after the trip
+    from flows.kill_context import open_kill_run  # noqa: PLC0415  after the trip
 
     async with open_kill_run(
         reason=start.reason,
@@ -219,9 +215,10 @@ async def _flatten(
         display.began(run)
         if await _confirmed(run, confirm):
             with ended_if_interrupted(run):
-                swept = swept or await _sweep(start, settings, brokers, display, run.incident_id)
-                run.first_sweep_after = swept.after
-                record_sweep(run, swept.results)
+                if not sweep.begun:
+                    sweep.begin(brokers, run.incident_id)
+                    await sweep.answered()
+                sweep.hand_to(run)
                 if run.trail is not None:
                     run.trail.start()
                 run_kill_switch = await asyncio.to_thread(load_procedure)
@@ -266,15 +263,12 @@ def load_procedure() -> RunKillSwitch:
     return run_kill_switch
 
 
-async def _told_sweep(
-    start: KillStart, settings: Settings, brokers: Mapping[str, Broker], display: KillDisplay, incident_id: str
-) -> FirstSweep:
-    """Told of beside it, as no run is open yet: whoever dies in it is taken over."""
-    sweeping = asyncio.create_task(_sweep(start, settings, brokers, display, incident_id))
+async def _told_beside(sweep: FirstSweep, settings: Settings, start: KillStart, incident_id: str) -> None:
+    """Tell of the run while its first sweep is under way, as it is not open yet: whoever dies in it is taken over."""
     await asyncio.sleep(0)  # its requests go first
     telling = asyncio.create_task(_tell_that_it_began(settings, start, incident_id))
     try:
-        return await sweeping
+        await sweep.answered()
     finally:
         telling.cancel()  # what could not be told by now, the run tells itself
         await asyncio.gather(telling, return_exceptions=True)
@@ -309,23 +303,6 @@ async def _tell_that_it_began(settings: Settings, start: KillStart, incident_id:
 def _incident(start: KillStart, made: Halt) -> str:
     """The incident of a breaker that was halted before, else the trip's own."""
     return (made.status.incident_id if made.status else None) or start.trip.incident_id
-
-
-async def _sweep(
-    start: KillStart, settings: Settings, brokers: Mapping[str, Broker], display: KillDisplay, incident_id: str
-) -> FirstSweep:
-    from tasks.kill.memory import attempt_of  # noqa: PLC0415  after the trip
-
-    results = await first_sweep(
-        brokers.values(),
-        settings.kill.first_sweep_timeout,
-        settings.kill.cancel,
-        lambda order: attempt_of(order, incident_id) is not None,
-        coverage=start.coverage,
-    )
-    swept = FirstSweep(results, time.monotonic() - start.started)
-    display.swept(swept.results, swept.after)
-    return swept
 
 
 @asynccontextmanager

@@ -111,8 +111,9 @@ def _show(message: Mapping[str, Any], kill: FollowedKill, display: KillDisplay, 
             display.not_halted(message["problem"])
         case "SWEPT":
             display.swept([SweepResult(**result) for result in message["results"]], message["after"])
-            showing.enter_context(display.live(kill))
         case "PROGRESS":
+            if not kill.progress:
+                showing.enter_context(display.live(kill))
             kill.elapsed = message["elapsed"]
             accounts = _progress.validate_python(message["accounts"], strict=False)
             kill.progress = {account.account: account for account in accounts}

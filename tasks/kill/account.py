@@ -176,7 +176,12 @@ class AccountRun:
         An adapter is asked to repeat nothing after that, and cut off `ANSWERS_AFTER_DEADLINE` later. Raises `TimeIsUp`
         then, and whatever the adapter does.
         """
-        await self.on_disk()
+        try:
+            await self.on_disk()
+        except BaseException:
+            if asyncio.iscoroutine(asked):  # one that was interrupted first is never asked
+                asked.close()
+            raise
         left = self.clock.left + more
         repeating = repeat_until.set(time.monotonic() + left)
         limit = asyncio.timeout(max(left + ANSWERS_AFTER_DEADLINE, LAST_QUESTION))

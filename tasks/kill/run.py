@@ -70,6 +70,9 @@ class KillRun:
     """Reads what becomes of these shares."""
     halted_after: float | None = None
     first_sweep_after: float | None = None
+    """Until every account's venue had answered it."""
+    sweeping: dict[str, asyncio.Task[None]] = field(default_factory=dict)
+    """Of accounts whose venues have not answered the first sweep yet, who waits for that."""
     started_at: datetime = field(default_factory=lambda: datetime.now(UTC))
     clock: RunClock = field(init=False)
     accounts: dict[str, AccountRun] = field(init=False)
@@ -147,6 +150,11 @@ class KillRun:
     @property
     def overdue(self) -> bool:
         return self.clock.overdue
+
+    async def swept(self, account: str) -> None:
+        """Return once its venue has answered the first sweep or will not: its cancels must not meet closes."""
+        if (answering := self.sweeping.get(account)) is not None:
+            await asyncio.wait({answering})
 
     def update(self, account: str, **changes: Any) -> None:
         self.accounts[account].update(**changes)

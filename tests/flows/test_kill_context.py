@@ -55,7 +55,7 @@ async def test_only_the_accounts_asked_for(settings: Settings) -> None:
 
 async def test_orders_count_as_open_until_the_venue_lists_them_no_more(settings: Settings) -> None:
     async with open_kill_run(reason="r", operator="o", settings=settings) as run:
-        record_sweep(run, [SweepResult("ALPHA", accepted=40, refused=2)])
+        record_sweep(run, [SweepResult("ALPHA", accepted=40, refused=2)], 0.1)
         assert (run.progress["ALPHA"].orders_open, run.progress["ALPHA"].orders_at_start) == (42, 42)
         assert run.progress["ALPHA"].done == 0
 

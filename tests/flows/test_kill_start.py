@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import redis
@@ -14,10 +15,13 @@ from breaker import CircuitBreaker
 from breaker.pending_trips import PendingTrip, PendingTrips
 from breaker.state import Status
 from breaker.trip_reasons import TripReason
+from brokers import alpaca, registry
+from brokers.alpaca import AlpacaBroker
 from brokers.coverage import coverage_of
-from brokers.protocol import CancelResult
+from brokers.protocol import Broker, CancelResult
 from brokers.registry import open_brokers
 from brokers.sweep import SweepResult
+from configuration.accounts import AccountSettings
 from configuration.breakers import async_breaker_of, make_or_store_trip, requested_trip
 from configuration.settings import ConfigurationError, Settings
 from flows.kill_start import KillDisplay, KillStart, halt, sweep_and_flatten
@@ -246,6 +250,114 @@ async def test_promise_5_an_account_that_cannot_be_opened_stops_none_of_the_othe
     assert run is not None and run.report is not None and not run.report.flat
     assert run.progress["ALPHA"].phase == "flat" and venue.report()["is_flat"]
     assert run.progress["BROKEN"].phase == "failed" and "no adapter 'nyse'" in run.progress["BROKEN"].note
+
+
+class SlowToImport:
+    """An adapter whose first call ends only once what it has to import is there, as on a slow disk."""
+
+    def __init__(self) -> None:
+        self.imported, self.asked = asyncio.Event(), asyncio.Event()
+
+    def from_settings(self, name: str, account: AccountSettings) -> AlpacaBroker:
+        broker = alpaca.from_settings(name, account)
+        send = broker._requests.send
+
+        async def once_imported(*request: Any, **more: Any) -> Any:
+            self.asked.set()
+            await self.imported.wait()
+            return await send(*request, **more)
+
+        broker._requests.send = once_imported  # type: ignore[method-assign]
+        return broker
+
+
+@pytest.fixture
+def slow(monkeypatch: pytest.MonkeyPatch) -> SlowToImport:
+    adapter = SlowToImport()
+    open_broker = registry.open_broker
+
+    def opened(name: str, account: AccountSettings, *, markets_dir: Path | None = None) -> Broker:
+        if account.adapter == "slow":
+            return adapter.from_settings(name, account)
+        return open_broker(name, account, markets_dir=markets_dir)
+
+    monkeypatch.setattr(registry, "open_broker", opened)
+    return adapter
+
+
+@pytest.fixture
+def slow_venue() -> Iterator[PaperExchangeThread]:
+    with PaperExchangeThread(parse(BOOK)) as running:
+        yield running
+
+
+@pytest.fixture
+def with_slow(settings: Settings, slow: SlowToImport, slow_venue: PaperExchangeThread) -> Settings:
+    """SLOW beside ALPHA, at a venue of its own."""
+    values = {"adapter": "slow", "base_url": slow_venue.url}
+    accounts = {"SLOW": settings.accounts["ALPHA"].model_copy(update=values), **settings.accounts}
+    kill = settings.kill.model_copy(update={"first_sweep_timeout": PATIENCE})
+    return settings.model_copy(update={"accounts": accounts, "kill": kill})
+
+
+@pytest.mark.parametrize("resident", [False, True], ids=["cold", "with everything open"])
+async def test_an_account_that_has_answered_is_closed_while_another_ones_adapter_is_still_being_imported(
+    resident: bool,
+    with_slow: Settings,
+    slow: SlowToImport,
+    venue: PaperExchangeThread,
+    slow_venue: PaperExchangeThread,
+) -> None:
+    start, journal = start_of(with_slow), Journal(with_slow)
+    opened = registry.open_brokers(with_slow.accounts) if resident else None
+    halting = halt(start, way_of(with_slow), journal)
+    killing = asyncio.create_task(sweep_and_flatten(with_slow, start, halting, journal, opened=opened))
+    await asyncio.wait_for(slow.asked.wait(), PATIENCE)
+    await asyncio.to_thread(eventually, lambda: venue.report()["is_flat"], within=PATIENCE)
+    assert "swept" not in journal.shown, "the sweep is told once every account has answered"
+    assert not slow_venue.report()["requests"]
+    slow.imported.set()
+    run = await killing
+    assert run is not None and run.report is not None and run.report.flat
+    assert slow_venue.report()["is_flat"]
+    assert journal.shown == ["halted", "began", "swept", "flat", "done"]
+    assert run.report.first_sweep_after is not None and run.first_sweep_after == run.report.first_sweep_after
+    for broker in (opened or {}).values():
+        await broker.aclose()
+
+
+async def test_promise_6_no_account_is_closed_before_its_own_first_sweep_has_ended(
+    with_slow: Settings, slow: SlowToImport, venue: PaperExchangeThread
+) -> None:
+    start, journal = start_of(with_slow), Journal(with_slow)
+    killing = asyncio.create_task(sweep_and_flatten(with_slow, start, halt(start, way_of(with_slow), journal), journal))
+    await asyncio.to_thread(eventually, lambda: venue.report()["is_flat"], within=PATIENCE)
+    slow.imported.set()
+    await killing
+    open_spool(with_slow).drain(ledger := open_ready_ledger(with_slow))
+    rows = ledger.query(Filter(actions=("FIRST_SWEEP", "POSITION_CLOSE_SENT")), limit=50).rows
+    ledger.close()
+    told = [(row.action, row.details["account"]) for row in reversed(rows)]
+    for account in ("ALPHA", "SLOW"):
+        of_account = [action for action, name in told if name == account]
+        assert of_account[0] == "FIRST_SWEEP" and of_account.count("FIRST_SWEEP") == 1
+        assert "POSITION_CLOSE_SENT" in of_account
+    assert told.index(("POSITION_CLOSE_SENT", "ALPHA")) < told.index(("FIRST_SWEEP", "SLOW"))
+
+
+async def test_a_kill_that_is_interrupted_before_every_account_has_answered_leaves_nothing_running(
+    with_slow: Settings, slow: SlowToImport, venue: PaperExchangeThread, slow_venue: PaperExchangeThread
+) -> None:
+    start, journal = start_of(with_slow), Journal(with_slow)
+    killing = asyncio.create_task(sweep_and_flatten(with_slow, start, halt(start, way_of(with_slow), journal), journal))
+    await asyncio.to_thread(eventually, lambda: venue.report()["is_flat"], within=PATIENCE)
+    killing.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await killing
+    slow.imported.set()
+    await asyncio.sleep(0)
+    assert asyncio.all_tasks() == {asyncio.current_task()}
+    assert not slow_venue.report()["requests"]
 
 
 async def test_without_an_account_it_halts_and_says_so(settings: Settings, redis_client: redis.Redis) -> None:
