@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal, InvalidOperation
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
@@ -29,7 +30,11 @@ from console.value_format import duration
 from tasks.checks.equity import Equity, read_equity, trips_again
 
 if TYPE_CHECKING:
+    from breaker import AsyncCircuitBreaker
     from tasks.recovery.rebase import Rebased
+    from tasks.recovery.reset import Record
+
+_T = TypeVar("_T")
 
 equity_app = typer.Typer(
     help="The account's equity, as the rules DRAWDOWN and DAILY_LOSS know it.", epilog=EPILOG, no_args_is_help=True
@@ -142,7 +147,6 @@ class _Moved:
 
 
 async def _transfer(settings: Settings, scope: str, person: Person, why: str, moved: _Moved) -> Outcome:
-    from cli.reset import recording  # noqa: PLC0415  what it measures with is slow to import
     from tasks.recovery.transfer import TransferRequest, record_transfer  # noqa: PLC0415
 
     request = TransferRequest(
@@ -156,16 +160,12 @@ async def _transfer(settings: Settings, scope: str, person: Person, why: str, mo
         at=moved.at,
         transfer_id=moved.transfer_id,
     )
-    breaker = async_breaker_of(settings, scope, source="cli")
-    try:
-        with recording(settings) as record:
-            return await record_transfer(settings, breaker, request, record)
-    finally:
-        await breaker.close()
+    return await _on_record(
+        settings, scope, lambda breaker, record: record_transfer(settings, breaker, request, record)
+    )
 
 
 async def _rebase(settings: Settings, scope: str, person: Person, why: str, value: Decimal | None) -> Rebased:
-    from cli.reset import recording  # noqa: PLC0415  what it measures with is slow to import
     from tasks.recovery.rebase import RebaseRequest, rebase_equity  # noqa: PLC0415
 
     request = RebaseRequest(
@@ -177,10 +177,17 @@ async def _rebase(settings: Settings, scope: str, person: Person, why: str, valu
         value=value,
         claimed=person.claimed,
     )
+    return await _on_record(settings, scope, lambda breaker, record: rebase_equity(settings, breaker, request, record))
+
+
+async def _on_record(settings: Settings, scope: str, act: Callable[[AsyncCircuitBreaker, Record], Awaitable[_T]]) -> _T:
+    """What `act` comes to, with the breaker of the scope and what puts it on record."""
+    from cli.reset import recording  # noqa: PLC0415  what it measures with is slow to import
+
     breaker = async_breaker_of(settings, scope, source="cli")
     try:
         with recording(settings) as record:
-            return await rebase_equity(settings, breaker, request, record)
+            return await act(breaker, record)
     finally:
         await breaker.close()
 

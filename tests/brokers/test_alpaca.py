@@ -8,7 +8,7 @@ import logging
 import socket
 import time
 import traceback
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -30,8 +30,8 @@ from brokers.protocol import (
     CloseOutcome,
     Refusal,
 )
-from sandbox.exchange.scenario import parse
 from sandbox.exchange.server import PaperExchangeThread
+from tests.brokers.conftest import Venue
 from tests.helpers import BUSY, in_time
 from tests.tasks.web import Answer, Asked, Web
 
@@ -39,22 +39,6 @@ KEYS = {"APCA-API-KEY-ID": "key", "APCA-API-SECRET-KEY": "secret"}
 SECRET = "s3cr3t-that-nobody-may-see"
 LONG = '[prices]\nAAPL = 200\n[[positions]]\nsymbol = "AAPL"\nqty = 100\n'
 SELL = CloseOrder("AAPL", Side.SELL, Decimal(100), "incident-AAPL-1")
-Venue = Callable[[str], PaperExchangeThread]
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[PaperExchangeThread]:
-    with PaperExchangeThread() as exchange:
-        yield exchange
-
-
-@pytest.fixture
-def venue(server: PaperExchangeThread) -> Venue:
-    def start(toml: str) -> PaperExchangeThread:
-        server.restart(parse(toml))
-        return server
-
-    return start
 
 
 @pytest.fixture

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 
@@ -25,12 +25,6 @@ DIVIDEND = {
     "per_share_amount": "0.51",
 }
 """As in Alpaca's documentation of account activities."""
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[PaperExchangeThread]:
-    with PaperExchangeThread() as exchange:
-        yield exchange
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import importlib
 import logging
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
@@ -28,8 +28,8 @@ from brokers.protocol import (
 from brokers.registry import open_broker
 from configuration.accounts import AccountSettings
 from sandbox.child_process import free_port
-from sandbox.exchange.scenario import parse
 from sandbox.exchange.server import PaperExchangeThread
+from tests.brokers.conftest import Venue
 from tests.helpers import PATIENCE, eventually, in_time
 
 D = Decimal
@@ -38,22 +38,6 @@ RESTING = '[[orders]]\nsymbol = "AAPL"\nside = "buy"\nqty = 10\nlimit_price = 10
 STOP = '[[orders]]\nsymbol = "AAPL"\nside = "sell"\nqty = 100\ntype = "stop"\nstop_price = 150\n'
 SELL = CloseOrder("AAPL", Side.SELL, D(100), "incident-AAPL-1")
 ENGINE = 7
-Venue = Callable[[str], PaperExchangeThread]
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[PaperExchangeThread]:
-    with PaperExchangeThread() as exchange:
-        yield exchange
-
-
-@pytest.fixture
-def venue(server: PaperExchangeThread) -> Venue:
-    def start(toml: str) -> PaperExchangeThread:
-        server.restart(parse(toml))
-        return server
-
-    return start
 
 
 @contextlib.asynccontextmanager

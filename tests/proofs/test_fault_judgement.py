@@ -15,6 +15,7 @@ from breaker.uuid7 import uuid7
 from ledger.record import AuditRow
 from proofs.faults.judgement import Evidence, Facts, Run, broken_promises
 from proofs.faults.matrix import STEPS
+from tests.records import audit_row, transition_event
 
 NOW = datetime(2026, 1, 15, 10, tzinfo=UTC)
 INCIDENT = uuid7()
@@ -29,42 +30,11 @@ VENUE: Mapping[str, Any] = {
 
 
 def trip() -> TransitionEvent:
-    return TransitionEvent(
-        event_id=uuid7(),
-        transition=Transition.TRIP,
-        scope="global",
-        from_state="OPEN",
-        to_state="TRIPPED",
-        at=NOW,
-        by="faults",
-        reason="KILL_SWITCH",
-        details={},
-        source="cli",
-        ip_address=None,
-        incident_id=INCIDENT,
-        epoch=2,
-        raw="",
-    )
+    return transition_event(Transition.TRIP, NOW, by="faults", reason="KILL_SWITCH", incident_id=INCIDENT)
 
 
 def row(action: str, *, row_id: str = "", **details: Any) -> AuditRow:
-    return AuditRow(
-        seq=1,
-        id=row_id or uuid7(),
-        timestamp=NOW,
-        recorded_at=NOW,
-        action=action,
-        user_id="faults",
-        details=details,
-        ip_address=None,
-        source="cli",
-        scope="global",
-        incident_id=INCIDENT,
-        flow_run_id=None,
-        outcome="OK",
-        prev_hash="",
-        hash="",
-    )
+    return audit_row(action, NOW, details, id=row_id or uuid7(), user_id="faults", incident_id=INCIDENT)
 
 
 TRIP = trip()

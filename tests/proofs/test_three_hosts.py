@@ -24,6 +24,7 @@ from proofs.three_hosts.losses import (
     phases_of,
     recovery_cases,
 )
+from tests.records import audit_row, transition_event
 
 NOW = datetime(2026, 1, 15, 10, tzinfo=UTC)
 AT = NOW.timestamp()
@@ -40,42 +41,11 @@ VENUE: Mapping[str, Any] = {
 
 
 def transition(what: Transition, after: float = 0.0, by: str = "cyd") -> TransitionEvent:
-    return TransitionEvent(
-        event_id=uuid7(),
-        transition=what,
-        scope="global",
-        from_state="OPEN",
-        to_state="TRIPPED",
-        at=NOW + timedelta(seconds=after),
-        by=by,
-        reason="MANUAL",
-        details={},
-        source="cli",
-        ip_address=None,
-        incident_id=INCIDENT,
-        epoch=2,
-        raw="",
-    )
+    return transition_event(what, NOW + timedelta(seconds=after), by=by, incident_id=INCIDENT)
 
 
 def row(action: str, row_id: str = "", **details: Any) -> AuditRow:
-    return AuditRow(
-        seq=1,
-        id=row_id or uuid7(),
-        timestamp=NOW,
-        recorded_at=NOW,
-        action=action,
-        user_id="ada",
-        details=details,
-        ip_address=None,
-        source="cli",
-        scope="global",
-        incident_id=INCIDENT,
-        flow_run_id=None,
-        outcome="OK",
-        prev_hash="",
-        hash="",
-    )
+    return audit_row(action, NOW, details, id=row_id or uuid7(), incident_id=INCIDENT)
 
 
 TRIP = transition(Transition.TRIP)

@@ -6,7 +6,7 @@ import asyncio
 import socket
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -31,33 +31,15 @@ from services.kill_request import KillRequest
 from services.kill_takeover import LATE, KillTakeover, abandoned, unbegun
 from services.outage_log import OutageLog
 from tasks.kill.asked_kills import AskedKill, read_asked_kills, withdraw
-from tasks.kill.status import KillStatus
 from tasks.kill.status_feed import KEPT, RUN, RUNS, TAKEN_OVER_AFTER, publish_beginning
 from tests.helpers import eventually
+from tests.records import kill_at_work
 from tests.services.test_standby import Host, trips
 
 HALTED = (
     'positions = [{ symbol = "AAPL", qty = "10" }, { symbol = "MSFT", qty = "-5" }]\nhalts = [{ symbol = "MSFT" }]\n'
 )
-AT_WORK = KillStatus(
-    run_id="1",
-    incident_id="one",
-    event_id=None,
-    scope="global",
-    operator="ada",
-    reason="drill",
-    source="cli",
-    host="elsewhere",
-    started_at=datetime(2026, 1, 5, tzinfo=UTC),
-    elapsed=4.0,
-    halted_after=0.1,
-    accounts=(),
-    missing=(),
-    reported=False,
-    over=False,
-    covered=("ALPHA",),
-    silent_for=TAKEN_OVER_AFTER,
-)
+AT_WORK = kill_at_work(elapsed=4.0, halted_after=0.1, covered=("ALPHA",), silent_for=TAKEN_OVER_AFTER)
 UP = float("inf")
 
 

@@ -17,6 +17,7 @@ from breaker.redis_run import COMPARED_KEY
 from breaker.status_reader import StatusReader
 from configuration.settings import GivenSettings, Settings
 from ledger.configured import open_ready_ledger
+from ledger.ledger import Ledger
 from ledger.outbox import drain_outbox
 from ledger.queries import Filter
 from sandbox.child_process import free_port
@@ -44,6 +45,14 @@ def set_back(server: EmbeddedRedis, copy: Path) -> None:
     shutil.rmtree(server.data_dir)
     shutil.copytree(copy, server.data_dir)
     server.start()
+
+
+def closes_until_compared(gate: Gate, record: Record, watch: PrimaryWatch, ledger: Ledger, since: float = 0) -> None:
+    """The gate waits for a comparison, which finds the trip; nothing was let through in between."""
+    eventually(lambda: "has not been compared with the ledger" in gate.check(BUY, 0).sentence)
+    watch.look(ledger, {})
+    eventually(lambda: gate.check(BUY, 0).reason is Reason.TRIPPED)
+    assert record.admitted_since(since) == 0
 
 
 def test_a_trip_that_redis_lost_is_made_again_at_once(
@@ -146,10 +155,7 @@ def test_promise_1_a_gate_never_opens_on_a_redis_that_lost_a_trip_before_it_was_
             Record(gate) as record,
             closing(PrimaryWatch(client, PATIENCE)) as watch,
         ):
-            eventually(lambda: "has not been compared with the ledger" in gate.check(BUY, 0).sentence)
-            watch.look(ledger, {})
-            eventually(lambda: gate.check(BUY, 0).reason is Reason.TRIPPED)
-            assert record.admitted_since(0) == 0
+            closes_until_compared(gate, record, watch, ledger)
 
 
 def test_promise_1_a_gate_never_opens_on_a_primary_that_came_back_by_way_of_one_that_had_lost_a_trip(
@@ -179,10 +185,7 @@ def test_promise_1_a_gate_never_opens_on_a_primary_that_came_back_by_way_of_one_
             Record(gate) as record,
             closing(PrimaryWatch(client, PATIENCE)) as watch,
         ):
-            eventually(lambda: "has not been compared with the ledger" in gate.check(BUY, 0).sentence)
-            watch.look(ledger, {})
-            eventually(lambda: gate.check(BUY, 0).reason is Reason.TRIPPED)
-            assert record.admitted_since(0) == 0
+            closes_until_compared(gate, record, watch, ledger)
 
 
 def test_promise_1_a_gate_that_keeps_its_connection_through_demotion_and_promotion_waits_for_a_comparison(
@@ -212,10 +215,7 @@ def test_promise_1_a_gate_that_keeps_its_connection_through_demotion_and_promoti
                 CircuitBreaker(promoted, timeout=PATIENCE).trip("MANUAL")
                 drain_outbox(promoted, ledger, timeout=PATIENCE)
             client.replicaof("NO", "ONE")
-            eventually(lambda: "has not been compared with the ledger" in gate.check(BUY, 0).sentence)
-            watch.look(ledger, {})
-            eventually(lambda: gate.check(BUY, 0).reason is Reason.TRIPPED)
-            assert record.admitted_since(demoted) == 0
+            closes_until_compared(gate, record, watch, ledger, since=demoted)
 
 
 @pytest.mark.parametrize(

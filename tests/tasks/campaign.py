@@ -29,6 +29,17 @@ from tasks.kill.run import KillRun, current_kill
 
 FASTER: Final = 20
 """Exchange seconds per real second, and how much less patient the kill switch is than by default."""
+SLOW: Final = "latency_ms = { median = 20, sigma = 0.6, cap = 200 }\n"
+RACING: Final = """\
+[cancels]
+delay = { low = 0.0, high = 0.6 }
+race_probability = 0.1
+[fills]
+delay = { low = 0.0, high = 0.8 }
+partial_probability = 0.3
+stall_probability = 0.1
+"""
+"""A rough market: fills race with cancels, come in parts, and stop half-way."""
 
 
 def kill_settings(**changes: Any) -> KillSettings:

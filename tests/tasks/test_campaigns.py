@@ -20,22 +20,14 @@ from sandbox.embedded_redis import EmbeddedRedis
 from sandbox.exchange.server import PaperExchange
 from tasks.kill import flatten
 from tests.helpers import FULL
-from tests.tasks.campaign import Outcome, judge, kill, kill_settings, scaled
+from tests.tasks.campaign import RACING, SLOW, Outcome, judge, kill, kill_settings, scaled
 from tests.tasks.last_resort import LastResort, scale_last_resort
 from tests.tasks.mixed_books import MixedBook, mixed_book
 
 pytestmark = [pytest.mark.usefixtures("scaled_time"), pytest.mark.timeout(14_400 if FULL else 120)]
 
-SLOW = "latency_ms = { median = 20, sigma = 0.6, cap = 200 }\n"
-ROUGH = """
-[cancels]
-delay = { low = 0.0, high = 0.6 }
-race_probability = 0.1
-[fills]
-delay = { low = 0.0, high = 0.8 }
-partial_probability = 0.3
-stall_probability = 0.1
-[[trouble]]
+ROUGH = f"""
+{RACING}[[trouble]]
 kind = "500"
 probability = 0.04
 [[trouble]]

@@ -10,16 +10,13 @@ import pytest
 
 from ledger.record import AuditRow
 from tasks.initialization import LastKnown, object_to_opening
+from tests.records import audit_row
 
 NOW = datetime(2026, 11, 24, 12, tzinfo=UTC)
 
 
 def row(action: str, details: Mapping[str, Any], age: float = 60.0) -> AuditRow:
-    at = NOW - timedelta(seconds=age)
-    return AuditRow(
-        seq=1, id="i", timestamp=at, recorded_at=at, action=action, user_id="ada", details=details, ip_address=None,
-        source="cli", scope="global", incident_id=None, flow_run_id=None, outcome="OK", prev_hash="", hash="",
-    )  # fmt: skip
+    return audit_row(action, NOW - timedelta(seconds=age), details)
 
 
 TRIP = row("CIRCUIT_BREAKER_TRIP", {"to_state": "TRIPPED", "reason": "DRAWDOWN"})

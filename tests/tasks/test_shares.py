@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from datetime import UTC, datetime
 from decimal import Decimal
 
 import pytest
@@ -11,26 +10,10 @@ import pytest
 from tasks.kill.account import AccountProgress
 from tasks.kill.share_watch import ShareElsewhere, starts_within, together, why_taken_over
 from tasks.kill.shares import Share, split
-from tasks.kill.status import KillStatus
 from tasks.kill.status_feed import TAKEN_OVER_AFTER
+from tests.records import kill_at_work
 
-AT_WORK = KillStatus(
-    run_id="1",
-    incident_id="one",
-    event_id=None,
-    scope="global",
-    operator="ada",
-    reason="drill",
-    source="flow",
-    host="beta.example",
-    started_at=datetime(2026, 1, 5, tzinfo=UTC),
-    elapsed=1.0,
-    halted_after=None,
-    accounts=(),
-    missing=(),
-    reported=False,
-    over=False,
-)
+AT_WORK = kill_at_work(source="flow", host="beta.example")
 
 
 def elsewhere(*, asked_at: float = 1.0) -> ShareElsewhere:

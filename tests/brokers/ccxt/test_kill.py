@@ -16,22 +16,14 @@ from sandbox.exchange.server import PaperExchange
 from tasks.kill import lost_answer
 from tests.brokers.ccxt.kills import HEDGED, MARKETS, ONE_WAY, SPOT, Market, run
 from tests.helpers import FULL
-from tests.tasks.campaign import FASTER, Outcome, kill_settings, scale_time
+from tests.tasks.campaign import FASTER, RACING, SLOW, Outcome, kill_settings, scale_time
 
 pytestmark = [pytest.mark.usefixtures("scaled_time"), pytest.mark.timeout(14_400 if FULL else 120)]
 
 SEEDS = range(1, 201 if FULL else 4)
 PATIENT = kill_settings(deadline=900.0, stuck_after=120.0)
-ROUGH = """
-latency_ms = { median = 20, sigma = 0.6, cap = 200 }
-[cancels]
-delay = { low = 0.0, high = 0.6 }
-race_probability = 0.1
-[fills]
-delay = { low = 0.0, high = 0.8 }
-partial_probability = 0.3
-stall_probability = 0.1
-[[trouble]]
+ROUGH = f"""
+{SLOW}{RACING}[[trouble]]
 kind = "500"
 probability = 0.03
 [[trouble]]
