@@ -53,6 +53,7 @@ from brokers.protocol import (
 KEEP = ("USDT", "USDC", "USD")
 """What a spot wallet keeps unless it is told."""
 FILLS_PAGE = 500
+_TELLS_RIGHTS = frozenset({"binance", "binanceusdm", "binancecoinm"})
 MOST_SYMBOLS = 8
 """Symbols at which an order is looked for that another process may have sent."""
 
@@ -244,9 +245,27 @@ class CcxtBroker(Broker):
         return moment(ticker["timestamp"])
 
     async def not_permitted(self) -> Sequence[str]:
-        """Binance spot says with the balance whether the keys may trade; others when an order is sent."""
-        body = await self._connection.read("balance", lambda asked: asked.fetch_balance(self._wallet()))
-        return () if at_path(body, ("info", "canTrade")) is not False else ("trade: these keys may only read",)
+        """Binance tells what the keys may do, and with a spot balance whether the account may trade.
+
+        Others say it when an order is sent, and so does Binance's test network, which has no such request.
+        """
+        body, may = await asyncio.gather(
+            self._connection.read("balance", lambda asked: asked.fetch_balance(self._wallet())), self._rights()
+        )
+        found = () if at_path(body, ("info", "canTrade")) is not False else ("trade: the account may not",)
+        return (*found, *(() if may is not False else ("trade in this market: these keys may only read",)))
+
+    async def _rights(self) -> object:
+        """Binance, get API key permission: whether the keys may trade in this market; None where nothing tells."""
+        if self._exchange not in _TELLS_RIGHTS:
+            return None
+        try:
+            told = await self._connection.read(
+                "rights of the keys", lambda asked: asked.sapi_get_account_apirestrictions()
+            )
+        except BrokerError:
+            return None
+        return told.get("enableSpotAndMarginTrading" if self._spot else "enableFutures")
 
     async def cancel(self, order_id: str) -> CancelResult:
         return await self._cancels.one(order_id)

@@ -120,6 +120,8 @@ class VenueUnderTest(Protocol):
     """Whether its clock can be set apart from the host's (`Beginning.clock_ahead`)."""
     has_read_only_keys: bool
     """Whether the account's keys can be such that may only read (`Beginning.keys_may_trade`)."""
+    tells_rights: bool
+    """Whether it tells without an order that they may not trade."""
     troubles: Collection[Trouble]
     """Those that it can be brought into."""
     secret: str

@@ -141,6 +141,7 @@ class SandboxVenue:
         self.hedge_mode = protocol.hedge_mode
         self.sets_clock = True
         self.has_read_only_keys = True
+        self.tells_rights = True
         self.troubles = tuple(protocol.troubles)
         self.secret = SECRET
 

@@ -258,9 +258,21 @@ async def test_a_loan_is_repaid_by_the_call_for_that() -> None:
     assert (asked.params["asset"], Decimal(asked.params["amount"])) == ("BTC", Decimal("0.501"))
 
 
-@pytest.mark.parametrize(("may", "missing"), [(True, []), (False, ["trade: these keys may only read"])])
-async def test_keys_that_may_only_read_are_told_before_an_order_is_sent(may: bool, missing: list[str]) -> None:
-    account = {"balances": [], "canTrade": may, "updateTime": 1}
-    async with venue([], {"GET /api/v3/account": account}) as (broker, exchange):
+@pytest.mark.parametrize(
+    ("account_may", "keys_may", "missing"),
+    [
+        (True, True, []),
+        (True, None, []),  # the test network doesn't tell
+        (False, True, ["trade: the account may not"]),
+        (True, False, ["trade in this market: these keys may only read"]),
+    ],
+)
+async def test_keys_that_may_only_read_are_told_before_an_order_is_sent(
+    account_may: bool, keys_may: bool | None, missing: list[str]
+) -> None:
+    answers: dict[str, Any] = {"GET /api/v3/account": {"balances": [], "canTrade": account_may, "updateTime": 1}}
+    if keys_may is not None:
+        answers["GET /sapi/v1/account/apiRestrictions"] = {"enableSpotAndMarginTrading": keys_may}
+    async with venue([], answers) as (broker, exchange):
         assert [*await broker.not_permitted()] == missing
         assert not exchange.of("POST /api/v3/order")
