@@ -12,7 +12,7 @@ from typing import Any
 from brokers.protocol import Broker
 from brokers.unopened import UnopenedBroker
 from configuration.accounts import AccountSettings
-from configuration.settings import ConfigurationError
+from configuration.settings import ConfigurationError, Settings
 
 ENTRY_POINTS = "breaker.brokers"
 """Third parties register a callable `(name, AccountSettings) -> Broker` in this group."""
@@ -57,6 +57,14 @@ def open_broker(name: str, account: AccountSettings, *, markets_dir: Path | None
             "(brokers.protocol.Broker, which an adapter may derive from)"
         )
     return broker
+
+
+def open_account(settings: Settings, name: str) -> Broker:
+    """The broker of an account as it is configured, with what this host keeps of its venue.
+
+    Raises ConfigurationError, as `open_broker`.
+    """
+    return open_broker(name, settings.accounts[name], markets_dir=settings.markets_dir)
 
 
 def _of_a_third_party(entry: EntryPoint, name: str, account: AccountSettings) -> Any:

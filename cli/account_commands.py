@@ -5,23 +5,24 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich import box
 from rich.table import Table
+from rich.text import Text
 
 from breaker.errors import InvalidInput
 from cli.circuit_view import console
-from cli.doctor_command import show_measurements
+from cli.doctor_command import LOOKS, show_commands, show_counts
 from cli.exit_codes import EPILOG, Exit
 from cli.options import JsonOption
 from configuration.settings import ConfigurationError, Settings, load_settings
 
 if TYPE_CHECKING:
     from brokers.protocol import Capabilities
-    from tasks.checks.measurement import Measurement
+    from configuration.accounts import AccountSettings
+    from tasks.checks.measurement import Colour, Measurement
 
 accounts_app = typer.Typer(help="The accounts that the kill switch closes.", epilog=EPILOG, no_args_is_help=True)
 
@@ -42,11 +43,11 @@ def list_accounts(as_json: JsonOption = False) -> None:
     if not rows:
         typer.echo("No account is configured: the kill switch can only halt. Write an [accounts.NAME] for each.")
         return
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for column in ("account", "adapter", "breaker", "its venue", "cannot"):
-        table.add_column(column, overflow="fold", no_wrap=column == "account")
+    table = Table.grid(padding=(0, 2))
+    table.add_column(no_wrap=True, style="bold")
+    table.add_column(overflow="fold")
     for row in rows:
-        table.add_row(*(row[name] for name in ("account", "adapter", "monitored_as", "can", "cannot")))
+        table.add_row(row["account"], _described(row))
     console().print(table)
 
 
@@ -66,50 +67,108 @@ def try_account(name: Annotated[str, typer.Argument(help="As it is configured.")
     from tasks.doctor.venues import measure_venue  # noqa: PLC0415
     from tasks.kill.venue_lock_store import read_venue_locks  # noqa: PLC0415
 
-    account, lock = settings.accounts[name], read_venue_locks(settings).of(name)
+    lock = read_venue_locks(settings).of(name)
     keep = InstrumentStore(settings.instruments_dir, name)
     found = [
-        asyncio.run(measure_venue(name, account, lock)),
-        *asyncio.run(measure_access(name, account, keep, settings.markets_dir)),
+        asyncio.run(measure_venue(settings, name, lock)),
+        *asyncio.run(measure_access(settings, name, keep)),
+        *_measure_unfit_net(name, settings),
     ]
     if as_json:
         checks = [measurement.as_dict() for measurement in found]
         typer.echo(json.dumps({"account": name, "colour": worst(found).value, "checks": checks}))
     else:
-        show_measurements(_told_once(found))
+        _show(name, settings.accounts[name], found)
     if worst(found) is Colour.RED:
         raise typer.Exit(Exit.REFUSED)
 
 
-def _told_once(found: Sequence[Measurement]) -> list[Measurement]:
-    """A venue that can't be reached at all answers every question with the same sentence: it is read once.
+def _measure_unfit_net(name: str, settings: Settings) -> list[Measurement]:
+    """That a timer is configured which the venue doesn't have; one that it has is asked of it with all else."""
+    from tasks.safety_nets.check import measure_unfit  # noqa: PLC0415
 
-    The first measurement has that sentence, and behind it which keys of the configuration to look at.
-    """
+    unfit = measure_unfit(name, settings.accounts[name])
+    return [] if unfit is None else [unfit]
+
+
+def _show(name: str, account: AccountSettings, found: Sequence[Measurement]) -> None:
+    """Each answer in a line, or what to do in its place; what several questions come to is said once."""
+    console().print(Text.assemble((name, "bold"), f"  {account.adapter} at {account.place}"))
+    table = Table.grid(padding=(0, 2))
+    table.add_column(no_wrap=True)
+    table.add_column(max_width=24)
+    table.add_column(overflow="fold")
+    for row in _rows(name, found):
+        shape, colour = LOOKS[row.colour]
+        table.add_row(Text(f"{shape} {row.colour.value}", colour), Text(", ".join(row.what)), Text(row.said))
+    console().print(table)
+    show_commands(found)
+    show_counts(found)
+
+
+@dataclass(slots=True)
+class _Row:
+    """What some questions came to. `because` is the sentence that it is known by; empty where all is well."""
+
+    colour: Colour
+    what: list[str]
+    said: str
+    because: str = ""
+
+
+def _rows(name: str, found: Sequence[Measurement]) -> list[_Row]:
+    """A venue that can't be reached answers every question with the same sentence: it is read once."""
+    from tasks.checks.probe import NOT_MEASURED  # noqa: PLC0415
     from tasks.doctor.account_access import BESIDE  # noqa: PLC0415
 
-    first, *rest = found
-    shown = [first]
-    for measurement in rest:
-        same = measurement.problem.removesuffix(BESIDE).rstrip(".")
-        shown.append(
-            replace(measurement, problem="as above") if same and first.problem.startswith(same) else measurement
-        )
-    return shown
+    rows: list[_Row] = []
+    for measurement in found:
+        what = measurement.name.removeprefix(f"venue/{name}/").removesuffix(f"/{name}") if rows else "reached"
+        because = measurement.problem.removesuffix(BESIDE).rstrip(".")
+        alike = (row for row in rows[1:] if because and (row.because, row.colour) == (because, measurement.colour))
+        if (same := next(alike, None)) is not None:
+            same.what.append(what)
+            continue
+        value = "" if measurement.value == NOT_MEASURED and because else measurement.value
+        is_known = because and any(row.because.startswith(because) for row in rows)
+        said = "; ".join(filter(None, (value, "as above" if is_known else measurement.problem)))
+        rows.append(_Row(measurement.colour, [what], said, because))
+    return rows
+
+
+def _described(row: Mapping[str, str]) -> Text:
+    """One account: where it is and which breaker it is judged for, what its venue can do, and what is wrong with it."""
+    lines = [Text(f"{row['adapter']} at {row['place']}, judged for {row['monitored_as']}")]
+    lines += [Text(f"{what} {row[what]}", "dim") for what in ("can", "cannot") if row[what]]
+    lines += [Text.assemble(("■ ", "bold red"), row["problem"])] if row["problem"] else []
+    return Text("\n").join(lines)
 
 
 def _row(name: str, settings: Settings) -> Mapping[str, str]:
-    from brokers.registry import open_broker  # noqa: PLC0415
+    from brokers.missing import missing_for  # noqa: PLC0415
+    from brokers.registry import open_account  # noqa: PLC0415
     from configuration.monitor import monitored_scope  # noqa: PLC0415
+    from tasks.safety_nets.check import unfit_of  # noqa: PLC0415
 
     account = settings.accounts[name]
-    row = {"account": name, "adapter": account.adapter, "monitored_as": monitored_scope(name, settings.accounts)}
+    row = {
+        "account": name,
+        "adapter": account.adapter,
+        "place": account.place,
+        "monitored_as": monitored_scope(name, settings.accounts),
+        "can": "",
+        "cannot": "",
+    }
+    if missing := missing_for(account):
+        return {**row, "problem": f"{missing}{'' if missing.endswith('?') else '.'} A kill switch can't close it."}
     try:
-        able = open_broker(name, account).capabilities
+        able = open_account(settings, name).capabilities
     except ConfigurationError as error:
-        return {**row, "can": "", "cannot": str(error)}
+        return {**row, "problem": str(error)}
     can, cannot = _abilities(able)
-    return {**row, "can": ", ".join(can), "cannot": ", ".join(cannot)}
+    unfit = unfit_of(account) if account.safety_net is not None else ""
+    problem = f"safety_net = {account.safety_net:g}: {unfit}" if unfit else ""
+    return {**row, "can": ", ".join(can), "cannot": ", ".join(cannot), "problem": problem}
 
 
 def _abilities(able: Capabilities) -> tuple[list[str], list[str]]:

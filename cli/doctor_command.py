@@ -21,7 +21,7 @@ from configuration.settings import load_settings
 if TYPE_CHECKING:
     from tasks.checks.measurement import Measurement
 
-_LOOKS = {"green": ("●", "green"), "yellow": ("▲", "yellow"), "red": ("■", "bold red")}
+LOOKS = {"green": ("●", "green"), "yellow": ("▲", "yellow"), "red": ("■", "bold red")}
 
 
 def register(app: typer.Typer) -> None:
@@ -55,7 +55,7 @@ def show_measurements(found: Sequence[Measurement]) -> None:
     for column in ("what", "found", "what to do"):
         table.add_column(column, overflow="fold", no_wrap=column == "what")
     for measurement in found:
-        shape, colour = _LOOKS[measurement.colour]
+        shape, colour = LOOKS[measurement.colour]
         table.add_row(
             Text(f"{shape} {measurement.colour.value}", colour),
             measurement.name,
@@ -63,8 +63,17 @@ def show_measurements(found: Sequence[Measurement]) -> None:
             Text(measurement.problem, "" if measurement.colour == "red" else "dim"),
         )
     console().print(table)
+    show_commands(found)
+    show_counts(found)
+
+
+def show_commands(found: Sequence[Measurement]) -> None:
+    """What these name, to be copied: a cell of a table may have cut it."""
     commands = dict.fromkeys(named for measurement in found for named in COMMAND.findall(measurement.problem))
-    for command in commands:  # a cell of the table may have cut it
+    for command in commands:
         console().print(Text.assemble(("run: ", "dim"), pastable(command)), soft_wrap=True)
+
+
+def show_counts(found: Sequence[Measurement]) -> None:
     counts = [sum(measurement.colour == colour for measurement in found) for colour in ("red", "yellow", "green")]
     console().print("{} red, {} yellow, {} green".format(*counts))

@@ -286,7 +286,7 @@ class KillView(KillDisplay):
     def done_without(self, missing: Sequence[str]) -> None:
         """What could not be reached, known in full only when the orchestrator had its time too."""
         for what in missing:
-            self._console.print(Text.assemble(("  ! done without  ", "yellow"), with_pastable(what)))
+            self._console.print(Text.assemble(("  ! done without ", "yellow"), with_pastable(what)))
 
 
 def _book_cells(taken: Snapshot) -> list[str]:

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Collection
 
 from brokers.protocol import Broker, BrokerError
-from brokers.registry import open_broker
+from brokers.registry import open_account
 from configuration.settings import ConfigurationError, Settings
 
 WITHIN = 2.0
@@ -24,7 +24,7 @@ async def exposure_in_words(settings: Settings, accounts: Collection[str]) -> st
 
 async def _account(settings: Settings, name: str) -> str:
     try:
-        broker = open_broker(name, settings.accounts[name], markets_dir=settings.markets_dir)
+        broker = open_account(settings, name)
     except ConfigurationError as error:
         return f"{name}: not read ({error})"
     try:

@@ -21,7 +21,7 @@ from configuration.login import login_name
 from configuration.reasons import checked_reason
 from configuration.redis_clients import redis_client
 from ledger.configured import open_ready_ledger, open_recorder
-from ledger.errors import LedgerError
+from ledger.errors import LedgerError, LedgerNotReady
 from ledger.models import TRANSITION_ACTIONS
 from ledger.outbox import drain_outbox
 from ledger.record import AuditRecord, derived_id, iso, uuid_or_none
@@ -150,6 +150,8 @@ def _last_known(settings: Settings, redis: Redis, scope: str) -> LastKnown:
 
 
 def _refusal(settings: Settings, scope: str, error: LedgerError) -> str:
+    if isinstance(error, LedgerNotReady):  # it is to be made, and not to be done without
+        return f"{scope} is not initialised, and no new risk passes: {error}, then this again"
     second = " --second-person NAME" if settings.recovery.two_person else ""
     return (
         f"{scope} is not initialised: whether it was tripped before can't be known, as the ledger can't be asked "

@@ -18,8 +18,7 @@ from breaker.keys import GLOBAL, Keys
 from breaker.orders import Position
 from breaker.rules import Limits
 from brokers.protocol import Listed
-from brokers.registry import open_broker
-from configuration.accounts import AccountSettings
+from brokers.registry import open_account
 from configuration.breakers import limits_from
 from configuration.settings import RecoverySettings, Settings
 from tasks.checks.equity import equity_of, least_within, other_currency, texts
@@ -119,10 +118,10 @@ def judge_drawdown(probe: Probe, stored: Mapping[str, str], now: int, limits: Li
 def measure_positions(settings: Settings, scope: str = GLOBAL) -> list[Any]:
     """One measurement to await for each account, or one that says that there is none."""
     only = scope.removeprefix("account:") if scope.startswith("account:") else None
-    accounts = {name: account for name, account in settings.accounts.items() if only in (None, name)}
+    accounts = [name for name in settings.accounts if only in (None, name)]
     if not accounts:
         return [_no_account(only)]
-    return [_measure_account(name, account, settings.recovery) for name, account in accounts.items()]
+    return [_measure_account(settings, name) for name in accounts]
 
 
 async def _no_account(only: str | None) -> Measurement:
@@ -133,8 +132,8 @@ async def _no_account(only: str | None) -> Measurement:
     )
 
 
-async def _measure_account(name: str, account: AccountSettings, limits: RecoverySettings) -> Measurement:
-    most = limits.max_position_notional
+async def _measure_account(settings: Settings, name: str) -> Measurement:
+    most = settings.recovery.max_position_notional
     probe = Probe(
         f"position-sizes/{name}",
         "none is configured" if most is None else f"{most:f} per position",
@@ -142,13 +141,13 @@ async def _measure_account(name: str, account: AccountSettings, limits: Recovery
     )
 
     async def measure() -> Measurement:
-        broker = open_broker(name, account)
+        broker = open_account(settings, name)
         try:
             return judge_positions(probe, await broker.positions(), most)
         finally:
             await broker.aclose()
 
-    return await measure_within(probe, account.request_timeout + 1, measure())
+    return await measure_within(probe, settings.accounts[name].request_timeout + 1, measure())
 
 
 def judge_positions(probe: Probe, positions: Listed[Position], most: Decimal | None) -> Measurement:

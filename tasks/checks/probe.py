@@ -48,6 +48,14 @@ class Probe:
         return self.measured(NOT_MEASURED, Colour.RED, problem)
 
 
+def given_up_after(request_timeout: float) -> float:
+    """Seconds after which nobody waits for a venue's answer any more that may take so many each time it is asked for.
+
+    An adapter repeats a reading for three times that, and tells best what was wrong: it gets two seconds more to do so.
+    """
+    return 3 * request_timeout + 2
+
+
 async def measure_within(probe: Probe, deadline: float, measuring: Awaitable[Measurement]) -> Measurement:
     """The measurement, or a red one that says why there is none within `deadline` seconds."""
     try:

@@ -21,8 +21,7 @@ from breaker.orders import PositionKey
 from breaker.redis_time import microseconds_of, to_datetime
 from breaker.state import read_status
 from brokers.coverage import Coverage, coverage_of
-from brokers.registry import open_broker
-from configuration.accounts import AccountSettings
+from brokers.registry import open_account
 from configuration.settings import Settings
 from tasks.checks.measurement import Colour, Measurement
 from tasks.checks.probe import Probe, measure_within, redis_reader
@@ -71,7 +70,7 @@ async def _measure(settings: Settings, scope: str, probe: Probe) -> Measurement:
     for account, symbols in left.stuck.items():
         unknown = [symbol for symbol in symbols if (account, symbol) not in known]
         if unknown:
-            held += await _held(account, settings.accounts.get(account), unknown)
+            held += await _held(settings, account, unknown)
     if not held:
         return probe.measured("pending, or closed since")
     problem = (
@@ -88,7 +87,7 @@ async def _measure_unbegun(settings: Settings, asked: Sequence[AskedKill], probe
         with suppress(InvalidInput):  # nobody can tell what it covers, so that nobody begins it either
             coverage = coverage_of(each.trip.scope, each.closes)
             for name in each.closes:
-                held += await _held(name, settings.accounts.get(name), None, coverage)
+                held += await _held(settings, name, None, coverage)
     if not held:
         return None
     problem = (
@@ -119,7 +118,7 @@ async def _unbegun(settings: Settings, scope: str) -> list[AskedKill]:
 async def _measure_unended(settings: Settings, coverage: Coverage, left: Left, probe: Probe) -> Measurement:
     held = []
     for name in left.unended:
-        held += await _held(name, settings.accounts.get(name), None, coverage)
+        held += await _held(settings, name, None, coverage)
     if not held:
         return probe.measured("closed since")
     problem = (
@@ -170,13 +169,13 @@ def _newest_rows(settings: Settings, scope: str) -> Sequence[AuditRow]:
 
 
 async def _held(
-    name: str, account: AccountSettings | None, symbols: Sequence[str] | None, coverage: Coverage | None = None
+    settings: Settings, name: str, symbols: Sequence[str] | None, coverage: Coverage | None = None
 ) -> list[str]:
     """What of these symbols the account holds, or of all that is covered."""
-    if account is None:
+    if name not in settings.accounts:
         asked = [f" {symbol}" for symbol in symbols] if symbols is not None else [""]
         return [f"{name}{symbol} (the account is not configured here: ask the venue)" for symbol in asked]
-    broker = open_broker(name, account)
+    broker = open_account(settings, name)
     try:
         positions = await broker.positions()
     finally:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 from brokers.protocol import BrokerError
-from brokers.registry import open_broker
+from brokers.registry import open_account
 from configuration.settings import ConfigurationError, Settings
 from ledger.configured import open_ready_ledger, open_spool
 from ledger.record import FAILED, AuditRecord
@@ -80,11 +80,10 @@ def _noted(one: Seen, now: datetime) -> Seen:
 
 
 async def _look(settings: Settings, lock: VenueLock) -> Seen:
-    account = settings.accounts.get(lock.account)
-    if account is None:
+    if lock.account not in settings.accounts:
         return Seen(lock, None, "no such account is configured here")
     try:
-        broker = open_broker(lock.account, account)
+        broker = open_account(settings, lock.account)
         try:
             async with asyncio.timeout(ASK_WITHIN):
                 return Seen(lock, bool((await broker.account()).trading_suspended))

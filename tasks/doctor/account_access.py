@@ -7,33 +7,32 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 
 from brokers.instrument_store import InstrumentStore
+from brokers.missing import missing_for
 from brokers.protocol import SHORTEST_CLIENT_ORDER_ID, Broker
-from brokers.registry import open_broker
+from brokers.registry import open_account
 from configuration.accounts import AccountSettings
-from configuration.settings import ConfigurationError
+from configuration.settings import ConfigurationError, Settings
 from tasks.checks.measurement import Colour, Measurement, worst
-from tasks.checks.probe import NOT_MEASURED, Probe, describe_error, measure_within
+from tasks.checks.probe import NOT_MEASURED, Probe, describe_error, given_up_after, measure_within
 
-REPEATS = 3
-"""An adapter may repeat a request for so many times its own limit."""
 LATELY = timedelta(days=1)
 """How far back executions and transfers are asked for, to see that they can be."""
 
 Question = Callable[[Broker, Probe], Awaitable[Measurement]]
 
 
-async def measure_access(
-    name: str, account: AccountSettings, keep: InstrumentStore | None = None, markets_dir: Path | None = None
-) -> list[Measurement]:
+async def measure_access(settings: Settings, name: str, keep: InstrumentStore | None = None) -> list[Measurement]:
     """What a kill switch needs of the account, one measurement for each part; `keep` takes what is told of instruments.
 
-    What an exchange lists is kept in `markets_dir`, where that is given.
-    Raises ConfigurationError where its adapter can't be opened.
+    Nothing where something is missing for its adapter here, which `measure_venue` tells. Raises ConfigurationError
+    where it can't be opened.
     """
-    broker = open_broker(name, account, markets_dir=markets_dir)
+    account = settings.accounts[name]
+    if missing_for(account):
+        return []
+    broker = open_account(settings, name)
     questions = [*_questions(broker), *([] if keep is None else [("instruments", "told", _instruments(keep))])]
     try:
         return await asyncio.gather(*(_measure(name, account, broker, *question) for question in questions))
@@ -41,11 +40,11 @@ async def measure_access(
         await broker.aclose()
 
 
-async def measure_access_in_short(name: str, account: AccountSettings) -> Measurement:
-    """The same as one measurement; nothing is kept."""
+async def measure_access_in_short(settings: Settings, name: str) -> Measurement:
+    """The same as one measurement; what is told of instruments isn't kept."""
     probe = Probe(f"venue/{name}/access", "all that a kill needs", "orders, positions, look-ups and rights, no order")
     try:
-        parts = await measure_access(name, account)
+        parts = await measure_access(settings, name)
     except ConfigurationError as error:
         return probe.failed(describe_error(error))
     colour = worst(parts)
@@ -87,7 +86,7 @@ async def _measure(
     ask: Question,
 ) -> Measurement:
     probe = Probe(f"venue/{name}/{part}", limit, "asked of the venue")
-    found = await measure_within(probe, REPEATS * account.request_timeout + 1, ask(broker, probe))
+    found = await measure_within(probe, given_up_after(account.request_timeout), ask(broker, probe))
     if found.colour is Colour.RED and part in _BESIDE:
         return replace(found, colour=Colour.YELLOW, problem=f"{found.problem}{BESIDE}")
     return found
@@ -115,7 +114,7 @@ async def _rights(broker: Broker, probe: Probe) -> Measurement:
     if missing:
         problem = f"{'; '.join(missing)}. Give the account keys that may trade."
         return probe.measured("may not all that a kill needs", Colour.RED, problem)
-    return probe.measured("nothing is refused to these keys")
+    return probe.measured("the venue tells of nothing that they may not")
 
 
 async def _look_up(broker: Broker, probe: Probe) -> Measurement:
@@ -136,6 +135,8 @@ async def _transfers(broker: Broker, probe: Probe) -> Measurement:
 
 async def _safety_net(broker: Broker, probe: Probe) -> Measurement:
     net = await broker.safety_net()
+    if net.armed_until is None and not net.verified:  # many tell it only in the answer to arming it
+        return probe.measured("the venue does not tell whether it is armed")
     return probe.measured(f"armed until {net.armed_until:%H:%M:%S} UTC" if net.armed_until else "not armed")
 
 

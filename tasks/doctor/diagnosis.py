@@ -65,8 +65,8 @@ async def diagnose(settings: Settings) -> list[Measurement]:
     # Afterwards, as clients for HTTP read every root certificate first, and Redis's answers would wait for that.
     locks = await asyncio.to_thread(read_venue_locks, settings)
     others = await asyncio.gather(
-        *(measure_venue(name, account, locks.of(name)) for name, account in settings.accounts.items()),
-        *(measure_access_in_short(name, account) for name, account in settings.accounts.items()),
+        *(measure_venue(settings, name, locks.of(name)) for name in settings.accounts),
+        *(measure_access_in_short(settings, name) for name in settings.accounts),
         measure_prefect(),
         measure_deployments(settings),
         *([measure_watches(settings), measure_results(settings)] if orchestrator.is_configured() else []),

@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from breaker.errors import BreakerError
 from breaker.state import State
 from brokers.protocol import BrokerError
-from brokers.registry import open_broker
+from brokers.registry import open_account
 from configuration.breakers import async_breaker_of
 from configuration.settings import ConfigurationError, Settings
 from ledger.configured import open_ready_ledger, open_spool
@@ -101,12 +101,11 @@ async def _release(settings: Settings, lock: VenueLock, halted: frozenset[str]) 
 
 async def _lift(settings: Settings, lock: VenueLock) -> str:
     """Why it is not lifted; empty where it is. Raises BrokerError, ConfigurationError."""
-    account = settings.accounts.get(lock.account)
-    if account is None:
+    if lock.account not in settings.accounts:
         return "no such account is configured here"
     lifting = in_phase(lock, Phase.LIFTING, datetime.now(UTC))
     await asyncio.to_thread(write_venue_lock, settings, lifting)
-    broker = open_broker(lock.account, account)
+    broker = open_account(settings, lock.account)
     try:
         if (await broker.account()).trading_suspended and not await set_and_read_back(broker, suspended=False):
             return "the venue took it, and still says that trading is suspended"

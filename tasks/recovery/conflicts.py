@@ -8,8 +8,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 from breaker.keys import GLOBAL, of_scope
-from brokers.registry import open_broker
-from configuration.accounts import AccountSettings
+from brokers.registry import open_account
 from configuration.settings import KillSettings, Settings
 from tasks import orchestrator
 from tasks.checks.measurement import Colour, Measurement
@@ -41,7 +40,7 @@ async def find_conflicts(
     if orchestrator.is_configured():
         checks["kill switches in Prefect"] = (orchestrator.DEADLINE, _kills_in_prefect(settings))
     for name, account in settings.accounts.items():
-        checks[f"orders of {name}"] = (account.request_timeout + 1, _working_orders(name, account))
+        checks[f"orders of {name}"] = (account.request_timeout + 1, _working_orders(settings, name))
     probe = Probe("conflicts", "none", f"looked at {', '.join(checks)}")
     found = await asyncio.gather(*(_conflicts_in(what, *check) for what, check in checks.items()))
     conflicts = [conflict for some in found for conflict in some]
@@ -134,8 +133,8 @@ async def _deployment(settings: Settings) -> list[str]:
     return [f"a deployment is in progress ({key} is held by {(holder or b'').decode('utf-8', 'replace')[:80] or '?'})"]
 
 
-async def _working_orders(name: str, account: AccountSettings) -> list[str]:
-    broker = open_broker(name, account)
+async def _working_orders(settings: Settings, name: str) -> list[str]:
+    broker = open_account(settings, name)
     try:
         orders = await broker.open_orders()
     finally:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 from breaker.deadline_client import AsyncDeadlineClient
 from breaker.errors import BreakerError
-from brokers.registry import open_broker
+from brokers.registry import open_account
 from configuration.accounts import AccountSettings
 from configuration.redis_clients import async_redis_client
 from configuration.settings import ConfigurationError, Settings
@@ -64,6 +64,14 @@ def unfit_of(account: AccountSettings) -> str:
     return timer.unfit(account.safety_net or timer.shortest, may_cancel_stops=account.safety_net_cancels_stops)
 
 
+def measure_unfit(name: str, account: AccountSettings) -> Measurement | None:
+    """Red where a timer is configured that can't be had by the table of venues; None where nothing is against it."""
+    unfit = unfit_of(account)
+    if account.safety_net is None or not unfit:
+        return None
+    return judge_net(_probe(name, account), NetNow(name, account, None, 0.0, unfit))
+
+
 async def read_nets(settings: Settings) -> list[NetNow]:
     """Every account, as configured. Raises BreakerUnavailable, RedisRefused."""
     client = AsyncDeadlineClient(async_redis_client(settings), settings.redis_timeout)
@@ -75,19 +83,19 @@ async def read_nets(settings: Settings) -> list[NetNow]:
     for name, account in settings.accounts.items():
         net = NetNow(name, account, records.get(name), now, unfit_of(account))
         if account.safety_net is not None and not net.unfit and not net.is_kept:
-            net = replace(net, unfit=await _unfit_by_adapter(name, account))
+            net = replace(net, unfit=await _unfit_by_adapter(settings, name))
         found.append(net)
     return found
 
 
-async def _unfit_by_adapter(name: str, account: AccountSettings) -> str:
+async def _unfit_by_adapter(settings: Settings, name: str) -> str:
     """Asked only where nobody keeps a timer, as some adapters are slow to import."""
     try:
-        broker = await asyncio.to_thread(open_broker, name, account)
+        broker = await asyncio.to_thread(open_account, settings, name)
     except ConfigurationError as error:
         return str(error)
     try:
-        wanted = wanted_net(name, account, broker)
+        wanted = wanted_net(name, settings.accounts[name], broker)
         return "" if wanted is None else wanted.unfit
     finally:
         await broker.aclose()
@@ -118,11 +126,12 @@ def judge_net(probe: Probe, net: NetNow) -> Measurement:
     """Pure."""
     record, settings = net.record, net.settings
     if net.unfit:
-        return probe.measured("none", Colour.RED, f"{net.unfit[:1].upper()}{net.unfit[1:]}.")
+        return probe.measured(
+            "none", Colour.RED, f"{net.unfit[:1].upper()}{net.unfit[1:]}. See accounts.{net.account}: safety_net."
+        )
     if record is None or not net.is_kept:
         return probe.measured("nobody keeps it", Colour.RED, f"The venue cancels nothing, or soon everything: {_KEEP}.")
-    until = moment(record.armed_until)
-    value = record.standing.value if until is None else f"{record.standing.value}, until {until:%H:%M:%S} UTC"
+    value = _value(record)
     colour, problem = _COLOURS[record.standing], _problem(record)
     if not problem and not record.verified:
         colour, problem = Colour.YELLOW, "The venue does not say itself that the timer runs."
@@ -131,6 +140,19 @@ def judge_net(probe: Probe, net: NetNow) -> Measurement:
         colour = Colour.YELLOW
         problem = f"The loss of one host lets the venue cancel before another takes over: give it {least:g} s or more."
     return probe.measured(value, colour, problem)
+
+
+def _value(record: NetRecord) -> str:
+    """Where it stands, until when it is armed, when it was renewed and when it last fired."""
+    until, renewed, fired = moment(record.armed_until), moment(record.renewed_at), moment(record.fired_at)
+    return ", ".join(
+        (
+            record.standing.value,
+            *([] if until is None else [f"until {until:%H:%M:%S} UTC"]),
+            *([] if renewed is None else [f"renewed {renewed:%H:%M:%S}"]),
+            *([] if fired is None else [f"last fired {fired:%Y-%m-%d %H:%M:%S}"]),
+        )
+    )
 
 
 def handed_over_within(settings: AccountSettings) -> float:
@@ -153,7 +175,8 @@ def _problem(record: NetRecord) -> str:
 
 
 def _probes(asked: Mapping[str, AccountSettings]) -> dict[str, Probe]:
-    return {
-        name: Probe(f"safety-net/{name}", f"armed for {account.safety_net:g} s", "what its keeper says in Redis")
-        for name, account in asked.items()
-    }
+    return {name: _probe(name, account) for name, account in asked.items()}
+
+
+def _probe(name: str, account: AccountSettings) -> Probe:
+    return Probe(f"safety-net/{name}", f"armed for {account.safety_net:g} s", "what its keeper says in Redis")

@@ -11,7 +11,7 @@ from breaker.deadline_client import AsyncDeadlineClient
 from breaker.errors import BreakerUnavailable
 from breaker.requests import Request, raise_if_error
 from breaker.status_reader import AsyncStatusReader
-from brokers.registry import open_broker
+from brokers.registry import open_account
 from configuration.redis_clients import async_redis_client
 from configuration.settings import Settings
 from tasks.monitor.leases import Holder
@@ -100,7 +100,7 @@ async def _disarm_from_here(
     """As nobody keeps it: a timer that a dead process has left would fire."""
     account, holder = settings.accounts[name], Holder()
     holding = Holding(redis, holder, [name])
-    broker = open_broker(name, account, markets_dir=settings.markets_dir)
+    broker = open_account(settings, name)
     try:
         wanted = wanted_net(name, account, broker)
         if wanted is None or wanted.unfit:

@@ -35,6 +35,7 @@ from tasks.checks.stores import (
 )
 from tasks.markdown import cell
 from tasks.monitor.check import measure_monitor
+from tasks.safety_nets.check import measure_safety_nets
 from tasks.verification import recoveries
 from tasks.verification.last_result import LastVerification
 from tasks.verification.resets import check_resets
@@ -138,6 +139,11 @@ async def verify_venue_locks() -> list[Measurement]:
     return [await venue_locks.check_venue_locks(current_verification.get().settings)]
 
 
+@_check("Safety nets are armed")
+async def verify_safety_nets() -> list[Measurement]:
+    return await measure_safety_nets(current_verification.get().settings)
+
+
 @_check("Services, queues and latencies")
 async def measure_health() -> list[Measurement]:
     return await system.measure_health(current_verification.get().settings)
@@ -216,6 +222,7 @@ CONCURRENT: tuple[Check, ...] = (
     verify_rules,
     measure_conditions,
     verify_pending_exits,
+    verify_safety_nets,
     check_recoveries,
     verify_services,
     verify_monitor,

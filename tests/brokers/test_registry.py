@@ -10,9 +10,11 @@ from pydantic import SecretStr
 
 from brokers.alpaca import AlpacaBroker
 from brokers.protocol import BrokerRefused
-from brokers.registry import open_broker, open_brokers, open_those_that_open
+from brokers.registry import open_account, open_broker, open_brokers, open_those_that_open
 from configuration.accounts import AccountSettings
-from configuration.settings import ConfigurationError
+from configuration.settings import ConfigurationError, Settings
+from sandbox.exchange.scenario import parse
+from sandbox.exchange.server import PaperExchangeThread
 
 
 def account(adapter: str = "alpaca") -> AccountSettings:
@@ -35,6 +37,20 @@ def test_every_account_gets_its_broker() -> None:
     assert [broker.name for broker in brokers.values()] == ["ALPHA", "BETA"]
     assert all(isinstance(broker, AlpacaBroker) for broker in brokers.values())
     assert "hidden-s" not in repr(brokers)
+
+
+async def test_a_configured_account_finds_what_this_host_keeps_of_its_exchange(tmp_path: Path) -> None:
+    account = {"adapter": "ccxt", "exchange": "binance", "market": "spot", "key_id": "key", "secret_key": "secret"}
+    with PaperExchangeThread(parse('protocol = "binance-spot"\n')) as exchange:
+        settings = Settings.model_validate(
+            {"state_dir": tmp_path, "accounts": {"SPOT": {**account, "urls": exchange.url}}}
+        )
+        broker = open_account(settings, "SPOT")
+        try:
+            await broker.positions()
+        finally:
+            await broker.aclose()
+    assert [*settings.markets_dir.iterdir()]
 
 
 def test_an_adapter_that_is_not_installed_is_named_with_those_that_are() -> None:

@@ -50,7 +50,7 @@ def test_an_account_whose_keys_may_do_all_is_green_and_nothing_is_placed(
     assert {name: found[name]["value"] for name in ("orders", "positions", "keys", "look-up")} == {
         "orders": "1 open orders",
         "positions": "2 positions",
-        "keys": "nothing is refused to these keys",
+        "keys": "the venue tells of nothing that they may not",
         "look-up": "answered",
     }
     assert {"fills", "transfers", "instruments"} <= {*found}
@@ -65,7 +65,7 @@ def test_keys_that_may_only_read_are_red_and_the_rest_is_told(venue: PaperExchan
     done = breaker_cli("accounts", "test", "ALPHA")
     assert done.returncode == 1
     said = " ".join((done.stdout + done.stderr).split())
-    assert "venue/ALPHA/keys" in said and "keys that may trade" in said and "1 open orders" in said
+    assert "■ red keys may not all" in said and "keys that may trade" in said and "1 open orders" in said
     assert "Traceback" not in said
 
 
@@ -99,13 +99,27 @@ def test_a_venue_that_is_away_and_wrong_keys_are_one_line_each(
 def test_what_every_question_is_answered_with_is_said_once(
     breaker_cli: RunCli, write_configuration: WriteConfiguration, tmp_path: Path
 ) -> None:
+    with PaperExchangeThread(parse(BOOK)) as exchange:
+        configure(write_configuration, tmp_path, account(exchange.url, secret="wrong"))
+        done = breaker_cli("accounts", "test", "ALPHA")
+    assert done.returncode == 1
+    assert done.stdout.count("refuses the keys (401)") == 1
+    assert done.stdout.count("as above") == 2, "the one row that is needed to close, and the one that is not"
+    said = " ".join(done.stdout.split())
+    assert "orders, positions, keys, as above look-up" in said and "fills, transfers, as above instruments" in said
+
+
+def test_an_exchange_that_is_misspelt_is_one_line(
+    breaker_cli: RunCli, write_configuration: WriteConfiguration, tmp_path: Path
+) -> None:
     keys = 'key_id = "key"\nsecret_key = "secret"\n'
     configure(write_configuration, tmp_path, f'[accounts.PERPS]\nadapter = "ccxt"\nexchange = "bybt"\n{keys}')
     done = breaker_cli("accounts", "test", "PERPS")
-    assert done.returncode == 1
-    assert done.stdout.count("ccxt knows no exchange 'bybt'; is it bybit? See accounts.PERPS: exchange") == 1
-    assert done.stdout.count("knows no exchange") == 1
-    assert done.stdout.count("as above") == done.stdout.count("not measured") - 1 > 4, done.stdout
+    assert done.returncode == 1 and done.stdout.splitlines() == [
+        "PERPS  ccxt at bybt (swap)",
+        "■ red  reached  accounts.PERPS: ccxt knows no exchange 'bybt'; is it bybit?",
+        "1 red, 0 yellow, 0 green",
+    ]
 
 
 def test_an_account_that_is_not_configured_is_named_with_those_that_are(
@@ -126,10 +140,31 @@ def test_accounts_are_listed_with_what_their_venues_can_do_and_none_is_asked(
     alpha, beta = json.loads(listed.stdout)
     assert (alpha["account"], alpha["adapter"], alpha["monitored_as"]) == ("ALPHA", "alpaca", "account:ALPHA")
     assert "cancel all at once" in alpha["can"] and "dead-man timer" in alpha["cannot"]
-    assert "no adapter 'nasdaq' is installed" in beta["cannot"]
+    assert "no adapter 'nasdaq' is installed" in beta["problem"] and not alpha["problem"]
     shown = breaker_cli("accounts", "list")
     assert "ALPHA" in shown.stdout and "BETA" in shown.stdout
     assert venue.report()["requests"] == {}
+
+
+def test_what_cannot_work_as_it_is_configured_is_listed_and_told_by_config(
+    breaker_cli: RunCli, write_configuration: WriteConfiguration, tmp_path: Path
+) -> None:
+    keys = 'key_id = "key"\nsecret_key = "secret"\n'
+    accounts = (
+        f'[accounts.ALPHA]\nbase_url = "http://127.0.0.1:1"\nsafety_net = 60\n{keys}'
+        f'[accounts.PERPS]\nadapter = "ccxt"\nexchange = "bybt"\n{keys}'
+    )
+    configure(write_configuration, tmp_path, accounts)
+    rows = {row["account"]: row for row in json.loads(breaker_cli("accounts", "list", "--json").stdout)}
+    assert rows["ALPHA"]["problem"].startswith("safety_net = 60: Alpaca has no timer of its own")
+    assert rows["PERPS"]["problem"].startswith("ccxt knows no exchange 'bybt'; is it bybit?")
+    assert not rows["PERPS"]["can"]
+    shown = breaker_cli("config").stderr
+    assert "accounts.ALPHA.safety_net: Alpaca has no timer of its own" in shown
+    assert "accounts.PERPS: ccxt knows no exchange 'bybt'" in shown
+    tried = breaker_cli("accounts", "test", "ALPHA", "--json")
+    (net,) = [check for check in json.loads(tried.stdout)["checks"] if check["name"] == "safety-net/ALPHA"]
+    assert net["colour"] == "red" and "See accounts.ALPHA: safety_net." in net["problem"]
 
 
 def test_without_an_account_it_says_what_to_write(

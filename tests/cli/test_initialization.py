@@ -117,6 +117,19 @@ def test_a_ledger_that_cannot_be_asked_refuses_and_says_what_would_do_it(
     assert redis_client.get("circuit_breaker:state") is None
 
 
+def test_a_database_that_has_no_ledger_yet_is_to_be_given_one_and_not_done_without(
+    configure: Configure, breaker_cli: RunCli, redis_client: redis.Redis, tmp_path: Path
+) -> None:
+    (tmp_path / "new.db").touch()
+    configure(f'database_url = "sqlite:///{tmp_path}/new.db"\n')
+    done = breaker_cli("init")
+    assert done.returncode == 1
+    said = done.stderr.splitlines()[-1]
+    assert said.startswith("breaker: global is not initialised, and no new risk passes: sqlite:")
+    assert "audit upgrade`, then this again" in said and "--force" not in said
+    assert redis_client.get("circuit_breaker:state") is None
+
+
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [

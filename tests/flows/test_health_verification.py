@@ -182,6 +182,7 @@ async def test_each_check_is_a_task_with_a_name_that_reads(prefect: PrefectServe
         "Accounts and feeds are monitored",
         "Conditions are within limits",
         "Pending exits are resumed",
+        "Safety nets are armed",
         "Accounts are locked at their venues until the reset",
         "Services, queues and latencies",
         "Resets were decided",
@@ -197,6 +198,16 @@ async def test_each_check_is_a_task_with_a_name_that_reads(prefect: PrefectServe
 
 
 # --- red
+
+
+async def test_a_venues_timer_that_is_configured_and_not_to_be_had_is_red(
+    verify_directly: Verify, configure: Configure, web: Web
+) -> None:
+    keys = 'key_id = "key"\nsecret_key = "secret"\n'
+    configure(f'[accounts.ALPHA]\nbase_url = "{web.url}"\nsafety_net = 60\n{keys}')
+    state = await verify_directly()
+    assert state.is_failed()
+    assert "safety-net/ALPHA: Alpaca has no timer of its own" in str(state.message)
 
 
 async def test_a_trip_that_waits_on_this_host_is_made_before_the_state_is_judged(

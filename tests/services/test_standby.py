@@ -120,7 +120,7 @@ def test_a_kill_is_done_by_the_standby_and_looks_the_same(
         "FIRST SWEEP  10 orders asked to cancel",
         "10 stay, as they protect positions",
         "✓ FLAT",
-        "done without  Prefect",
+        "done without Prefect",
     ):
         assert words in outcome.stderr
     assert "▸ COST  ALPHA  slippage" in outcome.stderr

@@ -124,13 +124,13 @@ async def test_a_clock_that_differs_and_a_wrong_secret(venue: Venue, futures: An
 async def test_a_key_that_may_only_read(venue: Venue, futures: Any) -> None:
     exchange = venue(RESTING.replace("prices =", "account.key_may_trade = false\nprices ="))
     assert len(await futures.fetch_open_orders()) == 1
-    for call in (
-        lambda: futures.cancel_all_orders(BTC),
-        lambda: futures.create_order(BTC, "market", "buy", 0.01),
-        lambda: futures.fapiPrivatePostOrderTest({"symbol": "BTCUSDT"}),
+    for call, *arguments in (
+        (futures.cancel_all_orders, BTC),
+        (futures.create_order, BTC, "market", "buy", 0.01),
+        (futures.fapiPrivatePostOrderTest, {"symbol": "BTCUSDT"}),
     ):
         with pytest.raises(ccxt.AuthenticationError, match="-2015"):
-            await call()
+            await call(*arguments)
     may = await futures.sapiGetAccountApiRestrictions()
     assert (may["enableReading"], may["enableFutures"]) == (True, False)
     assert exchange.report()["open_orders"] == 1
