@@ -1,8 +1,8 @@
 """Kill an account at Interactive Brokers, seed after seed, through ib_async at a TWS that gets into trouble.
 
-`python -m proofs.tws_kills` runs the kill switch's own procedure on books of stocks, options and crypto, with orders
-of a connected engine, of one that has left, and by hand; fills race, are partial, stall; answers are lost, late or
-errors, connections drop. The exchange's clock is fast, and its own report the judge.
+`python -m proofs.tws_kills` runs the kill switch's own procedure on books of stocks, options, futures, currencies and
+crypto, with orders of a connected engine, of one that has left, and by hand; fills race, are partial, stall; answers
+are lost, late or errors, connections drop. The exchange's clock is fast, and its own report the judge.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class Case:
 
 def case(seed: int) -> Case:
     """The same for the same seed."""
-    random = Random(f"tws:{seed}")
+    random, more = Random(f"tws:{seed}"), Random(f"tws:{seed}:more")
     book = {
         "orders": random.randint(0, 25),
         "positions": random.randint(1, 12),
@@ -71,6 +71,8 @@ def case(seed: int) -> Case:
         "multi_leg": random.randint(0, 1),
         "notional": random.randint(0, 1),
         "unreadable_orders": random.choice([0, 0, 1]),
+        "futures": more.randint(0, 4),
+        "forex": more.randint(0, 3),
     }
     toml = "enforce_available = false\n"
     toml += f"latency_ms = {random.choice([0, 10, 40])}\n[book]\n"

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 from breaker.instruments import Instrument
 from breaker.orders import Account, Fill, MarketClock, Order, OrderType, Position, TimeInForce, Unreadable
 from brokers.ib.connection import ClientIdTaken, Connection, library
-from brokers.ib.contracts import Symbols
+from brokers.ib.contracts import Symbols, expired_on
 from brokers.ib.logins import Logins
 from brokers.ib.market import Market
 from brokers.ib.orders import Orders
@@ -50,11 +50,11 @@ REFERENCES: Final = ClientOrderIds(60, string.ascii_letters + string.digits + "-
 """What goes into `orderRef`. How long it may be is not told; longer ones have been taken."""
 REQUESTS_PER_MINUTE: Final = 45 * 60
 """TWS takes 50 messages a second; ib_async sends at most 45."""
-_NOT_TAKEN: Final = frozenset({103, 110, 200, 201, 203, 321, 435, 10243})
+_NOT_TAKEN: Final = frozenset({103, 110, 200, 201, 203, 321, 388, 435, 10243, 10318})
 """Errors after which it is certain that TWS does not have the order."""
 _LOST: Final = frozenset({100, 1100, 2110})
 """Errors that say nothing of the order which was sent: too many messages, the venue is out of reach."""
-_ONLY_BY_ALL = "only {who} can take it back, or a cancel of all the login's orders"
+_EXPIRED: Final = "{symbol} traded last on {day}: nobody can trade it any more, and the venue settles it"
 
 
 class IbBroker(Broker):
@@ -236,6 +236,11 @@ class IbBroker(Broker):
             contract = self._symbols.contract(request.symbol)
         if contract is None:
             return self._refused(request, f"no position in {request.symbol} tells which contract that is")
+        if (last := expired_on(contract, datetime.now(UTC))) is not None:
+            return self._refused(request, _EXPIRED.format(symbol=request.symbol, day=last))
+        routed = await self._market.route(await self._logins.reader(), contract)
+        if routed is None:
+            return self._refused(request, f"TWS does not tell at which exchange {request.symbol} trades")
         try:
             trader = await self._logins.trader()
         except ClientIdTaken as error:
@@ -245,7 +250,7 @@ class IbBroker(Broker):
                 request.symbol, CloseOutcome.DUPLICATE, None, f"TWS has an order {request.client_order_id} already"
             )
         self._market.note_close(contract)
-        return await self._place(trader, contract, request)
+        return await self._place(trader, routed, request, self._market.trades_only_outside(contract))
 
     async def _known_references(self, trader: Connection) -> set[str]:
         """Of all orders of today. Alone under its client id, a connection learns them once and adds its own."""
@@ -255,10 +260,10 @@ class IbBroker(Broker):
         self._references = trader, day.references()
         return self._references[1]
 
-    async def _place(self, trader: Connection, contract: Any, request: CloseOrder) -> CloseResult:
+    async def _place(self, trader: Connection, contract: Any, request: CloseOrder, outside: bool) -> CloseResult:
+        """`contract` as orders name it; `outside`: it trades now, though not in its session."""
         try:
-            order = self._order_for(contract, request)
-            state = await trader.place(self._market.routed(contract), order)
+            state = await trader.place(contract, self._order_for(contract, request, outside=outside))
         except TwsError as error:
             if error.code in _NOT_TAKEN:
                 return refused(request.symbol, error)
@@ -289,7 +294,7 @@ class IbBroker(Broker):
             return refused(request.symbol, lost)
         return CloseResult(request.symbol, CloseOutcome.UNKNOWN, None, f"{said}; TWS does not list the order (yet)")
 
-    def _order_for(self, contract: Any, request: CloseOrder) -> Any:
+    def _order_for(self, contract: Any, request: CloseOrder, *, outside: bool) -> Any:
         """Quantities and prices go as they are written. Crypto takes market orders only for at once."""
         order = library().Order()
         is_market = request.type is OrderType.MARKET
@@ -302,7 +307,7 @@ class IbBroker(Broker):
         order.tif = (TimeInForce.IOC if at_once else request.time_in_force).value.upper()
         order.orderRef = request.client_order_id
         order.account = self._account
-        order.outsideRth = request.extended_hours or self._market.trades_only_outside(contract)
+        order.outsideRth = request.extended_hours or outside
         return order
 
     @staticmethod

@@ -1,18 +1,19 @@
 """Read contracts of Interactive Brokers: what a symbol is here, its steps, and when its market is open. Pure.
 
-Sources: the TWS API's documentation of `Contract` and `ContractDetails` (trading and liquid hours, sizes, ticks).
+Sources: the TWS API's documentation of `Contract` and `ContractDetails` (trading and liquid hours, sizes, ticks), and
+of positions: those of futures come without their exchange.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from typing import Any
 from zoneinfo import ZoneInfo
 
-from breaker.instruments import AssetClass, Instrument, canonical_symbol
+from breaker.instruments import AssetClass, Instrument, Session, canonical_symbol
 from breaker.orders import MarketClock
 
 _CLASSES = {
@@ -29,7 +30,13 @@ _CLASSES = {
 }
 """Anything else (bonds, funds, CFDs) is closed as an equity is: in its session, by the rules of the contract."""
 _ROUTES = {"CASH": "IDEALPRO", "CRYPTO": "PAXOS"}
-"""Where a contract whose exchange is not told is traded; all others by IB's own routing."""
+"""Where a contract whose exchange is not told is traded; others by IB's own routing, but for futures."""
+_NOT_ROUTED = frozenset({"FUT", "FOP"})
+"""What trades at its own exchange only, whose name has to be learnt."""
+_WHOLE_UNITS = frozenset({"OPT", "FOP", "FUT", "CASH"})
+"""What trades in whole units, whatever finer step the venue tells of it (errors 10243, 10318)."""
+WHENEVER_IT_TRADES = frozenset({AssetClass.FUTURE, AssetClass.FOREX})
+"""What is as open at night as by day: of the two kinds of hours that are told, its trading hours are its session."""
 _CENT = Decimal("0.01")
 
 
@@ -44,11 +51,15 @@ class Hours:
         """Whether an order that may fill outside the session can fill."""
         return any(begin <= now < end for begin, end in self.trading)
 
-    def clock(self, now: datetime) -> MarketClock:
-        """Its session as the account's clock would be told."""
-        is_open = any(begin <= now < end for begin, end in self.liquid)
-        opens = min((begin for begin, _ in self.liquid if begin > now), default=None)
-        closes = min((end for _, end in self.liquid if end > now), default=None)
+    def is_liquid_at(self, now: datetime) -> bool:
+        return any(begin <= now < end for begin, end in self.liquid)
+
+    def clock(self, now: datetime, asset_class: AssetClass = AssetClass.EQUITY) -> MarketClock:
+        """The session of a thing of this class as the account's clock would be told."""
+        spans = self.trading if asset_class in WHENEVER_IT_TRADES else self.liquid
+        is_open = any(begin <= now < end for begin, end in spans)
+        opens = min((begin for begin, _ in spans if begin > now), default=None)
+        closes = min((end for _, end in spans if end > now), default=None)
         return MarketClock(now, is_open, opens, closes)
 
 
@@ -112,15 +123,27 @@ class Symbols:
 def plain_instrument(contract: Any) -> Instrument:
     """What the contract itself tells, for as long as the venue has told no more."""
     asset_class = _CLASSES.get(contract.secType, AssetClass.EQUITY)
-    whole = Decimal(1) if asset_class in {AssetClass.OPTION, AssetClass.FUTURE} else None
+    whole = Decimal(1) if contract.secType in _WHOLE_UNITS else None
     return Instrument(asset_class, multiplier=_decimal(contract.multiplier) or Decimal(1), quantity_increment=whole)
 
 
 def route_of(contract: Any, details: Details | None) -> str:
-    """The exchange that an order for it names."""
+    """The exchange that an order for it names; empty where that has to be learnt first."""
     if contract.exchange and contract.exchange != contract.primaryExchange:
         return str(contract.exchange)
-    return details.exchange if details and details.exchange else _ROUTES.get(contract.secType, "SMART")
+    if details and details.exchange:
+        return details.exchange
+    return "" if contract.secType in _NOT_ROUTED else _ROUTES.get(contract.secType, "SMART")
+
+
+def expired_on(contract: Any, now: datetime) -> date | None:
+    """The last day on which it traded, if that is over everywhere; None where it trades, or that is not told."""
+    told = str(contract.lastTradeDateOrContractMonth)[:8]
+    try:
+        last = datetime.strptime(told, "%Y%m%d").date()  # noqa: DTZ007 - a day of no time zone
+    except ValueError:
+        return None
+    return last if last < (now - timedelta(days=1)).date() else None
 
 
 def read_details(details: Any) -> Details:
@@ -133,16 +156,19 @@ def read_details(details: Any) -> Details:
     tick = _decimal(details.minTick)
     if plain.asset_class is AssetClass.EQUITY and tick is not None and tick <= _CENT:
         tick = None
+    hours, step, whole = read_hours(details), _decimal(details.sizeIncrement), plain.quantity_increment
     instrument = Instrument(
         plain.asset_class,
         multiplier=plain.multiplier,
         price_increment=tick,
-        quantity_increment=_decimal(details.sizeIncrement) or plain.quantity_increment,
+        quantity_increment=max(step, whole) if step and whole else step or whole,
         minimum_quantity=_decimal(details.minSize),
+        # Nothing of it is sent outside its hours: it would wait at TWS for the open, and be taken back all the time.
+        trades=Session.REGULAR if hours and plain.asset_class in WHENEVER_IT_TRADES else None,
     )
     exchanges = str(details.validExchanges).split(",")
     exchange = "SMART" if "SMART" in exchanges else contract.exchange or exchanges[0]
-    return Details(instrument, exchange, read_hours(details))
+    return Details(instrument, exchange, hours)
 
 
 def read_hours(details: Any) -> Hours | None:

@@ -10,12 +10,22 @@ from typing import Any, Final
 from breaker.instruments import AssetClass, Instrument, Session
 from breaker.orders import MarketClock, Position
 from brokers.ib.connection import Connection, library
-from brokers.ib.contracts import Details, Hours, Symbols, plain_instrument, read_details, route_of
+from brokers.ib.contracts import (
+    WHENEVER_IT_TRADES,
+    Details,
+    Hours,
+    Symbols,
+    plain_instrument,
+    read_details,
+    route_of,
+)
 from brokers.ib.reading import SENSELESS
 from brokers.protocol import BrokerError, BrokerUnavailable
 
 DETAILS_WITHIN: Final = 0.4
 """Seconds for which positions wait for what is said of their contracts; what comes later serves the next time."""
+ROUTE_WITHIN: Final = 3.0
+"""The same for a close that can't be sent without."""
 DETAILS_AT_ONCE: Final = 20
 HOURS_LAST: Final = timedelta(minutes=1)
 """After this they are asked for again."""
@@ -60,7 +70,7 @@ class Market:
     def clock(self, contract: Any, now: datetime) -> MarketClock | None:
         """The session of its own market; None where that is not known."""
         hours = self._hours(contract, now)
-        return None if hours is None else hours.clock(now)
+        return None if hours is None else hours.clock(now, self.instrument(contract).asset_class)
 
     def trades_only_outside(self, contract: Any) -> bool:
         """By the contract's own hours: not in its session, and traded all the same, as futures are at night."""
@@ -68,26 +78,35 @@ class Market:
         hours = self._hours(contract, now)
         if hours is None or self.instrument(contract).asset_class is not AssetClass.FUTURE:
             return False
-        return hours.trades_at(now) and not hours.clock(now).is_open
+        return hours.trades_at(now) and not hours.is_liquid_at(now)
 
     def _hours(self, contract: Any, now: datetime) -> Hours | None:
         known = self._details.get(contract.conId)
         return known[1].hours if known and now - known[0] < HOURS_BELIEVED else None
 
-    def routed(self, contract: Any) -> Any:
-        """The contract as an order names it."""
+    def routed(self, contract: Any) -> Any | None:
+        """The contract as an order names it; None while it is not known where it trades."""
         known = self._details.get(contract.conId)
+        exchange = route_of(contract, known[1] if known else None)
+        if not exchange:
+            return None
         return library().Contract(
             conId=contract.conId,
             symbol=contract.symbol,
             secType=contract.secType,
             currency=contract.currency,
-            exchange=route_of(contract, known[1] if known else None),
+            exchange=exchange,
         )
+
+    async def route(self, reader: Connection, contract: Any) -> Any | None:
+        """The same, after asking where it trades if that is not known: nothing can be sent without."""
+        if self.routed(contract) is None:
+            await self.learn(reader, [contract], within=ROUTE_WITHIN)
+        return self.routed(contract)
 
     # Asking
 
-    async def learn(self, reader: Connection, contracts: Iterable[Any]) -> None:
+    async def learn(self, reader: Connection, contracts: Iterable[Any], *, within: float = DETAILS_WITHIN) -> None:
         """Ask what the venue says of these contracts, as far as it is not known or old; wait for it a moment."""
         now = datetime.now(UTC)
         due = [c for c in contracts if c.conId not in self._details or now - self._details[c.conId][0] > HOURS_LAST]
@@ -96,7 +115,7 @@ class Market:
             if contract.conId not in self._asking:
                 self._asking[contract.conId] = asyncio.create_task(self._ask_details(reader, contract, places))
         if waiting := {self._asking[contract.conId] for contract in due}:
-            await asyncio.wait(waiting, timeout=DETAILS_WITHIN)
+            await asyncio.wait(waiting, timeout=within)
 
     async def _ask_details(self, reader: Connection, contract: Any, places: asyncio.Semaphore) -> None:
         """What can't be learnt is not known, and nothing that closes depends on it."""
@@ -131,9 +150,12 @@ class Market:
             out = position.market is not None and not position.market.is_open
             if contract.conId in watched or not (out or contract.conId in self._closing) or len(watched) >= MOST_QUOTES:
                 continue
+            routed = self.routed(contract)
+            if routed is None:
+                continue
             watched.add(contract.conId)
             try:
-                reader.watch(self.routed(contract))
+                reader.watch(routed)
             except BrokerUnavailable:
                 return
 
@@ -142,7 +164,7 @@ class Market:
 
         None where they differ, or are not told. Raises `BrokerUnavailable`.
         """
-        contracts = [contract for contract in self.held if self.instrument(contract).session is not Session.ALWAYS]
+        contracts = [contract for contract in self.held if self._keeps_a_session(contract)]
         if not contracts:
             contracts = [library().Stock("SPY", "SMART", "USD")]
         now = datetime.fromtimestamp(await reader.time(), UTC)
@@ -157,6 +179,10 @@ class Market:
             min((clock.next_open for clock in clocks if clock.next_open), default=None),
             min((clock.next_close for clock in clocks if clock.next_close), default=None),
         )
+
+    def _keeps_a_session(self, contract: Any) -> bool:
+        instrument = self.instrument(contract)
+        return instrument.session is not Session.ALWAYS and instrument.asset_class not in WHENEVER_IT_TRADES
 
 
 async def _quietly(asking: Awaitable[object]) -> None:

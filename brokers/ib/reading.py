@@ -54,7 +54,7 @@ _FORCES = {"DAY": TimeInForce.DAY, "GTC": TimeInForce.GTC, "IOC": TimeInForce.IO
 _UNSET = Decimal("1e100")
 """TWS says the largest number there is for one that is not set."""
 _PRICE_STEP = 110
-_FRACTION = 10243
+_FRACTION = frozenset({10243, 10318})
 _BELOW_MINIMUM = re.compile(
     r"minim(um|al) (order )?(size|quantity|qty|notional|value|amount)|less than the minimum|size too small"
 )
@@ -237,7 +237,7 @@ def refused(symbol: str, error: TwsError) -> CloseResult:
     words = error.words.lower()
     if error.code == _PRICE_STEP:
         refusal = Refusal.PRICE_STEP
-    elif error.code == _FRACTION or "fraction" in words:
+    elif error.code in _FRACTION or "fraction" in words:
         refusal = Refusal.FRACTION
     elif _BELOW_MINIMUM.search(words):
         refusal = Refusal.BELOW_MINIMUM

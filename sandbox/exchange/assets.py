@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from datetime import date
 from decimal import Decimal
 from functools import lru_cache
 from typing import Final
 
 from breaker.instruments import AssetClass
 from breaker.orders import ZERO
+from sandbox.exchange.futures_forex_assets import PAIRS as FOREX_PAIRS
+from sandbox.exchange.futures_forex_assets import PAIRS_TICK, future_root, pair_of
 
 _CENT: Final = Decimal("0.01")
 _HUNDREDTH_OF_A_CENT: Final = Decimal("0.0001")
@@ -43,11 +46,15 @@ class Asset:
     """The most that an order without a price may have."""
     paid_from: str = ""
     """The pair whose currency it is paid in, where that is not the account's."""
+    units: Decimal = Decimal(1)
+    """Of the underlying, in one contract of a future."""
+    last_trade: date | None = None
+    """The last day on which a future or an option trades, where the scenario says so; no such day otherwise."""
 
     @property
     def multiplier(self) -> Decimal:
         """Units of the underlying per contract."""
-        return Decimal(100) if self.asset_class is AssetClass.OPTION else Decimal(1)
+        return Decimal(100) if self.asset_class is AssetClass.OPTION else self.units
 
     @property
     def position_symbol(self) -> str:
@@ -114,11 +121,25 @@ def contract_of(symbol: str) -> Contract | None:
 
 
 def asset_of(symbol: str) -> Asset:
-    """Alpaca's asset of this symbol, in the spelling of orders."""
+    """The asset of this symbol, in the spelling of orders: Alpaca's, or a future or pair of Interactive Brokers."""
     if symbol in PAIRS:
         return PAIRS[symbol]
     if "/" in symbol:
         return Asset(symbol, AssetClass.CRYPTO, price_increment=_HUNDREDTH_OF_A_CENT, minimum_cost=Decimal(10))
     if contract_of(symbol):
         return Asset(symbol, AssetClass.OPTION, quantity_increment=Decimal(1), price_increment=_CENT)
+    if root := future_root(symbol):
+        return Asset(
+            symbol,
+            AssetClass.FUTURE,
+            quantity_increment=Decimal(1),
+            price_increment=root.tick,
+            usual_price=root.price,
+            units=root.multiplier,
+        )
+    if pair_of(symbol):
+        price = FOREX_PAIRS.get(symbol, Decimal(1))
+        return Asset(
+            symbol, AssetClass.FOREX, quantity_increment=Decimal(1), price_increment=PAIRS_TICK, usual_price=price
+        )
     return Asset(symbol)

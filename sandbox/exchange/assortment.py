@@ -1,4 +1,4 @@
-"""Generate what a mixed book holds beside equities: pairs, options alone and in spreads, dust, and their orders.
+"""Generate what a mixed book holds beside equities: pairs, options, spreads, futures, dust, and their orders.
 
 Resting orders are far from the market, so they fill only by a race or a price move.
 """
@@ -13,10 +13,13 @@ from typing import Final
 from breaker.orders import Side, TimeInForce
 from sandbox.exchange.assets import PAIRS
 from sandbox.exchange.book import Book
+from sandbox.exchange.futures_forex_assets import FUTURES
+from sandbox.exchange.futures_forex_assets import PAIRS as FOREX_PAIRS
 from sandbox.exchange.orders import PaperPosition
 from sandbox.exchange.scenario import LegEntry, OrderEntry, Scenario
 
 _EXPIRIES: Final = ("261218", "270115")
+_FUTURES_MONTHS: Final = ("Z6", "H7")
 _CENT: Final = Decimal("0.01")
 _FINEST: Final = Decimal("0.000000001")
 _SMALLEST_DUST: Final = Decimal("0.000000005")
@@ -31,13 +34,18 @@ class Assortment:
         self._random = random
         self._pairs = list(PAIRS)
         random.shuffle(self._pairs)
-        self._held: dict[str, list[PaperPosition]] = {"crypto": [], "options": [], "spreads": []}
+        self._forex = list(FOREX_PAIRS)
+        self._futures = [f"{root}{month}" for root in FUTURES for month in _FUTURES_MONTHS]
+        self._held: dict[str, list[PaperPosition]] = {
+            kind: [] for kind in ("crypto", "options", "spreads", "futures", "forex")
+        }
 
     @property
     def most_orders(self) -> int:
         """No more orders than these come of it."""
         counts = self._counts
-        return counts.crypto + counts.options + counts.notional + counts.multi_leg
+        brokered = counts.futures + counts.forex
+        return counts.crypto + counts.options + counts.notional + counts.multi_leg + brokered
 
     def positions(self) -> Iterator[PaperPosition]:
         """Positions in symbols that nothing is held of yet."""
@@ -53,6 +61,10 @@ class Assortment:
             yield from self._spread()
         for _ in range(counts.covered_calls):
             yield from self._covered_call()
+        for symbol in self._some(self._futures, counts.futures):
+            yield self._keep("futures", self._long_or_short(symbol, self._random.randint(1, 12)))
+        for symbol in self._some(self._forex, counts.forex):
+            yield self._keep("forex", self._long_or_short(symbol, self._random.randint(500, 60_000)))
 
     def orders(self) -> Iterator[OrderEntry]:
         """Orders for what is held already, most of which would reduce it."""
@@ -61,6 +73,8 @@ class Assortment:
             yield self._resting(position, TimeInForce.GTC, _FINEST)
         for position in self._held["options"]:
             yield self._resting(position, TimeInForce.DAY, Decimal(1))
+        for position in (*self._held["futures"], *self._held["forex"]):
+            yield self._resting(position, TimeInForce.GTC, Decimal(1))
         for _ in range(counts.notional):
             yield self._for_an_amount()
         for index in range(counts.multi_leg):
@@ -108,6 +122,13 @@ class Assortment:
         shares = 100 * qty + self._random.choice([0, 0, 50])
         yield PaperPosition(underlying, Decimal(shares), self._book.prices[underlying])
 
+    def _some(self, symbols: list[str], count: int) -> list[str]:
+        return self._random.sample(symbols, min(count, len(symbols)))
+
+    def _long_or_short(self, symbol: str, qty: int) -> PaperPosition:
+        price = self._book.prices.setdefault(symbol, self._book.asset(symbol).usual_price)
+        return PaperPosition(symbol, Decimal(self._random.choice([qty, -qty])), price)
+
     def _any_underlying(self) -> str:
         return self._random.choice([symbol for symbol in self._book.prices if symbol.isalpha()])
 
@@ -123,7 +144,7 @@ class Assortment:
 
     def _resting(self, position: PaperPosition, force: TimeInForce, step: Decimal) -> OrderEntry:
         """For a part of the position, or for more of the same."""
-        part = (position.qty * self._random.randint(10, 100) / 100).quantize(step, ROUND_DOWN)
+        part = (abs(position.qty) * self._random.randint(10, 100) / 100).quantize(step, ROUND_DOWN)
         side = self._random.choice([position.closing_side, position.closing_side, position.closing_side.opposite])
         return OrderEntry(
             symbol=position.symbol,

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from decimal import ROUND_DOWN, Decimal
 from random import Random
 
+from breaker.instruments import AssetClass
 from breaker.orders import OrderType, TimeInForce
 from sandbox.exchange.assets import ALWAYS_OPEN
 from sandbox.exchange.book import Book
@@ -172,7 +173,10 @@ class MatchingEngine:
             self.consider(order)
 
     def _tradable_now(self, order: PaperOrder) -> bool:
-        if not order.joint_legs and self._book.asset(order.symbol).asset_class in ALWAYS_OPEN:
+        asset_class = None if order.joint_legs else self._book.asset(order.symbol).asset_class
+        if asset_class in ALWAYS_OPEN:
+            return True
+        if self.session is Session.EXTENDED and asset_class is AssetClass.FOREX:
             return True
         if self.session is Session.OPEN:
             return order.time_in_force not in {TimeInForce.OPG, TimeInForce.CLS}

@@ -2,14 +2,15 @@
 
 Durations are seconds on the exchange's clock (which `time_scale` speeds up), latency is milliseconds, quantities are
 shares, contracts or coins. Everything has a default; an empty file is a quiet market and an empty book. What an asset
-is, its symbol says: `BTC/USD` (or `BTCUSD`) is a pair of currencies, `SPY261218C00600000` an option.
+is, its symbol says: `BTC/USD` (or `BTCUSD`) is a pair with a coin, `SPY261218C00600000` an option, `ESZ6` a future,
+`EUR.USD` a pair of states' currencies.
 """
 
 from __future__ import annotations
 
 import tomllib
 from dataclasses import replace
-from datetime import datetime
+from datetime import date, datetime
 from decimal import Decimal
 from enum import StrEnum
 from pathlib import Path
@@ -22,6 +23,7 @@ from breaker.orders import OrderType, PositionSide, Side, TimeInForce
 from sandbox.exchange.assets import Asset, asset_of, in_orders
 from sandbox.exchange.crypto_assets import crypto_asset_of
 from sandbox.exchange.distribution import AnyDistribution, Distribution
+from sandbox.exchange.tws_settings import Tws
 
 Symbol = Annotated[str, AfterValidator(in_orders)]
 """A pair in either of its spellings."""
@@ -82,6 +84,8 @@ class AssetRules(_Part):
     min_cost: Decimal | None = Field(default=None, ge=0)
     max_order_size: Decimal | None = Field(default=None, gt=0)
     max_market_order_size: Decimal | None = Field(default=None, gt=0)
+    last_trade: date | None = None
+    """The day after which a future or an option is not traded any more."""
 
 
 class Market(_Part):
@@ -112,6 +116,10 @@ class GeneratedBook(_Part):
     """Long options by themselves, and below them what else is made of options: two positions each."""
     spreads: Count = 0
     covered_calls: Count = 0
+    futures: Count = 0
+    """Positions in futures, as Interactive Brokers has them, each with a resting order; not counted in `positions`."""
+    forex: Count = 0
+    """The same in pairs of currencies, some of them odd lots."""
     both_legs: Count = 0
     """Hedge mode: in that many of the positions' symbols a position of the other side, too."""
     algo: Count = 0
@@ -327,19 +335,6 @@ class LateFill(_Part):
     times: int = Field(default=1, ge=1)
 
 
-class Tws(_Part):
-    """How the exchange looks to clients of the TWS API."""
-
-    accounts: tuple[str, ...] = Field(default=("DU1234567",), min_length=1)
-    """What the login manages; the book is the first one's, the others are empty."""
-    engine_client: int = Field(default=7, ge=1)
-    """The client id under which the book's orders were placed."""
-    by_hand: Count = 0
-    """Of the book's orders, how many were placed by hand, the oldest: no client of the API but 0 has them."""
-    read_only: bool = False
-    """Orders are neither taken nor cancelled over the API."""
-
-
 class Scenario(_Part):
     seed: int = 1
     time_scale: float = Field(default=1.0, gt=0)
@@ -396,6 +391,7 @@ class Scenario(_Part):
             "minimum_cost": rules.min_cost,
             "maximum_quantity": rules.max_order_size,
             "maximum_market_quantity": rules.max_market_order_size,
+            "last_trade": rules.last_trade,
         }
         return replace(usual, **{name: value for name, value in said.items() if value is not None})
 

@@ -37,6 +37,8 @@ def check_terms(
             _check_crypto(request, qty, asset)
         case AssetClass.OPTION:
             _check_option(request, qty, session)
+        case AssetClass.FUTURE | AssetClass.FOREX:
+            _check_brokered(qty, asset)
         case _:
             _check_equity(request, qty, fractions_anytime=fractions_anytime)
     if qty < asset.minimum_quantity:
@@ -103,6 +105,12 @@ def _check_option(request: OrderRequest, qty: Decimal, session: Session) -> None
         raise unprocessable("extended hours are not supported for options trading", _HOURS)
     if request.type is OrderType.MARKET and session is not Session.OPEN:
         raise unprocessable("options market orders are only allowed during market hours", _HOURS)
+
+
+def _check_brokered(qty: Decimal, asset: Asset) -> None:
+    """A future or a pair of currencies, as Interactive Brokers takes them: any kind of order, in whole units."""
+    if qty % asset.quantity_increment:
+        raise unprocessable("This order does not support fractional quantity trading", _WHOLE)
 
 
 def _check_equity(request: OrderRequest, qty: Decimal, *, fractions_anytime: bool) -> None:

@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 
-from breaker.instruments import AssetClass
+from breaker.instruments import AssetClass, Session
 from breaker.orders import OrderStatus, OrderType, Side, TimeInForce
-from brokers.ib import IbBroker, connection, listener, logins
+from brokers.ib import IbBroker, connection, listener, logins, market
 from brokers.protocol import (
     Broker,
     BrokerRefused,
@@ -37,6 +37,12 @@ LONG = 'enforce_available = false\n[prices]\nAAPL = 200\n[[positions]]\nsymbol =
 RESTING = '[[orders]]\nsymbol = "AAPL"\nside = "buy"\nqty = 10\nlimit_price = 100\n'
 STOP = '[[orders]]\nsymbol = "AAPL"\nside = "sell"\nqty = 100\ntype = "stop"\nstop_price = 150\n'
 SELL = CloseOrder("AAPL", Side.SELL, D(100), "incident-AAPL-1")
+BROKERED = (
+    'enforce_available = false\n[[positions]]\nsymbol = "ESZ6"\nqty = -2\nprice = 6800\n'
+    '[[positions]]\nsymbol = "EUR.USD"\nqty = 5000\nprice = 1.15\n'
+)
+BUY_FUTURE = CloseOrder("ESZ6", Side.BUY, D(2), "incident-ESZ6-1")
+SELL_PAIR = CloseOrder("EUR.USD", Side.SELL, D(5_000), "incident-EUR.USD-1")
 ENGINE = 7
 
 
@@ -382,6 +388,73 @@ async def test_the_price_of_what_is_being_closed_is_followed(venue: Venue) -> No
         async with asyncio.timeout(PATIENCE):
             while (await broker.positions()).items[0].current_price != 150:
                 await asyncio.sleep(0.02)
+
+
+# Futures and pairs of currencies
+
+
+async def test_futures_and_pairs_have_their_units_steps_and_hours(venue: Venue) -> None:
+    exchange = venue(BROKERED + '[market]\nsession = "extended"\n')
+    async with opened(exchange) as broker:
+        held = {position.symbol: position for position in await broker.positions()}
+    future, pair = held["ESZ6"], held["EUR.USD"]
+    told = future.instrument
+    assert (told.asset_class, told.multiplier, told.price_increment) == (AssetClass.FUTURE, D(50), D("0.25"))
+    assert (future.average_entry_price, future.current_price, future.notional) == (D(6800), D(6800), D(680_000))
+    assert (pair.instrument.asset_class, pair.instrument.quantity_increment) == (AssetClass.FOREX, D(1))
+    assert pair.quantity == 5_000 and pair.current_price == D("1.15")
+    assert all(position.market and position.market.is_open for position in held.values())
+
+
+@pytest.mark.parametrize("session", ["open", "extended"])
+async def test_futures_and_pairs_are_closed_at_their_own_exchange_day_and_night(venue: Venue, session: str) -> None:
+    exchange = venue(f'{BROKERED}[market]\nsession = "{session}"\n')
+    async with opened(exchange) as broker:
+        await broker.positions()
+        for close in (BUY_FUTURE, SELL_PAIR):
+            result = await broker.close(close)
+            assert result.outcome is CloseOutcome.ACCEPTED, result
+        await until(exchange, lambda seen: bool(seen["is_flat"]))
+
+
+async def test_a_limit_for_a_future_is_on_its_tick(venue: Venue) -> None:
+    exchange = venue(BROKERED)
+    async with opened(exchange) as broker:
+        (future,) = (position for position in await broker.positions() if position.symbol == "ESZ6")
+        price = future.instrument.price(D("6834.03"), up=True)
+        close = CloseOrder("ESZ6", Side.BUY, D(2), "i-1", OrderType.LIMIT, price)
+        assert price == D("6834.25") and (await broker.close(close)).outcome is CloseOutcome.ACCEPTED
+
+
+async def test_out_of_their_hours_futures_and_pairs_wait_for_the_open(venue: Venue) -> None:
+    exchange = venue(BROKERED + '[market]\nsession = "closed"\n')
+    async with opened(exchange) as broker:
+        held = await broker.positions()
+    assert {position.instrument.session for position in held} == {Session.REGULAR}
+    assert all(p.market and not p.market.is_open and p.market.next_open for p in held)
+
+
+async def test_a_future_is_not_sent_where_nobody_tells_its_exchange(
+    venue: Venue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(market, "ROUTE_WITHIN", 0.1)
+    silent = '[[trouble]]\nkind = "timeout"\nroutes = ["TWS reqContractDetails"]\n'
+    exchange = venue(BROKERED + silent)
+    async with opened(exchange) as broker:
+        held = {position.symbol: position for position in await broker.positions()}
+        assert held["ESZ6"].instrument.session is Session.ALWAYS
+        refused = await broker.close(BUY_FUTURE)
+        assert refused.outcome is CloseOutcome.REFUSED and "at which exchange ESZ6 trades" in refused.reason
+        assert (await broker.close(SELL_PAIR)).outcome is CloseOutcome.ACCEPTED
+
+
+async def test_an_expired_future_is_named_and_not_sent(venue: Venue) -> None:
+    exchange = venue(BROKERED + "[assets.ESZ6]\nlast_trade = 2020-12-18\n")
+    async with opened(exchange) as broker:
+        await broker.positions()
+        refused = await broker.close(BUY_FUTURE)
+    assert refused.outcome is CloseOutcome.REFUSED and "ESZ6 traded last on 2020-12-18" in refused.reason
+    assert "TWS placeOrder" not in (await report(exchange))["requests"]
 
 
 # What TWS may not be able to say

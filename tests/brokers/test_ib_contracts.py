@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from decimal import Decimal
 from typing import Any
 
@@ -11,7 +11,7 @@ import pytest
 from ib_async import Contract, ContractDetails
 
 from breaker.instruments import AssetClass, Session
-from brokers.ib.contracts import Symbols, base_symbol, plain_instrument, read_details, read_hours, route_of
+from brokers.ib.contracts import Symbols, base_symbol, expired_on, plain_instrument, read_details, read_hours, route_of
 from brokers.ib.reading import TwsError, amount, cancelled, newest_of_each, read_fill, refused
 from brokers.protocol import CancelOutcome, Refusal
 
@@ -101,7 +101,7 @@ def test_steps_sizes_and_routing_are_the_venues() -> None:
     read = read_details(details(future, minTick=0.25, minSize=1.0, sizeIncrement=1.0, validExchanges="CME"))
     assert (read.instrument.asset_class, read.instrument.multiplier) == (AssetClass.FUTURE, D(50))
     assert (read.instrument.price_increment, read.instrument.quantity_increment) == (D("0.25"), D("1.0"))
-    assert read.instrument.session is Session.ALWAYS and read.exchange == "CME"
+    assert read.instrument.session is Session.REGULAR and read.exchange == "CME"
     held = Contract(secType="FUT", symbol="ES", conId=1)
     assert route_of(held, read) == "CME"
 
@@ -122,6 +122,39 @@ def test_what_the_contract_tells_is_enough_until_the_venue_has_told_more() -> No
     assert (option.asset_class, option.multiplier, option.quantity_increment) == (AssetClass.OPTION, D(100), D(1))
     assert plain_instrument(Contract(secType="CASH")).asset_class is AssetClass.FOREX
     assert route_of(Contract(secType="CASH"), None) == "IDEALPRO"
+    assert route_of(Contract(secType="FUT"), None) == ""
+
+
+def test_a_pair_is_traded_in_whole_units_however_fine_a_step_is_told() -> None:
+    pair = ib_async.Forex("EURUSD")
+    told = read_details(details(pair, minTick=0.00005, minSize=1e-7, sizeIncrement=1e-7, validExchanges="IDEALPRO"))
+    assert told.instrument.quantity(D("20000.37")) == 20_000
+    metal = read_details(details(Contract(secType="CMDTY", symbol="XAUUSD"), sizeIncrement=0.01))
+    assert metal.instrument.quantity_increment == D("0.01")
+
+
+def test_what_trades_at_night_is_open_by_its_trading_hours() -> None:
+    hours = read_hours(details(Contract()))
+    assert hours is not None
+    night, day = at(22), at(12, day=23)
+    assert not hours.clock(night).is_open
+    assert hours.clock(night, AssetClass.FUTURE).is_open and hours.clock(night, AssetClass.FOREX).is_open
+    assert hours.clock(day, AssetClass.FUTURE).next_open == at(8, day=24)
+
+
+@pytest.mark.parametrize(
+    ("told", "now", "expired"),
+    [
+        ("20240719", at(12), date(2024, 7, 19)),
+        ("20240721", at(12), None),  # it may be that day still, somewhere
+        ("20240722", at(12), None),
+        ("202407", at(12), None),
+        ("", at(12), None),
+        ("20240331 19:30:00 GB", at(12), date(2024, 3, 31)),
+    ],
+)
+def test_what_has_expired_is_known_by_its_last_day(told: str, now: datetime, expired: date | None) -> None:
+    assert expired_on(Contract(secType="FUT", lastTradeDateOrContractMonth=told), now) == expired
 
 
 @pytest.mark.parametrize(

@@ -69,6 +69,22 @@ async def test_what_cannot_be_closed_now_is_named_with_its_reason(
     assert all("market closed" in reason for reason in outcome.stuck.values()) and len(outcome.stuck) == 3
 
 
+async def test_futures_and_currencies_wait_for_their_open_and_an_expired_one_is_named(
+    exchange: PaperExchangeThread, redis_server: EmbeddedRedis
+) -> None:
+    toml = f'{ALONE}[assets.ESU6]\nlast_trade = 2020-09-18\n[market]\nsession = "closed"\n'
+    toml += "".join(f'[[positions]]\nsymbol = "{symbol}"\nqty = 3\n' for symbol in ("CLF7", "ESU6", "EUR.USD"))
+    exchange.restart(scaled(toml))
+    settings = kill_settings(stuck_after=40.0, deadline=200.0)
+    report = await kill({"IB": account(exchange)}, redis_server.url, incident_id=uuid7(), settings=settings)
+    outcome = Outcome([report], await asyncio.to_thread(exchange.report))
+    assert not outcome.faults() and not outcome.said_flat
+    stuck = outcome.stuck
+    assert "traded last on 2020-09-18" in stuck.pop("ESU6")
+    assert {*stuck} == {"CLF7", "EUR.USD"}
+    assert all("market closed; nothing can be queued" in reason for reason in stuck.values())
+
+
 async def test_a_tws_that_does_not_listen_holds_up_no_other_account(
     exchange: PaperExchangeThread, redis_server: EmbeddedRedis
 ) -> None:

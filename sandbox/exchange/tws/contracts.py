@@ -1,15 +1,16 @@
 """Describe what the exchange lists as Interactive Brokers does: contracts with an id, a kind and trading hours. Pure.
 
 Sources: the TWS API's documentation of `Contract` and `ContractDetails`. A stock is `STK`, an option `OPT` with its OCC
-symbol for a local symbol, a pair with a currency of no state `CRYPTO`.
+symbol for a local symbol, a pair with a currency of no state `CRYPTO`; a future is `FUT`, a pair of states' currencies
+`CASH`, and both are traded only where the order names their exchange, which positions don't tell.
 """
 
 from __future__ import annotations
 
 import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from dataclasses import dataclass, replace
+from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from functools import lru_cache
 from typing import Final
@@ -17,11 +18,13 @@ from typing import Final
 from breaker.instruments import AssetClass
 from sandbox.exchange.assets import Asset
 from sandbox.exchange.book import Book
+from sandbox.exchange.futures_forex_assets import future_root, last_trade_date, pair_of, root_of
 from sandbox.exchange.scenario import Session
 from sandbox.exchange.tws.framing import Field
 
 TIME_ZONE: Final = "UTC"
 _DAY_LASTS: Final = timedelta(hours=8)
+_ONLY_AT_THEIR_EXCHANGE: Final = frozenset({"FUT", "CASH"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +62,15 @@ class PaperContract:
             self.trading_class,
         ]
 
+    @property
+    def held(self) -> PaperContract:
+        """As positions have it: without the exchange of what could trade on several."""
+        return replace(self, exchange="") if self.kind in _ONLY_AT_THEIR_EXCHANGE else self
+
+    @property
+    def primary_exchange(self) -> str:
+        return "NASDAQ" if self.kind in {"STK", "OPT"} else ""
+
 
 @lru_cache(maxsize=4_096)
 def contract_for(asset: Asset) -> PaperContract:
@@ -75,11 +87,46 @@ def contract_for(asset: Asset) -> PaperContract:
         base, _, quote = name.partition("/")
         local = f"{base}.{quote}"
         return PaperContract(name, con_id, base, "CRYPTO", exchange="PAXOS", currency=quote, local_symbol=local)
+    if (family := future_root(name)) is not None:
+        expiry = asset.last_trade or last_trade_date(name, datetime.now(UTC).date())
+        return PaperContract(
+            name,
+            con_id,
+            root_of(name),
+            "FUT",
+            f"{expiry:%Y%m%d}",
+            multiplier=f"{family.multiplier:f}",
+            exchange=family.exchange,
+            local_symbol=name,
+            trading_class=root_of(name),
+        )
+    if (pair := pair_of(name)) is not None:
+        base, quote = pair
+        return PaperContract(
+            name, con_id, base, "CASH", exchange="IDEALPRO", currency=quote, local_symbol=name, trading_class=name
+        )
     return PaperContract(name, con_id, name, "STK", local_symbol=name, trading_class="NMS")
 
 
 def find_contract(book: Book, wanted: Sequence[str]) -> PaperContract | None:
-    """What a request's twelve fields of a contract mean: its id decides, else kind, symbol and what else is given."""
+    """What a request's twelve fields of a contract mean: its id decides, else kind, symbol and what else is given.
+
+    None, too, for what has expired, and for a future or a pair at another exchange than its own.
+    """
+    exchange = wanted[7]
+    contract = _find(book, wanted)
+    if contract is None or has_expired(book.asset(contract.listed_as), datetime.now(UTC).date()):
+        return None
+    elsewhere = contract.kind in _ONLY_AT_THEIR_EXCHANGE and exchange not in {"", contract.exchange}
+    return None if elsewhere else contract
+
+
+def has_expired(asset: Asset, today: date) -> bool:
+    """Whether its last day of trading is over."""
+    return asset.last_trade is not None and asset.last_trade < today
+
+
+def _find(book: Book, wanted: Sequence[str]) -> PaperContract | None:
     con_id, symbol, kind, expiry, strike, right, _multiplier, _exchange, _primary, currency, local = wanted[:11]
     for listed in book.prices:
         contract = contract_for(book.asset(listed))
@@ -127,7 +174,7 @@ def details_message(
         1,  # price magnifier
         0,  # id of the underlying
         contract.symbol,
-        "" if contract.exchange == "PAXOS" else "NASDAQ",
+        contract.primary_exchange,
         contract.expiry[:6],
         "",
         "",
@@ -152,7 +199,8 @@ def details_message(
 
 def hours(now: datetime, session: Session, opens_at: datetime | None, asset_class: AssetClass) -> tuple[str, str]:
     """Trading and liquid hours as `ContractDetails` has them, of today and the next session; minutes, in UTC."""
-    if asset_class is AssetClass.CRYPTO:
+    around = asset_class is AssetClass.FOREX and session is not Session.CLOSED
+    if asset_class is AssetClass.CRYPTO or around:
         always = _span(now - timedelta(hours=1), now + timedelta(hours=23))
         return always, always
     if session is Session.OPEN:

@@ -7,7 +7,8 @@ from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
-from sandbox.exchange.orders import Origin, PaperOrder, PaperPosition
+from sandbox.exchange.futures_forex_assets import ODD_LOT_BELOW
+from sandbox.exchange.orders import Origin, PaperOrder, PaperPosition, Status
 from sandbox.exchange.tws import messages
 from sandbox.exchange.tws.contracts import PaperContract, contract_for, hours
 from sandbox.exchange.tws.messages import COMBINATION, Leg, Message, OrderName
@@ -89,6 +90,22 @@ class Desk:
     def at(self, seconds: float) -> datetime:
         """A moment of the exchange's clock as people's clocks have it."""
         return self.venue.opened_at + timedelta(seconds=seconds / self.venue.scenario.time_scale)
+
+    def notices(self, order: PaperOrder, contract: PaperContract) -> list[tuple[int, str]]:
+        """What TWS says, as an error, of an order that it has taken all the same."""
+        said: list[tuple[int, str]] = []
+        what = f"Order Message:\n{order.side.value.upper()} {order.qty:f} {contract.local_symbol}\nWarning: "
+        if contract.kind == "CASH" and order.qty < ODD_LOT_BELOW:
+            least = f"{contract.symbol} {ODD_LOT_BELOW:f}"
+            said.append(
+                (
+                    399,
+                    f"{what}Your order size is below the {least} IdealPro minimum and goes as an odd lot order.",
+                )
+            )
+        if order.status is Status.ACCEPTED:
+            said.append((399, f"{what}Your order will not be placed at the exchange until its market opens."))
+        return said
 
     # Messages
 

@@ -200,13 +200,13 @@ def execution_id(number: int) -> str:
 
 
 def position(held: PaperPosition, contract: PaperContract, account: str) -> Message:
-    """`position`: the average cost of an option counts its multiplier in."""
+    """`position`: the average cost of an option or a future counts its multiplier in."""
     cost = held.average_price * Decimal(contract.multiplier or 1)
-    return [61, 3, account, *contract.fields, "?" if held.unreadable else held.qty, cost]
+    return [61, 3, account, *contract.held.fields, "?" if held.unreadable else held.qty, cost]
 
 
 def portfolio(held: PaperPosition, contract: PaperContract, price: Decimal, account: str) -> Message:
     """`updatePortfolio`: the same with what the market gives for it."""
     times = Decimal(contract.multiplier or 1)
     value, cost = held.qty * price * times, held.average_price * times
-    return [7, 8, *contract.fields, held.qty, price, value, cost, value - held.qty * cost, 0, account]
+    return [7, 8, *contract.held.fields, held.qty, price, value, cost, value - held.qty * cost, 0, account]

@@ -178,6 +178,8 @@ class Session:
             raise _as_error(refusal) from None
         order.client_order_id = asked.order_ref or order.client_order_id
         self.desk.give_name(order, self.client_id, asked.order_id)
+        for code, words in self.desk.notices(order, contract):
+            self._send(error(asked.order_id, code, words))
         self._tell(order, None)
 
     def _cancel(self, fields: Sequence[str]) -> None:
@@ -349,8 +351,10 @@ def _request(asked: OrderMessage, symbol: str) -> OrderRequest:
 
 
 def _as_error(refusal: Refusal) -> Malformed:
-    """In TWS's numbers: a price between two steps is 110, a part of a share 10243, anything else 201."""
+    """In TWS's numbers: a price between two steps is 110, a part of a share 10243, of a contract 10318, else 201."""
     words = str(refusal)
+    if refusal.rule == "quantity step" and "fractional quantity" in words:
+        return Malformed(10318, words)
     if refusal.rule == "price step":
         return Malformed(110, "The price does not conform to the minimum price variation for this contract.")
     if "fractional" in words:

@@ -216,6 +216,61 @@ async def test_nothing_of_an_unknown_contract_is_known_or_taken(venue: Venue) ->
         assert await ended(trade) == "Cancelled" and said(trade) == [200]
 
 
+# Futures and pairs of currencies
+
+FUTURE_AND_PAIR = (
+    'enforce_available = false\n[[positions]]\nsymbol = "ESZ6"\nqty = -2\nprice = 6800\n'
+    '[[positions]]\nsymbol = "EUR.USD"\nqty = 5000\nprice = 1.15\n'
+)
+
+
+async def test_positions_in_futures_and_pairs_come_without_their_exchange(venue: Venue) -> None:
+    async with client(venue(FUTURE_AND_PAIR)) as ib:
+        held = {position.contract.localSymbol: position for position in ib.positions()}
+        future, pair = held["ESZ6"], held["EUR.USD"]
+        assert (future.contract.secType, future.contract.multiplier, future.contract.exchange) == ("FUT", "50", "")
+        assert (future.position, future.avgCost) == (-2, 340_000)
+        assert (pair.contract.secType, pair.contract.symbol, pair.contract.currency) == ("CASH", "EUR", "USD")
+        (details,) = await ib.reqContractDetailsAsync(Contract(conId=future.contract.conId))
+    assert details.contract is not None
+    assert (details.contract.exchange, details.minTick, details.sizeIncrement) == ("CME", 0.25, 1)
+    assert details.realExpirationDate == details.contract.lastTradeDateOrContractMonth >= "20261218"
+
+
+async def test_a_future_trades_at_its_own_exchange_only_and_in_whole_contracts(venue: Venue) -> None:
+    exchange = venue(FUTURE_AND_PAIR)
+    async with client(exchange) as ib:
+        (con_id,) = (p.contract.conId for p in ib.positions() if p.contract.secType == "FUT")
+        for route, order, code in (
+            ("SMART", MarketOrder("BUY", 2), 200),
+            ("CME", MarketOrder("BUY", 0.5), 10318),
+            ("CME", LimitOrder("BUY", 2, 6800.1), 110),
+        ):
+            trade = ib.placeOrder(Contract(conId=con_id, secType="FUT", exchange=route), order)
+            await until(lambda trade=trade, code=code: code in said(trade), f"no {code}")  # type: ignore[misc]
+        trade = ib.placeOrder(Contract(conId=con_id, secType="FUT", exchange="CME"), MarketOrder("BUY", 2))
+        assert await ended(trade) == "Filled"
+    assert exchange.report()["positions"] == {"EUR.USD": "5000"}
+
+
+async def test_an_odd_lot_of_currency_is_filled_and_said_to_be_one(venue: Venue) -> None:
+    exchange = venue(FUTURE_AND_PAIR)
+    async with client(exchange) as ib:
+        trade = ib.placeOrder(ib_async.Forex("EURUSD"), MarketOrder("SELL", 5_000))
+        await until(lambda: trade.orderStatus.status == "Filled", "it is not filled")
+        assert said(trade) == [399]
+
+
+async def test_what_has_expired_is_held_and_nothing_else(venue: Venue) -> None:
+    exchange = venue(FUTURE_AND_PAIR + "[assets.ESZ6]\nlast_trade = 2020-12-18\n")
+    async with client(exchange) as ib:
+        (future,) = (p.contract for p in ib.positions() if p.contract.secType == "FUT")
+        assert future.lastTradeDateOrContractMonth == "20201218"
+        assert not await ib.reqContractDetailsAsync(Contract(conId=future.conId))
+        trade = ib.placeOrder(Contract(conId=future.conId, exchange="CME"), MarketOrder("BUY", 2))
+        await until(lambda: 200 in said(trade), "it is traded")
+
+
 # What else there is to know
 
 
