@@ -62,8 +62,7 @@ class AccountSettings(BaseModel):
     port: int | None = Field(default=None, ge=1, le=65535)
     """Adapter `ib`: its API's port. Usual are 7496 (TWS), 4001 (Gateway), 7497 and 4002 (the same, paper trading)."""
     client_id: int = Field(default=911, ge=0, lt=1_000_000)
-    """Adapter `ib`: the client of TWS as which closes are placed, used by nothing else; 0 can cancel orders that were
-    placed by hand one by one."""
+    """Adapter `ib`: the client of TWS as which closes are placed, used by nothing else."""
     ib_account: str | None = Field(default=None, pattern=r"^[A-Z]+[0-9]+[A-Z]?$")
     """Adapter `ib`: the account's number, such as `U1234567`; the login's only one unless given."""
 

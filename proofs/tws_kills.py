@@ -78,6 +78,7 @@ def case(seed: int) -> Case:
     toml += f"latency_ms = {random.choice([0, 10, 40])}\n[book]\n"
     toml += "".join(f"{name} = {count}\n" for name, count in book.items())
     toml += f"[tws]\nby_hand = {random.choice([0, 0, 3])}\nengine_client = {ENGINE}\n"
+    toml += f"other_login = {more.choice([0, 0, 2])}\nnegative_ids = {more.choice(['true', 'false'])}\n"
     toml += f"[fills]\ndelay = {{ low = 0.0, high = {random.choice([0.1, 0.8])} }}\n"
     toml += f"partial_probability = {random.choice([0, 0.4])}\nstall_probability = {random.choice([0, 0.1])}\n"
     toml += f"[cancels]\ndelay = {{ low = 0.0, high = {random.choice([0.0, 0.6])} }}\n"
@@ -141,7 +142,7 @@ async def judge(this: Case, seed: int, exchange: Exchange, redis_url: str) -> Ou
     """Kill it, and hear the exchange."""
     await asyncio.to_thread(exchange.restart, scaled(this.toml, seed))
     incident = uuid7()
-    async with _engine(exchange) if this.engine_connected else contextlib.nullcontext():
+    async with connected_as(exchange, ENGINE) if this.engine_connected else contextlib.nullcontext():
         reports = await asyncio.gather(
             *(kill({"IB": account(exchange)}, redis_url, incident_id=incident) for _ in range(this.kills))
         )
@@ -149,11 +150,11 @@ async def judge(this: Case, seed: int, exchange: Exchange, redis_url: str) -> Ou
 
 
 @contextlib.asynccontextmanager
-async def _engine(exchange: Exchange) -> AsyncIterator[None]:
-    """The engine is connected, and does nothing."""
+async def connected_as(exchange: Exchange, client_id: int) -> AsyncIterator[None]:
+    """Somebody, such as the engine, is connected as this client of TWS, and does nothing."""
     client = ib_async.client.Client(_Deaf())
     with contextlib.suppress(Exception):
-        await client.connectAsync("127.0.0.1", exchange.tws_port, ENGINE, 5.0)
+        await client.connectAsync("127.0.0.1", exchange.tws_port, client_id, 5.0)
     try:
         yield
     finally:

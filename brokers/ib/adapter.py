@@ -85,10 +85,9 @@ class IbBroker(Broker):
     ) -> None:
         self.name = name
         self._where = f"{host}:{port}"
-        self._client_id = client_id
         self._logins = Logins(name, host, port, client_id, ib_account, timeout)
         self._market = Market()
-        self._orders = Orders(name, self._logins, self._market, client_id)
+        self._orders = Orders(name, self._logins, self._market)
         self._references: tuple[Connection, set[str]] | None = None
         """Of every order placed before this connection was made, and by it since."""
 

@@ -32,7 +32,7 @@ EXTRA: Final = 'adapter ib needs ib_async: pip install "trading-breaker-ops[ib]"
 IMPORTED_WITHIN: Final = 20.0
 """Seconds that importing ib_async may take on a busy machine."""
 _SUMMARY: Final = "NetLiquidation,BuyingPower,InitMarginReq,MaintMarginReq,GrossPositionValue"
-_BY_HAND: Final = 0
+BY_HAND: Final = 0
 """The client id to which TWS gives the orders that people place in it."""
 
 
@@ -116,7 +116,7 @@ class Connection:
             if opening.done() and opening.exception() is None:
                 self.accounts = tuple(client.getAccounts())
                 self.listener.refused = None
-                if client_id == _BY_HAND:
+                if client_id == BY_HAND:
                     client.reqAutoOpenOrders(True)
                 return
             raise self._not_open(opening, closed=gone.done())
@@ -170,6 +170,13 @@ class Connection:
     async def open_orders(self) -> Answer:
         """Every open order of the login, of all clients and by hand."""
         return await self._list(OPEN_ORDERS, lambda client: client.reqAllOpenOrders())
+
+    async def bound_orders(self) -> Answer:
+        """As client 0: its orders, and what was placed by hand or through another TWS, which is bound to it by that.
+
+        The list of all orders gives them none (TWS API, modifying orders).
+        """
+        return await self._list(OPEN_ORDERS, lambda client: client.reqOpenOrders())
 
     async def completed_orders(self) -> Answer:
         return await self._list(COMPLETED_ORDERS, lambda client: client.reqCompletedOrders(False))

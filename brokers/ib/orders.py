@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 from typing import Any, Final
 
 from breaker.orders import ZERO, Fill, Order, OrderStatus, Unreadable
-from brokers.ib.connection import ClientIdTaken, Connection
+from brokers.ib.connection import BY_HAND, ClientIdTaken, Connection
 from brokers.ib.listener import Answer
 from brokers.ib.logins import Logins
 from brokers.ib.market import Market
@@ -26,7 +26,7 @@ from brokers.ib.reading import (
 )
 from brokers.protocol import BrokerUnavailable, CancelOutcome, CancelResult, Listed
 
-_ONLY_BY_ALL: Final = "only {who} can take it back, or a cancel of all the login's orders"
+_NOT_CANCELLABLE: Final = 161
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,13 +44,12 @@ class Day:
 
 
 class Orders:
-    """One account's orders. `client_id` is the one that closes are placed under."""
+    """One account's orders."""
 
-    def __init__(self, name: str, logins: Logins, market: Market, client_id: int) -> None:
+    def __init__(self, name: str, logins: Logins, market: Market) -> None:
         self._name = name
         self._logins = logins
         self._market = market
-        self._client_id = client_id
         self._owners: dict[str, tuple[int, int]] = {}
         """Which client of TWS placed an order, and as which of its own: what a cancel needs."""
         self._over: set[str] = set()
@@ -58,7 +57,7 @@ class Orders:
         self._open_ids: frozenset[str] = frozenset()
         """Under which the orders that were last listed as open are cancelled."""
         self._next_day: asyncio.Task[Day] | None = None
-        self._lock: tuple[asyncio.AbstractEventLoop, asyncio.Lock] | None = None
+        self._locks: tuple[asyncio.AbstractEventLoop, tuple[asyncio.Lock, asyncio.Lock]] | None = None
 
     async def open_orders(self) -> Listed[Order]:
         """Every open order of the account: those of all clients of TWS, and those placed by hand."""
@@ -188,37 +187,69 @@ class Orders:
         client_id, number = self._owners.get(order_id, (-1, 0))
         if client_id < 0:
             return CancelResult(order_id, CancelOutcome.NOT_OPEN, "TWS does not list it")
-        if number <= 0 and self._client_id == 0:
-            await self._logins.client(0)  # to which TWS gives the orders placed by hand
-            await self.open_orders()
-            client_id, number = self._owners.get(order_id, (client_id, number))
-        if number <= 0:
-            who = "the person who placed it in TWS"
-            return CancelResult(order_id, CancelOutcome.REFUSED, _ONLY_BY_ALL.format(who=who), only_in_bulk=True)
+        if not number:
+            return await self._cancel_bound(order_id, "the person who placed it in TWS")
         try:
             connection = await self._logins.client(client_id)
         except ClientIdTaken:
-            who = f"client {client_id} of TWS, which placed it and is connected,"
-            return CancelResult(order_id, CancelOutcome.REFUSED, _ONLY_BY_ALL.format(who=who), only_in_bulk=True)
+            return _only_in_bulk(order_id, f"client {client_id} of TWS, which placed it and is connected,")
+        result = await self._cancel_as(connection, order_id, number)
+        if result.outcome is CancelOutcome.NOT_OPEN and client_id != BY_HAND and await self._is_open(order_id):
+            return await self._cancel_bound(order_id, "the TWS through which it was sent")
+        return result
+
+    async def _cancel_bound(self, order_id: str, who: str) -> CancelResult:
+        """As client 0, which orders without a client here are given to; `who` else can take it back."""
+        try:
+            connection = await self._logins.client(BY_HAND)
+        except ClientIdTaken:
+            return _only_in_bulk(order_id, who)
+        async with self._binding:
+            if self._owners[order_id][0] != BY_HAND or not self._owners[order_id][1]:
+                for item in (await connection.bound_orders()).items:
+                    self._owners[order_id_of(item.order)] = item.order.clientId, item.order.orderId
+        client_id, number = self._owners[order_id]
+        if client_id != BY_HAND or not number:
+            return _only_in_bulk(order_id, who)
+        return await self._cancel_as(connection, order_id, number)
+
+    async def _is_open(self, order_id: str) -> bool:
+        """Whether TWS lists an order, and not as going, which it says that it doesn't know."""
+        listed = await self.open_orders()
+        return any(o.cancel_id == order_id and o.status is not OrderStatus.PENDING_CANCEL for o in listed)
+
+    async def _cancel_as(self, connection: Connection, order_id: str, number: int) -> CancelResult:
         try:
             await connection.cancel(number)
         except TwsError as error:
-            result = cancelled(order_id, error)
-            if error.code == 161:
+            if error.code == _NOT_CANCELLABLE:
                 self._over.add(order_id)
-            return result
+            return cancelled(order_id, error)
         except (TimeoutError, ConnectionError):
             return CancelResult(order_id, CancelOutcome.UNKNOWN, "TWS has not answered")
         return CancelResult(order_id, CancelOutcome.ACCEPTED)
 
     @property
     def _looking(self) -> asyncio.Lock:
+        return self._locks_of_this_loop[0]
+
+    @property
+    def _binding(self) -> asyncio.Lock:
+        return self._locks_of_this_loop[1]
+
+    @property
+    def _locks_of_this_loop(self) -> tuple[asyncio.Lock, asyncio.Lock]:
         loop = asyncio.get_running_loop()
-        if self._lock is None or self._lock[0] is not loop:
-            self._lock = loop, asyncio.Lock()
-        return self._lock[1]
+        if self._locks is None or self._locks[0] is not loop:
+            self._locks = loop, (asyncio.Lock(), asyncio.Lock())
+        return self._locks[1]
 
     def _not_understood(self, what: str, error: Exception) -> BrokerUnavailable:
         return BrokerUnavailable(
             f"{self._name}: TWS's {what} can't be understood ({type(error).__name__}: {error})", account=self._name
         )
+
+
+def _only_in_bulk(order_id: str, who: str) -> CancelResult:
+    words = f"only {who} can take it back, or a cancel of all the login's orders"
+    return CancelResult(order_id, CancelOutcome.REFUSED, words, only_in_bulk=True)

@@ -15,6 +15,11 @@ class Tws(BaseModel):
     engine_client: int = Field(default=7, ge=1)
     """The client id under which the book's orders were placed."""
     by_hand: int = Field(default=0, ge=0)
-    """Of the book's orders, how many were placed by hand, the oldest: no client of the API but 0 has them."""
+    """Of the book's orders, how many were placed by hand, the oldest: they have no number until client 0 binds them."""
+    negative_ids: bool = True
+    """Whether orders that client 0 binds get negative numbers, as TWS is set unless somebody changes it."""
+    other_login: int = Field(default=0, ge=0)
+    """Of the book's other orders, how many were sent through another TWS, the oldest: listed by their client and
+    number, under which nobody can cancel them here until client 0 has bound them."""
     read_only: bool = False
     """Orders are neither taken nor cancelled over the API."""

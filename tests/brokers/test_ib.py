@@ -220,16 +220,37 @@ async def test_an_order_of_a_connected_client_is_one_that_only_a_cancel_of_all_t
     assert "only client 7 of TWS" in result.reason
 
 
-async def test_orders_by_hand_are_named_as_such_but_for_client_0(venue: Venue) -> None:
-    exchange = venue(LONG + RESTING + "[tws]\nby_hand = 1\n")
+@pytest.mark.parametrize(
+    ("placed", "who"),
+    [("by_hand = 1", "the person who placed it in TWS"), ("other_login = 1", "the TWS through which it was sent")],
+)
+async def test_orders_without_a_client_here_are_cancelled_as_client_0_where_nobody_is(
+    venue: Venue, placed: str, who: str
+) -> None:
+    exchange = venue(f"{LONG}{RESTING}[tws]\n{placed}\n")
     async with opened(exchange) as broker:
         (order,) = await broker.open_orders()
-        result = await broker.cancel(order.id)
-        assert (result.outcome, result.only_in_bulk) == (CancelOutcome.REFUSED, True)
-        assert "the person who placed it in TWS" in result.reason
-    async with opened(exchange, client_id=0) as broker:
+        async with connected(exchange, 0):
+            result = await broker.cancel(order.id)
+            assert (result.outcome, result.only_in_bulk) == (CancelOutcome.REFUSED, True)
+            assert f"only {who} can take it back" in result.reason
+    async with opened(exchange) as broker:
         assert (await broker.cancel(order.id)).outcome is CancelOutcome.ACCEPTED
         await until(exchange, lambda seen: not seen["open_orders"])
+
+
+@pytest.mark.parametrize("client_id", [0, 911])
+async def test_many_orders_by_hand_are_bound_once_and_cancelled_by_their_negative_numbers(
+    venue: Venue, client_id: int
+) -> None:
+    exchange = venue(LONG + RESTING * 6 + "[tws]\nby_hand = 6\n")
+    async with opened(exchange, client_id=client_id) as broker:
+        orders = await broker.open_orders()
+        results = await asyncio.gather(*(broker.cancel(order.id) for order in orders))
+        assert {result.outcome for result in results} == {CancelOutcome.ACCEPTED}
+        await until(exchange, lambda seen: not seen["open_orders"])
+    requests = (await report(exchange))["requests"]
+    assert requests["TWS reqOpenOrders"] == 1 and "TWS reqGlobalCancel" not in requests
 
 
 async def test_a_cancel_that_the_venue_will_not_do_now_is_refused_in_its_words(venue: Venue) -> None:

@@ -12,7 +12,7 @@ from brokers.alpaca import AlpacaBroker
 from brokers.ib import IbBroker, connection
 from brokers.registry import open_brokers
 from configuration.accounts import AccountSettings
-from proofs.tws_kills import ENGINE, Case, account, case, fast, judge, kill, problems
+from proofs.tws_kills import ENGINE, TIMEOUT, Case, account, case, connected_as, fast, judge, kill, problems
 from sandbox.child_process import free_port
 from sandbox.embedded_redis import EmbeddedRedis
 from sandbox.exchange.server import PaperExchangeThread
@@ -48,6 +48,32 @@ async def test_the_orders_of_a_connected_engine_go_with_those_that_protect(
     outcome = await judge(Case(toml, engine_connected=True, kills=1), 1, exchange, redis_server.url)
     assert not problems(outcome)
     assert outcome.venue["requests"]["TWS reqGlobalCancel"] >= 1
+
+
+@pytest.mark.parametrize("placed", ["by_hand = 2", "other_login = 2"])
+async def test_nothing_is_flat_while_an_order_is_left_that_only_tws_can_cancel(
+    exchange: PaperExchangeThread, redis_server: EmbeddedRedis, placed: str
+) -> None:
+    """A login with several accounts, whose orders are never all cancelled at once, and somebody is client 0."""
+    toml = f'{ALONE}[book]\norders = 2\npositions = 2\n[tws]\n{placed}\naccounts = ["U1000001", "U1000002"]\n'
+    exchange.restart(scaled(toml))
+    broker = IbBroker("IB", "127.0.0.1", exchange.tws_port, 911, "U1000001", timeout=TIMEOUT)
+    settings = kill_settings(stuck_after=20.0, deadline=120.0)
+    async with connected_as(exchange, 0):
+        report = await kill({"IB": broker}, redis_server.url, incident_id=uuid7(), settings=settings)
+    outcome = Outcome([report], await asyncio.to_thread(exchange.report))
+    assert not outcome.faults() and not outcome.said_flat and outcome.venue["open_orders"] == 2
+    assert outcome.stuck and all("can take it back" in reason for reason in outcome.stuck.values()), outcome.stuck
+
+
+@pytest.mark.parametrize("placed", ["by_hand = 2", "other_login = 2"])
+async def test_orders_by_hand_and_of_another_tws_go_without_a_cancel_of_all(
+    exchange: PaperExchangeThread, redis_server: EmbeddedRedis, placed: str
+) -> None:
+    toml = f"{ALONE}[book]\norders = 2\npositions = 2\nbrackets = 1\n[tws]\n{placed}\n"
+    outcome = await judge(Case(toml, engine_connected=False, kills=1), 1, exchange, redis_server.url)
+    assert not problems(outcome)
+    assert "TWS reqGlobalCancel" not in outcome.venue["requests"]
 
 
 async def test_two_kill_switches_at_once_close_once(exchange: PaperExchangeThread, redis_server: EmbeddedRedis) -> None:

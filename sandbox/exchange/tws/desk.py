@@ -26,8 +26,14 @@ class Desk:
         self._perm_ids = itertools.count(_FIRST_PERM_ID)
         self._names: dict[str, OrderName] = {}
         self._by_client: dict[tuple[int, int], PaperOrder] = {}
+        self._elsewhere: set[str] = set()
+        """Orders sent through another TWS."""
         self._next: dict[int, int] = {}
-        self._by_hand_left = self.settings.by_hand
+        self._by_hand_left, self._other_login_left = self.settings.by_hand, self.settings.other_login
+        self._bound = 0
+        self.auto_bind = False
+        """Whether orders that are placed by hand from now on are client 0's (`reqAutoOpenOrders`)."""
+        self.open_orders()  # those of the beginning have their names from it
 
     @property
     def account(self) -> str:
@@ -46,6 +52,12 @@ class Desk:
             client_id = 0 if by_hand else self.settings.engine_client
             order_id = 0 if by_hand else self.next_order_id(client_id)
             known = self.give_name(order, client_id, order_id)
+            if by_hand and self.auto_bind:
+                known = self._bind(order, known)
+            elif not by_hand and order.origin is Origin.BOOK and self._other_login_left > 0:
+                self._other_login_left -= 1
+                self._elsewhere.add(order.id)
+                del self._by_client[client_id, order_id]
         return known
 
     def _takes_by_hand(self, order: PaperOrder) -> bool:
@@ -63,16 +75,21 @@ class Desk:
             self._next[client_id] = max(self.next_order_id(client_id), order_id + 1)
         return name
 
-    def bind_orders_by_hand(self, client_id: int) -> None:
-        """From now on orders that were placed by hand are this client's (`reqAutoOpenOrders`)."""
+    def bind_orders(self) -> None:
+        """Orders placed by hand, or through another TWS, are client 0's from now on (its `reqOpenOrders`)."""
         for order in self.open_orders():
             name = self.name(order)
-            if not name.order_id:
-                order_id = self.next_order_id(client_id)
-                bound = OrderName(client_id, order_id, name.perm_id, name.parent_id)
-                self._names[order.id] = bound
-                self._by_client[client_id, order_id] = order
-                self._next[client_id] = order_id + 1
+            if not name.order_id or order.id in self._elsewhere:
+                self._elsewhere.discard(order.id)
+                self._bind(order, name)
+
+    def _bind(self, order: PaperOrder, name: OrderName) -> OrderName:
+        self._bound += 1
+        order_id = -self._bound if self.settings.negative_ids else self.next_order_id(0)
+        bound = self._names[order.id] = OrderName(0, order_id, name.perm_id, name.parent_id)
+        self._by_client[0, order_id] = order
+        self._next[0] = max(self.next_order_id(0), order_id + 1)
+        return bound
 
     def order_of(self, client_id: int, order_id: int) -> PaperOrder | None:
         return self._by_client.get((client_id, order_id))

@@ -209,14 +209,15 @@ class Session:
             raise Malformed(
                 321, "Error validating request.-'bN' : cause - Only the default client (i.e 0) can auto bind"
             )
-        if fields[2] == "1":
-            self.desk.bind_orders_by_hand(self.client_id)
-            self._watch(o for o in self.desk.open_orders() if self.desk.name(o).client_id == self.client_id)
+        self.desk.auto_bind = fields[2] == "1"
 
     # Readings
 
     def _open_orders(self, fields: Sequence[str]) -> None:
         all_of_them = NAMES[fields[0]] == "reqAllOpenOrders"
+        if not all_of_them and self.client_id == 0:
+            self.desk.bind_orders()
+            self._watch(o for o in self.desk.open_orders() if self.desk.name(o).client_id == 0)
         for order in self.desk.open_orders():
             if all_of_them or self.desk.name(order).client_id == self.client_id:
                 self._send(self.desk.open_order(order))

@@ -167,11 +167,19 @@ async def test_a_global_cancel_takes_everybodys_orders(venue: Venue) -> None:
     assert exchange.report()["first_cancel_all_at"] is not None
 
 
-async def test_orders_placed_by_hand_are_bound_to_client_0(venue: Venue) -> None:
-    exchange = venue(LONG + RESTING + "[tws]\nby_hand = 1\n")
+@pytest.mark.parametrize("placed", ["by_hand = 1", "other_login = 1"])
+@pytest.mark.parametrize("negative", [True, False])
+async def test_orders_without_a_client_here_are_bound_to_client_0(venue: Venue, placed: str, negative: bool) -> None:
+    exchange = venue(f"{LONG}{RESTING}[tws]\n{placed}\nnegative_ids = {str(negative).lower()}\n")
+    codes: list[int] = []
+    async with client(exchange, 7) as engine:
+        engine.errorEvent += lambda _id, code, *_: codes.append(code)
+        (seen,) = await engine.reqAllOpenOrdersAsync()
+        engine.client.cancelOrder(seen.order.orderId)
+        await until(lambda: 10147 in codes, "it was cancelled without being bound")
     async with client(exchange, 0) as ib:
-        (trade,) = await ib.reqAllOpenOrdersAsync()
-        assert trade.order.orderId > 0
+        (trade,) = await ib.reqOpenOrdersAsync()
+        assert trade.order.clientId == 0 and (trade.order.orderId < 0) is negative and trade.order.orderId != 0
         ib.cancelOrder(trade.order)
         await until(lambda: not exchange.report()["open_orders"], "it is still there")
 
