@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from decimal import ROUND_DOWN, Decimal
+from decimal import ROUND_DOWN, ROUND_UP, Decimal
 from types import SimpleNamespace
 from typing import Any
 
@@ -115,7 +115,7 @@ def read_orders(listed: ListedOrder, symbols: Symbols) -> list[Order | Unreadabl
 def read_order(listed: ListedOrder, symbol: str) -> Order:
     """Raises one of `SENSELESS`. A word that is not in the table is an order that may still fill."""
     order, state = listed.order, listed.state
-    quantity = amount(order.totalQuantity)
+    quantity = amount(order.totalQuantity, at_least=True)  # what it may still take of a position is never too little
     cash = _price(order.cashQty)
     by_amount = not quantity and cash is not None
     if not quantity and not by_amount:
@@ -251,13 +251,15 @@ def reason_of(error: TwsError) -> str:
     return error.words.removeprefix("Order rejected - reason:").strip() or str(error)
 
 
-def amount(value: Any) -> Decimal:
-    """A number as TWS tells it, never more than that in size. Raises ValueError for none."""
+def amount(value: Any, *, at_least: bool = False) -> Decimal:
+    """A number as TWS tells it, never more than that in size, or never less. Raises ValueError for none."""
     number = Decimal(str(value))
     if not number.is_finite() or abs(number) >= _UNSET:
         raise ValueError(f"{value!r:.40} is no number")
     if len(number.as_tuple().digits) > _EXACT_DIGITS:
-        number = number.quantize(Decimal(1).scaleb(number.adjusted() - _EXACT_DIGITS + 1), ROUND_DOWN)
+        number = number.quantize(
+            Decimal(1).scaleb(number.adjusted() - _EXACT_DIGITS + 1), ROUND_UP if at_least else ROUND_DOWN
+        )
     return _plain(number)
 
 

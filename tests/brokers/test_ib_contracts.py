@@ -165,6 +165,11 @@ def test_a_quantity_is_never_read_as_more_than_it_is(value: float, exact: Decima
     assert amount(value) == exact
 
 
+def test_what_an_order_may_take_is_never_read_as_less_than_it_is() -> None:
+    assert amount(765132882.8828829, at_least=True) == D("765132882.882883")
+    assert amount(100.0, at_least=True) == 100 and amount(0.1, at_least=True) == D("0.1")
+
+
 @pytest.mark.parametrize("value", [1.7976931348623157e308, float("nan"), float("inf")])
 def test_what_is_not_set_is_no_number(value: float) -> None:
     with pytest.raises(ValueError, match="is no number"):
