@@ -2,7 +2,8 @@
 
 `python -m proofs.tws_kills` runs the kill switch's own procedure on books of stocks, options, futures, currencies and
 crypto, with orders of a connected engine, of one that has left, and by hand; fills race, are partial, stall; answers
-are lost, late or errors, connections drop. The exchange's clock is fast, and its own report the judge.
+are lost, late or errors, connections drop; TWS restarts, or loses its venue and answers from what it knew. The
+exchange's clock is fast, and its own report the judge.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ import redis.asyncio
 from breaker import AsyncCircuitBreaker
 from breaker.uuid7 import uuid7
 from brokers.coverage import coverage_of
-from brokers.ib import IbBroker
+from brokers.ib import IbBroker, logins
 from brokers.protocol import Broker
 from configuration.settings import KillSettings
 from flows.drivers import without_prefect
@@ -83,7 +84,7 @@ def case(seed: int) -> Case:
     toml += f"partial_probability = {random.choice([0, 0.4])}\nstall_probability = {random.choice([0, 0.1])}\n"
     toml += f"[cancels]\ndelay = {{ low = 0.0, high = {random.choice([0.0, 0.6])} }}\n"
     toml += f"race_probability = {random.choice([0, 0.2])}\n"
-    toml += _trouble(random)
+    toml += _trouble(random) + _events(more)
     return Case(toml, engine_connected=random.random() < 0.4, kills=random.choice([1, 1, 2]))
 
 
@@ -104,6 +105,19 @@ def _trouble(random: Random) -> str:
             toml += f'[[trouble]]\nkind = "{kind}"\napplied = {str(applied).lower()}\n'
             toml += f'routes = ["{routes}"]\nprobability = {probability:.3f}\n'
     return toml
+
+
+def _events(random: Random) -> str:
+    """TWS loses its venue and has it again, with or without a word; or restarts."""
+    if random.random() < 0.5:
+        return ""
+    at, back = random.uniform(0, 4), random.uniform(0.1, 6)
+    found = random.choice(["1101", "1102", "unsaid", "reset"])
+    happens = random.choice([[(at, "reset")], [(at, "1100"), (at + back, found)]])
+    return "".join(
+        f'[[tws.events]]\nat = {moment:.2f}\nevent = "{event}"\nseconds = {random.uniform(0, 5):.2f}\n'
+        for moment, event in happens
+    )
 
 
 Exchange = PaperExchange | PaperExchangeThread
@@ -185,6 +199,7 @@ def fast() -> Iterator[None]:
         scale_time(patch)
         # A request that its connection outlives is known of within its own deadline.
         patch.setattr(lost_answer, "LOOKED_FOR", max(lost_answer.LOOKED_FOR / FASTER, 2 * TIMEOUT))
+        patch.setattr(logins, "ASK_FOR_VENUE", logins.ASK_FOR_VENUE / FASTER)
         yield
 
 

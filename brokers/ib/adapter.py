@@ -88,8 +88,8 @@ class IbBroker(Broker):
         self._logins = Logins(name, host, port, client_id, ib_account, timeout)
         self._market = Market()
         self._orders = Orders(name, self._logins, self._market)
-        self._references: tuple[Connection, set[str]] | None = None
-        """Of every order placed before this connection was made, and by it since."""
+        self._references: tuple[Connection, int, set[str]] | None = None
+        """Of every order placed before this connection was made, and by it since, while TWS never lost its venue."""
 
     def __repr__(self) -> str:
         return f"IbBroker({self.name!r}, {self._where!r})"
@@ -253,11 +253,12 @@ class IbBroker(Broker):
 
     async def _known_references(self, trader: Connection) -> set[str]:
         """Of all orders of today. Alone under its client id, a connection learns them once and adds its own."""
-        if self._references is not None and self._references[0] is trader and self._logins.alone:
-            return self._references[1]
+        losses = self._logins.link.losses
+        if self._references is not None and self._references[:2] == (trader, losses) and self._logins.alone:
+            return self._references[2]
         day = await self._orders.read_day()
-        self._references = trader, day.references()
-        return self._references[1]
+        self._references = trader, losses, day.references()
+        return self._references[2]
 
     async def _place(self, trader: Connection, contract: Any, request: CloseOrder, outside: bool) -> CloseResult:
         """`contract` as orders name it; `outside`: it trades now, though not in its session."""
@@ -277,7 +278,7 @@ class IbBroker(Broker):
 
     def _note_reference(self, trader: Connection, request: CloseOrder) -> None:
         if self._references is not None and self._references[0] is trader:
-            self._references[1].add(request.client_order_id)
+            self._references[2].add(request.client_order_id)
 
     async def _look_up(self, request: CloseOrder, lost: Exception) -> CloseResult:
         """What became of the order is not known, or not certain: whether it was taken is for the lists to say."""

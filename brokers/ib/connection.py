@@ -1,5 +1,8 @@
 """Hold one connection to Trader Workstation or IB Gateway: open it within a limit, ask, and drop it when it is behind.
 
+Nothing is asked while TWS has no venue: it would answer from what it knew. It tells its clients when it has one again,
+and where that word is lost a new connection hears how it is.
+
 A list that TWS sends has no number: one that comes too late would be taken for the answer to the next question. So a
 connection of which an answer is overdue is dropped, and the next question makes another.
 """
@@ -9,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import time
 from collections.abc import AsyncIterator, Callable
 from importlib import import_module
 from typing import Any, Final
@@ -24,6 +28,7 @@ from brokers.ib.listener import (
     TIME,
     Answer,
     Listener,
+    VenueLink,
 )
 from brokers.ib.reading import OrderState, TwsError
 from brokers.protocol import BrokerRefused, BrokerUnavailable
@@ -31,6 +36,12 @@ from brokers.protocol import BrokerRefused, BrokerUnavailable
 EXTRA: Final = 'adapter ib needs ib_async: pip install "trading-breaker-ops[ib]"'
 IMPORTED_WITHIN: Final = 20.0
 """Seconds that importing ib_async may take on a busy machine."""
+TOLD_WITHIN: Final = 1.0
+"""Seconds that a new connection waits to hear whether TWS has its venue, where it had none."""
+TOLD_TOGETHER: Final = 0.2
+"""Seconds within which what TWS tells a new client comes."""
+DOUBT_LASTS: Final = 60.0
+"""Seconds after which a TWS that says nothing of its venue to a new client is taken to have one."""
 _SUMMARY: Final = "NetLiquidation,BuyingPower,InitMarginReq,MaintMarginReq,GrossPositionValue"
 BY_HAND: Final = 0
 """The client id to which TWS gives the orders that people place in it."""
@@ -75,11 +86,14 @@ class _Decoder:
 class Connection:
     """One client of TWS. `timeout`: seconds that connecting, or one answer, may take."""
 
-    def __init__(self, account: str, host: str, port: int, timeout: float) -> None:
+    def __init__(self, account: str, host: str, port: int, timeout: float, link: VenueLink | None = None) -> None:
         self._account = account
         self._where = f"{host}:{port}"
         self._host, self._port, self._timeout = host, port, timeout
-        self.listener = Listener()
+        self.link = link or VenueLink()
+        self.listener = Listener(self.link)
+        self.losses = self.link.losses
+        """How often TWS had lost its venue when this was made: what was told before the next time is out of date."""
         self._client: Any = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._one_at_a_time: dict[str, asyncio.Lock] = {}
@@ -118,6 +132,8 @@ class Connection:
                 self.listener.refused = None
                 if client_id == BY_HAND:
                     client.reqAutoOpenOrders(True)
+                if self.link.lost_at is not None:
+                    await self._ask_for_the_venue(self.link.lost_at)
                 return
             raise self._not_open(opening, closed=gone.done())
         finally:
@@ -127,6 +143,16 @@ class Connection:
                 await asyncio.wait({opening}, timeout=0.1)
             if not client.isReady():
                 self.close()
+
+    async def _ask_for_the_venue(self, lost_at: float) -> None:
+        """TWS had lost it: whether it still has none it tells whoever comes (2110), beside its farms of data."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(TOLD_WITHIN):
+                await self.listener.farm_found.wait()
+        await asyncio.sleep(TOLD_TOGETHER)
+        told = self.listener.farm_found.is_set() or time.monotonic() - lost_at > DOUBT_LASTS
+        if told and not self.listener.no_venue:
+            self.link.find()
 
     async def _library(self) -> Any:
         """On a thread: importing it takes 0.2 s, which the other accounts' first cancels don't wait for."""
@@ -298,7 +324,7 @@ class Connection:
     def _ready(self, what: str) -> Any:
         if not self.is_ready:
             raise self._unavailable(what, "the connection has been closed")
-        if self.listener.venue_lost:
+        if self.link.lost_at is not None:
             raise self._unavailable(
                 what, "TWS has lost its connection to the venue (1100); it makes it again by itself"
             )

@@ -7,6 +7,7 @@ but what was asked for; what comes unasked (orders' states, prices, errors) is k
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC
@@ -32,8 +33,10 @@ PORTFOLIO: Final = "portfolio"
 TIME: Final = "time"
 CLIENT_ID_TAKEN: Final = 326
 _VENUE_LOST: Final = frozenset({1100, 2110})
-"""TWS has no connection to the venue (1100), or tries to have it again (2110)."""
+"""TWS loses its connection to the venue (1100), or has none when a client comes (2110)."""
 _VENUE_FOUND: Final = frozenset({1101, 1102})
+_FARM_FOUND: Final = frozenset({2104, 2106, 2107, 2108, 2158})
+"""A farm of data is there, or can be had: TWS tells it of each to a client that has just come."""
 _PACING: Final = 100
 _NOTES: Final = frozenset({399, 404, 10349, *range(2100, 2200)} - _VENUE_LOST)
 """Said of an order that is taken all the same, as when it will be placed at the exchange, and of data farms."""
@@ -62,17 +65,40 @@ class Answer:
     undecodable: list[Undecodable] = field(default_factory=list)
 
 
+class VenueLink:
+    """Whether TWS has its venue, by what any connection of the account's was told.
+
+    What TWS answers while it has not, it answers from what it knew: none of that is believed.
+    """
+
+    def __init__(self) -> None:
+        self.lost_at: float | None = None
+        """On the monotonic clock; None while TWS has it."""
+        self.losses = 0
+
+    def lose(self) -> None:
+        if self.lost_at is None:
+            self.lost_at = time.monotonic()
+            self.losses += 1
+
+    def find(self) -> None:
+        self.lost_at = None
+
+
 class Listener:
     """One connection's ear."""
 
-    def __init__(self) -> None:
+    def __init__(self, link: VenueLink | None = None) -> None:
+        self.link = link or VenueLink()
         self.answers: dict[Hashable, Answer] = {}
         self.orders: dict[int, tuple[asyncio.Future[OrderState], frozenset[str]]] = {}
         """By our order id: whoever waits for one of these states of an order, just sent or cancelled."""
         self.client_id = -1
         self.highest_order_id = 0
         """Of all orders told here: TWS takes a new one whose number is not above theirs for an old one (103)."""
-        self.venue_lost = False
+        self.no_venue = False
+        """TWS has told this connection that it has no venue (1100, 2110), and not since that it has."""
+        self.farm_found: asyncio.Event = asyncio.Event()
         self.refused: TwsError | None = None
         """Why TWS did not let us in."""
         self.last_error: TwsError | None = None
@@ -80,8 +106,6 @@ class Listener:
         self.commissions: dict[str, Any] = {}
         self.prices: dict[int, Decimal] = {}
         """What the market gives, by contract id, as it is told for the account's positions."""
-        self.resubscribe = False
-        """TWS has lost its subscriptions (1101)."""
         self._quotes: dict[int, tuple[int, dict[int, Decimal]]] = {}
         self._states: dict[int, OrderState] = {}
         # What ib_async's decoder asks of a wrapper for times without a zone.
@@ -117,9 +141,6 @@ class Listener:
     def watched(self) -> set[int]:
         return {con_id for con_id, _ in self._quotes.values()}
 
-    def forget_quotes(self) -> None:
-        self._quotes.clear()
-
     def fail(self, error: Exception) -> None:
         """Nothing more will come: whoever waits is told so."""
         for answer in self.answers.values():
@@ -150,15 +171,17 @@ class Listener:
     def error(self, request_id: int, code: int, words: str, _details: str = "") -> None:
         problem = TwsError(code, words)
         if code in _VENUE_LOST:
-            self.venue_lost = True
+            self.no_venue = True
+            self.link.lose()
             self.fail(problem)
         elif code in _VENUE_FOUND:
-            self.venue_lost = False
-            self.resubscribe = code == 1101
+            self.no_venue = False
+            self.link.find()
         elif code == CLIENT_ID_TAKEN:
             self.refused = problem
         elif code in _NOTES:
-            return
+            if code in _FARM_FOUND:
+                self.farm_found.set()
         elif code == _PACING:
             self.last_error = problem
             self.fail(problem)

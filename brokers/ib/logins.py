@@ -13,10 +13,13 @@ import time
 from typing import Any, Final
 
 from brokers.ib.connection import ClientIdTaken, Connection
+from brokers.ib.listener import VenueLink
 from brokers.protocol import BrokerRefused
 
 IDLE: Final = 15.0
 """Seconds after which a connection that trades is left, so that another process may have its client id."""
+ASK_FOR_VENUE: Final = 5.0
+"""Seconds between two connections made to hear whether TWS, which had lost its venue, has it again."""
 OTHERS_PATIENCE: Final = 10.0
 """Seconds for which our client id may be somebody else's before closes are placed under another one."""
 _READING_IDS: Final = 1_000_000
@@ -36,6 +39,8 @@ class Logins:
         self._used: dict[int, float] = {}
         self._leaving: dict[int, asyncio.TimerHandle] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
+        self.link = VenueLink()
+        self._asked_for_venue = 0.0
         self._taken: tuple[float, float] | None = None
         """Since when our client id has been somebody else's, and when that was last so."""
         self.alone = True
@@ -50,13 +55,25 @@ class Logins:
         """Raises `BrokerUnavailable`, `BrokerRefused` where the login doesn't have the account."""
         async with self._lock("reader"):
             known = self._open.get("reader")
-            if known is not None and known.is_ready:
+            if known is not None and known.is_ready and not self._is_out_of_date(known):
                 return known
+            if known is not None:
+                known.close()
             return await self._connect_reader()
+
+    def _is_out_of_date(self, reader: Connection) -> bool:
+        """TWS has its venue again, and what it told before is old; or it was lost, and no word of it has come since."""
+        now = time.monotonic()
+        if self.link.lost_at is None:
+            return reader.losses != self.link.losses
+        if now - max(self.link.lost_at, self._asked_for_venue) < ASK_FOR_VENUE:
+            return False
+        self._asked_for_venue = now
+        return True
 
     async def _connect_reader(self) -> Connection:
         for attempt in range(_ATTEMPTS):
-            connection = Connection(self._name, self._host, self._port, self._timeout)
+            connection = Connection(self._name, self._host, self._port, self._timeout, self.link)
             try:
                 await connection.open(_READING_IDS + secrets.randbelow(2**30))
             except ClientIdTaken:
@@ -109,7 +126,7 @@ class Logins:
         async with self._lock(client_id):
             connection = self._open.get(client_id)
             if connection is None or not connection.is_ready:
-                connection = Connection(self._name, self._host, self._port, self._timeout)
+                connection = Connection(self._name, self._host, self._port, self._timeout, self.link)
                 await connection.open(client_id)
                 self._check_account(connection)
                 self._open[client_id] = connection

@@ -141,10 +141,6 @@ class Market:
         `positions` are those of the contracts held.
         """
         ear = reader.listener
-        if ear.resubscribe:
-            ear.resubscribe = False
-            ear.forget_quotes()
-            self._priced = None
         watched = ear.watched()
         for contract, position in zip(self.held, positions, strict=True):
             out = position.market is not None and not position.market.is_open

@@ -2,7 +2,24 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import BaseModel, ConfigDict, Field
+
+Event = Literal["1100", "1101", "1102", "unsaid", "reset"]
+"""TWS loses its venue (1100); has it again, with its clients' data lost (1101) or kept (1102), or without a word of it
+(`unsaid`); or makes its nightly reset."""
+
+
+class TwsEvent(BaseModel):
+    """What happens to TWS at a moment of the exchange's clock."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    at: float = Field(ge=0)
+    event: Event
+    seconds: float = Field(default=0, ge=0)
+    """For which a reset lets nobody in."""
 
 
 class Tws(BaseModel):
@@ -23,3 +40,4 @@ class Tws(BaseModel):
     number, under which nobody can cancel them here until client 0 has bound them."""
     read_only: bool = False
     """Orders are neither taken nor cancelled over the API."""
+    events: tuple[TwsEvent, ...] = ()

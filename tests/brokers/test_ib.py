@@ -7,6 +7,7 @@ import contextlib
 import importlib
 import logging
 from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
@@ -490,21 +491,94 @@ async def test_a_list_that_is_overdue_is_not_taken_for_the_next_one(venue: Venue
     assert (await report(exchange))["requests"]["TWS startApi"] == 2
 
 
-async def test_nothing_is_believed_while_tws_has_lost_the_venue(venue: Venue) -> None:
+async def lose_venue(exchange: PaperExchangeThread, broker: IbBroker) -> None:
+    """TWS loses it, and the account's connection hears so."""
+    await asyncio.to_thread(exchange.control, "tws", {"event": "1100"})
+    async with asyncio.timeout(PATIENCE):
+        with pytest.raises(BrokerUnavailable, match=r"lost its connection to the venue|has been lost"):
+            while True:
+                await broker.positions()
+    # What TWS goes on telling is not so any more.
+    await asyncio.to_thread(exchange.control, "late-fill", {"symbol": "AAPL", "side": "sell", "qty": "40"})
+    await until(exchange, lambda seen: seen["positions"] == {"AAPL": "60"})
+
+
+async def believed(broker: IbBroker) -> list[Decimal]:
+    """The quantities held, once any are told."""
+    async with asyncio.timeout(PATIENCE):
+        while True:
+            with contextlib.suppress(BrokerUnavailable):
+                return [position.quantity for position in await broker.positions()]
+            await asyncio.sleep(0.02)
+
+
+@pytest.mark.parametrize("event", ["1101", "1102"])
+async def test_nothing_is_believed_while_tws_has_lost_the_venue_and_all_is_read_again_then(
+    venue: Venue, event: str
+) -> None:
+    exchange = venue(LONG + RESTING + '[[halts]]\nsymbol = "AAPL"\nmode = "hold"\n')
+    async with opened(exchange) as broker:
+        await broker.positions()
+        await broker.close(SELL)
+        await lose_venue(exchange, broker)
+        with pytest.raises(BrokerUnavailable, match="lost its connection to the venue"):
+            await broker.close(replace(SELL, client_order_id="i-2"))
+        assert (await broker.cancel("1")).outcome is CancelOutcome.UNKNOWN
+        with pytest.raises(BrokerUnavailable):
+            await broker.cancel_all()
+        await asyncio.to_thread(exchange.control, "price", {"symbol": "AAPL", "price": "150"})
+        await asyncio.to_thread(exchange.control, "tws", {"event": event})
+        assert await believed(broker) == [D(60)]
+        (position,) = await broker.positions()
+        assert position.current_price == 150
+        assert (await broker.close(SELL)).outcome is CloseOutcome.DUPLICATE
+    assert (await report(exchange))["closes"] == {"AAPL": 1}
+
+
+async def test_a_new_connection_believes_no_more_than_the_one_that_was_told(
+    venue: Venue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logins, "ASK_FOR_VENUE", 0.0)
+    monkeypatch.setattr(connection, "TOLD_WITHIN", 0.05)
     exchange = venue(LONG)
     async with opened(exchange) as broker:
         await broker.positions()
-        await asyncio.to_thread(exchange.control, "tws", {"event": "1100"})
-        with pytest.raises(BrokerUnavailable, match=r"lost its connection to the venue"):
-            while True:
+        await lose_venue(exchange, broker)
+        for _ in range(3):
+            with pytest.raises(BrokerUnavailable, match="lost its connection to the venue"):
                 await broker.positions()
-        await asyncio.to_thread(exchange.control, "tws", {"event": "1101"})
-        async with asyncio.timeout(PATIENCE):
-            while True:
-                with contextlib.suppress(BrokerUnavailable):
-                    assert len(await broker.positions()) == 1
-                    break
-                await asyncio.sleep(0.02)
+    async with opened(exchange) as another:  # which has heard nothing before
+        with pytest.raises(BrokerUnavailable, match="lost its connection to the venue"):
+            await another.positions()
+    assert (await report(exchange))["requests"]["TWS startApi"] >= 5
+
+
+async def test_a_venue_that_is_back_without_a_word_is_found_out_by_another_connection(
+    venue: Venue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logins, "ASK_FOR_VENUE", 0.05)
+    exchange = venue(LONG)
+    async with opened(exchange) as broker:
+        assert await broker.not_permitted() == []  # by which the connection that trades has been told, too
+        await broker.positions()
+        await lose_venue(exchange, broker)
+        await asyncio.to_thread(exchange.control, "tws", {"event": "unsaid"})
+        assert await believed(broker) == [D(60)]
+        assert (await broker.close(replace(SELL, quantity=D(60)))).outcome is CloseOutcome.ACCEPTED
+        await until(exchange, lambda seen: bool(seen["is_flat"]))
+
+
+async def test_a_new_connection_that_is_told_nothing_doubts_for_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connection, "TOLD_WITHIN", 0.01)
+    monkeypatch.setattr(connection, "TOLD_TOGETHER", 0.0)
+    link = listener.VenueLink()
+    link.lose()
+    assert link.lost_at is not None
+    for doubt, lost in ((60.0, True), (0.0, False)):
+        monkeypatch.setattr(connection, "DOUBT_LASTS", doubt)
+        silent = connection.Connection("IB", "127.0.0.1", 1, 1.0, link)
+        await silent._ask_for_the_venue(link.lost_at - 1)
+        assert (link.lost_at is not None) is lost
 
 
 async def test_the_nightly_reset_is_outlived(venue: Venue) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from breaker.uuid7 import uuid7
 from brokers.alpaca import AlpacaBroker
-from brokers.ib import IbBroker, connection
+from brokers.ib import IbBroker, connection, logins
 from brokers.registry import open_brokers
 from configuration.accounts import AccountSettings
 from proofs.tws_kills import ENGINE, TIMEOUT, Case, account, case, connected_as, fast, judge, kill, problems
@@ -74,6 +74,22 @@ async def test_orders_by_hand_and_of_another_tws_go_without_a_cancel_of_all(
     outcome = await judge(Case(toml, engine_connected=False, kills=1), 1, exchange, redis_server.url)
     assert not problems(outcome)
     assert "TWS reqGlobalCancel" not in outcome.venue["requests"]
+
+
+@pytest.mark.parametrize("events", ["1100 1101", "1100 1102", "1100 unsaid", "reset", "1100 reset"])
+async def test_flat_though_tws_loses_its_venue_or_restarts_in_the_middle(
+    exchange: PaperExchangeThread, redis_server: EmbeddedRedis, events: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Orders of the book fill meanwhile, of which TWS tells nothing as long as it answers from what it knew."""
+    monkeypatch.setattr(logins, "ASK_FOR_VENUE", 0.2)
+    toml = f"{ALONE}[book]\norders = 8\npositions = 5\n[fills]\ndelay = 0.6\n[cancels]\ndelay = 0.4\n"
+    toml += "race_probability = 1.0\n"
+    toml += "".join(
+        f'[[tws.events]]\nat = {0.8 + 5 * number}\nevent = "{event}"\nseconds = 3\n'
+        for number, event in enumerate(events.split())
+    )
+    outcome = await judge(Case(toml, engine_connected=False, kills=1), 1, exchange, redis_server.url)
+    assert not problems(outcome)
 
 
 async def test_two_kill_switches_at_once_close_once(exchange: PaperExchangeThread, redis_server: EmbeddedRedis) -> None:

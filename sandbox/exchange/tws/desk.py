@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable
+from copy import deepcopy
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
+from sandbox.exchange.book import Book
 from sandbox.exchange.futures_forex_assets import ODD_LOT_BELOW
 from sandbox.exchange.orders import Origin, PaperOrder, PaperPosition, Status
 from sandbox.exchange.tws import messages
@@ -31,9 +33,30 @@ class Desk:
         self._next: dict[int, int] = {}
         self._by_hand_left, self._other_login_left = self.settings.by_hand, self.settings.other_login
         self._bound = 0
+        self._remembered: Book | None = None
         self.auto_bind = False
         """Whether orders that are placed by hand from now on are client 0's (`reqAutoOpenOrders`)."""
         self.open_orders()  # those of the beginning have their names from it
+
+    # The connection to the venue's servers
+
+    @property
+    def is_lost(self) -> bool:
+        return self._remembered is not None
+
+    @property
+    def book(self) -> Book:
+        """As TWS knows it: as it was when the venue was lost, until that is back."""
+        return self._remembered or self.venue.exchange.book
+
+    def lose_venue(self) -> None:
+        """From now on TWS answers from what it knows."""
+        if self._remembered is None:
+            self._remembered = deepcopy(self.venue.exchange.book)
+
+    def find_venue(self) -> None:
+        """It is back, and TWS knows everything again."""
+        self._remembered = None
 
     @property
     def account(self) -> str:
@@ -96,12 +119,12 @@ class Desk:
 
     def open_orders(self) -> list[PaperOrder]:
         """Legs that go with their order are told in it."""
-        for order in self.venue.exchange.book.open_orders.values():
+        for order in self.book.open_orders.values():
             self.name(order)
-        return [order for order in self.venue.exchange.book.open_orders.values() if not order.goes_with_parent]
+        return [order for order in self.book.open_orders.values() if not order.goes_with_parent]
 
     def completed_orders(self) -> list[PaperOrder]:
-        listed = self.venue.exchange.book.orders.values()
+        listed = self.book.orders.values()
         return [order for order in listed if not order.is_open and not order.goes_with_parent]
 
     def at(self, seconds: float) -> datetime:
@@ -127,7 +150,7 @@ class Desk:
     # Messages
 
     def contract(self, symbol: str) -> PaperContract:
-        return contract_for(self.venue.exchange.book.asset(symbol)) if symbol else COMBINATION
+        return contract_for(self.book.asset(symbol)) if symbol else COMBINATION
 
     def _of_order(self, order: PaperOrder) -> tuple[PaperContract, list[Leg]]:
         legs = [Leg(self.contract(leg.symbol), leg.ratio or leg.qty, leg.side) for leg in order.joint_legs]
@@ -147,7 +170,7 @@ class Desk:
 
     def executions(self, request_id: int | str, numbers: Iterable[int]) -> list[Message]:
         """Each with its commission behind it."""
-        book = self.venue.exchange.book
+        book = self.book
         told: list[Message] = []
         for number in numbers:
             fill = book.fills[number]
@@ -172,7 +195,7 @@ class Desk:
         return messages.position(held, self.contract(held.symbol), self.account)
 
     def portfolio(self) -> list[Message]:
-        book = self.venue.exchange.book
+        book = self.book
         return [
             messages.portfolio(held, self.contract(held.symbol), book.prices[held.symbol], self.account)
             for held in book.positions.values()
@@ -189,7 +212,7 @@ class Desk:
 
     def values(self) -> list[tuple[str, str, str]]:
         """The account in figures: tag, value, currency."""
-        book = self.venue.exchange.book
+        book = self.book
         held = sum(abs(book.value(p.symbol, p.qty)) for p in book.positions.values())
         figures = {
             "NetLiquidation": book.equity,

@@ -7,12 +7,14 @@ import contextlib
 import socket
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from functools import partial
 from typing import Final
 
 from sandbox.exchange.tws.desk import Desk
 from sandbox.exchange.tws.framing import GREETING, Field, fields_of, frame, length_of
 from sandbox.exchange.tws.messages import error
 from sandbox.exchange.tws.session import NAMES, Session
+from sandbox.exchange.tws_settings import Event, TwsEvent
 from sandbox.exchange.venue import Host, Venue
 
 SERVER_VERSION: Final = 178
@@ -30,6 +32,7 @@ class TwsServer:
         self._server: asyncio.Server | None = None
         self._telling: asyncio.Task[None] | None = None
         self._closed_until = float("-inf")
+        self._plan_events()
 
     async def start(self, listener: socket.socket) -> None:
         """Serve on this listening socket."""
@@ -46,26 +49,37 @@ class TwsServer:
 
     # What tests and scenarios bring about
 
-    def lose_venue(self) -> None:
-        """TWS loses its connection to the venue's servers: 1100."""
-        for session, _ in self._sessions.values():
-            session.lost = True
-        self._tell_all(1100, "Connectivity between IB and Trader Workstation has been lost.")
-
-    def find_venue(self, *, data_lost: bool) -> None:
-        """It is back: 1101 where subscriptions have to be made anew, else 1102."""
-        for session, _ in self._sessions.values():
-            session.lost = False
-        words = "Connectivity between IB and Trader Workstation has been restored"
-        if data_lost:
-            self._tell_all(1101, f"{words} - data lost.")
+    def happen(self, event: Event, seconds: float = 0) -> None:
+        """Bring it about now; a reset lets nobody in for so many exchange seconds."""
+        if event == "reset":
+            self._present_desk().find_venue()
+            self._closed_until = self._host.venue.now() + seconds
+            self._disconnect_all()
+        elif event == "1100":
+            self._present_desk().lose_venue()
+            self._tell_all(1100, "Connectivity between IB and Trader Workstation has been lost.")
         else:
-            self._tell_all(1102, f"{words} - data maintained.")
+            self._find_venue(event)
 
-    def reset(self, seconds: float) -> None:
-        """The nightly reset: every conversation ends, and for so many exchange seconds none begins."""
-        self._closed_until = self._host.venue.now() + seconds
-        self._disconnect_all()
+    def _find_venue(self, event: Event) -> None:
+        """What was asked for meanwhile goes to the venue now, as TWS sends on what it has kept."""
+        self._present_desk().find_venue()
+        words = "Connectivity between IB and Trader Workstation has been restored"
+        if event == "1101":
+            self._tell_all(1101, f"{words} - data lost.")
+        elif event == "1102":
+            self._tell_all(1102, f"{words} - data maintained.")
+        for session, _ in list(self._sessions.values()):
+            session.send_on(data_lost=event == "1101")
+
+    def _plan_events(self) -> None:
+        venue = self._host.venue
+        for planned in venue.scenario.tws.events:
+            venue.exchange.after(planned.at, partial(self._happen_at, venue, planned))
+
+    def _happen_at(self, venue: Venue, planned: TwsEvent) -> None:
+        if self._host.venue is venue:
+            self.happen(planned.event, planned.seconds)
 
     # Conversations
 
@@ -121,8 +135,6 @@ class TwsServer:
         plan = venue.trouble.plan(route, venue.now())
         if plan.latency:
             await asyncio.sleep(plan.latency / venue.scenario.time_scale)
-        if session.lost:
-            return
         if session.is_too_fast():
             writer.write(frame(error(-1, 100, "Max rate of messages per second has been exceeded.")))
             return
@@ -150,8 +162,7 @@ class TwsServer:
             self._present_desk()
             self._host.venue.advance()
             for session, _ in list(self._sessions.values()):
-                if not session.lost:
-                    session.tell_changes()
+                session.tell_changes()
 
     def _present_desk(self) -> Desk:
         """The desk of the venue that is served now; with another venue all conversations end."""
@@ -160,6 +171,7 @@ class TwsServer:
             self._desk = Desk(venue)
             self._closed_until = float("-inf")
             self._disconnect_all()
+            self._plan_events()
         return self._desk
 
     def _disconnect_all(self) -> None:

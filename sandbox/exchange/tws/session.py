@@ -23,6 +23,10 @@ _FARMS: Final = (
     (2104, "Market data farm connection is OK:usfarm"),
     (2158, "Sec-def data farm connection is OK:secdefil"),
 )
+_NO_VENUE: Final = (
+    (2103, "Market data farm connection is broken:usfarm"),
+    (2110, "Connectivity between Trader Workstation and server is broken. It will be restored automatically."),
+)
 NAMES: Final = {
     "1": "reqMktData",
     "2": "cancelMktData",
@@ -62,8 +66,6 @@ class Session:
     def __init__(self, desk: Desk, client_id: int, send: Callable[[Sequence[Field]], None]) -> None:
         self.desk = desk
         self.client_id = client_id
-        self.lost = False
-        """TWS has lost the venue: nothing is answered, and nothing takes effect."""
         self._send = send
         self._told: dict[str, tuple[str, Decimal]] = {}
         """Of each order of this client's that is not over: the status and how much had filled when it was last told."""
@@ -72,6 +74,8 @@ class Session:
         self._asked_at: deque[float] = deque()
         self._highest_told = 0
         """Of the numbers of all clients' orders that were listed here: an order of this client's has a higher one."""
+        self._kept: list[Sequence[str]] = []
+        """What was asked to be changed while the venue was lost."""
         self._summaries: set[str] = set()
         """The account's summaries that this client has asked for and not ended."""
 
@@ -79,7 +83,7 @@ class Session:
         """What TWS tells a client that has just come."""
         self._send([15, 1, ",".join(self.desk.settings.accounts)])
         self._send([9, 1, self.desk.next_order_id(self.client_id)])
-        for code, words in _FARMS:
+        for code, words in _NO_VENUE if self.desk.is_lost else _FARMS:
             self._send(error(-1, code, words))
         self._watch(order for order in self.desk.open_orders() if self.desk.name(order).client_id == self.client_id)
 
@@ -93,6 +97,9 @@ class Session:
 
     def answer(self, fields: Sequence[str], *, silent: bool = False) -> None:
         """Do what is asked; `silent`: without a word about it, now or in this answer's own messages."""
+        if self.desk.is_lost and NAMES.get(fields[0]) in _CHANGES:
+            self._kept.append(fields)
+            return
         send = self._send
         if silent:
             self._send = lambda _: None
@@ -114,10 +121,20 @@ class Session:
         elif fields[0] in _REQUEST_ID_AT and NAMES[fields[0]] not in _CHANGES:
             self._send(error(_request_id(fields), 322, f"Error processing request.-'cZ' : cause - {trouble.kind}"))
 
+    def send_on(self, *, data_lost: bool) -> None:
+        """The venue is back: what was asked for meanwhile is asked for now; the prices followed may be forgotten."""
+        kept, self._kept = self._kept, []
+        for fields in kept:
+            self.answer(fields)
+        if data_lost:
+            self._tickers.clear()
+
     # What happens without being asked
 
     def tell_changes(self) -> None:
         """Each change of an order of this client's, its executions, and the prices that it follows."""
+        if self.desk.is_lost:
+            return
         book = self.desk.venue.exchange.book
         fresh = range(self._fills_told, len(book.fills))
         self._fills_told = len(book.fills)
@@ -231,12 +248,12 @@ class Session:
         self._send([102])
 
     def _executions(self, fields: Sequence[str]) -> None:
-        for message in self.desk.executions(fields[2], range(len(self.desk.venue.exchange.book.fills))):
+        for message in self.desk.executions(fields[2], range(len(self.desk.book.fills))):
             self._send(message)
         self._send([55, 1, fields[2]])
 
     def _positions(self, _fields: Sequence[str]) -> None:
-        for held in self.desk.venue.exchange.book.positions.values():
+        for held in self.desk.book.positions.values():
             self._send(self.desk.position(held))
         self._send([62, 1])
 
@@ -294,7 +311,7 @@ class Session:
             self._send([57, 1, fields[2]])
 
     def _tick(self, request_id: str, symbol: str) -> None:
-        price = self.desk.venue.exchange.book.prices[symbol]
+        price = self.desk.book.prices[symbol]
         self._tickers[request_id] = symbol, price
         for kind in (1, 2, 4):  # bid, ask, last
             self._send([1, 6, request_id, kind, price, 100, 0])

@@ -12,7 +12,7 @@ from ib_async import IB, Contract, LimitOrder, MarketOrder, Order, StopOrder, Tr
 
 from sandbox.exchange.scenario import parse
 from sandbox.exchange.server import PaperExchange, PaperExchangeThread
-from tests.helpers import PATIENCE
+from tests.helpers import PATIENCE, eventually
 
 ALL_KINDS = (
     "enforce_available = false\n[book]\norders = 5\npositions = 3\nbrackets = 1\noptions = 1\nspreads = 1\n"
@@ -306,18 +306,37 @@ async def test_prices_are_told_as_they_change_and_once_for_a_snapshot(venue: Ven
         assert snapshot.last == 150
 
 
-async def test_a_lost_venue_answers_nothing_until_it_is_back(venue: Venue) -> None:
-    exchange = venue(LONG)
+async def test_a_lost_venue_is_answered_for_from_what_was_known_and_told_to_who_comes(venue: Venue) -> None:
+    exchange = venue(LONG + RESTING)
     codes: list[int] = []
     async with client(exchange) as ib:
         ib.errorEvent += lambda _id, number, *_: codes.append(number)
         await asyncio.to_thread(exchange.control, "tws", {"event": "1100"})
         await until(lambda: 1100 in codes, "no 1100")
-        with pytest.raises(TimeoutError):
-            await asyncio.wait_for(ib.reqPositionsAsync(), 0.2)
+        await asyncio.to_thread(exchange.control, "late-fill", {"symbol": "AAPL", "side": "sell", "qty": "40"})
+        await asyncio.to_thread(eventually, lambda: exchange.report()["positions"] == {"AAPL": "60"}, exchange.report)
+        assert [held.position for held in await ib.reqPositionsAsync()] == [100]
+        other = IB()
+        other.errorEvent += lambda _id, number, *_: codes.append(-number)
+        await other.connectAsync("127.0.0.1", exchange.tws_port, clientId=4, timeout=PATIENCE)
+        other.disconnect()
+        assert -2110 in codes and -2104 not in codes
         await asyncio.to_thread(exchange.control, "tws", {"event": "1102"})
         await until(lambda: 1102 in codes, "no 1102")
-        assert len(await ib.reqPositionsAsync()) == 1
+        assert [held.position for held in await ib.reqPositionsAsync()] == [60]
+
+
+async def test_what_was_asked_for_without_a_venue_is_done_when_it_is_back(venue: Venue) -> None:
+    exchange = venue(LONG + RESTING)
+    async with client(exchange) as ib:
+        await asyncio.to_thread(exchange.control, "tws", {"event": "1100"})
+        trade = ib.placeOrder(STOCK, MarketOrder("SELL", 100))
+        ib.reqGlobalCancel()
+        await ib.reqPositionsAsync()  # behind which both have been taken
+        assert exchange.report()["open_orders"] == 1 and trade.orderStatus.status == "PendingSubmit"
+        await asyncio.to_thread(exchange.control, "tws", {"event": "1101"})
+        assert await ended(trade) in {"Filled", "Cancelled"}
+        await until(lambda: not exchange.report()["open_orders"], "it was not cancelled")
 
 
 async def test_too_many_messages_in_a_second_are_told(venue: Venue) -> None:
