@@ -92,6 +92,21 @@ async def test_flat_though_tws_loses_its_venue_or_restarts_in_the_middle(
     assert not problems(outcome)
 
 
+async def test_a_book_that_was_flat_when_the_venue_was_lost_is_not_called_flat(
+    exchange: PaperExchangeThread, redis_server: EmbeddedRedis
+) -> None:
+    exchange.restart(scaled(f"{ALONE}[prices]\nAAPL = 200\n"))
+    exchange.control("tws", {"event": "1100"})
+    exchange.control("late-fill", {"symbol": "AAPL", "side": "buy", "qty": "40"})
+    settings = kill_settings(deadline=40.0)
+    report = await kill({"IB": account(exchange)}, redis_server.url, incident_id=uuid7(), settings=settings)
+    (told,) = report.accounts
+    assert not report.flat and "lost its connection to the venue" in told.note
+    exchange.control("tws", {"event": "1101"})
+    report = await kill({"IB": account(exchange)}, redis_server.url, incident_id=uuid7())
+    assert report.flat and exchange.report()["closes"] == {"AAPL": 1}
+
+
 async def test_two_kill_switches_at_once_close_once(exchange: PaperExchangeThread, redis_server: EmbeddedRedis) -> None:
     toml = f"{ALONE}[book]\norders = 4\npositions = 6\n[fills]\ndelay = 0.5\n"
     outcome = await judge(Case(toml, engine_connected=False, kills=2), 1, exchange, redis_server.url)
