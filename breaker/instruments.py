@@ -50,6 +50,8 @@ class Instrument:
         asset_class: the kind.
         multiplier: units of the underlying per contract; 1 where the thing itself is traded.
         price_increment: the price step; None where only the rule of the asset class is known.
+        price_bands: where the step depends on the price, each band's lowest price and its step, in order; empty
+            otherwise.
         quantity_increment: the quantity step; None where any quantity may be asked for.
         minimum_quantity: the least that an order may have; None where it is not known.
         maximum_quantity: the most that one order may have; None where it is not known.
@@ -65,6 +67,7 @@ class Instrument:
     maximum_quantity: Decimal | None = None
     minimum_notional: Decimal | None = None
     trades: Session | None = None
+    price_bands: tuple[tuple[Decimal, Decimal], ...] = ()
 
     @property
     def session(self) -> Session:
@@ -76,7 +79,7 @@ class Instrument:
         if self == EQUITY:
             return other
         said = {each.name: getattr(self, each.name) for each in fields(self)}
-        return replace(other, **{name: value for name, value in said.items() if value is not None})
+        return replace(other, **{name: value for name, value in said.items() if value not in {None, ()}})
 
     def tick(self, price: Decimal) -> Decimal:
         """The price step at `price`.
@@ -85,6 +88,9 @@ class Instrument:
         trading: two decimals). Anything else has the venue's own, else four significant digits and nine decimals at
         most.
         """
+        if self.price_bands:
+            reached = [step for lowest, step in self.price_bands if lowest <= price]
+            return reached[-1] if reached else self.price_bands[0][1]
         if self.price_increment is not None:
             return self.price_increment
         if self.asset_class is AssetClass.OPTION:

@@ -11,11 +11,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 from urllib.parse import quote
 
 from breaker.atomic_file import write_atomically
 from breaker.instruments import AssetClass, Instrument, Session
+
+_BANDS: Final = "price_bands"
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,12 +55,14 @@ class InstrumentStore:
 
 
 def _body(instrument: Instrument) -> dict[str, str]:
-    said = {each.name: getattr(instrument, each.name) for each in fields(instrument)}
-    return {
+    said = {each.name: getattr(instrument, each.name) for each in fields(instrument) if each.name != _BANDS}
+    body = {
         name: f"{value:f}" if isinstance(value, Decimal) else str(value)
         for name, value in said.items()
         if value is not None
     }
+    bands = " ".join(f"{lowest:f}:{step:f}" for lowest, step in instrument.price_bands)
+    return {**body, _BANDS: bands} if bands else body
 
 
 def _instrument(body: Any) -> Instrument | None:
@@ -67,9 +71,18 @@ def _instrument(body: Any) -> Instrument | None:
         words = dict(body)
         asset_class = AssetClass(words.pop("asset_class"))
         trades = Session(words.pop("trades")) if "trades" in words else None
+        bands = tuple(_band(text) for text in words.pop(_BANDS, "").split())
         numbers = {name: Decimal(value) for name, value in words.items()}
         if not all(number.is_finite() and number > 0 for number in numbers.values()):
             return None
-        return Instrument(asset_class, trades=trades, **numbers)
-    except (InvalidOperation, KeyError, TypeError, ValueError):
+        return Instrument(asset_class, trades=trades, price_bands=bands, **numbers)
+    except (AttributeError, InvalidOperation, KeyError, TypeError, ValueError):
         return None
+
+
+def _band(text: str) -> tuple[Decimal, Decimal]:
+    """Raises ValueError for none."""
+    lowest, step = (Decimal(part) for part in text.split(":"))
+    if not (lowest.is_finite() and step.is_finite() and step > 0):
+        raise ValueError(text)
+    return lowest, step

@@ -10,18 +10,20 @@ from __future__ import annotations
 import asyncio
 import string
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, Final
 
 from breaker.instruments import Instrument
-from breaker.orders import Account, Fill, MarketClock, Order, OrderType, Position, TimeInForce, Unreadable
+from breaker.orders import Account, Fill, MarketClock, Order, OrderType, Position, Side, TimeInForce, Unreadable
 from brokers.ib.connection import ClientIdTaken, Connection, library
 from brokers.ib.contracts import Symbols, expired_on
 from brokers.ib.logins import Logins
 from brokers.ib.market import Market
 from brokers.ib.orders import Orders
 from brokers.ib.reading import (
+    PRICE_STEP,
     SENSELESS,
     TwsError,
     amount,
@@ -265,6 +267,8 @@ class IbBroker(Broker):
         try:
             state = await trader.place(contract, self._order_for(contract, request, outside=outside))
         except TwsError as error:
+            if error.code == PRICE_STEP and (again := await self._on_its_step(contract, request)) is not None:
+                return await self._place(trader, contract, again, outside)
             if error.code in _NOT_TAKEN:
                 return refused(request.symbol, error)
             return await self._look_up(request, error)
@@ -275,6 +279,14 @@ class IbBroker(Broker):
             return await self._look_up(request, TwsError(201, "TWS set it aside as inactive"))
         self._note_reference(trader, request)
         return CloseResult(request.symbol, CloseOutcome.ACCEPTED)
+
+    async def _on_its_step(self, contract: Any, request: CloseOrder) -> CloseOrder | None:
+        """The same close at a price that is in whole steps; None where it was, as far as TWS tells."""
+        if request.limit_price is None:
+            return None
+        reader, up = await self._logins.reader(), request.side is Side.BUY
+        price = await self._market.on_its_step(reader, contract, request.limit_price, up=up)
+        return None if price == request.limit_price else replace(request, limit_price=price)
 
     def _note_reference(self, trader: Connection, request: CloseOrder) -> None:
         if self._references is not None and self._references[0] is trader:

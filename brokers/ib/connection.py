@@ -21,6 +21,7 @@ from brokers.ib.listener import (
     CLIENT_ID_TAKEN,
     COMPLETED_ORDERS,
     GOING,
+    MARKET_RULE,
     OPEN_ORDERS,
     PORTFOLIO,
     POSITIONS,
@@ -250,6 +251,20 @@ class Connection:
     async def details(self, contract: Any) -> Answer:
         """What the venue says of one contract; `BrokerUnavailable` where it knows no such thing, too."""
         return await self._ask("reqContractDetails", lambda c, number: c.reqContractDetails(number, contract))
+
+    async def market_rule(self, rule_id: int) -> list[Any]:
+        """The price steps by that rule: lowest prices and increments. Nothing is dropped where TWS tells of none."""
+        what, key = "reqMarketRule", (MARKET_RULE, rule_id)
+        client = self._ready(what)
+        answer = self.listener.answers.get(key) or self.listener.expect(key)
+        try:
+            client.reqMarketRule(rule_id)
+            await asyncio.wait({answer.done}, timeout=self._timeout)
+        finally:
+            self.listener.answers.pop(key, None)
+        if not answer.done.done() or answer.done.exception() is not None:
+            raise self._unavailable(what, "no answer")
+        return answer.items
 
     def watch(self, contract: Any) -> None:
         """From now on the market's prices of this contract are told."""

@@ -6,7 +6,7 @@ of positions: those of futures come without their exchange.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
@@ -70,6 +70,8 @@ class Details:
     instrument: Instrument
     exchange: str
     hours: Hours | None
+    rule: int | None = None
+    """By which rule of TWS its price steps go, at that exchange."""
 
 
 def base_symbol(contract: Any) -> str:
@@ -168,7 +170,19 @@ def read_details(details: Any) -> Details:
     )
     exchanges = str(details.validExchanges).split(",")
     exchange = "SMART" if "SMART" in exchanges else contract.exchange or exchanges[0]
-    return Details(instrument, exchange, hours)
+    return Details(instrument, exchange, hours, _rule_at(exchange, exchanges, str(details.marketRuleIds)))
+
+
+def _rule_at(exchange: str, exchanges: Sequence[str], rules: str) -> int | None:
+    """TWS tells one rule for each of the exchanges."""
+    told = dict(zip(exchanges, rules.split(","), strict=False)).get(exchange, "")
+    return int(told) if told.isdecimal() else None
+
+
+def read_bands(increments: Iterable[Any]) -> tuple[tuple[Decimal, Decimal], ...]:
+    """The price bands of a market rule; empty where one makes no sense. Raises ArithmeticError."""
+    bands = sorted((Decimal(str(each.lowEdge)), Decimal(str(each.increment))) for each in increments)
+    return tuple(bands) if all(step > 0 for _, step in bands) else ()
 
 
 def read_hours(details: Any) -> Hours | None:

@@ -31,6 +31,7 @@ COMPLETED_ORDERS: Final = "completedOrders"
 POSITIONS: Final = "positions"
 PORTFOLIO: Final = "portfolio"
 TIME: Final = "time"
+MARKET_RULE: Final = "marketRule"
 CLIENT_ID_TAKEN: Final = 326
 _VENUE_LOST: Final = frozenset({1100, 2110})
 """TWS loses its connection to the venue (1100), or has none when a client comes (2110)."""
@@ -189,7 +190,7 @@ class Listener:
             _fail(self.orders[request_id][0], problem)
         elif request_id in self.answers:
             _fail(self.answers[request_id].done, problem)
-        elif request_id not in self._quotes:  # prices that can't be had (354, 10089) are no answer to a cancel of all
+        elif request_id < 0:  # what is about another request (no prices: 354, 10089) is no answer to a cancel of all
             self.last_error = problem
 
     def openOrder(self, order_id: int, contract: Any, order: Any, state: Any) -> None:  # noqa: N802
@@ -259,6 +260,12 @@ class Listener:
             answer.items.append(details)
 
     bondContractDetails = contractDetails  # noqa: N815
+
+    def marketRule(self, rule_id: int, increments: Sequence[Any]) -> None:  # noqa: N802
+        key = MARKET_RULE, rule_id
+        if (answer := self.answers.get(key)) is not None:
+            answer.items = list(increments)
+        self._end(key)
 
     def contractDetailsEnd(self, request_id: int) -> None:  # noqa: N802
         self._end(request_id)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Iterable, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from typing import Any, Final
 
 from breaker.instruments import AssetClass, Instrument, Session
@@ -16,6 +18,7 @@ from brokers.ib.contracts import (
     Hours,
     Symbols,
     plain_instrument,
+    read_bands,
     read_details,
     route_of,
 )
@@ -43,6 +46,8 @@ class Market:
         self.held: Sequence[Any] = ()
         """The contracts of the positions, as they were last read."""
         self._details: dict[int, tuple[datetime, Details]] = {}
+        self._bands: dict[int, tuple[tuple[Decimal, Decimal], ...]] = {}
+        """By the rules of TWS: the price steps."""
         self._asking: dict[int, asyncio.Task[None]] = {}
         self._priced: Connection | None = None
         self._closing: set[int] = set()
@@ -122,11 +127,33 @@ class Market:
         try:
             async with places:
                 answer = await reader.details(contract)
-            self._details[contract.conId] = datetime.now(UTC), read_details(answer.items[0])
+                details = read_details(answer.items[0])
+                self._details[contract.conId] = datetime.now(UTC), self._with_bands(details)
+                if details.rule is not None and details.rule not in self._bands:
+                    self._bands[details.rule] = read_bands(await reader.market_rule(details.rule))
+                    self._details[contract.conId] = datetime.now(UTC), self._with_bands(details)
         except (BrokerError, IndexError, *SENSELESS):
             return
         finally:
-            self._asking.pop(contract.conId, None)
+            if self._asking.get(contract.conId) is asyncio.current_task():
+                del self._asking[contract.conId]
+
+    def _with_bands(self, details: Details) -> Details:
+        """With the price steps of its rule, as far as that is known."""
+        bands = () if details.rule is None else self._bands.get(details.rule, ())
+        return replace(details, instrument=replace(details.instrument, price_bands=bands)) if bands else details
+
+    async def on_its_step(self, reader: Connection, contract: Any, price: Decimal, *, up: bool) -> Decimal:
+        """A price that TWS has refused (110), by the steps that it tells when it is asked again."""
+        known = self._details.pop(contract.conId, None)
+        if known is not None and known[1].rule is not None:
+            self._bands.pop(known[1].rule, None)
+        if (asking := self._asking.pop(contract.conId, None)) is not None:
+            asking.cancel()
+        await self.learn(reader, [contract], within=ROUTE_WITHIN)
+        if known is not None:
+            self._details.setdefault(contract.conId, known)
+        return self.instrument(contract).price(price, up=up)
 
     async def follow_portfolio(self, reader: Connection, account: str) -> None:
         """Have TWS tell what the market gives for each position, once by each connection; nothing waits long."""

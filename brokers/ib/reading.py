@@ -53,7 +53,8 @@ _SIDES = {
 _FORCES = {"DAY": TimeInForce.DAY, "GTC": TimeInForce.GTC, "IOC": TimeInForce.IOC, "FOK": TimeInForce.FOK}
 _UNSET = Decimal("1e100")
 """TWS says the largest number there is for one that is not set."""
-_PRICE_STEP = 110
+PRICE_STEP = 110
+"""The code of a limit price between two steps."""
 _FRACTION = frozenset({10243, 10318})
 _BELOW_MINIMUM = re.compile(
     r"minim(um|al) (order )?(size|quantity|qty|notional|value|amount)|less than the minimum|size too small"
@@ -235,7 +236,7 @@ def refused(symbol: str, error: TwsError) -> CloseResult:
     """A close that TWS refused, with as much of the reason as it tells."""
     refusal = Refusal.OTHER
     words = error.words.lower()
-    if error.code == _PRICE_STEP:
+    if error.code == PRICE_STEP:
         refusal = Refusal.PRICE_STEP
     elif error.code in _FRACTION or "fraction" in words:
         refusal = Refusal.FRACTION

@@ -37,6 +37,8 @@ class Asset:
     quantity_increment: Decimal = Decimal("0.000000001")
     price_increment: Decimal | None = None
     """None: a cent from a dollar up, else a hundredth of a cent (SEC rule 612)."""
+    price_bands: tuple[tuple[Decimal, Decimal], ...] = ()
+    """Where the step depends on the price: each band's lowest price and its step, in order."""
     minimum_quantity: Decimal = ZERO
     minimum_cost: Decimal = ZERO
     """The least that a purchase may cost."""
@@ -63,6 +65,8 @@ class Asset:
 
     def tick(self, price: Decimal) -> Decimal:
         """The price step at `price`."""
+        if self.price_bands:
+            return next(step for lowest, step in reversed(self.price_bands) if lowest <= abs(price))
         if self.price_increment is not None:
             return self.price_increment
         return _CENT if abs(price) >= 1 else _HUNDREDTH_OF_A_CENT

@@ -81,6 +81,8 @@ class AssetRules(_Part):
     min_order_size: Decimal | None = Field(default=None, ge=0)
     min_trade_increment: Decimal | None = Field(default=None, gt=0)
     price_increment: Decimal | None = Field(default=None, gt=0)
+    price_bands: tuple[tuple[Decimal, Decimal], ...] | None = None
+    """Each band's lowest price, of the first one 0, and the price step from there on."""
     min_cost: Decimal | None = Field(default=None, ge=0)
     max_order_size: Decimal | None = Field(default=None, gt=0)
     max_market_order_size: Decimal | None = Field(default=None, gt=0)
@@ -387,6 +389,7 @@ class Scenario(_Part):
         said: dict[str, Any] = {
             "quantity_increment": rules.min_trade_increment,
             "price_increment": rules.price_increment,
+            "price_bands": rules.price_bands,
             "minimum_quantity": rules.min_order_size,
             "minimum_cost": rules.min_cost,
             "maximum_quantity": rules.max_order_size,

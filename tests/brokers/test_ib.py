@@ -44,6 +44,7 @@ BROKERED = (
 )
 BUY_FUTURE = CloseOrder("ESZ6", Side.BUY, D(2), "incident-ESZ6-1")
 SELL_PAIR = CloseOrder("EUR.USD", Side.SELL, D(5_000), "incident-EUR.USD-1")
+BANDED = LONG + "[assets.AAPL]\nprice_bands = [[0, 0.01], [150, 0.05]]\n"
 ENGINE = 7
 
 
@@ -369,16 +370,10 @@ async def test_a_close_that_never_arrived_is_unknown_and_may_be_sent_again(venue
     ("toml", "close", "refusal", "words"),
     [
         ('[[halts]]\nsymbol = "AAPL"\n', SELL, Refusal.OTHER, "trading is halted"),
-        (
-            "",
-            CloseOrder("AAPL", Side.SELL, D(100), "i-1", OrderType.LIMIT, D("199.999")),
-            Refusal.PRICE_STEP,
-            "minimum price variation",
-        ),
         ("[tws]\nread_only = true\n", SELL, Refusal.OTHER, "untick 'Read-Only API'"),
         ("", CloseOrder("NOSUCH", Side.SELL, D(1), "i-1"), Refusal.OTHER, "no position in NOSUCH"),
     ],
-    ids=["halt", "price step", "read only", "unknown"],
+    ids=["halt", "read only", "unknown"],
 )
 async def test_a_refusal_is_told_in_words(
     venue: Venue, toml: str, close: CloseOrder, refusal: Refusal, words: str
@@ -477,6 +472,49 @@ async def test_an_expired_future_is_named_and_not_sent(venue: Venue) -> None:
         refused = await broker.close(BUY_FUTURE)
     assert refused.outcome is CloseOutcome.REFUSED and "ESZ6 traded last on 2020-12-18" in refused.reason
     assert "TWS placeOrder" not in (await report(exchange))["requests"]
+
+
+# Price steps
+
+
+async def test_a_limit_is_on_the_step_of_its_price_band(venue: Venue) -> None:
+    exchange = venue(BANDED)
+    async with opened(exchange) as broker:
+        (position,) = await broker.positions()
+        told = position.instrument
+        assert (told.tick(D(200)), told.tick(D("149.99")), told.tick(D("0.5"))) == (D("0.05"), D("0.01"), D("0.01"))
+        price = told.price(D("190.03"), up=False)
+        close = CloseOrder("AAPL", Side.SELL, D(100), "i-1", OrderType.LIMIT, price)
+        assert price == D(190) and (await broker.close(close)).outcome is CloseOutcome.ACCEPTED
+    assert not (await report(exchange))["rules_broken"]
+
+
+@pytest.mark.parametrize(("side", "price"), [(Side.SELL, D("200.05")), (Side.BUY, D("200.1"))])
+async def test_a_price_that_tws_refuses_is_put_on_the_step_that_it_tells_then(
+    venue: Venue, side: Side, price: Decimal
+) -> None:
+    silent = '[[trouble]]\nkind = "timeout"\nroutes = ["TWS reqMarketRule"]\nfirst = 1\n'
+    exchange = venue(BANDED.replace("AAPL = 200", "AAPL = 200.075") + silent)
+    async with opened(exchange) as broker:
+        await broker.positions()
+        result = await broker.close(CloseOrder("AAPL", side, D(100), "i-1", OrderType.LIMIT, D("200.07")))
+        assert result.outcome is CloseOutcome.ACCEPTED, result
+        async with asyncio.timeout(PATIENCE):
+            while (order := await broker.order("i-1")) is None:
+                await asyncio.sleep(0.02)
+        assert order.limit_price == price
+    seen = await report(exchange)
+    assert seen["rules_broken"] == {"price step": 1} and seen["requests"]["TWS placeOrder"] == 2
+
+
+async def test_a_price_step_that_tws_never_tells_is_refused_as_such_once(venue: Venue) -> None:
+    silent = '[[trouble]]\nkind = "500"\nroutes = ["TWS reqMarketRule"]\n'
+    exchange = venue(BANDED + silent)
+    async with opened(exchange) as broker:
+        await broker.positions()
+        result = await broker.close(CloseOrder("AAPL", Side.SELL, D(100), "i-1", OrderType.LIMIT, D("199.99")))
+    assert (result.outcome, result.refusal) == (CloseOutcome.REFUSED, Refusal.PRICE_STEP)
+    assert (await report(exchange))["requests"]["TWS placeOrder"] == 1
 
 
 # What TWS may not be able to say

@@ -11,7 +11,16 @@ import pytest
 from ib_async import Contract, ContractDetails
 
 from breaker.instruments import AssetClass, Session
-from brokers.ib.contracts import Symbols, base_symbol, expired_on, plain_instrument, read_details, read_hours, route_of
+from brokers.ib.contracts import (
+    Symbols,
+    base_symbol,
+    expired_on,
+    plain_instrument,
+    read_bands,
+    read_details,
+    read_hours,
+    route_of,
+)
 from brokers.ib.reading import TwsError, amount, cancelled, newest_of_each, read_fill, refused
 from brokers.protocol import CancelOutcome, Refusal
 
@@ -115,6 +124,19 @@ def test_a_stocks_step_is_the_rules_unless_the_venue_has_a_coarser_one() -> None
     coarse = read_details(details(stock, minTick=0.05, validExchanges="SMART"))
     assert coarse.instrument.price_increment == D("0.05")
     assert route_of(Contract(secType="STK"), fine) == "SMART"
+
+
+def test_the_price_rule_is_that_of_the_exchange_where_it_is_traded() -> None:
+    stock = ib_async.Stock("SAP", "SMART", "EUR")
+    told = details(stock, validExchanges="IBIS,SMART,FWB", marketRuleIds="67,26,93")
+    assert read_details(told).rule == 26
+    assert read_details(details(stock, validExchanges="IBIS", marketRuleIds="")).rule is None
+
+
+def test_bands_are_in_order_and_make_sense_or_there_are_none() -> None:
+    told = [ib_async.PriceIncrement(1.0, 0.01), ib_async.PriceIncrement(0.0, 0.0001)]
+    assert read_bands(told) == ((D(0), D("0.0001")), (D(1), D("0.01")))
+    assert read_bands([ib_async.PriceIncrement(0.0, 0.0)]) == ()
 
 
 def test_what_the_contract_tells_is_enough_until_the_venue_has_told_more() -> None:

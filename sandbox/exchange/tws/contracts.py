@@ -167,7 +167,7 @@ def details_message(
         contract.trading_class,  # the name of its market
         contract.trading_class,
         contract.con_id,
-        asset.tick(price),
+        min((step for _, step in asset.price_bands), default=asset.tick(price)),
         contract.multiplier,
         "ACTIVETIM,DAY,GTC,LMT,MKT,STP,TRAIL,OUTSIDERTH",
         contract.exchange,
@@ -188,13 +188,28 @@ def details_message(
         1,
         "",
         "",
-        "26",
+        rule_of(asset),
         contract.expiry,
         "COMMON" if contract.kind == "STK" else "",
         smallest,
         asset.quantity_increment,
         asset.quantity_increment,
     ]
+
+
+def rule_of(asset: Asset) -> int:
+    """The number of the rule that its price steps follow."""
+    bands = bands_of(asset)
+    return zlib.crc32(repr(bands).encode()) % 9_000 + 1
+
+
+def bands_of(asset: Asset) -> tuple[tuple[Decimal, Decimal], ...]:
+    """Each band's lowest price and its step."""
+    if asset.price_bands:
+        return asset.price_bands
+    if asset.price_increment is not None:
+        return ((Decimal(0), asset.price_increment),)
+    return tuple((lowest, asset.tick(lowest)) for lowest in (Decimal(0), Decimal(1)))
 
 
 def hours(now: datetime, session: Session, opens_at: datetime | None, asset_class: AssetClass) -> tuple[str, str]:

@@ -12,7 +12,7 @@ from breaker.orders import OrderType
 from sandbox.exchange.orders import OrderRequest, PaperOrder, Status
 from sandbox.exchange.refusal import Refusal
 from sandbox.exchange.scenario import Trouble
-from sandbox.exchange.tws.contracts import details_message, find_contract
+from sandbox.exchange.tws.contracts import bands_of, details_message, find_contract, rule_of
 from sandbox.exchange.tws.desk import Desk
 from sandbox.exchange.tws.framing import Field
 from sandbox.exchange.tws.messages import error, status_word
@@ -49,6 +49,7 @@ NAMES: Final = {
     "64": "cancelPositions",
     "71": "startApi",
     "76": "reqAccountUpdatesMulti",
+    "91": "reqMarketRule",
     "77": "cancelAccountUpdatesMulti",
     "99": "reqCompletedOrders",
 }
@@ -300,6 +301,15 @@ class Session:
         self._send(told)
         self._send([52, 1, fields[2]])
 
+    def _market_rule(self, fields: Sequence[str]) -> None:
+        book = self.desk.book
+        for asset in (book.asset(symbol) for symbol in book.prices):
+            if str(rule_of(asset)) == fields[1]:
+                bands = bands_of(asset)
+                self._send([93, fields[1], len(bands), *(figure for band in bands for figure in band)])
+                return
+        raise Malformed(321, "Error validating request.-'bT' : cause - Invalid market rule id")
+
     def _market_data(self, fields: Sequence[str]) -> None:
         contract = find_contract(self.desk.venue.exchange.book, fields[3:15])
         if contract is None:
@@ -344,6 +354,7 @@ _HANDLERS: Final[dict[str, Callable[[Session, Sequence[str]], None]]] = {
     "cancelAccountSummary": Session._end_account_summary,
     "reqAccountUpdatesMulti": Session._account_updates_multi,
     "reqContractDetails": Session._contract_details,
+    "reqMarketRule": Session._market_rule,
     "reqMktData": Session._market_data,
     "cancelMktData": Session._end_market_data,
     "reqIds": Session._ids,

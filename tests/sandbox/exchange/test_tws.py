@@ -294,6 +294,19 @@ async def test_hours_tell_the_session(venue: Venue, session: str, trades: bool, 
     assert any(span.start <= now < span.end for span in details.liquidSessions()) is liquid
 
 
+async def test_the_price_steps_of_a_market_rule_are_told_by_band(venue: Venue) -> None:
+    exchange = venue(LONG + "[assets.AAPL]\nprice_bands = [[0, 0.01], [150, 0.05]]\n")
+    codes: list[int] = []
+    async with client(exchange) as ib:
+        (details,) = await ib.reqContractDetailsAsync(STOCK)
+        bands = await ib.reqMarketRuleAsync(int(details.marketRuleIds))
+        assert [(each.lowEdge, each.increment) for each in bands or []] == [(0, 0.01), (150, 0.05)]
+        assert details.minTick == 0.01
+        ib.errorEvent += lambda _id, number, *_: codes.append(number)
+        ib.client.reqMarketRule(99_999)
+        await until(lambda: 321 in codes, "a rule that there is not was told")
+
+
 async def test_prices_are_told_as_they_change_and_once_for_a_snapshot(venue: Venue) -> None:
     exchange = venue(LONG)
     async with client(exchange) as ib:
