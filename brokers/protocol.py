@@ -125,6 +125,8 @@ class Capabilities:
     safety_net: bool = False
     """The venue has a dead-man timer that cancels when it is no longer renewed."""
     weights: Weights = Weights()
+    not_covered: str = ""
+    """What of the same login is neither read, cancelled nor closed through this account, in words; empty: nothing."""
 
 
 @dataclass(frozen=True, slots=True)

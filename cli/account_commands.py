@@ -74,13 +74,28 @@ def try_account(name: Annotated[str, typer.Argument(help="As it is configured.")
         *asyncio.run(measure_access(settings, name, keep)),
         *_measure_unfit_net(name, settings),
     ]
+    left_out = _not_covered(name, settings)
     if as_json:
         checks = [measurement.as_dict() for measurement in found]
-        typer.echo(json.dumps({"account": name, "colour": worst(found).value, "checks": checks}))
+        typer.echo(
+            json.dumps({"account": name, "colour": worst(found).value, "checks": checks, "not_covered": left_out})
+        )
     else:
         _show(name, settings.accounts[name], found)
+        if left_out:
+            typer.echo(f"Neither read nor closed through {name}: {left_out}.")
     if worst(found) is Colour.RED:
         raise typer.Exit(Exit.REFUSED)
+
+
+def _not_covered(name: str, settings: Settings) -> str:
+    """What of the account its adapter neither reads nor closes; nothing of one that can't be opened, which is said."""
+    from brokers.registry import open_broker  # noqa: PLC0415
+
+    try:
+        return open_broker(name, settings.accounts[name]).capabilities.not_covered
+    except ConfigurationError:
+        return ""
 
 
 def _measure_unfit_net(name: str, settings: Settings) -> list[Measurement]:

@@ -55,6 +55,9 @@ class AccountSettings(BaseModel):
     urls: str | Mapping[str, str] | None = None
     """Adapter `ccxt`: `sandbox` for the exchange's test network, one address in place of all of its own, or addresses
     by ccxt's keys."""
+    leave_out: tuple[str, ...] = ()
+    """Adapter `ccxt`: product lines of the exchange that the account does without, such as `option`: they are neither
+    read, cancelled nor closed. For keys that may not read them."""
     subaccount: str | None = None
     """Adapter `ccxt`: the sub-account, where the exchange wants its name beside the key (Hyperliquid: its address)."""
     host: str = Field(default="127.0.0.1", pattern=r"^[^\s/]+$")

@@ -26,6 +26,7 @@ from pydantic.fields import FieldInfo
 
 from breaker.rule_table import RULE_TABLE
 from breaker.trip_reasons import TripReason
+from brokers.ccxt.venue_table import VENUES
 from brokers.safety_nets import NONE, timers
 from cli.app import command_line
 from cli.exit_codes import Exit
@@ -388,6 +389,27 @@ def safety_nets() -> str:
     return "\n".join([f"{head}\n| --- | --- | --- | --- | --- | --- |", *rows])
 
 
+def exchanges() -> str:
+    """Every exchange that the adapter `ccxt` has an entry for."""
+    rows = []
+    for name, venue in VENUES.items():
+        apart = sum(view.conditional for view in venue.orders)
+        by = [
+            {"account": "the account at once", "symbol": "by symbol", "": ""}[venue.cancels_all],
+            f"{venue.batch} ids at once" if venue.batch else "",
+        ]
+        cells = (
+            f"`{name}`",
+            ", ".join(f"`{line}`" for line in venue.lines),
+            f"apart, {apart} list{'s' if apart > 1 else ''}" if apart else "among the others",
+            ", or ".join(filter(None, by)),
+            venue.not_covered,
+        )
+        rows.append(f"| {' | '.join(cells)} |")
+    head = "| exchange | product lines | conditional orders | cancels | neither read nor closed |"
+    return "\n".join([f"{head}\n| --- | --- | --- | --- | --- |", *rows])
+
+
 def dashboard() -> str:
     """What the dashboard's panel of the rules says of each."""
     return "  \n".join(f"{row.rule}: {row.measured} ({row.unit})" for row in RULE_TABLE.values())
@@ -404,6 +426,7 @@ PARTS: Mapping[str, tuple[str, Callable[[], str]]] = {
     "reasons": ("audit-actions.md", reasons),
     "rules": ("rules.md", rules),
     "safety-nets": ("safety-nets.md", safety_nets),
+    "exchanges": ("ccxt.md", exchanges),
 }
 """The generated parts by name: the page that each is on, and what writes it."""
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from brokers.ccxt.adapter import KEEP, CcxtBroker
 from brokers.ccxt.connection import Connection
 from brokers.ccxt.market_store import MarketStore
-from brokers.ccxt.venues import venue_of
+from brokers.ccxt.venue_table import venue_of
+from brokers.ccxt.venues import Venue
+from configuration.settings import ConfigurationError
 
 if TYPE_CHECKING:
     from configuration.accounts import AccountSettings
@@ -32,6 +35,7 @@ def from_settings(name: str, account: AccountSettings, markets_dir: Path | None 
     exchange, key_id, secret_key = account.exchange, account.key_id, account.secret_key
     assert exchange and key_id and secret_key  # noqa: S101 - the settings of this adapter are not valid without them
     venue = venue_of(exchange, account.market)
+    check_left_out(name, account.leave_out, venue)
     wallet = exchange in _WALLETS
     credentials = {
         "walletAddress" if wallet else "apiKey": key_id.get_secret_value(),
@@ -55,7 +59,25 @@ def from_settings(name: str, account: AccountSettings, markets_dir: Path | None 
         if markets_dir is None
         else MarketStore(markets_dir, exchange, account.market, place_of(account)),
     )
-    return CcxtBroker(name, exchange, account.market, connection, keep=account.keep or KEEP, requests_per_minute=limit)
+    return CcxtBroker(
+        name,
+        exchange,
+        account.market,
+        connection,
+        keep=account.keep or KEEP,
+        requests_per_minute=limit,
+        leave_out=account.leave_out,
+    )
+
+
+def check_left_out(name: str, left_out: Sequence[str], venue: Venue) -> None:
+    """Raises ConfigurationError where there is no such product line, or where nothing would be left."""
+    unknown = [line for line in left_out if line not in venue.lines]
+    if not unknown and (not left_out or len({*left_out}) < len(venue.lines)):
+        return
+    there = f"are {', '.join(venue.lines)}" if venue.lines else "is none that can be left out"
+    said = f"has no {', '.join(unknown)}" if unknown else "would have nothing left"
+    raise ConfigurationError(f"accounts.{name}.leave_out: the account {said}; of what it reads there {there}")
 
 
 def place_of(account: AccountSettings) -> str:

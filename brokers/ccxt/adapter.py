@@ -21,6 +21,8 @@ from brokers.ccxt.cancelling import Cancels
 from brokers.ccxt.connection import Connection
 from brokers.ccxt.derivatives import read_positions
 from brokers.ccxt.errors import MayHaveHappened, VenueRefused
+from brokers.ccxt.kraken import margin_positions
+from brokers.ccxt.lists import Lists
 from brokers.ccxt.open_orders import OpenOrders
 from brokers.ccxt.reading import (
     SENSELESS,
@@ -34,7 +36,7 @@ from brokers.ccxt.reading import (
 )
 from brokers.ccxt.refusals import refused_close
 from brokers.ccxt.spot import LOAN, is_kept, positions_of, read_balances, selling_pair
-from brokers.ccxt.venues import venue_of
+from brokers.ccxt.venue_table import venue_of
 from brokers.protocol import (
     Broker,
     BrokerError,
@@ -68,6 +70,7 @@ class CcxtBroker(Broker):
         connection: how it is asked.
         keep: currencies that a spot or margin wallet keeps; the first is what it is valued in.
         requests_per_minute: as the account's settings have it; None: as the exchange has it.
+        leave_out: product lines of the exchange that the account does not cover.
     """
 
     def __init__(
@@ -79,15 +82,17 @@ class CcxtBroker(Broker):
         *,
         keep: Sequence[str] = KEEP,
         requests_per_minute: int | None = None,
+        leave_out: Sequence[str] = (),
     ) -> None:
         self.name = name
         self._exchange = exchange
         self._market = market
         self._keep = tuple(keep)
         self._connection = connection
-        self._venue = venue = venue_of(exchange, market)
+        self._venue = venue = venue_of(exchange, market).without(leave_out)
         self._spot = market in ("spot", "margin")
-        self._open_orders = OpenOrders(connection, venue)
+        self._lists = Lists(connection, venue, market)
+        self._open_orders = OpenOrders(connection, venue, self._lists)
         self._cancels = Cancels(connection, venue, self._open_orders)
         self._symbols: dict[str, str] = {}
         """The symbol of each client order id that was sent or seen: most exchanges find none without."""
@@ -116,6 +121,7 @@ class CcxtBroker(Broker):
             extended_hours=False,
             safety_net=bool(venue.safety_net) and not self._spot,
             weights=venue.weights,
+            not_covered="; ".join(filter(None, (", ".join(leave_out), venue.not_covered))),
         )
 
     def __repr__(self) -> str:
@@ -153,14 +159,17 @@ class CcxtBroker(Broker):
 
     async def positions(self) -> Listed[Position]:
         """Every position, in the exchange's contracts; of a wallet, every balance that has to go."""
-        listed = await (self._of_wallet() if self._spot else read_positions(self._connection, self._venue))
+        listed = await (self._of_wallet() if self._spot else read_positions(self._connection, self._venue, self._lists))
         self._seen |= {position.symbol for position in listed.items}
         self._hedged = frozenset(each.symbol for each in listed.items if each.position_side is not None)
         self._read = True
         return listed
 
     async def _of_wallet(self) -> Listed[Position]:
-        body = await self._connection.read("balance", lambda asked: asked.fetch_balance(self._wallet()))
+        held = margin_positions(self._connection) if self._exchange == "kraken" else _nothing()
+        body, on_margin = await asyncio.gather(
+            self._connection.read("balance", lambda asked: asked.fetch_balance(self._wallet())), held
+        )
         balances, unread = read_balances(body)
         exchange = await self._connection.ready()
         prices = await money.last_prices(self._connection, balances, self._keep)
@@ -169,7 +178,7 @@ class CcxtBroker(Broker):
             replace(item, symbol=selling_pair(item.symbol, self._keep, exchange.markets) or item.symbol)
             for item in unread
         )
-        return Listed(listed.items, (*named, *listed.unreadable))
+        return Listed(listed.items, (*named, *listed.unreadable, *on_margin))
 
     def _wallet(self) -> dict[str, Any]:
         return {"type": "margin", "marginMode": "cross"} if self._market == "margin" else {}
@@ -387,6 +396,10 @@ class CcxtBroker(Broker):
     def _note(self, orders: Sequence[Order]) -> None:
         self._seen |= {order.symbol for order in orders}
         self._symbols |= {order.client_order_id: order.symbol for order in orders if order.client_order_id}
+
+
+async def _nothing() -> tuple[Unreadable, ...]:
+    return ()
 
 
 def _number(quantity: Decimal) -> float | str:

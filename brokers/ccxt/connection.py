@@ -11,7 +11,7 @@ import difflib
 import importlib
 import logging
 import time
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, TypeVar
 from urllib.parse import urlsplit, urlunsplit
@@ -29,6 +29,7 @@ from brokers.ccxt.errors import (
     code_of,
     is_clock_off,
     reason_of,
+    says,
     sort_of,
     without_secrets,
 )
@@ -88,7 +89,8 @@ class Connection:
         self.name = name
         self.exchange_id = exchange
         self._credentials = dict(credentials)
-        self._options = dict(options)
+        self.options: Mapping[str, Any] = dict(options)
+        """ccxt's, as the account has them."""
         self._urls = urls
         self._timeout = timeout
         self._per_minute = requests_per_minute
@@ -111,9 +113,12 @@ class Connection:
             await exchange.close()
 
     async def ready(self) -> Any:
-        """ccxt's exchange with its markets. Raises `BrokerError`."""
-        exchange = await self._made()
-        await self._markets.ready(exchange)
+        """ccxt's exchange with its markets. Raises `BrokerUnavailable`; `BrokerRefused` for what won't change."""
+        try:
+            exchange = await self._made()
+            await self._markets.ready(exchange)
+        except (MayHaveHappened, VenueRefused) as error:  # of what it wants to know first, and not of what is asked
+            raise BrokerUnavailable(str(error), account=self.name) from None
         return exchange
 
     async def has_market(self, symbol: str) -> bool:
@@ -158,7 +163,7 @@ class Connection:
                 **self._credentials,
                 "enableRateLimit": True,
                 "timeout": int(PATIENCE * self._timeout * 1000),  # of what takes longest; each call has its own
-                "options": self._options,
+                "options": self.options,
                 "number": str,
             }
         )
@@ -190,15 +195,19 @@ class Connection:
 
         return observe
 
-    async def read(self, what: str, ask: Callable[[Any], Awaitable[_T]]) -> _T:
+    async def read(
+        self, what: str, ask: Callable[[Any], Awaitable[_T]], *, believed: Collection[str] = frozenset()
+    ) -> _T:
         """One reading, repeated while that is worth it for three timeouts, and not beyond `repeat_until`.
 
-        Raises `BrokerUnavailable`, or `BrokerRefused`.
+        Raises `BrokerUnavailable`, or `BrokerRefused`; at once for what the exchange refuses with a code `believed`.
         """
         refusals = 0
 
         def again(error: Exception) -> bool | float:
             nonlocal refusals
+            if says(error, believed):
+                return False
             if isinstance(error, KeysRefused):
                 refusals += 1
                 return refusals < KEYS_REFUSED_AT_LEAST
@@ -212,7 +221,7 @@ class Connection:
             on=again, attempts=12, timeout=patience, wait_initial=0.05, wait_max=1.0, wait_jitter=0.1
         ):
             with attempt:
-                return await self._once(what, ask)
+                return await self.once(what, ask)
         raise AssertionError("a retry context returns or raises")
 
     async def change(self, what: str, ask: Callable[[Any], Awaitable[_T]]) -> _T:
@@ -222,15 +231,13 @@ class Connection:
         """
         token = changes_something.set(True)
         try:
-            return await self._once(what, ask)
+            return await self.once(what, ask)
         finally:
             changes_something.reset(token)
 
-    async def _once(self, what: str, ask: Callable[[Any], Awaitable[_T]]) -> _T:
-        try:
-            exchange = await self.ready()
-        except (MayHaveHappened, VenueRefused) as error:  # of what it wants to know first, and not of what is asked
-            raise BrokerUnavailable(str(error), account=self.name) from None
+    async def once(self, what: str, ask: Callable[[Any], Awaitable[_T]]) -> _T:
+        """One reading that is not repeated. Raises `BrokerUnavailable`, or `BrokerRefused`."""
+        exchange = await self.ready()
         with self._sorted(what, self._timeout):
             try:
                 async with asyncio.timeout(self._timeout):
@@ -273,6 +280,7 @@ class Connection:
                 f"{self.name}: {self.exchange_id} refuses the keys for the {what} ({kind}: {reason_of(said)}); give "
                 f"key_id and secret_key of account {self.name} that may read and trade in this market, from here",
                 account=self.name,
+                code=code_of(said),
             )
         if sort is Sort.REFUSED:
             return VenueRefused(line, account=self.name, kind=kind, code=code_of(said), reason=reason_of(said))

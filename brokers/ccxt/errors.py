@@ -8,7 +8,7 @@ nearest one above it. It is by name, so that nothing of ccxt has to be imported 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from enum import StrEnum
 
 from brokers.protocol import BrokerRefused, BrokerUnavailable
@@ -124,7 +124,11 @@ class VenueRefused(BrokerRefused):
 
 
 class KeysRefused(BrokerRefused):
-    """The venue refuses the keys, or refuses them this. It is believed once it persists."""
+    """The venue refuses the keys, or refuses them this. It is believed once it persists. `code` is the venue's own."""
+
+    def __init__(self, message: str, *, account: str, code: str = "") -> None:
+        super().__init__(message, account=account)
+        self.code = code
 
 
 def sort_of(error: BaseException) -> Sort:
@@ -140,6 +144,11 @@ def sort_of(error: BaseException) -> Sort:
         if kind.__name__ in SORTS and kind.__module__.startswith("ccxt"):
             return SORTS[kind.__name__]
     return Sort.UNKNOWN
+
+
+def says(error: BaseException, codes: Collection[str]) -> bool:
+    """Whether the venue has refused with one of these codes of its own."""
+    return isinstance(error, VenueRefused | KeysRefused) and error.code in codes
 
 
 def is_clock_off(error: BaseException) -> bool:

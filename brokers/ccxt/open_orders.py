@@ -9,11 +9,12 @@ from typing import Any
 
 from breaker.orders import Order, Unreadable
 from brokers.ccxt.connection import Connection
-from brokers.ccxt.errors import VenueRefused
+from brokers.ccxt.errors import VenueRefused, says
+from brokers.ccxt.lists import Lists, way_out
 from brokers.ccxt.paging import next_page
-from brokers.ccxt.reading import SENSELESS, at_path, parts_of, read_order, unreadable
+from brokers.ccxt.reading import SENSELESS, at_path, list_at, parts_of, read_order, unreadable
 from brokers.ccxt.venues import Venue, View
-from brokers.protocol import BrokerError, BrokerUnavailable, Listed
+from brokers.protocol import BrokerError, BrokerRefused, BrokerUnavailable, Listed
 
 _Page = tuple[list[Order], list[Unreadable]]
 
@@ -36,10 +37,10 @@ class OpenOrders:
     reached and the order that it turns into it is in no list at all.
     """
 
-    def __init__(self, connection: Connection, venue: Venue) -> None:
+    def __init__(self, connection: Connection, venue: Venue, lists: Lists) -> None:
         self._connection = connection
         self._venue = venue
-        self._views = {view.name: view for view in venue.orders}
+        self._lists = lists
         self._conditional: dict[str, Order] = {}
 
     @property
@@ -49,25 +50,38 @@ class OpenOrders:
 
     def view(self, name: str) -> View:
         """The list that an order is in; one that isn't known is ordinary."""
-        return self._views.get(name, View())
+        return self._lists.view(name)
 
     async def read(self) -> Listed[Order]:
         """One list that can't be had is unreadable itself, and keeps nothing in the others from being cancelled.
 
         Raises `BrokerError` where none can be had.
         """
-        conditional = [view for view in self._venue.orders if view.conditional]
-        ordinary = [view for view in self._venue.orders if not view.conditional]
+        views, untold = await self._lists.orders()
+        conditional = [view for view in views if view.conditional]
+        ordinary = [view for view in views if not view.conditional]
         answers = [
             *await asyncio.gather(*(self._list(view) for view in conditional), return_exceptions=True),
             *await asyncio.gather(*(self._list(view) for view in ordinary), return_exceptions=True),
         ]
         pages, missing = _those_had(answers, [*conditional, *ordinary])
-        orders = {order.id: order for orders, _ in pages for order in orders if order.status.is_open}
+        for view, answer in zip([*conditional, *ordinary], answers, strict=True):
+            if answer != ([], []):
+                self._lists.used(view)
+        orders = self._told_once([order for orders, _ in pages for order in orders if order.status.is_open])
         orders |= {name: order for name, order in self._conditional.items() if parts_of(name)[2] in missing}
         orders |= await self._unlisted(orders)
         self._conditional = {name: order for name, order in orders.items() if self.view(parts_of(name)[2]).conditional}
-        return Listed(tuple(orders.values()), (*(item for _, unread in pages for item in unread), *missing.values()))
+        unread = (item for _, items in pages for item in items)
+        return Listed(tuple(orders.values()), (*unread, *missing.values(), *untold))
+
+    def _told_once(self, orders: Sequence[Order]) -> dict[str, Order]:
+        """By their names. An exchange that doesn't mind how it is asked tells the same ones in several lists."""
+        first: dict[tuple[str, str, bool], Order] = {}
+        for order in orders:
+            raw, symbol, view = parts_of(order.id)
+            first.setdefault((raw, symbol, self.view(view).conditional), order)
+        return {order.id: order for order in first.values()}
 
     async def _unlisted(self, listed: Mapping[str, Order]) -> dict[str, Order]:
         """Conditional orders that were listed before, are not now, and have not ended as far as the exchange tells."""
@@ -114,21 +128,32 @@ class OpenOrders:
 
     async def _page(self, view: View, more: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
         params = {**view.listing, **more}
+        try:
+            return await self._asked(view, params)
+        except BrokerRefused as error:
+            if says(error, view.absent):
+                return ()
+            raise
+
+    async def _asked(self, view: View, params: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
         what = f"list of {view.name} orders" if view.name else "list of orders"
         if view.raw is None:
             size = None if self._venue.pages.value == "all at once" else self._venue.page_size
-            answer = await self._connection.read(what, lambda asked: asked.fetch_open_orders(None, None, size, params))
-            return list(answer)
+            return list(
+                await self._connection.read(
+                    what, lambda asked: asked.fetch_open_orders(None, None, size, params), believed=view.absent
+                )
+            )
         call, path = view.raw
 
         async def ask(exchange: Any) -> Sequence[Mapping[str, Any]]:
             answer = await getattr(exchange, call)(params)
-            bodies = at_path(answer, path)
+            bodies = list_at(answer, path)
             if bodies and (cursor := at_path(answer, ("result", "nextPageCursor"))):
                 bodies[0]["nextPageCursor"] = cursor  # where ccxt's own lists have it
             return list(exchange.parse_orders(bodies))
 
-        return await self._connection.read(what, ask)
+        return await self._connection.read(what, ask, believed=view.absent)
 
     async def find(self, client_order_id: str, symbol: str) -> Order | None:
         """The order with this client order id, open or closed, as far as the exchange can tell; else None."""
@@ -186,6 +211,6 @@ def _those_had(
             continue
         if not had or not isinstance(answer, BrokerError):
             raise answer
-        problem = f"the list of {view.name or 'ordinary'} orders can't be had: {answer}"
+        problem = f"the list of {view.name or 'ordinary'} orders can't be had: {answer}{way_out(view.line)}"
         missing[view.name] = Unreadable("order", "", "", problem)
     return had, missing

@@ -67,8 +67,7 @@ _SUCCESS = frozenset({"0", "200", "00000", "200000", "1000", "success", "ok"})
 
 def read_order(body: Json, view: str = "", id_prefix: str = "") -> Order:
     """One order. Raises one of `SENSELESS`: what is not said is not guessed."""
-    if UNREAD in body:
-        raise ValueError(body[UNREAD])
+    check_read(body)
     symbol = _text(body, "symbol")
     filled = _optional(body.get("filled"), decimal) or ZERO
     quantity = _optional(body.get("amount"), decimal)
@@ -120,6 +119,12 @@ def _type(word: str, limit: Decimal | None, stop: Decimal | None) -> OrderType:
     return OrderType.MARKET if "market" in words else OrderType.LIMIT
 
 
+def check_read(body: Json) -> None:
+    """Raises ValueError for an item that ccxt itself could not read."""
+    if UNREAD in body:
+        raise ValueError(body[UNREAD])
+
+
 def is_nothing(body: Json) -> bool:
     """Whether a position is one of no contracts, as exchanges list them of symbols that they no longer trade, too."""
     try:
@@ -135,8 +140,7 @@ def read_position(body: Json, instrument: Instrument, *, inverse: bool = False) 
     Args:
         inverse: whether the contract is settled in the coin that it is on, and its size is in money.
     """
-    if UNREAD in body:
-        raise ValueError(body[UNREAD])
+    check_read(body)
     info = body.get("info")
     _check_size(info)
     contracts = _optional(body.get("contracts"), decimal)
@@ -353,6 +357,14 @@ def at_path(body: Any, path: Iterable[str]) -> Any:
         else:
             return None
     return body
+
+
+def list_at(body: Any, path: Iterable[str]) -> list[Any]:
+    """The list that is there. Raises TypeError where there is none: an answer without it does not say so."""
+    found = at_path(body, path)
+    if not isinstance(found, list):
+        raise TypeError(f"there is no list in it under {'.'.join(path)}")
+    return found
 
 
 def _text(body: Json, key: str) -> str:

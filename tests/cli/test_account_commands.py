@@ -122,6 +122,16 @@ def test_an_exchange_that_is_misspelt_is_one_line(
     ]
 
 
+def test_what_an_account_does_not_cover_is_said_in_one_line(
+    breaker_cli: RunCli, write_configuration: WriteConfiguration, tmp_path: Path
+) -> None:
+    where = 'adapter = "ccxt"\nexchange = "bybit"\nurls = "http://127.0.0.1:1"\nrequest_timeout = 0.2\n'
+    keys = 'key_id = "key"\nsecret_key = "secret"\nleave_out = ["option"]\n'
+    configure(write_configuration, tmp_path, f"[accounts.ALPHA]\n{where}{keys}")
+    shown = breaker_cli("accounts", "test", "ALPHA").stdout.splitlines()
+    assert any(line.startswith("Neither read nor closed through ALPHA: option; spot balances") for line in shown)
+
+
 def test_an_account_that_is_not_configured_is_named_with_those_that_are(
     venue: PaperExchangeThread, breaker_cli: RunCli
 ) -> None:

@@ -15,6 +15,7 @@ from breaker.orders import PositionSide
 
 BTC = "BTC/USDT:USDT"
 ETH = "ETH/USDT:USDT"
+CALL = "BTC/USDC:USDC-260626-80000-C"
 
 
 def market(symbol: str, market_id: str, **more: Any) -> dict[str, Any]:
@@ -47,6 +48,12 @@ def market(symbol: str, market_id: str, **more: Any) -> dict[str, Any]:
         "info": {},
         **more,
     }
+
+
+def option(symbol: str, market_id: str) -> dict[str, Any]:
+    """An option as ccxt has it."""
+    of_expiry = {"type": "option", "swap": False, "option": True, "linear": None, "inverse": None, "subType": None}
+    return market(symbol.partition("-")[0], market_id, **of_expiry) | {"symbol": symbol}
 
 
 @dataclass(frozen=True)
@@ -130,6 +137,7 @@ BYBIT = Case(
         market(BTC, "BTCUSDT"),
         market("SOL/USDC:USDC", "SOLPERP"),
         market("ETH/USD:ETH", "ETHUSD", precision={"amount": "1", "price": "0.05"}),
+        option(CALL, "BTC-26JUN26-80000-C"),
     ),
     {
         "order/realtime…settleCoin=USDT": _bybit_list(
@@ -137,6 +145,10 @@ BYBIT = Case(
         ),
         "order/realtime…settleCoin=USDC": _bybit_list(_bybit("b-3", symbol="SOLPERP", qty="5", leavesQty="5")),
         "order/realtime…category=inverse": _bybit_list(_bybit("b-4", symbol="ETHUSD", qty="100", leavesQty="100")),
+        "order/realtime…category=option": _bybit_list(
+            _bybit("b-5", symbol="BTC-26JUN26-80000-C", qty="2", leavesQty="2", price="500")
+        ),
+        "position/list…category=option": _bybit_list(_bybit_position("BTC-26JUN26-80000-C", "Sell", "2", 0)),
         "position/list…settleCoin=USDT": _bybit_list(_bybit_position("BTCUSDT", "Sell", "0.1", 2)),
         "position/list…settleCoin=USDC": _bybit_list(_bybit_position("SOLPERP", "Buy", "5", 0)),
         "position/list…category=inverse": _bybit_list(
@@ -147,8 +159,10 @@ BYBIT = Case(
         "user/query-api": {"retCode": 0, "result": {"unified": 0, "uta": 1}},
         "account/info": {"retCode": 0, "result": {"unifiedMarginStatus": 5}},
     },
-    {f"b-1@{BTC}": "0.2", f"b-2@{BTC}": "0.2", "b-3@SOL/USDC:USDC@usdc": "5", "b-4@ETH/USD:ETH@inverse": "100"},
+    {f"b-1@{BTC}": "0.2", f"b-2@{BTC}": "0.2", "b-3@SOL/USDC:USDC@usdc": "5", "b-4@ETH/USD:ETH@inverse": "100"}
+    | {f"b-5@{CALL}@option": "2"},
     {
+        (CALL, None): "-2",
         (BTC, PositionSide.SHORT): "-0.1",
         ("SOL/USDC:USDC", None): "5",
         ("ETH/USD:ETH", None): "-100",
@@ -240,6 +254,7 @@ OKX = Case(
         "orders-algo-pending…ordType=move_order_stop": _okx_data(
             _okx_algo("a-2", ordType="move_order_stop", callbackRatio="0.05", slTriggerPx="", slOrdPx="")
         ),
+        "orders-algo-pending…ordType=chase": _okx_data(_okx_algo("a-3", ordType="chase", slTriggerPx="", slOrdPx="")),
         "orders-algo-pending": _okx_data(),
         "orders-pending": _okx_data(_okx("o-1"), _okx("o-2", accFillSz="1", state="partially_filled")),
         "account/config": _okx_data({"posMode": "long_short_mode", "acctLv": "2"}),
@@ -250,7 +265,13 @@ OKX = Case(
         "trade/batch-orders": _okx_data({"clOrdId": "incident1", "ordId": "o-9", "tag": "", "sCode": "0", "sMsg": ""}),
         "trade/cancel": _okx_data({"clOrdId": "", "ordId": "o-1", "sCode": "0", "sMsg": ""}),
     },
-    {f"a-1@{BTC}@conditional": "3", f"a-2@{BTC}@move-order-stop": "3", f"o-1@{BTC}": "3", f"o-2@{BTC}": "2"},
+    {
+        f"a-1@{BTC}@conditional": "3",
+        f"a-2@{BTC}@move-order-stop": "3",
+        f"a-3@{BTC}@chase": "3",
+        f"o-1@{BTC}": "3",
+        f"o-2@{BTC}": "2",
+    },
     {(BTC, PositionSide.LONG): "3", (BTC, PositionSide.SHORT): "-2"},
     closed_as="o-9",
     reduces='"posSide":"long"',
@@ -348,10 +369,68 @@ KRAKEN_FUTURES = Case(
 )
 
 HL = "BTC/USDC:USDC"
+AAPL = "XYZ-AAPL/USDC:USDC"
+
+
+def _hl_order(coin: str, number: int) -> dict[str, Any]:
+    return {
+        "coin": coin,
+        "limitPx": "200.0",
+        "oid": number,
+        "origSz": "3.0",
+        "sz": "3.0",
+        "side": "B",
+        "orderType": "Limit",
+        "isTrigger": False,
+        "triggerPx": "0.0",
+        "triggerCondition": "N/A",
+        "reduceOnly": False,
+        "tif": "Gtc",
+        "timestamp": 1704346468840,
+        "cloid": None,
+        "children": [],
+    }
+
+
+def _hl_state(*positions: tuple[str, str]) -> dict[str, Any]:
+    return {
+        "assetPositions": [
+            {
+                "type": "oneWay",
+                "position": {
+                    "coin": coin,
+                    "szi": size,
+                    "entryPx": "200.0",
+                    "positionValue": "1000.0",
+                    "leverage": {"type": "isolated", "value": 5, "rawUsd": "800.0"},
+                    "liquidationPx": None,
+                    "marginUsed": "200.0",
+                    "maxLeverage": 10,
+                    "returnOnEquity": "0.0",
+                    "unrealizedPnl": "0.0",
+                    "cumFunding": {"allTime": "0.0", "sinceChange": "0.0", "sinceOpen": "0.0"},
+                },
+            }
+            for coin, size in positions
+        ],
+        "marginSummary": {"accountValue": "200.0"},
+        "time": 1704346468838,
+    }
+
+
 HYPERLIQUID = Case(
     "hyperliquid",
-    (market(HL, "0", baseId="0", base="BTC", baseName="BTC", precision={"amount": "0.00001", "price": "0.1"}),),
+    (
+        market(HL, "0", baseId="0", base="BTC", baseName="BTC", precision={"amount": "0.00001", "price": "0.1"}),
+        market(AAPL, "110000", baseId="110000", base="XYZ-AAPL", baseName="xyz:AAPL"),
+    ),
     {
+        "userRole": {"role": "user"},
+        "perpDexs": [None, {"name": "xyz", "fullName": "XYZ"}, {"name": "flx", "fullName": "Felix"}],
+        'frontendOpenOrders…"dex":"xyz"': [_hl_order("xyz:AAPL", 103)],
+        'frontendOpenOrders…"dex":"flx"': [],
+        'clearinghouseState…"dex":"xyz"': _hl_state(("xyz:AAPL", "5.0")),
+        'clearinghouseState…"dex":"flx"': _hl_state(),
         "frontendOpenOrders": [
             {
                 "coin": "BTC",
@@ -422,8 +501,8 @@ HYPERLIQUID = Case(
             "response": {"type": "cancel", "data": {"statuses": ["success"]}},
         },
     },
-    {f"101@{HL}": "0.15", f"102@{HL}": "0.1"},
-    {(HL, None): "-0.1"},
+    {f"101@{HL}": "0.15", f"102@{HL}": "0.1", f"103@{AAPL}@xyz": "3"},
+    {(HL, None): "-0.1", (AAPL, None): "5"},
     close=HL,
     closed_as="109",
     reduces='"r":true',
@@ -645,6 +724,7 @@ KUCOIN_FUTURES = Case(
     "kucoinfutures",
     (market(BTC, "XBTUSDTM", contractSize="0.001", precision={"amount": "1", "price": "0.1"}),),
     {
+        "account/mode": {"code": "200000", "data": {"selfAccountMode": "CLASSIC"}},
         "stopOrders": _kucoin_items(
             _kucoin(
                 "q-2", side="sell", type="market", price=None, stop="down", stopPrice="28000", filledSize=0, dealSize=0
@@ -747,7 +827,7 @@ def _bitget_position(symbol: str, side: str, total: str, coin: str) -> dict[str,
 
 BITGET = Case(
     "bitget",
-    (market(BTC, "BTCUSDT"), market("ETH/USDC:USDC", "ETHPERP")),
+    (market(BTC, "BTCUSDT"), market("ETH/USDC:USDC", "ETHPERP"), market("BTC/USD:BTC", "BTCUSD")),
     {
         "orders-plan-pending…USDT-FUTURES…planType=normal_plan": _bitget_orders(
             {
@@ -771,7 +851,34 @@ BITGET = Case(
                 "uTime": "1700728077967",
             }
         ),
+        "orders-plan-pending…COIN-FUTURES…planType=profit_loss": _bitget_orders(
+            {
+                "planType": "pos_loss",
+                "symbol": "BTCUSD",
+                "size": "0.3",
+                "orderId": "g-5",
+                "clientOid": "engine5",
+                "price": "",
+                "executePrice": "",
+                "triggerPrice": "28000",
+                "triggerType": "mark_price",
+                "planStatus": "live",
+                "side": "sell",
+                "posSide": "net",
+                "posMode": "one_way_mode",
+                "marginCoin": "BTC",
+                "marginMode": "crossed",
+                "orderType": "market",
+                "cTime": "1700728077967",
+                "uTime": "1700728077967",
+            }
+        ),
         "orders-plan-pending": _bitget_orders(),
+        "orders-pending…COIN-FUTURES": _bitget_orders(_bitget("g-4", symbol="BTCUSD", marginCoin="BTC")),
+        "all-position…COIN-FUTURES": {
+            "code": "00000",
+            "data": [_bitget_position("BTCUSD", "long", "0.3", "BTC")],
+        },
         "orders-pending…USDT-FUTURES": _bitget_orders(_bitget("g-1")),
         "orders-pending…USDC-FUTURES": _bitget_orders(_bitget("g-3", symbol="ETHPERP", marginCoin="USDC")),
         "all-position…USDT-FUTURES": {
@@ -789,11 +896,104 @@ BITGET = Case(
         f"g-2@{BTC}@USDT-FUTURES normal_plan": "0.1",
         f"g-1@{BTC}@USDT-FUTURES": "0.15",
         "g-3@ETH/USDC:USDC@USDC-FUTURES": "0.15",
+        f"g-4@{PERPETUAL}@COIN-FUTURES": "0.15",
+        f"g-5@{PERPETUAL}@COIN-FUTURES profit_loss": "0.3",
     },
-    {(BTC, None): "-0.1", ("ETH/USDC:USDC", None): "2"},
+    {(BTC, None): "-0.1", ("ETH/USDC:USDC", None): "2", (PERPETUAL, None): "0.3"},
     closed_as="g-9",
     reduces='"reduceOnly":"YES"',
     settings={"password": "passphrase", "options": {"uta": False}},
 )
 
-CASES = (BYBIT, OKX, KRAKEN_FUTURES, HYPERLIQUID, DERIBIT, GATE, KUCOIN_FUTURES, BITGET)
+
+def _coin_m_order(number: int, **more: Any) -> dict[str, Any]:
+    return {
+        "orderId": number,
+        "symbol": "BTCUSD_PERP",
+        "pair": "BTCUSD",
+        "status": "NEW",
+        "clientOrderId": "engine-1",
+        "price": "30000",
+        "avgPrice": "0.0",
+        "origQty": "20",
+        "executedQty": "5",
+        "cumBase": "0.01",
+        "timeInForce": "GTC",
+        "type": "LIMIT",
+        "reduceOnly": False,
+        "closePosition": False,
+        "side": "BUY",
+        "positionSide": "BOTH",
+        "stopPrice": "0",
+        "workingType": "CONTRACT_PRICE",
+        "origType": "LIMIT",
+        "time": 1700728077966,
+        "updateTime": 1700728077966,
+        **more,
+    }
+
+
+BINANCE_COIN_M = Case(
+    "binancecoinm",
+    (
+        market(
+            PERPETUAL,
+            "BTCUSD_PERP",
+            contractSize="100",
+            precision={"amount": "1", "price": "0.1", "base": "0.00000001", "quote": "0.00000001"},
+            info={"orderTypes": ["LIMIT", "MARKET"]},
+        ),
+    ),
+    {
+        "openAlgoOrders": [
+            {
+                "algoId": 2146760,
+                "clientAlgoId": "engine-2",
+                "algoType": "CONDITIONAL",
+                "orderType": "STOP_MARKET",
+                "symbol": "BTCUSD_PERP",
+                "side": "SELL",
+                "positionSide": "BOTH",
+                "timeInForce": "GTC",
+                "quantity": "7",
+                "algoStatus": "NEW",
+                "triggerPrice": "28000",
+                "price": "0",
+                "closePosition": False,
+                "reduceOnly": True,
+                "createTime": 1700728077967,
+                "updateTime": 1700728077967,
+            }
+        ],
+        "openOrders": [_coin_m_order(11)],
+        "positionRisk": [
+            {
+                "symbol": "BTCUSD_PERP",
+                "positionAmt": "-7",
+                "entryPrice": "31000",
+                "breakEvenPrice": "31000",
+                "markPrice": "30500",
+                "unRealizedProfit": "0.0003",
+                "liquidationPrice": "0",
+                "leverage": "10",
+                "maxQty": "100",
+                "marginType": "cross",
+                "isolatedMargin": "0",
+                "isAutoAddMargin": "false",
+                "positionSide": "BOTH",
+                "notionalValue": "-0.0229",
+                "isolatedWallet": "0",
+                "updateTime": 1700728077966,
+            }
+        ],
+        "DELETE…dapi/v1/order": _coin_m_order(11, status="CANCELED"),
+        "POST…dapi/v1/order": _coin_m_order(19, type="MARKET", reduceOnly=True, clientOrderId="incident-1", price="0"),
+    },
+    {f"2146760@{PERPETUAL}@algo": "7", f"11@{PERPETUAL}": "15"},
+    {(PERPETUAL, None): "-7"},
+    close=PERPETUAL,
+    closed_as="19",
+    reduces="reduceOnly=true",
+)
+
+CASES = (BINANCE_COIN_M, BYBIT, OKX, KRAKEN_FUTURES, HYPERLIQUID, DERIBIT, GATE, KUCOIN_FUTURES, BITGET)

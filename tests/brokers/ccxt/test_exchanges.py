@@ -1,10 +1,7 @@
-"""Eight exchanges that are not Binance, through unmodified ccxt: orders, positions and results, and none is dropped."""
+"""Exchanges beside Binance's spot and USDⓈ-M, through unmodified ccxt: all is read, and none of it is dropped."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from dataclasses import replace
 from decimal import Decimal
 from typing import Any
@@ -13,35 +10,9 @@ import ccxt.async_support as ccxt
 import pytest
 
 from breaker.orders import OrderType, PositionSide
-from brokers.ccxt import CcxtBroker
 from brokers.protocol import CancelOutcome, CloseOrder, CloseOutcome
+from tests.brokers.ccxt.answering import exchange_of
 from tests.brokers.ccxt.exchange_answers import CASES, Case
-from tests.brokers.ccxt.local_exchange import opened
-
-
-class Answering:
-    """What stands in for ccxt's HTTP: everything above it is ccxt's own."""
-
-    def __init__(self, case: Case) -> None:
-        self.case = case
-        self.asked: list[str] = []
-
-    async def __call__(self, url: str, method: str = "GET", headers: Any = None, body: Any = None) -> Any:
-        words = f"{method} {url} {body if isinstance(body, str) else json.dumps(body)}".replace('": "', '":"')
-        self.asked.append(words)
-        for parts, answer in self.case.answers.items():
-            if all(part in words for part in parts.split("…")):
-                return json.loads(json.dumps(answer))
-        raise AssertionError(f"{self.case.exchange} was asked {words}")
-
-
-@asynccontextmanager
-async def exchange_of(case: Case) -> AsyncIterator[tuple[CcxtBroker, Answering]]:
-    async with opened("http://127.0.0.1:1", exchange=case.exchange, market="swap", **case.settings) as broker:
-        made = await broker._connection._made()
-        made.set_markets(json.loads(json.dumps(case.markets)))
-        made.fetch = answering = Answering(case)
-        yield broker, answering
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.exchange)

@@ -9,7 +9,8 @@ import ccxt.async_support as ccxt
 import pytest
 
 from brokers.ccxt.paging import next_page
-from brokers.ccxt.venues import _VENUES, OTHER, Pages, venue_of
+from brokers.ccxt.venue_table import OTHER, VENUES, venue_of
+from brokers.ccxt.venues import Pages
 
 CALLS = {
     "account": "cancelAllOrders",
@@ -17,9 +18,9 @@ CALLS = {
 }
 
 
-@pytest.mark.parametrize("name", sorted(_VENUES))
+@pytest.mark.parametrize("name", sorted(VENUES))
 def test_ccxt_has_every_exchange_of_the_table_and_every_call_that_the_table_counts_on(name: str) -> None:
-    venue, exchange = _VENUES[name], getattr(ccxt, name)()
+    venue, exchange = VENUES[name], getattr(ccxt, name)()
     assert exchange.has["fetchOpenOrders"] and exchange.has["createOrder"] and exchange.has["cancelOrder"]
     if venue.cancels_all:
         assert exchange.has["cancelAllOrders"] is True
@@ -31,8 +32,9 @@ def test_ccxt_has_every_exchange_of_the_table_and_every_call_that_the_table_coun
         assert exchange.has["fetchOrder"] is True
     for call in venue.transfers:
         assert callable(getattr(exchange, call))
-    for view in venue.orders:
-        assert view.raw is None or callable(getattr(exchange, view.raw[0]))
+    for raw in [view.raw for view in venue.orders] + [view.raw for view in venue.positions]:
+        assert raw is None or callable(getattr(exchange, raw[0]))
+    assert venue.unified is None or callable(getattr(exchange, venue.unified.call))
 
 
 @pytest.mark.parametrize("name", ["okx", "hyperliquid", "coinbase"])
@@ -42,7 +44,7 @@ def test_where_ccxt_cancels_no_whole_account_none_is_asked_to(name: str) -> None
     assert venue_of(name, "swap").batch
 
 
-@pytest.mark.parametrize("name", sorted(_VENUES))
+@pytest.mark.parametrize("name", sorted(VENUES))
 @pytest.mark.parametrize("market", ["spot", "swap"])
 def test_conditional_orders_are_listed_before_what_they_turn_into(name: str, market: str) -> None:
     order = [view.conditional for view in venue_of(name, market).orders]
