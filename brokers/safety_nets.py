@@ -46,7 +46,10 @@ class VenueTimer:
         if not self.exists:
             return f"{self.venue} {NONE}"
         if not self.by_request:
-            return f"the timer of {self.venue} goes by an engine's own connection; it needs {self.needs}"
+            return (
+                f"the timer of {self.venue} goes by an engine's own connection, so that only the engine can set it up; "
+                f"it needs {self.needs}"
+            )
         if not self.shortest <= timeout <= self.longest:
             return f"{self.venue} takes {_span(self.shortest, self.longest)}, not {timeout:g} s"
         if self.cancels_stops and not may_cancel_stops:
@@ -111,7 +114,8 @@ _TIMERS = (
         advice="in effect about 10 s after it is set",
         covers="the orders of one product (derivatives, options or spot), counted from when the last private stream "
         "that has subscribed to `dcp` is silent",
-        needs="the account's manager at Bybit to enable it, and an engine's stream that has subscribed to `dcp`",
+        needs="the account's manager at Bybit to enable it, and an engine's private stream that has subscribed to "
+        "`dcp`; a request can set its time, and without that stream it does nothing",
         by_request=False,
         source="https://bybit-exchange.github.io/docs/v5/order/dcp",
     ),
@@ -136,18 +140,10 @@ _TIMERS = (
         source="https://docs.deribit.com/api-reference/session-management/private-enable_cancel_on_disconnect",
     ),
     VenueTimer(
-        venue="BitMEX",
-        name="order/cancelAllAfter",
-        advice="60 s, renewed each 15 s",
-        covers="every order of the account, protective stops too",
-        cancels_stops=True,
-        source="https://www.bitmex.com/api/explorer/#!/Order/Order_cancelAllAfter",
-    ),
-    VenueTimer(
         venue="Hyperliquid",
         name="scheduleCancel",
         shortest=5.0,
-        advice="ten firings a day at most",
+        advice="it fires ten times a day at most, and renewals don't count",
         covers="every order of the account, protective stops too",
         needs="a traded volume of 1,000,000 USD",
         cancels_stops=True,
@@ -164,7 +160,6 @@ _EXCHANGES = {
     "bybit": "Bybit",
     "okx": "OKX",
     "deribit": "Deribit",
-    "bitmex": "BitMEX",
     "hyperliquid": "Hyperliquid",
 }
 """By the names that ccxt gives them."""

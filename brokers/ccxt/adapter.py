@@ -119,7 +119,7 @@ class CcxtBroker(Broker):
             looks_up_orders=bool(venue.finds_by),
             conditional_apart=any(view.conditional for view in venue.orders),
             extended_hours=False,
-            safety_net=bool(venue.safety_net) and not self._spot,
+            safety_net=venue.timer is not None,
             weights=venue.weights,
             not_covered="; ".join(filter(None, (", ".join(leave_out), venue.not_covered))),
         )
@@ -380,14 +380,15 @@ class CcxtBroker(Broker):
 
     async def arm_safety_net(self, timeout: timedelta) -> SafetyNet:
         symbols = {*self._net.covers}
-        if self._venue.safety_net == "symbol":  # with those that have got orders since
+        if self._venue.timer is not None and self._venue.timer.per_symbol:  # with those that have got orders since
             symbols |= {order.symbol for order in await self.open_orders()}
         self._net = await safety_net.arm(self._connection, self._venue, timeout, sorted(symbols))
         return self._net
 
     async def disarm_safety_net(self) -> None:
-        await safety_net.disarm(self._connection, self._venue, self._net.covers or await self._symbols_in_book())
-        self._net = SafetyNet(None, verified=True, detail="taken away")
+        by_symbol = self._venue.timer is not None and self._venue.timer.per_symbol
+        symbols = self._net.covers or (await self._symbols_in_book() if by_symbol else ())
+        self._net = await safety_net.disarm(self._connection, self._venue, symbols)
 
     async def safety_net(self) -> SafetyNet:
         """As it was last armed here: no exchange says how its timer stands, but in the answer to arming it."""

@@ -169,6 +169,8 @@ class Connection:
         )
         exchange.logger = _log
         exchange.timeout_on_exit = 0
+        if self.exchange_id == "hyperliquid":
+            exchange.initialize_client = _nothing_before
         exchange.has["fetchCurrencies"] = False  # needs other rights on some, and nothing here asks for it
         if self._urls == SANDBOX:
             exchange.set_sandbox_mode(True)
@@ -318,6 +320,14 @@ def moved_addresses(addresses: Any, moved: Mapping[str, str]) -> Any:
         return urlunsplit((new.scheme, new.netloc, new.path.rstrip("/") + old.path, "", ""))
 
     return {key: move(key, value) for key, value in addresses.items()} if isinstance(addresses, Mapping) else addresses
+
+
+async def _nothing_before() -> bool:
+    """In place of what ccxt does before the first order or cancel at Hyperliquid.
+
+    It would send three requests first, one of which approves a fee for ccxt on each order, in the account's name.
+    """
+    return True
 
 
 def _guarded(parse: Callable[..., Any]) -> Callable[..., Any]:

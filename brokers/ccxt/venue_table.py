@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-from brokers.ccxt.venues import ALPHANUMERIC, Pages, Params, PositionView, UnifiedAccount, Venue, View
+from brokers.ccxt.venues import ALPHANUMERIC, Pages, Params, PositionView, Timer, UnifiedAccount, Venue, View
 from brokers.protocol import ClientOrderIds, Weights
 
 _TRIGGER: Params = {"trigger": True}
@@ -23,7 +23,8 @@ _BINANCE_FUTURES = Venue(
     page_size=1000,
     cancels_all="symbol",
     batch=10,  # cancel multiple orders: at most ten
-    safety_net="symbol",
+    # Binance USDⓈ-M, auto-cancel all open orders: renewed by being sent again; 0 ends it
+    timer=Timer(per_symbol="fapiPrivatePostCountdownCancelAll"),
     fills_by_symbol=True,
     transfers=("fetch_ledger",),
     requests_per_minute=2400,  # exchangeInfo, REQUEST_WEIGHT; the weights are those of the documentation, as ccxt has
@@ -41,6 +42,7 @@ _BINANCE_FUTURES = Venue(
 )
 _BINANCE_COIN_FUTURES = replace(
     _BINANCE_FUTURES,
+    timer=Timer(per_symbol="dapiPrivatePostCountdownCancelAll"),
     equity=(),  # told in each coin
     not_covered="USDⓈ-M futures, options, spot, margin and funding wallets; portfolio margin, unless by options",
 )
@@ -89,7 +91,7 @@ _OKX = Venue(
     ),
     pages=Pages.AFTER_ID,
     batch=20,  # cancel multiple orders: at most 20; ten of the algo orders
-    safety_net="account",
+    timer=Timer(fires_at=("data", "0", "triggerTime"), now=("data", "0", "ts")),
     transfers=("fetch_ledger",),
     weights=Weights(open_orders=4, positions=2),
     equity=("data", "0", "totalEq"),
@@ -136,7 +138,7 @@ VENUES: Mapping[str, Venue] = {
         client_order_ids=ClientOrderIds(100, ALPHANUMERIC + "-", unique=False),
         cancels_all="account",
         batch=50,
-        safety_net="account",
+        timer=Timer(fires_at=("status", "triggerTime"), now=("status", "currentTime")),
         equity=("accounts", "flex", "portfolioValue"),
         not_covered="balances, and everything of Kraken's spot exchange",
     ),
@@ -145,6 +147,7 @@ VENUES: Mapping[str, Venue] = {
         client_order_ids=ClientOrderIds(0, "", unique=False),
         batch=50,
         market_orders=False,  # Hyperliquid, exchange endpoint: limit and trigger orders only
+        timer=Timer(taken=(("status",), "ok")),
         equity=("marginSummary", "accountValue"),
         not_covered="spot balances, vaults, TWAP orders",
     ),
@@ -237,7 +240,7 @@ VENUES: Mapping[str, Venue] = {
         # Kraken, add order, `cl_ord_id`: 18 characters of free text
         client_order_ids=ClientOrderIds(18, ALPHANUMERIC, unique=False),
         cancels_all="account",
-        safety_net="account",
+        timer=Timer(fires_at=("result", "triggerTime"), now=("result", "currentTime")),
         transfers=("fetch_deposits", "fetch_withdrawals"),
         not_covered="Kraken's futures, and what is staked or in Earn",
     ),

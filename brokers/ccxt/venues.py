@@ -98,6 +98,23 @@ class UnifiedAccount:
 
 
 @dataclass(frozen=True, slots=True)
+class Timer:
+    """How an exchange's dead-man timer is asked for over REST, and by what its answer says that it runs.
+
+    Attributes:
+        per_symbol: the exchange's own call for one symbol's; empty: it is the account's, by ccxt's call.
+        fires_at: where the answer says when it fires; empty where it doesn't.
+        now: where the answer has the exchange's own time, from which that is counted.
+        taken: where an answer that says no more has its word for a yes, and the word.
+    """
+
+    per_symbol: str = ""
+    fires_at: tuple[str, ...] = ()
+    now: tuple[str, ...] = ()
+    taken: tuple[tuple[str, ...], str] | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Venue:
     """One exchange, in one of its markets.
 
@@ -113,7 +130,7 @@ class Venue:
         cancels_all: in one request for the whole account, or for each symbol; empty where it can't.
         batch: most orders that one request cancels by their ids.
         market_orders: whether there are any; else a close is a limit order that the market takes.
-        safety_net: whether it has a dead-man timer that is armed here, and of what.
+        timer: its dead-man timer, where it has one that requests over REST arm.
         fills_by_symbol: whether executions are listed for one symbol only.
         transfers: which of ccxt's calls list money that was moved in or out; none of them: it isn't told.
         requests_per_minute: in requests of weight one; None: ccxt's own figure.
@@ -139,7 +156,7 @@ class Venue:
     cancels_all: Literal["", "account", "symbol"] = ""
     batch: int = 0
     market_orders: bool = True
-    safety_net: Literal["", "account", "symbol"] = ""
+    timer: Timer | None = None
     fills_by_symbol: bool = False
     transfers: tuple[str, ...] = ()
     requests_per_minute: int | None = None

@@ -509,7 +509,6 @@ HYPERLIQUID = Case(
     settings={
         "key_id": "0x14dC79964da2C08b23698B3D3cc7Ca32193d9955",
         "secret_key": "0x" + "11" * 32,
-        "options": {"builderFee": False, "initializeClient": True, "approvedBuilderFee": True},
     },
 )
 

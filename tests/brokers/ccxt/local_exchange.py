@@ -27,6 +27,8 @@ class Asked:
     method: str
     path: str
     params: Mapping[str, str]
+    text: str = ""
+    """Its body as it came."""
 
     @property
     def route(self) -> str:
@@ -59,8 +61,9 @@ class LocalExchange:
         """Routes with their symbols, of what was answered before whoever asked had hung up."""
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
-        body = dict(parse_qsl(await request.text(), keep_blank_values=True))
-        asked = Asked(request.method, request.path, {**request.query, **body})
+        text = await request.text()
+        body = dict(parse_qsl(text, keep_blank_values=True))
+        asked = Asked(request.method, request.path, {**request.query, **body}, text)
         self.asked.append(asked)
         answer = self.answers.get(asked.route, Told({"code": -404, "msg": f"no answer for {asked.route}"}, 404))
         if callable(answer) and not isinstance(answer, Told):

@@ -260,3 +260,10 @@ async def test_what_an_exchange_tells_in_several_lists_is_told_once() -> None:
     assert sum("openOrders" in words for words in answering.asked) == 2
     assert [order.remaining for order in orders] == [Decimal(2)]
     assert [position.quantity for position in positions] == [Decimal(2)]
+
+
+async def test_nothing_is_sent_at_hyperliquid_before_a_cancel_or_a_close() -> None:
+    async with exchange_of(case_of("hyperliquid")) as (broker, answering):
+        await broker.cancel("101@BTC/USDC:USDC")
+    actions = [words for words in answering.asked if "/exchange" in words]
+    assert len(actions) == 1 and '"type":"cancel"' in actions[0]

@@ -11,6 +11,7 @@ import pytest
 from brokers.ccxt.paging import next_page
 from brokers.ccxt.venue_table import OTHER, VENUES, venue_of
 from brokers.ccxt.venues import Pages
+from brokers.safety_nets import timer_of
 
 CALLS = {
     "account": "cancelAllOrders",
@@ -26,8 +27,10 @@ def test_ccxt_has_every_exchange_of_the_table_and_every_call_that_the_table_coun
         assert exchange.has["cancelAllOrders"] is True
     if venue.batch:
         assert exchange.has["cancelOrders"] is True
-    if venue.safety_net == "account":
-        assert exchange.has["cancelAllOrdersAfter"] is True
+    if venue.timer is not None:
+        by_symbol = venue.timer.per_symbol
+        assert callable(getattr(exchange, by_symbol)) if by_symbol else exchange.has["cancelAllOrdersAfter"] is True
+        assert timer_of("ccxt", name, "spot" if name == "kraken" else "swap") is not None
     if venue.finds_by:
         assert exchange.has["fetchOrder"] is True
     for call in venue.transfers:
@@ -55,7 +58,7 @@ def test_conditional_orders_are_listed_before_what_they_turn_into(name: str, mar
 def test_an_exchange_without_an_entry_is_taken_for_the_most_careful_one() -> None:
     venue = venue_of("lbank", "spot")
     assert venue == OTHER and not venue.known
-    assert (venue.cancels_all, venue.batch, venue.safety_net, venue.client_order_ids.unique) == ("", 0, "", False)
+    assert (venue.cancels_all, venue.batch, venue.timer, venue.client_order_ids.unique) == ("", 0, None, False)
 
 
 def page(*ids: str, **first: str) -> list[Mapping[str, Any]]:
