@@ -61,11 +61,11 @@ def show(scope: ScopeOption = "global", as_json: JsonOption = False) -> None:
     if held is None:
         typer.echo(f"No equity of {scope} is recorded; the account monitor does so, or an engine's record_equity.")
         return
-    since = f"{held.day_start:f}, down {held.daily_loss:.2%}" if held.day_start is not None else "none yet"
-    mark = "none yet" if held.high_water is None else f"{held.high_water:f}"
+    since = f"{held.figure(held.day_start)}, down {held.daily_loss:.2%}" if held.day_start is not None else "none yet"
+    mark = "none yet" if held.high_water is None else held.figure(held.high_water)
     fallen = "the account is not funded" if held.is_unfunded else f"down {held.drawdown:.2%}"
     typer.echo(
-        f"equity {held.equity:f}{held.currency and ' ' + held.currency}, measured {duration(held.age)} ago\n"
+        f"equity {held.figure(held.equity)}{held.currency and ' ' + held.currency}, measured {duration(held.age)} ago\n"
         f"high-water mark {mark}, {fallen} (limit {_limit(limits.drawdown)})\n"
         f"the day's first {since} (limit {_limit(limits.daily_loss)})"
     )

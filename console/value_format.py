@@ -5,6 +5,8 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from decimal import Decimal
 
+from tasks.amounts import grouped
+
 _UNITS = (("d", 86_400), ("h", 3_600), ("min", 60))
 _NAMED = 10
 
@@ -31,7 +33,7 @@ def duration(seconds: float) -> str:
 
 
 def money(value: Decimal | None, currency: str = "") -> str:
-    return "—" if value is None else f"{value:,.2f} {currency}".strip()
+    return "—" if value is None else grouped(value, currency)
 
 
 def quantity(value: Decimal) -> str:

@@ -117,6 +117,8 @@ async def open_kill_run(
                 run.following.cancel()
             for broker in own.values():
                 await broker.aclose()
+            if run.claims is not None:
+                await run.claims.aclose()
             await breaker.close()
             run.missing += await asyncio.to_thread(trail.close, LEDGER_WAIT)
 

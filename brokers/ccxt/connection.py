@@ -28,9 +28,11 @@ from brokers.ccxt.errors import (
     VenueRefused,
     code_of,
     is_clock_off,
+    is_out_of_order,
     reason_of,
     says,
     sort_of,
+    what_failed,
     without_secrets,
 )
 from brokers.ccxt.market_store import MarketStore
@@ -287,7 +289,12 @@ class Connection:
         if sort is Sort.REFUSED:
             return VenueRefused(line, account=self.name, kind=kind, code=code_of(said), reason=reason_of(said))
         if sort is Sort.UNKNOWN:
-            if isinstance(error, SENSELESS):
+            if failed := what_failed(error):
+                where = said.removeprefix(self.exchange_id).strip()
+                line = f"{self.name}: {what} at {self.exchange_id}: {where}: {failed}"
+            elif is_out_of_order(said):
+                line = f"{line}; the exchange is out of order: see its own status page"
+            elif isinstance(error, SENSELESS):
                 line = f"{self.name}: the {what} of {self.exchange_id} can't be understood ({kind}: {said})"
             return MayHaveHappened(line, account=self.name)
         if is_clock_off(error):

@@ -97,6 +97,9 @@ _CODES = tuple(
 _SAID = re.compile(r""""(?:msg|message|retMsg|ret_msg|sMsg|error)"\s*:\s*"((?:[^"\\]|\\.)+)""")
 _QUERY = re.compile(r"(https?://[^\s?]*)\?\S*")
 _LONGEST = 240
+_SHORT = 120
+_OUT_OF_ORDER = re.compile(r"\b5\d\d [A-Z][a-z]")
+"""The status with which a server answers that is itself out of order, as ccxt words it."""
 
 
 class RateLimited(BrokerUnavailable):
@@ -146,9 +149,37 @@ def sort_of(error: BaseException) -> Sort:
     return Sort.UNKNOWN
 
 
+def is_out_of_order(said: str) -> bool:
+    """Whether what was answered is a server's failure, and nothing of the exchange's own."""
+    return _OUT_OF_ORDER.search(said) is not None
+
+
 def says(error: BaseException, codes: Collection[str]) -> bool:
     """Whether the venue has refused with one of these codes of its own."""
     return isinstance(error, VenueRefused | KeysRefused) and error.code in codes
+
+
+def what_failed(error: BaseException) -> str:
+    """Why the exchange could not be asked, and what to look at: of ccxt's `ExchangeNotAvailable` only the address says
+    anything. Empty where it has answered.
+    """
+    cause = error.__cause__
+    kinds = {kind.__name__ for kind in type(cause).__mro__}
+    if cause is None or not kinds & {"ClientError", "OSError"}:
+        return ""
+    reached = "see that this host reaches it (network, proxy, and the account's `urls`)"
+    if kinds & {"ClientConnectorDNSError", "gaierror"}:
+        return f"its name is not found; {reached}"
+    if kinds & {"ClientSSLError", "SSLError"}:
+        return f"the connection is not secure ({_in_short(cause)}); {reached}, and this host's certificates and clock"
+    if "ClientConnectorError" in kinds:
+        return f"no connection ({_in_short(getattr(cause, 'os_error', cause))}); {reached}"
+    return f"the connection broke off ({_in_short(cause)}); see that it is up, by its own status page"
+
+
+def _in_short(error: object) -> str:
+    said = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    return " ".join(str(said).split())[:_SHORT]
 
 
 def is_clock_off(error: BaseException) -> bool:

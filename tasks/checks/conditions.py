@@ -93,17 +93,17 @@ def judge_drawdown(probe: Probe, stored: Mapping[str, str], now: int, limits: Li
         problem = "The account is not funded, and never was, so there is no drawdown: see that it is the right account."
         return probe.measured("not funded", Colour.YELLOW, problem)
     fallen, age = held.drawdown, held.age
-    mark = "no high-water mark" if held.high_water is None else f"{held.high_water:f}"
-    value = f"{fallen:.2%} below {mark} (equity {held.equity:f}, {age:.0f} s old)"
+    mark = "no high-water mark" if held.high_water is None else held.figure(held.high_water)
+    value = f"{fallen:.2%} below {mark} (equity {held.figure(held.equity)}, {age:.0f} s old)"
     if limits.drawdown is None:
         return probe.measured(value, Colour.YELLOW, "The rule DRAWDOWN is off, so nothing judges this: do so yourself.")
     if fallen > limits.drawdown and held.equity <= 0:
-        problem = f"Equity is {held.equity:f}: nothing is left of the account. Look at it at the venue."
+        problem = f"Equity is {held.figure(held.equity)}: nothing is left of the account. Look at it at the venue."
         return probe.measured(value, Colour.RED, problem)
     if fallen > limits.drawdown and held.high_water is not None:
         enough = least_within(held.high_water, limits.drawdown)
         problem = (
-            f"Equity {held.equity:f} is {fallen:.2%} below its high-water mark {held.high_water:f}, more than "
+            f"Equity {held.figure(held.equity)} is {fallen:.2%} below its high-water mark {mark}, more than "
             f"{probe.limit}, and every measurement that low trips again: {REBASE} in the approval or the reset (the "
             f"high-water mark begins anew), or wait for equity of {enough:f} or more."
         )

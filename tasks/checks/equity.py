@@ -15,6 +15,7 @@ from breaker.keys import GLOBAL, Keys
 from breaker.limits import Limits, Rule
 from configuration.breakers import limits_from
 from configuration.settings import Settings
+from tasks.amounts import figure
 from tasks.checks.probe import redis_reader
 
 _DAY = 86_400_000_000
@@ -38,6 +39,10 @@ class Equity:
     """Whose amounts these are; empty where nobody has said."""
     uncompared: str = ""
     """A newer measurement in another currency, such as `92000 EUR`: nothing is judged until people begin anew."""
+
+    def figure(self, value: Decimal | None) -> str:
+        """One of its amounts, as people read it."""
+        return "none" if value is None else figure(value, self.currency)
 
     @property
     def is_unfunded(self) -> bool:
@@ -107,17 +112,18 @@ def trips_again(held: Equity, limits: Limits) -> str:
         return ""
     if held.equity <= 0:
         return (
-            f"equity {held.equity:f} is all that is left of the account: each measurement that low trips again, and "
-            "there is nothing at which the high-water mark could begin anew"
+            f"equity {held.figure(held.equity)} is all that is left of the account: each measurement that low trips "
+            "again, and there is nothing at which the high-water mark could begin anew"
         )
     figures = " and ".join(
-        f"{fallen(fall.reference, held.equity):.2%} below {fall.called} {fall.reference:f} (limit {fall.limit:.1%})"
+        f"{fallen(fall.reference, held.equity):.2%} below {fall.called} {held.figure(fall.reference)} "
+        f"(limit {fall.limit:.1%})"
         for fall in beyond
     )
     enough = max(least_within(fall.reference, fall.limit) for fall in beyond if fall.reference is not None)
     return (
-        f"equity {held.equity:f} is {figures}: the next measurement below {enough:f} trips again, unless the "
-        "high-water mark begins anew (re-base)"
+        f"equity {held.figure(held.equity)} is {figures}: the next measurement below {enough:f} trips again, unless "
+        "the high-water mark begins anew (re-base)"
     )
 
 

@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from brokers.missing import missing_for
 from brokers.registry import open_account
 from configuration.settings import ConfigurationError, Settings
+from tasks.amounts import figure
 from tasks.checks.measurement import Colour, Measurement
 from tasks.checks.probe import Probe, given_up_after, measure_within
 from tasks.doctor.redis_server import CLOCKS_APART
@@ -33,7 +34,8 @@ async def measure_venue(settings: Settings, name: str, lock: VenueLock | None = 
         finally:
             await broker.aclose()
         apart = (clock.now - datetime.now(UTC)).total_seconds()
-        value = f"equity {held.equity:f} {held.currency}, market {'open' if clock.is_open else 'closed'}"
+        equity = figure(held.equity, held.currency)
+        value = f"equity {equity} {held.currency}, market {'open' if clock.is_open else 'closed'}"
         suspended = "" if lock is not None and lock.ours else held.trading_suspended
         if blocked := held.trading_blocked or suspended:
             return probe.measured(value, Colour.RED, f"{blocked}. The kill switch could not close there.")

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from decimal import Decimal
 
 from breaker.orders import Side
+from tasks.amounts import grouped
 from tasks.kill.cost import CostLine, CostSum, ExitCost, Origin
 from tasks.markdown import cell
 
@@ -15,7 +16,7 @@ COLUMNS = ("symbol", "filled", "average", "at trip", "slippage", "bp", "realised
 MARKS = {Origin.CLOSE: "", Origin.RACED: "*", Origin.OTHER: "°"}
 _BIG = Decimal(100_000)
 _DIGITS = 6
-_CENT, _FINE = Decimal("0.01"), Decimal("0.0001")
+_FINE = Decimal("0.0001")
 
 
 def headline(cost: ExitCost) -> list[str]:
@@ -128,8 +129,8 @@ def _escaped(text: str) -> str:
 
 
 def money(value: Decimal | None, currency: str = "") -> str:
-    """To the cent."""
-    return UNKNOWN if value is None else f"{value.quantize(_CENT) + 0:,.2f} {currency}".strip()
+    """To the cent, or in a coin to eight digits."""
+    return UNKNOWN if value is None else grouped(value, currency)
 
 
 def _amount(value: Decimal | None) -> str:

@@ -25,6 +25,7 @@ from tasks.kill.report import KillReport
 if TYPE_CHECKING:
     from breaker import AsyncCircuitBreaker
     from tasks.audit_trail import AuditTrail
+    from tasks.kill.close_claims import CloseClaims
     from tasks.kill.cost import ExitCost
     from tasks.kill.flatten import Flattening
     from tasks.kill.shares import Share
@@ -79,6 +80,8 @@ class KillRun:
     locks: Mapping[str, AccountLock] = field(init=False, default_factory=dict)
     """The venues' locks; none in a run that keeps nothing."""
     flattenings: dict[str, Flattening] = field(default_factory=dict)
+    claims: CloseClaims | None = None
+    """Of two runs at work on an account, which one sends each close; made with the first flattening."""
     missing: list[str] = field(default_factory=list)
     """Parts that could not be reached, each as a sentence; the run went on without them."""
     begun: asyncio.Event = field(default_factory=asyncio.Event)

@@ -202,6 +202,8 @@ def _flattening(run: KillRun, account: str) -> Flattening:
         lock = run.locks.get(account)
         settings = run.configuration
         store = None if settings is None else InstrumentStore(settings.instruments_dir, account)
-        claim = None if settings is None else CloseClaims(settings, account, run.run_id).claim
+        if run.claims is None and settings is not None:
+            run.claims = CloseClaims(settings, run.run_id)
+        claim = None if run.claims is None else run.claims.of(account)
         run.flattenings[account] = Flattening(run.accounts[account], lock.lift if lock else None, store, claim)
     return run.flattenings[account]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -161,43 +161,70 @@ def configured(redis_server: EmbeddedRedis) -> Settings:
     return Settings(redis_url=SecretStr(redis_server.url))
 
 
+Claims = Callable[[Settings, str], CloseClaims]
+
+
+@pytest.fixture
+async def claims() -> AsyncIterator[Claims]:
+    """Makes those of a run, and releases their connections."""
+    made: list[CloseClaims] = []
+
+    def of(settings: Settings, run_id: str) -> CloseClaims:
+        made.append(CloseClaims(settings, run_id))
+        return made[-1]
+
+    yield of
+    for each in made:
+        await each.aclose()
+
+
+async def test_every_close_of_a_run_is_claimed_over_one_connection(
+    claims: Claims, redis_server: EmbeddedRedis, redis_client: redis.Redis
+) -> None:
+    mine = claims(configured(redis_server), "mine")
+    await mine.claim(NAME, "first")
+    before = redis_client.info("stats")["total_connections_received"]
+    assert [await mine.claim(account, f"close-{n}") for account in ("A", "B") for n in range(5)] == [True] * 10
+    assert redis_client.info("stats")["total_connections_received"] == before
+
+
 async def test_of_two_runs_that_find_the_same_close_missing_one_sends_it(
-    clock: StillClock, redis_server: EmbeddedRedis, redis_client: redis.Redis
+    clock: StillClock, claims: Claims, redis_server: EmbeddedRedis, redis_client: redis.Redis
 ) -> None:
     settings = configured(redis_server)
-    other = CloseClaims(settings, NAME, "other")
-    assert await other.claim(FIRST) and await other.claim(FIRST), "its own it may send again"
+    other = claims(settings, "other")
+    assert await other.claim(NAME, FIRST) and await other.claim(NAME, FIRST), "its own it may send again"
     venue = TimedVenue(clock, holdings=[position()], capabilities=TWICE)
     venue.changes = {3.0: {"holdings": []}}
     account = watched(venue, deadline=60.0, stuck_after=50.0)
-    assert await Flattening(account.run, claim=CloseClaims(settings, NAME, "mine").claim).until_flat()
+    assert await Flattening(account.run, claim=claims(settings, "mine").of(NAME)).until_flat()
     assert venue.closes == [], "the other one sends it"
 
 
 async def test_what_another_run_claimed_and_never_sent_is_closed_under_the_next_name(
-    clock: StillClock, redis_server: EmbeddedRedis, redis_client: redis.Redis
+    clock: StillClock, claims: Claims, redis_server: EmbeddedRedis, redis_client: redis.Redis
 ) -> None:
     settings = configured(redis_server)
-    assert await CloseClaims(settings, NAME, "dead").claim(FIRST)
+    assert await claims(settings, "dead").claim(NAME, FIRST)
     venue = TimedVenue(clock, holdings=[position()], capabilities=TWICE)
     account = watched(venue, deadline=60.0, stuck_after=50.0)
-    assert await Flattening(account.run, claim=CloseClaims(settings, NAME, "mine").claim).until_flat()
+    assert await Flattening(account.run, claim=claims(settings, "mine").of(NAME)).until_flat()
     assert [close.client_order_id for close in venue.closes] == [SECOND]
     assert venue.when("close")[0] >= POSITION_LAG
 
 
-async def test_without_redis_closes_go_on(clock: StillClock) -> None:
+async def test_without_redis_closes_go_on(clock: StillClock, claims: Claims) -> None:
     settings = Settings(redis_url=SecretStr("redis://127.0.0.1:1/0"))
     venue = TimedVenue(clock, holdings=[position()], capabilities=TWICE)
     account = watched(venue, deadline=60.0)
-    assert await Flattening(account.run, claim=CloseClaims(settings, NAME, "mine").claim).until_flat()
+    assert await Flattening(account.run, claim=claims(settings, "mine").of(NAME)).until_flat()
     assert len(venue.closes) == 1 and len(venue.when("order")) == 1, "the venue is asked instead"
 
 
 async def test_the_venue_is_not_asked_for_what_a_claim_tells(
-    clock: StillClock, redis_server: EmbeddedRedis, redis_client: redis.Redis
+    clock: StillClock, claims: Claims, redis_server: EmbeddedRedis, redis_client: redis.Redis
 ) -> None:
     venue = TimedVenue(clock, holdings=[position()], capabilities=TWICE)
     account = watched(venue, deadline=60.0)
-    assert await Flattening(account.run, claim=CloseClaims(configured(redis_server), NAME, "mine").claim).until_flat()
+    assert await Flattening(account.run, claim=claims(configured(redis_server), "mine").of(NAME)).until_flat()
     assert len(venue.closes) == 1 and venue.when("order") == []

@@ -10,6 +10,8 @@ import pytest
 from aiohttp import ClientPayloadError
 
 from brokers.ccxt.errors import SORTS, Sort, code_of, reason_of, sort_of, without_secrets
+from brokers.protocol import BrokerUnavailable
+from tests.brokers.ccxt.local_exchange import Told, opened, serving
 
 errors = import_module("ccxt.base.errors")  # by name, as `ccxt.base` is a list once ccxt is imported
 
@@ -121,3 +123,34 @@ def test_neither_signatures_nor_keys_are_told() -> None:
     told = without_secrets(said, ["my-key", "", "secret"])
     assert told == "binance GET https://fapi.binance.com/fapi/v1/order apiKey=… …"
     assert len(without_secrets("x" * 5000, [])) < 300
+
+
+@pytest.mark.parametrize(
+    ("url", "told"),
+    [
+        ("http://127.0.0.1:1", "no connection ("),
+        ("http://nowhere.invalid", "its name is not found; see that this host reaches it"),
+    ],
+)
+async def test_an_exchange_that_is_not_reached_is_told_with_the_cause_and_what_to_look_at(url: str, told: str) -> None:
+    async with opened(url, request_timeout=0.3) as broker:
+        with pytest.raises(BrokerUnavailable) as raised:
+            await broker.positions()
+    assert told in str(raised.value) and "the account's `urls`" in str(raised.value)
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("answer", "told"),
+    [
+        (Told("down", 503), "the exchange is out of order: see its own status page"),
+        (Told("", breaks_off=True), "the connection broke off (Server disconnected)"),
+    ],
+)
+async def test_an_exchange_that_is_out_of_order_is_told_as_that(answer: Told, told: str) -> None:
+    async with (
+        serving({"GET /fapi/v1/exchangeInfo": answer}) as (_, url),
+        opened(url, request_timeout=0.3) as broker,
+    ):
+        with pytest.raises(BrokerUnavailable, match=re.escape(told)):
+            await broker.positions()
