@@ -50,13 +50,15 @@ class Instrument:
         asset_class: the kind.
         multiplier: units of the underlying per contract; 1 where the thing itself is traded.
         price_increment: the price step; None where only the rule of the asset class is known.
-        price_bands: where the step depends on the price, each band's lowest price and its step, in order; empty
-            otherwise.
         quantity_increment: the quantity step; None where any quantity may be asked for.
         minimum_quantity: the least that an order may have; None where it is not known.
         maximum_quantity: the most that one order may have; None where it is not known.
         minimum_notional: the least that an order may be worth, in the currency it is priced in; None where not known.
         trades: when it trades, where its venue says; None: as its asset class does.
+        price_bands: where the step depends on the price, each band's lowest price and its step, in order; empty
+            otherwise.
+        inverse: whether a contract is `multiplier` of money, settled in the coin that it is on: it gains the coins of
+            which that money buys fewer as the price rises.
     """
 
     asset_class: AssetClass = AssetClass.EQUITY
@@ -68,6 +70,7 @@ class Instrument:
     minimum_notional: Decimal | None = None
     trades: Session | None = None
     price_bands: tuple[tuple[Decimal, Decimal], ...] = ()
+    inverse: bool = False
 
     @property
     def session(self) -> Session:
@@ -104,6 +107,17 @@ class Instrument:
         tick = self.tick(target).scaleb(coarser)
         steps = (target / tick).to_integral_value(rounding=ROUND_UP if up else ROUND_DOWN)
         return max(steps, Decimal(1)) * tick
+
+    def worth(self, quantity: Decimal, price: Decimal) -> Decimal:
+        """In the currency that it is priced in, signed as `quantity`; an inverse contract's is always the same."""
+        return quantity * self.multiplier * (1 if self.inverse else price)
+
+    def gain(self, quantity: Decimal, since: Decimal, price: Decimal) -> Decimal:
+        """What a quantity, negative where it is short, has gained since a price, in the currency that it is priced in.
+
+        An inverse contract's coins are taken at `price`: quantity × multiplier × (1 / since - 1 / price) of them.
+        """
+        return quantity * self.multiplier * (price - since) / (since if self.inverse and since else 1)
 
     def quantity(self, wanted: Decimal) -> Decimal:
         """The most of `wanted` that is in whole quantity steps."""

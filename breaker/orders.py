@@ -296,10 +296,13 @@ class Position:
 
     @property
     def market_price(self) -> Decimal | None:
-        """Per unit, as the venue has it: its current price, else what its market value comes to; None without both."""
+        """Per unit, as the venue has it: its current price, else what its market value comes to; None without both.
+
+        The value of an inverse contract tells no price.
+        """
         if self.current_price is not None:
             return self.current_price
-        if self.market_value is None or not self.quantity:
+        if self.market_value is None or not self.quantity or self.instrument.inverse:
             return None
         return abs(self.market_value / self.quantity) / self.instrument.multiplier
 
@@ -307,12 +310,12 @@ class Position:
     def notional(self) -> Decimal:
         """What it is worth in the account's currency, never negative: the venue's own figure where there is one.
 
-        Else |quantity| × price × multiplier; the entry price stands in where there is no current one.
+        Else what |quantity| is worth at its price; the entry price stands in where there is no current one.
         """
         if self.market_value is not None:
             return abs(self.market_value)
         price = self.average_entry_price if self.current_price is None else self.current_price
-        return abs(self.quantity) * price * self.instrument.multiplier
+        return self.instrument.worth(abs(self.quantity), price)
 
 
 @dataclass(frozen=True, slots=True)

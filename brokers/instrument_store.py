@@ -59,7 +59,7 @@ def _body(instrument: Instrument) -> dict[str, str]:
     body = {
         name: f"{value:f}" if isinstance(value, Decimal) else str(value)
         for name, value in said.items()
-        if value is not None
+        if value is not None and value is not False
     }
     bands = " ".join(f"{lowest:f}:{step:f}" for lowest, step in instrument.price_bands)
     return {**body, _BANDS: bands} if bands else body
@@ -71,11 +71,12 @@ def _instrument(body: Any) -> Instrument | None:
         words = dict(body)
         asset_class = AssetClass(words.pop("asset_class"))
         trades = Session(words.pop("trades")) if "trades" in words else None
+        inverse = words.pop("inverse", "") == str(True)
         bands = tuple(_band(text) for text in words.pop(_BANDS, "").split())
         numbers = {name: Decimal(value) for name, value in words.items()}
         if not all(number.is_finite() and number > 0 for number in numbers.values()):
             return None
-        return Instrument(asset_class, trades=trades, price_bands=bands, **numbers)
+        return Instrument(asset_class, trades=trades, price_bands=bands, inverse=inverse, **numbers)
     except (AttributeError, InvalidOperation, KeyError, TypeError, ValueError):
         return None
 

@@ -157,6 +157,7 @@ def position_row(position: Position) -> dict[str, Any]:
         "average_price": f"{position.average_entry_price:f}" if position.average_entry_price else None,
         "price": None if price is None else f"{price:f}",
         "multiplier": f"{position.instrument.multiplier:f}",
+        **({"inverse": True} if position.instrument.inverse else {}),
     }
 
 

@@ -8,7 +8,7 @@ is told by its class as refused or as unknown; an order whose answer was lost is
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 from decimal import Decimal
@@ -183,9 +183,9 @@ class CcxtBroker(Broker):
     def _wallet(self) -> dict[str, Any]:
         return {"type": "margin", "marginMode": "cross"} if self._market == "margin" else {}
 
-    @staticmethod
-    def _known_instrument(exchange: Any) -> Any:
-        return lambda symbol: read_instrument(exchange.markets[symbol], exchange.precisionMode)
+    def _known_instrument(self, exchange: Any) -> Callable[[str], Instrument]:
+        in_coins = self._venue.inverse_in_coins
+        return lambda symbol: read_instrument(exchange.markets[symbol], exchange.precisionMode, in_coins=in_coins)
 
     async def instruments(self, symbols: Collection[str]) -> Mapping[str, Instrument]:
         """What the exchange says of these symbols."""

@@ -33,8 +33,7 @@ async def read_positions(connection: Connection, venue: Venue, lists: Lists) -> 
         try:
             check_read(body)
             market, mode = await _market(connection, str(body.get("symbol") or ""))
-            inverse = market.get("inverse") is True and not venue.inverse_in_coins
-            position = read_position(body, read_instrument(market, mode), inverse=inverse)
+            position = read_position(body, read_instrument(market, mode, in_coins=venue.inverse_in_coins))
             found += [position] if position is not None else []
         except SENSELESS as error:
             unread.append(unreadable("position", body, error))
@@ -104,4 +103,9 @@ async def _market(connection: Connection, symbol: str) -> tuple[Mapping[str, Any
     if not await connection.has_market(symbol):
         raise ValueError(f"the exchange lists no market {symbol!r} (any more): close it at the exchange")
     exchange = await connection.ready()
-    return exchange.markets[symbol], exchange.precisionMode
+    market = exchange.markets[symbol]
+    if not market.get("contract"):  # an order there would sell what the wallet holds, and not this (OKX, `MARGIN`)
+        raise ValueError(
+            f"it is held on margin in the pair {symbol}: nothing here closes that, close it at the exchange"
+        )
+    return market, exchange.precisionMode

@@ -134,12 +134,8 @@ def is_nothing(body: Json) -> bool:
         return False
 
 
-def read_position(body: Json, instrument: Instrument, *, inverse: bool = False) -> Position | None:
-    """One position, in the exchange's contracts; None where there is nothing of it. Raises one of `SENSELESS`.
-
-    Args:
-        inverse: whether the contract is settled in the coin that it is on, and its size is in money.
-    """
+def read_position(body: Json, instrument: Instrument) -> Position | None:
+    """One position, in the exchange's contracts; None where there is nothing of it. Raises one of `SENSELESS`."""
     check_read(body)
     info = body.get("info")
     _check_size(info)
@@ -155,7 +151,9 @@ def read_position(body: Json, instrument: Instrument, *, inverse: bool = False) 
     sign = 1 if side == "long" else -1
     hedged = leg_of(info) is not None if body.get("hedged") is None else body["hedged"]
     value = (
-        _value(body, abs(contracts) * instrument.multiplier) if inverse else _optional(body.get("notional"), decimal)
+        _value(body, abs(contracts) * instrument.multiplier)
+        if instrument.inverse
+        else _optional(body.get("notional"), decimal)
     )
     return Position(
         symbol=symbol,
@@ -208,11 +206,12 @@ def leg_of(info: Any) -> PositionSide | None:
     return _BYBIT_LEGS.get(str(info.get("positionIdx", "")))
 
 
-def read_instrument(market: Json, precision_mode: int = TICK_SIZE) -> Instrument:
+def read_instrument(market: Json, precision_mode: int = TICK_SIZE, *, in_coins: bool = False) -> Instrument:
     """What an exchange says of one of its markets. Raises one of `SENSELESS`.
 
     Args:
         precision_mode: ccxt's, of the exchange: whether what it calls a precision is a step or a number of digits.
+        in_coins: whether its inverse contracts are so many coins, and not so much money.
     """
     limits, precision = market.get("limits") or {}, market.get("precision") or {}
     amount, at_market = limits.get("amount") or {}, limits.get("market") or {}
@@ -226,6 +225,7 @@ def read_instrument(market: Json, precision_mode: int = TICK_SIZE) -> Instrument
         maximum_quantity=min((limit for limit in most if limit), default=None),
         minimum_notional=_optional((limits.get("cost") or {}).get("min"), decimal) or None,
         trades=Session.ALWAYS,
+        inverse=market.get("inverse") is True and not in_coins,
     )
 
 

@@ -66,18 +66,25 @@ def _balance(currency: str, entry: Mapping[str, Any]) -> Balance:
 def selling_pair(currency: str, keep: Sequence[str], markets: Mapping[str, Mapping[str, Any]]) -> str:
     """The pair by which a currency is sold for one that is kept, or for one that then is; empty where none exists."""
 
-    def trades(base: str, quote: str) -> bool:
-        market = markets.get(f"{base}/{quote}")
-        return market is not None and market.get("active") is not False and market.get("spot", True) is not False
-
     for quote in keep:
-        if trades(currency, quote):
+        if _trades(markets, currency, quote):
             return f"{currency}/{quote}"
     others = [symbol.partition("/")[2] for symbol in markets if symbol.startswith(f"{currency}/")]
     for middle in (*_THROUGH, *sorted(others)):
-        if middle in others and trades(currency, middle) and any(trades(middle, quote) for quote in keep):
+        sold_on = any(_trades(markets, middle, quote) for quote in keep)
+        if sold_on and middle in others and _trades(markets, currency, middle):
             return f"{currency}/{middle}"
     return ""
+
+
+def _trades(markets: Mapping[str, Mapping[str, Any]], base: str, quote: str) -> bool:
+    market = markets.get(f"{base}/{quote}")
+    return market is not None and market.get("active") is not False and market.get("spot", True) is not False
+
+
+def buying_pair(currency: str, keep: Sequence[str], markets: Mapping[str, Mapping[str, Any]]) -> str:
+    """The pair in which something that is kept is bought with a currency; empty where none exists."""
+    return next((f"{kept}/{currency}" for kept in keep if _trades(markets, kept, currency)), "")
 
 
 def positions_of(
@@ -101,8 +108,9 @@ def positions_of(
             continue
         symbol = selling_pair(balance.currency, keep, markets)
         if not symbol:
-            if balance.net:
-                unread.append(_unsellable(balance, keep))
+            buying = buying_pair(balance.currency, keep, markets)
+            if balance.net and not (buying and _buys_nothing(balance.net, instrument(buying))):
+                unread.append(_unsellable(balance, keep, buying))
             continue
         position = _position(balance, symbol, instrument(symbol), prices.get(symbol))
         if position is not None:
@@ -144,10 +152,16 @@ def is_dust(quantity: Decimal, instrument: Instrument, price: Decimal | None) ->
     return sold * price < instrument.minimum_notional
 
 
-def _unsellable(balance: Balance, keep: Sequence[str]) -> Unreadable:
+def _buys_nothing(amount: Decimal, instrument: Instrument) -> bool:
+    """Whether it is less than an order must be worth that is paid with it."""
+    return ZERO <= amount < (instrument.minimum_notional or ZERO)
+
+
+def _unsellable(balance: Balance, keep: Sequence[str], buying: str) -> Unreadable:
+    by_hand = f"buy {buying.partition('/')[0]} with it by hand ({buying})" if buying else "sell it by hand"
     problem = (
         f"{balance.net:f} {balance.currency} are held, and no pair there sells it for {' or '.join(keep)}; "
-        f"sell it by hand, or add it to what the account is to keep"
+        f"{by_hand}, or add it to what the account is to keep"
     )
     return Unreadable("position", balance.currency, "", problem)
 

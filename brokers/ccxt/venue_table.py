@@ -61,7 +61,7 @@ _BINANCE_SPOT = Venue(
         "warnOnFetchOpenOrdersWithoutSymbol": False,
         "fetchOpenOrders": {"warnWithoutSymbol": False},
     },
-    not_covered="futures, options, isolated margin, earn and funding wallets",
+    not_covered="futures, options, margin, earn and funding wallets",
 )
 _BYBIT_IDS = ClientOrderIds(36, ALPHANUMERIC + "-_")
 """Bybit, place order, `orderLinkId`: at most 36 letters, digits, dashes, underscores; always unique."""
@@ -257,6 +257,8 @@ def venue_of(exchange: str, market: str) -> Venue:
     if exchange == "binance" and market in ("swap", "future"):
         return replace(_BINANCE_FUTURES, options={**_BINANCE_FUTURES.options, "fetchMarkets": {"types": ["linear"]}})
     found = VENUES.get(exchange, OTHER)
+    if exchange == "binance" and market == "margin":
+        return replace(found, not_covered="futures, options, isolated margin, spot, earn and funding wallets")
     if exchange == "okx" and market in ("spot", "margin"):
         return replace(found, not_covered="positions in derivatives and on margin, earn and funding wallets")
     if exchange == "gate" and market == "future":

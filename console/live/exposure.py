@@ -115,5 +115,7 @@ def _holding(
 
 def profit_of(position: Position) -> Decimal:
     """Not realised; zero where the venue gives no current price."""
-    price, multiplier = position.current_price, position.instrument.multiplier
-    return ZERO if price is None else (price - position.average_entry_price) * position.quantity * multiplier
+    price = position.current_price
+    if price is None:
+        return ZERO
+    return position.instrument.gain(position.quantity, position.average_entry_price, price)

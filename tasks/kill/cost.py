@@ -230,8 +230,8 @@ def _before_opening(fills: Sequence[Fill], opening: OpeningPosition | None, now:
 
 
 def _change(fill: Fill) -> Decimal:
-    """What it does to the position. A fee that is taken in what is traded makes that smaller."""
-    fee = fill.fee if fill.fee is not None and _in_base(fill) else ZERO
+    """What it does to the position. A fee that is taken in what is traded makes that smaller; of contracts none is."""
+    fee = fill.fee if fill.fee is not None and _in_base(fill) and ":" not in fill.symbol else ZERO
     return fill.side.sign * fill.quantity - fee
 
 
@@ -262,12 +262,12 @@ def _priced(
     if opening is not None and early is not None:
         held = _Held(opening.quantity, opening.average_price)
         for fill, _ in reversed(fills[:early]):
-            held = _undone(held, fill)
+            held = _undone(held, fill, opening.inverse)
     priced: list[PricedFill] = []
     for fill, origin in fills:
         realised = None
         if held is not None and opening is not None:
-            held, gain = _done(held, fill)
+            held, gain = _done(held, fill, opening.inverse)
             realised = None if gain is None else _even(gain * opening.multiplier)
         priced.append(
             PricedFill(
@@ -289,10 +289,30 @@ def _priced(
 def _slippage(fill: Fill, opening: OpeningPosition | None) -> Decimal | None:
     if opening is None or opening.reference is None:
         return None
-    return fill.side.sign * (fill.price - opening.reference) * fill.quantity * opening.multiplier
+    moved = _moved(opening.reference, fill.price, opening.inverse)
+    return fill.side.sign * moved * fill.quantity * opening.multiplier
 
 
-def _done(held: _Held, fill: Fill) -> tuple[_Held, Decimal | None]:
+def _moved(since: Decimal, price: Decimal, inverse: bool) -> Decimal:
+    """What one unit of the multiplier gained in money as the price went from one to the other.
+
+    A unit of an inverse contract is one of money: so much of a coin at the first price, which is then worth the other.
+    """
+    return (price - since) / since if inverse and since else price - since
+
+
+def _mean(one: Decimal, of_one: Decimal, other: Decimal, of_other: Decimal, inverse: bool) -> Decimal | None:
+    """The price of two quantities together, one of them negative where it is taken out; None where that is none.
+
+    Inverse ones go by their coins.
+    """
+    if not inverse:
+        return (one * of_one + other * of_other) / (of_one + of_other)
+    coins = of_one / one + of_other / other if one and other else ZERO
+    return (of_one + of_other) / coins if coins else None
+
+
+def _done(held: _Held, fill: Fill, inverse: bool) -> tuple[_Held, Decimal | None]:
     """What is held after the fill, and what that realised per unit of the multiplier; None where it is not known."""
     change = _change(fill)
     after = held.quantity + change
@@ -301,13 +321,13 @@ def _done(held: _Held, fill: Fill) -> tuple[_Held, Decimal | None]:
             return _Held(after, fill.price), ZERO
         if held.average is None or not after:
             return _Held(after, None), ZERO
-        return _Held(after, (held.average * held.quantity + fill.price * change) / after), ZERO
+        return _Held(after, _mean(held.average, held.quantity, fill.price, change, inverse)), ZERO
     reduced = min(abs(held.quantity), abs(change)).copy_sign(held.quantity)
-    gain = None if held.average is None else (fill.price - held.average) * reduced
+    gain = None if held.average is None else _moved(held.average, fill.price, inverse) * reduced
     return _Held(after, fill.price if held.quantity * after < 0 else held.average), gain
 
 
-def _undone(held: _Held, fill: Fill) -> _Held:
+def _undone(held: _Held, fill: Fill, inverse: bool) -> _Held:
     """What was held before the fill; its average price is None where that can't be told any more."""
     change = _change(fill)
     before = held.quantity - change
@@ -315,7 +335,7 @@ def _undone(held: _Held, fill: Fill) -> _Held:
         return _Held(before, None)
     if before * change < 0 or held.average is None:
         return _Held(before, held.average)
-    return _Held(before, (held.average * held.quantity - fill.price * change) / before)
+    return _Held(before, _mean(held.average, held.quantity, fill.price, -change, inverse))
 
 
 def _lines(fills: Sequence[PricedFill], opening: OpeningPosition | None) -> list[CostLine]:
@@ -335,13 +355,21 @@ def _line(fills: Sequence[PricedFill], opening: OpeningPosition | None) -> CostL
         origin=first.origin,
         fills=len(fills),
         quantity=quantity,
-        average_price=_even(sum((fill.quantity * fill.price for fill in fills), ZERO) / (quantity or 1)),
+        average_price=_even(_average(fills, opening is not None and opening.inverse)),
         reference=opening.reference if opening else None,
         slippage=slippage,
         basis_points=_share(slippage, _value(quantity, opening)),
         realised=_complete_sum(fills, lambda fill: fill.realised),
         fees=_complete_sum(fills, lambda fill: fill.fee),
     )
+
+
+def _average(fills: Sequence[PricedFill], inverse: bool) -> Decimal:
+    quantity = sum((fill.quantity for fill in fills), ZERO)
+    if inverse:
+        coins = sum((fill.quantity / fill.price for fill in fills if fill.price), ZERO)
+        return quantity / coins if coins else ZERO
+    return sum((fill.quantity * fill.price for fill in fills), ZERO) / (quantity or 1)
 
 
 def _closed(book: OpeningBook, counted: Mapping[str, Sequence[tuple[Fill, Origin]]]) -> frozenset[str]:
@@ -371,7 +399,9 @@ def _sum(fills: Sequence[PricedFill], book: OpeningBook) -> CostSum:
 
 def _value(quantity: Decimal, opening: OpeningPosition | None) -> Decimal | None:
     """At the reference price."""
-    return None if opening is None or opening.reference is None else quantity * opening.reference * opening.multiplier
+    if opening is None or opening.reference is None:
+        return None
+    return quantity * opening.multiplier * (1 if opening.inverse else opening.reference)
 
 
 def _even(value: Decimal) -> Decimal:

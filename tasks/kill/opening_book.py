@@ -32,6 +32,8 @@ class OpeningPosition:
     reference: Decimal | None
     """The market's price per unit in that reading; None where the venue gives none."""
     multiplier: Decimal = Decimal(1)
+    inverse: bool = False
+    """Each contract is `multiplier` of money, and what it gains are coins."""
     read_after: float = 0.0
     """Seconds from the start of the run."""
 
@@ -82,6 +84,7 @@ class OpeningBook:
                 average_price=_number(row["average_price"]),
                 reference=_number(row["price"]),
                 multiplier=Decimal(row["multiplier"]),
+                inverse=row.get("inverse") is True,
                 read_after=after,
             )
             self.positions.setdefault(found.symbol, found)
@@ -102,6 +105,7 @@ def _opening(position: Position, after: float) -> OpeningPosition:
         average_price=position.average_entry_price or None,
         reference=position.market_price,
         multiplier=position.instrument.multiplier,
+        inverse=position.instrument.inverse,
         read_after=after,
     )
 

@@ -273,7 +273,7 @@ def _is_plainly_more(position: Position) -> bool:
     that a venue doesn't tell may be the one that it means (Alpaca: cost basis of an order in crypto).
     """
     told, quantity, price = position.instrument, abs(position.quantity), position.current_price
-    worth = None if price is None else quantity * price * told.multiplier
+    worth = None if price is None else told.worth(quantity, price)
     minima = [(quantity, told.minimum_quantity), (worth, told.minimum_notional)]
     if any(least is None for _, least in minima):
         return False

@@ -27,6 +27,7 @@ INSTRUMENTS = st.builds(
     minimum_notional=_NUMBERS,
     trades=st.none() | st.sampled_from(Session),
     price_bands=st.lists(st.tuples(_LOWEST, _STEPS), max_size=3).map(tuple),
+    inverse=st.booleans(),
 )
 
 

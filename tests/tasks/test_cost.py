@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from breaker.instruments import CRYPTO, EQUITY, OPTION, Instrument
+from breaker.instruments import CRYPTO, EQUITY, OPTION, AssetClass, Instrument
 from breaker.orders import Fill, Order, OrderStatus, OrderType, Position, Side, TimeInForce, Unreadable
 from brokers.protocol import CloseOutcome, CloseResult
 from tasks.kill.account import AccountProgress
@@ -26,6 +26,8 @@ D = Decimal
 BEGAN = datetime(2026, 1, 5, 15, 0, tzinfo=UTC)
 INCIDENT = "01943c5e-0000-7000-8000-000000000000"
 CALL = "SPY261218C00600000"
+COINS = "BTC/USD:BTC"
+INVERSE = Instrument(AssetClass.PERPETUAL, multiplier=D(100), inverse=True)
 
 
 def position(
@@ -297,6 +299,24 @@ CASES = {
         [("AAPL", "sell", Origin.CLOSE, "6", "6", "50", None)],
         ("6", "50", None),
         "0 of 1",
+    ),
+    "an inverse contract is so much money, and what it costs are coins": Case(
+        [position(COINS, "50", "60000", "50000", INVERSE)],
+        [
+            fill("close", "-20", "59400", COINS),
+            fill("close", "-30", "60600", COINS, at=2.0, fee="0.0001", fee_currency="BTC"),
+        ],
+        [(COINS, "sell", Origin.CLOSE, "50", "-10", "-20", "1012")],
+        ("-10", "-20", "1012"),
+        "1 of 1",
+        fees="6.06",
+    ),
+    "a short inverse contract gains as the price falls": Case(
+        [position(COINS, "-50", "60000", "50000", INVERSE)],
+        [fill("close", "50", "60600", COINS)],
+        [(COINS, "buy", Origin.CLOSE, "50", "50", "100", "-1060")],
+        ("50", "100", "-1060"),
+        "1 of 1",
     ),
     "no fill is there yet": Case([position("AAPL", "10", "200", "150")], [], [], (None, None, None), "0 of 1"),
     "a part is left": Case(

@@ -110,6 +110,7 @@ async def test_where_gate_has_no_account_of_a_currency_yet_there_is_nothing_in_i
     assert "holding=true" in asked, "those that were closed long ago must not fill the answer"
 
 
+POSITION = next(case for case in CASES if case.exchange == "okx").answers["account/positions"]["data"][0]
 WRONG_PARAMETER = ccxt.BadRequest('okx {"code":"51000","data":[],"msg":"Parameter ordType error"}')
 
 
@@ -119,6 +120,16 @@ async def test_a_kind_of_order_that_okx_does_not_know_has_no_orders_but_one_that
     async with exchange_of(case_of("okx", {"ordType=oco": WRONG_PARAMETER})) as (broker, _):
         (unread,) = (await broker.open_orders()).unreadable
     assert "the list of oco orders can't be had" in str(unread)
+
+
+async def test_what_okx_holds_on_margin_in_a_pair_is_named_and_no_order_sells_the_wallet_for_it() -> None:
+    on_margin = {**POSITION, "instType": "MARGIN", "instId": "ETH-USDT", "posCcy": "ETH", "posSide": "net"}
+    case = case_of("okx", {"account/positions": {"code": "0", "msg": "", "data": [on_margin]}})
+    pair = market("ETH/USDT", "ETH-USDT", type="spot", spot=True, margin=True, swap=False, contract=False)
+    async with exchange_of(replace(case, markets=(*case.markets, pair))) as (broker, _):
+        listed = await broker.positions()
+    assert not listed.items
+    assert "held on margin in the pair ETH/USDT" in str(listed.unreadable[0])
 
 
 async def test_orders_at_hyperliquids_other_exchanges_are_looked_for_each_minute_and_where_something_was_each_time(

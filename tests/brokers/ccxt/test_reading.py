@@ -55,8 +55,8 @@ def inverse(**more: Any) -> dict[str, Any]:
     ],
 )
 def test_an_inverse_position_is_worth_money_and_not_so_many_coins(told: dict[str, Any], worth: str) -> None:
-    instrument = read_instrument({"swap": True, "contractSize": "100", "precision": {}})
-    held = read_position(inverse(**told), instrument, inverse=True)
+    instrument = read_instrument({"swap": True, "inverse": True, "contractSize": "100", "precision": {}})
+    held = read_position(inverse(**told), instrument)
     assert held is not None
     assert f"{held.notional:.2f}" == worth
     assert held.market_value is not None and held.market_value < 0

@@ -68,6 +68,25 @@ def test_dust_is_what_the_exchange_lets_nobody_sell(quantity: str, price: Decima
     assert is_dust(Decimal(quantity), STEPS, price) is dust
 
 
+@pytest.mark.parametrize(
+    ("held", "named"),
+    [
+        ("500", "buy USDT with it by hand (USDT/TRY), or add it to what the account is to keep"),
+        ("5", "buy USDT with it by hand (USDT/TRY)"),
+        ("4.99", ""),
+        ("-3", "no pair there sells it"),
+    ],
+)
+def test_promise_7_a_currency_that_only_others_are_priced_in_is_named_unless_it_buys_nothing(
+    held: str, named: str
+) -> None:
+    balance = Balance("TRY", Decimal(held), max(Decimal(held), Decimal(0)))
+    listed = positions_of([balance], KEEP, markets("USDT/TRY", "BTC/USDT"), lambda _: STEPS, {})
+    assert not listed.items
+    assert [item.symbol for item in listed.unreadable] == (["TRY"] if named else [])
+    assert all(named in str(item) for item in listed.unreadable)
+
+
 amounts = st.decimals(min_value=0, max_value=10**6, places=8)
 
 
