@@ -228,18 +228,24 @@ class CcxtBroker(Broker):
 
     async def _fills_of(self, symbol: str | None, since: datetime) -> list[Mapping[str, Any]]:
         """Page after page, each from the last one's newest on; what comes twice is dropped by who asks."""
-        at, found = int(since.timestamp() * 1000), list[Mapping[str, Any]]()
+        at, found, size = int(since.timestamp() * 1000), list[Mapping[str, Any]](), await self._most_fills()
         while True:
-            page = await self._fills_page(symbol, at)
+            page = await self._fills_page(symbol, at, size)
             found += page
             newest = max((int(item.get("timestamp") or 0) for item in page), default=at)
-            if len(page) < FILLS_PAGE or newest <= at:
+            if len(page) < size or newest <= at:
                 return found
             at = newest
 
-    async def _fills_page(self, symbol: str | None, at: int) -> list[Mapping[str, Any]]:
-        page = await self._connection.read("list of fills", lambda asked: asked.fetch_my_trades(symbol, at, FILLS_PAGE))
+    async def _fills_page(self, symbol: str | None, at: int, size: int) -> list[Mapping[str, Any]]:
+        page = await self._connection.read("list of fills", lambda asked: asked.fetch_my_trades(symbol, at, size))
         return list(page)
+
+    async def _most_fills(self) -> int:
+        """In one answer: exchanges refuse to be asked for more than they tell."""
+        kind = ("spot", None) if self._spot else (self._market, "linear")
+        exchange = await self._connection.ready()
+        return min(FILLS_PAGE, exchange.feature_value_by_type(*kind, "fetchMyTrades", "limit") or FILLS_PAGE)
 
     async def transfers(self, since: datetime) -> Listed[Transfer]:
         """Deposits, withdrawals and transfers between wallets, at what they are worth now where not in money."""

@@ -19,7 +19,6 @@ from brokers.protocol import BrokerError, Listed, Transfer
 
 DOLLARS = frozenset({"USD", "USDT", "USDC"})
 """Taken as a dollar each in what an exchange values in dollars."""
-TRANSFERS_PAGE = 1000
 _PRICES = ("last", "close", "bid")
 
 
@@ -122,7 +121,7 @@ async def transfers(
     connection: Connection, venue: Venue, market: str, keep: Sequence[str], since: datetime
 ) -> Listed[Transfer]:
     """Every movement of money since then, oldest first, by whichever lists the exchange has of them."""
-    answers = await asyncio.gather(*(_ledger(connection, call, since) for call in venue.transfers))
+    answers = await asyncio.gather(*(_ledger(connection, venue, call, since) for call in venue.transfers))
     bodies = [body for answer in answers for body in answer]
     wanted = keep[0] if market in ("spot", "margin") else "USD"
     currencies = {str(body.get("currency")) for body in bodies} - {wanted, "None"}
@@ -149,21 +148,21 @@ async def transfers(
     return Listed(tuple(sorted(found.values(), key=lambda transfer: transfer.at)), tuple(unread))
 
 
-async def _ledger(connection: Connection, call: str, since: datetime) -> list[Mapping[str, Any]]:
+async def _ledger(connection: Connection, venue: Venue, call: str, since: datetime) -> list[Mapping[str, Any]]:
     at, found = int(since.timestamp() * 1000), list[Mapping[str, Any]]()
     params = (
         {"incomeType": "TRANSFER"} if call == "fetch_ledger" and connection.exchange_id.startswith("binance") else {}
     )
     listing = attrgetter(call)
     while True:
-        ask = partial(_page, listing, at, params)
+        ask = partial(_page, listing, at, venue.transfers_page, params)
         page: list[Mapping[str, Any]] = await connection.read("list of transfers", ask)
         found += page
         newest = max((int(item.get("timestamp") or 0) for item in page), default=at)
-        if len(page) < TRANSFERS_PAGE or newest <= at:
+        if len(page) < venue.transfers_page or newest <= at:
             return found
         at = newest
 
 
-async def _page(listing: Callable[[Any], Any], at: int, params: Mapping[str, Any], exchange: Any) -> Any:
-    return await listing(exchange)(None, at, TRANSFERS_PAGE, dict(params))
+async def _page(listing: Callable[[Any], Any], at: int, size: int, params: Mapping[str, Any], exchange: Any) -> Any:
+    return await listing(exchange)(None, at, size, dict(params))

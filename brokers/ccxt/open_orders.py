@@ -46,7 +46,7 @@ class OpenOrders:
     @property
     def one_by_one(self) -> bool:
         """Whether conditional orders have no request that cancels several by their ids (Binance)."""
-        return self._venue.fills_by_symbol
+        return self._venue.conditional_singly
 
     def view(self, name: str) -> View:
         """The list that an order is in; one that isn't known is ordinary."""

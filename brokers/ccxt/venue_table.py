@@ -36,6 +36,7 @@ _BINANCE_FUTURES = Venue(
         "warnOnFetchOpenOrdersWithoutSymbol": False,
         "fetchOpenOrders": {"warnWithoutSymbol": False},
     },
+    conditional_singly=True,
     verifies_conditional=True,
     equity=("totalMarginBalance",),
     not_covered="COIN-M futures, options, spot, margin and funding wallets; portfolio margin, unless by options",
@@ -92,7 +93,9 @@ _OKX = Venue(
     pages=Pages.AFTER_ID,
     batch=20,  # cancel multiple orders: at most 20; ten of the algo orders
     timer=Timer(fires_at=("data", "0", "triggerTime"), now=("data", "0", "ts")),
+    fills_by_symbol=True,  # else those of perpetuals alone
     transfers=("fetch_ledger",),
+    transfers_page=100,  # OKX, bills, `limit`
     weights=Weights(open_orders=4, positions=2),
     equity=("data", "0", "totalEq"),
     not_covered="balances, trading bots, copied trades, spread orders",
@@ -127,7 +130,9 @@ VENUES: Mapping[str, Venue] = {
         positions_page=200,
         cancels_all="symbol",
         batch=10,  # batch cancel: at most ten of linear ones, for unified accounts
+        fills_by_symbol=True,  # else ccxt asks for those of linear contracts alone
         transfers=("fetch_ledger",),
+        transfers_page=50,  # Bybit, transaction log, `limit`
         weights=Weights(open_orders=20, positions=20, cancel_all=50),
         equity=("result", "list", "0", "totalEquity"),
         not_covered="spot balances and loans of the unified account, spot orders, trading bots, the funding wallet",
@@ -158,6 +163,7 @@ VENUES: Mapping[str, Venue] = {
         # ccxt asks for one currency's orders, Bitcoin's unless told; this is the call for all.
         orders=(View(raw=("privateGetGetOpenOrders", ("result",))),),
         cancels_all="account",
+        fills_by_symbol=True,  # else those of one currency
         not_covered="balances, other sub-accounts",
     ),
     "gate": Venue(
@@ -184,6 +190,7 @@ VENUES: Mapping[str, Venue] = {
         pages=Pages.OFFSET,
         positions_page=100,
         cancels_all="symbol",
+        fills_by_symbol=True,  # else those of one settlement currency
         weights=Weights(open_orders=4, positions=2),
         not_covered="delivery futures (an account of their own, `future`), options, spot and margin, trading bots",
     ),
@@ -230,6 +237,7 @@ VENUES: Mapping[str, Venue] = {
         pages=Pages.BELOW_ID,
         cancels_all="symbol",
         batch=50,
+        fills_by_symbol=True,
         weights=Weights(open_orders=24, positions=6),
         # Bitget, account settings of unified accounts
         unified=UnifiedAccount("privateUtaGetV3AccountSettings"),

@@ -133,9 +133,11 @@ class Venue:
         timer: its dead-man timer, where it has one that requests over REST arm.
         fills_by_symbol: whether executions are listed for one symbol only.
         transfers: which of ccxt's calls list money that was moved in or out; none of them: it isn't told.
+        transfers_page: most of them in one answer.
         requests_per_minute: in requests of weight one; None: ccxt's own figure.
         weights: of these, what each kind costs.
         options: what ccxt is made with.
+        conditional_singly: whether conditional orders have no request that cancels several by their ids.
         verifies_conditional: whether one that is no longer listed can be asked for by its id.
         equity: where the account's equity is in the answer to `fetchBalance`; empty: it is added up.
         unified: how an account is asked whether it is a unified one; None: there are none, or it makes no difference.
@@ -159,9 +161,11 @@ class Venue:
     timer: Timer | None = None
     fills_by_symbol: bool = False
     transfers: tuple[str, ...] = ()
+    transfers_page: int = 1000
     requests_per_minute: int | None = None
     weights: Weights = _ONE_EACH
     options: Params = field(default_factory=dict)
+    conditional_singly: bool = False
     verifies_conditional: bool = False
     equity: tuple[str, ...] = ()
     unified: UnifiedAccount | None = None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
@@ -271,6 +272,27 @@ async def test_what_an_exchange_tells_in_several_lists_is_told_once() -> None:
     assert sum("openOrders" in words for words in answering.asked) == 2
     assert [order.remaining for order in orders] == [Decimal(2)]
     assert [position.quantity for position in positions] == [Decimal(2)]
+
+
+NO_FILLS = {
+    "bybit": ("execution/list", {"retCode": 0, "result": {"list": [], "nextPageCursor": ""}, "time": 1}, "100"),
+    "bitget": ("order/fills", {"code": "00000", "data": {"fillList": None, "endId": ""}}, "100"),
+    "gate": ("my_trades", [], "500"),
+    "okx": ("trade/fills", {"code": "0", "msg": "", "data": []}, ""),
+}
+
+
+@pytest.mark.parametrize("exchange", [*NO_FILLS])
+async def test_fills_of_every_product_line_are_asked_for_and_no_more_at_once_than_the_exchange_tells(
+    exchange: str,
+) -> None:
+    route, answer, most = NO_FILLS[exchange]
+    async with exchange_of(case_of(exchange, {route: answer})) as (broker, answering):
+        held = {position.symbol for position in await broker.positions()}
+        assert not await broker.fills(datetime.now(UTC) - timedelta(minutes=5))
+    asked = [words for words in answering.asked if route in words]
+    assert len(asked) == len(held)
+    assert all(f"limit={most}" in words or not most for words in asked), asked
 
 
 async def test_nothing_is_sent_at_hyperliquid_before_a_cancel_or_a_close() -> None:
