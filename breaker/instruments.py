@@ -117,7 +117,9 @@ class Instrument:
 
         An inverse contract's coins are taken at `price`: quantity × multiplier × (1 / since - 1 / price) of them.
         """
-        return quantity * self.multiplier * (price - since) / (since if self.inverse and since else 1)
+        if not self.inverse:
+            return quantity * self.multiplier * (price - since)
+        return quantity * self.multiplier * (price - since) / since if since else Decimal(0)
 
     def quantity(self, wanted: Decimal) -> Decimal:
         """The most of `wanted` that is in whole quantity steps."""

@@ -128,6 +128,7 @@ class CcxtBroker(Broker):
         return f"CcxtBroker({self.name!r}, {self._exchange!r}, {self._market!r})"
 
     async def aclose(self) -> None:
+        await self._lists.aclose()
         await self._connection.aclose()
 
     async def account(self) -> Account:

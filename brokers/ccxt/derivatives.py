@@ -29,7 +29,7 @@ async def read_positions(connection: Connection, venue: Venue, lists: Lists) -> 
     found: list[Position] = []
     unread = [*_not_had(answers, views), *untold]
     for view, body in _told_once(views, answers):
-        lists.used(view)
+        lists.has_something(view)
         try:
             check_read(body)
             market, mode = await _market(connection, str(body.get("symbol") or ""))

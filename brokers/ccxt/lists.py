@@ -7,13 +7,14 @@ Hyperliquid others run exchanges of their own, in which the account may have som
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from breaker.orders import Unreadable
 from brokers.ccxt.connection import Connection
-from brokers.ccxt.hyperliquid import OtherExchanges
+from brokers.ccxt.hyperliquid import ASKED_WITHIN, OtherExchanges
 from brokers.ccxt.reading import at_path
 from brokers.ccxt.venues import PositionView, Venue, View
 from brokers.protocol import BrokerRefused, BrokerUnavailable
@@ -71,10 +72,20 @@ class Lists:
             views += [PositionView(name, {"dex": name}) for name in names]
         return views, untold
 
-    def used(self, view: View | PositionView) -> None:
-        """There is something in this list, or it can't be told whether there is: it is read from now on."""
+    def has_something(self, view: View | PositionView) -> None:
+        """There is something in this list: orders are looked for there each time from now on."""
         if self._others is not None and view.line:
-            self._others.used(view.line)
+            self._others.has_something(view.line)
+
+    def has_nothing(self, view: View) -> None:
+        """This list was read, and there is nothing in it."""
+        if self._others is not None and view.line:
+            self._others.has_no_orders(view.line)
+
+    async def aclose(self) -> None:
+        """Ask no more."""
+        if self._others is not None:
+            await self._others.aclose()
 
     async def _beside(
         self, what: str, names: Callable[[], Awaitable[Sequence[str]]]
@@ -101,8 +112,9 @@ class Lists:
         assert unified is not None  # noqa: S101 - else it is known
         exchange.options[UNIFIED] = False
         try:
-            answer = await self._connection.once("kind of account", lambda asked: getattr(asked, unified.call)({}))
-        except BrokerUnavailable:
+            async with asyncio.timeout(ASKED_WITHIN):
+                answer = await self._connection.once("kind of account", lambda asked: getattr(asked, unified.call)({}))
+        except (BrokerUnavailable, TimeoutError):
             return
         except BrokerRefused:
             self._mode_known = True
@@ -114,17 +126,19 @@ class Lists:
 def described(exchange: Any, market: str) -> Views:
     """By what ccxt says of an exchange without an entry."""
     kinds = _sub_types(exchange, market)
-    orders = [view for kind in kinds for view in _orders(exchange, market, kind, apart=len(kinds) > 1)]
-    positions = [PositionView(kind, {"subType": kind}) for kind in kinds] if len(kinds) > 1 else [PositionView()]
+    apart = kinds not in (("",), ("linear",))  # which is what ccxt asks for unless told
+    orders = [view for kind in kinds for view in _orders(exchange, market, kind, apart=apart)]
+    positions = [PositionView(kind, {"subType": kind}) for kind in kinds] if apart else [PositionView()]
     return Views(sorted(orders, key=lambda view: not view.conditional), positions)
 
 
-def _sub_types(exchange: Any, market: str) -> Sequence[str]:
+def _sub_types(exchange: Any, market: str) -> tuple[str, ...]:
     """Linear or inverse contracts, or both, as far as the exchange lists any; empty words where that is no question."""
     if market in ("spot", "margin"):
         return ("",)
     listed = exchange.markets.values()
-    found = [kind for kind in ("linear", "inverse") if any(each.get("contract") and each.get(kind) for each in listed)]
+    kinds = ("linear", "inverse")
+    found = tuple(kind for kind in kinds if any(each.get("contract") and each.get(kind) for each in listed))
     return found or ("linear",)
 
 

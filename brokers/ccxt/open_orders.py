@@ -66,8 +66,10 @@ class OpenOrders:
         ]
         pages, missing = _those_had(answers, [*conditional, *ordinary])
         for view, answer in zip([*conditional, *ordinary], answers, strict=True):
-            if answer != ([], []):
-                self._lists.used(view)
+            if answer == ([], []):
+                self._lists.has_nothing(view)
+            elif not isinstance(answer, BaseException):
+                self._lists.has_something(view)
         orders = self._told_once([order for orders, _ in pages for order in orders if order.status.is_open])
         orders |= {name: order for name, order in self._conditional.items() if parts_of(name)[2] in missing}
         orders |= await self._unlisted(orders)

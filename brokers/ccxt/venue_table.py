@@ -153,6 +153,9 @@ VENUES: Mapping[str, Venue] = {
         batch=50,
         market_orders=False,  # Hyperliquid, exchange endpoint: limit and trigger orders only
         timer=Timer(taken=(("status",), "ok")),
+        weights=Weights(
+            open_orders=20, positions=20
+        ),  # Hyperliquid, rate limits: 2 for positions, of some ten exchanges
         equity=("marginSummary", "accountValue"),
         not_covered="spot balances, vaults, TWAP orders",
     ),
@@ -197,7 +200,8 @@ VENUES: Mapping[str, Venue] = {
     "kucoinfutures": Venue(
         # KuCoin Futures, `clientOid`: at most 40 characters, digits, letters, `_` and `-`
         client_order_ids=ClientOrderIds(40, ALPHANUMERIC + "_-", unique=False),
-        orders=(View("stop", _TRIGGER, _TRIGGER, conditional=True), View()),
+        # KuCoin, of unified accounts: conditional orders are the advanced ones
+        orders=(View("stop", {**_TRIGGER, "orderFilter": "ADVANCED"}, _TRIGGER, conditional=True), View()),
         pages=Pages.NUMBER,
         page_size=50,
         cancels_all="symbol",

@@ -298,7 +298,9 @@ def _moved(since: Decimal, price: Decimal, inverse: bool) -> Decimal:
 
     A unit of an inverse contract is one of money: so much of a coin at the first price, which is then worth the other.
     """
-    return (price - since) / since if inverse and since else price - since
+    if inverse:
+        return (price - since) / since if since else ZERO
+    return price - since
 
 
 def _mean(one: Decimal, of_one: Decimal, other: Decimal, of_other: Decimal, inverse: bool) -> Decimal | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -166,6 +167,23 @@ async def test_promise_7_where_hyperliquid_does_not_tell_its_other_exchanges_not
     for listed in (positions, orders):
         assert listed.items, "the main exchange is read all the same"
         assert "other exchanges" in str(listed.unreadable[0])
+
+
+async def test_promise_7_what_a_reading_that_was_given_up_has_not_read_is_read_by_the_next_one() -> None:
+    async with exchange_of(case_of("hyperliquid")) as (broker, answering):
+        await broker.positions()  # by now it is known which exchanges there are
+        fetch = broker._connection._exchange.fetch
+
+        async def hangs(*asked: Any) -> Any:
+            await asyncio.Event().wait()
+
+        broker._connection._exchange.fetch = hangs
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(broker.open_orders(), 0.05)
+        broker._connection._exchange.fetch = fetch
+        answering.asked.clear()
+        await broker.open_orders()
+    assert sum("frontendOpenOrders" in words for words in answering.asked) == 3
 
 
 @pytest.mark.parametrize("role", ["agent", "missing"])
