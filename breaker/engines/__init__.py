@@ -12,15 +12,25 @@ from breaker.lazy_imports import lazy_names
 
 if TYPE_CHECKING:
     from breaker.engines.admission import Admission, AsyncAdmission, Book
+    from breaker.engines.freqtrade import BotSettings, GuardedStrategy
     from breaker.engines.rules_feed import RulesFeed
     from breaker.gate.decision import OrderRefused
 
-__all__ = ["Admission", "AsyncAdmission", "Book", "OrderRefused", "RulesFeed"]
+__all__ = [
+    "Admission",
+    "AsyncAdmission",
+    "Book",
+    "BotSettings",
+    "GuardedStrategy",
+    "OrderRefused",
+    "RulesFeed",
+]
 
 __getattr__ = lazy_names(
     __name__,
     {
         **dict.fromkeys(("Admission", "AsyncAdmission", "Book"), "breaker.engines.admission"),
+        **dict.fromkeys(("BotSettings", "GuardedStrategy"), "breaker.engines.freqtrade"),
         "OrderRefused": "breaker.gate.decision",
         "RulesFeed": "breaker.engines.rules_feed",
     },

@@ -25,7 +25,7 @@ from breaker.gate import clock
 from breaker.gate.change_notifier import POLL_INTERVAL, ChangeNotifier
 from breaker.gate.decision import EXPIRED, Decision, Permit, Reason
 from breaker.gate.guard import GuardedBlock, guarded
-from breaker.gate.judge import Halt, blanket_decision, gate_halt, judge, judge_permit, scope_halt
+from breaker.gate.judge import Halt, blanket_decision, gate_halt, judge, judge_permit, least_fraction, scope_halt
 from breaker.gate.lease import Lease, ScopeState
 from breaker.gate.quiet_period import OrderRateLimiter, QuietPeriodLimits
 from breaker.gate.reservations import Reservations
@@ -313,8 +313,7 @@ class Gate:
 
     def status(self) -> GateStatus:
         """What is known now, for health pages. Reads nothing from Redis."""
-        now = self._now_polled()
-        lease, halt = self._known
+        now, (lease, halt) = self._now_polled(), self._known
         halt = halt or self._source.halt or gate_halt(lease, now) or scope_halt(lease.views)
         quiet = any(view.state is ScopeState.QUIET_PERIOD for view in lease.views)
         if halt is None:
@@ -330,6 +329,7 @@ class Gate:
             lease_left=lease.deadline - now,
             connections=self._source.connections,
             problem=self._source.problem,
+            quiet_fraction=least_fraction(lease.views, now, self._quiet_limits.start_fraction),
         )
 
     def restart(self) -> None:

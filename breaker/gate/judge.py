@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from decimal import Decimal
 from typing import Any
 
 from breaker.gate.decision import EXPIRED, Decision, Permit, Reason
@@ -81,6 +82,11 @@ def scope_halt(views: Iterable[ScopeView]) -> Halt | None:
         if view.state.halts:
             return Halt(_HALTS[view.state], _sentence(view), view.scope)
     return None
+
+
+def least_fraction(views: Iterable[ScopeView], now: float, start: Decimal) -> Decimal | None:
+    """The least fraction of normal that a quiet period among these allows at `now`; None without one."""
+    return min(_fractions(views, now, start).values(), default=None)
 
 
 def views_of_order(views: Iterable[ScopeView], order: Any) -> list[ScopeView]:
@@ -182,11 +188,7 @@ def _judge_quiet(
     limits: QuietPeriodLimits,
     rate: OrderRateLimiter,
 ) -> Decision:
-    fractions = {
-        view.scope: view.reading.quiet_period.fraction(now, limits.start_fraction)
-        for view in quiet
-        if view.reading.quiet_period
-    }
+    fractions = _fractions(quiet, now, limits.start_fraction)
     scope = min(fractions, key=lambda name: fractions[name])
     fraction = fractions[scope]
     problems = (size_problem(limits, fraction, each.name, each.quantity, each.normal_quantity) for each in risk)
@@ -201,6 +203,15 @@ def _judge_quiet(
         return Decision(False, Reason.QUIET_RATE, sentence, None, scope)
     sentence = f"The {scope} breaker is in its quiet period; the order is within {fraction:.0%} of normal."
     return Decision(True, Reason.QUIET_PERIOD, sentence, permit_of(lease, lease.deadline), scope)
+
+
+def _fractions(views: Iterable[ScopeView], now: float, start: Decimal) -> dict[str, Decimal]:
+    """By scope, the fraction of normal that its quiet period allows at `now`."""
+    return {
+        view.scope: view.reading.quiet_period.fraction(now, start)
+        for view in views
+        if view.state is ScopeState.QUIET_PERIOD and view.reading.quiet_period
+    }
 
 
 def _concerns(scope: str, order: Any) -> bool:

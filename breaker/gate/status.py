@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from decimal import Decimal
 
 from breaker.gate.decision import Reason
 from breaker.gate.lease import ScopeState
@@ -23,6 +24,8 @@ class GateStatus:
         lease_left: Seconds for which what is known may still be acted on; negative once it may not.
         connections: How often it has connected to Redis, or mapped the sidecar's file; more than one means again.
         problem: What is wrong at the moment, as a sentence; None when nothing is.
+        quiet_fraction: In a quiet period, the fraction of normal size and rate that it allows now, from 0 to 1; of
+            several, the least. None in none.
 
     Example:
         >>> status = gate.status()
@@ -41,3 +44,4 @@ class GateStatus:
     lease_left: float
     connections: int
     problem: str | None
+    quiet_fraction: Decimal | None = None

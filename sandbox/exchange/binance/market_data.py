@@ -1,7 +1,7 @@
 """Answer what anybody may ask of either market: the time, prices, and a book with one price.
 
 The market has one price: it is the best bid, and the best ask is a tick above it. A symbol whose quotes stand still has
-an old time stamp.
+an old time stamp. No price of the past is kept: each candle is the one price that there is.
 """
 
 from __future__ import annotations
@@ -21,13 +21,17 @@ from sandbox.exchange.binance.endpoints import (
     listed_symbol,
     listed_symbols,
 )
-from sandbox.exchange.binance.parameters import Parameters
+from sandbox.exchange.binance.errors import BinanceRefusal
+from sandbox.exchange.binance.parameters import Parameters, limit
 from sandbox.exchange.binance.signing import venue_milliseconds
 from sandbox.exchange.scenario import Protocol
 from sandbox.exchange.venue import Venue
 
 _SIZE: Final = Decimal(1_000)
 _LEVELS: Final = 5
+_MINUTE: Final = 60_000
+_INTERVALS: Final = {"m": _MINUTE, "h": 60 * _MINUTE, "d": 1_440 * _MINUTE}
+"""Milliseconds by the letter of a candle's interval."""
 
 
 def market_data(prefix: str, protocol: Protocol) -> list[Endpoint]:
@@ -40,6 +44,7 @@ def market_data(prefix: str, protocol: Protocol) -> list[Endpoint]:
         public("ping", _ping, always(1)),
         public("time", _time, always(1)),
         public("depth", partial(_depth, protocol), always(5)),
+        public("klines", partial(_candles, protocol), always(2)),
         public("ticker/price", partial(_prices, protocol), by_symbol(1, 2)),
         public("ticker/bookTicker", partial(_quotes, protocol), by_symbol(2, 5)),
         public("ticker/24hr", partial(_day, protocol), by_symbol(1, 40)),
@@ -78,6 +83,30 @@ async def _depth(protocol: Protocol, venue: Venue, parameters: Parameters) -> Js
     if protocol is Protocol.BINANCE_FUTURES:
         answer |= {"E": quoted_at(venue, symbol), "T": quoted_at(venue, symbol)}
     return answer
+
+
+async def _candles(protocol: Protocol, venue: Venue, parameters: Parameters) -> object:
+    symbol = listed_symbol(venue, parameters)
+    interval = _interval(parameters.required("interval"))
+    most = limit(parameters, 500, 1_000 if protocol is Protocol.BINANCE_SPOT else 1_500)
+    now = venue_milliseconds(venue.scenario.clock_ahead_ms)
+    until = min(parameters.integer("endTime") or now, now)
+    newest = until // interval * interval
+    since = parameters.integer("startTime")
+    first = newest - (most - 1) * interval if since is None else -(-since // interval) * interval
+    price = _text(venue, symbol, venue.exchange.book.prices[symbol])
+    return [
+        [opened, price, price, price, price, "1000", opened + interval - 1, "1000", 10, "500", "500", "0"]
+        for opened in range(first, newest + 1, interval)[:most]
+    ]
+
+
+def _interval(said: str) -> int:
+    """In milliseconds. Raises `BinanceRefusal`."""
+    number, letter = said[:-1], said[-1:]
+    if not number.isdecimal() or letter not in _INTERVALS:
+        raise BinanceRefusal(-1120, "Invalid interval.")
+    return int(number) * _INTERVALS[letter]
 
 
 async def _prices(protocol: Protocol, venue: Venue, parameters: Parameters) -> object:
