@@ -282,12 +282,14 @@ class _BotGuard:
 
     def _confirm(self, intent: OrderIntent) -> None:
         """At the door: what a hook has let through stands, unless it has grown or a breaker has changed."""
-        earlier, permit = self._confirmed.pop((intent.symbol, str(intent.side)), (None, None))
-        stands = earlier is not None and permit is not None and _covers(earlier, intent)
-        if stands and self._gate is not None and self._gate.recheck(permit, intent):
-            return
+        name = intent.symbol, str(intent.side)
+        known = self._confirmed.pop(name, None)
+        if known is not None and self._gate is not None:
+            earlier, permit = known
+            if _covers(earlier, intent) and self._gate.recheck(permit, intent):
+                return
         self._admit(intent)
-        self._confirmed.pop((intent.symbol, str(intent.side)), None)
+        self._confirmed.pop(name)
 
     def _limited(self, pair: str, stake: float, rate: float, leverage: float) -> float:
         """In the quiet period the fraction of the strategy's own stake that it allows now, so that it passes."""

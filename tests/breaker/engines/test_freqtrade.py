@@ -441,9 +441,9 @@ def test_the_rules_hear_of_equity_rejections_and_errors(
     strategy.bot_loop_start(current_time=datetime.now(UTC))
     eventually(lambda: redis_client.hget("circuit_breaker:equity:account:BOT", "equity") == b"10000.0")
     exchange.problem = DependencyException("insufficient balance")
-    with pytest.raises(DependencyException):
+    with pytest.raises(DependencyException, match="insufficient balance"):
         sends(strategy)
-    eventually(lambda: redis_client.hget("circuit_breaker:rejections:account:BOT", "in_a_row") == b"1")
+    eventually(lambda: redis_client.exists("circuit_breaker:rejections:account:BOT"))
     exchange.problem = TemporaryError("timeout")
     with pytest.raises(TemporaryError):
         sends(strategy)
