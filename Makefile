@@ -166,6 +166,19 @@ soak: $(READY) ## Drills on the whole stack while it breaks     [SECONDS=3600] [
 	@$(BIN)/python -m proofs.soak --write docs/evidence/soak.md $(if $(SECONDS),--seconds $(SECONDS)) \
 	    $(if $(SEED),--seed $(SEED))
 
+# Engines that are too large for the environment of every day; the tests that need one are skipped without it.
+ENGINES := .engines
+.PHONY: engines-test
+engines-test: $(ENGINES)/freqtrade/.ready $(ENGINES)/nautilus/.ready ## The guards within freqtrade and NautilusTrader, installed apart (1.5 GB)
+	@$(BIN)/pytest tests/breaker/engines/test_freqtrade_bot.py tests/breaker/engines/test_nautilus_node.py
+
+$(ENGINES)/freqtrade/.ready: WHAT = freqtrade==2026.9
+$(ENGINES)/nautilus/.ready: WHAT = nautilus_trader==1.221.0
+$(ENGINES)/%/.ready: $(READY)
+	@$(BIN)/uv venv --quiet --clear --python $(PYTHON) $(@D)
+	@$(BIN)/uv pip install --quiet --python $(@D)/bin/python $(WHAT) $$(sed -n 's/^\(redis==[0-9.]*\).*/\1/p' requirements.lock)
+	@touch $@
+
 .PHONY: models histories campaigns mutants
 mutants: $(READY) ## Change each decision in turn: does a test fail?   [ONLY=kill/plan]; into docs/evidence
 	@$(BIN)/python -m proofs.mutants $(ONLY)
