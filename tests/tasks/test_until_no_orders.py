@@ -66,7 +66,7 @@ async def test_a_reading_with_closes_in_it_is_made_anew_too(clock: StillClock) -
 
 
 async def test_what_is_being_cancelled_protects_nothing_and_is_waited_for(clock: StillClock) -> None:
-    """Else one stop on its way out kept 200 positions from closing in bulk, and they took a minute of the rate limit."""
+    """One stop on its way out kept 200 positions from closing in bulk: they took a minute of the rate limit."""
     going = replace(STOP, status=OrderStatus.PENDING_CANCEL)
     venue = TimedVenue(clock, orders=[going], holdings=[position()], changes={0.5: {"orders": []}})
     await Flattening(watched(venue, **PACE).run).until_no_orders()
