@@ -14,7 +14,7 @@ from rich.text import Text
 
 from breaker.errors import InvalidInput
 from cli.circuit_view import console
-from cli.doctor_command import LOOKS, show_commands, show_counts
+from cli.doctor_command import answers, show_commands, show_counts
 from cli.exit_codes import EPILOG, Exit
 from cli.options import JsonOption
 from configuration.settings import ConfigurationError, Settings, load_settings
@@ -109,14 +109,8 @@ def _measure_unfit_net(name: str, settings: Settings) -> list[Measurement]:
 def _show(name: str, account: AccountSettings, found: Sequence[Measurement]) -> None:
     """Each answer in a line, or what to do in its place; what several questions come to is said once."""
     console().print(Text.assemble((name, "bold"), f"  {account.adapter} at {account.place}"))
-    table = Table.grid(padding=(0, 2))
-    table.add_column(no_wrap=True)
-    table.add_column(max_width=24)
-    table.add_column(overflow="fold")
-    for row in _rows(name, found):
-        shape, colour = LOOKS[row.colour]
-        table.add_row(Text(f"{shape} {row.colour.value}", colour), Text(", ".join(row.what)), Text(row.said))
-    console().print(table)
+    rows = _rows(name, found)
+    console().print(answers((row.colour, ", ".join(row.what), row.value, row.problem) for row in rows))
     show_commands(found)
     show_counts(found)
 
@@ -127,7 +121,8 @@ class _Row:
 
     colour: Colour
     what: list[str]
-    said: str
+    value: str
+    problem: str
     because: str = ""
 
 
@@ -146,8 +141,8 @@ def _rows(name: str, found: Sequence[Measurement]) -> list[_Row]:
             continue
         value = "" if measurement.value == NOT_MEASURED and because else measurement.value
         is_known = because and any(row.because.startswith(because) for row in rows)
-        said = "; ".join(filter(None, (value, "as above" if is_known else measurement.problem)))
-        rows.append(_Row(measurement.colour, [what], said, because))
+        problem = "as above" if is_known else measurement.problem
+        rows.append(_Row(measurement.colour, [what], value, problem, because))
     return rows
 
 

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 import typer
-from rich import box
 from rich.table import Table
 from rich.text import Text
 
@@ -19,7 +18,7 @@ from configuration.printed_commands import COMMAND, pastable
 from configuration.settings import load_settings
 
 if TYPE_CHECKING:
-    from tasks.checks.measurement import Measurement
+    from tasks.checks.measurement import Colour, Measurement
 
 LOOKS = {"green": ("●", "green"), "yellow": ("▲", "yellow"), "red": ("■", "bold red")}
 
@@ -49,22 +48,26 @@ def doctor(as_json: JsonOption = False) -> None:
 
 
 def show_measurements(found: Sequence[Measurement]) -> None:
-    """As a table, with the commands that it names beneath."""
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column("")
-    for column in ("what", "found", "what to do"):
-        table.add_column(column, overflow="fold", no_wrap=column == "what")
-    for measurement in found:
-        shape, colour = LOOKS[measurement.colour]
-        table.add_row(
-            Text(f"{shape} {measurement.colour.value}", colour),
-            measurement.name,
-            Text(measurement.value),
-            Text(measurement.problem, "" if measurement.colour == "red" else "dim"),
-        )
-    console().print(table)
+    """Each with what to do beneath, and the commands that they name at the end."""
+    console().print(
+        answers((measurement.colour, measurement.name, measurement.value, measurement.problem) for measurement in found)
+    )
     show_commands(found)
     show_counts(found)
+
+
+def answers(rows: Iterable[tuple[Colour, str, str, str]]) -> Table:
+    """A row for each colour, name, value and problem, the problem beneath the value: it has room at 80 columns too."""
+    table = Table.grid(padding=(0, 2))
+    table.add_column(no_wrap=True)
+    table.add_column(max_width=26, overflow="fold")
+    table.add_column(overflow="fold")
+    for colour, name, value, problem in rows:
+        shape, style = LOOKS[colour]
+        lines = [Text(value)] if value else []
+        lines += [Text(problem, "" if colour == "red" else "dim")] if problem else []
+        table.add_row(Text(f"{shape} {colour.value}", style), Text(name), Text("\n").join(lines))
+    return table
 
 
 def show_commands(found: Sequence[Measurement]) -> None:

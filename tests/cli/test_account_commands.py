@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 from breaker.instruments import AssetClass
 from brokers.instrument_store import InstrumentStore
+from cli.doctor_command import answers
 from sandbox.exchange.scenario import parse
 from sandbox.exchange.server import PaperExchangeThread
+from tasks.checks.measurement import Colour
 from tests.cli.conftest import Outcome, RunCli, WriteConfiguration
 from tests.cli.test_kill_command import account
 
@@ -130,6 +134,20 @@ def test_what_an_account_does_not_cover_is_said_in_one_line(
     configure(write_configuration, tmp_path, f"[accounts.ALPHA]\n{where}{keys}")
     shown = breaker_cli("accounts", "test", "ALPHA").stdout.splitlines()
     assert any(line.startswith("Neither read nor closed through ALPHA: option; spot balances") for line in shown)
+
+
+def test_what_doctor_and_accounts_answer_is_read_at_80_columns_without_a_word_cut() -> None:
+    problem = (
+        "After a kill switch the venue could refuse whatever still sends orders to ALPHA, BETA and GAMMA, until the "
+        "reset: recommended, kill.venue_lock = true."
+    )
+    screen = Console(width=80, file=io.StringIO())
+    screen.print(answers([(Colour.YELLOW, "orders, positions, keys, look-up", "off", problem)]))
+    assert isinstance(screen.file, io.StringIO)
+    lines = screen.file.getvalue().splitlines()
+    assert len(lines) <= 6 and max(map(len, lines)) <= 80
+    at = lines[0].index("off")
+    assert " ".join(line[at:].strip() for line in lines).strip() == f"off {problem}"
 
 
 def test_an_account_that_is_not_configured_is_named_with_those_that_are(
