@@ -90,10 +90,13 @@ def try_account(name: Annotated[str, typer.Argument(help="As it is configured.")
 
 def _not_covered(name: str, settings: Settings) -> str:
     """What of the account its adapter neither reads nor closes; nothing of one that can't be opened, which is said."""
-    from brokers.registry import open_broker  # noqa: PLC0415
+    from brokers.missing import missing_for  # noqa: PLC0415
+    from brokers.registry import open_account  # noqa: PLC0415
 
+    if missing_for(settings.accounts[name]):
+        return ""
     try:
-        return open_broker(name, settings.accounts[name]).capabilities.not_covered
+        return open_account(settings, name).capabilities.not_covered
     except ConfigurationError:
         return ""
 

@@ -155,9 +155,12 @@ class KillRun:
         return self.clock.overdue
 
     async def swept(self, account: str) -> None:
-        """Return once its venue has answered the first sweep or will not: its cancels must not meet closes."""
+        """Return once its venue has answered the first sweep or will not: its cancels must not meet closes.
+
+        Not beyond the run's deadline, should an adapter not let go of it.
+        """
         if (answering := self.sweeping.get(account)) is not None:
-            await asyncio.wait({answering})
+            await asyncio.wait({answering}, timeout=max(self.clock.left, 0.0))
 
     def update(self, account: str, **changes: Any) -> None:
         self.accounts[account].update(**changes)

@@ -16,7 +16,7 @@ from configuration.accounts import AccountSettings
 from configuration.settings import Settings
 from flows.kill_context import open_kill_run, record_sweep
 from sandbox.embedded_redis import EmbeddedRedis
-from tests.helpers import eventually
+from tests.helpers import PATIENCE, eventually
 
 
 @pytest.fixture
@@ -58,6 +58,17 @@ async def test_orders_count_as_open_until_the_venue_lists_them_no_more(settings:
         record_sweep(run, [SweepResult("ALPHA", accepted=40, refused=2)], 0.1)
         assert (run.progress["ALPHA"].orders_open, run.progress["ALPHA"].orders_at_start) == (42, 42)
         assert run.progress["ALPHA"].done == 0
+
+
+async def test_promise_10_no_account_waits_beyond_the_deadline_for_a_first_sweep_that_an_adapter_holds(
+    settings: Settings,
+) -> None:
+    async with open_kill_run(reason="r", operator="o", settings=settings) as run:
+        run.clock.deadline = 0.0
+        run.sweeping["ALPHA"] = asyncio.create_task(asyncio.sleep(2 * PATIENCE))
+        await asyncio.wait_for(run.swept("ALPHA"), PATIENCE)
+        assert not run.sweeping["ALPHA"].done()
+        run.sweeping["ALPHA"].cancel()
 
 
 async def test_a_process_of_many_runs_keeps_no_connection_of_any(settings: Settings, redis_client: redis.Redis) -> None:
