@@ -83,7 +83,7 @@ def try_account(name: Annotated[str, typer.Argument(help="As it is configured.")
     else:
         _show(name, settings.accounts[name], found)
         if left_out:
-            typer.echo(f"Neither read nor closed through {name}: {left_out}.")
+            console().print(Text(f"Neither read nor closed through {name}: {left_out}."))
     if worst(found) is Colour.RED:
         raise typer.Exit(Exit.REFUSED)
 
