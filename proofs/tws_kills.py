@@ -27,7 +27,7 @@ import redis.asyncio
 from breaker import AsyncCircuitBreaker
 from breaker.uuid7 import uuid7
 from brokers.coverage import coverage_of
-from brokers.ib import IbBroker, logins
+from brokers.ib import IbBroker, logins, orders
 from brokers.protocol import Broker
 from configuration.settings import KillSettings
 from flows.drivers import without_prefect
@@ -79,11 +79,14 @@ def case(seed: int) -> Case:
     toml += f"latency_ms = {random.choice([0, 10, 40])}\n[book]\n"
     toml += "".join(f"{name} = {count}\n" for name, count in book.items())
     toml += f"[tws]\nby_hand = {random.choice([0, 0, 3])}\nengine_client = {ENGINE}\n"
+    toml += f"inactive = {more.choice([0, 0, 1])}\nstuck = {more.choice([0, 0, 1])}\n"
+    toml += f"notices = {more.choice(['[]', '[399, 404, 10349, 2109]'])}\n"
     toml += f"other_login = {more.choice([0, 0, 2])}\nnegative_ids = {more.choice(['true', 'false'])}\n"
     toml += f"[fills]\ndelay = {{ low = 0.0, high = {random.choice([0.1, 0.8])} }}\n"
     toml += f"partial_probability = {random.choice([0, 0.4])}\nstall_probability = {random.choice([0, 0.1])}\n"
     toml += f"[cancels]\ndelay = {{ low = 0.0, high = {random.choice([0.0, 0.6])} }}\n"
     toml += f"race_probability = {random.choice([0, 0.2])}\n"
+    toml += f"late_fill_probability = {more.choice([0, 0, 0.2])}\n"
     toml += _trouble(random) + _events(more)
     return Case(toml, engine_connected=random.random() < 0.4, kills=random.choice([1, 1, 2]))
 
@@ -200,6 +203,7 @@ def fast() -> Iterator[None]:
         # A request that its connection outlives is known of within its own deadline.
         patch.setattr(lost_answer, "LOOKED_FOR", max(lost_answer.LOOKED_FOR / FASTER, 2 * TIMEOUT))
         patch.setattr(logins, "ASK_FOR_VENUE", logins.ASK_FOR_VENUE / FASTER)
+        patch.setattr(orders, "FILLS_COME_WITHIN", orders.FILLS_COME_WITHIN / FASTER)
         yield
 
 

@@ -54,6 +54,7 @@ REQUESTS_PER_MINUTE: Final = 45 * 60
 """TWS takes 50 messages a second; ib_async sends at most 45."""
 _NOT_TAKEN: Final = frozenset({103, 110, 200, 201, 203, 321, 388, 435, 10243, 10318})
 """Errors after which it is certain that TWS does not have the order."""
+_OLD_NUMBER: Final = 103
 _LOST: Final = frozenset({100, 1100, 2110})
 """Errors that say nothing of the order which was sent: too many messages, the venue is out of reach."""
 _EXPIRED: Final = "{symbol} traded last on {day}: nobody can trade it any more, and the venue settles it"
@@ -168,13 +169,17 @@ class IbBroker(Broker):
         return Listed(positions, tuple(unreadable))
 
     def _position(self, reader: Connection, contract: Any, size: Decimal, cost: Decimal, now: datetime) -> Position:
-        """The average cost counts the multiplier in; the market's price comes by itself, as long as there is one."""
-        instrument = self._market.instrument(contract)
+        """The average cost counts the multiplier in; the market's price comes by itself, as long as there is one.
+
+        What a cancelled order may turn out to have filled is not available yet: a close beside it would be too large.
+        """
+        instrument, symbol = self._market.instrument(contract), self._symbols.name(contract)
+        closing = Side.SELL if size > 0 else Side.BUY
         ear = reader.listener
         return Position(
-            symbol=self._symbols.name(contract),
+            symbol=symbol,
             quantity=size,
-            available=abs(size),
+            available=max(abs(size) - self._orders.may_still_take(symbol, closing), Decimal(0)),
             average_entry_price=cost / instrument.multiplier,
             current_price=ear.quote_of(contract.conId) or ear.prices.get(contract.conId),
             instrument=instrument,
@@ -262,13 +267,18 @@ class IbBroker(Broker):
         self._references = trader, losses, day.references()
         return self._references[2]
 
-    async def _place(self, trader: Connection, contract: Any, request: CloseOrder, outside: bool) -> CloseResult:
+    async def _place(
+        self, trader: Connection, contract: Any, request: CloseOrder, outside: bool, *, renumbered: bool = False
+    ) -> CloseResult:
         """`contract` as orders name it; `outside`: it trades now, though not in its session."""
         try:
             state = await trader.place(contract, self._order_for(contract, request, outside=outside))
         except TwsError as error:
             if error.code == PRICE_STEP and (again := await self._on_its_step(contract, request)) is not None:
-                return await self._place(trader, contract, again, outside)
+                return await self._place(trader, contract, again, outside, renumbered=renumbered)
+            if error.code == _OLD_NUMBER and not renumbered:
+                await trader.learn_numbers()
+                return await self._place(trader, contract, request, outside, renumbered=True)
             if error.code in _NOT_TAKEN:
                 return refused(request.symbol, error)
             return await self._look_up(request, error)

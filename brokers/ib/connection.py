@@ -22,6 +22,7 @@ from brokers.ib.listener import (
     COMPLETED_ORDERS,
     GOING,
     MARKET_RULE,
+    NEXT_ID,
     OPEN_ORDERS,
     PORTFOLIO,
     POSITIONS,
@@ -272,6 +273,10 @@ class Connection:
         number = client.getReqId()
         self.listener.watch(number, contract.conId)
         client.reqMktData(number, contract, "", False, False, [])
+
+    async def learn_numbers(self) -> None:
+        """Ask from which number on orders are new ones to TWS."""
+        await self._list(NEXT_ID, lambda client: client.reqIds(1))
 
     async def place(self, contract: Any, order: Any) -> OrderState:
         """What TWS says of the order first. Raises `TwsError`, `BrokerUnavailable`, `TimeoutError` if it is silent."""

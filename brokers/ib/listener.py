@@ -32,6 +32,7 @@ POSITIONS: Final = "positions"
 PORTFOLIO: Final = "portfolio"
 TIME: Final = "time"
 MARKET_RULE: Final = "marketRule"
+NEXT_ID: Final = "nextValidId"
 CLIENT_ID_TAKEN: Final = 326
 _VENUE_LOST: Final = frozenset({1100, 2110})
 """TWS loses its connection to the venue (1100), or has none when a client comes (2110)."""
@@ -287,6 +288,10 @@ class Listener:
 
     def accountDownloadEnd(self, _account: str) -> None:  # noqa: N802
         self._end(PORTFOLIO)
+
+    def nextValidId(self, order_id: int) -> None:  # noqa: N802
+        self.highest_order_id = max(self.highest_order_id, order_id - 1)
+        self._end(NEXT_ID)
 
     def currentTime(self, seconds: int) -> None:  # noqa: N802
         if (answer := self.answers.get(TIME)) is not None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+import time
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from decimal import Decimal
 from typing import Any, Final
 
-from breaker.orders import ZERO, Fill, Order, OrderStatus, Unreadable
+from breaker.orders import ZERO, Fill, Order, OrderStatus, Side, Unreadable
 from brokers.ib.connection import BY_HAND, ClientIdTaken, Connection
 from brokers.ib.listener import Answer
 from brokers.ib.logins import Logins
@@ -27,6 +29,8 @@ from brokers.ib.reading import (
 from brokers.protocol import BrokerUnavailable, CancelOutcome, CancelResult, Listed
 
 _NOT_CANCELLABLE: Final = 161
+FILLS_COME_WITHIN: Final = 0.5
+"""Seconds after TWS calls an order cancelled in which it may tell of a fill of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +58,11 @@ class Orders:
         """Which client of TWS placed an order, and as which of its own: what a cancel needs."""
         self._over: set[str] = set()
         """Orders that TWS still lists as inactive and says that can't be cancelled."""
+        self._going: dict[str, list[Order]] = {}
+        """Orders that we have cancelled, as they were last listed; of a combination each leg."""
+        self._last_open: Sequence[Order] = ()
+        self._over_since: dict[str, float] = {}
+        """When orders were first seen to be over, on the monotonic clock."""
         self._open_ids: frozenset[str] = frozenset()
         """Under which the orders that were last listed as open are cancelled."""
         self._next_day: asyncio.Task[Day] | None = None
@@ -91,8 +100,39 @@ class Orders:
                     unreadable.append(read)
                 elif read.status.is_open:
                     found.append(read)
+        self._note_listed(found)
         self._open_ids = frozenset(order.cancel_id for order in found) | {item.id for item in unreadable if item.id}
         return Listed(tuple(found), tuple(unreadable))
+
+    def may_still_take(self, symbol: str, side: Side) -> Decimal:
+        """How much orders of this side, which we have cancelled and TWS lists no more, may turn out to have filled."""
+        gone = (order for order_id in self._gone() for order in self._going[order_id])
+        return sum((order.remaining for order in gone if (order.symbol, order.side) == (symbol, side)), ZERO)
+
+    def _gone(self) -> list[str]:
+        """Orders that we have cancelled and that are not listed, while fills of them may come."""
+        gone = self._going.keys() - {order.cancel_id for order in self._last_open}
+        for order_id in [order_id for order_id in gone if not self._fills_may_come(order_id)]:
+            del self._going[order_id]
+            gone.discard(order_id)
+        return sorted(gone)
+
+    def _note_listed(self, listed: Sequence[Order]) -> None:
+        for order_id in self._going.keys() & {order.cancel_id for order in listed}:
+            self._going[order_id] = [order for order in listed if order.cancel_id == order_id]
+        self._last_open = listed
+        self._gone()  # from now on
+
+    def _note_cancelled(self, order_ids: Collection[str]) -> None:
+        for order_id in order_ids:
+            orders = [order for order in self._last_open if order.cancel_id == order_id]
+            if orders:
+                self._going.setdefault(order_id, orders)
+
+    def _fills_may_come(self, order_id: str) -> bool:
+        """Whether it is only a moment since the order was first seen to be over."""
+        now = time.monotonic()
+        return now - self._over_since.setdefault(order_id, now) < FILLS_COME_WITHIN
 
     def _concerns_us(self, order: Any) -> bool:
         return order.account == self._logins.account or not order.account
@@ -112,8 +152,14 @@ class Orders:
                 order = read_order(item, self._market.symbols.name(item.contract))
             except SENSELESS as error:
                 raise self._not_understood("completed order", error) from None
-            return replace(order, filled_quantity=max(filled, order.filled_quantity))
+            return self._settled(replace(order, filled_quantity=max(filled, order.filled_quantity)))
         return None
+
+    def _settled(self, order: Order) -> Order:
+        """As long as a cancelled order's fills may still come, it is one that is being cancelled."""
+        if order.status is not OrderStatus.CANCELED or order.filled_quantity >= order.quantity:
+            return order
+        return replace(order, status=OrderStatus.PENDING_CANCEL) if self._fills_may_come(order.id) else order
 
     async def read_day(self) -> Day:
         """All of today's orders and executions as they are after this was asked for.
@@ -164,6 +210,7 @@ class Orders:
             orders = {order.cancel_id for order in await self.open_orders()}
             return await asyncio.gather(*(self.cancel(order_id) for order_id in sorted(orders)))
         before = self._open_ids
+        self._note_cancelled(before)
         reader.cancel_globally()
         listed = await self.open_orders()
         if error := reader.listener.last_error:
@@ -219,12 +266,16 @@ class Orders:
         return any(o.cancel_id == order_id and o.status is not OrderStatus.PENDING_CANCEL for o in listed)
 
     async def _cancel_as(self, connection: Connection, order_id: str, number: int) -> CancelResult:
+        self._note_cancelled([order_id])
         try:
             await connection.cancel(number)
         except TwsError as error:
+            result = cancelled(order_id, error)
+            if result.outcome is not CancelOutcome.ACCEPTED:
+                self._going.pop(order_id, None)
             if error.code == _NOT_CANCELLABLE:
                 self._over.add(order_id)
-            return cancelled(order_id, error)
+            return result
         except (TimeoutError, ConnectionError):
             return CancelResult(order_id, CancelOutcome.UNKNOWN, "TWS has not answered")
         return CancelResult(order_id, CancelOutcome.ACCEPTED)

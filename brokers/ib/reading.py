@@ -19,6 +19,7 @@ from brokers.protocol import CancelOutcome, CancelResult, CloseOutcome, CloseRes
 
 SENSELESS = (KeyError, TypeError, ValueError, AttributeError, ArithmeticError)
 """What reading a message of an unexpected shape raises."""
+BYPASS = "tick 'Bypass Order Precautions for API Orders' in TWS (API, Precautions)"
 READ_ONLY = "TWS is read-only for its API: untick 'Read-Only API' in its settings (API, Settings)"
 
 _STATUS = {
@@ -55,7 +56,10 @@ _UNSET = Decimal("1e100")
 """TWS says the largest number there is for one that is not set."""
 PRICE_STEP = 110
 """The code of a limit price between two steps."""
-_FRACTION = frozenset({10243, 10318})
+_FRACTION = frozenset({10243, *range(10245, 10251), 10318})
+_TOO_LITTLE = 388
+_PRECAUTIONS = ("precautionary settings", "percentage constraint", "size limit", "order precautions")
+"""Words of refusals by the limits that a person has set in TWS for orders (163, 164, 382, 383, 10311 and others)."""
 _BELOW_MINIMUM = re.compile(
     r"minim(um|al) (order )?(size|quantity|qty|notional|value|amount)|less than the minimum|size too small"
 )
@@ -222,10 +226,10 @@ def newest_of_each(fills: Iterable[Fill]) -> list[Fill]:
 
 
 def cancelled(order_id: str, error: TwsError) -> CancelResult:
-    """What an error to a cancel says: 202 is that it worked; 10147 and 10148 that there is nothing to cancel."""
+    """What an error to a cancel says: 202 is that it worked; 135, 10147 and 10148 that there is nothing to cancel."""
     if error.code == 202:
         return CancelResult(order_id, CancelOutcome.ACCEPTED)
-    if error.code == 10147 or (error.code == 10148 and "PendingCancel" not in error.words):
+    if error.code in {135, 10147} or (error.code == 10148 and "PendingCancel" not in error.words):
         return CancelResult(order_id, CancelOutcome.NOT_OPEN, str(error))
     if error.code == 10148:
         return CancelResult(order_id, CancelOutcome.ACCEPTED)
@@ -238,9 +242,9 @@ def refused(symbol: str, error: TwsError) -> CloseResult:
     words = error.words.lower()
     if error.code == PRICE_STEP:
         refusal = Refusal.PRICE_STEP
-    elif error.code in _FRACTION or "fraction" in words:
+    elif error.code in _FRACTION or "fraction" in words or "size does not conform" in words:
         refusal = Refusal.FRACTION
-    elif _BELOW_MINIMUM.search(words):
+    elif error.code == _TOO_LITTLE or _BELOW_MINIMUM.search(words):
         refusal = Refusal.BELOW_MINIMUM
     return CloseResult(symbol, CloseOutcome.REFUSED, None, reason_of(error), str(error.code), refusal)
 
@@ -249,6 +253,8 @@ def reason_of(error: TwsError) -> str:
     """In the venue's words, with what to do where they don't say it."""
     if error.code == 321 and "read-only" in error.words.lower():
         return READ_ONLY
+    if any(words in error.words.lower() for words in _PRECAUTIONS):
+        return f"{error.words.strip().rstrip('.')}: {BYPASS}"
     return error.words.removeprefix("Order rejected - reason:").strip() or str(error)
 
 

@@ -311,6 +311,9 @@ class Exchange:
         if worked:
             self.matching.race(order, delay)
         self.after(delay, lambda: self._life_cycle.end(order, Status.CANCELED))
+        cancels = self._scenario.cancels
+        if worked and cancels.late_fill_probability and self._random.random() < cancels.late_fill_probability:
+            self.after(delay + cancels.late_fill_after, lambda: self.matching.fill_late(order))
 
     def _cancel_silenced(self, symbol: str) -> int:
         """Of the symbol, or of every one if it is empty; what is kept apart or can't be cancelled now stays."""

@@ -161,6 +161,27 @@ class MatchingEngine:
         self._expire_what_has_nothing_to_reduce(order.position_name)
         self._life_cycle.settle()
 
+    def fill_late(self, order: PaperOrder) -> None:
+        """An execution of an order that has been cancelled, told after its end; none where it has filled or waits."""
+        if order.status is not Status.CANCELED or order.joint_legs or not order.remaining:
+            return
+        now, name = self._events.now, order.position_name
+        fraction = self._scenario.cancels.race_fraction
+        qty = order.remaining if fraction == 1 else self._part(order, fraction)
+        before, price = self._book.position_qty(name), self._own_price(order)
+        realised = self._book.realised_by(order, qty, price)
+        order.filled_qty += qty
+        order.filled_value += qty * price
+        self._book.add_fill(
+            Fill(
+                *(now, order.id, order.symbol, order.side, qty, price, order.filled_qty),
+                *(order.remaining, order.position_side, realised),
+            )
+        )
+        self._record.filled(now, order, before, self._book.position_qty(name))
+        self._life_cycle.note_protection(name)
+        self._life_cycle.settle()
+
     def _expire_what_has_nothing_to_reduce(self, name: str) -> None:
         """With its position gone, the venue ends what may only reduce it; what it keeps apart stays."""
         if not self._book.position_qty(name):

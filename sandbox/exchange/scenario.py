@@ -260,6 +260,9 @@ class Cancels(_Part):
     race_probability: Probability = 0.0
     """The order fills between the cancel request and its effect."""
     race_fraction: float = Field(default=1.0, gt=0, le=1)
+    late_fill_probability: Probability = 0.0
+    """An order that was cancelled has filled all the same, which is told after its end; as much as in a race."""
+    late_fill_after: Seconds = 0.3
     bulk_leaves: Count = 0
     """A bulk request fails for that many orders, the oldest; one by one they can be cancelled."""
 

@@ -22,6 +22,17 @@ class TwsEvent(BaseModel):
     """For which a reset lets nobody in."""
 
 
+class TwsRefusal(BaseModel):
+    """An error by which TWS refuses its clients' orders, though the exchange would take them."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    code: int
+    words: str = "Order rejected - reason:"
+    first: int = Field(default=1, ge=1)
+    """Only so many."""
+
+
 class Tws(BaseModel):
     """How the exchange looks to clients of the TWS API."""
 
@@ -41,3 +52,11 @@ class Tws(BaseModel):
     read_only: bool = False
     """Orders are neither taken nor cancelled over the API."""
     events: tuple[TwsEvent, ...] = ()
+    notices: tuple[int, ...] = ()
+    """Codes of errors that are none: said of each order of a client's before TWS takes it."""
+    refusals: tuple[TwsRefusal, ...] = ()
+    inactive: int = Field(default=0, ge=0)
+    """So many of the clients' first orders are set aside without a word why: listed as open for good, and never to be
+    cancelled (161)."""
+    stuck: int = Field(default=0, ge=0)
+    """So many of the clients' next orders never leave TWS: `PendingSubmit` until they are cancelled."""

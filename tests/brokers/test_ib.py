@@ -16,7 +16,7 @@ import pytest
 
 from breaker.instruments import AssetClass, Session
 from breaker.orders import OrderStatus, OrderType, Side, TimeInForce
-from brokers.ib import IbBroker, connection, listener, logins, market
+from brokers.ib import IbBroker, connection, listener, logins, market, orders
 from brokers.protocol import (
     Broker,
     BrokerRefused,
@@ -474,6 +474,125 @@ async def test_an_expired_future_is_named_and_not_sent(venue: Venue) -> None:
     assert "TWS placeOrder" not in (await report(exchange))["requests"]
 
 
+# What TWS says that is not so, or not all of it
+
+
+@pytest.mark.parametrize("code", [399, 404, 10349, 2109])
+async def test_a_notice_about_an_order_that_is_taken_is_no_refusal(venue: Venue, code: int) -> None:
+    exchange = venue(f"{LONG}[tws]\nnotices = [{code}]\n")
+    async with opened(exchange) as broker:
+        await broker.positions()
+        assert (await broker.close(SELL)).outcome is CloseOutcome.ACCEPTED
+    requests = (await report(exchange))["requests"]
+    assert requests["TWS placeOrder"] == 1 and requests["TWS reqCompletedOrders"] == 1  # before it, not to look it up
+
+
+async def test_an_error_that_is_not_known_is_looked_up_before_it_is_believed(venue: Venue) -> None:
+    exchange = venue(f"{LONG}[tws]\nnotices = [10999]\n")
+    async with opened(exchange) as broker:
+        await broker.positions()
+        assert (await broker.close(SELL)).outcome is CloseOutcome.ACCEPTED
+        assert (await broker.close(SELL)).outcome is CloseOutcome.DUPLICATE
+
+
+@pytest.mark.parametrize(
+    ("code", "words", "refusal", "reason"),
+    [
+        (383, "The order size exceeds the Size Limit of 500.", Refusal.OTHER, "tick 'Bypass Order Precautions"),
+        (163, "It would violate the percentage constraint of 3%.", Refusal.OTHER, "tick 'Bypass Order Precautions"),
+        (388, "Order size 1 is smaller than the minimum required size of 5.", Refusal.BELOW_MINIMUM, "smaller than"),
+        (321, "cause - Order size does not conform to market rule", Refusal.FRACTION, "does not conform"),
+        (460, "No trading permissions.", Refusal.OTHER, "No trading permissions"),
+        (463, "You must enter a valid price.", Refusal.OTHER, "valid price"),
+        (201, "Order rejected - reason:The contract is close only", Refusal.OTHER, "The contract is close only"),
+    ],
+)
+async def test_what_tws_refuses_is_told_in_its_words_with_what_to_do(
+    venue: Venue, code: int, words: str, refusal: Refusal, reason: str
+) -> None:
+    exchange = venue(f'{LONG}[[tws.refusals]]\ncode = {code}\nwords = "{words}"\n')
+    async with opened(exchange) as broker:
+        await broker.positions()
+        result = await broker.close(SELL)
+        assert (result.outcome, result.refusal, result.code) == (CloseOutcome.REFUSED, refusal, str(code))
+        assert reason in result.reason and "\n" not in result.reason
+        assert (await broker.close(SELL)).outcome is CloseOutcome.ACCEPTED
+
+
+async def test_an_order_whose_number_tws_has_seen_goes_again_under_another(venue: Venue) -> None:
+    exchange = venue(f'{LONG}[[tws.refusals]]\ncode = 103\nwords = "Duplicate order id"\n')
+    async with opened(exchange) as broker:
+        await broker.positions()
+        assert (await broker.close(SELL)).outcome is CloseOutcome.ACCEPTED
+    seen = await report(exchange)
+    assert seen["requests"]["TWS reqIds"] == 1 and seen["closes"] == {"AAPL": 1}
+    exchange = venue(f'{LONG}[[tws.refusals]]\ncode = 103\nwords = "Duplicate order id"\nfirst = 2\n')
+    async with opened(exchange) as broker:
+        await broker.positions()
+        assert (await broker.close(SELL)).outcome is CloseOutcome.REFUSED
+
+
+async def test_an_order_that_never_leaves_tws_is_working_until_it_is_cancelled(venue: Venue) -> None:
+    exchange = venue(LONG + "[tws]\nstuck = 1\n")
+    async with opened(exchange, timeout=0.5) as broker:
+        await broker.positions()
+        assert (await broker.close(SELL)).outcome is CloseOutcome.ACCEPTED
+        (order,) = await broker.open_orders()
+        assert order.status is OrderStatus.NEW and order.remaining == 100
+        assert (await broker.cancel(order.id)).outcome is CancelOutcome.ACCEPTED
+        await until(exchange, lambda seen: not seen["open_orders"])
+
+
+async def test_an_order_that_was_set_aside_holds_up_nothing_once_it_cannot_be_cancelled(venue: Venue) -> None:
+    exchange = venue(LONG + "[tws]\ninactive = 1\n")
+    async with opened(exchange) as broker:
+        await broker.positions()
+        result = await broker.close(SELL)
+        assert result.outcome is CloseOutcome.ACCEPTED and result.order is not None
+        (order,) = await broker.open_orders()
+        assert order.status is OrderStatus.HELD and order.remaining == 100
+        assert (await broker.cancel(order.id)).outcome is CancelOutcome.REFUSED
+        assert not len(await broker.open_orders())
+        assert (await broker.close(replace(SELL, client_order_id="i-2"))).outcome is CloseOutcome.ACCEPTED
+        await until(exchange, lambda seen: not seen["positions"])
+
+
+async def test_a_cancelled_order_is_not_over_while_its_fills_may_come(
+    venue: Venue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(orders, "FILLS_COME_WITHIN", 1_000.0)
+    exchange = venue(LONG + "[cancels]\nlate_fill_probability = 1\nrace_fraction = 0.4\n[fills]\ndelay = 1000\n")
+    async with opened(exchange) as broker:
+        await broker.positions()
+        await broker.close(SELL)
+        (order,) = await broker.open_orders()
+        assert (await broker.cancel(order.id)).outcome is CancelOutcome.ACCEPTED
+        await until(exchange, lambda seen: seen["positions"] == {"AAPL": "60"})
+        told = await broker.order(SELL.client_order_id)
+        assert told is not None and (told.status, told.filled_quantity) == (OrderStatus.PENDING_CANCEL, D(40))
+        monkeypatch.setattr(orders, "FILLS_COME_WITHIN", 0.0)
+        told = await broker.order(SELL.client_order_id)
+        assert told is not None and (told.status, told.filled_quantity) == (OrderStatus.CANCELED, D(40))
+
+
+async def test_what_a_cancelled_order_may_still_take_is_not_available_to_a_close(
+    venue: Venue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(orders, "FILLS_COME_WITHIN", 1_000.0)
+    reducing = RESTING.replace("buy", "sell").replace("100\n", "300\n")
+    exchange = venue(LONG + reducing + "[cancels]\nlate_fill_probability = 1\nlate_fill_after = 1000\n")
+    async with opened(exchange) as broker:
+        (order,) = await broker.open_orders()
+        assert (await broker.positions()).items[0].available == 100
+        assert (await broker.cancel(order.id)).outcome is CancelOutcome.ACCEPTED
+        async with asyncio.timeout(PATIENCE):
+            while len(await broker.open_orders()):
+                await asyncio.sleep(0.02)
+        assert (await broker.positions()).items[0].available == 90
+        monkeypatch.setattr(orders, "FILLS_COME_WITHIN", 0.0)
+        assert (await broker.positions()).items[0].available == 100
+
+
 # Price steps
 
 
@@ -529,11 +648,14 @@ async def test_a_list_that_is_overdue_is_not_taken_for_the_next_one(venue: Venue
     assert (await report(exchange))["requests"]["TWS startApi"] == 2
 
 
+NO_VENUE = r"lost its connection to the venue|has been lost \(1100\)|restored automatically \(2110\)"
+
+
 async def lose_venue(exchange: PaperExchangeThread, broker: IbBroker) -> None:
     """TWS loses it, and the account's connection hears so."""
     await asyncio.to_thread(exchange.control, "tws", {"event": "1100"})
     async with asyncio.timeout(PATIENCE):
-        with pytest.raises(BrokerUnavailable, match=r"lost its connection to the venue|has been lost"):
+        with pytest.raises(BrokerUnavailable, match=NO_VENUE):
             while True:
                 await broker.positions()
     # What TWS goes on telling is not so any more.
@@ -583,10 +705,10 @@ async def test_a_new_connection_believes_no_more_than_the_one_that_was_told(
         await broker.positions()
         await lose_venue(exchange, broker)
         for _ in range(3):
-            with pytest.raises(BrokerUnavailable, match="lost its connection to the venue"):
+            with pytest.raises(BrokerUnavailable, match=NO_VENUE):
                 await broker.positions()
     async with opened(exchange) as another:  # which has heard nothing before
-        with pytest.raises(BrokerUnavailable, match="lost its connection to the venue"):
+        with pytest.raises(BrokerUnavailable, match=NO_VENUE):
             await another.positions()
     assert (await report(exchange))["requests"]["TWS startApi"] >= 5
 

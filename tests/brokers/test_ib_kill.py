@@ -35,7 +35,7 @@ def _fast() -> Iterator[None]:
         yield
 
 
-@pytest.mark.parametrize("seed", [0, 6, 40])
+@pytest.mark.parametrize("seed", [0, 5, 6, 40])
 async def test_flat_whatever_tws_does(seed: int, exchange: PaperExchangeThread, redis_server: EmbeddedRedis) -> None:
     assert not problems(await judge(case(seed), seed, exchange, redis_server.url))
 
@@ -88,6 +88,26 @@ async def test_flat_though_tws_loses_its_venue_or_restarts_in_the_middle(
         f'[[tws.events]]\nat = {0.8 + 5 * number}\nevent = "{event}"\nseconds = 3\n'
         for number, event in enumerate(events.split())
     )
+    outcome = await judge(Case(toml, engine_connected=False, kills=1), 1, exchange, redis_server.url)
+    assert not problems(outcome)
+
+
+@pytest.mark.parametrize(
+    ("book", "tws"),
+    [
+        ("", "inactive = 2"),
+        ("", "stuck = 2"),
+        ("[[exit_refusals]]\nreason = 'buying_power'\nlater = true\nfirst = 2\n", ""),
+        ("", "notices = [399, 404, 10349, 2109]"),
+        ("", "refusals = [{ code = 110, first = 3 }, { code = 10147 }, { code = 201, first = 2 }]"),
+        ("[fills]\nstall_probability = 0.7\npartial_probability = 1.0\n[cancels]\nlate_fill_probability = 1.0\n", ""),
+    ],
+    ids=["inactive", "pending submit", "rejected later", "notices", "refusals", "fills after cancelled"],
+)
+async def test_flat_whatever_tws_says_of_our_closes(
+    exchange: PaperExchangeThread, redis_server: EmbeddedRedis, book: str, tws: str
+) -> None:
+    toml = f"{ALONE}[book]\norders = 2\npositions = 5\nfutures = 1\n{book}[tws]\n{tws}\n"
     outcome = await judge(Case(toml, engine_connected=False, kills=1), 1, exchange, redis_server.url)
     assert not problems(outcome)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 from collections.abc import Iterable
 from copy import deepcopy
 from datetime import UTC, datetime, timedelta
@@ -14,6 +15,7 @@ from sandbox.exchange.orders import Origin, PaperOrder, PaperPosition, Status
 from sandbox.exchange.tws import messages
 from sandbox.exchange.tws.contracts import PaperContract, contract_for, hours
 from sandbox.exchange.tws.messages import COMBINATION, Leg, Message, OrderName
+from sandbox.exchange.tws_settings import TwsRefusal
 from sandbox.exchange.venue import Venue
 
 _FIRST_PERM_ID: Final = 1_800_000_001
@@ -32,6 +34,10 @@ class Desk:
         """Orders sent through another TWS."""
         self._next: dict[int, int] = {}
         self._by_hand_left, self._other_login_left = self.settings.by_hand, self.settings.other_login
+        self.set_aside: list[str] = []
+        """Clients' orders that are over at the venue, and listed as open and inactive."""
+        self._stuck: set[str] = set()
+        self._refused: Counter[int] = Counter()
         self._bound = 0
         self._remembered: Book | None = None
         self.auto_bind = False
@@ -121,19 +127,46 @@ class Desk:
         """Legs that go with their order are told in it."""
         for order in self.book.open_orders.values():
             self.name(order)
-        return [order for order in self.book.open_orders.values() if not order.goes_with_parent]
+        listed = [order for order in self.book.open_orders.values() if not order.goes_with_parent]
+        return listed + [self.book.orders[order_id] for order_id in self.set_aside]
 
     def completed_orders(self) -> list[PaperOrder]:
         listed = self.book.orders.values()
-        return [order for order in listed if not order.is_open and not order.goes_with_parent]
+        over = (order for order in listed if not order.is_open and not order.goes_with_parent)
+        return [order for order in over if order.id not in self.set_aside]
 
     def at(self, seconds: float) -> datetime:
         """A moment of the exchange's clock as people's clocks have it."""
         return self.venue.opened_at + timedelta(seconds=seconds / self.venue.scenario.time_scale)
 
+    def word(self, order: PaperOrder) -> str:
+        """The order's status, in TWS's words."""
+        if order.id in self.set_aside:
+            return "Inactive"
+        waits = order.id in self._stuck and order.is_open and order.status is not Status.PENDING_CANCEL
+        return "PendingSubmit" if waits else messages.status_word(order)
+
+    def refusal(self) -> TwsRefusal | None:
+        """The scenario's next one; it counts as used."""
+        for number, refusal in enumerate(self.settings.refusals):
+            if self._refused[number] < refusal.first:
+                self._refused[number] += 1
+                return refusal
+        return None
+
+    def keep_from_the_venue(self, order: PaperOrder) -> None:
+        """Set a client's new order aside, or let it be stuck, if the scenario wants that of one more."""
+        if len(self.set_aside) < self.settings.inactive:
+            order.stalled = True
+            self.set_aside.append(order.id)
+            self.venue.exchange.release(order, Status.CANCELED)
+        elif len(self._stuck) < self.settings.stuck:
+            order.stalled = True
+            self._stuck.add(order.id)
+
     def notices(self, order: PaperOrder, contract: PaperContract) -> list[tuple[int, str]]:
         """What TWS says, as an error, of an order that it has taken all the same."""
-        said: list[tuple[int, str]] = []
+        said = [(code, "Order Message: it is taken all the same.") for code in self.settings.notices]
         what = f"Order Message:\n{order.side.value.upper()} {order.qty:f} {contract.local_symbol}\nWarning: "
         if contract.kind == "CASH" and order.qty < ODD_LOT_BELOW:
             least = f"{contract.symbol} {ODD_LOT_BELOW:f}"
@@ -158,10 +191,10 @@ class Desk:
 
     def open_order(self, order: PaperOrder) -> Message:
         contract, legs = self._of_order(order)
-        return messages.open_order(order, self.name(order), contract, self.account, legs)
+        return messages.open_order(order, self.name(order), contract, self.account, legs, self.word(order))
 
     def order_status(self, order: PaperOrder) -> Message:
-        return messages.order_status(order, self.name(order))
+        return messages.order_status(order, self.name(order), self.word(order))
 
     def completed_order(self, order: PaperOrder) -> Message:
         contract, legs = self._of_order(order)

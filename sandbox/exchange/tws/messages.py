@@ -72,20 +72,20 @@ def error(request_id: int | str, code: int, words: str) -> Message:
     return [4, 2, request_id, code, words, ""]
 
 
-def order_status(order: PaperOrder, name: OrderName) -> Message:
+def order_status(order: PaperOrder, name: OrderName, word: str) -> Message:
     """`orderStatus`: all that tells how much of an order has filled."""
     average = float(order.filled_value / order.filled_qty) if order.filled_qty else 0.0
     held = "locate" if order.status is Status.HELD else ""
     return [
-        *(3, name.order_id, status_word(order), order.filled_qty, order.remaining, average),
+        *(3, name.order_id, word, order.filled_qty, order.remaining, average),
         *(name.perm_id, name.parent_id, average, name.client_id, held, 0),
     ]
 
 
 def open_order(
-    order: PaperOrder, name: OrderName, contract: PaperContract, account: str, legs: Sequence[Leg]
+    order: PaperOrder, name: OrderName, contract: PaperContract, account: str, legs: Sequence[Leg], word: str
 ) -> Message:
-    """`openOrder`: the order's terms and its status."""
+    """`openOrder`: the order's terms and its status, which is `word`."""
     return [
         *(5, name.order_id, *contract.fields),
         *(*_terms(order, account), name.client_id, name.perm_id, order.extended_hours, 0, 0, "", "", "", "", ""),
@@ -96,7 +96,7 @@ def open_order(
         *("", "", ""),  # basis points and a description of the legs
         *_legs(legs),
         *("", 0, "", "", 0, 0, ""),  # hedge, routing, clearing, delta-neutral contract, algorithm
-        *(0, 0, status_word(order), *_nothing(9), "", "", "", "", "", 0, 0),  # margins, commissions, randomness
+        *(0, 0, word, *_nothing(9), "", "", "", "", "", 0, 0),  # margins, commissions, randomness
         0,  # conditions
         *("", "", _trail(order)[2], *_nothing(8)),  # adjusted orders and soft dollars
         *("" if order.notional is None else order.notional, 0, 0, 0, 0),

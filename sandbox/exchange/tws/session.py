@@ -15,7 +15,7 @@ from sandbox.exchange.scenario import Trouble
 from sandbox.exchange.tws.contracts import bands_of, details_message, find_contract, rule_of
 from sandbox.exchange.tws.desk import Desk
 from sandbox.exchange.tws.framing import Field
-from sandbox.exchange.tws.messages import error, status_word
+from sandbox.exchange.tws.messages import error
 from sandbox.exchange.tws.requests import Malformed, OrderMessage, read_place_order
 
 _MESSAGES_A_SECOND: Final = 50
@@ -152,7 +152,7 @@ class Session:
                 self._tick(request_id, symbol)
 
     def _tell(self, order: PaperOrder, told: tuple[str, Decimal] | None) -> None:
-        now = status_word(order), order.filled_qty
+        now = self.desk.word(order), order.filled_qty
         if now == told:
             return
         self._send(self.desk.open_order(order))
@@ -161,6 +161,8 @@ class Session:
             self._told[order.id] = now
             return
         self._told.pop(order.id, None)
+        if order.id in self.desk.set_aside:
+            return
         if order.status in {Status.CANCELED, Status.EXPIRED}:
             self._send(error(self.desk.name(order).order_id, 202, "Order Canceled - reason:"))
         elif order.status is Status.REJECTED:
@@ -168,7 +170,7 @@ class Session:
 
     def _watch(self, orders: object) -> None:
         for order in orders:  # type: ignore[attr-defined]
-            self._told[order.id] = status_word(order), order.filled_qty
+            self._told[order.id] = self.desk.word(order), order.filled_qty
 
     # Orders
 
@@ -190,12 +192,15 @@ class Session:
             raise Malformed(200, "No security definition has been found for the request")
         if not asked.contract[7]:
             raise Malformed(321, "Error validating request.-'bN' : cause - Missing order exchange")
+        if (planned := self.desk.refusal()) is not None:
+            raise Malformed(planned.code, planned.words)
         try:
             order = self.desk.venue.exchange.submit(_request(asked, contract.listed_as))
         except Refusal as refusal:
             raise _as_error(refusal) from None
         order.client_order_id = asked.order_ref or order.client_order_id
         self.desk.give_name(order, self.client_id, asked.order_id)
+        self.desk.keep_from_the_venue(order)
         for code, words in self.desk.notices(order, contract):
             self._send(error(asked.order_id, code, words))
         self._tell(order, None)
@@ -210,10 +215,12 @@ class Session:
         try:
             self.desk.venue.exchange.cancel(order.id)
         except Refusal:
-            if order.status is Status.PENDING_REPLACE:
+            if order.status is Status.PENDING_REPLACE or order.id in self.desk.set_aside:
                 words = "Cancel attempted when order is not in a cancellable state.  Order permId ="
                 raise Malformed(161, f"{words}{self.desk.name(order).perm_id}") from None
-            words = f"OrderId {order_id} that needs to be cancelled can not be cancelled, state: {status_word(order)}."
+            words = (
+                f"OrderId {order_id} that needs to be cancelled can not be cancelled, state: {self.desk.word(order)}."
+            )
             raise Malformed(10148, words) from None
         self._tell(order, self._told.get(order.id))
 
@@ -330,7 +337,7 @@ class Session:
         self._tickers.pop(fields[2], None)
 
     def _ids(self, _fields: Sequence[str]) -> None:
-        self._send([9, 1, self.desk.next_order_id(self.client_id)])
+        self._send([9, 1, max(self.desk.next_order_id(self.client_id), self._highest_told + 1)])
 
     def _accounts(self, _fields: Sequence[str]) -> None:
         self._send([15, 1, ",".join(self.desk.settings.accounts)])
