@@ -49,7 +49,7 @@ class AccountSettings(BaseModel):
     """Adapter `ccxt`: the third part of the key, where the exchange gives one (OKX, KuCoin, Bitget: the passphrase)."""
     keep: tuple[str, ...] = ()
     """Adapter `ccxt`, `spot` and `margin`: currencies that stay, the first is what the account is valued in; USDT, USDC
-    and USD unless given."""
+    and USD unless given. Adapter `ib`: currencies whose pairs stay, as `EUR` keeps what is held in `EUR.USD`."""
     options: Mapping[str, Any] = Field(default_factory=dict)
     """Adapter `ccxt`: ccxt's own options for this exchange."""
     urls: str | Mapping[str, str] | None = None

@@ -16,7 +16,7 @@ from decimal import Decimal
 from typing import TYPE_CHECKING, Any, Final
 
 from breaker.instruments import Instrument
-from breaker.orders import Account, Fill, MarketClock, Order, OrderType, Position, Side, TimeInForce, Unreadable
+from breaker.orders import ZERO, Account, Fill, MarketClock, Order, OrderType, Position, Side, TimeInForce, Unreadable
 from brokers.ib.connection import ClientIdTaken, Connection, library
 from brokers.ib.contracts import Symbols, expired_on
 from brokers.ib.logins import Logins
@@ -70,6 +70,7 @@ class IbBroker(Broker):
         client_id: the client of TWS as which closes are placed, of this account's own.
         ib_account: such as `U1234567`; the login's only one unless given.
         timeout: longest wait for one answer, seconds.
+        keep: currencies whose pairs are no positions here: those of which they are the first.
     """
 
     capabilities = Capabilities(
@@ -84,10 +85,19 @@ class IbBroker(Broker):
     )
 
     def __init__(
-        self, name: str, host: str, port: int, client_id: int, ib_account: str | None = None, *, timeout: float = 5.0
+        self,
+        name: str,
+        host: str,
+        port: int,
+        client_id: int,
+        ib_account: str | None = None,
+        *,
+        timeout: float = 5.0,
+        keep: Collection[str] = (),
     ) -> None:
         self.name = name
         self._where = f"{host}:{port}"
+        self._keep = frozenset(keep)
         self._logins = Logins(name, host, port, client_id, ib_account, timeout)
         self._market = Market()
         self._orders = Orders(name, self._logins, self._market)
@@ -151,7 +161,7 @@ class IbBroker(Broker):
         held: list[tuple[Any, Decimal, Decimal]] = []
         unreadable = [raw.item for raw in answer.undecodable if raw.account == self._account]
         for account, contract, quantity, cost in answer.items:
-            if account != self._account:
+            if account != self._account or (contract.secType == "CASH" and contract.symbol in self._keep):
                 continue
             try:
                 size, average = amount(quantity), amount(cost)
@@ -179,7 +189,7 @@ class IbBroker(Broker):
         return Position(
             symbol=symbol,
             quantity=size,
-            available=max(abs(size) - self._orders.may_still_take(symbol, closing), Decimal(0)),
+            available=max(abs(size) - self._orders.may_still_take(symbol, closing), ZERO),
             average_entry_price=cost / instrument.multiplier,
             current_price=ear.quote_of(contract.conId) or ear.prices.get(contract.conId),
             instrument=instrument,
@@ -244,7 +254,7 @@ class IbBroker(Broker):
             return self._refused(request, f"no position in {request.symbol} tells which contract that is")
         if (last := expired_on(contract, datetime.now(UTC))) is not None:
             return self._refused(request, _EXPIRED.format(symbol=request.symbol, day=last))
-        routed = await self._market.route(await self._logins.reader(), contract)
+        routed = self._market.routed(contract) or await self._market.route(await self._logins.reader(), contract)
         if routed is None:
             return self._refused(request, f"TWS does not tell at which exchange {request.symbol} trades")
         try:
@@ -352,4 +362,5 @@ def from_settings(name: str, account: AccountSettings) -> IbBroker:
         account.client_id,
         account.ib_account,
         timeout=account.request_timeout,
+        keep=account.keep,
     )

@@ -34,6 +34,7 @@ HOURS_LAST: Final = timedelta(minutes=1)
 """After this they are asked for again."""
 HOURS_BELIEVED: Final = timedelta(minutes=2)
 """How long they decide about anything while no newer ones come."""
+Bands = tuple[tuple[Decimal, Decimal], ...]
 MOST_QUOTES: Final = 50
 """Contracts whose prices are followed at once; TWS has a hundred lines for all its clients."""
 
@@ -46,8 +47,8 @@ class Market:
         self.held: Sequence[Any] = ()
         """The contracts of the positions, as they were last read."""
         self._details: dict[int, tuple[datetime, Details]] = {}
-        self._bands: dict[int, tuple[tuple[Decimal, Decimal], ...]] = {}
-        """By the rules of TWS: the price steps."""
+        self._bands: dict[int, Bands] = {}
+        """By the rules of TWS: the price steps; none while they are being asked for."""
         self._asking: dict[int, asyncio.Task[None]] = {}
         self._priced: Connection | None = None
         self._closing: set[int] = set()
@@ -64,13 +65,16 @@ class Market:
     # What is known
 
     def instrument(self, contract: Any) -> Instrument:
-        known = self._details.get(contract.conId)
-        return known[1].instrument if known else plain_instrument(contract)
+        return self.told_instrument(contract) or plain_instrument(contract)
 
     def told_instrument(self, contract: Any) -> Instrument | None:
         """None where the venue has said nothing of it yet."""
         known = self._details.get(contract.conId)
-        return known[1].instrument if known else None
+        if known is None:
+            return None
+        told, rule = known[1].instrument, known[1].rule
+        bands = () if rule is None else self._bands.get(rule, ())
+        return replace(told, price_bands=bands) if bands else told
 
     def clock(self, contract: Any, now: datetime) -> MarketClock | None:
         """The session of its own market; None where that is not known."""
@@ -128,20 +132,26 @@ class Market:
             async with places:
                 answer = await reader.details(contract)
                 details = read_details(answer.items[0])
-                self._details[contract.conId] = datetime.now(UTC), self._with_bands(details)
+                self._details[contract.conId] = datetime.now(UTC), details
                 if details.rule is not None and details.rule not in self._bands:
-                    self._bands[details.rule] = read_bands(await reader.market_rule(details.rule))
-                    self._details[contract.conId] = datetime.now(UTC), self._with_bands(details)
+                    await self._ask_rule(reader, details.rule)
         except (BrokerError, IndexError, *SENSELESS):
             return
         finally:
             if self._asking.get(contract.conId) is asyncio.current_task():
                 del self._asking[contract.conId]
 
-    def _with_bands(self, details: Details) -> Details:
-        """With the price steps of its rule, as far as that is known."""
-        bands = () if details.rule is None else self._bands.get(details.rule, ())
-        return replace(details, instrument=replace(details.instrument, price_bands=bands)) if bands else details
+    async def _ask_rule(self, reader: Connection, rule: int) -> None:
+        """Once for all contracts that go by it. Raises `BrokerUnavailable`, or one of `SENSELESS`."""
+        bands: Bands = ()
+        self._bands[rule] = bands
+        try:
+            bands = read_bands(await reader.market_rule(rule))
+        finally:
+            if bands:
+                self._bands[rule] = bands
+            else:
+                self._bands.pop(rule, None)
 
     async def on_its_step(self, reader: Connection, contract: Any, price: Decimal, *, up: bool) -> Decimal:
         """A price that TWS has refused (110), by the steps that it tells when it is asked again."""

@@ -465,6 +465,16 @@ async def test_a_future_is_not_sent_where_nobody_tells_its_exchange(
         assert (await broker.close(SELL_PAIR)).outcome is CloseOutcome.ACCEPTED
 
 
+async def test_a_currency_that_is_kept_is_no_position(venue: Venue) -> None:
+    exchange = venue(BROKERED + '[[positions]]\nsymbol = "GBP.USD"\nqty = 700\nprice = 1.3\n')
+    account = AccountSettings(adapter="ib", port=exchange.tws_port, keep=("EUR",))
+    broker = open_broker("IB", account)
+    try:
+        assert {position.symbol for position in await broker.positions()} == {"ESZ6", "GBP.USD"}
+    finally:
+        await broker.aclose()
+
+
 async def test_an_expired_future_is_named_and_not_sent(venue: Venue) -> None:
     exchange = venue(BROKERED + "[assets.ESZ6]\nlast_trade = 2020-12-18\n")
     async with opened(exchange) as broker:
@@ -606,6 +616,16 @@ async def test_a_limit_is_on_the_step_of_its_price_band(venue: Venue) -> None:
         close = CloseOrder("AAPL", Side.SELL, D(100), "i-1", OrderType.LIMIT, price)
         assert price == D(190) and (await broker.close(close)).outcome is CloseOutcome.ACCEPTED
     assert not (await report(exchange))["rules_broken"]
+
+
+async def test_a_rule_is_asked_for_once_for_all_that_go_by_it(venue: Venue) -> None:
+    exchange = venue("enforce_available = false\n[book]\npositions = 30\n")
+    async with opened(exchange) as broker:
+        await broker.positions()
+        async with asyncio.timeout(PATIENCE):
+            while not all(position.instrument.price_bands for position in await broker.positions()):
+                await asyncio.sleep(0.02)
+    assert (await report(exchange))["requests"]["TWS reqMarketRule"] == 1
 
 
 @pytest.mark.parametrize(("side", "price"), [(Side.SELL, D("200.05")), (Side.BUY, D("200.1"))])
