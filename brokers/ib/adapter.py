@@ -181,15 +181,15 @@ class IbBroker(Broker):
     def _position(self, reader: Connection, contract: Any, size: Decimal, cost: Decimal, now: datetime) -> Position:
         """The average cost counts the multiplier in; the market's price comes by itself, as long as there is one.
 
-        What a cancelled order may turn out to have filled is not available yet: a close beside it would be too large.
+        While an order that was cancelled may turn out to have filled, nothing of it is available to a close.
         """
         instrument, symbol = self._market.instrument(contract), self._symbols.name(contract)
-        closing = Side.SELL if size > 0 else Side.BUY
+        waits = self._orders.may_still_fill(symbol, Side.SELL if size > 0 else Side.BUY)
         ear = reader.listener
         return Position(
             symbol=symbol,
             quantity=size,
-            available=max(abs(size) - self._orders.may_still_take(symbol, closing), ZERO),
+            available=ZERO if waits else abs(size),
             average_entry_price=cost / instrument.multiplier,
             current_price=ear.quote_of(contract.conId) or ear.prices.get(contract.conId),
             instrument=instrument,

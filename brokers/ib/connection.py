@@ -150,9 +150,9 @@ class Connection:
         """TWS had lost it: whether it still has none it tells whoever comes (2110), beside its farms of data."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(TOLD_WITHIN):
-                await self.listener.farm_found.wait()
+                await self.listener.told.wait()
         await asyncio.sleep(TOLD_TOGETHER)
-        told = self.listener.farm_found.is_set() or time.monotonic() - lost_at > DOUBT_LASTS
+        told = self.listener.told.is_set() or time.monotonic() - lost_at > DOUBT_LASTS
         if told and not self.listener.no_venue:
             self.link.find()
 

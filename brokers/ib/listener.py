@@ -100,7 +100,8 @@ class Listener:
         """Of all orders told here: TWS takes a new one whose number is not above theirs for an old one (103)."""
         self.no_venue = False
         """TWS has told this connection that it has no venue (1100, 2110), and not since that it has."""
-        self.farm_found: asyncio.Event = asyncio.Event()
+        self.told = asyncio.Event()
+        """TWS has told this connection of its venue or of a farm of data."""
         self.refused: TwsError | None = None
         """Why TWS did not let us in."""
         self.last_error: TwsError | None = None
@@ -174,6 +175,7 @@ class Listener:
         problem = TwsError(code, words)
         if code in _VENUE_LOST:
             self.no_venue = True
+            self.told.set()
             self.link.lose()
             self.fail(problem)
         elif code in _VENUE_FOUND:
@@ -183,7 +185,7 @@ class Listener:
             self.refused = problem
         elif code in _NOTES:
             if code in _FARM_FOUND:
-                self.farm_found.set()
+                self.told.set()
         elif code == _PACING:
             self.last_error = problem
             self.fail(problem)

@@ -7,7 +7,6 @@ import time
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from decimal import Decimal
 from typing import Any, Final
 
 from breaker.orders import ZERO, Fill, Order, OrderStatus, Side, Unreadable
@@ -59,7 +58,7 @@ class Orders:
         self._over: set[str] = set()
         """Orders that TWS still lists as inactive and says that can't be cancelled."""
         self._going: dict[str, list[Order]] = {}
-        """Orders that we have cancelled, as they were last listed; of a combination each leg."""
+        """Orders that are being cancelled, as they were listed; of a combination each leg."""
         self._last_open: Sequence[Order] = ()
         self._over_since: dict[str, float] = {}
         """When orders were first seen to be over, on the monotonic clock."""
@@ -104,13 +103,13 @@ class Orders:
         self._open_ids = frozenset(order.cancel_id for order in found) | {item.id for item in unreadable if item.id}
         return Listed(tuple(found), tuple(unreadable))
 
-    def may_still_take(self, symbol: str, side: Side) -> Decimal:
-        """How much orders of this side, which we have cancelled and TWS lists no more, may turn out to have filled."""
+    def may_still_fill(self, symbol: str, side: Side) -> bool:
+        """Whether an order of this side, which was cancelled and TWS lists no more, may turn out to have filled."""
         gone = (order for order_id in self._gone() for order in self._going[order_id])
-        return sum((order.remaining for order in gone if (order.symbol, order.side) == (symbol, side)), ZERO)
+        return any((order.symbol, order.side) == (symbol, side) for order in gone)
 
     def _gone(self) -> list[str]:
-        """Orders that we have cancelled and that are not listed, while fills of them may come."""
+        """Orders that were cancelled and are not listed, while fills of them may come."""
         gone = self._going.keys() - {order.cancel_id for order in self._last_open}
         for order_id in [order_id for order_id in gone if not self._fills_may_come(order_id)]:
             del self._going[order_id]
@@ -118,9 +117,8 @@ class Orders:
         return sorted(gone)
 
     def _note_listed(self, listed: Sequence[Order]) -> None:
-        for order_id in self._going.keys() & {order.cancel_id for order in listed}:
-            self._going[order_id] = [order for order in listed if order.cancel_id == order_id]
         self._last_open = listed
+        self._note_cancelled({order.cancel_id for order in listed if order.status is OrderStatus.PENDING_CANCEL})
         self._gone()  # from now on
 
     def _note_cancelled(self, order_ids: Collection[str]) -> None:
@@ -209,9 +207,10 @@ class Orders:
         if len(reader.accounts) > 1:
             orders = {order.cancel_id for order in await self.open_orders()}
             return await asyncio.gather(*(self.cancel(order_id) for order_id in sorted(orders)))
+        # The list is asked for just before, so that what the request takes is known of, which waits for nothing.
+        await asyncio.gather(self.open_orders(), _cancel_globally(reader))
         before = self._open_ids
         self._note_cancelled(before)
-        reader.cancel_globally()
         listed = await self.open_orders()
         if error := reader.listener.last_error:
             outcome = cancelled("", error)
@@ -299,6 +298,10 @@ class Orders:
         return BrokerUnavailable(
             f"{self._name}: TWS's {what} can't be understood ({type(error).__name__}: {error})", account=self._name
         )
+
+
+async def _cancel_globally(connection: Connection) -> None:
+    connection.cancel_globally()
 
 
 def _only_in_bulk(order_id: str, who: str) -> CancelResult:

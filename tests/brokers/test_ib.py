@@ -585,7 +585,7 @@ async def test_a_cancelled_order_is_not_over_while_its_fills_may_come(
         assert told is not None and (told.status, told.filled_quantity) == (OrderStatus.CANCELED, D(40))
 
 
-async def test_what_a_cancelled_order_may_still_take_is_not_available_to_a_close(
+async def test_nothing_is_available_to_a_close_while_a_cancelled_order_may_have_filled(
     venue: Venue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(orders, "FILLS_COME_WITHIN", 1_000.0)
@@ -598,7 +598,7 @@ async def test_what_a_cancelled_order_may_still_take_is_not_available_to_a_close
         async with asyncio.timeout(PATIENCE):
             while len(await broker.open_orders()):
                 await asyncio.sleep(0.02)
-        assert (await broker.positions()).items[0].available == 90
+        assert (await broker.positions()).items[0].available == 0
         monkeypatch.setattr(orders, "FILLS_COME_WITHIN", 0.0)
         assert (await broker.positions()).items[0].available == 100
 
