@@ -18,7 +18,7 @@ from breaker.instruments import Instrument
 from breaker.orders import Account, Fill, MarketClock, Order, OrderType, Position, PositionSide, Side, Unreadable
 from brokers.ccxt import money, safety_net
 from brokers.ccxt.cancelling import Cancels
-from brokers.ccxt.connection import Connection
+from brokers.ccxt.connection import Connection, last_answer
 from brokers.ccxt.derivatives import read_positions
 from brokers.ccxt.errors import MayHaveHappened, VenueRefused
 from brokers.ccxt.kraken import margin_positions
@@ -27,6 +27,7 @@ from brokers.ccxt.open_orders import OpenOrders
 from brokers.ccxt.reading import (
     SENSELESS,
     at_path,
+    check_none_told,
     failure_in,
     moment,
     read_fill,
@@ -169,7 +170,8 @@ class CcxtBroker(Broker):
     async def _of_wallet(self) -> Listed[Position]:
         held = margin_positions(self._connection) if self._exchange == "kraken" else _nothing()
         body, on_margin = await asyncio.gather(
-            self._connection.read("balance", lambda asked: asked.fetch_balance(self._wallet())), held
+            self._connection.read("balance", self._balances),
+            held,
         )
         balances, unread = read_balances(body)
         exchange = await self._connection.ready()
@@ -180,6 +182,14 @@ class CcxtBroker(Broker):
             for item in unread
         )
         return Listed(listed.items, (*named, *listed.unreadable, *on_margin))
+
+    async def _balances(self, exchange: Any) -> Mapping[str, Any]:
+        last_answer.set(None)
+        body: Mapping[str, Any] = await exchange.fetch_balance(self._wallet())
+        answer = last_answer.get()
+        if not body.get("total") and self._venue.told_under and answer is not None:
+            check_none_told(answer, self._venue.told_under)
+        return body
 
     def _wallet(self) -> dict[str, Any]:
         return {"type": "margin", "marginMode": "cross"} if self._market == "margin" else {}

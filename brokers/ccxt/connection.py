@@ -13,6 +13,7 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any, TypeVar
 from urllib.parse import urlsplit, urlunsplit
 
@@ -37,7 +38,7 @@ from brokers.ccxt.errors import (
 )
 from brokers.ccxt.market_store import MarketStore
 from brokers.ccxt.markets import PATIENCE, Markets
-from brokers.ccxt.reading import SENSELESS, UNREAD
+from brokers.ccxt.reading import SENSELESS, UNREAD, check_none_told
 from brokers.ccxt.throttle import Throttle, changes_something
 from brokers.protocol import BrokerError, BrokerRefused, BrokerUnavailable, repeat_until
 
@@ -56,7 +57,10 @@ SANDBOX = "sandbox"
 """The value of `urls` that takes the exchange's own test network."""
 
 MISSING = 'the adapter ccxt needs a package that is not installed: pip install "trading-breaker-ops[ccxt]"'
+last_answer: ContextVar[Any] = ContextVar("last_answer", default=None)
+"""What an exchange has last answered in this task, as it came; None where that isn't known."""
 _T = TypeVar("_T")
+_Items = TypeVar("_Items", bound=Collection[Any])
 _log = logging.getLogger("breaker.ccxt")
 _log.setLevel(logging.ERROR)
 """ccxt logs requests with their keys when debugging is on; this is where they go instead, and stay unsaid."""
@@ -182,6 +186,7 @@ class Connection:
         self._throttle = Throttle(self.name, self._per_minute or 60_000 / exchange.rateLimit)
         exchange.throttler = self._throttle
         exchange.on_rest_response = self._observe(exchange)
+        exchange.fetch = remembering(exchange.fetch)
         for parse in ("parse_order", "parse_position", "parse_position_risk", "parse_trade", "parse_ledger_entry"):
             if hasattr(exchange, parse):
                 setattr(exchange, parse, _guarded(getattr(exchange, parse)))
@@ -227,6 +232,26 @@ class Connection:
             with attempt:
                 return await self.once(what, ask)
         raise AssertionError("a retry context returns or raises")
+
+    async def read_items(
+        self,
+        what: str,
+        ask: Callable[[Any], Awaitable[_Items]],
+        told_under: Collection[str],
+        *,
+        believed: Collection[str] = frozenset(),
+    ) -> _Items:
+        """A reading of several items. Where there is none, the answer itself has to say so (`Venue.told_under`)."""
+
+        async def asked(exchange: Any) -> _Items:
+            last_answer.set(None)
+            found = await ask(exchange)
+            answer = last_answer.get()
+            if not found and told_under and answer is not None:
+                check_none_told(answer, told_under)
+            return found
+
+        return await self.read(what, asked, believed=believed)
 
     async def change(self, what: str, ask: Callable[[Any], Awaitable[_T]]) -> _T:
         """One cancel or close, never repeated and never held back behind readings.
@@ -335,6 +360,17 @@ async def _nothing_before() -> bool:
     It would send three requests first, one of which approves a fee for ccxt on each order, in the account's name.
     """
     return True
+
+
+def remembering(fetch: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
+    """ccxt's sending of one request, which leaves the answer for whoever asked."""
+
+    async def remembered(*asked: Any, **more: Any) -> Any:
+        answer = await fetch(*asked, **more)
+        last_answer.set(answer)
+        return answer
+
+    return remembered
 
 
 def _guarded(parse: Callable[..., Any]) -> Callable[..., Any]:

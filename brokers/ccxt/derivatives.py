@@ -72,7 +72,7 @@ async def _list(connection: Connection, venue: Venue, view: PositionView) -> lis
     number = 0
     while True:
         try:
-            page = await _page(connection, view, more)
+            page = await _page(connection, venue, view, more)
         except BrokerRefused as error:
             if says(error, view.absent):
                 return found
@@ -84,7 +84,7 @@ async def _list(connection: Connection, venue: Venue, view: PositionView) -> lis
             return found
 
 
-async def _page(connection: Connection, view: PositionView, more: Mapping[str, Any]) -> list[_Body]:
+async def _page(connection: Connection, venue: Venue, view: PositionView, more: Mapping[str, Any]) -> list[_Body]:
     params = {**view.listing, **more}
 
     async def ask(exchange: Any) -> list[_Body]:
@@ -95,7 +95,7 @@ async def _page(connection: Connection, view: PositionView, more: Mapping[str, A
         return [exchange.parse_position(body) for body in list_at(answer, path)]
 
     what = f"list of {view.line} positions" if view.line else "list of positions"
-    return await connection.read(what, ask, believed=view.absent)
+    return await connection.read_items(what, ask, venue.told_under, believed=view.absent)
 
 
 async def _market(connection: Connection, symbol: str) -> tuple[Mapping[str, Any], int]:

@@ -141,11 +141,11 @@ class OpenOrders:
         what = f"list of {view.name} orders" if view.name else "list of orders"
         if view.raw is None:
             size = None if self._venue.pages.value == "all at once" else self._venue.page_size
-            return list(
-                await self._connection.read(
-                    what, lambda asked: asked.fetch_open_orders(None, None, size, params), believed=view.absent
-                )
-            )
+
+            async def fetch(exchange: Any) -> Sequence[Mapping[str, Any]]:
+                return list(await exchange.fetch_open_orders(None, None, size, params))
+
+            return await self._connection.read_items(what, fetch, self._venue.told_under, believed=view.absent)
         call, path = view.raw
 
         async def ask(exchange: Any) -> Sequence[Mapping[str, Any]]:

@@ -7,7 +7,7 @@ guesses is read from there.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any, TypeVar
@@ -357,6 +357,28 @@ def at_path(body: Any, path: Iterable[str]) -> Any:
         else:
             return None
     return body
+
+
+def check_none_told(body: Any, keys: Collection[str]) -> None:
+    """Raises ValueError where an answer of which ccxt makes nothing does not itself say that there is nothing.
+
+    ccxt takes an answer without the list for one with an empty list.
+
+    Args:
+        keys: under which the exchange has its lists, however deep.
+    """
+    if isinstance(body, list) or _has_nothing_under(body, keys):
+        return
+    raise ValueError(f"there is nothing in it under {' or '.join(keys)}")
+
+
+def _has_nothing_under(body: Any, keys: Collection[str]) -> bool:
+    if isinstance(body, list):
+        return any(_has_nothing_under(item, keys) for item in body)
+    if not isinstance(body, Mapping):
+        return False
+    here = any(key in keys and (value is None or value in ([], {})) for key, value in body.items())
+    return here or any(_has_nothing_under(value, keys) for value in body.values())
 
 
 def list_at(body: Any, path: Iterable[str]) -> list[Any]:

@@ -38,6 +38,7 @@ _BINANCE_FUTURES = Venue(
     },
     conditional_singly=True,
     verifies_conditional=True,
+    told_under=("assets", "positions"),
     equity=("totalMarginBalance",),
     not_covered="COIN-M futures, options, spot, margin and funding wallets; portfolio margin, unless by options",
 )
@@ -62,6 +63,7 @@ _BINANCE_SPOT = Venue(
         "warnOnFetchOpenOrdersWithoutSymbol": False,
         "fetchOpenOrders": {"warnWithoutSymbol": False},
     },
+    told_under=("balances", "userAssets"),
     not_covered="futures, options, margin, earn and funding wallets",
 )
 _BYBIT_IDS = ClientOrderIds(36, ALPHANUMERIC + "-_")
@@ -97,6 +99,7 @@ _OKX = Venue(
     transfers=("fetch_ledger",),
     transfers_page=100,  # OKX, bills, `limit`
     weights=Weights(open_orders=4, positions=2),
+    told_under=("data", "details"),
     equity=("data", "0", "totalEq"),
     not_covered="balances, trading bots, copied trades, spread orders",
 )
@@ -134,6 +137,7 @@ VENUES: Mapping[str, Venue] = {
         transfers=("fetch_ledger",),
         transfers_page=50,  # Bybit, transaction log, `limit`
         weights=Weights(open_orders=20, positions=20, cancel_all=50),
+        told_under=("list", "coin"),
         equity=("result", "list", "0", "totalEquity"),
         not_covered="spot balances and loans of the unified account, spot orders, trading bots, the funding wallet",
     ),
@@ -144,6 +148,7 @@ VENUES: Mapping[str, Venue] = {
         cancels_all="account",
         batch=50,
         timer=Timer(fires_at=("status", "triggerTime"), now=("status", "currentTime")),
+        told_under=("openOrders", "openPositions"),
         equity=("accounts", "flex", "portfolioValue"),
         not_covered="balances, and everything of Kraken's spot exchange",
     ),
@@ -156,6 +161,7 @@ VENUES: Mapping[str, Venue] = {
         weights=Weights(
             open_orders=20, positions=20
         ),  # Hyperliquid, rate limits: 2 for positions, of some ten exchanges
+        told_under=("assetPositions", "balances"),
         equity=("marginSummary", "accountValue"),
         not_covered="spot balances, vaults, TWAP orders",
     ),
@@ -167,6 +173,7 @@ VENUES: Mapping[str, Venue] = {
         orders=(View(raw=("privateGetGetOpenOrders", ("result",))),),
         cancels_all="account",
         fills_by_symbol=True,  # else those of one currency
+        told_under=("result",),
         not_covered="balances, other sub-accounts",
     ),
     "gate": Venue(
@@ -195,6 +202,7 @@ VENUES: Mapping[str, Venue] = {
         cancels_all="symbol",
         fills_by_symbol=True,  # else those of one settlement currency
         weights=Weights(open_orders=4, positions=2),
+        told_under=("balances",),  # beside lists that are the answer itself
         not_covered="delivery futures (an account of their own, `future`), options, spot and margin, trading bots",
     ),
     "kucoinfutures": Venue(
@@ -206,6 +214,7 @@ VENUES: Mapping[str, Venue] = {
         page_size=50,
         cancels_all="symbol",
         weights=Weights(open_orders=8, positions=2),
+        told_under=("items", "data"),
         equity=("data", "accountEquity"),
         # KuCoin, get account mode
         unified=UnifiedAccount("utaPrivateGetAccountMode", ("data", "selfAccountMode"), "UNIFIED"),
@@ -243,6 +252,7 @@ VENUES: Mapping[str, Venue] = {
         batch=50,
         fills_by_symbol=True,
         weights=Weights(open_orders=24, positions=6),
+        told_under=("entrustedList", "orderList", "list", "data", "assets"),
         # Bitget, account settings of unified accounts
         unified=UnifiedAccount("privateUtaGetV3AccountSettings"),
         inverse_in_coins=True,  # Bitget, place order, `size`: in the base coin
@@ -254,10 +264,13 @@ VENUES: Mapping[str, Venue] = {
         cancels_all="account",
         timer=Timer(fires_at=("result", "triggerTime"), now=("result", "currentTime")),
         transfers=("fetch_deposits", "fetch_withdrawals"),
+        told_under=("open", "result"),
         not_covered="Kraken's futures, and what is staked or in Earn",
     ),
     # Coinbase, cancel orders: by their ids, at most 100
-    "coinbase": Venue(batch=100, not_covered="futures and perpetuals, other portfolios"),
+    "coinbase": Venue(
+        batch=100, told_under=("orders", "accounts", "data"), not_covered="futures and perpetuals, other portfolios"
+    ),
 }
 """By ccxt's names."""
 OTHER = Venue(known=False, not_covered="whatever the exchange keeps apart and ccxt doesn't tell of: it has no entry")

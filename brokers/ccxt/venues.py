@@ -140,6 +140,8 @@ class Venue:
         conditional_singly: whether conditional orders have no request that cancels several by their ids.
         verifies_conditional: whether one that is no longer listed can be asked for by its id.
         equity: where the account's equity is in the answer to `fetchBalance`; empty: it is added up.
+        told_under: keys of an answer under which lists and balances are, where it isn't one itself. Where ccxt makes
+            nothing of an answer one of them has to be there, and be empty. None: that is not known, and not checked.
         unified: how an account is asked whether it is a unified one; None: there are none, or it makes no difference.
         inverse_in_coins: whether an inverse contract is so many coins, and not so much money.
         not_covered: what of the same login is neither read nor closed, in words.
@@ -168,6 +170,7 @@ class Venue:
     conditional_singly: bool = False
     verifies_conditional: bool = False
     equity: tuple[str, ...] = ()
+    told_under: tuple[str, ...] = ()
     unified: UnifiedAccount | None = None
     inverse_in_coins: bool = False
     not_covered: str = ""

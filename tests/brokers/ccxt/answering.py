@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from brokers.ccxt import CcxtBroker
+from brokers.ccxt.connection import remembering
 from tests.brokers.ccxt.exchange_answers import Case
 from tests.brokers.ccxt.local_exchange import opened
 
@@ -37,5 +38,6 @@ async def exchange_of(case: Case, **settings: Any) -> AsyncIterator[tuple[CcxtBr
     async with opened("http://127.0.0.1:1", **asked) as broker:
         made = await broker._connection._made()
         made.set_markets(json.loads(json.dumps(case.markets)))
-        made.fetch = answering = Answering(case)
+        answering = Answering(case)
+        made.fetch = remembering(answering)
         yield broker, answering

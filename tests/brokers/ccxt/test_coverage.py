@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -14,7 +15,7 @@ import pytest
 
 from brokers.ccxt import hyperliquid
 from brokers.ccxt.lists import described
-from brokers.protocol import BrokerRefused
+from brokers.protocol import BrokerRefused, BrokerUnavailable
 from configuration.settings import ConfigurationError
 from tests.brokers.ccxt.answering import exchange_of
 from tests.brokers.ccxt.exchange_answers import CASES, PERPETUAL, Case, market
@@ -290,6 +291,45 @@ async def test_what_an_exchange_tells_in_several_lists_is_told_once() -> None:
     assert sum("openOrders" in words for words in answering.asked) == 2
     assert [order.remaining for order in orders] == [Decimal(2)]
     assert [position.quantity for position in positions] == [Decimal(2)]
+
+
+WITHOUT_A_LIST = {
+    "binancecoinm": {"code": 0},
+    "bybit": {"retCode": 0, "retMsg": "OK", "result": {"category": "linear"}, "time": 1},
+    "okx": {"code": "0", "msg": ""},
+    "krakenfutures": {"result": "success", "serverTime": "2026-03-02T06:10:31.955Z"},
+    "hyperliquid": {"marginSummary": {"accountValue": "0.0"}, "time": 1},
+    "deribit": {"jsonrpc": "2.0", "testnet": False},
+    "gate": {"user": 1},
+    "kucoinfutures": {"code": "200000", "msg": "ok"},
+    "bitget": {"code": "00000", "msg": "success", "requestTime": 1},
+}
+LISTS = (
+    *("orders", "order/realtime", "openorders", "OpenOrders", "Algo", "open_orders"),
+    *("position", "clearinghouseState", "openpositions"),
+)
+
+
+@pytest.mark.parametrize("exchange", [*WITHOUT_A_LIST])
+async def test_promise_7_an_answer_without_the_list_is_not_an_empty_one(exchange: str) -> None:
+    odd = dict.fromkeys(LISTS, WITHOUT_A_LIST[exchange])
+    async with exchange_of(case_of(exchange, odd), request_timeout=0.05) as (broker, _):
+        for reading in (broker.open_orders, broker.positions):
+            with suppress(BrokerUnavailable):
+                assert (await reading()).unreadable
+
+
+async def test_promise_7_a_wallet_whose_balances_are_not_told_is_not_an_empty_one() -> None:
+    answers: dict[str, Any] = {"POST /0/private/OpenPositions": {"error": [], "result": {}}}
+    async with (
+        serving({**answers, "POST /0/private/BalanceEx": {"error": []}}) as (local, url),
+        opened(url, exchange="kraken", market="spot", secret_key="c2VjcmV0", request_timeout=0.3) as broker,
+    ):
+        (await broker._connection._made()).set_markets([market("BTC/USD", "XXBTZUSD", type="spot", spot=True)])
+        with pytest.raises(BrokerUnavailable, match="can't be understood"):
+            await broker.positions()
+        local.answers["POST /0/private/BalanceEx"] = {"error": [], "result": {}}
+        assert len(await broker.positions()) == 0
 
 
 NO_FILLS = {
