@@ -12,6 +12,12 @@ ASKED_KILLS = "circuit_breaker:asked_kills"
 """A hash: by event id the trip of each kill switch that was confirmed and has given no sign of life yet. The script
 that trips writes it where the trip's details tell what it `closes`.
 """
+KILL_RUNS = "circuit_breaker:kill_runs"
+"""A sorted set: the ids of the newest runs of the kill switch, by their start."""
+KILL_RUN = "circuit_breaker:kill_run:"
+"""Before a run's id: how it stands, as JSON, written at least once a second while it goes on."""
+KILL_RUN_KEPT = 86_400
+"""Seconds for which that is kept since it was written."""
 _SCOPE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*(:[A-Za-z0-9_.-]+)?")
 _SCOPE_LENGTH = 64
 

@@ -13,6 +13,7 @@ from breaker.lazy_imports import lazy_names
 if TYPE_CHECKING:
     from breaker.engines.admission import Admission, AsyncAdmission, Book
     from breaker.engines.freqtrade import BotSettings, GuardedStrategy
+    from breaker.engines.nautilus import BreakerActor, BreakerActorConfig
     from breaker.engines.rules_feed import RulesFeed
     from breaker.gate.decision import OrderRefused
 
@@ -21,6 +22,8 @@ __all__ = [
     "AsyncAdmission",
     "Book",
     "BotSettings",
+    "BreakerActor",
+    "BreakerActorConfig",
     "GuardedStrategy",
     "OrderRefused",
     "RulesFeed",
@@ -31,6 +34,7 @@ __getattr__ = lazy_names(
     {
         **dict.fromkeys(("Admission", "AsyncAdmission", "Book"), "breaker.engines.admission"),
         **dict.fromkeys(("BotSettings", "GuardedStrategy"), "breaker.engines.freqtrade"),
+        **dict.fromkeys(("BreakerActor", "BreakerActorConfig"), "breaker.engines.nautilus"),
         "OrderRefused": "breaker.gate.decision",
         "RulesFeed": "breaker.engines.rules_feed",
     },

@@ -15,7 +15,7 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from breaker.keys import ASKED_KILLS
+from breaker.keys import ASKED_KILLS, KILL_RUN, KILL_RUN_KEPT, KILL_RUNS
 from configuration.redis_clients import async_redis_client
 from tasks.kill.close_names import KEPT_FLAT_MS, KEPT_MS
 from tasks.kill.close_names import KEY as CLOSES
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 
     from configuration.settings import Settings
 
-RUNS = "circuit_breaker:kill_runs"
-RUN = "circuit_breaker:kill_run:"
+RUNS = KILL_RUNS
+RUN = KILL_RUN
 EVERY = 0.2
 """Seconds between two statuses, if anything has changed."""
 SIGN_OF_LIFE = 1.0
@@ -42,7 +42,7 @@ LIMIT = 0.5
 """Seconds for which the end of a run may be held up by it, in all."""
 AWAY = 0.5
 """Seconds for which a Redis that failed is left alone."""
-KEPT = 86_400
+KEPT = KILL_RUN_KEPT
 _MOST = 50
 
 
