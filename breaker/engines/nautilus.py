@@ -84,6 +84,7 @@ class BreakerActor(Actor):  # type: ignore[misc]
         config: See there.
         kernel: The node's: `node.kernel`, or `engine.kernel` of a backtest.
         rules: The automatic rules to tell; made of `rules_scope`, with the default limits, unless given.
+        gate: For another backend, such as `shm`; made of the configuration unless given. It is closed with the node.
 
     Raises:
         ValueError: no address is given.
@@ -94,9 +95,11 @@ class BreakerActor(Actor):  # type: ignore[misc]
         >>> node.trader.add_actor(BreakerActor(BreakerActorConfig(redis_url=url), node.kernel))  # doctest: +SKIP
     """
 
-    def __init__(self, config: BreakerActorConfig, kernel: Any, rules: Rules | None = None) -> None:
+    def __init__(
+        self, config: BreakerActorConfig, kernel: Any, rules: Rules | None = None, gate: Gate | None = None
+    ) -> None:
         super().__init__(config)
-        self._guard = _NodeGuard(config, kernel, rules)
+        self._guard = _NodeGuard(config, kernel, rules, gate)
 
     def on_start(self) -> None:
         """The node starts."""
@@ -127,7 +130,7 @@ class BreakerActor(Actor):  # type: ignore[misc]
 class _NodeGuard:
     """Stands at the two endpoints that commands are sent to, and in front of the engines behind them."""
 
-    def __init__(self, config: BreakerActorConfig, kernel: Any, rules: Rules | None) -> None:
+    def __init__(self, config: BreakerActorConfig, kernel: Any, rules: Rules | None, gate: Gate | None) -> None:
         url = config.redis_url or os.environ.get(URL_VARIABLE)
         if not url:
             raise ValueError(
@@ -139,17 +142,11 @@ class _NodeGuard:
         self._redis = open_redis(url, timeout=_REDIS_TIMEOUT)
         if rules is None and config.rules_scope is not None:
             rules = Rules(self._redis, config.rules_scope)
-        self.feed = RulesFeed(rules, "nautilus")
+        self.feed, self._tells = RulesFeed(rules, "nautilus"), rules is not None
         self._mine = self._theirs = TradingState(self._risk.trading_state)
         self._permits: dict[Any, Permit] = {}
         self._watch = KillRunsWatch(url, config.scopes, lambda _: self._soon())
-        quantities = {name: Decimal(quantity) for name, quantity in (config.normal_quantity or {}).items()}
-        self.gate = Gate(
-            url,
-            scopes=config.scopes,
-            max_staleness=config.max_staleness,
-            quiet_limits=QuietPeriodLimits(normal_quantity=quantities),
-        )
+        self.gate = _gate_of(config, url) if gate is None else gate
         self.gate.on_change(self._changed)
         self._stand_at("RiskEngine.execute", self._risk.execute, self._to_risk)
         self._stand_at("ExecEngine.execute", self._execution.execute, self._to_execution)
@@ -174,7 +171,7 @@ class _NodeGuard:
 
     def hear(self, event: Any) -> None:
         """An order's event: by then the cache has it, so that it needn't count twice."""
-        if isinstance(event, OrderInitialized):
+        if isinstance(event, OrderInitialized) or not (self._permits or self._tells):
             return
         permit = self._permits.pop(event.client_order_id, None)
         if permit is not None:
@@ -291,6 +288,12 @@ class _NodeGuard:
         if self.gate.is_open or self.gate.status().reason in _TRADING:
             return TradingState.ACTIVE
         return TradingState.HALTED if self._watch.flattening else TradingState.REDUCING
+
+
+def _gate_of(config: BreakerActorConfig, url: str) -> Gate:
+    quantities = {name: Decimal(quantity) for name, quantity in (config.normal_quantity or {}).items()}
+    limits = QuietPeriodLimits(normal_quantity=quantities)
+    return Gate(url, scopes=config.scopes, max_staleness=config.max_staleness, quiet_limits=limits)
 
 
 def equity_of(cache: Any, portfolio: Any, currency: str) -> Decimal | None:

@@ -28,6 +28,7 @@ from nautilus_trader.trading.strategy import Strategy
 
 from breaker import CircuitBreaker
 from breaker.engines import BreakerActor, BreakerActorConfig
+from breaker.gate import Gate
 from breaker.keys import KILL_RUN, KILL_RUNS
 
 ETH = TestInstrumentProvider.ethusdt_perp_binance()
@@ -140,8 +141,10 @@ def run(row: Row, guard: bool, halt: Callable[[BacktestEngine, Any], None], url:
     engine = BacktestEngine(BacktestEngineConfig(logging=LoggingConfig(bypass_logging=True)))
     engine.add_venue(Venue("BINANCE"), OmsType.NETTING, AccountType.MARGIN, [Money(10_000_000, USDT)])
     engine.add_instrument(ETH)
-    actor = BreakerActor(BreakerActorConfig(redis_url=url, max_staleness=30), engine.kernel) if guard else None
-    if actor is not None:
+    actor = None
+    if guard:
+        gate = Gate(url, max_staleness=30, heartbeat=0.05)
+        actor = BreakerActor(BreakerActorConfig(redis_url=url), engine.kernel, gate=gate)
         engine.add_actor(actor)
     case = Case(row.held, row.before, row.send, lambda: halt(engine, actor))
     engine.add_strategy(case)

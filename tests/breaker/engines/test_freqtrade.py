@@ -17,7 +17,8 @@ import pytest
 import redis
 
 from breaker import CircuitBreaker
-from breaker.engines import GuardedStrategy
+from breaker.engines import BotSettings, GuardedStrategy
+from breaker.gate import Gate
 from breaker.gate.lease import ScopeState
 from breaker.limits import Limits
 from breaker.rules import Rules
@@ -32,10 +33,14 @@ from tests.helpers import eventually
 
 
 class Plain(GuardedStrategy, IStrategy):
-    """Overrides nothing."""
+    """Overrides no hook."""
+
+    def breaker_gate(self, settings: BotSettings) -> Gate:
+        """One that no busy machine makes stale."""
+        return Gate(settings.redis_url, scopes=settings.scopes, max_staleness=30, heartbeat=0.05)
 
 
-class Own(GuardedStrategy, IStrategy):
+class Own(Plain):
     """Overrides hooks, and calls `super()` in none."""
 
     wants = True
@@ -96,7 +101,7 @@ def start(cb: CircuitBreaker, redis_server: Any) -> Iterator[Start]:
     started: list[Any] = []
 
     def start(kind: type[Any], **settings: Any) -> Any:
-        section = {"redis_url": redis_server.url, "max_staleness": 30, **settings}
+        section = {"redis_url": redis_server.url, **settings}
         config = {"stake_currency": "USDT", "exchange": {"name": "binance"}, "runmode": "dry_run", "breaker": section}
         strategy = kind(config)
         started.append(strategy)
