@@ -1,7 +1,9 @@
-"""Start resident processes (`standby`, `services`, `monitor`, `console`, `metrics`) and set dead-man's switches."""
+"""Start resident processes (`standby`, `monitor`, `gateway`, `console`, …) and set dead-man's switches."""
 
 from __future__ import annotations
 
+from decimal import Decimal, InvalidOperation
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -27,6 +29,7 @@ def register(app: typer.Typer) -> None:
     app.command(epilog=EPILOG)(standby)
     app.command(epilog=EPILOG)(services)
     app.command(epilog=EPILOG)(monitor)
+    app.command(epilog=EPILOG)(gateway)
     app.command("console", epilog=EPILOG)(serve_console)
     app.command("metrics", epilog=EPILOG)(serve_metrics)
     for command in (renew, release):
@@ -57,6 +60,51 @@ def monitor() -> None:
     from services.account_monitor import monitor as monitor_accounts  # noqa: PLC0415  everything slow is behind it
 
     monitor_accounts(RunningConfiguration.load())
+
+
+def gateway(
+    account: Annotated[
+        str | None, typer.Argument(help="The account that it guards; the only one unless given.", show_default=False)
+    ] = None,
+    host: Annotated[str, typer.Option("--host", help="Where to listen.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="Where to listen; 0 for a free one.")] = 8510,
+    strategy: Annotated[
+        str | None, typer.Option("--strategy", help="Whose orders they all are; its breaker holds them too.")
+    ] = None,
+    normal_quantity: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--normal-quantity",
+            metavar="SYMBOL=N",
+            help="The normal size of an order, of which a quiet period allows a part; '*=N' for any other symbol.",
+        ),
+    ] = None,
+    tls_certificate: Annotated[Path | None, typer.Option("--tls-certificate", help="Serve HTTPS with it.")] = None,
+    tls_key: Annotated[Path | None, typer.Option("--tls-key", help="The certificate's key.")] = None,
+) -> None:
+    """Guard engines in any language: a proxy of Alpaca's API that asks the gate about each order. Until SIGTERM or
+    Ctrl-C.
+
+    An engine uses it in place of Alpaca's base URL, with the account's own keys.
+    """
+    from services.gateway.serve import GatewayOptions, serve_gateway  # noqa: PLC0415  everything slow is behind it
+
+    sizes = dict(_size(text) for text in normal_quantity or ())
+    serve_gateway(
+        RunningConfiguration.load(),
+        GatewayOptions(account, host, port, strategy, sizes, tls_certificate, tls_key),
+    )
+
+
+def _size(text: str) -> tuple[str, Decimal]:
+    symbol, _, number = text.partition("=")
+    try:
+        size = Decimal(number)
+    except InvalidOperation:
+        size = Decimal(0)
+    if not symbol or not size.is_finite() or size <= 0:
+        raise typer.BadParameter(f"{text} is not SYMBOL=N, as in AAPL=100 or '*=10'", param_hint="--normal-quantity")
+    return symbol, size
 
 
 def renew(

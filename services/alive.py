@@ -15,13 +15,13 @@ from redis.exceptions import RedisError
 from breaker.errors import BreakerError
 from configuration.settings import load_settings
 from tasks.checks.probe import describe_error
-from tasks.running_services import MONITOR, SERVE, STANDBY, WATCHES, alive_here
+from tasks.running_services import GATEWAY, MONITOR, SERVE, STANDBY, WATCHES, alive_here
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Returns the exit status, after a line on standard error where it is 1."""
     parser = argparse.ArgumentParser(prog="services.alive", description="Whether such a process of this host is alive.")
-    parser.add_argument("service", choices=(SERVE, STANDBY, WATCHES, MONITOR))
+    parser.add_argument("service", choices=(SERVE, STANDBY, WATCHES, MONITOR, GATEWAY))
     service: str = parser.parse_args(arguments).service
     try:
         if alive_here(load_settings(), service):

@@ -27,8 +27,8 @@ from tasks.checks.measurement import Colour, Measurement
 from tasks.checks.probe import Probe, describe_error, measure_within
 
 KEY = "circuit_breaker:services"
-SERVE, STANDBY, WATCHES, MONITOR = "serve", "standby", "services", "monitor"
-"""What `services.serve`, `breaker standby`, `breaker services`, `breaker monitor` are called there. The first and the
+SERVE, STANDBY, WATCHES, MONITOR, GATEWAY = "serve", "standby", "services", "monitor", "gateway"
+"""What `services.serve`, `breaker standby`, `services`, `monitor` and `gateway` are called there. The first and the
 third announce trips and watch resets."""
 EVERY = 5.0
 """Seconds between two reports of one process."""

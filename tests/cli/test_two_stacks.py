@@ -77,6 +77,7 @@ OTHERWISE = {
     "standby": "resident; goes by the configuration that it was started with, as each of these",
     "services": "resident",
     "monitor": "resident",
+    "gateway": "resident; tests/services/gateway",
     "console": "resident",
     "metrics": "resident",
 }
