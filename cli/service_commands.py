@@ -71,6 +71,10 @@ def gateway(
     strategy: Annotated[
         str | None, typer.Option("--strategy", help="Whose orders they all are; its breaker holds them too.")
     ] = None,
+    scope: Annotated[
+        list[str] | None,
+        typer.Option("--scope", help="One more breaker that holds its orders, such as symbol:TSLA; any number."),
+    ] = None,
     normal_quantity: Annotated[
         list[str] | None,
         typer.Option(
@@ -92,7 +96,7 @@ def gateway(
     sizes = dict(_size(text) for text in normal_quantity or ())
     serve_gateway(
         RunningConfiguration.load(),
-        GatewayOptions(account, host, port, strategy, sizes, tls_certificate, tls_key),
+        GatewayOptions(account, host, port, strategy, tuple(scope or ()), sizes, tls_certificate, tls_key),
     )
 
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from breaker.engines import AsyncAdmission, Book, OrderRefused
-from breaker.gate import CancelIntent, Decision, Gate, Permit, Reason
+from breaker.gate import Decision, Gate, Permit
 from breaker.orders import Order, Position
 from brokers.protocol import Listed
 from services.gateway.orders import Asked
@@ -24,10 +25,18 @@ class Account(Protocol):
 
 @dataclass(slots=True)
 class Admitted:
-    """An order on its way to the venue, and what it may go by; `permit` changes when it is asked again at the wire."""
+    """A request on its way to the venue.
+
+    Attributes:
+        asked: What it is.
+        permit: By which it may be sent; another one once it was judged anew at the wire.
+        judged: The order that the permit is for; None where it was not known which, so that every breaker counts.
+        has_left: Whether any of it may have reached the venue.
+    """
 
     asked: Asked
     permit: Permit
+    judged: Any = None
     has_left: bool = False
 
 
@@ -49,19 +58,21 @@ class Gatekeeper:
 
     async def admit(self, asked: Asked) -> Admitted:
         """Raises OrderRefused."""
-        return Admitted(asked, await self._permit(asked))
+        if asked.kind is Kind.NEW:
+            return Admitted(asked, await self._admission.admit(asked.order), asked.order)
+        return await self._admit_other(asked)
 
     async def confirm(self, admitted: Admitted) -> None:
         """Asked where the first byte is about to leave. Raises OrderRefused.
 
-        A permit that no longer stands frees what it had reserved, and the order is judged anew.
+        A permit that no longer stands frees what it had reserved, and the request is judged anew.
         """
-        asked = admitted.asked
-        if asked.by_book is None and not isinstance(asked.order, CancelIntent):
-            admitted.permit = await self._admission.confirm(admitted.permit, asked.order)
-        elif not self.gate.recheck(admitted.permit, asked.order):
+        if admitted.asked.kind is Kind.NEW:
+            admitted.permit = await self._admission.confirm(admitted.permit, admitted.judged)
+        elif not self.gate.recheck(admitted.permit, admitted.judged):
             self.gate.settle(admitted.permit)
-            admitted.permit = await self._permit(asked)
+            anew = await self._admit_other(admitted.asked)
+            admitted.permit, admitted.judged = anew.permit, anew.judged
         admitted.has_left = True
 
     def taken(self, admitted: Admitted) -> None:
@@ -72,26 +83,30 @@ class Gatekeeper:
         """The venue doesn't have it, and never will."""
         self._admission.not_sent(admitted.permit)
 
-    async def _permit(self, asked: Asked) -> Permit:
-        if asked.by_book is None and not isinstance(asked.order, CancelIntent):
-            return await self._admission.admit(asked.order)
-        if asked.by_book is None or self.gate.is_open:  # nothing has to be read for it
+    async def _admit_other(self, asked: Asked) -> Admitted:
+        if asked.kind in (Kind.CANCEL, Kind.CLOSE_ALL) or self.gate.is_open:  # nothing has to be read for it
             decision = self.gate.check(asked.order)
             if decision.permit is not None:
-                return decision.permit
-        async with self._one_at_a_time:
-            problem: Exception | None = None
-            try:
-                book: Book | None = await self._read_book()
-            except Exception as error:  # whatever it is, what is held is not known
-                book, problem = None, error
-            intent = asked.order if asked.by_book is None else asked.by_book(book)
-            decision = (
-                self.gate.check(intent) if book is None else self.gate.check(intent, book.positions, book.working)
-            )
+                return Admitted(asked, decision.permit)
+        if asked.by_book is None:
+            status = self.gate.status()
+            sentence = f"{status.sentence} What this request does is not known here, so it is not sent meanwhile."
+            raise OrderRefused(Decision(False, status.reason, sentence))
+        return await self._by_book(asked, asked.by_book)
+
+    async def _by_book(self, asked: Asked, intent_of: Callable[[Book | None], Any]) -> Admitted:
+        book: Book | None = None
+        problem: Exception | None = None
+        try:
+            async with asyncio.timeout(self._read_within), self._one_at_a_time:
+                book = await self._read_book()
+        except Exception as error:  # whatever it is, what is held is not known
+            problem = error
+        intent = intent_of(book)
+        decision = self.gate.check(intent) if book is None else self.gate.check(intent, book.positions, book.working)
         if decision.permit is None:
             raise OrderRefused(decision) from problem
-        return decision.permit
+        return Admitted(asked, decision.permit, intent)
 
     async def _read_book(self) -> Book:
         """Orders first: what fills in between is then counted twice, and not left out."""
@@ -99,10 +114,3 @@ class Gatekeeper:
             orders = await self._account.open_orders()
             positions = await self._account.positions()
         return Book((*positions.items, *positions.unreadable), (*orders.items, *orders.unreadable))
-
-
-def why_refused(decision: Decision, asked: Asked) -> str:
-    """The gate's sentence; of what the gateway can't tell apart, that it can't."""
-    if asked.kind is Kind.OTHER and decision.reason is not Reason.INVALID_ORDER:
-        return f"{decision.sentence} What this request does is not known here, so it is not sent meanwhile."
-    return decision.sentence

@@ -17,9 +17,9 @@ from starlette.types import Receive, Scope, Send
 
 from breaker.engines import OrderRefused, RulesFeed
 from breaker.errors import one_line
-from breaker.gate import Reason
+from breaker.gate import Decision, Reason
 from services.gateway.credentials import are_of
-from services.gateway.gatekeeper import Admitted, Gatekeeper, why_refused
+from services.gateway.gatekeeper import Admitted, Gatekeeper
 from services.gateway.orders import LARGEST_BODY, NotUnderstood, read_request
 from services.gateway.routes import Kind, Route, Unroutable, route_of
 
@@ -40,7 +40,10 @@ _HOP_BY_HOP = frozenset(
     }
 )
 """They are of one connection, not of the message (RFC 9110, 7.6.1)."""
-_OTHER_METHOD = frozenset({b"x-http-method-override", b"x-http-method", b"x-method-override"})
+_OVERRIDES = frozenset(
+    {b"x-http-method-override", b"x-http-method", b"x-method-override", b"x-original-url", b"x-rewrite-url"}
+)
+"""By which some servers take a request for another one than it says it is."""
 _ORDER_HEADERS_LEFT_OUT = frozenset({b"content-length", b"accept-encoding"})
 _BEFORE_THE_FIRST_BYTE = "http11.send_request_headers.started"
 """An event of httpcore's `trace`, for which it waits: the connection stands, and nothing has been sent."""
@@ -148,9 +151,12 @@ class Gateway:
         kept = [pair for pair in _passed_on(headers) if pair[0] not in _ORDER_HEADERS_LEFT_OUT]
         request = self._request(route, scope, [*kept, (b"accept-encoding", b"identity")], body or None)
         try:
-            admitted = await self._keeper.admit(asked)
+            async with asyncio.timeout(2 * venue.answer_within):
+                admitted = await self._keeper.admit(asked)
         except OrderRefused as refused:
-            return self._refusal(refused, why_refused(refused.decision, asked))
+            return _refusal(refused.decision)
+        except TimeoutError:
+            return _error(502, f"What account {venue.account} holds could not be read in time; nothing was sent.")
 
         async def before_the_first_byte(event: str, _: Any) -> None:
             if event == _BEFORE_THE_FIRST_BYTE:
@@ -162,7 +168,7 @@ class Gateway:
             async with asyncio.timeout(venue.answer_within), self._asked(request) as answer:
                 content = b"".join([chunk async for chunk in _chunks(answer)])
         except OrderRefused as refused:
-            return self._refusal(refused, why_refused(refused.decision, asked))
+            return _refusal(refused.decision)
         except (httpx.RequestError, TimeoutError, _Broken) as error:
             return self._not_answered(request, admitted, error)
         self._learn(admitted, answer.status_code, content)
@@ -191,13 +197,6 @@ class Gateway:
             return _error(502, f"{self._unanswered(request, error)}; nothing was sent.")
         # Not 504: clients take that for a reason to send the order again, which may be taken twice.
         return _error(502, f"{self._unanswered(request, error)}; {_UNANSWERED}.")
-
-    def _refusal(self, refused: OrderRefused, sentence: str) -> Response:
-        decision = refused.decision
-        said = {"allowed": False, "reason": decision.reason, "scope": decision.scope}
-        if decision.reason is Reason.INVALID_ORDER:
-            return _error(422, sentence, said)
-        return _error(403, sentence, said)
 
     # To the venue
 
@@ -275,8 +274,8 @@ async def _chunks(answer: httpx.Response) -> AsyncIterator[bytes]:
 def _checked_route(scope: Scope) -> Route:
     """Raises Unroutable."""
     names = [name for name, _ in scope["headers"]]
-    if _OTHER_METHOD.intersection(names):
-        raise Unroutable(400, "A request's method can't be overridden by a header; nothing was sent.")
+    if _OVERRIDES.intersection(name.replace(b"_", b"-") for name in names):
+        raise Unroutable(400, "A request's method and path can't be overridden by a header; nothing was sent.")
     if b"upgrade" in names:
         raise Unroutable(501, "The gateway passes no WebSockets: connect streams to the venue itself, they only tell.")
     return route_of(scope["method"], scope["raw_path"])
@@ -322,6 +321,11 @@ def _error(status: int, message: str, decision: dict[str, Any] | None = None) ->
     if decision is not None:
         said["breaker"] = decision
     return JSONResponse(said, status)
+
+
+def _refusal(decision: Decision) -> Response:
+    said = {"allowed": False, "reason": decision.reason, "scope": decision.scope}
+    return _error(422 if decision.reason is Reason.INVALID_ORDER else 403, decision.sentence, said)
 
 
 def _message(content: bytes) -> str:

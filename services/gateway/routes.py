@@ -108,5 +108,5 @@ def _trades_known(parts: list[str]) -> frozenset[str]:
 
 def _misspelled(path: str) -> Unroutable:
     return Unroutable(
-        400, f"Alpaca's reference has no path {path!r:.80} for this method, and another spelling is not passed on."
+        400, f"Alpaca's Trading API has no {path!r:.80} for this method, and another spelling is not passed on."
     )

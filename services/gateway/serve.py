@@ -7,7 +7,7 @@ import contextlib
 import signal
 import socket
 import sys
-from collections.abc import AsyncIterator, Generator, Mapping
+from collections.abc import AsyncIterator, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
 from pathlib import Path
@@ -43,6 +43,7 @@ class GatewayOptions:
         host: Where to listen.
         port: 0 for a free one.
         strategy: Whose orders all of them are.
+        scopes: Further breakers that hold them, such as `symbol:TSLA`.
         normal_quantity: The normal size of an order by symbol, for quiet periods; `*` for any other.
         tls_certificate: The file of a certificate, with `tls_key`.
         tls_key: The file of its key.
@@ -52,6 +53,7 @@ class GatewayOptions:
     host: str = "127.0.0.1"
     port: int = PORT
     strategy: str | None = None
+    scopes: tuple[str, ...] = ()
     normal_quantity: Mapping[str, Decimal] = field(default_factory=dict)
     tls_certificate: Path | None = None
     tls_key: Path | None = None
@@ -69,12 +71,16 @@ def serve_gateway(running: RunningConfiguration, options: GatewayOptions) -> Non
 
 @contextlib.asynccontextmanager
 async def open_gateway(
-    settings: Settings, name: str, strategy: str | None = None, normal_quantity: Mapping[str, Decimal] | None = None
+    settings: Settings,
+    name: str,
+    strategy: str | None = None,
+    normal_quantity: Mapping[str, Decimal] | None = None,
+    further_scopes: Sequence[str] = (),
 ) -> AsyncIterator[Gateway]:
     """The application, with its gate and its connections open."""
     account = settings.accounts[name]
     broker = from_settings(name, account)
-    scopes = [f"account:{name}", *([f"strategy:{strategy}"] if strategy else [])]
+    scopes = [f"account:{name}", *([f"strategy:{strategy}"] if strategy else []), *further_scopes]
     scope = monitored_scope(name, settings.accounts)
     # The event loop is busy with orders, and `drain` does not depend on a thread getting its turn.
     gate = Gate(
@@ -110,7 +116,7 @@ async def open_gateway(
 
 
 async def _serve(settings: Settings, name: str, options: GatewayOptions, listener: socket.socket) -> None:
-    async with open_gateway(settings, name, options.strategy, options.normal_quantity) as gateway:
+    async with open_gateway(settings, name, options.strategy, options.normal_quantity, options.scopes) as gateway:
         config = uvicorn.Config(
             gateway,
             ssl_certfile=options.tls_certificate,
