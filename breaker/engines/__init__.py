@@ -12,6 +12,7 @@ from breaker.lazy_imports import lazy_names
 
 if TYPE_CHECKING:
     from breaker.engines.admission import Admission, AsyncAdmission, Book
+    from breaker.engines.alpaca_py import GuardedTradingClient
     from breaker.engines.freqtrade import BotSettings, GuardedStrategy
     from breaker.engines.nautilus import BreakerActor, BreakerActorConfig
     from breaker.engines.rules_feed import RulesFeed
@@ -25,6 +26,7 @@ __all__ = [
     "BreakerActor",
     "BreakerActorConfig",
     "GuardedStrategy",
+    "GuardedTradingClient",
     "OrderRefused",
     "RulesFeed",
 ]
@@ -35,6 +37,7 @@ __getattr__ = lazy_names(
         **dict.fromkeys(("Admission", "AsyncAdmission", "Book"), "breaker.engines.admission"),
         **dict.fromkeys(("BotSettings", "GuardedStrategy"), "breaker.engines.freqtrade"),
         **dict.fromkeys(("BreakerActor", "BreakerActorConfig"), "breaker.engines.nautilus"),
+        "GuardedTradingClient": "breaker.engines.alpaca_py",
         "OrderRefused": "breaker.gate.decision",
         "RulesFeed": "breaker.engines.rules_feed",
     },

@@ -34,6 +34,33 @@ class Book:
     working: Iterable[Any]
 
 
+class Deferred:
+    """An order that only the book can tell, as one to close what is held; admissions take it in an intent's place.
+
+    While trading is open the book isn't read, and it passes as it is.
+
+    Attributes:
+        malformed: Why it can't be an order at all; None for one that can.
+        account: The account that it is for.
+        strategy: The strategy that sends it.
+    """
+
+    malformed: str | None = None
+    account: str | None = None
+    strategy: str | None = None
+
+    def of(self, book: Book | None) -> tuple[Any, Book | None]:
+        """What it is.
+
+        Args:
+            book: What the account holds; None where that can't be known.
+
+        Returns:
+            The intent, and the book that it is to be judged by.
+        """
+        raise NotImplementedError
+
+
 @dataclass(frozen=True, slots=True)
 class _Reading:
     """What came of reading the account: its book, or why there is none; and when, on the gate's clock."""
@@ -52,6 +79,7 @@ class _Kept:
         self._gate = gate
         self._max_age = max_age
         self._reading: _Reading | None = None
+        self._forgotten = 0
         self._answered: deque[Permit] = deque()
 
     def fresh(self) -> _Reading | None:
@@ -59,22 +87,27 @@ class _Kept:
         reading = self._reading
         return reading if reading is not None and clock.now() - reading.at < self._max_age else None
 
-    def begin(self) -> tuple[float, int]:
-        return clock.now(), len(self._answered)
+    def begin(self) -> tuple[float, int, int]:
+        return clock.now(), len(self._answered), self._forgotten
 
-    def keep(self, book: Book, begun: tuple[float, int]) -> _Reading:
-        """An order that the venue had answered before the reading began is in it, so it no longer counts twice."""
-        at, answered = begun
-        self._reading = _Reading(at, book)
+    def keep(self, book: Book, begun: tuple[float, int, int]) -> _Reading:
+        """An order that the venue had answered before the reading began is in it, so it no longer counts twice.
+
+        What was to be forgotten meanwhile may be in it too, so it serves this once.
+        """
+        at, answered, forgotten = begun
+        reading = _Reading(at, book)
+        self._reading = reading if forgotten == self._forgotten else None
         for _ in range(answered):
             self._gate.settle(self._answered.popleft())
-        return self._reading
+        return reading
 
     def keep_failure(self, problem: Exception) -> _Reading:
         self._reading = _Reading(clock.now(), problem=problem)
         return self._reading
 
     def forget(self) -> None:
+        self._forgotten += 1
         self._reading = None
 
     def answered(self, permit: Permit) -> None:
@@ -109,24 +142,37 @@ class _Judge:
         """Read the account anew for the next order that needs it."""
         self._kept.forget()
 
-    def _while_open(self, intent: Any) -> Permit | None:
-        """The permit of an order that needs no look at the account; None where it does."""
-        if not self._gate.is_open:
-            return None
-        decision = self._gate.check(intent)
-        if decision.permit is None and decision.reason is Reason.INVALID_ORDER:
-            raise OrderRefused(decision)
-        return decision.permit
+    def stands(self, permit: Permit, intent: Any) -> bool:
+        """Whether the order may still be sent. If not, what it has reserved is free again, and it has to be admitted.
 
-    def _stands(self, permit: Permit, intent: Any) -> bool:
-        """If it doesn't, what it has reserved is free again."""
+        Args:
+            permit: The one that it was admitted with.
+            intent: The order.
+
+        Returns:
+            Whether it may.
+        """
         if self._gate.recheck(permit, intent):
             return True
         self._gate.settle(permit)
         return False
 
+    def _while_open(self, intent: Any) -> Permit | None:
+        """The permit of an order that needs no look at the account; None where it does."""
+        if not self._gate.is_open:
+            return None
+        decision = self._gate.check(intent)
+        malformed = decision.reason is Reason.INVALID_ORDER and not (
+            isinstance(intent, Deferred) and intent.malformed is None
+        )
+        if decision.permit is None and malformed:
+            raise OrderRefused(decision)
+        return decision.permit
+
     def _by(self, reading: _Reading, intent: Any) -> Permit:
         book = reading.book
+        if isinstance(intent, Deferred):
+            intent, book = intent.of(book)
         decision = self._gate.check(intent) if book is None else self._gate.check(intent, book.positions, book.working)
         if decision.permit is None:
             raise OrderRefused(decision) from reading.problem
@@ -160,7 +206,7 @@ class Admission(_Judge):
         """Let an order through, or not.
 
         Args:
-            intent: As for `Gate.check`.
+            intent: As for `Gate.check`, or a `Deferred` one.
 
         Returns:
             The permit, to be given to `confirm`, `answered` or `not_sent`.
@@ -186,7 +232,7 @@ class Admission(_Judge):
         Raises:
             OrderRefused: it may not be sent any more.
         """
-        return permit if self._stands(permit, intent) else self.admit(intent)
+        return permit if self.stands(permit, intent) else self.admit(intent)
 
     def _read(self) -> _Reading:
         with self._reading:  # whoever waits here takes the reading of the one before
@@ -215,7 +261,7 @@ class AsyncAdmission(_Judge):
 
     async def confirm(self, permit: Permit, intent: Any) -> Permit:
         """See `Admission.confirm`."""
-        return permit if self._stands(permit, intent) else await self.admit(intent)
+        return permit if self.stands(permit, intent) else await self.admit(intent)
 
     async def _read(self) -> _Reading:
         async with self._reading:  # whoever waits here takes the reading of the one before

@@ -111,6 +111,23 @@ class Decision:
     def __bool__(self) -> bool:
         return self.allowed
 
+    def covers(self, permit: Permit, now: float) -> bool:
+        """Whether this answer, if it is one to every order, lets an earlier permit to add risk stand.
+
+        Args:
+            permit: The earlier decision's.
+            now: Seconds on `breaker.gate.clock`.
+
+        Returns:
+            Whether it holds at `now`, and no breaker has changed in between.
+        """
+        return (
+            now < self.deadline
+            and not permit.reduces
+            and self.permit is not None
+            and permit.epochs == self.permit.epochs
+        )
+
 
 class OrderRefused(Exception):
     """The gate said no to an order given to a guarded function or block; nothing was sent.

@@ -179,14 +179,14 @@ class Gate:
             A true or false decision.
 
         Example:
-            >>> permit = gate.check(order, position=0).permit
-            >>> bool(gate.recheck(permit, order))
+            >>> bool(gate.recheck(gate.check(order, position=0).permit, order))
             True
         """
         now = self._now_polled()
+        if (allowed := self._allowed).covers(permit, now):
+            return allowed
         self._source.refresh()
-        lease, halt = self._known
-        return judge_permit(permit, lease, halt, now, order)
+        return judge_permit(permit, *self._known, now, order)
 
     def settle(self, permit: Permit, remaining: Decimal | int | str = 0) -> None:
         """Say what became of an order that was let through to reduce, so that it no longer counts twice.

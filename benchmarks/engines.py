@@ -1,0 +1,66 @@
+"""What a guard adds to one order while trading is open, beside the bare client."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from benchmarks.rows import Row, quantile
+from benchmarks.servers import bench, open_gate
+
+_ORDERS = 5_000
+_MOST = 5.0
+"""Microseconds that a guard's own work may take, in the median."""
+
+
+def run() -> list[Row]:
+    return [*alpaca_py()]
+
+
+def compared(guard: str, bare: Callable[[], object], guarded: Callable[[], object]) -> list[Row]:
+    """Rows for an order sent by each, in turns, so that what else the machine does meets both alike."""
+    times: tuple[list[float], list[float]] = ([], [])
+    for send in (bare, guarded):  # what is made once is made now
+        for _ in range(100):
+            send()
+    for _ in range(_ORDERS):
+        for send, took in zip((bare, guarded), times, strict=True):
+            begin = time.perf_counter_ns()
+            send()
+            took.append((time.perf_counter_ns() - begin) / 1000)
+    of_bare, of_guarded = ([quantile(took, at) for at in (0.5, 0.99)] for took in times)
+    own = of_guarded[0] - of_bare[0]
+    beside = f"bare {of_bare[0]:.1f} / {of_bare[1]:.1f} µs"
+    return [
+        Row(
+            "engines", f"{guard}: its own work for an order, median", own, "µs", beside, f"< {_MOST:g} µs", own < _MOST
+        ),
+        Row("engines", f"{guard}: an order, p50 / p99", f"{of_guarded[0]:.1f} / {of_guarded[1]:.1f}", "µs", beside),
+    ]
+
+
+# alpaca-py
+
+
+def alpaca_py() -> list[Row]:
+    """Both ask requests and urllib3 for all that they do; only the connection gives a made-up answer."""
+    from alpaca.trading.client import TradingClient  # noqa: PLC0415
+    from alpaca.trading.enums import OrderSide, TimeInForce  # noqa: PLC0415
+    from alpaca.trading.requests import MarketOrderRequest  # noqa: PLC0415
+
+    from breaker.engines import GuardedTradingClient  # noqa: PLC0415
+    from breaker.engines.requests_socket import this_thread  # noqa: PLC0415
+
+    class Nowhere(TradingClient):
+        """Asks as a connection does, where it would send."""
+
+        def _one_request(self, method: str, url: str, opts: object, retry: int) -> dict[str, object]:
+            if this_thread.ask is not None:
+                this_thread.ask()
+            return {}
+
+    order = MarketOrderRequest(symbol="AAPL", qty=10, side=OrderSide.BUY, time_in_force=TimeInForce.DAY)
+    with bench() as here, open_gate(here.server.url, "thread", here.shared_memory) as gate:
+        bare = Nowhere("key", "secret", raw_data=True)
+        guarded = GuardedTradingClient(bare, gate)
+        return compared("alpaca-py", lambda: bare.submit_order(order), lambda: guarded.submit_order(order))
