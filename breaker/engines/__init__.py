@@ -13,6 +13,7 @@ from breaker.lazy_imports import lazy_names
 if TYPE_CHECKING:
     from breaker.engines.admission import Admission, AsyncAdmission, Book
     from breaker.engines.alpaca_py import GuardedTradingClient
+    from breaker.engines.ccxt_exchange import guard_exchange
     from breaker.engines.freqtrade import BotSettings, GuardedStrategy
     from breaker.engines.nautilus import BreakerActor, BreakerActorConfig
     from breaker.engines.rules_feed import RulesFeed
@@ -29,6 +30,7 @@ __all__ = [
     "GuardedTradingClient",
     "OrderRefused",
     "RulesFeed",
+    "guard_exchange",
 ]
 
 __getattr__ = lazy_names(
@@ -40,5 +42,6 @@ __getattr__ = lazy_names(
         "GuardedTradingClient": "breaker.engines.alpaca_py",
         "OrderRefused": "breaker.gate.decision",
         "RulesFeed": "breaker.engines.rules_feed",
+        "guard_exchange": "breaker.engines.ccxt_exchange",
     },
 )

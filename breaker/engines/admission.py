@@ -234,6 +234,13 @@ class Admission(_Judge):
         """
         return permit if self.stands(permit, intent) else self.admit(intent)
 
+    def book(self) -> Book | None:
+        """What the account holds, as `admit` would take it; None where it can't be read.
+
+        For what a client asks for by what is held, such as the close of a position.
+        """
+        return self._read().book
+
     def _read(self) -> _Reading:
         with self._reading:  # whoever waits here takes the reading of the one before
             fresh = self._kept.fresh()
@@ -262,6 +269,10 @@ class AsyncAdmission(_Judge):
     async def confirm(self, permit: Permit, intent: Any) -> Permit:
         """See `Admission.confirm`."""
         return permit if self.stands(permit, intent) else await self.admit(intent)
+
+    async def book(self) -> Book | None:
+        """See `Admission.book`."""
+        return (await self._read()).book
 
     async def _read(self) -> _Reading:
         async with self._reading:  # whoever waits here takes the reading of the one before

@@ -1,0 +1,384 @@
+"""Judge the calls of one of ccxt's exchanges: while trading is open by one check, else by what each call comes to.
+
+What has to be done blocking and awaited alike is written once, as steps that a driver carries out (`blocking`,
+`awaited`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import threading
+from collections.abc import Mapping, Sequence
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from breaker.engines.admission import Admission, AsyncAdmission, Book
+from breaker.engines.ccxt_book import Steps, read_book, read_position_symbols
+from breaker.engines.ccxt_calls import as_endpoint, order_endpoints, snake_case
+from breaker.engines.ccxt_connections import watch_aiohttp, watch_requests
+from breaker.engines.ccxt_orders import NotUnderstood, Owner, asked_by, intent_of
+from breaker.engines.ccxt_telling import why_rejected
+from breaker.engines.rules_feed import RulesFeed
+from breaker.errors import one_line
+from breaker.gate.decision import Decision, OrderRefused, Permit, Reason
+from breaker.gate.intents import OrderIntent
+from breaker.orders import PositionSide
+
+if TYPE_CHECKING:
+    from breaker.gate.gate import Gate
+
+T = TypeVar("T")
+RAW = "a request of the exchange's own"
+"""In place of a method's name: what was sent past ccxt's methods for orders."""
+_JUDGE = "_breaker_judge"
+_READINGS = 3
+"""Times ccxt's longest wait for one answer that a reading of an account may take, awaited."""
+
+
+@dataclass(slots=True)
+class Part:
+    """One order of a call: what was asked of the gate for it, and what it said. `earlier` are of attempts before."""
+
+    intent: Any
+    admission: Any
+    permit: Permit | None = None
+    earlier: list[Permit] = field(default_factory=list)
+
+
+@dataclass(slots=True, eq=False)
+class Call:
+    """One call of an engine's, from the first check to the exchange's answer."""
+
+    judge: Judge
+    name: str
+    names: Sequence[str]
+    args: Sequence[Any]
+    kwargs: Mapping[str, Any]
+    task: Any
+    permit: Permit | None = None
+    """As long as trading is open."""
+    parts: list[Part] | None = None
+    sent: bool = False
+    attempts: int = 0
+    """Of the request that is under way: ccxt may send it again."""
+    only_reads: bool = False
+    """Whether that request changes nothing."""
+    message: str = ""
+    """Under which ccxt awaits the answer of what is sent by WebSocket."""
+    over: bool = False
+
+    @property
+    def given(self) -> dict[str, Any]:
+        """Its arguments by name."""
+        return {**dict(zip(self.names, self.args, strict=False)), **self.kwargs}
+
+
+current: ContextVar[Call | None] = ContextVar("breaker_ccxt_call", default=None)
+"""The call that this code runs within. Tasks that ccxt starts within one, and keeps, have it too: see `Call.over`."""
+
+
+class Judge:
+    """Judges what is asked of one exchange of ccxt's.
+
+    Args:
+        exchange: ccxt's.
+        gate: Says yes or no.
+        feed: Is told what comes of it.
+        owner: Whose orders they are.
+        max_age: As for `Admission`.
+        by_await: Whether the exchange's methods are awaited.
+    """
+
+    def __init__(
+        self, exchange: Any, gate: Gate, feed: RulesFeed, owner: Owner, max_age: float, *, by_await: bool
+    ) -> None:
+        self._exchange = exchange
+        self._gate = gate
+        self.feed = feed
+        self._owner = owner
+        self._max_age = max_age
+        self._by_await = by_await
+        self._admissions: dict[str, Any] = {}
+        self._session: Any = None
+        self._any_order = OrderIntent("ANY", "buy", 1, account=owner.account, strategy=owner.strategy)
+        self.endpoints = order_endpoints(exchange.__class__)
+
+    def begun(self, name: str, names: Sequence[str], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Call:
+        """The call, let through if trading is open; else it has to be admitted."""
+        task = _task() if self._by_await else None
+        return Call(self, name, names, args, kwargs, task, self._open_permit())
+
+    def within(self) -> bool:
+        """Whether this runs within a call of this exchange's that has been judged already, as ccxt's methods call each
+        other."""
+        call = current.get()
+        if call is None or call.over or call.judge is not self:
+            return False
+        return not self._by_await or call.task is _task()
+
+    def call_at_wire(self) -> Call | None:
+        """The call whose request this is."""
+        call = current.get()
+        return None if call is None or call.over or call.judge is not self else call
+
+    def watch_session(self, session: Any) -> None:
+        """Have its connections looked at; ccxt may have another one than last time."""
+        if session is self._session:
+            return
+        self._session = session
+        if self._by_await:
+            watch_aiohttp(session, self._connected_async)
+        else:
+            watch_requests(session, self._connected)
+
+    def _connected(self) -> None:
+        call = self.call_at_wire()
+        if call is not None and not self.stands(call):
+            blocking(self.confirm(call, again=False))
+
+    async def _connected_async(self) -> None:
+        call = self.call_at_wire()
+        if call is not None and not self.stands(call):
+            await awaited(self.confirm(call, again=False))
+
+    def sends_orders(self, path: str, api: Any, method: str) -> bool:
+        """Whether a request to this endpoint is one for an order."""
+        return as_endpoint(path, api, method) in self.endpoints
+
+    def begins(self, call: Call, path: str, api: Any, method: str) -> None:
+        """A request of the call's begins; it may be sent several times."""
+        call.attempts, call.only_reads = 0, method == "GET" and not self.sends_orders(path, api, method)
+
+    def stands(self, call: Call) -> bool:
+        """Whether a call that was let through while trading was open still is; nothing is read."""
+        return call.permit is not None and bool(self._gate.recheck(call.permit, self._any_order))
+
+    def leaves(self, call: Call) -> None:
+        """A request of the call's is about to be sent."""
+        call.attempts += 1
+        call.sent = True
+        self.feed.order_sent(call.name)
+
+    def admit(self, call: Call) -> Steps[None]:
+        """Judge each order of the call by itself; all or none.
+
+        Raises:
+            OrderRefused: the gate says no.
+        """
+        call.permit = None
+        try:
+            parts = yield from self._parts(call)
+        except NotUnderstood as problem:
+            self._refuse(call, str(problem))
+            return
+        call.parts = []
+        try:
+            for part in parts:
+                part.permit = yield lambda part=part: part.admission.admit(part.intent)  # type: ignore[misc]
+                call.parts.append(part)
+        except BaseException:
+            self.not_sent(call)
+            raise
+
+    def confirm(self, call: Call, *, again: bool) -> Steps[None]:
+        """Ask once more, where a request leaves.
+
+        Args:
+            call: The call.
+            again: Whether the same request was sent before and its outcome is not known: it then counts as well.
+
+        Raises:
+            OrderRefused: it may not be sent any more.
+        """
+        if call.parts is None:
+            if not self.stands(call):
+                yield from self.admit(call)
+            return
+        try:
+            for part in call.parts:
+                if again and part.permit is not None and part.permit.reservation:
+                    part.earlier.append(part.permit)
+                    part.permit = None
+                    part.admission.forget()
+                    part.permit = yield lambda part=part: part.admission.admit(part.intent)  # type: ignore[misc]
+                elif part.permit is not None:
+                    held, part.permit = part.permit, None
+                    part.permit = yield lambda part=part, held=held: part.admission.confirm(held, part.intent)  # type: ignore[misc]
+        except BaseException:
+            self.not_sent(call)  # of what was sent before, `earlier` goes on counting
+            raise
+
+    def answered(self, call: Call, answer: Any) -> None:
+        """The exchange has taken the call; of several orders, each by its own answer."""
+        answers = answer if isinstance(answer, list) else [answer]
+        parts = call.parts or []
+        for number, each in enumerate(answers):
+            part = parts[number] if len(answers) == len(parts) else None
+            if why := why_rejected(each):
+                self.feed.order_rejected(why)
+                if part is not None and part.permit is not None:
+                    part.admission.not_sent(part.permit)
+                    part.permit = None
+            else:
+                self.feed.order_accepted()
+        for part in parts:
+            if part.permit is not None:
+                part.admission.answered(part.permit)
+
+    def not_sent(self, call: Call) -> None:
+        """Nothing of the call can fill."""
+        for part in call.parts or ():
+            if part.permit is not None:
+                part.admission.not_sent(part.permit)
+                part.permit = None
+
+    def _open_permit(self) -> Permit | None:
+        if not self._gate.is_open:
+            return None
+        decision = self._gate.check(self._any_order)
+        return decision.permit if decision.reason is Reason.OPEN else None
+
+    def _refuse(self, call: Call, problem: str) -> None:
+        """Raises `OrderRefused`, unless trading is open again."""
+        call.permit = self._open_permit()
+        if call.permit is not None:
+            return
+        status = self._gate.status()
+        reason = Reason.QUIET_SIZE if status.reason in (Reason.OPEN, Reason.QUIET_PERIOD) else status.reason
+        sentence = f"{status.sentence} Whether {call.name} adds risk can't be told: {problem}. Nothing was sent."
+        raise OrderRefused(Decision(False, reason, sentence))
+
+    def _parts(self, call: Call) -> Steps[list[Part]]:
+        if call.name == RAW:
+            raise NotUnderstood("it is not one of ccxt's methods for orders; use these while trading is not open")
+        if not self._exchange.markets:
+            try:
+                yield self._exchange.load_markets
+            except Exception as error:
+                raise NotUnderstood(f"the exchange's markets can't be had ({one_line(error)})") from error
+        if snake_case(call.name).startswith("close_"):
+            return (yield from self._closes(call))
+        return [self._part(asked) for asked in asked_by(call.name, call.given)]
+
+    def _part(self, asked: Any) -> Part:
+        market = self._market(asked.symbol)
+        symbol, exchange = market["symbol"], self._exchange
+        by_mode = exchange.feature_value(symbol, "createOrder", "marginMode") is True
+        intent = intent_of(asked, market, exchange.options, self._owner, by_mode=by_mode)
+        return Part(intent, self._admission(symbol))
+
+    def _closes(self, call: Call) -> Steps[list[Part]]:
+        """What is held is closed by the exchange: there is nothing to judge where nothing is held."""
+        if "all" in snake_case(call.name).split("_"):
+            try:
+                symbols = yield from read_position_symbols(self._exchange)
+            except Exception as error:
+                raise NotUnderstood(f"the positions can't be read ({one_line(error)})") from error
+        else:
+            symbols = [str(call.given.get("symbol") or "")]
+        parts: list[Part] = []
+        for symbol in (self._market(each)["symbol"] for each in symbols):
+            admission = self._admission(symbol)
+            book: Book | None = yield admission.book
+            if book is None:
+                raise NotUnderstood(f"what is held of {symbol} can't be read")
+            parts += [Part(self._close(each), admission) for each in book.positions if _is_named(each, call.given)]
+        return parts
+
+    def _close(self, held: Any) -> OrderIntent:
+        return OrderIntent(
+            held.symbol,
+            "sell" if held.quantity > 0 else "buy",
+            abs(held.quantity),
+            account=self._owner.account,
+            strategy=self._owner.strategy,
+            position_side=held.position_side,
+            reduce_only=True,
+        )
+
+    def _market(self, symbol: str) -> Mapping[str, Any]:
+        try:
+            market: Mapping[str, Any] = self._exchange.market(symbol)
+        except Exception as error:
+            raise NotUnderstood(f"{symbol!r:.60} is no market there ({one_line(error)})") from error
+        return market
+
+    def _admission(self, symbol: str) -> Any:
+        found = self._admissions.get(symbol)
+        if found is None:
+            found = self._admissions.setdefault(symbol, self._new_admission(symbol))
+        return found
+
+    def _new_admission(self, symbol: str) -> Any:
+        if not self._by_await:
+            return Admission(self._gate, lambda: blocking(read_book(self._exchange, symbol)), max_age=self._max_age)
+
+        async def read() -> Book:
+            async with asyncio.timeout(_READINGS * self._exchange.timeout / 1000):
+                return await awaited(read_book(self._exchange, symbol))
+
+        return AsyncAdmission(self._gate, read, max_age=self._max_age)
+
+
+def judge_of(exchange: Any) -> Judge | None:
+    """Whoever judges the calls of this exchange; None of one that is not guarded."""
+    return exchange.__dict__.get(_JUDGE)  # type: ignore[no-any-return]
+
+
+def attach(exchange: Any, judge: Judge) -> None:
+    """Have the calls of this exchange judged so."""
+    exchange.__dict__[_JUDGE] = judge
+
+
+def blocking(steps: Steps[T]) -> T:
+    """Carry the steps out, each outside of the call that they belong to: a reading is no order."""
+    token = current.set(None)
+    try:
+        step = next(steps)
+        while True:
+            try:
+                done = step()
+            except BaseException as error:
+                step = steps.throw(error)
+            else:
+                step = steps.send(done)
+    except StopIteration as end:
+        return end.value  # type: ignore[no-any-return]
+    finally:
+        current.reset(token)
+
+
+async def awaited(steps: Steps[T]) -> T:
+    """`blocking`, for steps whose calls are to be awaited."""
+    token = current.set(None)
+    try:
+        step = next(steps)
+        while True:
+            try:
+                done = step()
+                if inspect.isawaitable(done):
+                    done = await done
+            except BaseException as error:
+                step = steps.throw(error)
+            else:
+                step = steps.send(done)
+    except StopIteration as end:
+        return end.value  # type: ignore[no-any-return]
+    finally:
+        current.reset(token)
+
+
+def _task() -> Any:
+    try:
+        return asyncio.current_task()
+    except RuntimeError:
+        return threading.get_ident()
+
+
+def _is_named(held: Any, given: Mapping[str, Any]) -> bool:
+    side = str(given.get("side") or "").lower()
+    if held.position_side is None or side not in ("long", "short"):
+        return True
+    return held.position_side is PositionSide(side)
