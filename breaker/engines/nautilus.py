@@ -51,6 +51,7 @@ _ANY = OrderIntent("ANY", "buy", 1)
 _FIRST_READING = 2.0
 _REDIS_TIMEOUT = 2.0
 _TRADING = frozenset({Reason.OPEN, Reason.QUIET_PERIOD})
+_ACTIVE = int(TradingState.ACTIVE)
 _STRICTNESS = {TradingState.ACTIVE: 0, TradingState.REDUCING: 1, TradingState.HALTED: 2}
 
 
@@ -277,6 +278,8 @@ class _NodeGuard:
     def _keep_state(self) -> None:
         """A state that somebody else has set stays, as long as it is the stricter one."""
         current = self._risk.trading_state
+        if current == self._mine == _ACTIVE and self.gate.is_open:
+            return
         if current != self._mine:
             self._theirs = TradingState(current)
         wanted = max(self._wanted(), self._theirs, key=_STRICTNESS.__getitem__)

@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
 
-import pandas as pd
 import redis
 from nautilus_trader.backtest.engine import BacktestEngine, BacktestEngineConfig
 from nautilus_trader.config import LoggingConfig
@@ -36,15 +35,19 @@ BUY, SELL = OrderSide.BUY, OrderSide.SELL
 Send = Callable[["Case"], None]
 
 
-class Case(Strategy):
+class Case(Strategy):  # type: ignore[misc]
     """Does one step at each quote."""
 
     def __init__(self, held: int, before: Send | None, send: Send, halt: Callable[[], None]) -> None:
         super().__init__()
-        self.steps = iter([lambda: self.hold(held), lambda: before and before(self), halt, lambda: send(self)])
+        steps: list[Callable[[], None]] = [
+            lambda: self.hold(held),
+            lambda: self.do(before),
+            halt,
+            lambda: self.do(send),
+        ]
+        self.steps = iter(steps)
         self.refused: list[str] = []
-        self.passed = 0
-        self.halted = False
 
     def on_start(self) -> None:
         self.subscribe_quote_ticks(ETH.id)
@@ -53,6 +56,10 @@ class Case(Strategy):
         step = next(self.steps, None)
         if step is not None:
             step()
+
+    def do(self, step: Send | None) -> None:
+        if step is not None:
+            step(self)
 
     def hold(self, quantity: int) -> None:
         if quantity:
@@ -156,7 +163,7 @@ def run(row: Row, guard: bool, halt: Callable[[BacktestEngine, Any], None], url:
 
 
 def quote(second: int, price: int) -> Any:
-    at = pd.Timestamp("2026-01-05", tz="UTC").value + second * 1_000_000_000
+    at = (1_767_571_200 + second) * 1_000_000_000
     bid, ask, size = ETH.make_price(price), ETH.make_price(Decimal(price) + Decimal("0.5")), ETH.make_qty(1000)
     return QuoteTick(ETH.id, bid, ask, size, size, at, at)
 
@@ -189,7 +196,7 @@ def main(url: str) -> None:
     def halted(engine: BacktestEngine, actor: Any) -> None:
         engine.kernel.risk_engine.set_trading_state(TradingState.HALTED)
 
-    answers = {}
+    answers: dict[str, list[str]] = {}
     for row in ROWS:
         answers[row.what] = []
         for guard, halt in ((False, reducing), (True, trip), (False, halted), (True, kill)):
