@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -246,3 +247,16 @@ def test_its_own_pages_are_not_the_venues(gateway: httpx.Client) -> None:
     assert gateway.get("/_breaker/health").json()["account"] == "ALPHA"
     assert gateway.post("/_breaker/health").status_code == 404
     assert "secret" not in gateway.get("/_breaker/health").text
+
+
+def test_a_gateway_that_is_stopped_brings_orders_under_way_to_their_end(
+    tmp_path: Path, redis_server: EmbeddedRedis, breaker: CircuitBreaker, exchange: PaperExchangeThread
+) -> None:
+    exchange.restart(parse("latency_ms = {fixed = 700}\n" + BOOK))
+    served = ServedGateway(settings_of(tmp_path, redis_server.url, exchange.url))
+    with ThreadPoolExecutor() as threads:
+        with served, httpx.Client(base_url=served.url, headers=KEYS, timeout=20) as client:
+            eventually(lambda: client.get("/_breaker/health").json()["is_open"])
+            sent = threads.submit(httpx.post, f"{served.url}/v2/orders", headers=KEYS, json=order(), timeout=20)
+            eventually(lambda: exchange.report()["requests"].get("POST /v2/orders"))
+        assert sent.result().status_code == 200
