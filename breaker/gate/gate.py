@@ -1,10 +1,5 @@
 """Judge each order before it leaves the engine, without I/O: the object that says yes or no.
 
-    gate = Gate(redis_client)
-    decision = gate.check(order, position)
-    if not decision:
-        reject(decision.reason, decision.sentence)
-
 What it guarantees, what it can't, and how to choose a backend: docs/explanation/gate.md.
 """
 
@@ -112,11 +107,9 @@ class Gate:
         )
         self._begin(settings, quiet_limits, reserve_for, report=report)
 
-    def _begin(
-        self, settings: SourceSettings, quiet_limits: QuietPeriodLimits, reserve_for: float, *, report: bool
-    ) -> None:
+    def _begin(self, settings: SourceSettings, limits: QuietPeriodLimits, reserve_for: float, *, report: bool) -> None:
         self._settings = settings
-        self._quiet_limits = quiet_limits
+        self._quiet_limits = limits
         self._order_rate = OrderRateLimiter()
         self._reservations = Reservations(reserve_for)
         self._reports = report
