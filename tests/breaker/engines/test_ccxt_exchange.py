@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import subprocess
+import sys
+import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -22,7 +26,7 @@ from breaker.rules import Limits, Rules
 from sandbox.exchange.scenario import parse
 from sandbox.exchange.server import PaperExchangeThread
 from tests.breaker.engines.ccxt_under_guard import BTC, ETH, FUTURES, HEDGED, SPOT, SPOT_BTC, Face, configured
-from tests.helpers import eventually
+from tests.helpers import PATIENCE, eventually
 
 POST = "POST /fapi/v1/order"
 
@@ -497,6 +501,65 @@ async def test_what_is_sent_by_websocket_is_judged_where_it_is_sent(
     await exchange.close()
 
 
+# Trips of another process
+
+
+TRIP = """
+import sys, time
+from breaker import CircuitBreaker
+import redis
+CircuitBreaker(redis.Redis.from_url(sys.argv[1])).trip("MANUAL")
+print(time.time())
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "toml", "symbol", "long"),
+    [
+        ("binanceusdm", FUTURES, BTC, {}),
+        ("binanceusdm", HEDGED, BTC, {"positionSide": "LONG"}),
+        ("binance", SPOT, SPOT_BTC, {}),
+    ],
+    ids=["nets", "hedged", "spot"],
+)
+def test_after_a_trip_of_another_process_no_order_adds_risk_and_exits_pass(
+    venue: Callable[[str], PaperExchangeThread],
+    face: Face,
+    cb: CircuitBreaker,
+    redis_server: Any,
+    name: str,
+    toml: str,
+    symbol: str,
+    long: dict[str, Any],
+) -> None:
+    exchange = venue(toml)
+    with Gate(redis_server.url, max_staleness=2) as gate:
+        eventually(lambda: gate.is_open)
+        client = face.guarded(name, exchange.url, gate, max_age=0)
+        buys = 0
+        other: subprocess.Popen[str] | None = None
+        deadline = time.monotonic() + PATIENCE
+        while time.monotonic() < deadline:
+            try:
+                client.create_order(symbol, "market", "buy", 0.002, None, long)
+            except OrderRefused:
+                if cb.is_tripped():
+                    break
+                continue
+            buys += 1
+            if buys == 5:
+                command = [sys.executable, "-c", TRIP, redis_server.url]
+                other = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        assert other is not None
+        acknowledged = float(other.communicate(timeout=PATIENCE)[0])
+        for _ in range(20):
+            refused(lambda: client.create_order(symbol, "market", "buy", 0.002, None, long))
+        orders = client.fetch_orders(symbol, None, 500)
+        assert max(order["timestamp"] for order in orders) / 1000 <= acknowledged + 2
+        client.create_order(symbol, "market", "sell", 0.008, None, long)
+        assert exchange.report()["violations"] == []
+
+
 # What the rules hear
 
 
@@ -512,7 +575,7 @@ def test_errors_of_the_api_trip_and_refusals_of_the_venue_do_not(
             client.create_order(BTC, "limit", "buy", 0.01, 90_000, {"timeInForce": "nonsense"})
     exchange.control("trouble", {"kind": "503", "first": 3})
     for _ in range(3):
-        with pytest.raises(ccxt.NetworkError):
+        with pytest.raises(ccxt.ExchangeError, match="-1008"):  # which ccxt takes for a refusal
             client.fetch_balance()
     eventually(cb.is_tripped)
     assert cb.get_status()["trip_reason"] == "API_ERRORS"
@@ -540,3 +603,19 @@ def test_equity_trips_where_the_exchange_says_it_whole(
     client.fetch_balance()
     eventually(cb.is_tripped)
     assert cb.get_status()["trip_reason"] == "DRAWDOWN"
+
+
+def test_the_page_of_the_guard_holds_a_program_that_works(
+    venue: Callable[[str], PaperExchangeThread],
+    cb: CircuitBreaker,
+    redis_server: Any,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    page = Path("docs/how-to/guard-ccxt.md").read_text()
+    program: dict[str, Any] = {"__name__": "program"}
+    exec(page.partition("```python\n")[2].partition("```")[0], program)
+    program["trade"](configured(ccxt.binanceusdm, venue(FUTURES).url), redis_server.url)
+    assert capsys.readouterr().out == "bought\nsold\n"
+    cb.trip("MANUAL")
+    program["trade"](configured(ccxt.binanceusdm, venue(FUTURES).url), redis_server.url)
+    assert "not bought" in capsys.readouterr().out
