@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable
 
@@ -14,7 +15,7 @@ _MOST = 5.0
 
 
 def run() -> list[Row]:
-    return [*alpaca_py()]
+    return [*alpaca_py(), *ib_async_guard()]
 
 
 def compared(guard: str, bare: Callable[[], object], guarded: Callable[[], object]) -> list[Row]:
@@ -64,3 +65,46 @@ def alpaca_py() -> list[Row]:
         bare = Nowhere("key", "secret", raw_data=True)
         guarded = GuardedTradingClient(bare, gate)
         return compared("alpaca-py", lambda: bare.submit_order(order), lambda: guarded.submit_order(order))
+
+
+# ib_async
+
+
+def ib_async_guard() -> list[Row]:
+    """Connections whose socket swallows what it is given, without ib_async's throttle."""
+    import ib_async  # noqa: PLC0415
+
+    from breaker.engines import GuardedIB  # noqa: PLC0415
+
+    class Swallowing:
+        transport = object()
+        numBytesSent = numMsgSent = 0  # noqa: N815 -- ib_async's names
+
+        def sendMsg(self, _message: bytes) -> None:  # noqa: N802
+            return
+
+        def disconnect(self) -> None:
+            return
+
+    def connected(ib: ib_async.IB) -> ib_async.IB:
+        """As if: between the guard, if there is one, and a socket."""
+        if isinstance(ib, GuardedIB):
+            ib.client.conn._connection = Swallowing()  # type: ignore[attr-defined]
+        else:
+            ib.client.conn = Swallowing()  # type: ignore[assignment]
+        ib.client.connState, ib.client._apiReady = ib_async.Client.CONNECTED, True
+        ib.client.MaxRequests, ib.wrapper.clientId = 0, 1
+        return ib
+
+    contract = ib_async.Stock("AAPL", "SMART", "USD")
+
+    async def measure() -> list[Row]:
+        with bench() as here, open_gate(here.server.url, "thread", here.shared_memory) as gate:
+            bare, guarded = connected(ib_async.IB()), connected(GuardedIB(gate))
+            return compared(
+                "ib_async",
+                lambda: bare.placeOrder(contract, ib_async.LimitOrder("BUY", 10, 100.0)),
+                lambda: guarded.placeOrder(contract, ib_async.LimitOrder("BUY", 10, 100.0)),
+            )
+
+    return asyncio.run(measure())

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from breaker.engines.alpaca_py import GuardedTradingClient
     from breaker.engines.ccxt_exchange import guard_exchange
     from breaker.engines.freqtrade import BotSettings, GuardedStrategy
+    from breaker.engines.interactive_brokers import GuardedIB
     from breaker.engines.nautilus import BreakerActor, BreakerActorConfig
     from breaker.engines.rules_feed import RulesFeed
     from breaker.gate.decision import OrderRefused
@@ -26,6 +27,7 @@ __all__ = [
     "BotSettings",
     "BreakerActor",
     "BreakerActorConfig",
+    "GuardedIB",
     "GuardedStrategy",
     "GuardedTradingClient",
     "OrderRefused",
@@ -40,6 +42,7 @@ __getattr__ = lazy_names(
         **dict.fromkeys(("BotSettings", "GuardedStrategy"), "breaker.engines.freqtrade"),
         **dict.fromkeys(("BreakerActor", "BreakerActorConfig"), "breaker.engines.nautilus"),
         "GuardedTradingClient": "breaker.engines.alpaca_py",
+        "GuardedIB": "breaker.engines.interactive_brokers",
         "OrderRefused": "breaker.gate.decision",
         "RulesFeed": "breaker.engines.rules_feed",
         "guard_exchange": "breaker.engines.ccxt_exchange",

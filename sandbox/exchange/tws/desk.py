@@ -104,6 +104,11 @@ class Desk:
             self._next[client_id] = max(self.next_order_id(client_id), order_id + 1)
         return name
 
+    def rename(self, old: PaperOrder, new: PaperOrder) -> None:
+        """An order was changed: at the exchange it is another one, here the same."""
+        name = self._names[new.id] = self.name(old)
+        self._by_client[name.client_id, name.order_id] = new
+
     def bind_orders(self) -> None:
         """Orders placed by hand, or through another TWS, are client 0's from now on (its `reqOpenOrders`)."""
         for order in self.open_orders():

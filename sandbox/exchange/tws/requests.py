@@ -8,6 +8,8 @@ from decimal import Decimal, InvalidOperation
 from typing import Final
 
 from breaker.orders import OrderType, Side, TimeInForce
+from sandbox.exchange.orders import OrderRequest
+from sandbox.exchange.refusal import Refusal
 
 _TYPES: Final = {
     "MKT": OrderType.MARKET,
@@ -51,6 +53,7 @@ class OrderMessage:
     order_ref: str
     outside_rth: bool
     transmit: bool
+    parent_id: int
     what_if: bool
 
 
@@ -83,8 +86,8 @@ def read_place_order(fields: Sequence[str]) -> OrderMessage:
     cursor.skip(1)
     account = cursor.take()
     cursor.skip(2)
-    order_ref, transmit = cursor.take(), cursor.take()
-    cursor.skip(5)
+    order_ref, transmit, parent_id = cursor.take(), cursor.take(), cursor.number()
+    cursor.skip(4)
     outside_rth = cursor.take()
     cursor.skip(1)
     if contract[2] == "BAG":
@@ -105,6 +108,7 @@ def read_place_order(fields: Sequence[str]) -> OrderMessage:
         order_ref=order_ref,
         outside_rth=outside_rth == "1",
         transmit=transmit == "1",
+        parent_id=parent_id,
         what_if=what_if,
     )
 
@@ -127,6 +131,34 @@ def _read_to_what_if(cursor: _Cursor) -> bool:
         cursor.skip(2 * cursor.number())
     cursor.skip(1)
     return cursor.take() == "1"
+
+
+def order_request(asked: OrderMessage, symbol: str) -> OrderRequest:
+    """What it asks of the exchange. A reference is no id: two orders may have the same one."""
+    trails = asked.type is OrderType.TRAILING_STOP
+    return OrderRequest(
+        symbol=symbol,
+        side=asked.side,
+        type=asked.type,
+        time_in_force=asked.time_in_force,
+        qty=asked.quantity,
+        limit_price=asked.limit_price if asked.type in {OrderType.LIMIT, OrderType.STOP_LIMIT} else None,
+        stop_price=asked.aux_price if asked.type in {OrderType.STOP, OrderType.STOP_LIMIT} else None,
+        trail_price=asked.aux_price if trails else None,
+        extended_hours=asked.outside_rth,
+    )
+
+
+def as_error(refusal: Refusal) -> Malformed:
+    """In TWS's numbers: a price between two steps is 110, a part of a share 10243, of a contract 10318, else 201."""
+    words = str(refusal)
+    if refusal.rule == "quantity step" and "fractional quantity" in words:
+        return Malformed(10318, words)
+    if refusal.rule == "price step":
+        return Malformed(110, "The price does not conform to the minimum price variation for this contract.")
+    if "fractional" in words:
+        return Malformed(10243, f"Fractional-sized order cannot be placed via API. {words}")
+    return Malformed(201, f"Order rejected - reason:{words}")
 
 
 def _decimal(text: str) -> Decimal | None:

@@ -9,14 +9,15 @@ from decimal import Decimal
 from typing import Final
 
 from breaker.orders import OrderType
-from sandbox.exchange.orders import OrderRequest, PaperOrder, Status
+from sandbox.exchange.orders import PaperOrder, PaperPosition, Status
 from sandbox.exchange.refusal import Refusal
 from sandbox.exchange.scenario import Trouble
+from sandbox.exchange.tws.attached import Attached
 from sandbox.exchange.tws.contracts import bands_of, details_message, find_contract, rule_of
 from sandbox.exchange.tws.desk import Desk
 from sandbox.exchange.tws.framing import Field
 from sandbox.exchange.tws.messages import error
-from sandbox.exchange.tws.requests import Malformed, OrderMessage, read_place_order
+from sandbox.exchange.tws.requests import Malformed, OrderMessage, as_error, order_request, read_place_order
 
 _MESSAGES_A_SECOND: Final = 50
 _FARMS: Final = (
@@ -77,6 +78,9 @@ class Session:
         """Of the numbers of all clients' orders that were listed here: an order of this client's has a higher one."""
         self._kept: list[Sequence[str]] = []
         """What was asked to be changed while the venue was lost."""
+        self._attached = Attached()
+        self._positions_told: dict[str, Decimal] | None = None
+        """What was last told of each position; None until they are asked for."""
         self._summaries: set[str] = set()
         """The account's summaries that this client has asked for and not ended."""
 
@@ -147,6 +151,8 @@ class Session:
                     self._send(message)
         for order_id, told in list(self._told.items()):
             self._tell(book.orders[order_id], told)
+        self._tell_of_attached()
+        self._tell_positions()
         for request_id, (symbol, last) in self._tickers.items():
             if book.prices[symbol] != last:
                 self._tick(request_id, symbol)
@@ -181,12 +187,27 @@ class Session:
             raise Malformed(321, words)
         if asked.what_if:
             raise Malformed(321, "Error validating request.-'bN' : cause - What-if orders are not taken here")
+        known = self.desk.order_of(self.client_id, asked.order_id)
+        if known is not None and known.is_open:
+            self._change(known, asked)
+            return
         if asked.order_id < max(self.desk.next_order_id(self.client_id), self._highest_told + 1):
             raise Malformed(103, "Duplicate order id")
         if asked.account not in {"", *self.desk.settings.accounts} or (
             not asked.account and len(self.desk.settings.accounts) > 1
         ):
             raise Malformed(435, "You must specify an account.")
+        if not asked.transmit:
+            self._attached.keep(asked)
+            return
+        for each in self._attached.transmitted_with(asked):
+            parent = self.desk.order_of(self.client_id, each.parent_id)
+            if parent is not None and parent.is_open:
+                self._attached.wait(each)
+            else:
+                self._submit(each)
+
+    def _submit(self, asked: OrderMessage) -> PaperOrder:
         contract = find_contract(self.desk.venue.exchange.book, asked.contract)
         if contract is None:
             raise Malformed(200, "No security definition has been found for the request")
@@ -195,21 +216,57 @@ class Session:
         if (planned := self.desk.refusal()) is not None:
             raise Malformed(planned.code, planned.words)
         try:
-            order = self.desk.venue.exchange.submit(_request(asked, contract.listed_as))
+            order = self.desk.venue.exchange.submit(order_request(asked, contract.listed_as))
         except Refusal as refusal:
-            raise _as_error(refusal) from None
+            raise as_error(refusal) from None
         order.client_order_id = asked.order_ref or order.client_order_id
         self.desk.give_name(order, self.client_id, asked.order_id)
         self.desk.keep_from_the_venue(order)
         for code, words in self.desk.notices(order, contract):
             self._send(error(asked.order_id, code, words))
         self._tell(order, None)
+        return order
+
+    def _change(self, known: PaperOrder, asked: OrderMessage) -> None:
+        """The same number again. What has filled counts in its quantity, and no longer in what is told of it then."""
+        trails = asked.type is OrderType.TRAILING_STOP
+        try:
+            new = self.desk.venue.exchange.replace(
+                known.id,
+                qty=asked.quantity,
+                time_in_force=asked.time_in_force,
+                limit_price=asked.limit_price if known.limit_price is not None else None,
+                stop_price=asked.aux_price if known.stop_price is not None and not trails else None,
+                trail=asked.aux_price if trails else None,
+            )
+        except Refusal as refusal:
+            raise as_error(refusal) from None
+        self._told.pop(known.id, None)
+        new.client_order_id = known.client_order_id
+        self.desk.rename(known, new)
+        self._tell(new, None)
+
+    def _tell_of_attached(self) -> None:
+        go, end = self._attached.due(lambda number: self.desk.order_of(self.client_id, number))
+        placed: list[PaperOrder] = []
+        for asked in go:
+            try:
+                placed.append(self._submit(asked))
+            except Malformed as problem:
+                self._send(error(asked.order_id, problem.code, str(problem)))
+        if len(placed) == 2:
+            placed[0].sibling, placed[1].sibling = placed[1], placed[0]
+        for number in end:
+            self._send(error(number, 202, "Order Canceled - reason:"))
 
     def _cancel(self, fields: Sequence[str]) -> None:
         order_id = int(fields[2])
         order = self.desk.order_of(self.client_id, order_id)
         if self.desk.settings.read_only:
             raise Malformed(321, "Error validating request.-'bN' : cause - The API interface is in Read-Only mode.")
+        if self._attached.forget(order_id):
+            self._send(error(order_id, 202, "Order Canceled - reason:"))
+            return
         if order is None:
             raise Malformed(10147, f"OrderId {order_id} that needs to be cancelled is not found.")
         try:
@@ -261,9 +318,29 @@ class Session:
         self._send([55, 1, fields[2]])
 
     def _positions(self, _fields: Sequence[str]) -> None:
+        self._positions_told = {held.symbol: held.qty for held in self._held()}
         for held in self.desk.book.positions.values():
             self._send(self.desk.position(held))
         self._send([62, 1])
+
+    def _held(self) -> list[PaperPosition]:
+        return [held for held in self.desk.book.positions.values() if not held.unreadable]
+
+    def _end_positions(self, _fields: Sequence[str]) -> None:
+        self._positions_told = None
+
+    def _tell_positions(self) -> None:
+        """To whom has asked for them, each that changes; one that is gone as none."""
+        told = self._positions_told
+        if told is None:
+            return
+        now = {held.symbol: held for held in self._held()}
+        for held in now.values():
+            if told.get(held.symbol) != held.qty:
+                self._send(self.desk.position(held))
+        for symbol in told.keys() - now.keys():
+            self._send(self.desk.position(PaperPosition(symbol, Decimal(0), Decimal(0))))
+        self._positions_told = {symbol: held.qty for symbol, held in now.items()}
 
     def _account_updates(self, fields: Sequence[str]) -> None:
         if fields[2] != "1":
@@ -356,6 +433,7 @@ _HANDLERS: Final[dict[str, Callable[[Session, Sequence[str]], None]]] = {
     "reqCompletedOrders": Session._completed_orders,
     "reqExecutions": Session._executions,
     "reqPositions": Session._positions,
+    "cancelPositions": Session._end_positions,
     "reqAccountUpdates": Session._account_updates,
     "reqAccountSummary": Session._account_summary,
     "cancelAccountSummary": Session._end_account_summary,
@@ -368,34 +446,6 @@ _HANDLERS: Final[dict[str, Callable[[Session, Sequence[str]], None]]] = {
     "reqManagedAccts": Session._accounts,
     "reqCurrentTime": Session._time,
 }
-
-
-def _request(asked: OrderMessage, symbol: str) -> OrderRequest:
-    """A reference is no id: two orders may have the same one."""
-    trails = asked.type is OrderType.TRAILING_STOP
-    return OrderRequest(
-        symbol=symbol,
-        side=asked.side,
-        type=asked.type,
-        time_in_force=asked.time_in_force,
-        qty=asked.quantity,
-        limit_price=asked.limit_price if asked.type in {OrderType.LIMIT, OrderType.STOP_LIMIT} else None,
-        stop_price=asked.aux_price if asked.type in {OrderType.STOP, OrderType.STOP_LIMIT} else None,
-        trail_price=asked.aux_price if trails else None,
-        extended_hours=asked.outside_rth,
-    )
-
-
-def _as_error(refusal: Refusal) -> Malformed:
-    """In TWS's numbers: a price between two steps is 110, a part of a share 10243, of a contract 10318, else 201."""
-    words = str(refusal)
-    if refusal.rule == "quantity step" and "fractional quantity" in words:
-        return Malformed(10318, words)
-    if refusal.rule == "price step":
-        return Malformed(110, "The price does not conform to the minimum price variation for this contract.")
-    if "fractional" in words:
-        return Malformed(10243, f"Fractional-sized order cannot be placed via API. {words}")
-    return Malformed(201, f"Order rejected - reason:{words}")
 
 
 def _request_id(fields: Sequence[str]) -> int:
