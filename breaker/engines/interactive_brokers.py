@@ -214,7 +214,7 @@ class GuardedIB(IB):
 
         Where the throttle is not as it is known, each goes when its turn comes.
         """
-        messages = getattr(self.client, "_msgQ", ())
+        messages: Any = getattr(self.client, "_msgQ", ())
         for leaving in () if self._making_room else self._queue.alone():
             message = next((each for each in messages if each.startswith(f"3\0{leaving.order_id}\0")), None)
             if leaving is asking or message is None:

@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Iterator
 from decimal import Decimal
+from functools import partial
 from typing import Any
 
 import ib_async
@@ -76,7 +77,7 @@ async def test_a_fill_that_the_positions_do_not_show_yet_counts(
 ) -> None:
     """TWS tells a fill and the position that it leaves in two messages."""
     async with connected(tws, gate) as ib:
-        ib.wrapper.position = lambda *_: None  # type: ignore[method-assign] -- the second one never comes
+        ib.wrapper.position = lambda *_: None  # type: ignore[method-assign]  # the second one never comes
         await told(ib.placeOrder(AAPL, MarketOrder("SELL", 100)), "Filled")
         assert ib.positions()[0].position == 100
         await trip(cb, gate)
@@ -112,7 +113,7 @@ async def test_a_bracket_is_refused_whole(tws: PaperExchangeThread, cb: CircuitB
         before = sent(tws)
         bracket = ib.bracketOrder("BUY", 10, 150, 250, 140)
         for part in bracket:  # the exits by themselves would only reduce the 100 that are held
-            assert refusal(lambda part=part: ib.placeOrder(AAPL, part))
+            assert refusal(partial(ib.placeOrder, AAPL, part))
         assert sent(tws) == before
 
 
@@ -159,7 +160,7 @@ async def test_of_exits_of_which_one_cancels_the_others_the_largest_counts(
         for order in ib.oneCancelsAll(both, "exits", 1):
             ib.placeOrder(AAPL, order)
         assert "0.0 of it" in refusal(lambda: ib.placeOrder(AAPL, MarketOrder("SELL", 1)))
-        ib.reqGlobalCancel()
+        ib.reqGlobalCancel()  # type: ignore[no-untyped-call]
         await until(lambda: not ib.openTrades())
         overfills: list[Order] = [LimitOrder("SELL", 100, 250), StopOrder("SELL", 100, 150)]
         first, second = ib.oneCancelsAll(overfills, "may both fill", 3)
@@ -309,7 +310,7 @@ async def test_no_entry_leaves_later_than_the_gates_bound_after_another_process_
         await until(lambda: gate.is_open)
         async with connected(tws, gate) as ib:
             leaving: list[tuple[float, bytes]] = []
-            socket = ib.client.conn._connection  # type: ignore[attr-defined] -- what comes behind the guard
+            socket = ib.client.conn._connection  # type: ignore[attr-defined]  # what comes behind the guard
             write = socket.sendMsg
 
             def record(message: bytes) -> None:
