@@ -41,6 +41,15 @@ _TYPES: Final = {
 }
 COMBINATION: Final = PaperContract("", 28812380, "USD", "BAG", local_symbol="")
 """What every order with several legs is for."""
+FARMS: Final = (
+    (2104, "Market data farm connection is OK:usfarm"),
+    (2158, "Sec-def data farm connection is OK:secdefil"),
+)
+NO_VENUE: Final = (
+    (2103, "Market data farm connection is broken:usfarm"),
+    (2110, "Connectivity between Trader Workstation and server is broken. It will be restored automatically."),
+)
+"""What TWS says of its connections to the venue, when it has them and when not."""
 
 
 @dataclass(frozen=True, slots=True)

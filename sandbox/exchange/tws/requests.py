@@ -26,6 +26,8 @@ _FORCES: Final = {
     "FOK": TimeInForce.FOK,
     "OPG": TimeInForce.OPG,
 }
+REQUEST_ID_AT: Final = {"1": 2, "3": 1, "4": 2, "7": 2, "9": 2, "62": 2, "76": 2}
+"""Where a request that has an id of its own says it."""
 
 
 class Malformed(ValueError):
@@ -169,3 +171,10 @@ def _decimal(text: str) -> Decimal | None:
     except InvalidOperation:
         raise Malformed(320, f"Error reading request. Unable to parse data {text!r}") from None
     return value.normalize() if value.is_finite() and abs(value) < Decimal("1e100") else None
+
+
+def request_id(fields: Sequence[str]) -> int:
+    """Its own number; −1 for one that has none."""
+    at = REQUEST_ID_AT.get(fields[0])
+    text = fields[at] if at is not None and at < len(fields) else ""
+    return int(text) if text.lstrip("-").isdecimal() else -1

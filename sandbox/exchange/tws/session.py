@@ -16,18 +16,18 @@ from sandbox.exchange.tws.attached import Attached
 from sandbox.exchange.tws.contracts import bands_of, details_message, find_contract, rule_of
 from sandbox.exchange.tws.desk import Desk
 from sandbox.exchange.tws.framing import Field
-from sandbox.exchange.tws.messages import error
-from sandbox.exchange.tws.requests import Malformed, OrderMessage, as_error, order_request, read_place_order
+from sandbox.exchange.tws.messages import FARMS, NO_VENUE, error
+from sandbox.exchange.tws.requests import (
+    REQUEST_ID_AT,
+    Malformed,
+    OrderMessage,
+    as_error,
+    order_request,
+    read_place_order,
+    request_id,
+)
 
 _MESSAGES_A_SECOND: Final = 50
-_FARMS: Final = (
-    (2104, "Market data farm connection is OK:usfarm"),
-    (2158, "Sec-def data farm connection is OK:secdefil"),
-)
-_NO_VENUE: Final = (
-    (2103, "Market data farm connection is broken:usfarm"),
-    (2110, "Connectivity between Trader Workstation and server is broken. It will be restored automatically."),
-)
 NAMES: Final = {
     "1": "reqMktData",
     "2": "cancelMktData",
@@ -58,8 +58,6 @@ NAMES: Final = {
 _CHANGES: Final = frozenset({"placeOrder", "cancelOrder", "reqGlobalCancel"})
 _MOST_SUMMARIES: Final = 2
 """Of the account, that one client may have at once; TWS says 322 to a third."""
-_REQUEST_ID_AT: Final = {"1": 2, "3": 1, "4": 2, "7": 2, "9": 2, "62": 2, "76": 2}
-"""Where a request that has an id of its own says it."""
 
 
 class Session:
@@ -88,7 +86,7 @@ class Session:
         """What TWS tells a client that has just come."""
         self._send([15, 1, ",".join(self.desk.settings.accounts)])
         self._send([9, 1, self.desk.next_order_id(self.client_id)])
-        for code, words in _NO_VENUE if self.desk.is_lost else _FARMS:
+        for code, words in NO_VENUE if self.desk.is_lost else FARMS:
             self._send(error(-1, code, words))
         self._watch(order for order in self.desk.open_orders() if self.desk.name(order).client_id == self.client_id)
 
@@ -113,9 +111,9 @@ class Session:
             if handle is not None:
                 handle(self, fields)
         except Malformed as problem:
-            self._send(error(_request_id(fields), problem.code, str(problem)))
+            self._send(error(request_id(fields), problem.code, str(problem)))
         except IndexError:
-            self._send(error(_request_id(fields), 320, "Error reading request. Message is incomplete"))
+            self._send(error(request_id(fields), 320, "Error reading request. Message is incomplete"))
         finally:
             self._send = send
 
@@ -123,8 +121,8 @@ class Session:
         """An answer that is trouble: too many messages, or an error of the venue's servers."""
         if trouble.kind == "429":
             self._send(error(-1, 100, "Max rate of messages per second has been exceeded."))
-        elif fields[0] in _REQUEST_ID_AT and NAMES[fields[0]] not in _CHANGES:
-            self._send(error(_request_id(fields), 322, f"Error processing request.-'cZ' : cause - {trouble.kind}"))
+        elif fields[0] in REQUEST_ID_AT and NAMES[fields[0]] not in _CHANGES:
+            self._send(error(request_id(fields), 322, f"Error processing request.-'cZ' : cause - {trouble.kind}"))
 
     def send_on(self, *, data_lost: bool) -> None:
         """The venue is back: what was asked for meanwhile is asked for now; the prices followed may be forgotten."""
@@ -153,9 +151,9 @@ class Session:
             self._tell(book.orders[order_id], told)
         self._tell_of_attached()
         self._tell_positions()
-        for request_id, (symbol, last) in self._tickers.items():
+        for number, (symbol, last) in self._tickers.items():
             if book.prices[symbol] != last:
-                self._tick(request_id, symbol)
+                self._tick(number, symbol)
 
     def _tell(self, order: PaperOrder, told: tuple[str, Decimal] | None) -> None:
         now = self.desk.word(order), order.filled_qty
@@ -357,7 +355,7 @@ class Session:
     def _account_summary(self, fields: Sequence[str]) -> None:
         if fields[2] not in self._summaries and len(self._summaries) >= _MOST_SUMMARIES:
             words = "Error processing request.-'cZ' : cause - Maximum number of account summary requests exceeded"
-            self._send(error(_request_id(fields), 322, words))
+            self._send(error(request_id(fields), 322, words))
             return
         self._summaries.add(fields[2])
         wanted = {*fields[4].split(",")}
@@ -446,9 +444,3 @@ _HANDLERS: Final[dict[str, Callable[[Session, Sequence[str]], None]]] = {
     "reqManagedAccts": Session._accounts,
     "reqCurrentTime": Session._time,
 }
-
-
-def _request_id(fields: Sequence[str]) -> int:
-    at = _REQUEST_ID_AT.get(fields[0])
-    text = fields[at] if at is not None and at < len(fields) else ""
-    return int(text) if text.lstrip("-").isdecimal() else -1

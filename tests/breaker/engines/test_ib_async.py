@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import subprocess
 import sys
 import time
@@ -17,7 +16,7 @@ import redis
 from ib_async import LimitOrder, MarketOrder, Option, Order, StopOrder
 
 from breaker import CircuitBreaker
-from breaker.engines import GuardedIB, OrderRefused
+from breaker.engines import OrderRefused
 from breaker.gate import Gate, Reason
 from breaker.limits import Limits
 from breaker.rules import Rules
@@ -282,19 +281,6 @@ async def test_an_order_of_several_accounts_or_a_hedge_is_refused_unless_trading
             with pytest.raises(OrderRefused, match=why) as refused:
                 ib.placeOrder(AAPL, order)
             assert refused.value.decision.reason is Reason.INVALID_ORDER
-
-
-METHODS = [name for name, found in vars(GuardedIB).items() if inspect.isfunction(found) and not name.startswith("_")]
-
-
-@pytest.mark.parametrize("name", [*METHODS, "placeOrder", "cancelOrder", "exerciseOptions", "whatIfOrder"])
-def test_methods_have_the_signatures_that_they_have_without_the_guard(name: str) -> None:
-    mine, original = inspect.signature(getattr(GuardedIB, name)), inspect.signature(getattr(ib_async.IB, name))
-    assert list(mine.parameters) == list(original.parameters)
-    assert [each.kind for each in mine.parameters.values()] == [each.kind for each in original.parameters.values()]
-    assert [each.default for each in mine.parameters.values()] == [
-        each.default for each in original.parameters.values()
-    ]
 
 
 async def test_no_entry_leaves_later_than_the_gates_bound_after_another_process_has_tripped(

