@@ -246,6 +246,9 @@ class Listener:
             answer.items.append((account, contract, quantity, average_cost))
 
     def positionEnd(self) -> None:  # noqa: N802
+        """TWS tells positions by itself, too, from being asked until that is ended: the last word on each counts."""
+        if (answer := self.answers.get(POSITIONS)) is not None:
+            answer.items = list({(item[0], item[1].conId): item for item in answer.items}.values())
         self._end(POSITIONS)
 
     def execDetails(self, request_id: int, contract: Any, execution: Any) -> None:  # noqa: N802

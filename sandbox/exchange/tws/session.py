@@ -151,9 +151,9 @@ class Session:
             self._tell(book.orders[order_id], told)
         self._tell_of_attached()
         self._tell_positions()
-        for number, (symbol, last) in self._tickers.items():
+        for ticker, (symbol, last) in self._tickers.items():
             if book.prices[symbol] != last:
-                self._tick(number, symbol)
+                self._tick(ticker, symbol)
 
     def _tell(self, order: PaperOrder, told: tuple[str, Decimal] | None) -> None:
         now = self.desk.word(order), order.filled_qty
