@@ -241,11 +241,13 @@ class LiveAccount:
         return max(told, _exact(sent.totalQuantity)) if sent else told or _exact(trade.order.totalQuantity)
 
     def _may_fill(self, key: OrderKey, trade: Trade) -> bool:
-        """An inactive one may come back, unless TWS has refused it."""
+        """An inactive one may come back, unless TWS has refused it, or lists it among those that are over."""
         if key in self._doubtful:
             return True
         status = trade.orderStatus.status
-        return key not in self._never_taken and (status == OrderStatus.Inactive or not trade.isDone())
+        if key in self._never_taken:
+            return False
+        return not trade.isDone() or (status == OrderStatus.Inactive and key in self._filled)
 
     def _why_unknown(self) -> str | None:
         if not self._ib.isConnected():
@@ -308,7 +310,7 @@ class LiveAccount:
         filled = self.filled(trade)
         before = self._filled.get(key)
         self._filled[key] = max(filled, before or ZERO)
-        side, fresh = SIDES.get(trade.order.action), filled - (filled if before is None else before)
+        side, fresh = SIDES.get(self.sent.get(key, trade.order).action), filled - (filled if before is None else before)
         if side is None or fresh <= 0:
             return
         account = self.account_of(trade.order.account)

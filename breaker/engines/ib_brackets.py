@@ -78,8 +78,8 @@ class Brackets:
     def admitted(self, leaving: Leaving) -> None:
         self._refused.pop(leaving.order_id, None)
         before = self._kept.get(leaving.order_id)
-        if not leaving.order.transmit and (not leaving.change or before is not None):
-            leaving.at_tws = before is not None and before.at_tws
+        if not leaving.order.transmit:
+            leaving.at_tws = leaving.change and (before is None or before.at_tws)
             self._kept[leaving.order_id] = leaving
 
     def left(self, leaving: Leaving) -> None:

@@ -40,13 +40,14 @@ class Contracts:
         """Its symbol. Raises `NotUnderstood` where it, or another one of the same name, may be meant."""
         if contract.conId in self._known:
             return plain_symbol(self._known[contract.conId]) or f"#{contract.conId}"
-        name = plain_symbol(contract)
+        name = "" if contract.secId else plain_symbol(contract)
         if not name:
             same = self.may_be(contract)
             if len(same) != 1 or not contract.lastTradeDateOrContractMonth or not _tells_strike(contract):
                 raise NotUnderstood("its contract doesn't tell which one it is; ask TWS with qualifyContracts")
             name = plain_symbol(same[0])
-        if contract.conId and any(plain_symbol(other) == name for other in self._known.values()):
+        called_so = (known for known in self._known.values() if plain_symbol(known) == name)
+        if any(contract.conId or not _agree(contract, known) for known in called_so):
             raise NotUnderstood(f"the account has another contract that is called {name}")
         return name
 

@@ -26,6 +26,7 @@ from breaker.engines.ib_orders import (
     exercise_of,
     group_of,
     intent_of,
+    is_set,
     quantity_of,
 )
 from breaker.engines.ib_wire import Wire, written
@@ -288,8 +289,8 @@ class GuardedIB(IB):
         order, key, trade = leaving.order, leaving.key, self.wrapper.trades[leaving.key]
         filled = self._live.filled(trade)
         total = quantity_of(order.totalQuantity)
-        if total is not None and 0 < total <= filled:
-            return CancelIntent(name_of(key))
+        if total is not None and 0 < total <= filled and not is_set(order.cashQty):
+            return CancelIntent(name_of(key))  # nothing of it can fill any more
         new = self._intent_of(leaving.contract, order, contracts, key, filled=filled)
         if isinstance(new, OrderList):
             self._asked = account, [key], None

@@ -150,6 +150,20 @@ async def test_the_exits_of_an_entry_that_works_pass_and_no_more_than_it_opens(
         assert refusal(lambda: ib.placeOrder(AAPL, entry.order)), "its exit would close more than it opens"
 
 
+async def test_an_exit_does_not_transmit_a_change_that_tws_keeps(
+    tws: PaperExchangeThread, cb: CircuitBreaker, gate: Gate
+) -> None:
+    """A larger entry was written, and not transmitted, before the trip; what is attached to it would take it along."""
+    async with connected(tws, gate, PRICES) as ib:
+        entry = ib.placeOrder(AAPL, LimitOrder("BUY", 10, 150))
+        await told(entry, "Submitted")
+        entry.order.totalQuantity, entry.order.transmit = 1000, False
+        ib.placeOrder(AAPL, entry.order)
+        await trip(cb, gate)
+        assert refusal(lambda: ib.placeOrder(AAPL, StopOrder("SELL", 10, 140, parentId=entry.order.orderId)))
+        await told(entry, "Cancelled")
+
+
 async def test_of_exits_of_which_one_cancels_the_others_the_largest_counts(
     tws: PaperExchangeThread, cb: CircuitBreaker, gate: Gate
 ) -> None:

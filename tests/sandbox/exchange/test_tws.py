@@ -376,3 +376,38 @@ async def test_what_speaks_something_else_is_let_go(server: PaperExchangeThread)
     writer.write(b"GET / HTTP/1.1\r\n\r\n")
     assert await asyncio.wait_for(reader.read(), PATIENCE) == b""
     writer.close()
+
+
+# Changes, and orders that TWS keeps
+
+
+async def test_an_order_is_changed_under_its_number(venue: Venue) -> None:
+    async with client(venue(LONG)) as ib:
+        trade = ib.placeOrder(STOCK, LimitOrder("BUY", 10, 100.0))
+        await until(lambda: trade.orderStatus.status == "Submitted", "it does not work")
+        name = trade.order.permId
+        trade.order.totalQuantity = 4
+        ib.placeOrder(STOCK, trade.order)
+        await until(lambda: trade.orderStatus.remaining == 4, "it was not changed")
+        (listed,) = await ib.reqAllOpenOrdersAsync()
+        assert listed is trade and trade.order.permId == name
+        ib.cancelOrder(trade.order)
+        assert await ended(trade) == "Cancelled"
+
+
+async def test_a_bracket_is_kept_until_it_is_transmitted_and_its_exits_until_it_fills(venue: Venue) -> None:
+    exchange = venue(LONG)
+    async with client(exchange) as ib:
+        entry, *exits = (ib.placeOrder(STOCK, part) for part in ib.bracketOrder("BUY", 5, 150.0, 300.0, 140.0))
+        await until(lambda: entry.orderStatus.status == "Submitted", "it was not transmitted")
+        assert exchange.report()["open_orders"] == 1
+        entry.order.lmtPrice = 500.0
+        ib.placeOrder(STOCK, entry.order)
+        assert await ended(entry) == "Filled"
+        await until(lambda: all(each.orderStatus.status == "Submitted" for each in exits), "the exits do not work")
+        await until(lambda: ib.positions()[0].position == 105, "the position was not told")
+        ib.reqGlobalCancel()
+        await until(lambda: not ib.openTrades(), "orders are left")
+        lonely = ib.placeOrder(STOCK, LimitOrder("BUY", 5, 150.0, transmit=False))
+        ib.cancelOrder(lonely.order)
+        assert await ended(lonely) == "Cancelled" and exchange.report()["open_orders"] == 0
