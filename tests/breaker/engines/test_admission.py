@@ -54,7 +54,7 @@ def cb(redis_client: redis.Redis) -> Iterator[CircuitBreaker]:
 
 @pytest.fixture
 def gate(cb: CircuitBreaker, redis_server: Any) -> Iterator[Gate]:
-    with Gate(redis_server.url, max_staleness=30) as gate:
+    with Gate(redis_server.url, max_staleness=30, heartbeat=0.05) as gate:
         eventually(lambda: gate.is_open)
         yield gate
 

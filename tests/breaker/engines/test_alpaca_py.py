@@ -50,7 +50,7 @@ def cb(redis_client: redis.Redis) -> Iterator[CircuitBreaker]:
 
 @pytest.fixture
 def desk(cb: CircuitBreaker, redis_server: Any, exchange: PaperExchangeThread) -> Iterator[Desk]:
-    with Gate(redis_server.url, max_staleness=30) as gate:
+    with Gate(redis_server.url, max_staleness=30, heartbeat=0.05) as gate:
         eventually(lambda: gate.is_open)
         yield Desk(cb, gate, exchange).open()
 

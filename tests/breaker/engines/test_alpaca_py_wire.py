@@ -45,7 +45,7 @@ def cb(redis_client: redis.Redis) -> Iterator[CircuitBreaker]:
 
 @pytest.fixture
 def desk(cb: CircuitBreaker, redis_server: Any, exchange: PaperExchangeThread) -> Iterator[Desk]:
-    with Gate(redis_server.url, max_staleness=30) as gate:
+    with Gate(redis_server.url, max_staleness=30, heartbeat=0.05) as gate:
         eventually(lambda: gate.is_open)
         yield Desk(cb, gate, exchange).open()
 
@@ -189,7 +189,7 @@ def test_orders_of_a_breaker_s_own_account_and_strategy_are_held_by_it(
     own = [CircuitBreaker(redis_client, scope=scope) for scope in scopes]
     for breaker in own:
         breaker.initialize_state()
-    with Gate(redis_server.url, scopes=scopes, max_staleness=30) as gate:
+    with Gate(redis_server.url, scopes=scopes, max_staleness=30, heartbeat=0.05) as gate:
         eventually(lambda: gate.is_open)
         desk.gate = gate
         of = {name: desk.client(account=name, strategy=name.lower()) for name in ("ALPHA", "BETA", "MEANREV")}

@@ -94,7 +94,7 @@ def refused(call: Callable[[], Any], why: str = "") -> OrderRefused:
 
 def held(client: Any, symbol: str = BTC) -> float:
     positions = client.fetch_positions([symbol])
-    return sum(each["contracts"] * (1 if each["side"] == "long" else -1) for each in positions)
+    return float(sum(each["contracts"] * (1 if each["side"] == "long" else -1) for each in positions))
 
 
 # Which methods are guarded
@@ -122,7 +122,7 @@ def test_every_method_that_creates_or_edits_orders_is_guarded(module: Any, name:
 
 
 def test_what_a_later_ccxt_brings_is_guarded_too(gate: Gate) -> None:
-    class Later(ccxt.binanceusdm):
+    class Later(ccxt.binanceusdm):  # type: ignore[misc]  # ccxt has no types
         def create_iceberg_order(self, symbol: str, side: str, amount: float, params: Any = None) -> Any:
             return self.fapiPrivatePostOrder({})
 
@@ -462,7 +462,9 @@ class SlowAdapter(requests.adapters.HTTPAdapter):
         super().__init__()
         pool = self.poolmanager.pool_classes_by_scheme["http"]
 
-        class Connection(pool.ConnectionCls):
+        kind: Any = pool.ConnectionCls
+
+        class Connection(kind):  # type: ignore[misc]  # the pool's own, whichever that is
             def connect(self) -> None:
                 slow()
                 super().connect()
