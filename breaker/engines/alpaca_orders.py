@@ -161,7 +161,8 @@ def close(
     size = abs(held.quantity)
     quantity, percentage = _number(body.get("qty")), _number(body.get("percentage"))
     if percentage is not None:
-        quantity = size * Decimal(percentage) / 100
+        part = _decimal(percentage)
+        quantity = percentage if part is None else size * part / 100
     return _close_of(held, size if quantity is None else quantity, sender)
 
 

@@ -123,14 +123,14 @@ class GuardedTradingClient(TradingClient):
         if call is None:
             return self._send_unjudged(method, path, data, base_url, api_version)
         guard.admit(call)
-        _current.call = call
+        before, _current.call = (_current.call, this_thread.ask), call  # a signal's handler may send while we wait
         try:
             answer = super()._request(method, path, data, base_url, api_version)
         except BaseException as error:
             guard.not_taken(call, error)
             raise
         finally:
-            _current.call = this_thread.ask = None
+            _current.call, this_thread.ask = before
         guard.taken(call, answer)
         return answer
 

@@ -282,6 +282,12 @@ def test_what_is_not_known_to_be_held_is_the_venue_s_to_refuse(desk: Desk, guard
     guarded.close_position("AAPL")
 
 
+def test_a_share_of_a_position_that_is_no_number_is_refused(desk: Desk, guarded: Any) -> None:
+    desk.trip()
+    with pytest.raises(OrderRefused, match="not a number: 'half'"):
+        guarded.close_position("AAPL", ClosePositionRequest(percentage="half"))
+
+
 def test_an_exercise_buys_what_is_not_held(desk: Desk, guarded: Any) -> None:
     desk.trip()
     for contract in (CALL, PUT, uuid4()):

@@ -82,6 +82,22 @@ def test_an_order_that_waits_for_its_next_attempt_when_a_trip_comes_never_leaves
     assert desk.requests("POST /v2/orders") == 1 and not desk.orders()
 
 
+def test_an_order_that_waits_is_asked_about_though_a_signal_s_handler_sends_meanwhile(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    desk.open(LONG + trouble("429"))
+    guarded = desk.client()
+
+    def handle() -> None:
+        guarded.close_all_positions()
+        desk.trip()
+
+    between_attempts(monkeypatch, handle)
+    with pytest.raises(OrderRefused):
+        guarded.submit_order(market(BUY))
+    assert desk.requests("POST /v2/orders") == 1
+
+
 def test_an_order_whose_connection_is_being_opened_when_a_trip_comes_never_leaves(
     desk: Desk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
