@@ -460,11 +460,9 @@ async def _with_slow_connections(exchange: Any, slow: Any) -> None:
 class SlowAdapter(requests.adapters.HTTPAdapter):
     def __init__(self, slow: Callable[[], None]) -> None:
         super().__init__()
-        pool = self.poolmanager.pool_classes_by_scheme["http"]
+        pool: Any = self.poolmanager.pool_classes_by_scheme["http"]
 
-        kind: Any = pool.ConnectionCls
-
-        class Connection(kind):  # type: ignore[misc]  # the pool's own, whichever that is
+        class Connection(pool.ConnectionCls):  # type: ignore[misc]  # the pool's own, whichever that is
             def connect(self) -> None:
                 slow()
                 super().connect()
