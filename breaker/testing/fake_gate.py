@@ -83,6 +83,7 @@ class FakeGate(Gate):
         watched = tuple(dict.fromkeys((GLOBAL, *scopes)))
         self._states = _MadeUpStates(watched)
         self._script: deque[GateState] = deque()
+        self._scripted: GateState | None = None
         self._asked: list[Question] = []
         self._settled: list[Permit] = []
         self._begin(_settings(watched, self._states), quiet_limits, reserve_for, report=False)
@@ -217,14 +218,21 @@ class FakeGate(Gate):
         return decision
 
     def _next_state(self) -> None:
+        """The same state twice is one that stays: no epoch begins, so a permit goes on standing."""
         if not self._script:
             return
-        self._states.connect()
-        self._ways[self._script.popleft()]()
+        state = self._script.popleft()
+        if state != self._scripted:
+            self._scripted = state
+            self._states.connect()
+            self._ways[state]()
 
 
 class _MadeUpStates:
-    """What Redis would say; a `StateSource`. Each change counts an epoch up, as a transition does."""
+    """What Redis would say; a `StateSource`. Each change counts an epoch up, as a transition does.
+
+    As there, a second trip leaves the first one's reason, and a reset of an open breaker changes nothing.
+    """
 
     poll_every = math.inf
     halt: Halt | None = None
@@ -257,8 +265,11 @@ class _MadeUpStates:
             raise ValueError(f"the gate does not watch {scope}; name it when it is made")
 
         def after(view: ScopeView) -> ScopeView:
-            epoch = (view.reading.epoch or 0) + 1
-            return observe(view, StateReading(state, epoch, trip_reason, quiet_period))
+            was = view.reading
+            if state is was.state is StoredState.OPEN:
+                return view
+            reason = was.trip_reason if state is was.state is StoredState.TRIPPED else trip_reason
+            return observe(view, StateReading(state, (was.epoch or 0) + 1, reason, quiet_period))
 
         views = tuple(after(view) if view.scope == scope else view for view in self._lease.views)
         self._lease = replace(self._lease, views=views)

@@ -162,6 +162,28 @@ def test_a_script_moves_on_with_each_question_and_its_last_state_stays() -> None
         FakeGate.scripted()
 
 
+@pytest.mark.parametrize("state", ["open", "quiet"])
+def test_a_state_that_a_script_names_twice_stays(state: Any) -> None:
+    gate = FakeGate.scripted(state, state, "tripped")
+    order = OrderIntent("AAPL", "buy", 1, normal_quantity=10)
+    permit = gate.check(order, 0).permit
+    assert permit is not None
+    assert gate.recheck(permit, order), "nothing has changed since the check"
+    assert gate.recheck(permit, order).reason == "TRIPPED"
+
+
+def test_as_in_redis_a_reset_while_open_changes_nothing_and_the_first_trip_has_the_reason() -> None:
+    gate = FakeGate()
+    order = OrderIntent("AAPL", "buy", 1)
+    permit = gate.check(order).permit
+    assert permit is not None
+    gate.reset()
+    assert gate.recheck(permit, order)
+    gate.trip("DRAWDOWN")
+    gate.trip("MANUAL")
+    assert "(DRAWDOWN)" in gate.status().sentence
+
+
 def test_a_quiet_period_lets_a_tenth_of_normal_pass() -> None:
     gate = FakeGate.quiet(normal_quantity=100, seconds=A_DAY)
     assert gate.check(OrderIntent("AAPL", "buy", 10), position=0).reason is Reason.QUIET_PERIOD
