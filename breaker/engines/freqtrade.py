@@ -206,8 +206,10 @@ class _BotGuard:
             raise
         return bool(wanted) and self._admits(said["pair"], said["side"], said["amount"])
 
-    def _custom_stake_amount(self, own: Callable[..., float], **said: Any) -> float:
+    def _custom_stake_amount(self, own: Callable[..., float | None], **said: Any) -> float | None:
         stake = own(**said)
+        if not stake:  # freqtrade takes 0 and None for no trade, and a hook that raises for the stake it proposed
+            return stake
         return self._limited(said["pair"], stake, said["current_rate"], said["leverage"])
 
     def _adjust_trade_position(self, own: Callable[..., Any], *args: Any, **said: Any) -> Any:

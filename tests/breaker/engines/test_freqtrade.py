@@ -47,6 +47,10 @@ class Own(Plain):
     problem: Exception | None = None
     adds: Any = 50.0
     price: float | None = 101.0
+    vetoes: float | None = -1.0
+
+    def custom_stake_amount(self, *args: Any, **kwargs: Any) -> Any:
+        return kwargs["proposed_stake"] if self.vetoes == -1.0 else self.vetoes
 
     def confirm_trade_entry(self, *args: Any, **kwargs: Any) -> bool:
         if self.problem is not None:
@@ -193,6 +197,14 @@ def test_while_open_everything_is_the_strategys_own(start: Start) -> None:
     strategy.wants = False
     assert not enters(strategy)
     assert len(strategy.dp._exchange.sent) == 1
+
+
+@pytest.mark.parametrize("nothing", [None, 0.0])
+def test_a_stake_of_nothing_stays_the_strategys_veto(start: Start, nothing: float | None) -> None:
+    """freqtrade would take the stake that it proposed itself if the hook raised."""
+    strategy = start(Own)
+    strategy.vetoes = nothing
+    assert staked(strategy) == nothing
 
 
 @pytest.mark.parametrize("kind", [Plain, Own])
