@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -11,8 +12,12 @@ from breaker.engines import AsyncAdmission, Book, OrderRefused
 from breaker.gate import Decision, Gate, Permit
 from breaker.orders import Order, Position
 from brokers.protocol import Listed
-from services.gateway.orders import Asked
+from services.gateway.on_their_way import OnTheirWay
+from services.gateway.orders import Asked, claims_of
 from services.gateway.routes import Kind
+
+RESERVE_BESIDE = 5.0
+"""Seconds for which an order whose outcome isn't known counts as working, beside those that its answer may take."""
 
 
 class Account(Protocol):
@@ -40,6 +45,25 @@ class Admitted:
     has_left: bool = False
 
 
+class _Working:
+    """The open orders that were read, and what has left meanwhile: looked up when it is judged, not when it was read.
+
+    Its intents stand for orders, so that one which is in the reading too counts twice, and not once too little.
+    """
+
+    def __init__(
+        self, orders: Sequence[Any], positions: Sequence[Any], on_their_way: Callable[[], list[Asked]]
+    ) -> None:
+        self._orders = orders
+        self._positions = positions
+        self._on_their_way = on_their_way
+
+    def __iter__(self) -> Iterator[Any]:
+        yield from self._orders
+        for asked in self._on_their_way():
+            yield from claims_of(asked, Book(self._positions, self._orders))
+
+
 class Gatekeeper:
     """Judges what an engine asks. Used from one event loop.
 
@@ -55,6 +79,7 @@ class Gatekeeper:
         self._read_within = read_within
         self._admission = AsyncAdmission(gate, self._read_book)
         self._one_at_a_time = asyncio.Lock()
+        self._on_their_way = OnTheirWay(unanswered_for=RESERVE_BESIDE + read_within, answered_for=1 + 2 * read_within)
 
     async def admit(self, asked: Asked) -> Admitted:
         """Raises OrderRefused."""
@@ -74,13 +99,17 @@ class Gatekeeper:
             anew = await self._admit_other(admitted.asked)
             admitted.permit, admitted.judged = anew.permit, anew.judged
         admitted.has_left = True
+        if not admitted.permit.reservation:
+            self._on_their_way.left(admitted.asked)
 
     def taken(self, admitted: Admitted) -> None:
         """The venue has it."""
+        self._on_their_way.answered(admitted.asked)
         self._admission.answered(admitted.permit)
 
     def refused(self, admitted: Admitted) -> None:
         """The venue doesn't have it, and never will."""
+        self._on_their_way.refused(admitted.asked)
         self._admission.not_sent(admitted.permit)
 
     async def _admit_other(self, asked: Asked) -> Admitted:
@@ -110,7 +139,9 @@ class Gatekeeper:
 
     async def _read_book(self) -> Book:
         """Orders first: what fills in between is then counted twice, and not left out."""
+        begun = time.monotonic()
         async with asyncio.timeout(self._read_within):
             orders = await self._account.open_orders()
             positions = await self._account.positions()
-        return Book((*positions.items, *positions.unreadable), (*orders.items, *orders.unreadable))
+        held, working = (*positions.items, *positions.unreadable), (*orders.items, *orders.unreadable)
+        return Book(held, _Working(working, held, lambda: self._on_their_way.since(begun)))

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
@@ -58,6 +58,8 @@ def read_request(route: Route, body: bytes, query: bytes, account: str, strategy
         case Kind.REPLACE:
             changes = _read_object(body)
             _number(changes.get("qty"), "qty")
+            _word(changes, "client_order_id")
+            _refuse(changes, ("notional", "legs"), "of a replacement")
             unseen = sender.order(f"order {route.name}", Side.BUY, notional=1)
             return Asked(route.kind, unseen, lambda book: _replacement(route.name, changes, book, sender))
         case Kind.CLOSE:
@@ -67,6 +69,21 @@ def read_request(route: Route, body: bytes, query: bytes, account: str, strategy
             return Asked(route.kind, sender.order(route.name, Side.BUY, notional=1))
         case _:
             return Asked(route.kind, CancelIntent(route.name))
+
+
+def claims_of(asked: Asked, book: Book) -> Iterator[Any]:
+    """What of the positions it may take, were it on its way: orders, as `Gate.check` takes working ones."""
+    match asked.kind:
+        case Kind.NEW:
+            yield asked.order
+        case Kind.REPLACE | Kind.CLOSE if asked.by_book is not None:
+            intent = asked.by_book(book)
+            yield intent.order if isinstance(intent, ReplaceIntent) else intent
+        case Kind.CLOSE_ALL:
+            for held in book.positions:
+                if isinstance(held, Position) and held.quantity:
+                    side = Side.SELL if held.quantity > 0 else Side.BUY
+                    yield OrderIntent(held.symbol, side, abs(held.quantity), reduce_only=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +100,7 @@ def _new_order(body: Json, sender: _Sender) -> OrderIntent | OrderList:
     name = _word(body, "client_order_id")
     if kind == "mleg":
         return _several_legs(body, name, sender)
+    _refuse(body, ("legs",), f"of an order of class {kind!r:.40}")
     symbol, side = _symbol(body), _side(body)
     size = {"quantity": _number(body.get("qty"), "qty"), "notional": _number(body.get("notional"), "notional")}
     entry = sender.order(symbol, side, **size, client_order_id=name)
@@ -101,6 +119,7 @@ def _new_order(body: Json, sender: _Sender) -> OrderIntent | OrderList:
 
 def _several_legs(body: Json, name: str, sender: _Sender) -> OrderList:
     """Each leg is for the order's quantity times its ratio."""
+    _refuse(body, ("notional", *_EXITS), "of an order of several legs")
     times, legs = _number(body.get("qty"), "qty"), body.get("legs")
     if times is None or not isinstance(legs, list) or not all(isinstance(leg, dict) for leg in legs):
         raise NotUnderstood("an order of several legs has a qty, and legs that are objects")
@@ -227,6 +246,13 @@ def _word(body: Json, key: str) -> str:
     if not isinstance(word, str):
         raise NotUnderstood(f"{key} is {word!r:.40}, no text")
     return word
+
+
+def _refuse(body: Json, keys: tuple[str, ...], of_what: str) -> None:
+    """Keys that would add what is not judged; empty they say nothing."""
+    odd = next((key for key in keys if body.get(key)), None)
+    if odd is not None:
+        raise NotUnderstood(f"{odd} is no term {of_what}")
 
 
 def _object(body: Json, key: str) -> Json:

@@ -6,18 +6,23 @@ import asyncio
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from decimal import Decimal
 from typing import Any
 
 import httpx
 import pytest
 
-from breaker.engines import RulesFeed
+from breaker.engines import OrderRefused, RulesFeed
 from breaker.gate import Reason
+from breaker.orders import Order, Position
 from breaker.testing import FakeGate
 from brokers.alpaca import AlpacaBroker
+from brokers.protocol import Listed
 from sandbox.exchange.server import PaperExchangeThread
 from services.gateway.gatekeeper import Gatekeeper
+from services.gateway.orders import read_request
 from services.gateway.proxy import Gateway, Venue
+from services.gateway.routes import Kind, Route
 from tests.services.gateway.conftest import KEYS
 from tests.services.gateway.test_proxy import created, order, resting
 
@@ -79,6 +84,63 @@ async def test_two_closes_at_once_are_not_both_let_through(exchange: PaperExchan
         sale = resting("sell", "100")
         answers = await asyncio.gather(*(client.post("/v2/orders", json=sale) for _ in range(4)))
     assert sorted(answer.status_code for answer in answers) == [200, 403, 403, 403]
+
+
+async def test_a_close_of_everything_takes_what_a_later_close_would(exchange: PaperExchangeThread) -> None:
+    """The account was read before it, and that reading is still believed."""
+    async with gateway_with(FakeGate.tripped(), exchange) as client:
+        assert (await client.post("/v2/orders", json=order("sell", "1"))).status_code == 200
+        assert (await client.delete("/v2/positions")).status_code == 207
+        assert (await client.post("/v2/orders", json=order("sell", "99"))).status_code == 403
+    assert exchange.report()["is_flat"]
+
+
+async def test_what_is_on_its_way_when_a_breaker_trips_takes_what_a_later_close_would() -> None:
+    """An entry for the gate, and so not reserved; the venue lists it only once it has come there."""
+    gate, held = FakeGate(), Position("AAPL", Decimal(100), Decimal(100), Decimal(1))
+
+    class Account:
+        async def open_orders(self) -> Listed[Order]:
+            return Listed((), ())
+
+        async def positions(self) -> Listed[Position]:
+            return Listed((held,), ())
+
+    keeper = Gatekeeper(gate, Account(), 5.0)
+    requests = [
+        (Route(Kind.NEW), json.dumps(order("sell", "60")).encode()),
+        (Route(Kind.CLOSE, "AAPL"), b""),
+    ]
+    close = read_request(Route(Kind.NEW), json.dumps(order("sell", "41")).encode(), b"", "ALPHA", None)
+    for route, body in requests:
+        gate.reset()
+        first = await keeper.admit(read_request(route, body, b"", "ALPHA", None))
+        await keeper.confirm(first)
+        gate.trip()
+        with pytest.raises(OrderRefused):
+            await keeper.admit(close)
+        keeper.refused(first)
+        keeper.refused(await keeper.admit(close))
+
+
+async def test_what_the_venue_has_answered_counts_once(exchange: PaperExchangeThread) -> None:
+    gate = FakeGate()
+    async with gateway_with(gate, exchange) as client:
+        assert (await client.post("/v2/orders", json=resting("sell", "60"))).status_code == 200
+        gate.trip()
+        assert (await client.post("/v2/orders", json=order("sell", "41"))).status_code == 403
+        assert (await client.post("/v2/orders", json=order("sell", "40"))).status_code == 200
+
+
+@pytest.mark.parametrize("change", [{"client_order_id": 5}, {"notional": "99999"}])
+async def test_a_replacement_that_can_not_be_read_is_answered_so_while_halted_too(
+    exchange: PaperExchangeThread, change: dict[str, Any]
+) -> None:
+    async with gateway_with(FakeGate.tripped(), exchange) as client:
+        working = (await client.post("/v2/orders", json=resting("sell", "3"))).json()["id"]
+        answer = await client.patch(f"/v2/orders/{working}", json=change)
+    assert (answer.status_code, answer.json()["code"]) == (422, 42210000)
+    assert "nothing was sent" in answer.json()["message"]
 
 
 async def test_cancels_and_closes_pass_though_the_account_can_not_be_read(exchange: PaperExchangeThread) -> None:
