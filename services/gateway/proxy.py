@@ -69,14 +69,13 @@ class Gateway:
         self._venue = venue
         self._keeper = keeper
         self._feed = feed
-        self._client = httpx.AsyncClient(
-            timeout=httpx.Timeout(venue.answer_within, connect=min(venue.answer_within, 2.0)),
-            limits=httpx.Limits(max_connections=100, max_keepalive_connections=20, keepalive_expiry=15.0),
-        )
-        self._client.headers.clear()  # what the engine sends, and nothing else
+        self._reading = _client(venue)
+        self._trading = _client(venue)
+        """Connections of their own: an exit does not wait for those on which reading is stuck."""
 
     async def aclose(self) -> None:
-        await self._client.aclose()
+        await self._reading.aclose()
+        await self._trading.aclose()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -114,7 +113,7 @@ class Gateway:
             headers = [pair for pair in headers if pair[0] != b"content-length"]
         request = self._request(route, scope, headers, content)
         try:
-            async with self._asked(request) as answer:
+            async with self._asked(self._reading, request) as answer:
                 answered = _passed_on(answer.headers.raw)
                 await send({"type": "http.response.start", "status": answer.status_code, "headers": answered})
                 async for chunk in _chunks(answer):
@@ -137,7 +136,13 @@ class Gateway:
             )
         if scope["query_string"] and route.kind in (Kind.NEW, Kind.REPLACE):
             raise Unroutable(400, "An order's terms stand in its body, and not in the query; nothing was sent.")
-        body = await _read(receive)
+        try:
+            async with asyncio.timeout(venue.answer_within):
+                body = await _read(receive)
+        except TimeoutError:
+            raise Unroutable(
+                408, f"The request's body has not come within {venue.answer_within:g} s; nothing was sent."
+            ) from None
         if route.kind is not Kind.CANCEL and not are_of(headers, venue.key_id):
             return _error(
                 403,
@@ -165,12 +170,15 @@ class Gateway:
 
         request.extensions["trace"] = before_the_first_byte
         try:
-            async with asyncio.timeout(venue.answer_within), self._asked(request) as answer:
+            async with asyncio.timeout(venue.answer_within), self._asked(self._trading, request) as answer:
                 content = b"".join([chunk async for chunk in _chunks(answer)])
         except OrderRefused as refused:
             return _refusal(refused.decision)
         except (httpx.RequestError, TimeoutError, _Broken) as error:
             return self._not_answered(request, admitted, error)
+        if answer.has_redirect_location:
+            self._keeper.refused(admitted)
+            return _error(502, _elsewhere(request, answer))
         self._learn(admitted, answer.status_code, content)
         response = Response(content, answer.status_code)
         passed = [pair for pair in _passed_on(answer.headers.raw) if pair[0] != b"content-length"]
@@ -213,16 +221,16 @@ class Gateway:
         kept = [pair for pair in headers if pair[0] not in (b"host", b"expect")]  # our own server answers an Expect
         if not any(name == b"accept-encoding" for name, _ in kept):
             kept.append((b"accept-encoding", b"identity"))  # or httpx would ask for what the engine did not
-        return self._client.build_request(
+        return self._reading.build_request(
             scope["method"], base.copy_with(raw_path=target), headers=[host, *kept], content=content
         )
 
     @asynccontextmanager
-    async def _asked(self, request: httpx.Request) -> AsyncIterator[httpx.Response]:
+    async def _asked(self, client: httpx.AsyncClient, request: httpx.Request) -> AsyncIterator[httpx.Response]:
         """The answer, once it begins. Tells the rules how the call went."""
         begun = time.monotonic()
         try:
-            answer = await self._client.send(request, stream=True)
+            answer = await client.send(request, stream=True)
         except httpx.RequestError:
             self._feed.call_failed()
             raise
@@ -257,6 +265,24 @@ class Gateway:
             "measurements_dropped": self._feed.dropped,
         }
         return JSONResponse(said, 200 if status.lease_left > 0 else 503)
+
+
+def _client(venue: Venue) -> httpx.AsyncClient:
+    client = httpx.AsyncClient(
+        timeout=httpx.Timeout(venue.answer_within, connect=min(venue.answer_within, 2.0)),
+        limits=httpx.Limits(max_connections=100, max_keepalive_connections=20, keepalive_expiry=15.0),
+    )
+    client.headers.clear()  # what the engine sends, and nothing else
+    return client
+
+
+def _elsewhere(request: httpx.Request, answer: httpx.Response) -> str:
+    """An engine that followed the venue there would go around the gateway, its keys in its hands."""
+    there = request.url.join(answer.headers["location"])
+    return (
+        f"{request.method} {request.url.path} at {request.url.host} is redirected ({answer.status_code}) to "
+        f"{there.scheme}://{there.netloc.decode()}; nothing was done. Set the account's base_url to where it is now."
+    )
 
 
 class _Broken(Exception):

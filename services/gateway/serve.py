@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import signal
 import socket
 import sys
@@ -25,7 +26,7 @@ from configuration.monitor import monitored_scope
 from configuration.redis_clients import redis_client
 from configuration.running import RunningConfiguration
 from configuration.settings import ConfigurationError, Settings
-from services.gateway.gatekeeper import Gatekeeper
+from services.gateway.gatekeeper import RESERVE_BESIDE, Gatekeeper
 from services.gateway.proxy import Gateway, Venue
 from tasks.running_services import GATEWAY, reported
 
@@ -89,6 +90,7 @@ async def open_gateway(
         backend="drain",
         quiet_limits=QuietPeriodLimits(normal_quantity=dict(normal_quantity or {})),
         pending_trips=settings.pending_trips_dir,
+        reserve_for=RESERVE_BESIDE + account.request_timeout,  # its answer may take as long as that
     )
     rules = Rules(redis_client(settings), scope, limits=limits_from(settings, scope), timeout=settings.redis_timeout)
     feed = RulesFeed(rules, name)
@@ -129,7 +131,8 @@ async def _serve(settings: Settings, name: str, options: GatewayOptions, listene
             date_header=False,  # the venue's is passed on
             proxy_headers=False,
             timeout_keep_alive=75,
-            timeout_graceful_shutdown=int(2 * settings.accounts[name].request_timeout) + 1,
+            # For its body, for what the account holds (two readings), and for the answer.
+            timeout_graceful_shutdown=math.ceil(4 * settings.accounts[name].request_timeout) + 1,
             backlog=1024,
         )
         scheme = "https" if options.tls_certificate else "http"

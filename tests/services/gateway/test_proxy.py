@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import socket
+from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +16,15 @@ import pytest
 import redis
 
 from breaker import CircuitBreaker
+from breaker.engines import RulesFeed
+from breaker.testing import FakeGate
+from brokers.alpaca import AlpacaBroker
 from configuration.rules import RuleSettings
 from sandbox.embedded_redis import EmbeddedRedis
 from sandbox.exchange.scenario import parse
 from sandbox.exchange.server import PaperExchangeThread
+from services.gateway.gatekeeper import Gatekeeper
+from services.gateway.proxy import Gateway, Venue
 from tests.helpers import eventually
 from tests.services.gateway.conftest import BOOK, KEYS, ServedGateway, settings_of
 
@@ -260,3 +268,96 @@ def test_a_gateway_that_is_stopped_brings_orders_under_way_to_their_end(
             sent = threads.submit(httpx.post, f"{served.url}/v2/orders", headers=KEYS, json=order(), timeout=20)
             eventually(lambda: exchange.report()["requests"].get("POST /v2/orders"))
         assert sent.result().status_code == 200
+
+
+Peer = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+
+
+@asynccontextmanager
+async def before(peer: Peer, answer_within: float = 20.0) -> AsyncIterator[tuple[Gateway, FakeGate]]:
+    """A gateway before a venue of the test's own."""
+    server = await asyncio.start_server(peer, "127.0.0.1", 0)
+    url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    gate, broker = FakeGate(), AlpacaBroker("ALPHA", url, "key", "secret")
+    gateway = Gateway(
+        Venue("ALPHA", None, "key", url, url, answer_within), Gatekeeper(gate, broker, 5.0), RulesFeed(None, "ALPHA")
+    )
+    try:
+        yield gateway, gate
+    finally:
+        await gateway.aclose()
+        await broker.aclose()
+        server.close()
+
+
+def client_of(gateway: Gateway) -> httpx.AsyncClient:
+    return httpx.AsyncClient(transport=httpx.ASGITransport(gateway), base_url="http://gateway", headers=KEYS)
+
+
+async def test_a_venue_that_has_moved_is_no_way_around_the_gateway() -> None:
+    async def moved(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"}")
+        writer.write(
+            b"HTTP/1.1 307 Moved\r\nLocation: https://elsewhere.example/v2/orders\r\nContent-Length: 0\r\n\r\n"
+        )
+        await writer.drain()
+        writer.close()
+
+    async with before(moved) as (gateway, _), client_of(gateway) as client:
+        answer = await client.post("/v2/orders", json=order())
+    assert answer.status_code == 502
+    assert "location" not in answer.headers
+    assert "https://elsewhere.example; nothing was done" in answer.json()["message"]
+
+
+async def test_a_cancel_does_not_wait_for_connections_on_which_reading_is_stuck() -> None:
+    stuck = 0
+    over = asyncio.Event()
+
+    async def slow(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal stuck
+        head = await reader.readuntil(b"\r\n\r\n")
+        if head.startswith(b"GET"):
+            stuck += 1
+            await over.wait()
+        writer.write(b"HTTP/1.1 204 No Content\r\n\r\n")
+        await writer.drain()
+        writer.close()
+
+    async with before(slow) as (gateway, _), client_of(gateway) as client:
+        reading = [asyncio.create_task(client.get("/v2/clock")) for _ in range(100)]
+        while stuck < 100:
+            await asyncio.sleep(0.01)
+        cancelled = await client.delete("/v2/orders/7", timeout=None)
+        over.set()
+        await asyncio.gather(*reading)
+    assert cancelled.status_code == 204
+
+
+async def test_a_body_that_does_not_come_is_not_waited_for() -> None:
+    async def nobody(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.close()
+
+    said: list[Any] = []
+
+    async def send(message: Any) -> None:
+        said.append(message)
+
+    first = [{"type": "http.request", "body": b"{", "more_body": True}]
+
+    async def receive() -> Any:
+        if first:
+            return first.pop()
+        return await asyncio.Event().wait()
+
+    scope = {
+        "type": "http",
+        "method": "POST",
+        "path": "/v2/orders",
+        "raw_path": b"/v2/orders",
+        "query_string": b"",
+        "headers": [(b"apca-api-key-id", b"key"), (b"transfer-encoding", b"chunked")],
+    }
+    async with before(nobody, 0.05) as (gateway, _), asyncio.timeout(20):
+        await gateway(scope, receive, send)
+    assert said[0]["status"] == 408
