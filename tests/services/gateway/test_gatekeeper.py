@@ -63,8 +63,8 @@ async def test_a_replacement_is_held_by_a_symbol_that_was_tripped_meanwhile(exch
     gate = FakeGate(["symbol:AAPL"])
     told = gate.check
 
-    def trip_after_it(*asked: Any) -> Any:
-        decision = told(*asked)
+    def trip_after_it(*asked: Any, **named: Any) -> Any:
+        decision = told(*asked, **named)
         if len(gate.asked) == 1:
             gate.trip(scope="symbol:AAPL")
         return decision
