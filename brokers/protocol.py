@@ -6,6 +6,7 @@ answer came, it may have happened). An unknown outcome is looked up, never repea
 
 from __future__ import annotations
 
+import asyncio
 import string
 from abc import abstractmethod
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -35,6 +36,13 @@ _Item_co = TypeVar("_Item_co", covariant=True)
 
 repeat_until: ContextVar[float] = ContextVar("repeat_until", default=float("inf"))
 """When whoever asks wants to hear what is the matter: an adapter repeats no request after it. By `time.monotonic()`."""
+BROKEN_OFF = "its adapter broke off a request, as when its connection is closed; whether it was done is not known"
+
+
+def is_interrupted() -> bool:
+    """Whether a CancelledError means this task, and not only a request that an adapter or its library has ended."""
+    task = asyncio.current_task()
+    return task is None or task.cancelling() > 0
 
 
 SHORTEST_CLIENT_ORDER_ID = 18

@@ -11,7 +11,7 @@ from breaker.orders import Order, Position, PositionKey, PositionSide
 from brokers.cancel_by_id import cancel_each
 from brokers.coverage import Coverage
 from brokers.protective import can_wait, protective_orders
-from brokers.protocol import Broker, BrokerError, CancelOutcome, CancelResult
+from brokers.protocol import BROKEN_OFF, Broker, BrokerError, CancelOutcome, CancelResult, is_interrupted
 
 CancelPolicy = Literal["auto", "all", "protective_last"]
 """Which orders go at once: all of them, or all but those that protect a position until it is closed."""
@@ -42,7 +42,8 @@ class SweepResult:
 @dataclass(slots=True)
 class _Seen:
     orders: Sequence[Order] | None = None
-    positions: Sequence[Position] = ()
+    order_rows: tuple[Mapping[str, Any], ...] | None = None
+    position_rows: tuple[Mapping[str, Any], ...] = ()
     unreadable: Sequence[str] = field(default_factory=tuple)
     protective: Sequence[Order] = ()
     closes: Sequence[Order] = ()
@@ -81,24 +82,35 @@ async def sweep_account(
             if seen.orders is None and not coverage.whole_accounts:
                 problem = f"{broker.name}: not read within {LOOK_WITHIN:g} s; nothing is cancelled unseen for a part"
             else:
-                results = await _cancel(broker, seen, coverage)
+                results = _answers(await _cancel(broker, seen, coverage))
     except TimeoutError:
         problem = f"{broker.name}: no answer to the first sweep within {timeout:g} s"
     except BrokerError as error:
         problem = str(error)
     except Exception as error:  # a mistake in one account's adapter must not stop the others
         problem = f"{broker.name}: {type(error).__name__}: {error}"
+    except asyncio.CancelledError:  # the adapter's own, as of a connection that is closed beneath it; or ours
+        if is_interrupted():
+            raise
+        problem = f"{broker.name}: {BROKEN_OFF}"
     return SweepResult(
         broker.name,
         accepted=sum(result.outcome is CancelOutcome.ACCEPTED for result in results),
         refused=sum(result.outcome in (CancelOutcome.REFUSED, CancelOutcome.UNKNOWN) for result in results),
         problem=problem,
-        orders=None if seen.orders is None else tuple(order_row(order) for order in seen.orders),
+        orders=seen.order_rows,
         open_orders=len({order.cancel_id for order in seen.orders or ()} | {*seen.unreadable}),
         protective=len(seen.protective),
-        positions=tuple(position_row(position) for position in seen.positions),
+        positions=seen.position_rows,
         unseen=tuple(result.order_id for result in results) if seen.orders is None else (),
     )
+
+
+def _answers(results: Sequence[CancelResult]) -> Sequence[CancelResult]:
+    """Raises TypeError for anything else, as an adapter of somebody else's may give."""
+    if wrong := [result for result in results if not isinstance(result, CancelResult)]:
+        raise TypeError(f"its adapter answered a cancel by {type(wrong[0]).__name__}, not CancelResult")
+    return results
 
 
 async def _look(
@@ -110,7 +122,8 @@ async def _look(
     except (TimeoutError, BrokerError):
         return  # cancelled unseen; the procedure that follows reads again
     covered, held = coverage.of_orders(orders), coverage.of_positions(positions)
-    seen.orders, seen.positions = covered.items, held.items
+    seen.position_rows = tuple(position_row(position) for position in held.items)
+    seen.order_rows, seen.orders = tuple(order_row(order) for order in covered.items), covered.items
     seen.unreadable = tuple(item.id for item in covered.unreadable if item.id and coverage.covers_unread(item))
     closes = [order for order in covered.items if is_close(order)]
     protective = protective_orders([order for order in covered.items if order not in closes], held.items)

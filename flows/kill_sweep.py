@@ -22,6 +22,8 @@ TOGETHER = 1.0
 Next comes importing the orchestrator's client, which takes the interpreter as an adapter's import does. Begun beside
 ccxt's it made that account's first cancel half a second later and the others' closes no earlier: they need both.
 """
+LETS_GO_WITHIN = 1.0
+"""Seconds that an adapter may take to end what it is told to end."""
 
 
 class FirstSweep:
@@ -57,7 +59,8 @@ class FirstSweep:
         tasks = [*self._parts.values(), *self._following]
         for task in tasks:
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        if tasks:
+            await asyncio.wait(tasks, timeout=LETS_GO_WITHIN)
 
     @property
     def begun(self) -> bool:
@@ -82,9 +85,13 @@ class FirstSweep:
         self._parts = {name: asyncio.create_task(sweep(name, broker)) for name, broker in brokers.items()}
 
     async def answered(self) -> None:
-        """Wait until every account has answered, or one has and the others were waited for `TOGETHER`."""
+        """Wait until every account has answered, or one has and the others were waited for `TOGETHER`.
+
+        Not for adapters none of which lets go when its time is up: the run's deadline bounds what waits for them.
+        """
         await asyncio.wait(self._parts.values(), timeout=TOGETHER)
-        await asyncio.wait(self._parts.values(), return_when=asyncio.FIRST_COMPLETED)
+        most = self._settings.first_sweep_timeout + LETS_GO_WITHIN
+        await asyncio.wait(self._parts.values(), timeout=most, return_when=asyncio.FIRST_COMPLETED)
         self._show_once_whole()
 
     def hand_to(self, run: KillRun) -> None:

@@ -11,7 +11,7 @@ from decimal import Decimal
 from typing import Any, TypeVar
 
 from brokers.coverage import Coverage
-from brokers.protocol import Broker, BrokerUnavailable, repeat_until
+from brokers.protocol import BROKEN_OFF, Broker, BrokerUnavailable, is_interrupted, repeat_until
 from configuration.settings import KillSettings
 from tasks.kill.book import Book
 from tasks.kill.opening_book import OpeningBook
@@ -29,6 +29,10 @@ Observer = Callable[[str, Mapping[str, Any]], None]
 
 class TimeIsUp(BrokerUnavailable):
     """The run had to end before the venue answered. Whether what was asked has been done is not known."""
+
+
+class BrokenOff(BrokerUnavailable):
+    """The adapter ended a request of its own accord. Whether what was asked has been done is not known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,7 +178,7 @@ class AccountRun:
         """The venue's answer; `more` are seconds beyond the run's deadline.
 
         An adapter is asked to repeat nothing after that, and cut off `ANSWERS_AFTER_DEADLINE` later. Raises `TimeIsUp`
-        then, and whatever the adapter does.
+        then, `BrokenOff`, and whatever the adapter does.
         """
         try:
             await self.on_disk()
@@ -196,6 +200,10 @@ class AccountRun:
                 "look there",
                 account=self.name,
             ) from None
+        except asyncio.CancelledError:
+            if is_interrupted():
+                raise
+            raise BrokenOff(f"{self.name}: {BROKEN_OFF}", account=self.name) from None
         finally:
             repeat_until.reset(repeating)
 

@@ -100,10 +100,16 @@ class MarketSession:
             await asyncio.wait({self._asking}, timeout=patience)
             if self._asking.done():
                 asked, self._asking = self._asking, None
+                if asked.cancelled():  # by the adapter
+                    self.note(None)
+                    return self._believed()
                 error = asked.exception()
                 if error is not None and not isinstance(error, BrokerError):
                     raise error
                 self.note(None if error is not None else asked.result())
+        return self._believed()
+
+    def _believed(self) -> MarketClock | None:
         return self._known if time.monotonic() - self._read_at <= MARKET_CLOCK_BELIEVED else None
 
     def close(self) -> None:

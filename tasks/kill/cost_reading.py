@@ -7,7 +7,7 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 
 from breaker.orders import Fill
-from brokers.protocol import Broker, BrokerError, Listed
+from brokers.protocol import BROKEN_OFF, Broker, BrokerError, Listed, is_interrupted
 from tasks.kill.account import AccountRun
 from tasks.kill.cost import ExitCost, exit_cost, unexplained
 
@@ -41,6 +41,10 @@ async def read_cost(run: AccountRun, began: datetime) -> ExitCost:
         return reading.so_far(str(error))
     except Exception as error:  # what it cost must not change what was done, whatever an adapter answers
         return reading.so_far(f"{type(error).__name__}: {error}")
+    except asyncio.CancelledError:
+        if is_interrupted():
+            raise
+        return reading.so_far(f"{run.name}: {BROKEN_OFF}")
     return reading.so_far("")
 
 

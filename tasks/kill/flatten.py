@@ -15,7 +15,7 @@ from brokers.cancel_by_id import together
 from brokers.instrument_store import InstrumentStore
 from brokers.protective import can_wait, protective_orders
 from brokers.protocol import BrokerError, BrokerRefused, CloseOrder, CloseOutcome, CloseResult, Listed, Refusal
-from tasks.kill.account import AccountRun, CloseRecord, StuckItem, TimeIsUp
+from tasks.kill.account import AccountRun, BrokenOff, CloseRecord, StuckItem, TimeIsUp
 from tasks.kill.book import Book, MarketSession, ReadingAllowance, book_of, read_book
 from tasks.kill.cancel import Cancelling
 from tasks.kill.known_instruments import KnownInstruments
@@ -331,7 +331,7 @@ class Flattening:
         sent_at = time.monotonic()
         try:
             result = await self._run.in_time(self._broker.close(close))
-        except TimeIsUp as error:
+        except (TimeIsUp, BrokenOff) as error:
             result = CloseResult(close.symbol, CloseOutcome.UNKNOWN, reason=str(error))
         except BrokerError as error:
             # Nothing was taken: a rate limit, or keys refused. The next round, if there is one, plans on what is then.

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -12,19 +14,22 @@ import pytest
 import redis
 
 from breaker import CircuitBreaker
+from breaker.orders import Fill, MarketClock, Order
 from breaker.pending_trips import PendingTrip, PendingTrips
 from breaker.state import Status
 from breaker.trip_reasons import TripReason
 from brokers import alpaca, registry
 from brokers.alpaca import AlpacaBroker
 from brokers.coverage import coverage_of
-from brokers.protocol import Broker, CancelResult
+from brokers.protocol import Broker, CancelResult, CloseOrder, CloseResult, Listed
 from brokers.registry import open_brokers
 from brokers.sweep import SweepResult
 from configuration.accounts import AccountSettings
 from configuration.breakers import async_breaker_of, make_or_store_trip, requested_trip
 from configuration.settings import ConfigurationError, Settings
+from flows import kill_sweep
 from flows.kill_start import KillDisplay, KillStart, halt, sweep_and_flatten
+from flows.kill_sweep import FirstSweep
 from ledger.configured import open_ready_ledger, open_spool
 from ledger.queries import Filter
 from ledger.spool import Spool
@@ -358,6 +363,103 @@ async def test_a_kill_that_is_interrupted_before_every_account_has_answered_leav
     await asyncio.sleep(0)
     assert asyncio.all_tasks() == {asyncio.current_task()}
     assert not slow_venue.report()["requests"]
+
+
+class Unruly(AlpacaBroker):
+    """An adapter with a mistake that is no ordinary error."""
+
+    def __init__(self, name: str, url: str, mistake: str) -> None:
+        super().__init__(name, url, "key", "secret")
+        self._mistake = mistake
+
+    async def cancel_all(self) -> Sequence[CancelResult]:
+        if self._mistake == "answers nothing":
+            return None  # type: ignore[return-value]
+        if self._mistake == "answers rows":
+            return [{"id": "1"}]  # type: ignore[list-item]
+        return await super().cancel_all()
+
+    async def cancel(self, order_id: str) -> CancelResult:
+        if self._mistake.startswith("answers"):
+            return {"id": order_id} if self._mistake == "answers rows" else None  # type: ignore[return-value]
+        return await super().cancel(order_id)
+
+    async def close(self, request: CloseOrder) -> CloseResult:
+        result = await super().close(request)
+        if self._mistake == "breaks off closes":
+            raise asyncio.CancelledError
+        return result
+
+    async def open_orders(self) -> Listed[Order]:
+        if self._mistake == "breaks off":
+            raise asyncio.CancelledError  # as for whoever awaits a request whose connection is closed beneath it
+        return await super().open_orders()
+
+    async def fills(self, since: datetime) -> Listed[Fill]:
+        if self._mistake == "has no fills":
+            raise asyncio.CancelledError
+        return await super().fills(since)
+
+    async def clock(self) -> MarketClock:
+        if self._mistake in ("breaks off", "has no clock"):
+            raise asyncio.CancelledError
+        return await super().clock()
+
+
+@pytest.mark.parametrize(
+    "mistake", ["answers nothing", "answers rows", "breaks off", "breaks off closes", "has no clock", "has no fills"]
+)
+async def test_promise_5_an_adapter_that_errs_in_ways_of_its_own_ends_no_other_accounts_kill(
+    mistake: str, settings: Settings, venue: PaperExchangeThread, slow_venue: PaperExchangeThread
+) -> None:
+    accounts = {"ODD": settings.accounts["ALPHA"], **settings.accounts}
+    kill = settings.kill.model_copy(update={"deadline": 3.0, "cancel": "all"})
+    both = settings.model_copy(update={"accounts": accounts, "kill": kill})
+    start, journal = start_of(both), Journal(both)
+    opened = {"ODD": Unruly("ODD", slow_venue.url, mistake), **registry.open_brokers(settings.accounts)}
+    run = await sweep_and_flatten(both, start, halt(start, way_of(both), journal), journal, opened=opened)
+    assert run is not None and run.report is not None
+    assert run.progress["ALPHA"].flat and venue.report()["is_flat"]
+    if mistake == "breaks off closes":
+        assert run.progress["ODD"].flat and slow_venue.report()["is_flat"], "sent once each, and looked up"
+        assert len(run.progress["ODD"].closes) == 2
+    if mistake == "has no fills":
+        assert any("broke off" in cost.problem for cost in run.report.costs if cost.account == "ODD")
+    if mistake == "breaks off":
+        assert not run.progress["ODD"].flat and "broke off" in run.progress["ODD"].note
+    for broker in opened.values():
+        await broker.aclose()
+
+
+class Clinging(AlpacaBroker):
+    """An adapter that doesn't let go of a request when it is told to."""
+
+    def __init__(self, name: str, url: str, over: asyncio.Event) -> None:
+        super().__init__(name, url, "key", "secret")
+        self._over = over
+
+    async def open_orders(self) -> Listed[Order]:
+        while not self._over.is_set():
+            with suppress(asyncio.CancelledError):
+                await self._over.wait()
+        return await super().open_orders()
+
+
+async def test_a_first_sweep_that_no_adapter_lets_go_of_is_not_waited_for(
+    monkeypatch: pytest.MonkeyPatch, settings: Settings, venue: PaperExchangeThread
+) -> None:
+    monkeypatch.setattr(kill_sweep, "LETS_GO_WITHIN", 0.1)
+    kill = settings.kill.model_copy(update={"first_sweep_timeout": 0.1})
+    over, told = asyncio.Event(), list[float]()
+    broker = Clinging("ALPHA", venue.url, over)
+    sweep = FirstSweep(0.0, coverage_of("global", ["ALPHA"]), kill, lambda _, after: told.append(after))
+    async with asyncio.timeout(PATIENCE):
+        async with sweep:
+            sweep.begin({"ALPHA": broker}, "incident")
+            await sweep.answered()
+    assert not told
+    over.set()
+    await broker.aclose()
 
 
 async def test_without_an_account_it_halts_and_says_so(settings: Settings, redis_client: redis.Redis) -> None:
