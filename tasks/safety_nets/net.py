@@ -228,6 +228,8 @@ class Net:
             return
         if said.armed_until is None:
             self._problem = "the venue took the request, and says that the timer does not run"
+            if said.verified:  # nor does the one that an earlier answer told of
+                self._renewed_at = None
             return
         self._problem, self._fired, self._renewed_at = "", False, sent_at
         self._set_next(sent_at)
@@ -267,6 +269,8 @@ class Net:
                 await asyncio.gather(self._broker.open_orders(), self._broker.positions())
         except (BrokerError, TimeoutError) as error:
             return f"which symbols have orders was not read: {_in_words(error, limit)}"
+        except Exception as error:  # an adapter's own mistake
+            return f"which symbols have orders was not read: {type(error).__name__}: {error}"
         return ""
 
     async def _ask_venue(self) -> SafetyNet | None:
@@ -274,7 +278,7 @@ class Net:
         try:
             async with asyncio.timeout(self._within):
                 return await self._broker.safety_net()
-        except (BrokerError, TimeoutError):
+        except Exception:  # an adapter's own mistake tells no more than no answer
             return None
 
     def _settle(self, decision: Decision, told: Told) -> list[Changed]:

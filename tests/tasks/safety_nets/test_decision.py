@@ -255,6 +255,40 @@ def test_a_venue_that_says_the_timer_does_not_run_is_not_believed_to_have_armed_
     assert "says that the timer does not run" in run.changes[-1].record.problem
 
 
+def test_an_armed_timer_that_the_venue_says_does_not_run_counts_as_armed_no_longer() -> None:
+    run = Run()
+    run.until(20)
+    assert run.net.current(run.said).verified
+
+    async def arm(timeout: timedelta) -> SafetyNet:
+        return SafetyNet(None, verified=True)
+
+    run.timer.arm_safety_net = arm  # type: ignore[method-assign]
+    run.until(35, 20)
+    kept = run.net.current(run.said)
+    assert (kept.standing.value, kept.seconds_left, kept.verified) == ("late", None, False)
+
+
+def test_an_adapter_that_errs_in_reading_is_armed_all_the_same() -> None:
+    run = Run(terms=replace(TERMS, per_symbol=True))
+
+    async def open_orders() -> None:
+        raise KeyError("symbol")
+
+    async def arm(timeout: timedelta) -> SafetyNet:
+        return SafetyNet(datetime.now(UTC) + timeout, ("BTC",), verified=False)
+
+    async def safety_net() -> SafetyNet:
+        raise KeyError("triggerTime")
+
+    run.timer.open_orders = open_orders  # type: ignore[attr-defined]
+    run.timer.positions = open_orders  # type: ignore[attr-defined]
+    run.timer.arm_safety_net = arm  # type: ignore[method-assign]
+    run.timer.safety_net = safety_net  # type: ignore[method-assign]
+    run.until(5)
+    assert run.standings == ["armed"]
+
+
 def test_an_adapters_own_mistake_is_a_problem_and_no_end() -> None:
     run = Run()
     good = run.timer.arm_safety_net
