@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import asyncio
+import logging
+from collections.abc import Iterable, Mapping
 from functools import partial
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
@@ -16,6 +18,10 @@ from configuration.settings import ConfigurationError, Settings
 
 ENTRY_POINTS = "breaker.brokers"
 """Third parties register a callable `(name, AccountSettings) -> Broker` in this group."""
+CLOSED_WITHIN = 5.0
+"""Seconds that an adapter may take to release what it holds, before it is left as it is."""
+
+_log = logging.getLogger(__name__)
 
 _BUILT_IN = {
     "alpaca": ("brokers.alpaca", "from_settings"),
@@ -102,3 +108,20 @@ def open_those_that_open(
     if problems and len(problems) == len(found):
         raise problems[0]
     return found
+
+
+async def close_brokers(brokers: Iterable[Broker]) -> None:
+    """Release all at once; one that fails, or takes longer than `CLOSED_WITHIN`, keeps nothing from being closed."""
+    closing = {asyncio.create_task(broker.aclose()): broker.name for broker in brokers}
+    if not closing:
+        return
+    try:
+        await asyncio.wait(closing, timeout=CLOSED_WITHIN)
+    finally:
+        for task, name in closing.items():
+            if not task.done():
+                task.cancel()
+                _log.warning("%s: its adapter was not closed within %g s; nothing waits for it", name, CLOSED_WITHIN)
+            elif task.cancelled() or task.exception() is not None:
+                problem = "it was broken off" if task.cancelled() else type(task.exception()).__name__
+                _log.warning("%s: its adapter could not be closed (%s); what was done stands", name, problem)

@@ -12,7 +12,7 @@ from breaker import AsyncCircuitBreaker, State
 from breaker.keys import GLOBAL
 from breaker.uuid7 import uuid7
 from brokers.coverage import coverage_of
-from brokers.registry import open_those_that_open
+from brokers.registry import close_brokers, open_those_that_open
 from configuration.breakers import REFUSAL_PATIENCE, async_breaker_of
 from configuration.redis_clients import redis_client
 from configuration.settings import Settings, load_settings
@@ -115,8 +115,7 @@ async def open_kill_run(
             run.naming_closes.cancel()
             if run.following is not None:
                 run.following.cancel()
-            for broker in own.values():
-                await broker.aclose()
+            await close_brokers(own.values())
             if run.claims is not None:
                 await run.claims.aclose()
             await breaker.close()

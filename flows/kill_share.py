@@ -22,7 +22,7 @@ from redis.exceptions import RedisError
 
 from breaker import State
 from brokers.coverage import coverage_of
-from brokers.registry import open_brokers
+from brokers.registry import close_brokers, open_brokers
 from configuration.breakers import async_breaker_of
 from configuration.redis_clients import async_redis_client
 from configuration.settings import Settings, load_settings
@@ -127,8 +127,7 @@ async def run_share(
         ) as run:
             return await _close(run, share, do)
     finally:
-        for broker in brokers.values():
-            await broker.aclose()
+        await close_brokers(brokers.values())
 
 
 async def _close(run: KillRun, share: Share, do: RunStep) -> KillReport:

@@ -310,7 +310,7 @@ async def _brokers(
     settings: Settings, accounts: Sequence[str], opened: Mapping[str, Broker] | None
 ) -> AsyncIterator[Mapping[str, Broker]]:
     """The accounts' brokers: those that are open already, and for the others new ones that are closed at the end."""
-    from brokers.registry import open_those_that_open  # noqa: PLC0415  after the trip
+    from brokers.registry import close_brokers, open_those_that_open  # noqa: PLC0415  after the trip
 
     lent = opened or {}
     own = open_those_that_open(
@@ -319,5 +319,4 @@ async def _brokers(
     try:
         yield {name: lent[name] if name in lent else own[name] for name in accounts}
     finally:
-        for broker in own.values():
-            await broker.aclose()
+        await close_brokers(own.values())

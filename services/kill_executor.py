@@ -14,7 +14,7 @@ from breaker import AsyncCircuitBreaker
 from breaker.pending_trips import PendingTrip
 from brokers.coverage import Coverage
 from brokers.protocol import Broker
-from brokers.registry import open_those_that_open
+from brokers.registry import close_brokers, open_those_that_open
 from configuration.breakers import REFUSAL_PATIENCE, async_breaker_of, make_or_store_trip
 from configuration.running import RunningConfiguration
 from configuration.settings import Settings
@@ -135,8 +135,7 @@ class KillExecutor:
         await asyncio.gather(*self._kills, return_exceptions=True)
 
     async def close(self) -> None:
-        for broker in self.brokers.values():
-            await broker.aclose()
+        await close_brokers(self.brokers.values())
         for breaker in self._breakers.values():
             await breaker.close()
 

@@ -431,6 +431,25 @@ async def test_promise_5_an_adapter_that_errs_in_ways_of_its_own_ends_no_other_a
         await broker.aclose()
 
 
+@pytest.mark.parametrize("trouble", ["raises", "hangs"])
+async def test_an_adapter_that_cannot_be_closed_changes_nothing_of_what_was_done(
+    trouble: str, settings: Settings, venue: PaperExchangeThread, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def aclose(broker: AlpacaBroker) -> None:
+        await broker._requests.aclose()
+        if trouble == "raises":
+            raise ZeroDivisionError
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(AlpacaBroker, "aclose", aclose)
+    monkeypatch.setattr(registry, "CLOSED_WITHIN", 0.1, raising=False)
+    start, journal = start_of(settings), Journal(settings)
+    async with asyncio.timeout(PATIENCE):
+        run = await sweep_and_flatten(settings, start, halt(start, way_of(settings), journal), journal)
+    assert run is not None and run.report is not None and run.report.flat
+    assert journal.shown[-2:] == ["flat", "done"] and venue.report()["is_flat"]
+
+
 class Clinging(AlpacaBroker):
     """An adapter that doesn't let go of a request when it is told to."""
 
