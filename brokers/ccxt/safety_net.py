@@ -56,7 +56,8 @@ async def disarm(connection: Connection, venue: Venue, symbols: Sequence[str]) -
             f"{connection.name}: {connection.exchange_id} says that its timer runs for {runs.total_seconds():.0f} s",
             account=connection.name,
         )
-    return SafetyNet(None, verified=_is_taken(timer, answer), detail=OFF_DETAIL)
+    verified = runs is not None if timer.fires_at else _is_taken(timer, answer)
+    return SafetyNet(None, verified=verified, detail=OFF_DETAIL)
 
 
 def _timer(connection: Connection, venue: Venue) -> Timer:
@@ -86,7 +87,8 @@ def _time(told: Any) -> datetime | None:
     """
     text = str(told)
     if "T" in text:
-        return datetime.fromisoformat(text)
+        moment = datetime.fromisoformat(text)
+        return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
     number = decimal(text)
     seconds = number / 1000 if number >= _MILLISECONDS_FROM else number
     return datetime.fromtimestamp(float(seconds), UTC) if seconds > Decimal(0) else None
@@ -119,4 +121,4 @@ async def _count_down(connection: Connection, timer: Timer, symbol: str, millise
         return await getattr(exchange, timer.per_symbol)(request)
 
     answer = await connection.change(f"safety net of {symbol}", ask)
-    return str(answer.get("countdownTime")) == str(milliseconds)
+    return str(at_path(answer, ("countdownTime",))) == str(milliseconds)

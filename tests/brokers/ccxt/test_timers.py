@@ -119,6 +119,21 @@ async def test_one_that_the_exchange_did_not_take_or_still_has_is_told(exchange:
 TAKEN = {"status": "ok", "response": {"type": "default"}}
 
 
+@pytest.mark.parametrize("exchange", [*ACCOUNTS])
+async def test_a_request_to_take_it_away_whose_answer_says_nothing_of_it_is_not_verified(exchange: str) -> None:
+    settings, route, answer = ACCOUNTS[exchange]
+    silent = {"error": [], "result": "success", "code": "0", "data": [{}]} if exchange != "kraken" else {"error": []}
+
+    def told(asked: Asked) -> Any:
+        return answer(asked) if seconds_asked(asked) else silent
+
+    async with account(exchange, {route: told}, **settings) as (broker, _):
+        assert (await broker.arm_safety_net(MINUTE)).verified
+        await broker.disarm_safety_net()
+        off = await broker.safety_net()
+        assert off.armed_until is None and not off.verified
+
+
 async def test_hyperliquids_is_set_to_a_time_and_taken_away_by_an_action_without_one() -> None:
     async with account("hyperliquid", {"POST /exchange": TAKEN}, **WALLET) as (broker, local):
         before = datetime.now(UTC)
