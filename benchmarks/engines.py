@@ -15,7 +15,7 @@ _MOST = 5.0
 
 
 def run() -> list[Row]:
-    return [*alpaca_py(), *ib_async_guard()]
+    return [*alpaca_py(), *ccxt_guard(), *ib_async_guard()]
 
 
 def compared(guard: str, bare: Callable[[], object], guarded: Callable[[], object]) -> list[Row]:
@@ -108,3 +108,54 @@ def ib_async_guard() -> list[Row]:
             )
 
     return asyncio.run(measure())
+
+
+# ccxt
+
+
+def ccxt_guard() -> list[Row]:
+    """All of ccxt's own work for an order of binanceusdm is done; only its HTTP session gives a made-up answer."""
+    import ccxt  # noqa: PLC0415
+
+    from breaker.engines import guard_exchange  # noqa: PLC0415
+
+    class Nowhere(ccxt.binanceusdm):  # type: ignore[misc]
+        """Asks nobody where it would send."""
+
+        def fetch(self, url: str, method: str = "GET", headers: object = None, body: object = None) -> object:
+            return _TAKEN
+
+    def made() -> Nowhere:
+        exchange = Nowhere({"apiKey": "key", "secret": "secret", "enableRateLimit": False})
+        exchange.set_markets([exchange.safe_market_structure(_MARKET)])
+        return exchange
+
+    with bench() as here, open_gate(here.server.url, "thread", here.shared_memory) as gate:
+        bare, guarded = made(), guard_exchange(made(), gate)
+        order = ("BTC/USDT:USDT", "market", "buy", 0.01)
+        return compared("ccxt", lambda: bare.create_order(*order), lambda: guarded.create_order(*order))
+
+
+_TAKEN = {"orderId": 1, "symbol": "BTCUSDT", "status": "NEW", "origQty": "0.01", "executedQty": "0", "side": "BUY"}
+_MARKET = {
+    "id": "BTCUSDT",
+    "symbol": "BTC/USDT:USDT",
+    "base": "BTC",
+    "quote": "USDT",
+    "settle": "USDT",
+    "baseId": "BTC",
+    "quoteId": "USDT",
+    "settleId": "USDT",
+    "type": "swap",
+    "swap": True,
+    "spot": False,
+    "contract": True,
+    "linear": True,
+    "inverse": False,
+    "subType": "linear",
+    "contractSize": 1.0,
+    "active": True,
+    "precision": {"amount": 0.001, "price": 0.1},
+    "limits": {},
+    "info": {"orderTypes": ["LIMIT", "MARKET"]},
+}

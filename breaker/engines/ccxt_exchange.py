@@ -74,7 +74,7 @@ def guard_exchange(
     by_await = inspect.iscoroutinefunction(client.__class__.create_order)
     judge = Judge(client, gate, feed, owner, max_age, by_await=by_await)
     own = {name: found for name, found in vars(client).items() if callable(found) and wrap_of(name, by_await=by_await)}
-    client.__class__ = _guarded_class(client.__class__, by_await)
+    client.__class__ = guarded_class(client.__class__, by_await=by_await)
     for name, found in own.items():  # methods that somebody has put on this one object
         wrap = wrap_of(name, by_await=by_await)
         assert wrap is not None  # noqa: S101 - or it would not be among them
@@ -85,8 +85,13 @@ def guard_exchange(
 
 
 @functools.cache
-def _guarded_class(kind: Any, by_await: bool) -> type:
-    """A class derived from the exchange's, of the same name."""
+def guarded_class(kind: Any, *, by_await: bool) -> type:
+    """A class derived from the exchange's, of the same name.
+
+    Args:
+        kind: The exchange's in ccxt, or one derived from it.
+        by_await: Whether its methods are awaited.
+    """
     wrapped: dict[str, Any] = {
         "__module__": kind.__module__,
         "__qualname__": kind.__qualname__,

@@ -19,6 +19,7 @@ FUTURES = """
 protocol = "binance-futures"
 prices = { BTCUSDT = 95000, ETHUSDT = 3500 }
 rate_limit = 1000000
+order_limit = 1000000
 fills.delay = 0.0
 """
 HEDGED = f"{FUTURES}account.hedge_mode = true\n"
@@ -26,6 +27,7 @@ SPOT = """
 protocol = "binance-spot"
 prices = { "BTC/USDT" = 95000, "ETH/USDT" = 3500 }
 rate_limit = 1000000
+order_limit = 1000000
 fills.delay = 0.0
 account.cash = 1000000
 """

@@ -5,15 +5,26 @@ from __future__ import annotations
 import inspect
 import re
 
+import ccxt
+import ccxt.async_support
+import ccxt.pro
 import pytest
 from alpaca.trading.client import TradingClient
 from ib_async import IB
 
 from breaker.engines import GuardedIB, GuardedTradingClient
+from breaker.engines.ccxt_exchange import guarded_class
+
+CCXT = [
+    (kind, guarded_class(kind, by_await=module is not ccxt))
+    for module in (ccxt, ccxt.async_support, ccxt.pro)
+    for kind in (module.binance, module.binanceusdm, module.okx)
+]
 
 KEPT = [
     *((TradingClient, GuardedTradingClient, name) for name in dir(TradingClient) if not name.startswith("__")),
     *((IB, GuardedIB, name) for name in dir(IB) if not name.startswith("_")),
+    *((kind, guarded, name) for kind, guarded in CCXT for name in vars(guarded) if not name.startswith("__")),
 ]
 """The client, its guard, and a method of both."""
 
