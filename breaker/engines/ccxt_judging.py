@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import math
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from breaker.engines.admission import Admission, AsyncAdmission, Book
@@ -22,8 +25,9 @@ from breaker.engines.ccxt_orders import NotUnderstood, Owner, asked_by, intent_o
 from breaker.engines.ccxt_telling import why_rejected
 from breaker.engines.rules_feed import RulesFeed
 from breaker.errors import one_line
+from breaker.gate import clock
 from breaker.gate.decision import Decision, OrderRefused, Permit, Reason
-from breaker.gate.intents import OrderIntent
+from breaker.gate.intents import OrderIntent, ReplaceIntent
 from breaker.orders import PositionSide
 
 if TYPE_CHECKING:
@@ -33,6 +37,8 @@ T = TypeVar("T")
 RAW = "a request of the exchange's own"
 """In place of a method's name: what was sent past ccxt's methods for orders."""
 _JUDGE = "_breaker_judge"
+_UNKNOWN_FOR = 10.0
+"""Seconds for which a call without an answer, let through while trading was open, counts as on its way."""
 _READINGS = 3
 """Times ccxt's longest wait for one answer that a reading of an account may take, awaited."""
 
@@ -102,6 +108,10 @@ class Judge:
         self._by_await = by_await
         self._admissions: dict[str, Any] = {}
         self._session: Any = None
+        self._on_their_way: dict[Call, float] = {}
+        """Calls that left while trading was open, so that no reservation counts them, and until when, on the gate's
+        clock."""
+        self._left_while_reading: list[set[Call]] = []
         self._any_order = OrderIntent("ANY", "buy", 1, account=owner.account, strategy=owner.strategy)
         self.endpoints = order_endpoints(exchange.__class__)
 
@@ -159,6 +169,10 @@ class Judge:
         """A request of the call's is about to be sent."""
         call.attempts += 1
         call.sent = True
+        if call.parts is None:
+            self._on_their_way[call] = math.inf
+            for left in self._left_while_reading:
+                left.add(call)
         self.feed.order_sent(call.name)
 
     def admit(self, call: Call) -> Steps[None]:
@@ -212,6 +226,7 @@ class Judge:
 
     def answered(self, call: Call, answer: Any) -> None:
         """The exchange has taken the call; of several orders, each by its own answer."""
+        self.arrived(call)
         answers = answer if isinstance(answer, list) else [answer]
         parts = call.parts or []
         for number, each in enumerate(answers):
@@ -227,8 +242,18 @@ class Judge:
             if part.permit is not None:
                 part.admission.answered(part.permit)
 
+    def arrived(self, call: Call) -> None:
+        """The exchange has answered, so whatever the call has come to is in what is read from now on."""
+        self._on_their_way.pop(call, None)
+
+    def unanswered(self, call: Call) -> None:
+        """What became of the call is not known."""
+        if call in self._on_their_way:
+            self._on_their_way[call] = clock.now() + _UNKNOWN_FOR
+
     def not_sent(self, call: Call) -> None:
         """Nothing of the call can fill."""
+        self.arrived(call)
         for part in call.parts or ():
             if part.permit is not None:
                 part.admission.not_sent(part.permit)
@@ -313,13 +338,46 @@ class Judge:
 
     def _new_admission(self, symbol: str) -> Any:
         if not self._by_await:
-            return Admission(self._gate, lambda: blocking(read_book(self._exchange, symbol)), max_age=self._max_age)
+            return Admission(self._gate, lambda: blocking(self._read(symbol)), max_age=self._max_age)
 
         async def read() -> Book:
             async with asyncio.timeout(_READINGS * self._exchange.timeout / 1000):
-                return await awaited(read_book(self._exchange, symbol))
+                return await awaited(self._read(symbol))
 
         return AsyncAdmission(self._gate, read, max_age=self._max_age)
+
+    def _read(self, symbol: str) -> Steps[Book]:
+        """With what left while trading was open and may not be listed yet: twice counted rather than left out."""
+        with self._noting_what_leaves() as left:
+            book = yield from read_book(self._exchange, symbol)
+        return Book(book.positions, [*book.working, *(each for call in left for each in self._asked_of(call, symbol))])
+
+    @contextmanager
+    def _noting_what_leaves(self) -> Iterator[set[Call]]:
+        now = clock.now()
+        for call, until in list(self._on_their_way.items()):
+            if until < now:
+                self.arrived(call)
+        left = set(self._on_their_way)
+        self._left_while_reading.append(left)
+        try:
+            yield left
+        finally:
+            self._left_while_reading.remove(left)
+
+    def _asked_of(self, call: Call, symbol: str) -> list[Any]:
+        """What a call may take of one symbol; what can't be told may take anything of it."""
+        unknown = call.name == RAW or snake_case(call.name).startswith("close_")
+        try:
+            asked = [] if unknown else [self._part(each).intent for each in asked_by(call.name, call.given)]
+        except NotUnderstood:
+            unknown = True
+        if unknown:
+            named = call.given.get("symbol")
+            elsewhere = isinstance(named, str) and self._exchange.markets.get(named, {}).get("symbol", symbol) != symbol
+            return [] if elsewhere else [SimpleNamespace(symbol=symbol, client_order_id=f"the one of {call.name}")]
+        orders = (each.order if isinstance(each, ReplaceIntent) else each for each in asked)
+        return [each for each in orders if getattr(each, "symbol", symbol) == symbol]
 
 
 def judge_of(exchange: Any) -> Judge | None:

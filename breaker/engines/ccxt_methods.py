@@ -119,6 +119,8 @@ def _failed(judge: Judge, call: Call, error: BaseException) -> None:
     refused = is_refusal(error)
     if not call.sent or refused or is_turned_away(error):
         judge.not_sent(call)
+    else:
+        judge.unanswered(call)
     if call.sent and refused:
         judge.feed.order_rejected(f"{type(error).__name__}: {error}")
 
@@ -190,10 +192,15 @@ def fetch2_method(_: str, original: Any) -> Any:
             blocking(judge.admit(raw))
         token = current.set(raw)
         try:
-            return original(self, path, api, method, *args, **kwargs)
+            answer = original(self, path, api, method, *args, **kwargs)
+        except BaseException as error:
+            _failed(judge, raw, error)
+            raise
         finally:
             raw.over = True
             current.reset(token)
+        judge.arrived(raw)
+        return answer
 
     return fetch2
 
@@ -214,10 +221,15 @@ def fetch2_async_method(_: str, original: Any) -> Any:
             await awaited(judge.admit(raw))
         token = current.set(raw)
         try:
-            return await original(self, path, api, method, *args, **kwargs)
+            answer = await original(self, path, api, method, *args, **kwargs)
+        except BaseException as error:
+            _failed(judge, raw, error)
+            raise
         finally:
             raw.over = True
             current.reset(token)
+        judge.arrived(raw)
+        return answer
 
     return fetch2
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import inspect
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -455,6 +457,44 @@ async def _with_slow_connections(exchange: Any, slow: Any) -> None:
     trace = aiohttp.TraceConfig()
     trace.on_connection_create_start.append(slow)
     exchange.session = aiohttp.ClientSession(trace_configs=[trace])
+
+
+@pytest.mark.parametrize("lost", [False, True])
+def test_an_order_that_left_just_before_a_trip_counts_beside_a_later_close(
+    gate: Gate, trip: Any, venue: Callable[[str], PaperExchangeThread], lost: bool
+) -> None:
+    class Besideusdm(ccxt.binanceusdm):  # type: ignore[misc]  # ccxt has no types
+        """Does something while an order of its is on its way."""
+
+        beside: Any = None
+
+        def fetch(self, url: str, method: str = "GET", headers: Any = None, body: Any = None) -> Any:
+            if method != "POST" or self.beside is None:
+                return super().fetch(url, method, headers, body)
+            beside, self.beside = self.beside, None
+            beside()
+            if lost:
+                raise ccxt.RequestTimeout("no answer")
+            return super().fetch(url, method, headers, body)
+
+    client = guard_exchange(configured(Besideusdm, venue(FUTURES).url), gate, max_age=0)
+    client.load_markets()
+    client.create_order(BTC, "market", "buy", 0.1)
+    told: list[str] = []
+
+    def close_beside() -> None:
+        trip()
+        with ThreadPoolExecutor(1) as other:
+            told.append(str(refused(lambda: other.submit(client.create_order, BTC, "market", "sell", 0.1).result())))
+
+    client.beside = close_beside
+    with pytest.raises(ccxt.RequestTimeout) if lost else contextlib.nullcontext():
+        client.create_order(BTC, "market", "sell", 0.06)
+    assert "position 0.1, 0.04 of it not being closed yet" in told[0]
+    if lost:
+        refused(lambda: client.create_order(BTC, "market", "sell", 0.05), "0.04 of it not being closed yet")
+    client.create_order(BTC, "market", "sell", 0.04)
+    assert held(client) == (0.06 if lost else 0)
 
 
 class SlowAdapter(requests.adapters.HTTPAdapter):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
+from typing import Any
 
 import ccxt
 import ccxt.async_support
@@ -15,8 +16,14 @@ from ib_async import IB
 from breaker.engines import GuardedIB, GuardedTradingClient
 from breaker.engines.ccxt_exchange import guarded_class
 
+
+def of_ccxt(kind: Any, *, by_await: bool) -> tuple[Any, Any]:
+    kind()  # the first object of its gives a class its names in camelCase
+    return kind, guarded_class(kind, by_await=by_await)
+
+
 CCXT = [
-    (kind, guarded_class(kind, by_await=module is not ccxt))
+    of_ccxt(kind, by_await=module is not ccxt)
     for module in (ccxt, ccxt.async_support, ccxt.pro)
     for kind in (module.binance, module.binanceusdm, module.okx)
 ]
