@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from decimal import Decimal
+from decimal import ROUND_HALF_EVEN, Decimal
 
 _CENT = Decimal("0.01")
 _DIGITS = 8
@@ -30,7 +30,7 @@ def rounded(value: Decimal, currency: str = "") -> Decimal:
     exponent = value.as_tuple().exponent
     if not isinstance(exponent, int) or -exponent <= places:
         return value
-    return value.quantize(Decimal(1).scaleb(-places))
+    return value.quantize(Decimal(1).scaleb(-places), ROUND_HALF_EVEN)
 
 
 def is_to_the_cent(currency: str) -> bool:
@@ -47,4 +47,4 @@ def grouped(value: Decimal, currency: str = "") -> str:
     """With the currency, to read: thousands apart, and two decimals always where it is to the cent."""
     short = rounded(value, currency)
     to_the_cent = is_to_the_cent(currency) and abs(short.adjusted()) <= _LARGEST
-    return f"{short.quantize(_CENT) + 0 if to_the_cent else short + 0:,f} {currency}".strip()
+    return f"{short.quantize(_CENT, ROUND_HALF_EVEN) + 0 if to_the_cent else short + 0:,f} {currency}".strip()

@@ -18,6 +18,7 @@ from breaker.gate.quiet_period import QuietPeriod, QuietPeriodLimits
 from breaker.gate.state_source import Publish, SourceSettings
 from breaker.gate.topology import Topology
 from breaker.keys import GLOBAL
+from breaker.trip_reasons import TripReason
 
 GateState: TypeAlias = Literal["open", "tripped", "quiet", "disconnected"]
 _MAX_STALENESS = 0.2
@@ -89,7 +90,7 @@ class FakeGate(Gate):
         self._begin(_settings(watched, self._states), quiet_limits, reserve_for, report=False)
 
     @classmethod
-    def tripped(cls, reason: str = "MANUAL") -> Self:
+    def tripped(cls, reason: str = TripReason.MANUAL) -> Self:
         """One whose `global` breaker is tripped.
 
         Args:
@@ -147,7 +148,7 @@ class FakeGate(Gate):
         """What `settle` was called with, in order."""
         return self._settled
 
-    def trip(self, reason: str = "MANUAL", scope: str = GLOBAL) -> None:
+    def trip(self, reason: str = TripReason.MANUAL, scope: str = GLOBAL) -> None:
         """Halt: only what reduces risk passes.
 
         Args:

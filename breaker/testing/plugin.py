@@ -24,7 +24,7 @@ def breaker_gate() -> Iterator[FakeGate]:
 @pytest.fixture
 def tripped(breaker_gate: FakeGate) -> FakeGate:
     """The same gate as `breaker_gate`, tripped."""
-    breaker_gate.trip("MANUAL")
+    breaker_gate.trip()
     return breaker_gate
 
 

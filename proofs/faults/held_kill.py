@@ -18,6 +18,7 @@ import time_machine
 
 import cli.kill_command
 import flows.kill_start
+import flows.kill_sweep
 from cli import main
 
 OF_TASK = {
@@ -73,7 +74,8 @@ def announce_steps(announcer: Announcer) -> None:
     """Modules that the command imports late are changed when it imports them, so that it stays as quick as it is."""
     kill_command: Any = cli.kill_command
     kill_start: Any = flows.kill_start
-    load_procedure, first_sweep = kill_start.load_procedure, kill_start.first_sweep
+    kill_sweep: Any = flows.kill_sweep
+    load_procedure, sweep_account = kill_start.load_procedure, kill_sweep.sweep_account
 
     def load() -> Any:
         procedure = load_procedure()
@@ -86,11 +88,11 @@ def announce_steps(announcer: Announcer) -> None:
     def sweep(*arguments: Any, **named: Any) -> Any:
         trail = importlib.import_module("tasks.audit_trail").AuditTrail
         trail.close = announcer.before("record", trail.close)
-        return announcer.before("sweep", first_sweep)(*arguments, **named)
+        return announcer.before("sweep", sweep_account)(*arguments, **named)
 
     kill_command.make_trip = announcer.before("trip", kill_command.make_trip)
     kill_start.load_procedure = load
-    kill_start.first_sweep = sweep
+    kill_sweep.sweep_account = sweep
 
 
 if __name__ == "__main__":

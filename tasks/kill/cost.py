@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
-from decimal import Decimal
+from decimal import ROUND_HALF_EVEN, Decimal
 from enum import StrEnum
 
 from breaker.instruments import canonical_symbol
@@ -407,12 +407,12 @@ def _value(quantity: Decimal, opening: OpeningPosition | None) -> Decimal | None
 
 
 def _even(value: Decimal) -> Decimal:
-    return value.quantize(_FINEST).normalize()
+    return value.quantize(_FINEST, ROUND_HALF_EVEN).normalize()
 
 
 def _share(cost: Decimal | None, value: Decimal | None) -> Decimal | None:
     """In basis points, to a hundredth of one."""
-    return None if cost is None or not value else (cost / value * BASIS_POINTS).quantize(_HUNDREDTH)
+    return None if cost is None or not value else (cost / value * BASIS_POINTS).quantize(_HUNDREDTH, ROUND_HALF_EVEN)
 
 
 def _known_sum(parts: Iterable[Decimal | None]) -> Decimal | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from decimal import Decimal
+from decimal import ROUND_HALF_EVEN, Decimal
 
 from breaker.orders import Side
 from tasks.amounts import grouped
@@ -142,7 +142,7 @@ def price(value: Decimal | None) -> str:
     """As fine as it is, but for what an average has beyond four decimals, or six digits of a price below one."""
     if value is None:
         return UNKNOWN
-    value = value.quantize(_FINE) if abs(value) >= 1 else round(value, _DIGITS - 1 - value.adjusted())
+    value = value.quantize(_FINE, ROUND_HALF_EVEN) if abs(value) >= 1 else round(value, _DIGITS - 1 - value.adjusted())
     text = f"{value.normalize():,f}"
     whole, _, decimals = text.partition(".")
     return f"{whole}.{decimals:0<2}"
@@ -150,7 +150,7 @@ def price(value: Decimal | None) -> str:
 
 def quantity(value: Decimal) -> str:
     """Without the zeros that a venue appends, and of more than one unit to four decimals."""
-    return f"{(value.quantize(_FINE) if abs(value) >= 1 else value).normalize():,f}"
+    return f"{(value.quantize(_FINE, ROUND_HALF_EVEN) if abs(value) >= 1 else value).normalize():,f}"
 
 
 def points(value: Decimal | None) -> str:
