@@ -35,6 +35,12 @@ def snake_case(name: str) -> str:
     return _CAPITALS.sub("_", name).lower()
 
 
+def camel_case(name: str) -> str:
+    """`create_order_ws` as `createOrderWs`; what is spelled so already stays as it is."""
+    first, *others = name.split("_")
+    return first + "".join(each[:1].upper() + each[1:] for each in others)
+
+
 def places_orders(name: str) -> bool:
     """Whether a method of this name sends, changes or closes something, in either of ccxt's spellings."""
     snake = snake_case(name)

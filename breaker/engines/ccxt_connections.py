@@ -36,7 +36,7 @@ def watch_requests(session: Any, at_wire: Callable[[], None]) -> None:
         session: A `requests.Session`.
         at_wire: May raise, and runs in the request's own thread.
     """
-    for adapter in session.adapters.values():
+    for adapter in getattr(session, "adapters", {}).values():  # somebody's own session may be of another kind
         manager = getattr(adapter, "poolmanager", None)
         if manager is not None:
             manager.pool_classes_by_scheme = _watched(manager.pool_classes_by_scheme, at_wire)

@@ -15,6 +15,7 @@ from decimal import Decimal
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from breaker.engines.admission import MAX_AGE
+from breaker.engines.ccxt_calls import camel_case
 from breaker.engines.ccxt_judging import Judge, attach, judge_of
 from breaker.engines.ccxt_methods import wrap_of
 from breaker.engines.ccxt_orders import Owner
@@ -72,7 +73,7 @@ def guard_exchange(
     feed = RulesFeed(rules, client.id)
     owner = Owner(account, strategy, normal_quantity)
     by_await = inspect.iscoroutinefunction(client.__class__.create_order)
-    judge = Judge(client, gate, feed, owner, max_age, by_await=by_await)
+    judge = Judge(client, gate, feed, owner, max_age, by_await=by_await, tells=rules is not None)
     own = {name: found for name, found in vars(client).items() if callable(found) and wrap_of(name, by_await=by_await)}
     client.__class__ = guarded_class(client.__class__, by_await=by_await)
     for name, found in own.items():  # methods that somebody has put on this one object
@@ -102,7 +103,9 @@ def guarded_class(kind: Any, *, by_await: bool) -> type:
         wrap = wrap_of(name, by_await=by_await) if inspect.isfunction(method) else None
         if wrap is not None:
             wrapped[name] = wrap(name, method)
-    return type(kind.__name__, (kind,), wrapped)
+    # ccxt makes its other spelling of each name when it makes the first object of a class.
+    aliases = {camel_case(name): method for name, method in wrapped.items() if not name.startswith("_")}
+    return type(kind.__name__, (kind,), {**aliases, **wrapped})
 
 
 def _as_method(found: Callable[..., Any]) -> Callable[..., Any]:

@@ -1,24 +1,17 @@
-"""Judge the calls of one of ccxt's exchanges: while trading is open by one check, else by what each call comes to.
-
-What has to be done blocking and awaited alike is written once, as steps that a driver carries out (`blocking`,
-`awaited`).
-"""
+"""Judge the calls of one of ccxt's exchanges: while trading is open by one check, else by what each call comes to."""
 
 from __future__ import annotations
 
 import asyncio
-import inspect
 import math
-import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from contextvars import ContextVar
-from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from breaker.engines.admission import Admission, AsyncAdmission, Book
 from breaker.engines.ccxt_book import Steps, read_book, read_position_symbols
+from breaker.engines.ccxt_call import RAW, Call, Part, awaited, blocking, current, this_task
 from breaker.engines.ccxt_calls import as_endpoint, order_endpoints, snake_case
 from breaker.engines.ccxt_connections import watch_aiohttp, watch_requests
 from breaker.engines.ccxt_orders import NotUnderstood, Owner, asked_by, intent_of
@@ -26,7 +19,7 @@ from breaker.engines.ccxt_telling import why_rejected
 from breaker.engines.rules_feed import RulesFeed
 from breaker.errors import one_line
 from breaker.gate import clock
-from breaker.gate.decision import Decision, OrderRefused, Permit, Reason
+from breaker.gate.decision import Decision, OrderRefused, Reason
 from breaker.gate.intents import OrderIntent, ReplaceIntent
 from breaker.orders import PositionSide
 
@@ -34,55 +27,12 @@ if TYPE_CHECKING:
     from breaker.gate.gate import Gate
 
 T = TypeVar("T")
-RAW = "a request of the exchange's own"
-"""In place of a method's name: what was sent past ccxt's methods for orders."""
-_JUDGE = "_breaker_judge"
+JUDGE = "_breaker_judge"
+"""The attribute of a guarded exchange that has its `Judge`."""
 _UNKNOWN_FOR = 10.0
 """Seconds for which a call without an answer, let through while trading was open, counts as on its way."""
 _READINGS = 3
 """Times ccxt's longest wait for one answer that a reading of an account may take, awaited."""
-
-
-@dataclass(slots=True)
-class Part:
-    """One order of a call: what was asked of the gate for it, and what it said. `earlier` are of attempts before."""
-
-    intent: Any
-    admission: Any
-    permit: Permit | None = None
-    earlier: list[Permit] = field(default_factory=list)
-
-
-@dataclass(slots=True, eq=False)
-class Call:
-    """One call of an engine's, from the first check to the exchange's answer."""
-
-    judge: Judge
-    name: str
-    names: Sequence[str]
-    args: Sequence[Any]
-    kwargs: Mapping[str, Any]
-    task: Any
-    permit: Permit | None = None
-    """As long as trading is open."""
-    parts: list[Part] | None = None
-    sent: bool = False
-    attempts: int = 0
-    """Of the request that is under way: ccxt may send it again."""
-    only_reads: bool = False
-    """Whether that request changes nothing."""
-    message: str = ""
-    """Under which ccxt awaits the answer of what is sent by WebSocket."""
-    over: bool = False
-
-    @property
-    def given(self) -> dict[str, Any]:
-        """Its arguments by name."""
-        return {**dict(zip(self.names, self.args, strict=False)), **self.kwargs}
-
-
-current: ContextVar[Call | None] = ContextVar("breaker_ccxt_call", default=None)
-"""The call that this code runs within. Tasks that ccxt starts within one, and keeps, have it too: see `Call.over`."""
 
 
 class Judge:
@@ -95,10 +45,19 @@ class Judge:
         owner: Whose orders they are.
         max_age: As for `Admission`.
         by_await: Whether the exchange's methods are awaited.
+        tells: Whether there are rules to be told.
     """
 
     def __init__(
-        self, exchange: Any, gate: Gate, feed: RulesFeed, owner: Owner, max_age: float, *, by_await: bool
+        self,
+        exchange: Any,
+        gate: Gate,
+        feed: RulesFeed,
+        owner: Owner,
+        max_age: float,
+        *,
+        by_await: bool,
+        tells: bool,
     ) -> None:
         self._exchange = exchange
         self._gate = gate
@@ -107,7 +66,9 @@ class Judge:
         self._max_age = max_age
         self._by_await = by_await
         self._admissions: dict[str, Any] = {}
-        self._session: Any = None
+        self.tells = tells
+        self.session: Any = None
+        """Whose connections are looked at."""
         self._on_their_way: dict[Call, float] = {}
         """Calls that left while trading was open, so that no reservation counts them, and until when, on the gate's
         clock."""
@@ -117,8 +78,11 @@ class Judge:
 
     def begun(self, name: str, names: Sequence[str], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Call:
         """The call, let through if trading is open; else it has to be admitted."""
-        task = _task() if self._by_await else None
-        return Call(self, name, names, args, kwargs, task, self._open_permit())
+        permit = None
+        if self._gate.is_open:
+            decision = self._gate.check(self._any_order)
+            permit = decision.permit if decision.reason is Reason.OPEN else None
+        return Call(self, name, names, args, kwargs, this_task() if self._by_await else None, permit)
 
     def within(self) -> bool:
         """Whether this runs within a call of this exchange's that has been judged already, as ccxt's methods call each
@@ -126,7 +90,7 @@ class Judge:
         call = current.get()
         if call is None or call.over or call.judge is not self:
             return False
-        return not self._by_await or call.task is _task()
+        return not self._by_await or call.task is this_task()
 
     def call_at_wire(self) -> Call | None:
         """The call whose request this is."""
@@ -135,9 +99,9 @@ class Judge:
 
     def watch_session(self, session: Any) -> None:
         """Have its connections looked at; ccxt may have another one than last time."""
-        if session is self._session:
+        if session is self.session:
             return
-        self._session = session
+        self.session = session
         if self._by_await:
             watch_aiohttp(session, self._connected_async)
         else:
@@ -146,20 +110,30 @@ class Judge:
     def _connected(self) -> None:
         call = self.call_at_wire()
         if call is not None and not self.stands(call):
-            blocking(self.confirm(call, again=False))
+            blocking(self._judged_anew(call))
 
     async def _connected_async(self) -> None:
         call = self.call_at_wire()
         if call is not None and not self.stands(call):
-            await awaited(self.confirm(call, again=False))
+            await awaited(self._judged_anew(call))
+
+    def _judged_anew(self, call: Call) -> Steps[None]:
+        """It is not on its way yet, and must not count beside itself; unless it was sent before."""
+        if call.attempts == 1:
+            self.arrived(call)
+        yield from self.confirm(call)
+        if call.parts is None:
+            self._on_their_way[call] = math.inf
 
     def sends_orders(self, path: str, api: Any, method: str) -> bool:
         """Whether a request to this endpoint is one for an order."""
         return as_endpoint(path, api, method) in self.endpoints
 
-    def begins(self, call: Call, path: str, api: Any, method: str) -> None:
-        """A request of the call's begins; it may be sent several times."""
-        call.attempts, call.only_reads = 0, method == "GET" and not self.sends_orders(path, api, method)
+    def repeats(self, call: Call) -> bool:
+        """Whether the call's request, if it was for an order, may have been carried out before."""
+        if not call.attempts:
+            return False
+        return call.request is None or call.request[2] != "GET" or self.sends_orders(*call.request)
 
     def stands(self, call: Call) -> bool:
         """Whether a call that was let through while trading was open still is; nothing is read."""
@@ -173,7 +147,8 @@ class Judge:
             self._on_their_way[call] = math.inf
             for left in self._left_while_reading:
                 left.add(call)
-        self.feed.order_sent(call.name)
+        if self.tells:
+            self.feed.order_sent(call.name)
 
     def admit(self, call: Call) -> Steps[None]:
         """Judge each order of the call by itself; all or none.
@@ -193,10 +168,10 @@ class Judge:
                 part.permit = yield lambda part=part: part.admission.admit(part.intent)  # type: ignore[misc]
                 call.parts.append(part)
         except BaseException:
-            self.not_sent(call)
+            self._release(call)  # what was sent before goes on counting
             raise
 
-    def confirm(self, call: Call, *, again: bool) -> Steps[None]:
+    def confirm(self, call: Call, *, again: bool = False) -> Steps[None]:
         """Ask once more, where a request leaves.
 
         Args:
@@ -221,12 +196,11 @@ class Judge:
                     held, part.permit = part.permit, None
                     part.permit = yield lambda part=part, held=held: part.admission.confirm(held, part.intent)  # type: ignore[misc]
         except BaseException:
-            self.not_sent(call)  # of what was sent before, `earlier` goes on counting
+            self._release(call)  # of what was sent before, `earlier` goes on counting
             raise
 
     def answered(self, call: Call, answer: Any) -> None:
         """The exchange has taken the call; of several orders, each by its own answer."""
-        self.arrived(call)
         answers = answer if isinstance(answer, list) else [answer]
         parts = call.parts or []
         for number, each in enumerate(answers):
@@ -251,23 +225,29 @@ class Judge:
         if call in self._on_their_way:
             self._on_their_way[call] = clock.now() + _UNKNOWN_FOR
 
+    def refused(self, call: Call) -> None:
+        """The exchange has taken nothing. Of several orders that ccxt may have sent in more than one request, not all
+        need be meant: they count until their time is up."""
+        several = "orders" in call.given if call.parts is None else len(call.parts) > 1
+        if several:
+            self.unanswered(call)
+        else:
+            self.not_sent(call)
+
     def not_sent(self, call: Call) -> None:
         """Nothing of the call can fill."""
         self.arrived(call)
+        self._release(call)
+
+    def _release(self, call: Call) -> None:
         for part in call.parts or ():
             if part.permit is not None:
                 part.admission.not_sent(part.permit)
                 part.permit = None
 
-    def _open_permit(self) -> Permit | None:
-        if not self._gate.is_open:
-            return None
-        decision = self._gate.check(self._any_order)
-        return decision.permit if decision.reason is Reason.OPEN else None
-
     def _refuse(self, call: Call, problem: str) -> None:
         """Raises `OrderRefused`, unless trading is open again."""
-        call.permit = self._open_permit()
+        call.permit = self.begun(call.name, (), (), {}).permit
         if call.permit is not None:
             return
         status = self._gate.status()
@@ -291,7 +271,7 @@ class Judge:
         market = self._market(asked.symbol)
         symbol, exchange = market["symbol"], self._exchange
         by_mode = exchange.feature_value(symbol, "createOrder", "marginMode") is True
-        intent = intent_of(asked, market, exchange.options, self._owner, by_mode=by_mode)
+        intent = intent_of(asked, market, exchange, self._owner, by_mode=by_mode)
         return Part(intent, self._admission(symbol))
 
     def _closes(self, call: Call) -> Steps[list[Part]]:
@@ -382,57 +362,12 @@ class Judge:
 
 def judge_of(exchange: Any) -> Judge | None:
     """Whoever judges the calls of this exchange; None of one that is not guarded."""
-    return exchange.__dict__.get(_JUDGE)  # type: ignore[no-any-return]
+    return exchange.__dict__.get(JUDGE)  # type: ignore[no-any-return]
 
 
 def attach(exchange: Any, judge: Judge) -> None:
     """Have the calls of this exchange judged so."""
-    exchange.__dict__[_JUDGE] = judge
-
-
-def blocking(steps: Steps[T]) -> T:
-    """Carry the steps out, each outside of the call that they belong to: a reading is no order."""
-    token = current.set(None)
-    try:
-        step = next(steps)
-        while True:
-            try:
-                done = step()
-            except BaseException as error:
-                step = steps.throw(error)
-            else:
-                step = steps.send(done)
-    except StopIteration as end:
-        return end.value  # type: ignore[no-any-return]
-    finally:
-        current.reset(token)
-
-
-async def awaited(steps: Steps[T]) -> T:
-    """`blocking`, for steps whose calls are to be awaited."""
-    token = current.set(None)
-    try:
-        step = next(steps)
-        while True:
-            try:
-                done = step()
-                if inspect.isawaitable(done):
-                    done = await done
-            except BaseException as error:
-                step = steps.throw(error)
-            else:
-                step = steps.send(done)
-    except StopIteration as end:
-        return end.value  # type: ignore[no-any-return]
-    finally:
-        current.reset(token)
-
-
-def _task() -> Any:
-    try:
-        return asyncio.current_task()
-    except RuntimeError:
-        return threading.get_ident()
+    exchange.__dict__[JUDGE] = judge
 
 
 def _is_named(held: Any, given: Mapping[str, Any]) -> bool:

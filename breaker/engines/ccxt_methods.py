@@ -11,8 +11,9 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any, Final, TypeAlias
 
+from breaker.engines.ccxt_call import RAW, Call, awaited, blocking, current
 from breaker.engines.ccxt_calls import cancels_orders, places_orders
-from breaker.engines.ccxt_judging import RAW, Call, Judge, awaited, blocking, current, judge_of
+from breaker.engines.ccxt_judging import Judge, judge_of
 from breaker.engines.ccxt_telling import is_api_error, is_refusal, is_turned_away, tell_equity
 from breaker.gate.decision import OrderRefused
 
@@ -38,8 +39,8 @@ def placing_method(name: str, original: Any) -> Any:
 
     @functools.wraps(original)
     def guarded(self: Any, *args: Any, **kwargs: Any) -> Any:
-        judge = judge_of(self)
-        if judge is None or judge.within():
+        judge = self._breaker_judge
+        if judge is None or (current.get() is not None and judge.within()):
             return original(self, *args, **kwargs)
         call = judge.begun(name, names, args, kwargs)
         if call.permit is None:
@@ -53,7 +54,9 @@ def placing_method(name: str, original: Any) -> Any:
         finally:
             call.over = True
             current.reset(token)
-        judge.answered(call, answer)
+        judge.arrived(call)
+        if call.parts is not None or judge.tells:
+            judge.answered(call, answer)
         return answer
 
     return guarded
@@ -66,8 +69,8 @@ def placing_async_method(name: str, original: Any) -> Any:
 
     @functools.wraps(original)
     async def guarded(self: Any, *args: Any, **kwargs: Any) -> Any:
-        judge = judge_of(self)
-        if judge is None or judge.within():
+        judge = self._breaker_judge
+        if judge is None or (current.get() is not None and judge.within()):
             return await original(self, *args, **kwargs)
         call = judge.begun(name, names, args, kwargs)
         if call.permit is None:
@@ -81,7 +84,9 @@ def placing_async_method(name: str, original: Any) -> Any:
         finally:
             call.over = True
             current.reset(token)
-        judge.answered(call, answer)
+        judge.arrived(call)
+        if call.parts is not None or judge.tells:
+            judge.answered(call, answer)
         return answer
 
     return guarded
@@ -115,10 +120,13 @@ def _count_message(client: Any, name: str) -> None:
 def _failed(judge: Judge, call: Call, error: BaseException) -> None:
     """Whether anything of the call can still fill is told by ccxt's class: a refusal, or no answer that tells it."""
     if isinstance(error, OrderRefused):
+        judge.unanswered(call)  # of it, at most an earlier attempt was sent
         return
     refused = is_refusal(error)
-    if not call.sent or refused or is_turned_away(error):
+    if not call.sent:
         judge.not_sent(call)
+    elif refused or is_turned_away(error):
+        judge.refused(call)
     else:
         judge.unanswered(call)
     if call.sent and refused:
@@ -128,16 +136,18 @@ def _failed(judge: Judge, call: Call, error: BaseException) -> None:
 def fetch_method(_: str, original: Any) -> Any:
     @functools.wraps(original)
     def fetch(self: Any, *args: Any, **kwargs: Any) -> Any:
-        judge = judge_of(self)
+        judge = self._breaker_judge
         if judge is None:
             return original(self, *args, **kwargs)
-        judge.watch_session(self.session)
-        call = judge.call_at_wire()
-        if call is not None:
-            again = call.attempts > 0 and not call.only_reads
-            if again or not judge.stands(call):
-                blocking(judge.confirm(call, again=again))
+        if self.session is not judge.session:
+            judge.watch_session(self.session)
+        call = current.get()
+        if call is not None and call.judge is judge and not call.over:
+            if call.attempts or not judge.stands(call):
+                blocking(judge.confirm(call, again=judge.repeats(call)))
             judge.leaves(call)
+        if not judge.tells:
+            return original(self, *args, **kwargs)
         begun = time.monotonic()
         try:
             answer = original(self, *args, **kwargs)
@@ -153,15 +163,16 @@ def fetch_method(_: str, original: Any) -> Any:
 def fetch_async_method(_: str, original: Any) -> Any:
     @functools.wraps(original)
     async def fetch(self: Any, *args: Any, **kwargs: Any) -> Any:
-        judge = judge_of(self)
+        judge = self._breaker_judge
         if judge is None:
             return await original(self, *args, **kwargs)
-        call = judge.call_at_wire()
-        if call is not None:
-            again = call.attempts > 0 and not call.only_reads
-            if again or not judge.stands(call):
-                await awaited(judge.confirm(call, again=again))
+        call = current.get()
+        if call is not None and call.judge is judge and not call.over:
+            if call.attempts or not judge.stands(call):
+                await awaited(judge.confirm(call, again=judge.repeats(call)))
             judge.leaves(call)
+        if not judge.tells:
+            return await original(self, *args, **kwargs)
         begun = time.monotonic()
         try:
             answer = await original(self, *args, **kwargs)
@@ -179,13 +190,14 @@ def fetch2_method(_: str, original: Any) -> Any:
 
     @functools.wraps(original)
     def fetch2(self: Any, path: str, api: Any = "public", method: str = "GET", *args: Any, **kwargs: Any) -> Any:
-        judge = judge_of(self)
+        judge = self._breaker_judge
         if judge is None:
             return original(self, path, api, method, *args, **kwargs)
-        call = judge.call_at_wire()
-        if call is not None or not judge.sends_orders(path, api, method):
-            if call is not None:
-                judge.begins(call, path, api, method)
+        call = current.get()
+        if call is not None and call.judge is judge and not call.over:
+            call.request, call.attempts = (path, api, method), 0
+            return original(self, path, api, method, *args, **kwargs)
+        if not judge.sends_orders(path, api, method):
             return original(self, path, api, method, *args, **kwargs)
         raw = judge.begun(RAW, (), (), {})
         if raw.permit is None:
@@ -208,13 +220,14 @@ def fetch2_method(_: str, original: Any) -> Any:
 def fetch2_async_method(_: str, original: Any) -> Any:
     @functools.wraps(original)
     async def fetch2(self: Any, path: str, api: Any = "public", method: str = "GET", *args: Any, **kwargs: Any) -> Any:
-        judge = judge_of(self)
+        judge = self._breaker_judge
         if judge is None:
             return await original(self, path, api, method, *args, **kwargs)
-        call = judge.call_at_wire()
-        if call is not None or not judge.sends_orders(path, api, method):
-            if call is not None:
-                judge.begins(call, path, api, method)
+        call = current.get()
+        if call is not None and call.judge is judge and not call.over:
+            call.request, call.attempts = (path, api, method), 0
+            return await original(self, path, api, method, *args, **kwargs)
+        if not judge.sends_orders(path, api, method):
             return await original(self, path, api, method, *args, **kwargs)
         raw = judge.begun(RAW, (), (), {})
         if raw.permit is None:
@@ -331,7 +344,7 @@ def _sending(judge: Judge, connection: Any) -> Callable[[Any], Any]:
         if call is not None:
             try:
                 if not judge.stands(call):
-                    await awaited(judge.confirm(call, again=False))
+                    await awaited(judge.confirm(call))
             except OrderRefused as refused:
                 connection.reject(refused, call.message)
                 return None

@@ -185,15 +185,13 @@ def _one(method: str, given: Mapping[str, Any], params: Mapping[str, Any]) -> As
     return Asked(symbol, side, terms, params, replaces)
 
 
-def intent_of(
-    asked: Asked, market: Mapping[str, Any], options: Mapping[str, Any], owner: Owner, *, by_mode: bool = False
-) -> Any:
+def intent_of(asked: Asked, market: Mapping[str, Any], exchange: Any, owner: Owner, *, by_mode: bool = False) -> Any:
     """What the gate judges: an `OrderIntent`, a `ReplaceIntent`, or an `OrderList` of an entry and its exits.
 
     Args:
         asked: The order.
         market: ccxt's, of its symbol.
-        options: The exchange's `options`.
+        exchange: ccxt's, of which `id` and `options` are looked at.
         owner: Whose it is.
         by_mode: Whether an order at this exchange says its margin mode, so that beside a position in the one mode it
             can open another in the other.
@@ -201,14 +199,16 @@ def intent_of(
     Raises:
         NotUnderstood: It can't be told what it comes to.
     """
-    contract = bool(market.get("contract"))
+    contract, options = bool(market.get("contract")), exchange.options
     if not contract and not market.get("spot"):
         raise NotUnderstood(f"{market.get('symbol')} is neither a spot market nor a contract")
     _check_params(asked.params, contract)
+    if asked.params.get("closePosition") in _TRUE and not _closes_position(asked, exchange.id):
+        raise NotUnderstood("closePosition is for Binance's conditional orders only, and means nothing in this one")
     if not contract and _borrows(options):
         raise NotUnderstood("a margin order may borrow what it sells, and what is owed is not read")
     order = _order(asked, market, options, owner, contract)
-    if contract and by_mode and not (order.reduce_only or order.position_side):
+    if contract and by_mode and not order.reduce_only:
         raise NotUnderstood("it may open a second position in another margin mode; say reduceOnly")
     exits = [_exit(order, each) for each in _attached(asked)]
     if not asked.replaces:
@@ -241,6 +241,13 @@ def _order(
         reduce_only=closes_all or (contract and asked.params.get("reduceOnly") in _TRUE),
         client_order_id=next((str(asked.params[key]) for key in _CLIENT_IDS if asked.params.get(key)), ""),
     )
+
+
+def _closes_position(asked: Asked, exchange: str) -> bool:
+    """Binance, new algo order: a conditional one with `closePosition` takes what is left of the position."""
+    given = {**asked.terms, **asked.params}
+    conditional = any(given.get(key) for key in ("triggerPrice", "stopPrice", "stopLossPrice", "takeProfitPrice"))
+    return conditional and exchange.startswith("binance")
 
 
 def _cost(asked: Asked, options: Mapping[str, Any], contract: bool) -> Any:

@@ -38,9 +38,15 @@ def is_refusal(error: BaseException) -> bool:
 
 def is_turned_away(error: BaseException) -> bool:
     """Whether nothing has happened, and it is worth asking again: a rate limit, maintenance, a clock that is off."""
-    from ccxt.base.errors import BaseError, DDoSProtection, InvalidNonce, OnMaintenance  # noqa: PLC0415
+    from ccxt.base.errors import (  # noqa: PLC0415
+        BaseError,
+        DDoSProtection,
+        InvalidNonce,
+        OnMaintenance,
+        RateLimitExceeded,
+    )
 
-    if isinstance(error, DDoSProtection | InvalidNonce | OnMaintenance):
+    if isinstance(error, DDoSProtection | RateLimitExceeded | InvalidNonce | OnMaintenance):
         return True
     return isinstance(error, BaseError) and _NOT_NOW.search(str(error)) is not None
 
