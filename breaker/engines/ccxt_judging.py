@@ -69,7 +69,7 @@ class Judge:
         self.tells = tells
         self.session: Any = None
         """Whose connections are looked at."""
-        self._on_their_way: dict[Call, float] = {}
+        self.on_their_way: dict[Call, float] = {}
         """Calls that left while trading was open, so that no reservation counts them, and until when, on the gate's
         clock."""
         self._left_while_reading: list[set[Call]] = []
@@ -123,7 +123,7 @@ class Judge:
             self.arrived(call)
         yield from self.confirm(call)
         if call.parts is None:
-            self._on_their_way[call] = math.inf
+            self.on_their_way[call] = math.inf
 
     def sends_orders(self, path: str, api: Any, method: str) -> bool:
         """Whether a request to this endpoint is one for an order."""
@@ -137,14 +137,14 @@ class Judge:
 
     def stands(self, call: Call) -> bool:
         """Whether a call that was let through while trading was open still is; nothing is read."""
-        return call.permit is not None and bool(self._gate.recheck(call.permit, self._any_order))
+        return call.permit is not None and self._gate.recheck(call.permit, self._any_order).allowed
 
     def leaves(self, call: Call) -> None:
         """A request of the call's is about to be sent."""
         call.attempts += 1
         call.sent = True
         if call.parts is None:
-            self._on_their_way[call] = math.inf
+            self.on_their_way[call] = math.inf
             for left in self._left_while_reading:
                 left.add(call)
         if self.tells:
@@ -218,12 +218,12 @@ class Judge:
 
     def arrived(self, call: Call) -> None:
         """The exchange has answered, so whatever the call has come to is in what is read from now on."""
-        self._on_their_way.pop(call, None)
+        self.on_their_way.pop(call, None)
 
     def unanswered(self, call: Call) -> None:
         """What became of the call is not known."""
-        if call in self._on_their_way:
-            self._on_their_way[call] = clock.now() + _UNKNOWN_FOR
+        if call in self.on_their_way:
+            self.on_their_way[call] = clock.now() + _UNKNOWN_FOR
 
     def refused(self, call: Call) -> None:
         """The exchange has taken nothing. Of several orders that ccxt may have sent in more than one request, not all
@@ -335,10 +335,10 @@ class Judge:
     @contextmanager
     def _noting_what_leaves(self) -> Iterator[set[Call]]:
         now = clock.now()
-        for call, until in list(self._on_their_way.items()):
+        for call, until in list(self.on_their_way.items()):
             if until < now:
                 self.arrived(call)
-        left = set(self._on_their_way)
+        left = set(self.on_their_way)
         self._left_while_reading.append(left)
         try:
             yield left

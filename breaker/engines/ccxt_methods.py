@@ -54,7 +54,7 @@ def placing_method(name: str, original: Any) -> Any:
         finally:
             call.over = True
             current.reset(token)
-        judge.arrived(call)
+        judge.on_their_way.pop(call, None)
         if call.parts is not None or judge.tells:
             judge.answered(call, answer)
         return answer
@@ -84,7 +84,7 @@ def placing_async_method(name: str, original: Any) -> Any:
         finally:
             call.over = True
             current.reset(token)
-        judge.arrived(call)
+        judge.on_their_way.pop(call, None)
         if call.parts is not None or judge.tells:
             judge.answered(call, answer)
         return answer
@@ -135,10 +135,10 @@ def _failed(judge: Judge, call: Call, error: BaseException) -> None:
 
 def fetch_method(_: str, original: Any) -> Any:
     @functools.wraps(original)
-    def fetch(self: Any, *args: Any, **kwargs: Any) -> Any:
+    def fetch(self: Any, url: Any, method: Any = "GET", headers: Any = None, body: Any = None) -> Any:
         judge = self._breaker_judge
         if judge is None:
-            return original(self, *args, **kwargs)
+            return original(self, url, method, headers, body)
         if self.session is not judge.session:
             judge.watch_session(self.session)
         call = current.get()
@@ -147,10 +147,10 @@ def fetch_method(_: str, original: Any) -> Any:
                 blocking(judge.confirm(call, again=judge.repeats(call)))
             judge.leaves(call)
         if not judge.tells:
-            return original(self, *args, **kwargs)
+            return original(self, url, method, headers, body)
         begun = time.monotonic()
         try:
-            answer = original(self, *args, **kwargs)
+            answer = original(self, url, method, headers, body)
         except Exception as error:
             _tell_failure(judge, error)
             raise
@@ -162,20 +162,20 @@ def fetch_method(_: str, original: Any) -> Any:
 
 def fetch_async_method(_: str, original: Any) -> Any:
     @functools.wraps(original)
-    async def fetch(self: Any, *args: Any, **kwargs: Any) -> Any:
+    async def fetch(self: Any, url: Any, method: Any = "GET", headers: Any = None, body: Any = None) -> Any:
         judge = self._breaker_judge
         if judge is None:
-            return await original(self, *args, **kwargs)
+            return await original(self, url, method, headers, body)
         call = current.get()
         if call is not None and call.judge is judge and not call.over:
             if call.attempts or not judge.stands(call):
                 await awaited(judge.confirm(call, again=judge.repeats(call)))
             judge.leaves(call)
         if not judge.tells:
-            return await original(self, *args, **kwargs)
+            return await original(self, url, method, headers, body)
         begun = time.monotonic()
         try:
-            answer = await original(self, *args, **kwargs)
+            answer = await original(self, url, method, headers, body)
         except Exception as error:
             _tell_failure(judge, error)
             raise
@@ -189,22 +189,22 @@ def fetch2_method(_: str, original: Any) -> Any:
     """ccxt waits for its rate limit in here, and repeats; each time it goes through `fetch`."""
 
     @functools.wraps(original)
-    def fetch2(self: Any, path: str, api: Any = "public", method: str = "GET", *args: Any, **kwargs: Any) -> Any:
+    def fetch2(self: Any, path: str, api: Any = "public", method: str = "GET", *more: Any, **named: Any) -> Any:
         judge = self._breaker_judge
         if judge is None:
-            return original(self, path, api, method, *args, **kwargs)
+            return original(self, path, api, method, *more, **named)
         call = current.get()
         if call is not None and call.judge is judge and not call.over:
             call.request, call.attempts = (path, api, method), 0
-            return original(self, path, api, method, *args, **kwargs)
+            return original(self, path, api, method, *more, **named)
         if not judge.sends_orders(path, api, method):
-            return original(self, path, api, method, *args, **kwargs)
+            return original(self, path, api, method, *more, **named)
         raw = judge.begun(RAW, (), (), {})
         if raw.permit is None:
             blocking(judge.admit(raw))
         token = current.set(raw)
         try:
-            answer = original(self, path, api, method, *args, **kwargs)
+            answer = original(self, path, api, method, *more, **named)
         except BaseException as error:
             _failed(judge, raw, error)
             raise
@@ -219,22 +219,22 @@ def fetch2_method(_: str, original: Any) -> Any:
 
 def fetch2_async_method(_: str, original: Any) -> Any:
     @functools.wraps(original)
-    async def fetch2(self: Any, path: str, api: Any = "public", method: str = "GET", *args: Any, **kwargs: Any) -> Any:
+    async def fetch2(self: Any, path: str, api: Any = "public", method: str = "GET", *more: Any, **named: Any) -> Any:
         judge = self._breaker_judge
         if judge is None:
-            return await original(self, path, api, method, *args, **kwargs)
+            return await original(self, path, api, method, *more, **named)
         call = current.get()
         if call is not None and call.judge is judge and not call.over:
             call.request, call.attempts = (path, api, method), 0
-            return await original(self, path, api, method, *args, **kwargs)
+            return await original(self, path, api, method, *more, **named)
         if not judge.sends_orders(path, api, method):
-            return await original(self, path, api, method, *args, **kwargs)
+            return await original(self, path, api, method, *more, **named)
         raw = judge.begun(RAW, (), (), {})
         if raw.permit is None:
             await awaited(judge.admit(raw))
         token = current.set(raw)
         try:
-            answer = await original(self, path, api, method, *args, **kwargs)
+            answer = await original(self, path, api, method, *more, **named)
         except BaseException as error:
             _failed(judge, raw, error)
             raise
