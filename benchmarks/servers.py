@@ -58,14 +58,16 @@ def sidecar(url: str, shared_memory: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def open_gate(url: str, backend: str, shared_memory: Path) -> Iterator[Gate]:
-    """A gate that has opened, with its sidecar where it needs one."""
+def open_gate(url: str, backend: str, shared_memory: Path, *, max_staleness: float = 0.2) -> Iterator[Gate]:
+    """A gate that has opened, with its sidecar where it needs one; `max_staleness` is of one that needs none."""
     with contextlib.ExitStack() as stack:
         if backend == "shm":
             stack.enter_context(sidecar(url, shared_memory))
             gate = stack.enter_context(Gate(backend="shm", shared_memory=shared_memory))
         else:
-            gate = stack.enter_context(Gate(url, backend=backend))  # type: ignore[arg-type]
+            gate = stack.enter_context(
+                Gate(url, backend=backend, max_staleness=max_staleness, heartbeat=0.05)  # type: ignore[arg-type]
+            )
         if not gate.wait_until_open(10):
             raise RuntimeError(f"the {backend} gate did not open: {gate.status().sentence}")
         yield gate
